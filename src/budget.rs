@@ -1,0 +1,278 @@
+//! The memory budget: every large buffer of the process is paid for before it exists.
+//!
+//! A [`Budget`] holds `limits.memory` bytes. A stream takes a [`Reservation`] when it starts, all at once: enough for its
+//! pipeline and for one part. From then on it can always finish with what it has: more parts in flight are taken only
+//! if they are free right now ([`Budget::try_buffer`]), never by waiting while holding. So streams wait for each other only before they
+//! have read anything, first come first served, and there is no order in which they could lock each other out.
+//!
+//! The permit travels inside the [`Buffer`], through `Bytes` and the HTTP client, and returns when the last reference is
+//! dropped. The memory behind it is kept for the next buffer of the same size rather than given back to the system: that saves
+//! a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds what is free in the budget.
+//!
+//! A request that could never be met is refused at once, naming the setting.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Permits count these; a semaphore takes at most 2^32 - 1 permits in one request.
+const UNIT: u64 = 1024;
+
+#[derive(Debug, Clone)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    total: u64,
+    permits: Arc<Semaphore>,
+    /// Memory of dropped buffers, for the next of that size.
+    idle: Mutex<Vec<Vec<u8>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} bytes of buffers are needed at once, limits.memory has {total}")]
+pub struct TooSmall {
+    pub wanted: u64,
+    pub total: u64,
+}
+
+impl Budget {
+    #[must_use]
+    pub fn new(total: u64) -> Self {
+        let permits = usize::try_from(total / UNIT).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let inner = Inner { total, permits: Arc::new(Semaphore::new(permits)), idle: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.inner.total
+    }
+
+    #[must_use]
+    pub fn in_use(&self) -> u64 {
+        self.inner.total.saturating_sub(self.inner.permits.available_permits() as u64 * UNIT)
+    }
+
+    /// Waits until `bytes` are free, in turn with others that wait.
+    ///
+    /// # Errors
+    /// At once when the whole budget is smaller than that.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, TooSmall> {
+        let too_small = TooSmall { wanted: bytes, total: self.inner.total };
+        if bytes > self.inner.total {
+            return Err(too_small);
+        }
+        let permits = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| too_small.clone())?;
+        let permit = Arc::clone(&self.inner.permits).acquire_many_owned(permits).await;
+        self.trim();
+        Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
+    }
+
+    /// A buffer of exactly `capacity` bytes if that much is free right now.
+    #[must_use]
+    pub fn try_buffer(&self, capacity: usize) -> Option<Buffer> {
+        let permits = u32::try_from((capacity as u64).div_ceil(UNIT)).ok()?;
+        let permit = Arc::clone(&self.inner.permits).try_acquire_many_owned(permits).ok()?;
+        Some(self.buffer(capacity, Permit::Shared(permit)))
+    }
+
+    fn buffer(&self, capacity: usize, permit: Permit) -> Buffer {
+        let data = {
+            let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.iter().position(|buffer| buffer.capacity() == capacity).map(|index| idle.swap_remove(index))
+        };
+        let data = data.unwrap_or_else(|| {
+            self.trim();
+            Vec::with_capacity(capacity)
+        });
+        Buffer { data, budget: self.clone(), _permit: permit }
+    }
+
+    /// Gives idle memory back until it fits into what nobody has taken.
+    fn trim(&self) {
+        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.inner.permits.available_permits() as u64 * UNIT;
+        let mut kept: u64 = idle.iter().map(|buffer| buffer.capacity() as u64).sum();
+        while kept > free {
+            let Some(buffer) = idle.pop() else { break };
+            kept -= buffer.capacity() as u64;
+        }
+    }
+}
+
+/// Part of the budget, held until dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Buffers that a stream may count on whatever the others do: `count` of `capacity` bytes, out of its reservation.
+#[derive(Debug, Clone)]
+pub struct OwnBuffers {
+    budget: Budget,
+    capacity: usize,
+    slots: Arc<Semaphore>,
+    /// Held by every buffer too: the reservation ends with the last of them.
+    reservation: Arc<Reservation>,
+}
+
+impl OwnBuffers {
+    /// `reservation` covers `count` × `capacity` bytes.
+    #[must_use]
+    pub fn new(budget: Budget, reservation: Arc<Reservation>, count: usize, capacity: usize) -> Self {
+        Self { budget, capacity, slots: Arc::new(Semaphore::new(count)), reservation }
+    }
+
+    /// Waits for one of the own buffers to be free.
+    pub async fn get(&self) -> Buffer {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        self.buffer(slot)
+    }
+
+    /// One of the own buffers, if one is free now.
+    #[must_use]
+    pub fn try_get(&self) -> Option<Buffer> {
+        Arc::clone(&self.slots).try_acquire_owned().ok().map(|slot| self.buffer(slot))
+    }
+
+    fn buffer(&self, slot: OwnedSemaphorePermit) -> Buffer {
+        self.budget.buffer(self.capacity, Permit::Own(slot, Arc::clone(&self.reservation)))
+    }
+
+    /// Like [`OwnBuffers::get`], on a thread that may block.
+    #[must_use]
+    pub fn blocking_get(&self, runtime: &tokio::runtime::Handle) -> Buffer {
+        runtime.block_on(self.get())
+    }
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "permits are held, not read")]
+enum Permit {
+    Shared(OwnedSemaphorePermit),
+    Own(OwnedSemaphorePermit, Arc<Reservation>),
+}
+
+/// Memory with its permit. Never grows: writing past the capacity is refused by the methods here.
+#[derive(Debug)]
+pub struct Buffer {
+    data: Vec<u8>,
+    budget: Budget,
+    _permit: Permit,
+}
+
+impl Buffer {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.data.capacity() - self.data.len()
+    }
+
+    /// Appends as much of `bytes` as fits and returns how much that was.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.room());
+        self.data.extend_from_slice(&bytes[..count]);
+        count
+    }
+
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The whole capacity as initialised memory, for reading into; see [`Buffer::truncate`].
+    pub fn as_full_slice(&mut self) -> &mut [u8] {
+        let capacity = self.data.capacity();
+        self.data.resize(capacity, 0);
+        &mut self.data
+    }
+
+    pub fn truncate(&mut self, length: usize) {
+        self.data.truncate(length);
+    }
+
+    /// Shared, immutable, sliceable; the permit goes along.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut data = std::mem::take(&mut self.data);
+        data.clear();
+        // Still paid for by the permit, which is dropped after this: what is idle was in use a moment ago.
+        self.budget.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1024;
+
+    #[tokio::test]
+    async fn what_can_never_fit_is_refused() {
+        let budget = Budget::new(64 * KIB);
+        assert_eq!(budget.reserve(65 * KIB).await.unwrap_err(), TooSmall { wanted: 65 * KIB, total: 64 * KIB });
+    }
+
+    #[tokio::test]
+    async fn permits_travel_with_the_last_slice() {
+        let budget = Budget::new(64 * KIB);
+        let mut buffer = budget.try_buffer(40 * 1024).unwrap();
+        assert_eq!(buffer.fill(&[7; 50 * 1024]), 40 * 1024);
+        assert!(budget.try_buffer(40 * 1024).is_none());
+        let bytes = buffer.freeze();
+        let slice = bytes.slice(10..20);
+        drop(bytes);
+        assert_eq!(budget.in_use(), 40 * KIB);
+        drop(slice);
+        assert_eq!(budget.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reservation_ends_with_its_last_buffer() {
+        let budget = Budget::new(64 * KIB);
+        let reservation = Arc::new(budget.reserve(32 * KIB).await.unwrap());
+        let own = OwnBuffers::new(budget.clone(), reservation, 2, 16 * 1024);
+        let (a, b) = (own.get().await, own.get().await);
+        assert!(own.try_get().is_none());
+        drop(a);
+        assert!(own.try_get().is_some());
+        drop(own);
+        assert_eq!(budget.in_use(), 32 * KIB);
+        drop(b);
+        assert_eq!(budget.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn idle_memory_is_given_back_when_the_budget_is_wanted_otherwise() {
+        let budget = Budget::new(64 * KIB);
+        drop(budget.try_buffer(48 * 1024).unwrap());
+        assert_eq!(budget.inner.idle.lock().unwrap().len(), 1);
+        let _small = budget.try_buffer(32 * 1024).unwrap();
+        assert_eq!(budget.inner.idle.lock().unwrap().len(), 0);
+    }
+}

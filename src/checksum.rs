@@ -1,0 +1,118 @@
+//! The checksums S3 verifies for us: computed once over a part, sent as a plain header, combined for the whole object.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Which checksum a location sends (`checksum = "…"`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    #[default]
+    Crc64nvme,
+    Crc32c,
+    Sha256,
+    None,
+}
+
+/// A checksum's value. CRCs combine; SHA-256 does not, so an object sent with it in parts has no full-object value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    Crc64nvme(u64),
+    Crc32c(u32),
+    Sha256([u8; 32]),
+}
+
+impl Algorithm {
+    /// Computes this checksum; `None` for [`Algorithm::None`].
+    #[must_use]
+    pub fn compute(self, data: &[u8]) -> Option<Checksum> {
+        match self {
+            Self::Crc64nvme => Some(Checksum::Crc64nvme(crc64nvme(data))),
+            Self::Crc32c => Some(Checksum::Crc32c(crc_fast::crc32_iscsi(data))),
+            Self::Sha256 => Some(Checksum::Sha256(Sha256::digest(data).into())),
+            Self::None => None,
+        }
+    }
+}
+
+#[must_use]
+pub fn crc64nvme(data: &[u8]) -> u64 {
+    crc_fast::crc64_nvme(data)
+}
+
+impl Checksum {
+    /// The checksum of `self`'s bytes followed by `next`'s, of which there are `next_len`. `None` where the algorithm
+    /// cannot combine or the two are not of one algorithm.
+    #[must_use]
+    pub fn combine(self, next: Self, next_len: u64) -> Option<Self> {
+        use crc_fast::{CrcAlgorithm, checksum_combine};
+        match (self, next) {
+            (Self::Crc64nvme(a), Self::Crc64nvme(b)) => {
+                Some(Self::Crc64nvme(checksum_combine(CrcAlgorithm::Crc64Nvme, a, b, next_len)))
+            }
+            (Self::Crc32c(a), Self::Crc32c(b)) => {
+                let combined = checksum_combine(CrcAlgorithm::Crc32Iscsi, a.into(), b.into(), next_len);
+                u32::try_from(combined).ok().map(Self::Crc32c)
+            }
+            (Self::Crc64nvme(_) | Self::Crc32c(_) | Self::Sha256(_), _) => None,
+        }
+    }
+
+    /// The value as S3's `x-amz-checksum-…` headers have it: base64 of the big-endian bytes.
+    #[must_use]
+    pub fn to_header(self) -> String {
+        use base64::Engine as _;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        match self {
+            Self::Crc64nvme(value) => encode(&value.to_be_bytes()),
+            Self::Crc32c(value) => encode(&value.to_be_bytes()),
+            Self::Sha256(value) => encode(&value),
+        }
+    }
+
+    /// The inverse of [`Checksum::to_header`]; `None` for anything malformed (a composite checksum's `-N` too).
+    #[must_use]
+    pub fn from_header(algorithm: Algorithm, header: &str) -> Option<Self> {
+        use base64::Engine as _;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(header).ok()?;
+        match algorithm {
+            Algorithm::Crc64nvme => Some(Self::Crc64nvme(u64::from_be_bytes(bytes.try_into().ok()?))),
+            Algorithm::Crc32c => Some(Self::Crc32c(u32::from_be_bytes(bytes.try_into().ok()?))),
+            Algorithm::Sha256 => Some(Self::Sha256(bytes.try_into().ok()?)),
+            Algorithm::None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn combined_equals_whole(a in proptest::collection::vec(any::<u8>(), 0..5000), b in proptest::collection::vec(any::<u8>(), 0..5000)) {
+            let whole: Vec<u8> = a.iter().chain(&b).copied().collect();
+            for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c] {
+                let combined = algorithm.compute(&a).unwrap().combine(algorithm.compute(&b).unwrap(), b.len() as u64);
+                prop_assert_eq!(combined, algorithm.compute(&whole));
+            }
+        }
+
+        #[test]
+        fn headers_round_trip(data in proptest::collection::vec(any::<u8>(), 0..100)) {
+            for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c, Algorithm::Sha256] {
+                let checksum = algorithm.compute(&data).unwrap();
+                prop_assert_eq!(Checksum::from_header(algorithm, &checksum.to_header()), Some(checksum));
+            }
+        }
+    }
+
+    #[test]
+    fn published_check_values() {
+        // The "check" values of the CRC catalogue for "123456789".
+        assert_eq!(Algorithm::Crc64nvme.compute(b"123456789"), Some(Checksum::Crc64nvme(0xae8b_1486_0a79_9888)));
+        assert_eq!(Algorithm::Crc32c.compute(b"123456789"), Some(Checksum::Crc32c(0xe306_9283)));
+    }
+}

@@ -1,0 +1,254 @@
+//! What a checked configuration holds. Everything here is valid: names fit, sizes are in range, references exist.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::checksum::Algorithm;
+use crate::format::key::Name;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub cluster: Name,
+    /// The host name where the file leaves it empty.
+    pub node: Name,
+    pub state_dir: PathBuf,
+    pub admin: Admin,
+    pub limits: Limits,
+    pub locations: BTreeMap<String, Location>,
+    pub jobs: BTreeMap<Name, Job>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: std::net::SocketAddr,
+    pub socket: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of buffers for every job together.
+    pub memory: u64,
+    pub concurrent_jobs: usize,
+    /// Bytes per second for all jobs; `None` is no limit.
+    pub bandwidth: Option<u64>,
+    /// Resolved: `0` in the file is the number of cores.
+    pub compression_threads: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Location {
+    pub name: String,
+    pub bucket: String,
+    pub region: String,
+    pub prefix: String,
+    pub s3_url: Option<String>,
+    pub sts_url: Option<String>,
+    pub ec2_url: Option<String>,
+    pub force_path_style: bool,
+    pub certificate: Option<PathBuf>,
+    pub certificate_mode: CertificateMode,
+    pub checksum: Algorithm,
+    pub storage_class: Option<String>,
+    pub tags: BTreeMap<String, String>,
+    pub credentials: Credentials,
+    pub assume_role: Vec<Hop>,
+    pub encryption: Encryption,
+    pub upload: Upload,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateMode {
+    /// The bundle is trusted besides the system's roots.
+    #[default]
+    Add,
+    /// The bundle replaces them.
+    Only,
+}
+
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// The SDK's chain: environment, profile, web identity, container, instance role.
+    Default,
+    Static {
+        access_key_id: SecretSource,
+        secret_access_key: SecretSource,
+        session_token: Option<SecretSource>,
+    },
+    Profile {
+        profile: String,
+    },
+    WebIdentity {
+        token_file: PathBuf,
+        role_arn: String,
+    },
+}
+
+/// One AssumeRole of the chain.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    pub role_arn: String,
+    pub external_id: Option<SecretSource>,
+    pub duration: Duration,
+    pub session_name: String,
+}
+
+/// A secret given in the configuration, or the file it is read from each time it is needed.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    Inline(Secret),
+    File(PathBuf),
+}
+
+/// A string that is wiped when dropped and never shown.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(Zeroizing::new(value))
+    }
+
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl SecretSource {
+    /// The secret now. A file's final line feed is not part of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not UTF-8; the error names the file, never what is in it.
+    pub fn read(&self) -> std::io::Result<Secret> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                let named =
+                    |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                let mut text = Zeroizing::new(std::fs::read_to_string(path).map_err(named)?);
+                let end = text.trim_end_matches(['\r', '\n']).len();
+                text.truncate(end);
+                Ok(Secret(text))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    pub mode: EncryptionMode,
+    pub kms_key_id: Option<String>,
+    pub bucket_key: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncryptionMode {
+    /// No header is sent; the bucket decides.
+    #[default]
+    BucketDefault,
+    SseS3,
+    SseKms,
+    DsseKms,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Upload {
+    pub part_size: u64,
+    /// Parts in flight for one stream, at least 1.
+    pub concurrency: usize,
+    pub object_size: u64,
+    pub sign_payload: SignPayload,
+}
+
+/// Whether a request's signature covers its body (docs/decisions/0004).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SignPayload {
+    /// Over plain HTTP yes, over TLS no: TLS protects the body already, and a second SHA-256 costs as much as the first.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub name: Name,
+    /// A key of [`Config::locations`].
+    pub location: String,
+    pub schedule: Option<String>,
+    pub jitter: Duration,
+    pub catch_up: CatchUp,
+    pub time_zone: String,
+    pub timeout: Option<Duration>,
+    pub incremental: bool,
+    pub compression: Compression,
+    pub retention: Option<Retention>,
+    pub before: Vec<Vec<String>>,
+    pub after: Vec<Vec<String>>,
+    pub sources: Vec<Source>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchUp {
+    #[default]
+    Once,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    /// Level 1 to 19.
+    Zstd {
+        level: i32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    pub keep_last: Option<u32>,
+    pub keep_daily: Option<u32>,
+    pub keep_weekly: Option<u32>,
+    pub keep_monthly: Option<u32>,
+    pub keep_within: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub name: Name,
+    pub kind: SourceKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    Tree {
+        /// A glob; each match is an item.
+        path: String,
+        /// Globs against the path relative to the root; `**/` crosses folders.
+        exclude: Vec<String>,
+        one_file_system: bool,
+    },
+    File {
+        path: PathBuf,
+    },
+    Command {
+        argv: Vec<String>,
+    },
+    /// Only ad hoc: `penstock backup … -`.
+    Stdin,
+}

@@ -1,0 +1,219 @@
+//! What every failure that reaches an operator carries: a [`Class`] out of one closed list, and a [`Report`].
+//!
+//! Each room has its own error type; all of them say what they know through [`Classify`]. The class decides the
+//! exit code, the metric label and whether anything tries again, so it is decided once, where the failure is
+//! first understood, and only passed on from there.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The closed list of failure classes (design: `errors.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    KmsDenied,
+    KmsKeyState,
+    KmsConfig,
+    KmsThrottled,
+    AccessDenied,
+    TrustDenied,
+    CredentialsExpired,
+    CredentialsUnavailable,
+    ClockSkew,
+    Throttled,
+    Transient,
+    Tls,
+    Config,
+    Compat,
+    NotFound,
+    Conflict,
+    Integrity,
+    Busy,
+    Quota,
+    Source,
+    Local,
+    Cancelled,
+    Timeout,
+    Internal,
+}
+
+/// What the part-level retry does with a failure of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Trying again changes nothing.
+    No,
+    /// Once more, at once: the cause is repaired by the attempt itself (fresh credentials, a re-sent part).
+    Once,
+    /// Again after a growing pause.
+    BackOff,
+}
+
+impl Class {
+    pub const ALL: [Self; 24] = [
+        Self::KmsDenied,
+        Self::KmsKeyState,
+        Self::KmsConfig,
+        Self::KmsThrottled,
+        Self::AccessDenied,
+        Self::TrustDenied,
+        Self::CredentialsExpired,
+        Self::CredentialsUnavailable,
+        Self::ClockSkew,
+        Self::Throttled,
+        Self::Transient,
+        Self::Tls,
+        Self::Config,
+        Self::Compat,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Integrity,
+        Self::Busy,
+        Self::Quota,
+        Self::Source,
+        Self::Local,
+        Self::Cancelled,
+        Self::Timeout,
+        Self::Internal,
+    ];
+
+    /// The name used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::KmsDenied => "kms-denied",
+            Self::KmsKeyState => "kms-key-state",
+            Self::KmsConfig => "kms-config",
+            Self::KmsThrottled => "kms-throttled",
+            Self::AccessDenied => "access-denied",
+            Self::TrustDenied => "trust-denied",
+            Self::CredentialsExpired => "credentials-expired",
+            Self::CredentialsUnavailable => "credentials-unavailable",
+            Self::ClockSkew => "clock-skew",
+            Self::Throttled => "throttled",
+            Self::Transient => "transient",
+            Self::Tls => "tls",
+            Self::Config => "config",
+            Self::Compat => "compat",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Integrity => "integrity",
+            Self::Busy => "busy",
+            Self::Quota => "quota",
+            Self::Source => "source",
+            Self::Local => "local",
+            Self::Cancelled => "cancelled",
+            Self::Timeout => "timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The process's exit code, after sysexits.h.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Integrity => 65,            // EX_DATAERR
+            Self::NotFound => 66,             // EX_NOINPUT
+            Self::Quota => 69,                // EX_UNAVAILABLE
+            Self::Internal => 70,             // EX_SOFTWARE
+            Self::Conflict => 73,             // EX_CANTCREAT
+            Self::Source | Self::Local => 74, // EX_IOERR
+            Self::KmsThrottled
+            | Self::CredentialsExpired
+            | Self::CredentialsUnavailable
+            | Self::ClockSkew
+            | Self::Throttled
+            | Self::Transient
+            | Self::Busy
+            | Self::Cancelled
+            | Self::Timeout => 75, // EX_TEMPFAIL
+            Self::KmsDenied | Self::KmsKeyState | Self::AccessDenied | Self::TrustDenied => 77, // EX_NOPERM
+            Self::KmsConfig | Self::Tls | Self::Config | Self::Compat => 78, // EX_CONFIG
+        }
+    }
+
+    /// Whether and how a request that failed this way is sent again by the engine.
+    #[must_use]
+    pub const fn retry(self) -> Retry {
+        match self {
+            Self::KmsThrottled | Self::CredentialsUnavailable | Self::Throttled | Self::Transient | Self::Busy => {
+                Retry::BackOff
+            }
+            Self::CredentialsExpired | Self::ClockSkew | Self::Integrity => Retry::Once,
+            Self::KmsDenied
+            | Self::KmsKeyState
+            | Self::KmsConfig
+            | Self::AccessDenied
+            | Self::TrustDenied
+            | Self::Tls
+            | Self::Config
+            | Self::Compat
+            | Self::NotFound
+            | Self::Conflict
+            | Self::Quota
+            | Self::Source
+            | Self::Local
+            | Self::Cancelled
+            | Self::Timeout
+            | Self::Internal => Retry::No,
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One failure as the operator sees it, on the terminal and as `{"error": …}` in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub class: Class,
+    /// What was being done, on what, and what went wrong. Never a secret.
+    pub message: String,
+    /// One sentence on what to do; absent where there is nothing better to say than the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<&'static str>,
+    /// The service's own error code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl Report {
+    #[must_use]
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), remedy: None, service: None, code: None, request_id: None }
+    }
+
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+/// Implemented by every room's error type.
+pub trait Classify: std::error::Error {
+    fn report(&self) -> Report;
+
+    fn class(&self) -> Class {
+        self.report().class
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serde_name_and_as_str_agree_for_every_class() {
+        for class in Class::ALL {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
+        }
+    }
+}

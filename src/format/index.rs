@@ -1,0 +1,394 @@
+//! The index: a stream's chunk table and file list, as one compressed sequence of records in stream order.
+//!
+//! ```text
+//! index    = zstd frame of: magic "PSTKIDX1", record…
+//! record   = length (u32, little-endian, at most MAX_RECORD), that many bytes of postcard
+//! ```
+//!
+//! A file's record comes no later than the chunk that holds its header's first byte is finished; the last record is [`Record::End`].
+//! Writer and reader hold one record at a time, so both cost constant memory however long the stream is. The reader
+//! trusts nothing: lengths are bounded before they are believed, chunks must tile the stream, offsets must lie inside
+//! the objects the manifest names, and the end must agree with the manifest.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::manifest::Stream;
+
+const MAGIC: &[u8; 8] = b"PSTKIDX1";
+
+/// The longest record: two paths of 64 KiB (four times what a system call takes) and change.
+const MAX_RECORD: u32 = 192 << 10;
+
+/// The longest path or link target.
+pub const MAX_PATH: usize = 64 << 10;
+
+/// No chunk is longer, plain; four times the maximum Penstock cuts, so that it may grow without a new version.
+pub const MAX_CHUNK: u32 = 16 << 20;
+
+/// Compression level of the index itself: it is mostly digests, which do not compress.
+const LEVEL: i32 = 3;
+
+/// SHA-256 of a chunk's plain bytes: its name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChunkId(pub [u8; 32]);
+
+impl std::fmt::Debug for ChunkId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// The plain bytes.
+    Raw,
+    /// One zstd frame.
+    Zstd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    pub id: ChunkId,
+    pub plain_len: u32,
+    pub encoding: Encoding,
+    /// Position in the manifest's `objects`.
+    pub object: u32,
+    pub offset: u64,
+    pub stored_len: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    Regular,
+    Directory,
+    Symlink,
+    HardLink,
+    Fifo,
+    CharDevice,
+    BlockDevice,
+}
+
+/// Seconds and nanoseconds since 1970; nanoseconds count forward also before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileTime {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// One member of a tree's tar stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// As in the archive: relative, without a leading `./`; the root itself is `.`.
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    pub kind: FileKind,
+    /// Apparent size; holes count.
+    pub size: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: FileTime,
+    /// Status change time, inode and device number on the node: what "unchanged" is judged by.
+    pub ctime: FileTime,
+    pub inode: u64,
+    pub device: u64,
+    /// Target of a symbolic link, or path in the archive of a hard link's first name.
+    #[serde(with = "serde_bytes")]
+    pub link: Vec<u8>,
+    /// Where the member starts in the stream: its first header block.
+    pub member_start: u64,
+    /// Where its data starts (a sparse file's map comes first, as part of it).
+    pub content_start: u64,
+    /// Bytes of data in the stream, without the padding to a whole block.
+    pub content_len: u64,
+}
+
+impl FileEntry {
+    /// The stream's bytes that are this member: headers, data and padding.
+    ///
+    /// Does not overflow: [`Reader`] has checked it.
+    #[must_use]
+    pub fn member(&self) -> std::ops::Range<u64> {
+        self.member_start..(self.content_start + self.content_len).next_multiple_of(512)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    Chunk(Chunk),
+    File(FileEntry),
+    End { chunks: u64, files: u64, plain_bytes: u64 },
+}
+
+/// What the writer counted; goes into the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    pub chunks: u64,
+    pub files: u64,
+    pub plain_bytes: u64,
+    /// SHA-256 over the chunk ids in order.
+    pub digest: [u8; 32],
+}
+
+/// Writes an index to `W`, compressed.
+pub struct Writer<W: Write> {
+    out: zstd::stream::write::Encoder<'static, W>,
+    buffer: Vec<u8>,
+    chunks: u64,
+    files: u64,
+    plain_bytes: u64,
+    digest: Sha256,
+}
+
+impl<W: Write> Writer<W> {
+    /// # Errors
+    /// When `out` cannot be written.
+    pub fn new(out: W) -> io::Result<Self> {
+        let mut out = zstd::stream::write::Encoder::new(out, LEVEL)?;
+        out.write_all(MAGIC)?;
+        Ok(Self { out, buffer: Vec::new(), chunks: 0, files: 0, plain_bytes: 0, digest: Sha256::new() })
+    }
+
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn chunk(&mut self, chunk: &Chunk) -> io::Result<()> {
+        self.chunks += 1;
+        self.plain_bytes += u64::from(chunk.plain_len);
+        self.digest.update(chunk.id.0);
+        self.record(&Record::Chunk(*chunk))
+    }
+
+    /// # Errors
+    /// When the output cannot be written, or a path is longer than [`MAX_PATH`].
+    pub fn file(&mut self, file: FileEntry) -> io::Result<()> {
+        if file.path.len() > MAX_PATH || file.link.len() > MAX_PATH {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path is longer than 64 KiB"));
+        }
+        self.files += 1;
+        self.record(&Record::File(file))
+    }
+
+    /// Ends the index and gives `W` back.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn finish(mut self) -> io::Result<(W, Totals)> {
+        let (chunks, files, plain_bytes) = (self.chunks, self.files, self.plain_bytes);
+        self.record(&Record::End { chunks, files, plain_bytes })?;
+        let digest = self.digest.finalize().into();
+        Ok((self.out.finish()?, Totals { chunks, files, plain_bytes, digest }))
+    }
+
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let buffer = postcard::to_extend(record, buffer).map_err(io::Error::other)?;
+        let length = u32::try_from(buffer.len()).ok().filter(|length| *length <= MAX_RECORD);
+        let length = length.ok_or_else(|| io::Error::other("an index record is too long"))?;
+        self.out.write_all(&length.to_le_bytes())?;
+        self.out.write_all(&buffer)?;
+        self.buffer = buffer;
+        Ok(())
+    }
+}
+
+/// Why an index is refused. The key is the caller's to add.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    #[error("cannot be read: {0}")]
+    Read(#[source] io::Error),
+    #[error("does not start with {:?}: not an index, or of a version this Penstock does not know", "PSTKIDX1")]
+    Magic,
+    #[error("record {record} is malformed: {reason}")]
+    Record { record: u64, reason: String },
+    #[error("record {record}: {field} is {found}; expected {expected}")]
+    Mismatch { record: u64, field: &'static str, expected: String, found: String },
+    #[error("goes on after its end record")]
+    Trailing,
+}
+
+/// Reads and checks an index, one record at a time.
+pub struct Reader<R: Read> {
+    input: R,
+    /// Size of each data object, by position.
+    objects: Vec<u64>,
+    expected: Totals,
+    buffer: Vec<u8>,
+    record: u64,
+    chunks: u64,
+    files: u64,
+    plain_bytes: u64,
+    last_member: u64,
+    digest: Sha256,
+    done: bool,
+}
+
+impl<R: Read> std::fmt::Debug for Reader<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+/// Opens a compressed index that `stream` of a checked manifest describes.
+///
+/// # Errors
+/// When it is not a zstd stream that starts with the index's magic.
+pub fn open<R: Read>(
+    input: R,
+    stream: &Stream,
+) -> Result<Reader<zstd::stream::read::Decoder<'static, io::BufReader<R>>>, IndexError> {
+    let mut decoder = zstd::stream::read::Decoder::new(input).map_err(IndexError::Read)?;
+    // 8 MiB: the largest window that Penstock's own level uses; a hostile frame cannot ask for more memory.
+    decoder.window_log_max(23).map_err(IndexError::Read)?;
+    let expected =
+        Totals { chunks: stream.chunks, files: stream.files, plain_bytes: stream.plain_bytes, digest: stream.digest };
+    Reader::new(decoder, stream.objects.iter().map(|object| object.size).collect(), expected)
+}
+
+impl<R: Read> Reader<R> {
+    fn new(mut input: R, objects: Vec<u64>, expected: Totals) -> Result<Self, IndexError> {
+        let mut magic = [0; MAGIC.len()];
+        input.read_exact(&mut magic).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => IndexError::Magic,
+            _ => IndexError::Read(error),
+        })?;
+        if &magic != MAGIC {
+            return Err(IndexError::Magic);
+        }
+        Ok(Self {
+            input,
+            objects,
+            expected,
+            buffer: Vec::new(),
+            record: 0,
+            chunks: 0,
+            files: 0,
+            plain_bytes: 0,
+            last_member: 0,
+            digest: Sha256::new(),
+            done: false,
+        })
+    }
+
+    /// The next chunk or file; `None` after an end that agrees with the manifest.
+    ///
+    /// # Errors
+    /// At the first thing that does not add up; nothing after it is to be trusted.
+    pub fn next_record(&mut self) -> Result<Option<Record>, IndexError> {
+        if self.done {
+            return Ok(None);
+        }
+        let record = self.decode()?;
+        match &record {
+            Record::Chunk(chunk) => self.check_chunk(chunk)?,
+            Record::File(file) => self.check_file(file)?,
+            Record::End { chunks, files, plain_bytes } => {
+                self.check_end(*chunks, *files, *plain_bytes)?;
+                self.done = true;
+                return Ok(None);
+            }
+        }
+        self.record += 1;
+        Ok(Some(record))
+    }
+
+    fn decode(&mut self) -> Result<Record, IndexError> {
+        let mut length = [0; 4];
+        self.input.read_exact(&mut length).map_err(IndexError::Read)?;
+        let length = u32::from_le_bytes(length);
+        if length > MAX_RECORD {
+            return Err(self.mismatch("length", format!("at most {MAX_RECORD}"), length));
+        }
+        self.buffer.resize(length as usize, 0);
+        self.input.read_exact(&mut self.buffer).map_err(IndexError::Read)?;
+        let malformed = |reason: String| IndexError::Record { record: self.record, reason };
+        let (record, rest) = postcard::take_from_bytes(&self.buffer).map_err(|error| malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(malformed(format!("{} bytes are left over", rest.len())));
+        }
+        Ok(record)
+    }
+
+    fn check_chunk(&mut self, chunk: &Chunk) -> Result<(), IndexError> {
+        if chunk.plain_len == 0 || chunk.plain_len > MAX_CHUNK {
+            return Err(self.mismatch("plain_len", format!("1 to {MAX_CHUNK}"), chunk.plain_len));
+        }
+        // A zstd frame of incompressible bytes is a little longer than them, never this much.
+        let most = match chunk.encoding {
+            Encoding::Raw => chunk.plain_len,
+            Encoding::Zstd => chunk.plain_len + chunk.plain_len / 64 + 1024,
+        };
+        let least = if chunk.encoding == Encoding::Raw { chunk.plain_len } else { 1 };
+        if chunk.stored_len < least || chunk.stored_len > most {
+            return Err(self.mismatch("stored_len", format!("{least} to {most}"), chunk.stored_len));
+        }
+        let Some(size) = self.objects.get(chunk.object as usize).copied() else {
+            return Err(self.mismatch("object", format!("below {}", self.objects.len()), chunk.object));
+        };
+        if chunk.offset.checked_add(u64::from(chunk.stored_len)).is_none_or(|end| end > size) {
+            let found = format!("{}+{}", chunk.offset, chunk.stored_len);
+            return Err(self.mismatch("offset", format!("an end within the object's {size} bytes"), found));
+        }
+        self.chunks += 1;
+        self.plain_bytes += u64::from(chunk.plain_len);
+        self.digest.update(chunk.id.0);
+        if self.plain_bytes > self.expected.plain_bytes {
+            return Err(self.mismatch(
+                "plain bytes so far",
+                format!("at most {}", self.expected.plain_bytes),
+                self.plain_bytes,
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_file(&mut self, file: &FileEntry) -> Result<(), IndexError> {
+        if file.path.len() > MAX_PATH || file.link.len() > MAX_PATH {
+            return Err(self.mismatch(
+                "path length",
+                format!("at most {MAX_PATH}"),
+                file.path.len().max(file.link.len()),
+            ));
+        }
+        let end = file.content_start.checked_add(file.content_len).and_then(|end| end.checked_next_multiple_of(512));
+        let in_order = file.member_start >= self.last_member && file.member_start < file.content_start;
+        if !in_order || end.is_none_or(|end| end > self.expected.plain_bytes) {
+            let found = format!("{}, {}+{}", file.member_start, file.content_start, file.content_len);
+            let expected = format!("members in order within {} bytes", self.expected.plain_bytes);
+            return Err(self.mismatch("member position", expected, found));
+        }
+        self.last_member = file.member().end;
+        self.files += 1;
+        if self.files > self.expected.files {
+            return Err(self.mismatch("files so far", format!("at most {}", self.expected.files), self.files));
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, chunks: u64, files: u64, plain_bytes: u64) -> Result<(), IndexError> {
+        for (field, end, counted, expected) in [
+            ("chunks", chunks, self.chunks, self.expected.chunks),
+            ("files", files, self.files, self.expected.files),
+            ("plain bytes", plain_bytes, self.plain_bytes, self.expected.plain_bytes),
+        ] {
+            if counted != expected || end != expected {
+                return Err(self.mismatch(field, format!("{expected}, as the manifest says"), counted));
+            }
+        }
+        let digest: [u8; 32] = std::mem::take(&mut self.digest).finalize().into();
+        if digest != self.expected.digest {
+            return Err(self.mismatch("digest", hex::encode(self.expected.digest), hex::encode(digest)));
+        }
+        if self.input.read(&mut [0]).map_err(IndexError::Read)? != 0 {
+            return Err(IndexError::Trailing);
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, field: &'static str, expected: impl ToString, found: impl ToString) -> IndexError {
+        IndexError::Mismatch { record: self.record, field, expected: expected.to_string(), found: found.to_string() }
+    }
+}

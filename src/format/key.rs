@@ -1,0 +1,276 @@
+//! Names: backups, items, object keys.
+//!
+//! `{prefix}/{cluster}/{job}/{node}/{backup-id}/…`, every component restricted to `[a-z0-9._-]` so that a key never
+//! needs escaping anywhere (the prefix is the operator's and may hold more).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest name of a cluster, job, node or item: six of them and the prefix stay far below S3's 1024 bytes.
+pub const MAX_NAME: usize = 128;
+
+/// A full key in the bucket, prefix included.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    #[must_use]
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A name that is a component of keys: cluster, job, node, item.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("is empty; expected 1 to {MAX_NAME} characters of [a-z0-9._-]")]
+    Empty,
+    #[error("is {0} bytes long; expected at most {MAX_NAME}")]
+    TooLong(usize),
+    #[error("holds {0:?}; expected only [a-z0-9._-]")]
+    Character(char),
+    #[error("starts with {0:?}; expected a letter or digit first")]
+    Start(char),
+}
+
+impl Name {
+    /// # Errors
+    /// When `name` is empty, too long, starts with `.`, `-` or `_`, or holds a character outside `[a-z0-9._-]`.
+    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+        let name = name.into();
+        if name.len() > MAX_NAME {
+            return Err(NameError::TooLong(name.len()));
+        }
+        let first = name.chars().next().ok_or(NameError::Empty)?;
+        let allowed = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(*c);
+        if let Some(bad) = name.chars().find(|c| !allowed(c)) {
+            return Err(NameError::Character(bad));
+        }
+        if !first.is_ascii_alphanumeric() {
+            return Err(NameError::Start(first));
+        }
+        Ok(Self(name))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Self, NameError> {
+        Self::new(name)
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        Self::new(name)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `20261123T221300Z-4f9a2c`: UTC start to the second and 24 random bits. Sorts by time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a backup id; expected the form 20261123T221300Z-4f9a2c")]
+pub struct BackupIdError(String);
+
+impl BackupId {
+    #[must_use]
+    pub fn new(started: jiff::Timestamp, random: u32) -> Self {
+        Self(format!("{}-{:06x}", started.strftime("%Y%m%dT%H%M%SZ"), random & 0x00ff_ffff))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = BackupIdError;
+
+    fn from_str(id: &str) -> Result<Self, BackupIdError> {
+        const FORM: &[u8] = b"00000000T000000Z-xxxxxx";
+        let fits = |(have, form): (u8, &u8)| match form {
+            b'0' => have.is_ascii_digit(),
+            b'x' => have.is_ascii_digit() || (b'a'..=b'f').contains(&have),
+            literal => have == *literal,
+        };
+        if id.len() == FORM.len() && id.bytes().zip(FORM).all(fits) {
+            Ok(Self(id.to_owned()))
+        } else {
+            Err(BackupIdError(id.chars().take(64).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = BackupIdError;
+
+    fn try_from(id: String) -> Result<Self, BackupIdError> {
+        id.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The backups of one job on one node: one writer, one history.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Chain {
+    pub cluster: Name,
+    pub job: Name,
+    pub node: Name,
+}
+
+/// Where one backup's objects lie.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BackupPrefix(String);
+
+/// The last component of every manifest's key.
+pub const MANIFEST: &str = "manifest.json";
+
+/// A cluster's listing prefix, `{prefix}/{cluster}/`.
+#[must_use]
+pub fn cluster_prefix(prefix: &str, cluster: &Name) -> String {
+    let prefix = prefix.trim_matches('/');
+    if prefix.is_empty() { format!("{cluster}/") } else { format!("{prefix}/{cluster}/") }
+}
+
+impl BackupPrefix {
+    #[must_use]
+    pub fn new(prefix: &str, chain: &Chain, id: &BackupId) -> Self {
+        Self(format!("{}{}/{}/{id}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node))
+    }
+
+    /// Reads a manifest's key back. `None` for any other key.
+    #[must_use]
+    pub fn parse_manifest(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Self, Chain, BackupId)> {
+        let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
+        let mut parts = rest.split('/');
+        let job = parts.next()?.parse().ok()?;
+        let node = parts.next()?.parse().ok()?;
+        let id: BackupId = parts.next()?.parse().ok()?;
+        if parts.next()? != MANIFEST || parts.next().is_some() {
+            return None;
+        }
+        let chain = Chain { cluster: cluster.clone(), job, node };
+        Some((Self::new(prefix, &chain, &id), chain, id))
+    }
+
+    #[must_use]
+    pub fn manifest(&self) -> ObjectKey {
+        ObjectKey(format!("{}{MANIFEST}", self.0))
+    }
+
+    #[must_use]
+    pub fn index(&self, item: &Name) -> ObjectKey {
+        ObjectKey(format!("{}{item}.index.zst", self.0))
+    }
+
+    /// The `number`th data object of an item, counted from 1.
+    #[must_use]
+    pub fn data(&self, item: &Name, number: u32, suffix: &str) -> ObjectKey {
+        ObjectKey(format!("{}{item}.{number:04}.{suffix}", self.0))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(Name::new("etcd").is_ok());
+        assert!(Name::new("ip-10-0-0-1.eu-west-1.compute.internal").is_ok());
+        assert_eq!(Name::new(""), Err(NameError::Empty));
+        assert_eq!(Name::new("A"), Err(NameError::Character('A')));
+        assert_eq!(Name::new("a/b"), Err(NameError::Character('/')));
+        assert_eq!(Name::new("..").unwrap_err(), NameError::Start('.'));
+        assert_eq!(Name::new("x".repeat(129)), Err(NameError::TooLong(129)));
+    }
+
+    #[test]
+    fn backup_ids() {
+        let started: jiff::Timestamp = "2026-11-23T22:13:00.75Z".parse().unwrap();
+        let id = BackupId::new(started, 0xff4f_9a2c);
+        assert_eq!(id.as_str(), "20261123T221300Z-4f9a2c");
+        assert_eq!(id.as_str().parse(), Ok(id));
+        for bad in ["", "latest", "20261123T221300Z-4F9A2C", "20261123T221300Z-4f9a2c/", "20261123T221300Z_4f9a2c"] {
+            assert!(bad.parse::<BackupId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_round_trip_and_strangers_are_ignored() {
+        let name = |s: &str| Name::new(s).unwrap();
+        let chain = Chain { cluster: name("prod"), job: name("etcd"), node: name("n1") };
+        let id: BackupId = "20261123T221300Z-4f9a2c".parse().unwrap();
+        for prefix in ["", "fleet", "/fleet/eu/"] {
+            let backup = BackupPrefix::new(prefix, &chain, &id);
+            let parsed = BackupPrefix::parse_manifest(prefix, &chain.cluster, &backup.manifest());
+            assert_eq!(parsed, Some((backup.clone(), chain.clone(), id.clone())));
+            assert_eq!(BackupPrefix::parse_manifest(prefix, &chain.cluster, &backup.index(&name("a"))), None);
+        }
+        let backup = BackupPrefix::new("fleet", &chain, &id);
+        assert_eq!(
+            backup.data(&name("pods"), 1, "tar.zst").as_str(),
+            "fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/pods.0001.tar.zst"
+        );
+        let nested = ObjectKey::new("fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/x/manifest.json");
+        assert_eq!(BackupPrefix::parse_manifest("fleet", &chain.cluster, &nested), None);
+    }
+}

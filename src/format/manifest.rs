@@ -1,0 +1,282 @@
+//! The manifest: a backup's commit point, small plain JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::key::{BackupId, Chain, Name, ObjectKey};
+
+/// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
+pub const VERSION: u32 = 1;
+
+/// A manifest is refused above this size before it is parsed: 64 MiB holds a hundred thousand items.
+pub const MAX_SIZE: u64 = 64 << 20;
+
+/// Warnings a manifest lists; above that only the count goes up.
+pub const MAX_WARNINGS: usize = 1000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    pub id: BackupId,
+    pub job: Name,
+    pub cluster: Name,
+    pub node: Name,
+    /// Penstock's own version.
+    pub agent: String,
+    pub started: jiff::Timestamp,
+    pub finished: jiff::Timestamp,
+    pub parent: Option<BackupId>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    pub outcome: Outcome,
+    pub items: Vec<Item>,
+    pub warnings: Warnings,
+}
+
+/// How a backup or one item of it ended. What failed or was cancelled is never committed, but a backup of several items may
+/// hold one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Success,
+    /// Committed, with warnings or with an item missing.
+    Partial,
+    Failure,
+    Cancelled,
+}
+
+impl Outcome {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Partial => "partial",
+            Self::Failure => "failure",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    pub name: Name,
+    /// As configured: the path, or the command's argv. Secrets do not belong in argv; a command's environment is not recorded.
+    pub source: SourceDescription,
+    pub outcome: Outcome,
+    /// Why it failed, for an item that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ItemError>,
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemError {
+    pub class: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SourceDescription {
+    Tree { path: String },
+    File { path: String },
+    Command { argv: Vec<String> },
+    Stdin,
+}
+
+impl SourceDescription {
+    /// Whether the item's stream is a tar archive, to be unpacked by a restore, or one file's bytes.
+    #[must_use]
+    pub const fn is_tree(&self) -> bool {
+        match self {
+            Self::Tree { .. } => true,
+            Self::File { .. } | Self::Command { .. } | Self::Stdin => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Content {
+    Stream {
+        /// Absent in an item that failed.
+        stream: Option<Stream>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    /// Bytes the source yielded.
+    pub plain_bytes: u64,
+    /// Bytes in S3 that this stream's chunks refer to.
+    pub stored_bytes: u64,
+    /// Bytes this backup added.
+    pub new_bytes: u64,
+    pub chunks: u64,
+    pub files: u64,
+    /// SHA-256 over the chunk digests in order.
+    #[serde(with = "hex::serde")]
+    pub digest: [u8; 32],
+    pub index: IndexObject,
+    /// The data objects the index counts by position; earlier backups' may be among them.
+    pub objects: Vec<DataObject>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexObject {
+    pub key: ObjectKey,
+    pub size: u64,
+    #[serde(with = "hex::serde")]
+    pub sha256: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataObject {
+    pub key: ObjectKey,
+    pub size: u64,
+    /// CRC-64/NVME of the whole object, 16 hexadecimal digits.
+    #[serde(with = "hex::serde")]
+    pub crc64nvme: [u8; 8],
+    /// Bytes of it that this backup's chunks refer to.
+    pub live_bytes: u64,
+}
+
+/// What could not be read, or changed while it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Warnings {
+    /// All of them; `list` holds at most [`MAX_WARNINGS`].
+    pub count: u64,
+    pub list: Vec<Warning>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    pub item: Name,
+    /// Lossy UTF-8 of the path.
+    pub path: String,
+    pub message: String,
+}
+
+impl Warnings {
+    pub fn push(&mut self, warning: Warning) {
+        self.count += 1;
+        if self.list.len() < MAX_WARNINGS {
+            self.list.push(warning);
+        }
+    }
+}
+
+/// Why a manifest is refused. The key is the reader's to add.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("is {0} bytes long; expected at most {MAX_SIZE}")]
+    TooLarge(u64),
+    #[error("is not a manifest: {0}")]
+    Syntax(String),
+    #[error("has version {0}; this Penstock reads version {VERSION}: use a newer one")]
+    Version(u64),
+    #[error("{field} is {found}; expected {expected}")]
+    Mismatch { field: String, expected: String, found: String },
+}
+
+fn mismatch(field: impl Into<String>, expected: impl ToString, found: impl ToString) -> ManifestError {
+    ManifestError::Mismatch { field: field.into(), expected: expected.to_string(), found: found.to_string() }
+}
+
+impl Manifest {
+    /// Parses and checks a manifest that was found under `chain` and `id`, in a bucket whose prefix for that cluster is
+    /// `cluster_prefix`: nothing it refers to may lie outside the chain.
+    ///
+    /// # Errors
+    /// Anything malformed, of a newer version, or that does not add up.
+    pub fn parse(bytes: &[u8], chain: &Chain, id: &BackupId, cluster_prefix: &str) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            version: u64,
+        }
+        let syntax = |error: serde_json::Error| ManifestError::Syntax(error.to_string());
+        let VersionOnly { version } = serde_json::from_slice(bytes).map_err(syntax)?;
+        if version != u64::from(VERSION) {
+            return Err(ManifestError::Version(version));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(syntax)?;
+        manifest.check(chain, id, cluster_prefix)?;
+        Ok(manifest)
+    }
+
+    fn check(&self, chain: &Chain, id: &BackupId, cluster_prefix: &str) -> Result<(), ManifestError> {
+        for (field, found, expected) in [
+            ("id", self.id.as_str(), id.as_str()),
+            ("cluster", self.cluster.as_str(), chain.cluster.as_str()),
+            ("job", self.job.as_str(), chain.job.as_str()),
+            ("node", self.node.as_str(), chain.node.as_str()),
+        ] {
+            if found != expected {
+                return Err(mismatch(field, expected, found));
+            }
+        }
+        let home = format!("{cluster_prefix}{}/{}/", chain.job, chain.node);
+        let mut names = std::collections::BTreeSet::new();
+        for item in &self.items {
+            if !names.insert(&item.name) {
+                return Err(mismatch("items", "names that are unique", &item.name));
+            }
+            let Content::Stream { stream: Some(stream) } = &item.content else { continue };
+            stream.check(&item.name, &home)?;
+        }
+        Ok(())
+    }
+
+    /// The streams that can be restored, with the item each belongs to.
+    pub fn streams(&self) -> impl Iterator<Item = (&Item, &Stream)> {
+        self.items.iter().filter_map(|item| match &item.content {
+            Content::Stream { stream } => stream.as_ref().map(|stream| (item, stream)),
+        })
+    }
+
+    /// Pretty JSON with a final line feed: people read it.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec_pretty(self).expect("a manifest has only string keys and finite numbers");
+        json.push(b'\n');
+        json
+    }
+}
+
+impl Stream {
+    fn check(&self, item: &Name, home: &str) -> Result<(), ManifestError> {
+        let inside = |key: &ObjectKey| {
+            key.as_str()
+                .strip_prefix(home)
+                .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+        };
+        let field = |name: &str| format!("items.{item}.stream.{name}");
+        let keys = self.objects.iter().map(|object| &object.key).chain([&self.index.key]);
+        for key in keys {
+            if !inside(key) {
+                return Err(mismatch(field("objects"), format!("keys under {home}"), key));
+            }
+        }
+        let mut live: u64 = 0;
+        for object in &self.objects {
+            if object.live_bytes > object.size {
+                return Err(mismatch(field("live_bytes"), format!("at most {}", object.size), object.live_bytes));
+            }
+            live = live
+                .checked_add(object.live_bytes)
+                .ok_or_else(|| mismatch(field("live_bytes"), "a sum below 2^64", "more"))?;
+        }
+        if live != self.stored_bytes {
+            return Err(mismatch(field("stored_bytes"), live, self.stored_bytes));
+        }
+        if self.new_bytes > self.stored_bytes {
+            return Err(mismatch(field("new_bytes"), format!("at most {}", self.stored_bytes), self.new_bytes));
+        }
+        if self.chunks > self.plain_bytes {
+            return Err(mismatch(field("chunks"), format!("at most {} (one a byte)", self.plain_bytes), self.chunks));
+        }
+        Ok(())
+    }
+}

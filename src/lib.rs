@@ -1,0 +1,21 @@
+//! Penstock: the backup data path for Kubernetes clusters on AWS.
+//!
+//! Data walks one way, **source → chunk → frame → part → store**, and a backup is committed by its manifest. Imports
+//! go only downward in this list; `tests/suite/imports.rs` holds the rule:
+//!
+//! 1. [`cli`]: arguments in, exit code out.
+//! 2. `daemon` (not built yet): when things run.
+//! 3. [`job`], [`restore`], [`verify`], [`catalog`]: what runs.
+//! 4. The engine: [`source`], [`stream`], [`upload`].
+//! 5. The port: [`store`].
+//! 6. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
+//! 7. The ground: [`config`], [`format`], [`error`], [`budget`], [`checksum`].
+
+pub mod aws;
+pub mod budget;
+pub mod checksum;
+pub mod config;
+pub mod error;
+pub mod format;
+pub mod source;
+pub mod store;

@@ -1,0 +1,208 @@
+//! The port to an object store: what the engine needs of S3, and nothing more.
+//!
+//! Implementations: [`memory::MemoryStore`] for tests and `aws::s3` for the real thing; one conformance suite
+//! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); retries
+//! above that are the caller's. Dropping a future abandons the request but promises nothing about the server.
+
+pub mod memory;
+
+use std::fmt;
+use std::ops::Range;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::checksum::Checksum;
+use crate::error::{Class, Classify, Report};
+use crate::format::key::ObjectKey;
+
+/// Bytes to send, with the checksum the engine computed over them: it is sent as a plain header and checked by the server.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    pub data: Bytes,
+    pub checksum: Option<Checksum>,
+}
+
+/// Whether a PUT may replace what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite {
+    Allow,
+    /// `If-None-Match: *`; an existing object fails the PUT with [`Class::Conflict`].
+    Refuse,
+}
+
+/// A server-issued multipart upload ID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UploadId(pub String);
+
+/// Which upload a request is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UploadHandle {
+    pub key: ObjectKey,
+    pub id: UploadId,
+}
+
+/// 1 to 10,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartNumber(u16);
+
+impl PartNumber {
+    pub const MAX: u16 = 10_000;
+    pub const FIRST: Self = Self(1);
+
+    #[must_use]
+    pub const fn new(number: u16) -> Option<Self> {
+        if number >= 1 && number <= Self::MAX { Some(Self(number)) } else { None }
+    }
+
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    #[must_use]
+    pub const fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+}
+
+impl fmt::Display for PartNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A part the server has taken, as CompleteMultipartUpload wants it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    pub number: PartNumber,
+    pub size: u64,
+    pub etag: String,
+    pub checksum: Option<Checksum>,
+}
+
+/// What the server says about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    pub size: u64,
+    /// The full-object checksum, where the server keeps one.
+    pub checksum: Option<Checksum>,
+}
+
+/// A body being received. `length` is the body's, not the object's.
+pub struct Download {
+    pub length: u64,
+    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
+}
+
+/// One page of a listing, in key order.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub objects: Vec<ListedObject>,
+    /// Where the next page starts; `None` on the last one.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    pub key: ObjectKey,
+    pub size: u64,
+}
+
+#[async_trait]
+pub trait Store: Send + Sync {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
+    /// The whole object, or the bytes of `range` (which must lie within it).
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error>;
+    /// Success also when there is no such object.
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error>;
+    /// Objects whose key starts with `prefix`; `from` is a previous page's `next`.
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error>;
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error>;
+    async fn upload_part(
+        &self,
+        upload: &UploadHandle,
+        number: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, Error>;
+    /// `parts` in ascending order; `checksum` is the whole object's where the algorithm has one.
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error>;
+    /// Success also when the upload is gone already.
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error>;
+    /// The parts the server holds; `None` when the upload does not exist (any more).
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error>;
+}
+
+/// A failed request: what was asked, of what, what came back, and what that means.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// As the service names it, `UploadPart`.
+    pub operation: &'static str,
+    /// `s3://bucket/key`, a role ARN, an endpoint: never a secret.
+    pub resource: String,
+    pub service: &'static str,
+    pub class: Class,
+    pub status: Option<u16>,
+    pub code: Option<String>,
+    /// The service's message, or the chain of causes of a failure below HTTP.
+    pub message: String,
+    pub request_id: Option<String>,
+    pub remedy: Option<String>,
+}
+
+impl Error {
+    /// An error made by Penstock itself rather than by a reply.
+    #[must_use]
+    pub fn local(operation: &'static str, key: &ObjectKey, class: Class, message: impl Into<String>) -> Self {
+        Self {
+            operation,
+            resource: key.to_string(),
+            service: "s3",
+            class,
+            status: None,
+            code: None,
+            message: message.into(),
+            request_id: None,
+            remedy: None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.operation, self.resource)?;
+        match (&self.code, self.message.is_empty()) {
+            (Some(code), true) => write!(f, "{code}")?,
+            (Some(code), false) => write!(f, "{code}: {}", self.message)?,
+            (None, _) => write!(f, "{}", self.message)?,
+        }
+        if let Some(status) = self.status {
+            write!(f, " (HTTP {status})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        Report {
+            class: self.class,
+            message: self.to_string(),
+            remedy: self.remedy.clone(),
+            service: Some(self.service),
+            code: self.code.clone(),
+            request_id: self.request_id.clone(),
+        }
+    }
+}
