@@ -89,7 +89,7 @@ impl Budget {
             self.trim();
             Vec::with_capacity(capacity)
         });
-        Buffer { data, budget: self.clone(), _permit: permit }
+        Buffer { data, length: 0, budget: self.clone(), _permit: permit }
     }
 
     /// Gives idle memory back until it fits into what nobody has taken.
@@ -157,10 +157,13 @@ enum Permit {
     Own(OwnedSemaphorePermit, Arc<Reservation>),
 }
 
-/// Memory with its permit. Never grows: writing past the capacity is refused by the methods here.
+/// Memory with its permit. Never grows past its capacity.
+///
+/// What was once written stays initialised, so a used buffer is read into without being zeroed again.
 #[derive(Debug)]
 pub struct Buffer {
     data: Vec<u8>,
+    length: usize,
     budget: Budget,
     _permit: Permit,
 }
@@ -168,40 +171,50 @@ pub struct Buffer {
 impl Buffer {
     #[must_use]
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.length
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.length == 0
     }
 
     #[must_use]
     pub fn room(&self) -> usize {
-        self.data.capacity() - self.data.len()
+        self.data.capacity() - self.length
     }
 
     /// Appends as much of `bytes` as fits and returns how much that was.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.room());
-        self.data.extend_from_slice(&bytes[..count]);
+        let end = self.length + count;
+        if end <= self.data.len() {
+            self.data[self.length..end].copy_from_slice(&bytes[..count]);
+        } else {
+            self.data.truncate(self.length);
+            self.data.extend_from_slice(&bytes[..count]);
+        }
+        self.length = end;
         count
+    }
+
+    /// The next `count` bytes of room (or all there is), to be written and then taken over with [`Buffer::commit`].
+    pub fn spare(&mut self, count: usize) -> &mut [u8] {
+        let end = self.length + count.min(self.room());
+        if self.data.len() < end {
+            self.data.resize(end, 0);
+        }
+        &mut self.data[self.length..end]
+    }
+
+    /// Counts `count` bytes that were written into [`Buffer::spare`] as content.
+    pub fn commit(&mut self, count: usize) {
+        self.length = (self.length + count).min(self.data.len());
     }
 
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &self.data
-    }
-
-    /// The whole capacity as initialised memory, for reading into; see [`Buffer::truncate`].
-    pub fn as_full_slice(&mut self) -> &mut [u8] {
-        let capacity = self.data.capacity();
-        self.data.resize(capacity, 0);
-        &mut self.data
-    }
-
-    pub fn truncate(&mut self, length: usize) {
-        self.data.truncate(length);
+        &self.data[..self.length]
     }
 
     /// Shared, immutable, sliceable; the permit goes along.
@@ -213,15 +226,14 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.data
+        self.as_slice()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut data = std::mem::take(&mut self.data);
-        data.clear();
         // Still paid for by the permit, which is dropped after this: what is idle was in use a moment ago.
+        let data = std::mem::take(&mut self.data);
         self.budget.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(data);
     }
 }

@@ -19,3 +19,4 @@ pub mod error;
 pub mod format;
 pub mod source;
 pub mod store;
+pub mod stream;

@@ -25,8 +25,14 @@ const MAX_RECORD: u32 = 192 << 10;
 /// The longest path or link target.
 pub const MAX_PATH: usize = 64 << 10;
 
-/// No chunk is longer, plain; four times the maximum Penstock cuts, so that it may grow without a new version.
-pub const MAX_CHUNK: u32 = 16 << 20;
+/// No chunk is longer, plain. A reader sizes its buffers by it.
+pub const MAX_CHUNK: u32 = 4 << 20;
+
+/// No stored chunk is longer: a zstd frame of incompressible bytes is a little longer than they are, never this much.
+#[must_use]
+pub const fn max_stored(plain_len: u32) -> u32 {
+    plain_len + plain_len / 64 + 1024
+}
 
 /// Compression level of the index itself: it is mostly digests, which do not compress.
 const LEVEL: i32 = 3;
@@ -316,10 +322,9 @@ impl<R: Read> Reader<R> {
         if chunk.plain_len == 0 || chunk.plain_len > MAX_CHUNK {
             return Err(self.mismatch("plain_len", format!("1 to {MAX_CHUNK}"), chunk.plain_len));
         }
-        // A zstd frame of incompressible bytes is a little longer than them, never this much.
         let most = match chunk.encoding {
             Encoding::Raw => chunk.plain_len,
-            Encoding::Zstd => chunk.plain_len + chunk.plain_len / 64 + 1024,
+            Encoding::Zstd => max_stored(chunk.plain_len),
         };
         let least = if chunk.encoding == Encoding::Raw { chunk.plain_len } else { 1 };
         if chunk.stored_len < least || chunk.stored_len > most {
