@@ -8,11 +8,11 @@ use super::model::{Credentials, Hop, SecretSource};
 use super::reader::{Applies, Section};
 
 /// STS API Reference, AssumeRole, DurationSeconds.
-const MIN_SESSION: Duration = Duration::from_secs(900);
-const MAX_SESSION: Duration = Duration::from_secs(43_200);
-const DEFAULT_SESSION: Duration = Duration::from_secs(3600);
+const MIN_SESSION: Duration = Duration::from_mins(15);
+const MAX_SESSION: Duration = Duration::from_hours(12);
+const DEFAULT_SESSION: Duration = Duration::from_hours(1);
 /// IAM User Guide, "Methods to assume a role": role chaining limits a session to one hour.
-const MAX_CHAINED_SESSION: Duration = Duration::from_secs(3600);
+const MAX_CHAINED_SESSION: Duration = Duration::from_hours(1);
 
 /// Where the file names none. Cut and cleaned after the variable is filled in: a node's name may be longer than a session's.
 const DEFAULT_SESSION_NAME: &str = "penstock-${NODE_NAME:-host}";
@@ -49,7 +49,9 @@ pub(super) fn read(section: &Section) -> Option<Credentials> {
         (&["token_file", "role_arn"][..], Base::WebIdentity, "source = \"web-identity\""),
     ] {
         let applies = Applies::from(known.is_none_or(|base| base == owner));
-        keys.iter().for_each(|key| section.belongs_only(key, applies, which));
+        for key in keys {
+            section.belongs_only(key, applies, which);
+        }
     }
     match known? {
         Base::Default => Some(Credentials::Default),

@@ -107,14 +107,15 @@ fn encryption(section: &Section) -> Encryption {
 }
 
 fn upload(section: &Section) -> Upload {
-    let part_size = section.size("part_size");
-    if let Some(size) = part_size.filter(|size| !(MIN_PART..=MAX_PART).contains(size)) {
+    let given = section.size("part_size");
+    let in_range = given.filter(|size| (MIN_PART..=MAX_PART).contains(size));
+    if let (Some(size), None) = (given, in_range) {
         section.fault("part_size", format!("is {}; expected 5MiB to 1GiB", show_size(size)));
     }
-    let part_size = part_size.unwrap_or(DEFAULT_PART).clamp(MIN_PART, MAX_PART);
+    // Going on with the default, so that one wrong size is not the cause of more faults.
+    let part_size = in_range.unwrap_or(DEFAULT_PART);
     let most = (part_size * MAX_PARTS).min(MAX_OBJECT);
     let object_size = section.size("object_size");
-    // A clamped part_size would make this a fault of a fault.
     if let Some(size) = object_size.filter(|size| !(part_size..=most).contains(size) && !section.is_faulty("part_size"))
     {
         let (size, least, most, part) = (show_size(size), show_size(part_size), show_size(most), show_size(part_size));

@@ -163,8 +163,9 @@ fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     let needed = locations.iter().map(|(name, location)| (minimum_memory(location.upload.part_size), name)).max();
     if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
         let (memory, needed) = (show_size(memory), show_size(needed));
+        let default = if section.has("memory") { "" } else { " by default" };
         let message = format!(
-            "is {memory}, too little for one stream to {location}; give at least {needed}, or a smaller part_size there"
+            "is {memory}{default}, too little for one stream to {location}; give at least {needed}, or a smaller part_size there"
         );
         section.fault("memory", message);
     }

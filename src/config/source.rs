@@ -64,7 +64,7 @@ pub(super) fn read(section: &Section) -> Option<Named> {
         Some(Type::File) => section
             .required("path", path, "the file to save")
             .map(|path| SourceKind::File { path: PathBuf::from(path) }),
-        Some(Type::Command) => command(section, argv),
+        Some(Type::Command) => Some(command(section, argv)),
         Some(Type::Ebs) => {
             selection(section);
             section.fault("type", "is \"ebs\", which is not yet supported; remove this source");
@@ -75,14 +75,14 @@ pub(super) fn read(section: &Section) -> Option<Named> {
     Some(Named { name: name?, kind: built })
 }
 
-fn command(section: &Section, argv: Vec<String>) -> Option<SourceKind> {
+fn command(section: &Section, argv: Vec<String>) -> SourceKind {
     if argv.first().is_none_or(String::is_empty) && !section.is_faulty("argv") {
         section.fault(
             "argv",
             "names no program; expected a command such as [\"etcdctl\", \"snapshot\", \"save\", \"/dev/stdout\"]",
         );
     }
-    Some(SourceKind::Command { argv })
+    SourceKind::Command { argv }
 }
 
 /// The form of each key of an `ebs` source.
@@ -104,7 +104,7 @@ fn ebs_keys(section: &Section) {
 fn selection(section: &Section) {
     match (section.has("volumes"), section.has("select_tags")) {
         (true, true) => {
-            section.fault("select_tags", "stands beside volumes; expected one of the two, remove the other")
+            section.fault("select_tags", "stands beside volumes; expected one of the two, remove the other");
         }
         (false, false) => section.fault("volumes", "is missing; name the volumes, or select them with select_tags"),
         (true, false) | (false, true) => {}

@@ -103,7 +103,16 @@ mod tests {
         for (text, seconds) in [("0", 0), ("0s", 0), ("30s", 30), ("4h", 14_400), ("1h30m", 5_400), ("7d", 604_800)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", "5", "h", "-1s", "1 fortnight", "99999999999999999999s"] {
+        for bad in [
+            "",
+            "5",
+            "h",
+            "-1s",
+            "1 fortnight",
+            "99999999999999999999s",
+            "18446744073709551615s 18446744073709551615s",
+            "500000000000y 500000000000y",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
