@@ -1,3 +1,183 @@
-//! The configuration file.
+//! The configuration file: read, checked, and turned into a [`Config`] in which everything is valid.
+//!
+//! [`Config::load`] either gives a configuration whose names fit, whose sizes are in range and whose references exist,
+//! or [`Faults`]: *every* fault of the file, each with line, column, key, what was expected, what came and what to do. A
+//! secret is never part of a fault. Keys that are not known are refused; keys whose feature is not built yet are
+//! refused too where ignoring them would make a backup another than the one asked for.
+//!
+//! Only the file itself is read. The files it names (certificates, secrets) are read by who uses them, and again when
+//! they change. Strings may hold `${NAME}` and `${NAME:-default}`; `$$` is a plain `$` (`interpolate`).
+//!
+//! The way through: `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
+//! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections.
+//! [`example`] and [`schema`] are held to the reader's own list of keys by tests.
+
+mod credentials;
+mod environment;
+mod faults;
+mod forms;
+mod interpolate;
+mod job;
+mod location;
 pub mod model;
+mod reader;
+mod schema;
+mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+mod values;
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use environment::{Environment, System};
+pub use faults::{Fault, Faults};
+pub use location::minimum_memory;
 pub use model::*;
+pub use schema::schema;
+
+use crate::format::key::{MAX_NAME, Name};
+use reader::{Reading, Section};
+use units::{MIB, show_size};
+
+/// Far more than any configuration; a bound on what a wrong path may make us read.
+const MAX_FILE: u64 = MIB;
+
+/// What [`Config::parse`] calls the file.
+const NO_FILE: &str = "<configuration>";
+
+const DEFAULT_MEMORY: u64 = 256 * MIB;
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or every fault that it has.
+    pub fn load(path: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
+        let bytes = read_file(path).map_err(|why| Faults::of_file(path, format!("cannot be read: {why}")))?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => read(path, text, environment),
+            Err(error) => {
+                // What is before the first bad byte is text, so it has lines and columns.
+                let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+                let (line, column) = faults::position(before, before.len());
+                let message = "is not UTF-8 from here on; save the file as UTF-8".to_owned();
+                Err(Faults { file: path.into(), faults: vec![Fault { line, column, key: String::new(), message }] })
+            }
+        }
+    }
+
+    /// Checks a configuration that is not in a file.
+    ///
+    /// # Errors
+    /// Every fault that it has.
+    pub fn parse(text: &str, environment: &dyn Environment) -> Result<Self, Faults> {
+        read(Path::new(NO_FILE), text, environment)
+    }
+}
+
+/// The commented example: what `penstock config example` prints.
+#[must_use]
+pub const fn example() -> &'static str {
+    include_str!("../../config/penstock.example.toml")
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_FILE { Err(format!("it is longer than {}", show_size(MAX_FILE))) } else { Ok(bytes) }
+}
+
+fn read(file: &Path, text: &str, environment: &dyn Environment) -> Result<Config, Faults> {
+    let Reading { value, faults, .. } = reader::read(text, environment, config);
+    match value.flatten() {
+        Some(config) if faults.is_empty() => Ok(config),
+        // Unreachable: whatever leaves no configuration has said why. But no fault must not mean success.
+        None if faults.is_empty() => Err(Faults::of_file(file, "cannot be used".into())),
+        _ => Err(Faults { file: file.into(), faults }),
+    }
+}
+
+/// The top section. `None` where there was a fault that leaves no configuration to build.
+fn config(section: &Section) -> Option<Config> {
+    let cluster = section.parsed("cluster", forms::name);
+    let cluster = section.required("cluster", cluster, "name the cluster: it is the first part of every backup's key");
+    let node = node(section);
+    let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
+    let admin = section.table("admin", admin);
+    let locations = section.named("locations", location::read);
+    if locations.is_empty() && !section.is_faulty("locations") {
+        section.fault("locations", "has no location; add [locations.NAME]");
+    }
+    let names: BTreeSet<_> = locations.iter().map(|(name, _)| name.clone()).collect();
+    let jobs = section.named("jobs", |name, section| job::read(name, section, &names));
+    let locations: Vec<_> = locations.into_iter().filter_map(|(name, location)| Some((name, location?))).collect();
+    let limits = section.table("limits", |section| limits(section, &locations));
+    Some(Config {
+        cluster: cluster?,
+        node: node?,
+        state_dir,
+        admin,
+        limits,
+        locations: locations.into_iter().collect(),
+        jobs: jobs.into_iter().filter_map(|(_, job)| job.map(|job| (job.name.clone(), job))).collect(),
+    })
+}
+
+/// The node's name, the host's where the file gives none.
+fn node(section: &Section) -> Option<Name> {
+    let given = section.parsed("node", forms::name);
+    if given.is_some() || section.is_faulty("node") {
+        return given;
+    }
+    let host = section.environment().host_name().unwrap_or_default();
+    let name = Name::new(host_as_name(&host)).ok();
+    if name.is_none() {
+        section.fault("node", "is not set, and the host's name gives none; set node");
+    }
+    name
+}
+
+/// A host's name made to fit: lower case, `-` for what keys do not take.
+fn host_as_name(host: &str) -> String {
+    let fit = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c) { c } else { '-' };
+    let name: String = host.trim().to_lowercase().chars().map(fit).collect();
+    name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(MAX_NAME).collect()
+}
+
+fn admin(section: &Section) -> Admin {
+    let listen = section.parsed("listen", |text| {
+        let expected = "expected an IP address and a port, such as \"127.0.0.1:9632\"";
+        text.parse().map_err(|_| format!("is {}; {expected}", values::shown(text)))
+    });
+    let socket = section.path("socket").unwrap_or_else(|| PathBuf::from("/run/penstock/control.sock"));
+    Admin { listen: listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9632))), socket }
+}
+
+fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
+    let memory = section.size("memory").unwrap_or(DEFAULT_MEMORY);
+    let needed = locations.iter().map(|(name, location)| (minimum_memory(location.upload.part_size), name)).max();
+    if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
+        let (memory, needed) = (show_size(memory), show_size(needed));
+        let default = if section.has("memory") { "" } else { " by default" };
+        let message = format!(
+            "is {memory}{default}, too little for one stream to {location}; give at least {needed}, or a smaller part_size there"
+        );
+        section.fault("memory", message);
+    }
+    let bandwidth = section.size("bandwidth").filter(|bandwidth| *bandwidth > 0);
+    if bandwidth.is_some() {
+        section.fault("bandwidth", "is not yet supported; remove it, or set it to \"0\"");
+    }
+    let threads = section.integer("compression_threads", 0..=1024).filter(|threads| *threads > 0);
+    Limits {
+        memory,
+        concurrent_jobs: section.integer("concurrent_jobs", 1..=1000).unwrap_or(2) as usize,
+        bandwidth,
+        compression_threads: threads.map_or_else(|| section.environment().cores().max(1), |threads| threads as usize),
+    }
+}

@@ -60,8 +60,7 @@ pub struct Location {
     pub upload: Upload,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CertificateMode {
     /// The bundle is trusted besides the system's roots.
     #[default]
@@ -153,8 +152,7 @@ pub struct Encryption {
     pub bucket_key: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EncryptionMode {
     /// No header is sent; the bucket decides.
     #[default]
@@ -174,8 +172,7 @@ pub struct Upload {
 }
 
 /// Whether a request's signature covers its body (docs/decisions/0004).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SignPayload {
     /// Over plain HTTP yes, over TLS no: TLS protects the body already, and a second SHA-256 costs as much as the first.
     #[default]
@@ -202,8 +199,7 @@ pub struct Job {
     pub sources: Vec<Source>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
     #[default]
     Once,

@@ -1,0 +1,122 @@
+//! `[jobs.NAME]`: what is saved, where to, and when.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::forms;
+use super::model::{CatchUp, Compression, Job, Retention, Source};
+use super::reader::{Applies, Section};
+use super::source;
+use super::values::shown;
+use crate::format::key::Name;
+
+/// What backups from the command line are filed under.
+const AD_HOC: &str = "adhoc";
+
+/// `locations` are the names that the file has, also of locations that have faults. `None` where there was a fault that
+/// leaves no job to build.
+pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) -> Option<Job> {
+    let name = match forms::name(name) {
+        Ok(name) if name.as_str() == AD_HOC => {
+            section.fault_here("the name adhoc is kept for backups from the command line; choose another");
+            None
+        }
+        Ok(name) => Some(name),
+        Err(fault) => {
+            section.fault_here(format!("the job's name {fault}"));
+            None
+        }
+    };
+    let location = section.parsed("location", |location| known_location(location, locations));
+    let location = section.required("location", location, "name one of [locations]");
+    let before = hooks(section, "before");
+    let after = hooks(section, "after");
+    let catch_up = section.choice("catch_up", &[("once", CatchUp::Once), ("never", CatchUp::Never)]);
+    let job = Job {
+        schedule: section.text("schedule"),
+        jitter: section.duration("jitter").unwrap_or_default(),
+        catch_up: catch_up.unwrap_or_default(),
+        time_zone: section.parsed("time_zone", forms::time_zone).unwrap_or_else(|| "UTC".into()),
+        timeout: timeout(section),
+        incremental: section.boolean("incremental").unwrap_or(true),
+        compression: compression(section),
+        retention: section.has("retention").then(|| section.table("retention", retention)),
+        before,
+        after,
+        sources: sources(section),
+        // Last, when every key has been asked for.
+        location: location?,
+        name: name?,
+    };
+    Some(job)
+}
+
+fn known_location(location: &str, locations: &BTreeSet<String>) -> Result<String, String> {
+    if locations.contains(location) {
+        return Ok(location.to_owned());
+    }
+    let known = locations.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    Err(format!("is {}, which is not under [locations]; there is {known}", shown(location)))
+}
+
+/// Commands around the run. Refused until they are run: a backup without its freeze is not the one that was asked for.
+fn hooks(section: &Section, key: &'static str) -> Vec<Vec<String>> {
+    let commands = section.commands(key);
+    if !commands.is_empty() {
+        section.fault(key, "is not yet supported, and a backup without its hooks would be wrong; remove it");
+    }
+    commands
+}
+
+fn timeout(section: &Section) -> Option<Duration> {
+    let timeout = section.duration("timeout");
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        section.fault("timeout", "is 0; expected a time such as \"1h\", or no timeout at all");
+    }
+    timeout
+}
+
+fn compression(section: &Section) -> Compression {
+    let level = section.integer("compression_level", 1..=19);
+    let none = section.choice("compression", &[("zstd", false), ("none", true)]).unwrap_or(false);
+    section.belongs_only("compression_level", Applies::from(!none), "compression = \"zstd\"");
+    match level.and_then(|level| i32::try_from(level).ok()) {
+        _ if none => Compression::None,
+        level => Compression::Zstd { level: level.unwrap_or(1) },
+    }
+}
+
+fn retention(section: &Section) -> Retention {
+    let retention = Retention {
+        keep_last: section.integer("keep_last", 0..=u32::MAX),
+        keep_daily: section.integer("keep_daily", 0..=u32::MAX),
+        keep_weekly: section.integer("keep_weekly", 0..=u32::MAX),
+        keep_monthly: section.integer("keep_monthly", 0..=u32::MAX),
+        keep_within: section.duration("keep_within"),
+    };
+    let counts = [retention.keep_last, retention.keep_daily, retention.keep_weekly, retention.keep_monthly];
+    let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());
+    let faulty = ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_within"];
+    if !keeps && !faulty.iter().any(|key| section.is_faulty(key)) {
+        section.fault_here("keeps nothing, so every backup would be deleted; give at least one keep_… more than 0");
+    }
+    retention
+}
+
+fn sources(section: &Section) -> Vec<Source> {
+    let mut names = BTreeSet::<Name>::new();
+    let mut count = 0_usize;
+    let sources = section.tables("sources", |section| {
+        count += 1;
+        let source = source::read(section)?;
+        if !names.insert(source.name.clone()) {
+            section.fault("name", format!("is {}, as another source of this job is; choose another", source.name));
+        }
+        // A refused kind still takes part in the checks of names.
+        source.kind.map(|kind| Source { name: source.name, kind })
+    });
+    if count == 0 && !section.is_faulty("sources") {
+        section.fault("sources", "is empty; a job saves at least one source: add [[jobs.NAME.sources]]");
+    }
+    sources.into_iter().flatten().collect()
+}

@@ -1,0 +1,142 @@
+//! `[locations.NAME]`: a bucket, and how to reach it.
+
+use super::credentials;
+use super::forms;
+use super::model::{CertificateMode, Encryption, EncryptionMode, Location, SignPayload, Upload};
+use super::reader::{Applies, Section};
+use super::units::{GIB, MIB, TIB, show_size};
+use crate::checksum::Algorithm;
+
+/// S3 User Guide, "Amazon S3 multipart upload limits": parts from 5 MiB, at most 10,000 of them, objects to 5 TiB.
+const MIN_PART: u64 = 5 * MIB;
+const MAX_PARTS: u64 = 10_000;
+const MAX_OBJECT: u64 = 5 * TIB;
+/// S3 takes 5 GiB, but a part is one buffer in memory.
+const MAX_PART: u64 = GIB;
+
+const DEFAULT_PART: u64 = 16 * MIB;
+const DEFAULT_OBJECT: u64 = 64 * GIB;
+/// What `concurrency = 0` resolves to, and the default.
+const DEFAULT_CONCURRENCY: u32 = 8;
+
+/// S3 User Guide, "Categorizing your objects using tags".
+const MAX_OBJECT_TAGS: usize = 10;
+
+/// `None` where there was a fault that leaves no location to build.
+pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
+    if let Err(fault) = forms::name(name) {
+        section.fault_here(format!("the location's name {fault}"));
+    }
+    let provider = section.choice("provider", &[("aws", ())]);
+    section.required("provider", provider, "\"aws\" is the one there is");
+    let bucket = section.parsed("bucket", forms::bucket);
+    let bucket = section.required("bucket", bucket, "name the bucket that holds the backups");
+    let s3_url = section.parsed("s3_url", forms::url);
+    // Other stores call their regions what they like.
+    let form = if section.has("s3_url") { forms::any_region } else { forms::aws_region };
+    let region = section.parsed("region", form);
+    let region = section.required("region", region, "name the bucket's region, such as \"eu-west-1\"");
+    let certificate = section.path("certificate");
+    let modes = [("add", CertificateMode::Add), ("only", CertificateMode::Only)];
+    let certificate_mode = section.choice("certificate_mode", &modes);
+    if certificate.is_none() && certificate_mode == Some(CertificateMode::Only) && !section.is_faulty("certificate") {
+        section
+            .fault("certificate_mode", "is \"only\" with no certificate, so nothing would be trusted; set certificate");
+    }
+    let credentials = section.table("credentials", credentials::read);
+    let assume_role = credentials::read_chain(section, credentials.as_ref());
+    let location = Location {
+        name: name.to_owned(),
+        bucket: bucket.unwrap_or_default(),
+        region: region.unwrap_or_default(),
+        prefix: section.parsed("prefix", forms::prefix).unwrap_or_default(),
+        s3_url,
+        sts_url: section.parsed("sts_url", forms::url),
+        ec2_url: section.parsed("ec2_url", forms::url),
+        force_path_style: section.boolean("force_path_style").unwrap_or(false),
+        certificate,
+        certificate_mode: certificate_mode.unwrap_or_default(),
+        checksum: checksum(section),
+        storage_class: section.parsed("storage_class", forms::storage_class),
+        tags: section.pairs("tags", forms::tag),
+        assume_role,
+        encryption: section.table("encryption", encryption),
+        upload: section.table("upload", upload),
+        // Last, when every key has been asked for.
+        credentials: credentials?,
+    };
+    if location.tags.len() > MAX_OBJECT_TAGS {
+        let count = location.tags.len();
+        section.fault("tags", format!("has {count} tags; S3 keeps at most {MAX_OBJECT_TAGS} on an object"));
+    }
+    Some(location)
+}
+
+fn checksum(section: &Section) -> Algorithm {
+    let algorithms = [
+        ("crc64nvme", Algorithm::Crc64nvme),
+        ("crc32c", Algorithm::Crc32c),
+        ("sha256", Algorithm::Sha256),
+        ("none", Algorithm::None),
+    ];
+    section.choice("checksum", &algorithms).unwrap_or_default()
+}
+
+fn encryption(section: &Section) -> Encryption {
+    let modes = [
+        ("bucket-default", EncryptionMode::BucketDefault),
+        ("sse-s3", EncryptionMode::SseS3),
+        ("sse-kms", EncryptionMode::SseKms),
+        ("dsse-kms", EncryptionMode::DsseKms),
+    ];
+    let mode = section.choice("mode", &modes);
+    let kms_key_id = section.parsed("kms_key_id", forms::kms_key_id);
+    let bucket_key = section.boolean("bucket_key");
+    let kms = matches!(mode, Some(EncryptionMode::SseKms | EncryptionMode::DsseKms));
+    // With a faulty mode nobody can say what the rest should be.
+    if !kms && !section.is_faulty("mode") {
+        if kms_key_id.is_some() {
+            section.belongs_only("kms_key_id", Applies::No, "mode = \"sse-kms\" or \"dsse-kms\"");
+        }
+        // `true` is the default and may stand anywhere; `false` says that somebody thinks a key is in use.
+        if bucket_key == Some(false) {
+            section.belongs_only("bucket_key", Applies::No, "mode = \"sse-kms\"");
+        }
+    }
+    Encryption { mode: mode.unwrap_or_default(), kms_key_id, bucket_key: bucket_key.unwrap_or(true) }
+}
+
+fn upload(section: &Section) -> Upload {
+    let given = section.size("part_size");
+    let in_range = given.filter(|size| (MIN_PART..=MAX_PART).contains(size));
+    if let (Some(size), None) = (given, in_range) {
+        section.fault("part_size", format!("is {}; expected 5MiB to 1GiB", show_size(size)));
+    }
+    // Going on with the default, so that one wrong size is not the cause of more faults.
+    let part_size = in_range.unwrap_or(DEFAULT_PART);
+    let most = (part_size * MAX_PARTS).min(MAX_OBJECT);
+    let object_size = section.size("object_size");
+    if let Some(size) = object_size.filter(|size| !(part_size..=most).contains(size) && !section.is_faulty("part_size"))
+    {
+        let (size, least, most, part) = (show_size(size), show_size(part_size), show_size(most), show_size(part_size));
+        let expected =
+            format!("expected {least} to {most}, which is from one part of {part} to 10000, and never over 5TiB");
+        section.fault("object_size", format!("is {size}; {expected}"));
+    }
+    let concurrency = section.integer("concurrency", 0..=1000).filter(|count| *count > 0);
+    let signing = [("auto", SignPayload::Auto), ("always", SignPayload::Always), ("never", SignPayload::Never)];
+    Upload {
+        part_size,
+        concurrency: concurrency.unwrap_or(DEFAULT_CONCURRENCY) as usize,
+        // A small part_size alone must not make the default object_size a fault.
+        object_size: object_size.unwrap_or(DEFAULT_OBJECT.min(most)),
+        sign_payload: section.choice("sign_payload", &signing).unwrap_or_default(),
+    }
+}
+
+/// Bytes of `limits.memory` that one stream needs at least: a part being filled and one being sent, and the pipeline
+/// of chunks and frames before them.
+#[must_use]
+pub const fn minimum_memory(part_size: u64) -> u64 {
+    part_size * 2 + 24 * MIB
+}
