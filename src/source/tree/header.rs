@@ -23,7 +23,6 @@ pub(crate) mod kind {
     pub(crate) const DIRECTORY: u8 = b'5';
     pub(crate) const FIFO: u8 = b'6';
     pub(crate) const PAX: u8 = b'x';
-    pub(crate) const PAX_GLOBAL: u8 = b'g';
 }
 
 /// The owner in the ustar block of a member whose owner only PAX can hold: not root, for readers that ignore PAX.
