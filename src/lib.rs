@@ -17,5 +17,6 @@ pub mod checksum;
 pub mod config;
 pub mod error;
 pub mod format;
+pub mod restore;
 pub mod source;
 pub mod store;

@@ -47,7 +47,11 @@ fn any_other_end_fails_and_quotes_standard_error() {
     for (script, expected, last) in [
         ("echo half; echo went wrong >&2; exit 3", "exited with status 3", "went wrong"),
         ("kill -9 $$", "was killed by signal 9", ""),
-        ("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done >&2; exit 1", "exited with status 1", "line 19999"),
+        (
+            "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done >&2; exit 1",
+            "exited with status 1",
+            "line 19999",
+        ),
     ] {
         let (mut source, _) = shell(script);
         let Error::Command { outcome, stderr, argv } = drain(&mut source).unwrap_err() else { panic!("{script}") };
@@ -113,7 +117,8 @@ fn sigterm_is_a_request_and_sigkill_is_not() {
     // One that cleans up gets the time to: the witness holds what its trap wrote.
     let dir = tempfile::tempdir().unwrap();
     let (path, mut pipe) = witness(&dir);
-    let script = format!("exec 9>{path}; trap 'echo clean >&9; exit' TERM; echo ready >&9; while :; do sleep 0.01; done");
+    let script =
+        format!("exec 9>{path}; trap 'echo clean >&9; exit' TERM; echo ready >&9; while :; do sleep 0.01; done");
     let (mut source, cancel) = shell(&script);
     pipe.read_exact(&mut [0; 6]).unwrap();
     cancel.cancel();

@@ -62,7 +62,9 @@ fn has_wildcard(text: &str) -> bool {
 fn compile(component: &str, pattern: &str) -> Result<GlobMatcher, Error> {
     let malformed = |reason: String| Error::Invalid(format!("the glob {pattern:?}, at {component:?}: {reason}"));
     if component.contains("**") {
-        return Err(malformed("`**` is not known here: say how deep the directories lie, with one `*` for each".into()));
+        return Err(malformed(
+            "`**` is not known here: say how deep the directories lie, with one `*` for each".into(),
+        ));
     }
     let glob = GlobBuilder::new(component).literal_separator(true).build();
     Ok(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher())
@@ -104,7 +106,10 @@ fn named(source: &Name, matches: Vec<Match>) -> Result<Vec<(Name, PathBuf)>, Err
         let name = Name::new(name).map_err(|error| Error::Invalid(format!("{}: its name {error}", path.display())))?;
         if let Some(other) = seen.insert(name.clone(), path.clone()) {
             let (path, other) = (path.display(), other.display());
-            return Err(Error::Invalid(format!("{path} and {other} would both be the item {name:?}", name = name.as_str())));
+            return Err(Error::Invalid(format!(
+                "{path} and {other} would both be the item {name:?}",
+                name = name.as_str()
+            )));
         }
         items.push((name, path));
     }

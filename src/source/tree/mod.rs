@@ -73,9 +73,19 @@ impl std::fmt::Debug for TreeSource {
 /// What is yielded next.
 enum State {
     /// Header blocks and a sparse file's map; then the body, if there is one.
-    Header { bytes: Vec<u8>, yielded: usize, body: Option<(Body, PathBuf)> },
-    Data { body: Body, path: PathBuf },
-    Zeros { left: usize, last: bool },
+    Header {
+        bytes: Vec<u8>,
+        yielded: usize,
+        body: Option<(Body, PathBuf)>,
+    },
+    Data {
+        body: Body,
+        path: PathBuf,
+    },
+    Zeros {
+        left: usize,
+        last: bool,
+    },
     Done,
 }
 

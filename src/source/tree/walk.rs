@@ -26,11 +26,8 @@ use crate::format::index::MAX_PATH;
 /// A process may have 1024 files open by default, and several trees are read at once.
 const OPEN_LEVELS: usize = 32;
 
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+const OPEN: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// One inode, ready to become a member.
 #[derive(Debug)]
@@ -172,7 +169,9 @@ impl Walk {
         if self.path.len() > MAX_PATH {
             return Err(Skip::TooLong("path", self.path.len()));
         }
-        let meta = Meta::from(statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?);
+        let meta = Meta::from(
+            statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?,
+        );
         match meta.file_type {
             FileType::Directory => return self.directory(name, warnings),
             FileType::Socket => return Err(Skip::Socket),

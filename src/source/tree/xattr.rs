@@ -77,7 +77,8 @@ impl Reader {
                 // It was removed after it was listed.
                 Err(Errno::NODATA) => continue,
                 Err(error) => {
-                    complaint = Some(format!("its extended attribute {} cannot be read: {error}", name.to_string_lossy()));
+                    complaint =
+                        Some(format!("its extended attribute {} cannot be read: {error}", name.to_string_lossy()));
                     continue;
                 }
             };
