@@ -8,7 +8,7 @@
 //! target that others can enter should be mounted `nodev,nosuid`, as with any archive.
 //!
 //! # What it costs
-//! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, and about 100 bytes for each directory.
+//! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, and a few hundred bytes for each directory.
 //!
 //! # What happens on failure
 //! The first thing that does not add up is an error that names the member and what was expected; the member at hand is

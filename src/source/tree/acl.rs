@@ -45,6 +45,15 @@ pub(crate) fn to_text(binary: &[u8]) -> Option<String> {
     Some(text)
 }
 
+/// The ACL that says no more than a mode's permission bits.
+pub(crate) fn of_mode(mode: u32) -> String {
+    let class = |shift: u32| {
+        let bit = |bit: u32, letter: char| if mode >> shift & bit == 0 { '-' } else { letter };
+        format!("{}{}{}", bit(4, 'r'), bit(2, 'w'), bit(1, 'x'))
+    };
+    format!("user::{},group::{},other::{}", class(6), class(3), class(0))
+}
+
 /// The binary form of an ACL's text.
 ///
 /// # Errors
@@ -121,6 +130,11 @@ mod tests {
         ] {
             assert_eq!(to_binary(theirs).unwrap(), ours, "{theirs}");
         }
+    }
+
+    #[test]
+    fn a_mode_is_an_acl() {
+        assert_eq!(of_mode(0o4751), "user::rwx,group::r-x,other::--x");
     }
 
     #[test]

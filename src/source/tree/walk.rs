@@ -20,7 +20,8 @@ use rustix::io::Errno;
 use super::Pending;
 use super::header::device_fits;
 use super::meta::Meta;
-use super::xattr::{self, Attributes};
+use super::xattr::Attributes;
+use super::{acl, xattr};
 use crate::format::index::MAX_PATH;
 
 /// A process may have 1024 files open by default, and several trees are read at once.
@@ -92,6 +93,8 @@ struct Level {
     names: Vec<CString>,
     /// How much of the walk's path is this directory's.
     path_length: usize,
+    /// What is made in it inherits an ACL.
+    bequeaths: bool,
 }
 
 pub(super) struct Walk {
@@ -129,8 +132,9 @@ impl Walk {
             first: None,
         };
         let attributes = walk.attributes(xattr::Target::Open(fd.as_fd()), warnings);
+        let bequeaths = attributes.default_acl.is_some();
         walk.first = Some(Found { path: b".".to_vec(), meta, attributes, content: Content::Directory });
-        walk.enter(fd, &meta, warnings);
+        walk.enter(fd, &meta, bequeaths, warnings);
         Ok(walk)
     }
 
@@ -202,12 +206,15 @@ impl Walk {
             FileType::BlockDevice => (meta, Content::BlockDevice),
             _ => return Err(Skip::Type),
         };
-        let attributes = if let Content::File(fd) = &content {
+        let mut attributes = if let Content::File(fd) = &content {
             self.attributes(xattr::Target::Open(fd.as_fd()), warnings)
         } else {
             let path = by_proc(parent, name);
             self.attributes(xattr::Target::Path(&path), warnings)
         };
+        if !matches!(content, Content::Symlink(_)) {
+            self.disinherit(&meta, &mut attributes);
+        }
         self.remember(&meta);
         Ok(Found { path: self.path.clone(), meta, attributes, content })
     }
@@ -218,9 +225,10 @@ impl Walk {
             other => other.map_err(failed("it cannot be opened"))?,
         };
         let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
-        let attributes = self.attributes(xattr::Target::Open(fd.as_fd()), warnings);
+        let mut attributes = self.attributes(xattr::Target::Open(fd.as_fd()), warnings);
+        self.disinherit(&meta, &mut attributes);
         if self.only_device.is_none_or(|device| device == meta.device) {
-            self.enter(fd, &meta, warnings);
+            self.enter(fd, &meta, attributes.default_acl.is_some(), warnings);
         }
         Ok(Found { path: self.path.clone(), meta, attributes, content: Content::Directory })
     }
@@ -231,6 +239,14 @@ impl Walk {
             warnings.push(self.full(&self.path), complaint);
         }
         attributes
+    }
+
+    /// Says in so many words that a member has no ACL but its mode, where it would otherwise get one from its directory:
+    /// GNU tar restores a directory's default ACL before what is in it.
+    fn disinherit(&self, meta: &Meta, attributes: &mut Attributes) {
+        if attributes.access_acl.is_none() && self.levels.last().is_some_and(|level| level.bequeaths) {
+            attributes.access_acl = Some(acl::of_mode(meta.mode));
+        }
     }
 
     /// The member for one more name of an inode that is in the stream already.
@@ -256,12 +272,12 @@ impl Walk {
         level.expect("the innermost level with names left is open: `leave` sees to it").as_fd()
     }
 
-    fn enter(&mut self, fd: OwnedFd, meta: &Meta, warnings: &mut Pending) {
+    fn enter(&mut self, fd: OwnedFd, meta: &Meta, bequeaths: bool, warnings: &mut Pending) {
         let (names, error) = list(&fd, &mut self.names);
         if let Some(error) = error {
             warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}"));
         }
-        self.levels.push(Level { fd: Some(fd), id: meta.id(), names, path_length: self.path.len() });
+        self.levels.push(Level { fd: Some(fd), id: meta.id(), names, path_length: self.path.len(), bequeaths });
         // The root stays open: it is where everything else is found again from.
         if let Some(outer) = self.levels.len().checked_sub(OPEN_LEVELS + 1).filter(|outer| *outer > 0) {
             self.levels[outer].fd = None;
