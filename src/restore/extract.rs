@@ -187,7 +187,7 @@ impl<R: Read> Extractor<'_, R> {
             Some(size) => self.sparse_data(&file, member, size),
             None => self.data(&file, member),
         };
-        let done = written.and_then(|()| self.attributes(Place::Open(&file), member));
+        let done = written.and_then(|()| self.attributes(&Place::Open(&file), member));
         if done.is_err() {
             // The first error is the one to report.
             let _ = self.target.remove(&member.path);
@@ -241,14 +241,14 @@ impl<R: Read> Extractor<'_, R> {
     fn special(&mut self, member: &Member) -> Result<(), Error> {
         match self.target.create_special(member) {
             Ok(()) => {}
-            Err(Error::Io { error, .. }) if device(member.kind) && errno(&error) == Some(Errno::PERM) => {
+            Err(Error::Io { error, .. }) if is_device(member.kind) && errno(&error) == Some(Errno::PERM) => {
                 self.warn(&member.path, "it is a device, which this user may not create; it is left out");
                 return Ok(());
             }
             Err(error) => return Err(error),
         }
         let (parent, name) = self.target.locate(&member.path)?;
-        let done = self.attributes(Place::Name(&parent, &name), member);
+        let done = self.attributes(&Place::Name(&parent, &name), member);
         if done.is_err() {
             let _ = self.target.remove(&member.path);
         }
@@ -257,7 +257,7 @@ impl<R: Read> Extractor<'_, R> {
 
     /// Everything but the data. The mode comes after the owner, which would take setuid away; the ACL after the mode, which
     /// would change its mask; the time after everything.
-    fn attributes(&mut self, place: Place<'_>, member: &Member) -> Result<(), Error> {
+    fn attributes(&mut self, place: &Place<'_>, member: &Member) -> Result<(), Error> {
         let mut mode = member.mode;
         match place.set_owner(member.uid, member.gid) {
             Ok(()) => {}
@@ -269,12 +269,12 @@ impl<R: Read> Extractor<'_, R> {
             Err(error) => return Err(failed("setting the owner of", &member.path)(error)),
         }
         for (name, value) in &member.xattrs {
-            self.xattr(&place, &member.path, name, value)?;
+            self.xattr(place, &member.path, name, value)?;
         }
         place.set_mode(mode, member.kind).map_err(failed("setting the mode of", &member.path))?;
         for (name, acl) in &member.acls {
             match acl {
-                Ok(acl) => self.xattr(&place, &member.path, name, acl)?,
+                Ok(acl) => self.xattr(place, &member.path, name, acl)?,
                 Err(reason) => self.warn(&member.path, format!("its ACL is not restored: {reason}")),
             }
         }
@@ -302,7 +302,7 @@ impl<R: Read> Extractor<'_, R> {
         directories.sort_by(|a, b| b.path.cmp(&a.path));
         for Directory { path, attributes } in directories {
             let directory = File::from(self.target.open_directory(&path)?);
-            self.attributes(Place::Open(&directory), &attributes)?;
+            self.attributes(&Place::Open(&directory), &attributes)?;
         }
         if self.foreign > 0 {
             let message = format!("the owners of {} members are not restored: this user may not", self.foreign);
@@ -320,7 +320,7 @@ impl<R: Read> Extractor<'_, R> {
     }
 }
 
-const fn device(kind: Kind) -> bool {
+const fn is_device(kind: Kind) -> bool {
     matches!(kind, Kind::CharDevice | Kind::BlockDevice)
 }
 

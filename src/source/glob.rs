@@ -37,10 +37,10 @@ pub fn expand(name: &Name, pattern: &str) -> Result<Vec<(Name, PathBuf)>, Error>
     let mut wild = false;
     for component in pattern.split('/').filter(|component| !component.is_empty()) {
         if has_wildcard(component) {
-            let matcher = compile(component, pattern)?;
+            let glob = compile(component, pattern)?;
             let mut next = Vec::new();
             for found in &matches {
-                next.append(&mut list(found, &matcher)?);
+                next.append(&mut list(found, &glob)?);
             }
             matches = next;
             wild = true;
@@ -70,7 +70,7 @@ fn compile(component: &str, pattern: &str) -> Result<GlobMatcher, Error> {
     Ok(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher())
 }
 
-fn list((directory, matched): &Match, matcher: &GlobMatcher) -> Result<Vec<Match>, Error> {
+fn list((directory, matched): &Match, glob: &GlobMatcher) -> Result<Vec<Match>, Error> {
     let failed = |error| Error::Io { action: "listing", path: directory.clone(), error };
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -78,20 +78,20 @@ fn list((directory, matched): &Match, matcher: &GlobMatcher) -> Result<Vec<Match
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    let mut matches = Vec::new();
+    let mut found = Vec::new();
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        if !matcher.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
+        if !glob.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
             continue;
         }
         let path = directory.join(&name);
         if is_real_directory(&path) {
             let mut matched = matched.clone();
             matched.push(name);
-            matches.push((path, matched));
+            found.push((path, matched));
         }
     }
-    Ok(matches)
+    Ok(found)
 }
 
 fn is_real_directory(path: &Path) -> bool {
@@ -165,7 +165,9 @@ mod tests {
 
     fn tree(paths: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        paths.iter().for_each(|path| std::fs::create_dir_all(dir.path().join(path)).unwrap());
+        for path in paths {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
         dir
     }
 

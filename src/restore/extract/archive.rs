@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::io::{self, Read};
 
-use super::pax::{Pax, number};
+use super::pax::{Acls, Pax, number};
 use super::target::checked;
 use super::{Error, refused, shown};
 use crate::format::index::FileTime;
@@ -43,7 +43,7 @@ pub(super) struct Member {
     pub(super) sparse: Option<u64>,
     pub(super) rdev: (u32, u32),
     pub(super) xattrs: Vec<(CString, Vec<u8>)>,
-    pub(super) acls: Vec<(CString, Result<Vec<u8>, String>)>,
+    pub(super) acls: Acls,
 }
 
 pub(super) struct Archive<R> {
@@ -154,16 +154,16 @@ impl<R: Read> Archive<R> {
     /// Reads the map that a sparse file's data starts with, and checks it against the file and the data behind it.
     pub(super) fn sparse_map(&mut self, member: &Member, size: u64) -> Result<Vec<Segment>, Error> {
         let lies = |reason: String| refused(&member.path, format!("its sparse map {reason}"));
-        let mut lines = Lines { block: [0; BLOCK], position: BLOCK };
-        let count = lines.number(self).map_err(|error| error.or(&lies))?;
+        let mut map = Lines { block: [0; BLOCK], position: BLOCK };
+        let count = map.number(self).map_err(|error| error.or(lies))?;
         if count > MAX_SEGMENTS {
             return Err(lies(format!("has {count} segments; expected at most {MAX_SEGMENTS}")));
         }
         let mut segments = Vec::new();
         let (mut end, mut sum, mut aligned) = (0, 0_u64, true);
         for _ in 0..count {
-            let offset = lines.number(self).map_err(|error| error.or(&lies))?;
-            let length = lines.number(self).map_err(|error| error.or(&lies))?;
+            let offset = map.number(self).map_err(|error| error.or(lies))?;
+            let length = map.number(self).map_err(|error| error.or(lies))?;
             let next = offset.checked_add(length).filter(|next| offset >= end && *next <= size);
             let Some(next) = next else {
                 return Err(lies(format!("has {length} bytes at {offset}; expected {end} to {size}, in order")));

@@ -6,6 +6,9 @@ use crate::format::index::FileTime;
 use crate::source::tree::acl;
 use crate::source::tree::xattr::{ACCESS_ACL, DEFAULT_ACL};
 
+/// By the attribute they become. One that is not understood says why; it is not worth a restore.
+pub(super) type Acls = Vec<(CString, Result<Vec<u8>, String>)>;
+
 /// What a header says, as far as anybody asks.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
@@ -16,9 +19,9 @@ pub(super) struct Pax {
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<FileTime>,
     pub(super) xattrs: Vec<(CString, Vec<u8>)>,
-    /// An ACL that is not understood says why; it is not worth a restore.
-    pub(super) acls: Vec<(CString, Result<Vec<u8>, String>)>,
-    sparse_version: (Option<u64>, Option<u64>),
+    pub(super) acls: Acls,
+    sparse_major: Option<u64>,
+    sparse_minor: Option<u64>,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
 }
@@ -42,8 +45,8 @@ impl Pax {
             b"uid" => self.uid = Some(id(value)?),
             b"gid" => self.gid = Some(id(value)?),
             b"mtime" => self.mtime = Some(time(value)?),
-            b"GNU.sparse.major" => self.sparse_version.0 = Some(number(value)?),
-            b"GNU.sparse.minor" => self.sparse_version.1 = Some(number(value)?),
+            b"GNU.sparse.major" => self.sparse_major = Some(number(value)?),
+            b"GNU.sparse.minor" => self.sparse_minor = Some(number(value)?),
             b"GNU.sparse.name" => self.sparse_name = Some(name(value)?),
             b"GNU.sparse.realsize" => self.sparse_size = Some(number(value)?),
             b"SCHILY.acl.access" => self.acls.push((ACCESS_ACL.to_owned(), acl_value(value))),
@@ -63,16 +66,19 @@ impl Pax {
 
     /// A sparse file's name and apparent size.
     pub(super) fn sparse(&mut self) -> Result<Option<(Vec<u8>, u64)>, String> {
-        match (self.sparse_version, self.sparse_name.take(), self.sparse_size) {
-            ((None, None), None, None) => Ok(None),
-            ((Some(1), Some(0)), Some(name), Some(size)) => Ok(Some((name, size))),
+        match (self.sparse_major, self.sparse_minor, self.sparse_name.take(), self.sparse_size) {
+            (None, None, None, None) => Ok(None),
+            (Some(1), Some(0), Some(name), Some(size)) => Ok(Some((name, size))),
             _ => Err("it is incompletely sparse; expected GNU.sparse.major=1, minor=0, name and realsize".to_owned()),
         }
     }
 }
 
-/// The first record's key and value, and what follows it.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
+/// A key, its value, and what follows.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// The first record, and what follows it.
+fn record(bytes: &[u8]) -> Result<Record<'_>, String> {
     let malformed = || "its PAX header is malformed; expected `length key=value` and a line feed".to_owned();
     let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or_else(malformed)?;
     let length = usize::try_from(number(&bytes[..space]).map_err(|_| malformed())?).map_err(|_| malformed())?;

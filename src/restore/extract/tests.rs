@@ -49,7 +49,7 @@ fn seal(block: &mut [u8]) {
 
 fn record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
-    let length = (rest..).find(|length| *length == rest + length.to_string().len()).unwrap();
+    let length = (rest..rest + 10).find(|length| *length == rest + length.to_string().len()).unwrap();
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
@@ -118,6 +118,8 @@ fn file(path: &str) -> Vec<u8> {
 }
 
 /// Name, archive without its end, and what the error says.
+// A table has as many lines as it has rows.
+#[allow(clippy::too_many_lines)]
 fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let dir = |path: &str| raw(kind::DIRECTORY, path, "", b"");
     let link = |path: &str, to: &str| raw(kind::SYMLINK, path, to, b"");
@@ -309,7 +311,7 @@ fn a_flipped_bit_in_a_header_is_found() {
         let room = Room::new();
         let result = room.extract(&archive, false);
         // The checksum's own last two bytes hold no digits.
-        assert!(result.is_err() || position >= 154 && position < 156, "{position}");
+        assert!(result.is_err() || (154..156).contains(&position), "{position}");
     }
 }
 

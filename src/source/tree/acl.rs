@@ -38,20 +38,25 @@ pub(crate) fn to_text(binary: &[u8]) -> Option<String> {
         if !text.is_empty() {
             text.push(',');
         }
-        let id = if *has_id { id.to_string() } else { String::new() };
-        let bit = |bit: u16, letter: char| if permissions & bit == 0 { '-' } else { letter };
-        text.push_str(&format!("{name}:{id}:{}{}{}", bit(4, 'r'), bit(2, 'w'), bit(1, 'x')));
+        text.push_str(name);
+        text.push(':');
+        if *has_id {
+            text.push_str(&id.to_string());
+        }
+        text.push(':');
+        text.push_str(&letters(permissions.into()));
     }
     Some(text)
 }
 
 /// The ACL that says no more than a mode's permission bits.
 pub(crate) fn of_mode(mode: u32) -> String {
-    let class = |shift: u32| {
-        let bit = |bit: u32, letter: char| if mode >> shift & bit == 0 { '-' } else { letter };
-        format!("{}{}{}", bit(4, 'r'), bit(2, 'w'), bit(1, 'x'))
-    };
-    format!("user::{},group::{},other::{}", class(6), class(3), class(0))
+    format!("user::{},group::{},other::{}", letters(mode >> 6), letters(mode >> 3), letters(mode))
+}
+
+/// The lowest three bits as `rwx`.
+fn letters(bits: u32) -> String {
+    [(4, 'r'), (2, 'w'), (1, 'x')].map(|(bit, letter)| if bits & bit == 0 { '-' } else { letter }).iter().collect()
 }
 
 /// The binary form of an ACL's text.

@@ -108,7 +108,9 @@ mod tests {
 
     fn collect(size: u64, data: &[(u64, u64)]) -> Option<Vec<(u64, u64)>> {
         let mut segments = Segments::new(size);
-        data.iter().for_each(|(start, end)| segments.push(*start, *end));
+        for (start, end) in data {
+            segments.push(*start, *end);
+        }
         segments.finish().map(|list| list.iter().map(|segment| (segment.offset, segment.length)).collect())
     }
 
