@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod config;
 pub mod error;
 pub mod format;
+pub mod restore;
 pub mod source;
 pub mod store;
 pub mod stream;

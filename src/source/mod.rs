@@ -4,6 +4,13 @@
 //! changed under it, becomes a [`Warning`] and the stream stays valid; only what makes the whole item worthless (a
 //! command that failed, a root that does not exist) is an error.
 
+pub mod command;
+pub mod file;
+pub mod glob;
+mod page_cache;
+pub mod stdin;
+pub mod tree;
+
 use std::path::PathBuf;
 
 use crate::error::{Class, Classify, Report};

@@ -1,0 +1,3 @@
+//! From a backup back to files.
+
+pub mod extract;

@@ -1,0 +1,378 @@
+//! What a command writes to its standard output, as a stream.
+//!
+//! # What it promises
+//! The exit code decides: the stream only ends well when the command exited with 0 and all of its output was read.
+//! Otherwise the error says how it ended and quotes the end of its standard error, whose lines are also logged at debug.
+//! It does not wait for what the command left behind once the command itself has failed.
+//!
+//! # What it costs
+//! A pipe of 1 MiB in the kernel. No thread: one `poll` waits for output, for standard error, for the exit and for the
+//! cancellation. Standard error is drained while the stream is read, so a command that is not read stands still.
+//!
+//! # Cancellation
+//! The command is the leader of a process group. Cancelling interrupts a blocked `read`: the group gets SIGTERM, and
+//! SIGKILL when the command has exited and nobody holds its output any more, at the latest after [`GRACE`]. Dropping
+//! the source before its end does the same. A process that left the group on purpose is not found.
+//!
+//! Needs Linux 5.3 (`pidfd_open`).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{Error, Source};
+
+/// How long a command may take to stop after SIGTERM. Kubernetes gives a pod 30 s in all; there is more to do in them.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The most an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
+const PIPE_SIZE: usize = 1 << 20;
+
+/// How much of standard error an error quotes; also the longest line that is logged whole.
+const TAIL: usize = 4 << 10;
+
+/// A running command's stream.
+#[derive(Debug)]
+pub struct CommandSource {
+    argv: Vec<String>,
+    child: Child,
+    group: Pid,
+    /// Readable once the child has exited; it is not reaped before the end, so that its group's number stays its own.
+    exit: OwnedFd,
+    stdout: Option<OwnedFd>,
+    stderr: Stderr,
+    cancel: Cancel,
+    grace: Duration,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Exited with 0; others may still write.
+    Exited,
+    Reaped,
+}
+
+/// What `poll` found.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    stdout: bool,
+    exit: bool,
+}
+
+impl CommandSource {
+    /// Starts `argv`, with nothing on its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(argv: &[String], cancel: CancellationToken) -> Result<Self, Error> {
+        let Some((program, arguments)) = argv.split_first() else {
+            return Err(Error::Invalid("the command's argv is empty; expected a program and its arguments".to_owned()));
+        };
+        let failed = |error: io::Error| Error::Command {
+            argv: argv.to_vec(),
+            outcome: format!("could not be started: {error}"),
+            stderr: String::new(),
+        };
+        let cancel = Cancel::new(cancel).map_err(|error| failed(error.into()))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let group = Pid::from_child(&child);
+        let exit = match pidfd_open(group, PidfdFlags::empty()) {
+            Ok(exit) => exit,
+            Err(error) => {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = child.wait();
+                return Err(failed(error.into()));
+            }
+        };
+        let stdout = child.stdout.take().map(OwnedFd::from);
+        if let Some(stdout) = &stdout {
+            // A smaller pipe works too; it only wakes us more often.
+            let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_SIZE);
+        }
+        let stderr = Stderr::new(child.stderr.take().map(OwnedFd::from), program);
+        let argv = argv.to_vec();
+        Ok(Self { argv, child, group, exit, stdout, stderr, cancel, grace: GRACE, state: State::Running })
+    }
+
+    /// Waits until there is something to do, and drains standard error meanwhile.
+    fn wait(&mut self, timeout: Option<Duration>) -> Ready {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let (stdout, stderr) = (self.stdout.as_ref(), self.stderr.pipe.as_ref());
+        // A descriptor that is not to be looked at is stood in for by the cancellation's: its place stays its place.
+        let cancel = self.cancel.event();
+        let exit = if self.state == State::Running { &self.exit } else { cancel };
+        let mut fds = [
+            PollFd::new(cancel, PollFlags::IN),
+            PollFd::new(exit, PollFlags::IN),
+            PollFd::new(stdout.unwrap_or(cancel), PollFlags::IN),
+            PollFd::new(stderr.unwrap_or(cancel), PollFlags::IN),
+        ];
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            // Interrupted: the caller looks again. Nothing else can go wrong with open descriptors.
+            return Ready { stdout: false, exit: false };
+        }
+        let [_, exit, out, err] = fds.map(|fd| !fd.revents().is_empty());
+        let ready = Ready { stdout: out && stdout.is_some(), exit: exit && self.state == State::Running };
+        if err && stderr.is_some() {
+            self.stderr.drain_once();
+        }
+        ready
+    }
+
+    /// How the command ended, which it has: `None` is well.
+    fn outcome(&self) -> Option<String> {
+        match waitid(WaitId::Pid(self.group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(0), _) => None,
+                (Some(code), _) => Some(format!("exited with status {code}")),
+                (None, Some(signal)) => Some(format!("was killed by signal {signal}")),
+                (None, None) => Some("ended in a way that is not understood".to_owned()),
+            },
+            Ok(None) => Some("has not ended".to_owned()),
+            Err(error) => Some(format!("ended, but not how: {error}")),
+        }
+    }
+
+    fn failure(&mut self, outcome: String) -> Error {
+        self.kill();
+        // What the command itself has written is in the pipe; a process that left the group may write on for ever.
+        for _ in 0..PIPE_SIZE / TAIL {
+            if !self.stderr.is_ready() {
+                break;
+            }
+            self.stderr.drain_once();
+        }
+        self.stderr.finish();
+        Error::Command { argv: self.argv.clone(), outcome, stderr: self.stderr.text() }
+    }
+
+    /// Ends the whole group, with time to clean up.
+    fn stop(&mut self) {
+        if self.state == State::Reaped {
+            return;
+        }
+        let _ = kill_process_group(self.group, Signal::TERM);
+        let deadline = Instant::now() + self.grace;
+        let mut discarded = vec![0; 64 << 10];
+        self.cancel.silence();
+        while self.state == State::Running || self.stdout.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let ready = self.wait(Some(left));
+            if ready.exit {
+                self.state = State::Exited;
+            }
+            if ready.stdout && !matches!(self.read_stdout(&mut discarded), Ok(1..)) {
+                self.stdout = None;
+            }
+        }
+        self.kill();
+    }
+
+    /// Kills what is left of the group, and reaps the command.
+    fn kill(&mut self) {
+        if self.state != State::Reaped {
+            let _ = kill_process_group(self.group, Signal::KILL);
+            self.reap();
+        }
+    }
+
+    fn reap(&mut self) {
+        let _ = self.child.wait();
+        self.state = State::Reaped;
+    }
+
+    fn read_stdout(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let Some(stdout) = &self.stdout else { return Ok(0) };
+        loop {
+            match rustix::io::read(stdout, &mut *buffer) {
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Source for CommandSource {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if buffer.is_empty() || self.state == State::Reaped {
+            return Ok(0);
+        }
+        loop {
+            if self.cancel.is_cancelled() {
+                self.stop();
+                return Err(Error::Cancelled);
+            }
+            if self.state == State::Exited && self.stdout.is_none() {
+                self.stderr.finish();
+                self.reap();
+                return Ok(0);
+            }
+            let ready = self.wait(None);
+            if self.cancel.is_cancelled() {
+                continue;
+            }
+            if ready.exit {
+                match self.outcome() {
+                    None => self.state = State::Exited,
+                    Some(outcome) => return Err(self.failure(outcome)),
+                }
+            }
+            if ready.stdout {
+                match self.read_stdout(buffer) {
+                    Ok(0) => self.stdout = None,
+                    Ok(length) => return Ok(length),
+                    Err(error) => return Err(self.failure(format!("has an output that cannot be read: {error}"))),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for CommandSource {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A cancellation that `poll` can wait for.
+struct Cancel {
+    token: CancellationToken,
+    event: Arc<Event>,
+    /// Never becomes readable.
+    silent: Option<OwnedFd>,
+    /// Holds the registration.
+    _waiting: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cancel").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+struct Event(OwnedFd);
+
+impl Wake for Event {
+    fn wake(self: Arc<Self>) {
+        // It fails only when the counter is full, and then it is readable.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+fn new_event() -> Result<OwnedFd, Errno> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+}
+
+impl Cancel {
+    fn new(token: CancellationToken) -> Result<Self, Errno> {
+        let event = Arc::new(Event(new_event()?));
+        let mut waiting = Box::pin(token.clone().cancelled_owned());
+        let waker = Waker::from(Arc::clone(&event));
+        if Future::poll(waiting.as_mut(), &mut Context::from_waker(&waker)).is_ready() {
+            waker.wake();
+        }
+        Ok(Self { token, event, silent: None, _waiting: waiting })
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    fn event(&self) -> &OwnedFd {
+        self.silent.as_ref().unwrap_or(&self.event.0)
+    }
+
+    /// From now on `poll` does not return for it.
+    fn silence(&mut self) {
+        self.silent = new_event().ok();
+    }
+}
+
+/// Standard error: logged line by line, its end kept.
+#[derive(Debug)]
+struct Stderr {
+    pipe: Option<OwnedFd>,
+    program: String,
+    tail: VecDeque<u8>,
+    line: Vec<u8>,
+}
+
+impl Stderr {
+    fn new(pipe: Option<OwnedFd>, program: &str) -> Self {
+        Self { pipe, program: program.to_owned(), tail: VecDeque::new(), line: Vec::new() }
+    }
+
+    fn is_ready(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+    }
+
+    /// Reads what is there, once; the pipe is ready.
+    fn drain_once(&mut self) {
+        let Some(pipe) = &self.pipe else { return };
+        let mut buffer = [0; TAIL];
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(length @ 1..) => self.push(&buffer[..length]),
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => self.pipe = None,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.tail.extend(bytes);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+        for byte in bytes {
+            if *byte == b'\n' || self.line.len() == TAIL {
+                self.log();
+            }
+            if *byte != b'\n' {
+                self.line.push(*byte);
+            }
+        }
+    }
+
+    fn log(&mut self) {
+        let line = String::from_utf8_lossy(&self.line);
+        tracing::debug!(command = self.program, "{line}");
+        self.line.clear();
+    }
+
+    fn finish(&mut self) {
+        if !self.line.is_empty() {
+            self.log();
+        }
+    }
+
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.tail.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+}
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

@@ -1,0 +1,73 @@
+//! Standard input, or any other reader, as a stream.
+//!
+//! Bytes pass as they are; nothing is buffered. A read error makes the item worthless. There is no exit code to say
+//! whether what wrote them was complete: `command` is the better source where there is a choice.
+
+use std::io::Read;
+
+use super::{Error, Source};
+
+/// A stream read from `R`.
+#[derive(Debug)]
+pub struct StdinSource<R = std::io::Stdin> {
+    input: R,
+}
+
+impl StdinSource {
+    /// This process's standard input.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::from_reader(std::io::stdin())
+    }
+}
+
+impl Default for StdinSource {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<R: Read + Send> StdinSource<R> {
+    pub fn from_reader(input: R) -> Self {
+        Self { input }
+    }
+}
+
+impl<R: Read + Send> Source for StdinSource<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            match self.input.read(buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => return other.map_err(Error::Stdin),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_pass_and_the_end_is_the_end() {
+        let mut source = StdinSource::from_reader(&b"hello"[..]);
+        let mut buffer = [0; 3];
+        assert_eq!(source.read(&mut buffer).unwrap(), 3);
+        assert_eq!(source.read(&mut buffer).unwrap(), 2);
+        assert_eq!(source.read(&mut buffer).unwrap(), 0);
+        assert_eq!(source.size_hint(), None);
+    }
+
+    #[test]
+    fn an_interrupted_read_is_read_again_and_any_other_error_ends_the_item() {
+        struct Flaky(u8);
+        impl Read for Flaky {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                self.0 += 1;
+                Err(if self.0 == 1 { std::io::ErrorKind::Interrupted } else { std::io::ErrorKind::BrokenPipe }.into())
+            }
+        }
+        let error = StdinSource::from_reader(Flaky(0)).read(&mut [0]).unwrap_err();
+        assert!(matches!(error, Error::Stdin(error) if error.kind() == std::io::ErrorKind::BrokenPipe));
+    }
+}

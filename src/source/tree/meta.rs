@@ -1,0 +1,60 @@
+//! What `fstat` says, in the types the index uses.
+
+use rustix::fs::{FileType, Stat};
+
+use crate::format::index::FileTime;
+
+/// One inode's metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) file_type: FileType,
+    /// Apparent size in bytes; 0 for what has no data.
+    pub(crate) size: u64,
+    /// Bytes on disk.
+    pub(crate) allocated: u64,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: FileTime,
+    pub(crate) ctime: FileTime,
+    pub(crate) inode: u64,
+    pub(crate) device: u64,
+    pub(crate) links: u64,
+    /// Major and minor number of a device node.
+    pub(crate) rdev: (u32, u32),
+}
+
+impl Meta {
+    /// Device and inode: which file it is.
+    pub(crate) const fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
+impl From<Stat> for Meta {
+    // The fields' widths differ between architectures: what is a conversion on one is none on another.
+    #[allow(clippy::useless_conversion)]
+    fn from(stat: Stat) -> Self {
+        let file_type = FileType::from_raw_mode(stat.st_mode);
+        let regular = file_type == FileType::RegularFile;
+        Self {
+            file_type,
+            size: if regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
+            allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: time(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
+            ctime: time(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
+            inode: stat.st_ino.into(),
+            device: stat.st_dev.into(),
+            links: stat.st_nlink.into(),
+            rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+        }
+    }
+}
+
+fn time(seconds: i64, nanoseconds: u64) -> FileTime {
+    FileTime { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) }
+}

@@ -1,0 +1,297 @@
+//! A directory tree as a POSIX (PAX) tar stream that GNU tar restores completely.
+//!
+//! # What it promises
+//! Every regular file, directory, symbolic link, hard link, fifo and device below the root, with names of any bytes and
+//! any length, owners, modes, times to the nanosecond, extended attributes and ACLs; files with holes are stored without
+//! them. Members are in depth-first order, sorted by the bytes of their names, and are encoded the same way each time,
+//! so an unchanged tree is an unchanged stream. Symbolic links are never followed, but for the root itself.
+//!
+//! # What it costs
+//! Memory for the names of the directories on the way down, for one path of each inode with several names, and for one
+//! header. A file's data goes from the kernel into the caller's buffer and is not touched.
+//!
+//! # What happens on failure
+//! Only a root that cannot be opened is an error. What cannot be read, or is not what it was a moment ago, is left out
+//! or filled with zeros, with a [`Warning`]; the stream is valid in any case, because a header is only written for what
+//! is open, and exactly as much data follows as it said.
+
+mod body;
+mod walk;
+
+pub(crate) mod acl;
+pub(crate) mod header;
+pub(crate) mod meta;
+pub(crate) mod sparse;
+pub(crate) mod xattr;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use self::body::Body;
+use self::header::{BLOCK, Header, kind};
+use self::walk::{Content, Found, Walk};
+use super::{Error, Source, Warning};
+use crate::format::index::{FileEntry, FileKind};
+
+/// Two blocks of zeros end an archive.
+const END: usize = 2 * BLOCK;
+
+/// Warnings held until they are taken; above that, one more says how many there were.
+const MAX_PENDING: usize = 4096;
+
+/// What of a tree is stored.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Globs against the path relative to the root: `*` stays within a folder, `**/` crosses them. What matches is left
+    /// out, a directory with everything below it.
+    pub exclude: Vec<String>,
+    /// A directory on another file system than the root's is stored, but not what is in it. (Files are not asked: on an
+    /// overlay they may have any device number.)
+    pub one_file_system: bool,
+}
+
+/// A tree's stream.
+pub struct TreeSource {
+    walk: Walk,
+    state: State,
+    /// Bytes yielded.
+    offset: u64,
+    entries: Vec<FileEntry>,
+    warnings: Pending,
+}
+
+impl std::fmt::Debug for TreeSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeSource").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+/// What is yielded next.
+enum State {
+    /// Header blocks and a sparse file's map; then the body, if there is one.
+    Header {
+        bytes: Vec<u8>,
+        yielded: usize,
+        body: Option<(Body, PathBuf)>,
+    },
+    Data {
+        body: Body,
+        path: PathBuf,
+    },
+    Zeros {
+        left: usize,
+        last: bool,
+    },
+    Done,
+}
+
+impl TreeSource {
+    /// Opens a tree's root. A symbolic link to it is followed.
+    ///
+    /// # Errors
+    /// When the root cannot be opened, is not a directory, or a glob is malformed.
+    pub fn new(root: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        let root = root.as_ref();
+        let exclude = globs(&options.exclude)?;
+        let fd = open_root(root)?;
+        let mut warnings = Pending::default();
+        let walk = Walk::new(root, fd, exclude, options.one_file_system, &mut warnings)
+            .map_err(|error| io_error(root, error))?;
+        let state = State::Zeros { left: 0, last: false };
+        Ok(Self { walk, state, offset: 0, entries: Vec::new(), warnings })
+    }
+
+    /// Brings `state` to what follows it.
+    fn advance(&mut self, done: State) {
+        self.state = match done {
+            State::Header { body: Some((body, path)), .. } => State::Data { body, path },
+            State::Data { body, path } => {
+                if let Some(message) = body.finish() {
+                    self.warnings.push(path, message);
+                }
+                State::Zeros { left: padding(self.offset), last: false }
+            }
+            State::Header { .. } | State::Zeros { last: false, .. } => match self.walk.next(&mut self.warnings) {
+                Some(found) => self.member(found),
+                None => State::Zeros { left: END, last: true },
+            },
+            State::Zeros { last: true, .. } | State::Done => State::Done,
+        };
+    }
+
+    fn member(&mut self, found: Found) -> State {
+        let Found { path, meta, attributes, content } = found;
+        let mut name = path.clone();
+        let full = self.walk.full(&path);
+        let mut link = Vec::new();
+        let mut segments = None;
+        let mut file = None;
+        let (kind, file_kind) = match content {
+            Content::File(fd) => {
+                segments = sparse::scan(&fd, &meta);
+                file = Some(fd);
+                (kind::REGULAR, FileKind::Regular)
+            }
+            Content::Directory => {
+                name.push(b'/');
+                (kind::DIRECTORY, FileKind::Directory)
+            }
+            Content::Symlink(target) => {
+                link = target;
+                (kind::SYMLINK, FileKind::Symlink)
+            }
+            Content::HardLink(first) => {
+                link = first;
+                (kind::HARD_LINK, FileKind::HardLink)
+            }
+            Content::Fifo => (kind::FIFO, FileKind::Fifo),
+            Content::CharDevice => (kind::CHAR_DEVICE, FileKind::CharDevice),
+            Content::BlockDevice => (kind::BLOCK_DEVICE, FileKind::BlockDevice),
+        };
+        let map = segments.as_deref().map(sparse::encode).unwrap_or_default();
+        let data = segments.as_deref().map_or(meta.size, |list| list.iter().map(|segment| segment.length).sum());
+        let stored = if file.is_some() { map.len() as u64 + data } else { 0 };
+        let device = matches!(file_kind, FileKind::CharDevice | FileKind::BlockDevice);
+        let header = Header {
+            kind,
+            path: &name,
+            link: &link,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            mtime: meta.mtime,
+            stored,
+            sparse: segments.is_some().then_some(meta.size),
+            rdev: if device { meta.rdev } else { (0, 0) },
+            attributes: &attributes,
+        };
+        let mut bytes = Vec::with_capacity(3 * BLOCK + map.len());
+        header.encode(&mut bytes);
+        let content_start = self.offset + bytes.len() as u64;
+        bytes.extend_from_slice(&map);
+        self.entries.push(FileEntry {
+            path,
+            kind: file_kind,
+            size: meta.size,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            mtime: meta.mtime,
+            ctime: meta.ctime,
+            inode: meta.inode,
+            device: meta.device,
+            link,
+            member_start: self.offset,
+            content_start,
+            content_len: stored,
+        });
+        let body = file.map(|fd| (Body::new(fd, meta, segments), full));
+        State::Header { bytes, yielded: 0, body }
+    }
+}
+
+impl Source for TreeSource {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let free = &mut buffer[filled..];
+            let length = match &mut self.state {
+                State::Header { bytes, yielded, .. } => {
+                    let length = free.len().min(bytes.len() - *yielded);
+                    free[..length].copy_from_slice(&bytes[*yielded..*yielded + length]);
+                    *yielded += length;
+                    length
+                }
+                State::Data { body, .. } => body.read(free),
+                State::Zeros { left, .. } => {
+                    let length = free.len().min(*left);
+                    free[..length].fill(0);
+                    *left -= length;
+                    length
+                }
+                State::Done => break,
+            };
+            filled += length;
+            self.offset += length as u64;
+            if length == 0 {
+                let done = std::mem::replace(&mut self.state, State::Done);
+                self.advance(done);
+            }
+        }
+        Ok(filled)
+    }
+
+    fn take_entries(&mut self) -> Vec<FileEntry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    fn take_warnings(&mut self) -> Vec<Warning> {
+        self.warnings.take()
+    }
+}
+
+/// Warnings not yet taken.
+#[derive(Debug, Default)]
+struct Pending {
+    list: Vec<Warning>,
+    more: usize,
+}
+
+impl Pending {
+    fn push(&mut self, path: PathBuf, message: impl Into<String>) {
+        if self.list.len() < MAX_PENDING {
+            self.list.push(Warning { path, message: message.into() });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn take(&mut self) -> Vec<Warning> {
+        let mut list = std::mem::take(&mut self.list);
+        let more = std::mem::take(&mut self.more);
+        if more > 0 {
+            list.push(Warning { path: PathBuf::new(), message: format!("{more} more warnings are not listed") });
+        }
+        list
+    }
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match openat(CWD, root, flags, Mode::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOTDIR) if root.symlink_metadata().is_ok() => Err(Error::Invalid(format!(
+            "{} is not a directory; a source of type \"file\" stores a single file",
+            root.display()
+        ))),
+        Err(error) => Err(io_error(root, error)),
+    }
+}
+
+fn io_error(root: &Path, error: Errno) -> Error {
+    Error::Io { action: "opening the tree", path: root.to_owned(), error: error.into() }
+}
+
+fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let malformed = |error: globset::Error| Error::Invalid(format!("the exclude glob {pattern:?}: {error}"));
+        // Paths have no slash at either end, so a glob with one could not match anything.
+        let glob = GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build().map_err(malformed)?;
+        set.add(glob);
+    }
+    set.build().map_err(|error| Error::Invalid(format!("the exclude globs: {error}")))
+}
+
+/// Bytes from `offset` to the next whole block.
+fn padding(offset: u64) -> usize {
+    let over = usize::try_from(offset % BLOCK as u64).unwrap_or(0);
+    (BLOCK - over) % BLOCK
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! Extended attributes and ACLs of one inode.
+//!
+//! Two calls for an inode without any; one more for each attribute. The buffers are as long as Linux lets a list and a
+//! value be, so nothing is asked twice and nothing can be too long for them.
+
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
+use rustix::io::Errno;
+
+use super::acl;
+
+pub(crate) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
+const LONGEST: usize = 64 << 10;
+
+/// Attributes of one member, together; more would not fit the PAX header that an extractor is willing to hold.
+const MOST: usize = 768 << 10;
+
+/// Where the attributes are.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    Open(BorrowedFd<'a>),
+    /// What cannot be opened without side effects: a path below `/proc/self/fd`, whose last component is not followed.
+    Path(&'a CStr),
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    /// Sorted by name, so that the stream of an unchanged file is unchanged.
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) access_acl: Option<String>,
+    pub(super) default_acl: Option<String>,
+}
+
+/// Reads attributes, into buffers that it keeps.
+#[derive(Debug)]
+pub(super) struct Reader {
+    names: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
+    }
+
+    /// All attributes that can be read, and what could not.
+    pub(super) fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+        let listed = match target {
+            Target::Open(fd) => flistxattr(fd, &mut self.names[..]),
+            Target::Path(path) => llistxattr(path, &mut self.names[..]),
+        };
+        let mut attributes = Attributes::default();
+        let length = match listed {
+            Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return (attributes, None),
+            Ok(length) => length,
+            Err(error) => return (attributes, Some(format!("its extended attributes cannot be listed: {error}"))),
+        };
+        let mut names: Vec<&CStr> = self.names[..length]
+            .split_inclusive(|byte| *byte == 0)
+            .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+            .collect();
+        names.sort_unstable();
+        let mut complaint = None;
+        let mut total = 0;
+        for name in names {
+            let value = match target {
+                Target::Open(fd) => fgetxattr(fd, name, &mut self.value[..]),
+                Target::Path(path) => lgetxattr(path, name, &mut self.value[..]),
+            };
+            let value = match value {
+                Ok(length) => &self.value[..length],
+                // It was removed after it was listed.
+                Err(Errno::NODATA) => continue,
+                Err(error) => {
+                    complaint =
+                        Some(format!("its extended attribute {} cannot be read: {error}", name.to_string_lossy()));
+                    continue;
+                }
+            };
+            total += name.count_bytes() + value.len();
+            if total > MOST {
+                complaint = Some(format!("it has more than {MOST} bytes of extended attributes; the rest is left out"));
+                break;
+            }
+            if let Err(reason) = attributes.add(name, value) {
+                complaint = Some(reason);
+            }
+        }
+        (attributes, complaint)
+    }
+}
+
+impl Attributes {
+    fn add(&mut self, name: &CStr, value: &[u8]) -> Result<(), String> {
+        let slot = if name == ACCESS_ACL {
+            &mut self.access_acl
+        } else if name == DEFAULT_ACL {
+            &mut self.default_acl
+        } else {
+            self.xattrs.push((name.to_bytes().to_vec(), value.to_vec()));
+            return Ok(());
+        };
+        let text = acl::to_text(value).ok_or_else(|| format!("its {} is not understood", name.to_string_lossy()))?;
+        *slot = Some(text);
+        Ok(())
+    }
+}
