@@ -89,8 +89,12 @@ fn valid_manifest() -> serde_json::Value {
     })
 }
 
-/// The seeds: name, bytes, and what the reader must say to them.
-fn index_seeds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
+type Read = fn(&[u8]) -> Verdict;
+
+/// Name, bytes, and what the reader must say to them.
+type Seed = (&'static str, Vec<u8>, Verdict);
+
+fn index_seeds() -> Vec<Seed> {
     let (stream, index) = valid(7, Encoding::Zstd);
     let plain = records(&index);
     let (raw_stream, raw) = valid(2, Encoding::Raw);
@@ -103,9 +107,7 @@ fn index_seeds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     huge_record.extend(u32::MAX.to_le_bytes());
     let mut bomb = zstd::stream::write::Encoder::new(Vec::new(), 19).unwrap();
     bomb.write_all(b"PSTKIDX1").unwrap();
-    for _ in 0..64 {
-        bomb.write_all(&[0; 1 << 20]).unwrap();
-    }
+    std::io::copy(&mut std::io::repeat(0).take(64 << 20), &mut bomb).unwrap();
     let input = harness::index_input;
     vec![
         ("valid", input(COMPRESSED, &stream, &index), Verdict::Accepted),
@@ -127,7 +129,7 @@ fn index_seeds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     ]
 }
 
-fn manifest_seeds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
+fn manifest_seeds() -> Vec<Seed> {
     let edited = |pointer: &str, value: serde_json::Value| {
         let mut manifest = valid_manifest();
         *manifest.pointer_mut(pointer).unwrap() = value;
@@ -155,8 +157,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
 
 #[test]
 fn seeds_are_judged_as_they_should_be() {
-    type Seeds = Vec<(&'static str, Vec<u8>, Verdict)>;
-    let targets: [(&str, Seeds, fn(&[u8]) -> Verdict); 2] =
+    let targets: [(&str, Vec<Seed>, Read); 2] =
         [("index", index_seeds(), harness::index), ("manifest", manifest_seeds(), harness::manifest)];
     for (target, seeds, read) in targets {
         for (name, input, expected) in seeds {
@@ -170,7 +171,7 @@ fn seeds_are_judged_as_they_should_be() {
 
 #[test]
 fn the_corpus_is_read_without_a_panic() {
-    let targets: [(&str, fn(&[u8]) -> Verdict); 2] = [("index", harness::index), ("manifest", harness::manifest)];
+    let targets: [(&str, Read); 2] = [("index", harness::index), ("manifest", harness::manifest)];
     for (target, read) in targets {
         let (mut files, mut accepted) = (0, 0);
         for entry in std::fs::read_dir(corpus(target)).unwrap() {
@@ -189,11 +190,11 @@ fn the_corpus_is_read_without_a_panic() {
 /// The same in a process that may have 1 GiB of address space: an allocation that follows a hostile length ends it.
 #[test]
 fn the_corpus_is_read_in_bounded_memory() {
-    let test = "corpus::the_corpus_is_read_without_a_panic";
+    let name = "corpus::the_corpus_is_read_without_a_panic";
     let output = Command::new("bash")
         .args(["-c", "ulimit -v 1048576; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--test-threads=1"])
+        .args(["--exact", name, "--test-threads=1"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
