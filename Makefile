@@ -1,0 +1,89 @@
+# The only list of commands; CI calls it too (.ci/run). What a target needs is installed into this folder: .tools/ for
+# programs, .demo/ and .bench/ for what those targets make. Nothing is installed system-wide unless a line says so.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-builtin-rules
+
+CARGO      ?= cargo
+CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
+DENY       := .tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+FUZZ       := .tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
+FUZZ_SECONDS ?= 60
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## the release binary, target/release/penstock
+	$(CARGO) build --locked --release
+
+# The tests come last, so that what cargo test says is what is seen last.
+.PHONY: test
+test: fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
+	$(CARGO) test --locked
+
+.PHONY: lint
+lint: ## clippy, every warning an error
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: ## format the code
+	$(CARGO) fmt
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+
+.PHONY: deny
+deny: $(DENY) ## licences, banned crates, sources (deny.toml), yanked versions
+	$(DENY) --locked check --hide-inclusion-graph licenses bans sources
+	tests/yanked.sh
+
+.PHONY: advisories
+advisories: $(DENY) ## RustSec advisories; needs github.com, and fails where it cannot be reached (docs/decisions/0003)
+	$(DENY) --locked check --hide-inclusion-graph advisories
+
+.PHONY: demo
+demo: ## a backup, a restore and their proof against a local AWS stand-in (PENSTOCK=path: that binary)
+	tests/demo/run.sh
+
+.PHONY: bench
+bench: ## criterion, one file for each stage
+	$(CARGO) bench --locked
+
+.PHONY: bench-peers
+bench-peers: ## against other programs (docs/benchmarks.md); installs apt packages (BENCH_ARGS=… replaces --install)
+	python3 benches/peers.py $(or $(BENCH_ARGS),--install)
+
+# A filter that matches nothing passes in cargo; here it must not.
+.PHONY: soak
+soak: ## the long tests, which `make test` shows as ignored
+	@if ! $(CARGO) test --locked --release --test suite -- --ignored --list soak | grep -q ': test$$'; then \
+	  echo 'soak: there are no soak tests' >&2; exit 1; fi
+	$(CARGO) test --locked --release --test suite -- --ignored soak
+
+.PHONY: fuzz
+fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)
+	for target in index manifest; do \
+	  mkdir -p fuzz/found/$$target; \
+	  PATH="$(CURDIR)/$(dir $(FUZZ)):$$PATH" $(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=64 -rss_limit_mb=1024; \
+	done
+
+.PHONY: clean-tools
+clean-tools: ## remove what the targets installed or made: .tools/ .demo/ .bench/
+	rm -rf .tools .demo .bench
+
+$(DENY):
+	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root .tools/cargo-deny-$(CARGO_DENY_VERSION) --target-dir .tools/build
+	rm -rf .tools/build
+
+$(FUZZ):
+	$(CARGO) install cargo-fuzz --version $(CARGO_FUZZ_VERSION) --locked --root .tools/cargo-fuzz-$(CARGO_FUZZ_VERSION) --target-dir .tools/build
+	rm -rf .tools/build
