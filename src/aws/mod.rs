@@ -1,1 +1,3 @@
 //! The AWS adapter.
+pub mod classify;
+pub mod tls;
