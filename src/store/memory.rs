@@ -1,1 +1,305 @@
-//! An object store in memory.
+//! An object store in memory, as strict as S3: for tests of everything above the port.
+//!
+//! It promises what S3 promises: a wrong checksum is refused and leaves nothing behind, an object appears whole or not
+//! at all, a part list is compared with the parts it holds. Payloads are kept, not copied. It never fails on its own;
+//! tests wrap it to inject faults.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::{
+    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
+};
+use crate::checksum::{Algorithm, Checksum};
+use crate::error::Class;
+use crate::format::key::ObjectKey;
+
+/// S3's least size of every part but the last.
+pub const MIN_PART_SIZE: u64 = 5 << 20;
+
+/// S3's largest page of a listing.
+const PAGE_SIZE: usize = 1000;
+
+#[derive(Debug)]
+pub struct MemoryStore {
+    min_part_size: u64,
+    page_size: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<ObjectKey, Object>,
+    uploads: BTreeMap<String, Upload>,
+    uploads_ever: u64,
+    parts_ever: u64,
+}
+
+#[derive(Debug)]
+struct Object {
+    /// One for each part: joining them would double what a test holds.
+    pieces: Vec<Bytes>,
+    size: u64,
+    checksum: Option<Checksum>,
+}
+
+#[derive(Debug)]
+struct Upload {
+    key: ObjectKey,
+    parts: BTreeMap<PartNumber, (UploadedPart, Bytes)>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { min_part_size: MIN_PART_SIZE, page_size: PAGE_SIZE, state: Mutex::default() }
+    }
+
+    /// Other limits than S3's, so that a test need not move megabytes to have several parts or pages.
+    #[must_use]
+    pub fn with_limits(min_part_size: u64, page_size: usize) -> Self {
+        Self { min_part_size, page_size: page_size.max(1), state: Mutex::default() }
+    }
+
+    /// Uploads that are neither completed nor aborted, in the order they were created.
+    #[must_use]
+    pub fn uploads_in_progress(&self) -> Vec<UploadHandle> {
+        let handle =
+            |(id, upload): (&String, &Upload)| UploadHandle { key: upload.key.clone(), id: UploadId(id.clone()) };
+        self.state().uploads.iter().map(handle).collect()
+    }
+
+    /// The keys of every object, in order.
+    #[must_use]
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.state().objects.keys().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below is made whole after its checks, so a panic elsewhere leaves the state good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Object {
+    fn slice(&self, range: &Range<u64>) -> Vec<Bytes> {
+        let mut start = 0;
+        let mut out = Vec::new();
+        for piece in &self.pieces {
+            let end = start + piece.len() as u64;
+            let (from, to) = (range.start.max(start), range.end.min(end));
+            if from < to {
+                let offset = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
+                out.push(piece.slice(offset(from)..offset(to)));
+            }
+            start = end;
+        }
+        out
+    }
+}
+
+fn error(operation: &'static str, key: &ObjectKey, class: Class, status: u16, code: &str, message: &str) -> Error {
+    Error { status: Some(status), code: Some(code.to_owned()), ..Error::local(operation, key, class, message) }
+}
+
+fn no_such_upload(operation: &'static str, key: &ObjectKey) -> Error {
+    error(operation, key, Class::NotFound, 404, "NoSuchUpload", "The specified upload does not exist.")
+}
+
+/// The algorithm of a checksum that is there.
+fn algorithm(checksum: &Checksum) -> Algorithm {
+    match checksum {
+        Checksum::Crc64nvme(_) => Algorithm::Crc64nvme,
+        Checksum::Crc32c(_) => Algorithm::Crc32c,
+        Checksum::Sha256(_) => Algorithm::Sha256,
+    }
+}
+
+fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result<(), Error> {
+    let Some(claimed) = &payload.checksum else { return Ok(()) };
+    if algorithm(claimed).compute(&payload.data).as_ref() == Some(claimed) {
+        return Ok(());
+    }
+    let message = "The checksum you specified did not match the calculated checksum.";
+    Err(error(operation, key, Class::Integrity, 400, "BadDigest", message))
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        verify("PutObject", key, &payload)?;
+        let mut state = self.state();
+        match overwrite {
+            Overwrite::Refuse if state.objects.contains_key(key) => {
+                let message = "At least one of the pre-conditions you specified did not hold";
+                return Err(error("PutObject", key, Class::Conflict, 412, "PreconditionFailed", message));
+            }
+            Overwrite::Refuse | Overwrite::Allow => {}
+        }
+        let size = payload.data.len() as u64;
+        state.objects.insert(key.clone(), Object { pieces: vec![payload.data], size, checksum: payload.checksum });
+        Ok(())
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
+        let state = self.state();
+        let missing =
+            || error("GetObject", key, Class::NotFound, 404, "NoSuchKey", "The specified key does not exist.");
+        let object = state.objects.get(key).ok_or_else(missing)?;
+        let range = range.unwrap_or(0..object.size);
+        if range.start > range.end || range.end > object.size {
+            let message = "The requested range is not satisfiable";
+            return Err(error("GetObject", key, Class::Integrity, 416, "InvalidRange", message));
+        }
+        let pieces = object.slice(&range).into_iter().map(Ok);
+        Ok(Download { length: range.end - range.start, body: Box::pin(stream::iter(pieces)) })
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        let state = self.state();
+        let missing = || Error { status: Some(404), ..Error::local("HeadObject", key, Class::NotFound, "not found") };
+        let object = state.objects.get(key).ok_or_else(missing)?;
+        Ok(ObjectInfo { size: object.size, checksum: object.checksum })
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.state().objects.remove(key);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        let state = self.state();
+        let start = match from {
+            Some(last) => Bound::Excluded(ObjectKey::new(last)),
+            None => Bound::Included(ObjectKey::new(prefix)),
+        };
+        let mut rest = state
+            .objects
+            .range((start, Bound::Unbounded))
+            .skip_while(|(key, _)| key.as_str() < prefix)
+            .take_while(|(key, _)| key.as_str().starts_with(prefix))
+            .map(|(key, object)| ListedObject { key: key.clone(), size: object.size });
+        let objects: Vec<_> = rest.by_ref().take(self.page_size).collect();
+        let next = rest.next().and_then(|_| objects.last().map(|last| last.key.as_str().to_owned()));
+        Ok(Page { objects, next })
+    }
+
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        let mut state = self.state();
+        state.uploads_ever += 1;
+        let id = format!("upload-{:06}", state.uploads_ever);
+        state.uploads.insert(id.clone(), Upload { key: key.clone(), parts: BTreeMap::new() });
+        Ok(UploadId(id))
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &UploadHandle,
+        number: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, Error> {
+        verify("UploadPart", &upload.key, &payload)?;
+        let mut state = self.state();
+        state.parts_ever += 1;
+        let etag = format!("\"{:016x}\"", state.parts_ever);
+        let held = find(&mut state, upload).ok_or_else(|| no_such_upload("UploadPart", &upload.key))?;
+        let part = UploadedPart { number, size: payload.data.len() as u64, etag, checksum: payload.checksum };
+        held.parts.insert(number, (part.clone(), payload.data));
+        Ok(part)
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error> {
+        let mut state = self.state();
+        let held = find(&mut state, upload).ok_or_else(|| no_such_upload("CompleteMultipartUpload", &upload.key))?;
+        let object = assemble(held, parts, size, checksum, self.min_part_size)?;
+        state.uploads.remove(&upload.id.0);
+        state.objects.insert(upload.key.clone(), object);
+        Ok(())
+    }
+
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
+        let mut state = self.state();
+        if find(&mut state, upload).is_some() {
+            state.uploads.remove(&upload.id.0);
+        }
+        Ok(())
+    }
+
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        let mut state = self.state();
+        Ok(find(&mut state, upload).map(|held| held.parts.values().map(|(part, _)| part.clone()).collect()))
+    }
+}
+
+/// An upload is found by its ID and its key together, as in S3.
+fn find<'a>(state: &'a mut State, upload: &UploadHandle) -> Option<&'a mut Upload> {
+    state.uploads.get_mut(&upload.id.0).filter(|held| held.key == upload.key)
+}
+
+fn assemble(
+    held: &Upload,
+    parts: &[UploadedPart],
+    size: u64,
+    checksum: Option<Checksum>,
+    min_part_size: u64,
+) -> Result<Object, Error> {
+    let fail = |class, code, message: &str| error("CompleteMultipartUpload", &held.key, class, 400, code, message);
+    if parts.is_empty() {
+        return Err(fail(Class::Internal, "MalformedXML", "a part list needs at least one part"));
+    }
+    if !parts.is_sorted_by(|a, b| a.number < b.number) {
+        return Err(fail(Class::Internal, "InvalidPartOrder", "The list of parts was not in ascending order."));
+    }
+    let mut pieces = Vec::with_capacity(parts.len());
+    let mut total = 0;
+    let mut combined = None;
+    for (index, part) in parts.iter().enumerate() {
+        let found = held
+            .parts
+            .get(&part.number)
+            .filter(|(have, _)| have.etag == part.etag && (part.checksum.is_none() || have.checksum == part.checksum));
+        let Some((have, data)) = found else {
+            let message = format!("Part {} could not be found, or its entity tag or checksum differs.", part.number);
+            return Err(fail(Class::Integrity, "InvalidPart", &message));
+        };
+        if index + 1 < parts.len() && have.size < min_part_size {
+            let message = "Your proposed upload is smaller than the minimum allowed size";
+            return Err(fail(Class::Internal, "EntityTooSmall", message));
+        }
+        combined = match (index, combined, have.checksum) {
+            (0, _, own) => own,
+            (_, Some(so_far), Some(own)) => Checksum::combine(so_far, own, have.size),
+            (_, _, _) => None,
+        };
+        total += have.size;
+        pieces.push(data.clone());
+    }
+    if total != size {
+        let message = format!("x-amz-mp-object-size is {size}, the parts have {total} bytes");
+        return Err(fail(Class::Integrity, "InvalidRequest", &message));
+    }
+    // SHA-256 has no full-object value for an object of parts.
+    let full = combined.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
+    if checksum.is_some() && checksum != full {
+        return Err(fail(Class::Integrity, "BadDigest", "The full-object checksum did not match."));
+    }
+    Ok(Object { pieces, size: total, checksum: full })
+}

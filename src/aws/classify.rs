@@ -1,0 +1,418 @@
+//! What a service's reply means: a pure function from the reply to a [`Class`] and one sentence on what to do.
+//!
+//! One table for every operator-facing failure (design: `errors.md`); `classify/tests.rs` holds a row for each. A code
+//! that is not known is classed by its HTTP status, never guessed from its text alone.
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::Class;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    S3,
+    Ec2,
+    Sts,
+}
+
+impl Service {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Ec2 => "ec2",
+            Self::Sts => "sts",
+        }
+    }
+}
+
+/// An error reply, as the service sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply<'a> {
+    pub service: Service,
+    /// As the service names it, `UploadPart`.
+    pub operation: &'a str,
+    /// `s3://bucket/key`, a role ARN.
+    pub resource: &'a str,
+    /// `None` for a failure that is reported inside a reply (a snapshot's state).
+    pub status: Option<u16>,
+    /// `None` where a reply has no body: HEAD.
+    pub code: Option<&'a str>,
+    pub message: &'a str,
+}
+
+/// What Penstock knows besides the reply.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Objects are encrypted with KMS, as far as the configuration says.
+    pub sse_kms: bool,
+    /// The key as configured.
+    pub kms_key: Option<String>,
+    /// The role the credentials are of, as configured.
+    pub role: Option<String>,
+    /// The region as configured.
+    pub region: String,
+    /// The bucket's region, where the reply says it (`x-amz-bucket-region`).
+    pub bucket_region: Option<String>,
+    /// The thing that is not found was created moments ago, with success.
+    pub just_created: bool,
+    /// The credentials were refreshed after an earlier failure of this kind.
+    pub credentials_fresh: bool,
+}
+
+/// The class, and what to do where there is more to say than the message does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub class: Class,
+    pub remedy: Option<String>,
+}
+
+impl Verdict {
+    pub(super) fn new(class: Class, remedy: impl Into<String>) -> Self {
+        Self { class, remedy: Some(remedy.into()) }
+    }
+
+    pub(super) const fn bare(class: Class) -> Self {
+        Self { class, remedy: None }
+    }
+}
+
+#[must_use]
+pub fn classify(reply: &Reply<'_>, context: &Context) -> Verdict {
+    let Some(code) = reply.code else { return by_status(reply, context) };
+    if let Some(verdict) = kms(code, reply, context).or_else(|| common(code, reply, context)) {
+        return verdict;
+    }
+    let found = match reply.service {
+        Service::S3 => s3(code, reply, context),
+        Service::Sts => sts(code, reply),
+        Service::Ec2 => ec2(code, reply, context),
+    };
+    found.unwrap_or_else(|| by_status(reply, context))
+}
+
+/// Failures of the key, whatever service passes them on.
+fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
+    let message = reply.message;
+    let denied = message.contains("kms:") || message.contains("ciphertext refers to a customer master key");
+    let throttled = message.contains("KMS") && (code == "SlowDown" || code.starts_with("Throttling"));
+    let header = code == "InvalidArgument" && message.contains("AWS KMS managed key");
+    Some(match code {
+        "AccessDenied" | "KMS.AccessDeniedException" | "UnauthorizedOperation" if denied => kms_denied(reply, context),
+        "KMS.DisabledException" | "KMS.KMSInvalidStateException" => key_state(message),
+        "KMS.NotFoundException" | "KMS.InvalidKeyUsageException" => key_config(context),
+        _ if throttled || code == "KMS.ThrottlingException" => {
+            Verdict::new(Class::KmsThrottled, "raise the KMS request quota, or set encryption.bucket_key = true")
+        }
+        _ if header => {
+            Verdict::new(Class::KmsConfig, "set encryption.mode = \"sse-kms\" wherever encryption.kms_key_id is given")
+        }
+        _ if reply.service == Service::Ec2 && (code.contains("KMSKey") || code.contains("KmsKey")) => {
+            let state = ["State", "Disabled", "Pending"].iter().any(|word| code.contains(word))
+                || ["disabled", "pending deletion", "invalid state"].iter().any(|word| message.contains(word));
+            if state { key_state(message) } else { key_config(context) }
+        }
+        _ => return None,
+    })
+}
+
+fn kms_denied(reply: &Reply<'_>, context: &Context) -> Verdict {
+    let arn = word_after(reply.message, "on resource: ");
+    let key = arn.or(context.kms_key.as_deref()).unwrap_or("the bucket's key");
+    let role = word_after(reply.message, "User: ").or(context.role.as_deref()).unwrap_or("the role in use");
+    Verdict::new(
+        Class::KmsDenied,
+        format!(
+            "grant kms:GenerateDataKey and kms:Decrypt on {key} to {role}, in the key policy too if the key is in \
+             another account"
+        ),
+    )
+}
+
+fn key_state(message: &str) -> Verdict {
+    let key = message.split_whitespace().next().filter(|word| word.starts_with("arn:")).unwrap_or("the KMS key");
+    Verdict::new(Class::KmsKeyState, format!("{key} is disabled or pending deletion: enable it"))
+}
+
+fn key_config(context: &Context) -> Verdict {
+    let key =
+        context.kms_key.as_deref().map_or_else(|| "the bucket's default key".to_owned(), |key| format!("{key:?}"));
+    Verdict::new(
+        Class::KmsConfig,
+        format!(
+            "check encryption.kms_key_id ({key}): a symmetric key, by its full ARN, in the bucket's region{}",
+            if context.region.is_empty() { String::new() } else { format!(" ({})", context.region) }
+        ),
+    )
+}
+
+/// What every service answers alike.
+fn common(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
+    let skewed = reply.message.contains("Signature expired") || reply.message.contains("not yet current");
+    Some(match code {
+        "RequestTimeTooSkewed" => clock_skew(),
+        "SignatureDoesNotMatch" | "InvalidSignatureException" if skewed => clock_skew(),
+        "SignatureDoesNotMatch" | "InvalidSignatureException" => Verdict::new(
+            Class::AccessDenied,
+            "the secret access key is not the one of this access key ID (or a proxy changes requests on their way)",
+        ),
+        "InvalidAccessKeyId" | "InvalidClientTokenId" | "AuthFailure" => Verdict::new(
+            Class::AccessDenied,
+            "the service does not know this access key: was it deleted, or is it another partition's?",
+        ),
+        "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired" => {
+            Verdict::bare(Class::CredentialsExpired)
+        }
+        "RequestExpired" if context.credentials_fresh => clock_skew(),
+        "RequestExpired" => Verdict::bare(Class::CredentialsExpired),
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "SlowDown"
+        | "TooManyRequests"
+        | "TooManyRequestsException"
+        | "RequestThrottled"
+        | "BandwidthLimitExceeded" => Verdict::bare(Class::Throttled),
+        "InternalError"
+        | "InternalFailure"
+        | "ServiceUnavailable"
+        | "Unavailable"
+        | "RequestTimeout"
+        | "RequestTimeoutException" => Verdict::bare(Class::Transient),
+        _ => return None,
+    })
+}
+
+fn clock_skew() -> Verdict {
+    Verdict::new(Class::ClockSkew, "this host's clock is off by more than the service takes: fix NTP")
+}
+
+fn s3(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
+    let message = reply.message;
+    Some(match code {
+        "AccessDenied" | "Forbidden" | "AllAccessDisabled" | "AccountProblem" => s3_denied(reply, context),
+        "NoSuchKey" | "NotFound" | "NoSuchVersion" => Verdict::bare(Class::NotFound),
+        "NoSuchUpload" => Verdict::new(
+            Class::NotFound,
+            "the upload was aborted or completed already; it starts again from its first part",
+        ),
+        "NoSuchBucket" | "InvalidBucketName" => Verdict::new(Class::Config, "check `bucket`, `region` and `s3_url`"),
+        "BadDigest" | "InvalidPart" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
+            Verdict::bare(Class::Integrity)
+        }
+        "IncompleteBody" | "OperationAborted" | "ConditionalRequestConflict" => Verdict::bare(Class::Transient),
+        "PreconditionFailed" => Verdict::bare(Class::Conflict),
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException"
+        | "MovedPermanently" => wrong_region(message, context),
+        "InvalidStorageClass" => Verdict::new(Class::Config, "check `storage_class`"),
+        "InvalidObjectState" => {
+            Verdict::new(Class::Config, "the object is archived: restore it from its storage class first")
+        }
+        "EntityTooLarge" => Verdict::new(Class::Config, "lower upload.part_size or upload.object_size"),
+        "EntityTooSmall" | "InvalidPartOrder" | "MissingContentLength" => Verdict::bare(Class::Internal),
+        "NotImplemented" | "XNotImplemented" | "MethodNotAllowed" => compat(message),
+        "InvalidArgument" | "InvalidRequest" | "UnsupportedArgument" if names_a_feature(message) => compat(message),
+        "QuotaExceeded" | "XMinioStorageFull" | "ServiceQuotaExceededException" => {
+            Verdict::new(Class::Quota, "the store is full, or the bucket's quota is used up")
+        }
+        _ => return None,
+    })
+}
+
+fn s3_denied(reply: &Reply<'_>, context: &Context) -> Verdict {
+    let action = word_after(reply.message, "perform: ").unwrap_or_else(|| s3_action(reply.operation));
+    let resource = word_after(reply.message, "on resource: ").unwrap_or(reply.resource);
+    let role = context.role.as_deref().map_or(String::new(), |role| format!(" to {role}"));
+    let explicit = if reply.message.contains("explicit deny") {
+        "; an explicit deny (a bucket policy, an SCP or a boundary) wins over every grant"
+    } else {
+        ""
+    };
+    // AWS names the action and the resource; a bare "Access Denied" may as well be the key's.
+    let bare = !reply.message.contains("not authorized to perform");
+    let ambiguous = if bare && context.sse_kms {
+        let key = context.kms_key.as_deref().unwrap_or("the bucket's key");
+        format!(
+            "; or, since SSE-KMS is in force and the reply does not say which was refused, kms:GenerateDataKey and \
+             kms:Decrypt on {key}: `penstock validate` tells the two apart"
+        )
+    } else {
+        String::new()
+    };
+    Verdict::new(Class::AccessDenied, format!("grant {action} on {resource}{role}{explicit}{ambiguous}"))
+}
+
+/// The IAM action an S3 operation needs.
+fn s3_action(operation: &str) -> &'static str {
+    match operation {
+        "GetObject" => "s3:GetObject",
+        // Without s3:ListBucket a missing object is a 403.
+        "HeadObject" => "s3:GetObject (and s3:ListBucket, without which a missing object looks forbidden)",
+        "DeleteObject" => "s3:DeleteObject",
+        "ListObjectsV2" | "HeadBucket" => "s3:ListBucket",
+        "AbortMultipartUpload" => "s3:AbortMultipartUpload",
+        "ListParts" => "s3:ListMultipartUploadParts",
+        _ => "s3:PutObject",
+    }
+}
+
+fn wrong_region(message: &str, context: &Context) -> Verdict {
+    let expecting = message.split_once("expecting '").and_then(|(_, rest)| rest.split('\'').next());
+    match context.bucket_region.as_deref().or(expecting) {
+        Some(region) => Verdict::new(Class::Config, format!("set region = {region:?}: the bucket is there")),
+        None => Verdict::new(Class::Config, "the bucket is in another region: set `region` to it"),
+    }
+}
+
+fn names_a_feature(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let words = ["unsupported", "not supported", "not implemented", "unknown header", "x-amz-"];
+    words.iter().any(|word| message.contains(word))
+}
+
+/// Which setting turns off what the store does not implement.
+fn compat(message: &str) -> Verdict {
+    let message = message.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let remedy = if has(&["checksum", "mp-object-size"]) {
+        "set checksum = \"none\""
+    } else if has(&["tagging"]) {
+        "remove the location's `tags`"
+    } else if has(&["storage-class", "storage class"]) {
+        "remove `storage_class`"
+    } else if has(&["server-side-encryption", "server side encryption", "sse", "kms"]) {
+        "set encryption.mode = \"bucket-default\""
+    } else if has(&["content-sha256", "unsigned"]) {
+        "set upload.sign_payload = \"always\""
+    } else {
+        "try checksum = \"none\", no `tags`, no `storage_class` and encryption.mode = \"bucket-default\""
+    };
+    Verdict::new(Class::Compat, format!("the store does not implement what was sent: {remedy}"))
+}
+
+fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
+    Some(match code {
+        "AccessDenied" | "AccessDeniedException" => Verdict::new(
+            Class::TrustDenied,
+            format!(
+                "AWS does not say which of these refused: the trust policy of {} (its Principal must be the caller), its \
+                 sts:ExternalId condition, or the caller's own policy, which must allow sts:AssumeRole on it",
+                reply.resource
+            ),
+        ),
+        "ValidationError"
+            if reply.message.contains("session limit") || reply.message.contains("MaxSessionDuration") =>
+        {
+            Verdict::new(Class::Config, "set this hop's duration = \"1h\"")
+        }
+        "ValidationError" => {
+            Verdict::new(Class::Config, "check this hop's role_arn, external_id, session_name and duration")
+        }
+        "IDPCommunicationError" | "InvalidIdentityToken" => Verdict::new(
+            Class::CredentialsUnavailable,
+            "check the role's OIDC provider and the token's audience; often it passes",
+        ),
+        "IDPRejectedClaim" => {
+            Verdict::new(Class::TrustDenied, "the role's trust policy does not take this token's claims")
+        }
+        "RegionDisabledException" => Verdict::new(
+            Class::Config,
+            "enable STS for this region in the account, or set `sts_url` to another region's",
+        ),
+        "PackedPolicyTooLarge" | "MalformedPolicyDocument" => Verdict::bare(Class::Config),
+        _ => return None,
+    })
+}
+
+fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
+    Some(match code {
+        "SnapshotCreationPerVolumeRateExceeded"
+        | "ConcurrentSnapshotLimitExceeded"
+        | "IncorrectState"
+        | "PendingSnapshotLimitExceeded"
+        | "InsufficientVolumeCapacity"
+        | "IncorrectModificationState" => Verdict::bare(Class::Busy),
+        "SnapshotLimitExceeded" => Verdict::new(Class::Quota, "raise the account's EBS snapshot quota in this region"),
+        "UnauthorizedOperation" => {
+            let action = word_after(reply.message, "perform: ")
+                .map_or_else(|| format!("ec2:{}", reply.operation), str::to_owned);
+            let role = context.role.as_deref().unwrap_or("the role in use");
+            let encoded = if reply.message.contains("Encoded authorization failure message") {
+                "; `aws sts decode-authorization-message` shows what refused it"
+            } else {
+                ""
+            };
+            Verdict::new(Class::AccessDenied, format!("grant {action} to {role}{encoded}"))
+        }
+        "InvalidVolume.NotFound" if context.just_created => Verdict::new(
+            Class::KmsDenied,
+            "inferred, EC2 does not say: a new volume that disappears had a KMS key that was not accessible; grant \
+             kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on it",
+        ),
+        _ if code.ends_with(".NotFound") => Verdict::bare(Class::NotFound),
+        _ if code.ends_with("LimitExceeded") => {
+            Verdict::new(Class::Quota, "raise this quota of the account in this region")
+        }
+        "Blocked" | "OptInRequired" | "PendingVerification" => Verdict::bare(Class::AccessDenied),
+        "InvalidParameterValue"
+        | "InvalidParameterCombination"
+        | "MissingParameter"
+        | "UnknownParameter"
+        | "InvalidZone.NotFound" => Verdict::bare(Class::Config),
+        _ => return None,
+    })
+}
+
+/// A snapshot that ended in the state `error`: EC2 reports it in the snapshot's state message, not as an error.
+#[must_use]
+pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdict {
+    if state_message.contains("key ID is not accessible") || state_message.contains("KMS") {
+        let key = context.kms_key.as_deref().unwrap_or("the volume's KMS key");
+        let role = context.role.as_deref().unwrap_or("the role in use");
+        Verdict::new(
+            Class::KmsDenied,
+            format!("grant kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on {key} to {role}"),
+        )
+    } else {
+        Verdict::bare(Class::Transient)
+    }
+}
+
+fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
+    match reply.status {
+        Some(301 | 302 | 307 | 308) => wrong_region(reply.message, context),
+        // A HEAD has no body: an expired token, a wrong region and a malformed request are all a bare 400.
+        Some(400) if reply.code.is_none() => match &context.bucket_region {
+            Some(region) if *region != context.region => wrong_region(reply.message, context),
+            _ => Verdict::bare(Class::CredentialsExpired),
+        },
+        Some(401 | 403) => match reply.service {
+            Service::S3 => s3_denied(reply, context),
+            Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
+        },
+        Some(404) => Verdict::bare(Class::NotFound),
+        Some(405 | 501) => compat(reply.message),
+        Some(407) => {
+            Verdict::new(Class::Config, "the proxy asks for a user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST")
+        }
+        Some(408) => Verdict::bare(Class::Transient),
+        Some(409 | 412) => Verdict::bare(Class::Conflict),
+        Some(416) => Verdict::new(Class::Integrity, "the object is shorter than expected"),
+        Some(429) => Verdict::bare(Class::Throttled),
+        Some(500..) => Verdict::bare(Class::Transient),
+        Some(400..) => Verdict::bare(Class::Config),
+        // A 200 that carried an unknown error, or none that is known: nothing was done, and the next attempt may do.
+        Some(_) | None => Verdict::bare(Class::Transient),
+    }
+}
+
+/// The word that follows `before` in an AWS message, without a sentence's end.
+fn word_after<'a>(message: &'a str, before: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(before)?;
+    let word = rest.split_whitespace().next()?.trim_matches(['"', '\'', '.', ',']);
+    (!word.is_empty()).then_some(word)
+}

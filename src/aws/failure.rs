@@ -1,0 +1,297 @@
+//! From the SDK's error to [`store::Error`]: the one place where that is done.
+//!
+//! The SDK's `Display` says "dispatch failure" and keeps the reason in its sources, so the whole chain is walked and
+//! told. What a certificate failure means depends on the bundle in use, so its remedy names it.
+
+use std::error::Error as StdError;
+use std::io;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use rustls::{CertificateError, Error as TlsError};
+
+use super::classify::{Context, Reply, Service, Verdict, classify};
+use crate::error::Class;
+use crate::store;
+
+/// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
+const MAX_CAUSES: usize = 32;
+
+/// What was asked, for the error if it fails.
+#[derive(Debug, Clone)]
+pub(crate) struct Call<'a> {
+    pub(crate) service: Service,
+    pub(crate) operation: &'static str,
+    /// `s3://bucket/key`, a role ARN.
+    pub(crate) resource: String,
+    pub(crate) context: &'a Context,
+    /// Which certificates are trusted, in words.
+    pub(crate) trust: &'a str,
+}
+
+impl Call<'_> {
+    pub(crate) fn error(&self, class: Class, message: impl Into<String>) -> store::Error {
+        store::Error {
+            operation: self.operation,
+            resource: self.resource.clone(),
+            service: self.service.as_str(),
+            class,
+            status: None,
+            code: None,
+            message: message.into(),
+            request_id: None,
+            remedy: None,
+        }
+    }
+
+    pub(crate) fn sdk<E>(&self, error: &SdkError<E, HttpResponse>) -> store::Error
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        match error {
+            SdkError::ServiceError(failure) => self.reply(failure.err().meta(), failure.raw(), ""),
+            SdkError::ResponseError(failure) => {
+                let meta = aws_smithy_types::error::ErrorMetadata::builder().build();
+                self.reply(&meta, failure.raw(), &format!("the reply cannot be understood: {}", tell(error)))
+            }
+            _ => self.transport(error),
+        }
+    }
+
+    /// The server answered.
+    fn reply(
+        &self,
+        meta: &aws_smithy_types::error::ErrorMetadata,
+        raw: &HttpResponse,
+        otherwise: &str,
+    ) -> store::Error {
+        let header = |name: &str| raw.headers().get(name).map(str::to_owned);
+        let status = raw.status().as_u16();
+        let message = meta.message().unwrap_or(otherwise);
+        let context = match header("x-amz-bucket-region") {
+            Some(region) => &Context { bucket_region: Some(region), ..self.context.clone() },
+            None => self.context,
+        };
+        let reply = Reply {
+            service: self.service,
+            operation: self.operation,
+            resource: &self.resource,
+            status: Some(status),
+            code: meta.code(),
+            message,
+        };
+        let Verdict { class, remedy } = classify(&reply, context);
+        let in_body = || meta.extra("aws_request_id").or_else(|| meta.extra("request_id")).map(str::to_owned);
+        let request_id = header("x-amz-request-id").or_else(|| header("x-amzn-requestid")).or_else(in_body);
+        let code = meta.code().map(str::to_owned);
+        let message = if message.is_empty() && code.is_none() {
+            format!("the server answered {status} with no error document")
+        } else {
+            message.to_owned()
+        };
+        store::Error { status: Some(status), code, request_id, remedy, ..self.error(class, message) }
+    }
+
+    /// No reply, or not a whole one.
+    pub(crate) fn transport(&self, error: &(dyn StdError + 'static)) -> store::Error {
+        let causes = causes(error);
+        // Credentials are resolved inside the request: their failure has its own class, code and remedy.
+        if let Some(cause) = causes.iter().find_map(|cause| cause.downcast_ref::<store::Error>()) {
+            let message = format!("no credentials for it: {cause}");
+            return store::Error {
+                operation: self.operation,
+                resource: self.resource.clone(),
+                message,
+                status: None,
+                code: None,
+                ..cause.clone()
+            };
+        }
+        let message = tell(error);
+        let Verdict { class, remedy } = classify_transport(&causes, &message, self.trust);
+        store::Error { remedy, ..self.error(class, message) }
+    }
+}
+
+type Cause<'a> = &'a (dyn StdError + 'static);
+
+/// `error` and what is under it. `io::Error::source` skips its payload, which is where rustls's errors are.
+fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
+    let mut all = Vec::new();
+    let mut current = Some(error);
+    while let Some(error) = current.filter(|_| all.len() < MAX_CAUSES) {
+        all.push(error);
+        current = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    all
+}
+
+/// The chain in words, without what only names a layer and without repetitions.
+pub(crate) fn tell(error: Cause<'_>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        let text = cause.to_string();
+        let layer =
+            ["dispatch failure", "io error", "other", "service error", "unhandled error", "client error (Connect)"];
+        let known = told.iter().any(|earlier| earlier.contains(&text));
+        if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
+            // A cause that repeats the one above it and goes on replaces it.
+            told.retain(|earlier| !text.contains(earlier.as_str()));
+            told.push(text);
+        }
+    }
+    if told.is_empty() { error.to_string() } else { told.join(": ") }
+}
+
+fn classify_transport(causes: &[Cause<'_>], message: &str, trust: &str) -> Verdict {
+    if let Some(tls) = causes.iter().find_map(|cause| cause.downcast_ref::<TlsError>()) {
+        return classify_tls(tls, trust);
+    }
+    let said = message.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if has(&["dns error", "failed to lookup address", "name resolution"]) {
+        return Verdict::new(
+            Class::Transient,
+            "the host name cannot be resolved: check the endpoint's URL and the node's DNS",
+        );
+    }
+    if has(&["connection refused"]) {
+        return Verdict::new(
+            Class::Transient,
+            "nothing listens there: check the endpoint's URL, its port, and the network",
+        );
+    }
+    if has(&["proxy authorization", "407 proxy"]) {
+        return Verdict::new(
+            Class::Config,
+            "the proxy asks for a user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
+        );
+    }
+    if has(&["invalid uri", "invalid endpoint", "custom endpoint"]) {
+        return Verdict::new(Class::Config, "check `s3_url`, `sts_url` and `ec2_url`");
+    }
+    // Reset, timed out, unreachable, closed half-way, stalled: the next attempt may be luckier.
+    Verdict::bare(Class::Transient)
+}
+
+fn classify_tls(error: &TlsError, trust: &str) -> Verdict {
+    use CertificateError as Bad;
+    let tls = |text: String| Verdict::new(Class::Tls, text);
+    match error {
+        TlsError::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => tls(format!(
+            "none of the trusted certificates signed the server's ({trust}): put its CA into `certificate`"
+        )),
+        TlsError::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            tls(format!("the server's certificate, or one it is signed by, has expired ({trust}): renew it, or fix this host's clock"))
+        }
+        TlsError::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            tls(format!("the server's certificate is not valid yet ({trust}): fix this host's clock"))
+        }
+        TlsError::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            tls("the server's certificate is for other names: check the endpoint's URL, and force_path_style for a store without wildcard names".to_owned())
+        }
+        TlsError::InvalidCertificate(_) => tls(format!("the server's certificate is refused; trusted are {trust}")),
+        TlsError::InvalidMessage(_) => tls("the server does not speak TLS there: check the URL's scheme and port".to_owned()),
+        _ => tls(format!("the server and Penstock do not agree on TLS; trusted are {trust}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    }
+
+    fn layer(text: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Layer {
+        Layer { text, source: Some(source.into()) }
+    }
+
+    fn class(error: &(dyn StdError + 'static)) -> (Class, String, String) {
+        let context = Context::default();
+        let call = Call {
+            service: Service::S3,
+            operation: "GetObject",
+            resource: "s3://b/k".into(),
+            context: &context,
+            trust: "the CA bundle /ca.pem alone",
+        };
+        let error = call.transport(error);
+        (error.class, error.message, error.remedy.unwrap_or_default())
+    }
+
+    fn tls(error: TlsError) -> Layer {
+        // As hyper-rustls nests it: two io::Errors deep.
+        let inner = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
+        layer("dispatch failure", layer("client error (Connect)", inner))
+    }
+
+    #[test]
+    fn certificates_are_told_apart() {
+        let rows = [
+            (CertificateError::UnknownIssuer, "/ca.pem"),
+            (CertificateError::Expired, "expired"),
+            (CertificateError::NotValidYet, "clock"),
+            (CertificateError::NotValidForName, "other names"),
+            (CertificateError::Revoked, "refused"),
+        ];
+        for (error, word) in rows {
+            let (class, message, remedy) = class(&tls(TlsError::InvalidCertificate(error)));
+            assert_eq!(class, Class::Tls);
+            assert!(remedy.contains(word), "{remedy}");
+            assert!(!message.contains("dispatch failure"), "{message}");
+        }
+        assert_eq!(class(&tls(TlsError::HandshakeNotComplete)).0, Class::Tls);
+    }
+
+    #[test]
+    fn what_lies_under_a_dispatch_failure_is_told() {
+        let refused = io::Error::from_raw_os_error(111);
+        let (kind, message, remedy) =
+            class(&layer("dispatch failure", layer("io error", layer("tcp connect error", refused))));
+        assert_eq!(kind, Class::Transient);
+        assert_eq!(message, "tcp connect error: Connection refused (os error 111)");
+        assert!(remedy.contains("listens"), "{remedy}");
+
+        let dns = io::Error::other("failed to lookup address information: Name or service not known");
+        let (kind, message, remedy) = class(&layer("dispatch failure", layer("dns error", dns)));
+        assert_eq!(kind, Class::Transient);
+        assert!(message.contains("Name or service not known") && remedy.contains("DNS"), "{message} {remedy}");
+        for text in [
+            "Connection reset by peer (os error 104)",
+            "HTTP connect timeout occurred after 10s",
+            "end of file before message length reached",
+        ] {
+            assert_eq!(class(&layer("dispatch failure", text)).0, Class::Transient);
+        }
+    }
+
+    #[test]
+    fn a_failure_of_the_credentials_keeps_its_class_and_remedy() {
+        let context = Context::default();
+        let call = Call {
+            service: Service::Sts,
+            operation: "AssumeRole",
+            resource: "arn:aws:iam::1:role/R".into(),
+            context: &context,
+            trust: "",
+        };
+        let denied = store::Error {
+            code: Some("AccessDenied".into()),
+            remedy: Some("look there".into()),
+            ..call.error(Class::TrustDenied, "no")
+        };
+        let (class, message, remedy) = class(&layer("dispatch failure", layer("other", denied)));
+        assert_eq!(class, Class::TrustDenied);
+        assert_eq!(message, "no credentials for it: AssumeRole arn:aws:iam::1:role/R: AccessDenied: no");
+        assert_eq!(remedy, "look there");
+    }
+}

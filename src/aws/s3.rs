@@ -1,0 +1,387 @@
+//! The object store that is S3, or speaks its language.
+//!
+//! Bodies are the engine's `Bytes`, handed through without a copy and sent again from the same memory when the SDK
+//! tries again. Their checksum goes as a plain header: the SDK's own way, a trailer in aws-chunked encoding, is refused
+//! by several stores. Over TLS a body is not signed (TLS protects it and the checksum proves it), over plain HTTP it is.
+//!
+//! A method makes one request, of up to three attempts, and returns what the last one said. A reply that the
+//! credentials have expired drops them, so that the caller's next try has new ones.
+
+mod wire;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
+use bytes::Bytes;
+use futures_util::stream;
+
+use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, attempt_timeout, limited};
+use super::classify::{Context, Service};
+use super::credentials::{Generation, Provider};
+use super::failure::Call;
+use crate::checksum::{Algorithm, Checksum};
+use crate::config::Location;
+use crate::error::Class;
+use crate::format::key::ObjectKey;
+use crate::store::{
+    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
+};
+
+/// 10,000 parts in pages of at least one: a store that pages without end is not followed for ever.
+const MAX_PART_PAGES: usize = 10_000;
+
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    algorithm: Algorithm,
+    new_object: NewObject,
+    signing: PayloadSigning,
+    credentials: Provider,
+    context: Arc<Context>,
+    trust: String,
+    bare_parts: Once,
+}
+
+/// One request: what it is for the error, and which credentials it was begun with.
+struct Request<'a> {
+    store: &'a S3Store,
+    call: Call<'a>,
+    generation: Generation,
+}
+
+impl Request<'_> {
+    fn failed<E>(&self, error: &SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let error = self.call.sdk(error);
+        if error.class == Class::CredentialsExpired {
+            self.store.credentials.invalidate(self.generation);
+        }
+        error
+    }
+
+    fn odd(&self, class: Class, message: impl Into<String>) -> Error {
+        self.call.error(class, message)
+    }
+}
+
+impl S3Store {
+    pub(super) fn new(
+        location: &Location,
+        sdk: &SdkConfig,
+        credentials: Provider,
+        context: Arc<Context>,
+        trust: String,
+    ) -> Self {
+        let config = aws_sdk_s3::config::Builder::from(sdk)
+            .force_path_style(location.force_path_style)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .build();
+        Self {
+            client: Client::from_conf(config),
+            bucket: location.bucket.clone(),
+            algorithm: location.checksum,
+            new_object: NewObject::of(location),
+            signing: PayloadSigning::of(location),
+            credentials,
+            context,
+            trust,
+            bare_parts: Once::default(),
+        }
+    }
+
+    fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
+        let resource = format!("s3://{}/{key}", self.bucket);
+        let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
+        Request { store: self, call, generation: self.credentials.generation() }
+    }
+
+    /// What the server says it computed over what it received, held against what was sent.
+    fn agree(&self, request: &Request<'_>, sent: Option<Checksum>, got: Option<Checksum>) -> Result<(), Error> {
+        match (sent, got) {
+            (Some(sent), Some(got)) if sent != got => {
+                let message = format!("sent {}, the server has {}", sent.to_header(), got.to_header());
+                Err(request.odd(Class::Integrity, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store")
+            .field("bucket", &self.bucket)
+            .field("checksum", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+fn body(data: Bytes) -> ByteStream {
+    ByteStream::new(SdkBody::from(data))
+}
+
+#[async_trait]
+impl Store for S3Store {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        let request = self.request("PutObject", key.as_str());
+        let checksum = Headers::from(payload.checksum);
+        let new = self.new_object.clone();
+        let condition = match overwrite {
+            Overwrite::Allow => None,
+            Overwrite::Refuse => Some("*".to_owned()),
+        };
+        let timeout = attempt_timeout(payload.data.len());
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body(payload.data));
+        put.set_if_none_match(condition)
+            .set_checksum_crc64_nvme(checksum.crc64nvme)
+            .set_checksum_crc32_c(checksum.crc32c)
+            .set_checksum_sha256(checksum.sha256)
+            .set_server_side_encryption(new.sse)
+            .set_ssekms_key_id(new.kms_key)
+            .set_bucket_key_enabled(new.bucket_key)
+            .set_storage_class(new.storage_class)
+            .set_tagging(new.tagging)
+            .customize()
+            .interceptor(self.signing.interceptor(payload.checksum))
+            .config_override(limited(timeout))
+            .send()
+            .await
+            .map_err(|error| request.failed(&error))?;
+        Ok(())
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
+        let request = self.request("GetObject", key.as_str());
+        // HTTP cannot ask for no bytes.
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
+        }
+        let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
+        let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).set_range(header);
+        let output = get.send().await.map_err(|error| request.failed(&error))?;
+        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
+        let length = length.ok_or_else(|| request.odd(Class::Compat, "the reply does not say how long it is"))?;
+        if let Some(wanted) = range.map(|range| range.end - range.start).filter(|wanted| *wanted != length) {
+            let message = format!("asked for {wanted} bytes of it and was offered {length}");
+            return Err(request.odd(Class::Integrity, message));
+        }
+        let owned = Owned {
+            resource: request.call.resource.clone(),
+            context: self.context.clone(),
+            trust: self.trust.clone(),
+            body: output.body,
+            left: length,
+        };
+        Ok(Download { length, body: Box::pin(stream::unfold(Some(owned), Owned::step)) })
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        let request = self.request("HeadObject", key.as_str());
+        let mode = match self.algorithm {
+            Algorithm::None => None,
+            Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Sha256 => Some(ChecksumMode::Enabled),
+        };
+        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str()).set_checksum_mode(mode);
+        let output = head.send().await.map_err(|error| request.failed(&error))?;
+        let size = output.content_length().and_then(|size| u64::try_from(size).ok());
+        let size = size.ok_or_else(|| request.odd(Class::Compat, "the reply does not say how long it is"))?;
+        let headers = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
+        let checksum = wire::checksum(self.algorithm, headers.0, headers.1, headers.2)
+            .filter(|_| output.checksum_type() != Some(&ChecksumType::Composite));
+        Ok(ObjectInfo { size, checksum })
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        let request = self.request("DeleteObject", key.as_str());
+        let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
+        match delete.send().await.map_err(|error| request.failed(&error)) {
+            Ok(_) => Ok(()),
+            // AWS says 204 for what is not there; some stores say 404.
+            Err(error) if error.class == Class::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        let request = self.request("ListObjectsV2", prefix);
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let list = list.set_continuation_token(from.map(str::to_owned));
+        let output = list.send().await.map_err(|error| request.failed(&error))?;
+        let object = |object: &aws_sdk_s3::types::Object| {
+            let size = object.size().and_then(|size| u64::try_from(size).ok())?;
+            Some(ListedObject { key: ObjectKey::new(object.key()?), size })
+        };
+        let objects = output.contents().iter().map(object).collect::<Option<Vec<_>>>();
+        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key or no size"))?;
+        let next = output.next_continuation_token().filter(|_| output.is_truncated() == Some(true)).map(str::to_owned);
+        if next.is_none() && output.is_truncated() == Some(true) {
+            return Err(request.odd(Class::Compat, "the listing goes on, but the reply does not say where"));
+        }
+        Ok(Page { objects, next })
+    }
+
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        let request = self.request("CreateMultipartUpload", key.as_str());
+        let new = self.new_object.clone();
+        let (algorithm, kind) = wire::declared(self.algorithm);
+        let create = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        let output = create
+            .set_checksum_algorithm(algorithm)
+            .set_checksum_type(kind)
+            .set_server_side_encryption(new.sse)
+            .set_ssekms_key_id(new.kms_key)
+            .set_bucket_key_enabled(new.bucket_key)
+            .set_storage_class(new.storage_class)
+            .set_tagging(new.tagging)
+            .send()
+            .await
+            .map_err(|error| request.failed(&error))?;
+        let id = output.upload_id.filter(|id| !id.is_empty());
+        id.map(UploadId).ok_or_else(|| request.odd(Class::Compat, "the reply holds no upload ID"))
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &UploadHandle,
+        number: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, Error> {
+        let request = self.request("UploadPart", upload.key.as_str());
+        let size = payload.data.len();
+        let headers = Headers::from(payload.checksum);
+        let put = self.client.upload_part().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
+        let output = put
+            .part_number(i32::from(number.get()))
+            .body(body(payload.data))
+            .set_checksum_crc64_nvme(headers.crc64nvme)
+            .set_checksum_crc32_c(headers.crc32c)
+            .set_checksum_sha256(headers.sha256)
+            .customize()
+            .interceptor(self.signing.interceptor(payload.checksum))
+            .config_override(limited(attempt_timeout(size)))
+            .send()
+            .await
+            .map_err(|error| request.failed(&error))?;
+        let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
+        self.agree(&request, payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
+        let etag = output.e_tag.ok_or_else(|| request.odd(Class::Compat, "the reply holds no ETag"))?;
+        Ok(UploadedPart { number, size: size as u64, etag, checksum: payload.checksum })
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error> {
+        let request = self.request("CompleteMultipartUpload", upload.key.as_str());
+        let headers = Headers::from(checksum);
+        let list =
+            CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();
+        // A store without checksums is an old one: it is sent no header that came with them.
+        let checked = !matches!(self.algorithm, Algorithm::None);
+        let object_size = i64::try_from(size).ok().filter(|_| checked);
+        let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
+        let output = complete
+            .upload_id(&upload.id.0)
+            .multipart_upload(list)
+            .set_mpu_object_size(object_size)
+            .set_checksum_type(checksum.map(|_| ChecksumType::FullObject))
+            .set_checksum_crc64_nvme(headers.crc64nvme)
+            .set_checksum_crc32_c(headers.crc32c)
+            .set_checksum_sha256(headers.sha256)
+            .customize()
+            .config_override(limited(COMPLETE_TIMEOUT))
+            .send()
+            .await
+            .map_err(|error| request.failed(&error))?;
+        let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
+        self.agree(&request, checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))
+    }
+
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
+        let request = self.request("AbortMultipartUpload", upload.key.as_str());
+        let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
+        match abort.upload_id(&upload.id.0).send().await.map_err(|error| request.failed(&error)) {
+            Ok(_) => Ok(()),
+            Err(error) if gone(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        let request = self.request("ListParts", upload.key.as_str());
+        let mut parts = Vec::new();
+        let mut marker = None;
+        for _ in 0..MAX_PART_PAGES {
+            let list = self.client.list_parts().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
+            let page = match list.set_part_number_marker(marker).send().await.map_err(|error| request.failed(&error)) {
+                Ok(page) => page,
+                Err(error) if gone(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let read = page.parts().iter().map(|part| wire::listed(self.algorithm, part)).collect::<Option<Vec<_>>>();
+            let read = read.ok_or_else(|| request.odd(Class::Compat, "a part has no number or no size"))?;
+            if read.iter().any(|part| part.etag.is_empty()) && self.bare_parts.first() {
+                tracing::warn!(bucket = self.bucket, "this store lists parts without ETags: no upload can be resumed");
+            }
+            parts.extend(read);
+            marker = page.next_part_number_marker.filter(|_| page.is_truncated == Some(true));
+            if marker.is_none() {
+                parts.sort_by_key(|part| part.number);
+                return Ok(Some(parts));
+            }
+        }
+        Err(request.odd(Class::Compat, format!("more than {MAX_PART_PAGES} pages of parts")))
+    }
+}
+
+fn gone(error: &Error) -> bool {
+    error.code.as_deref() == Some("NoSuchUpload")
+}
+
+/// A body on its way, with what an error about it needs.
+struct Owned {
+    resource: String,
+    context: Arc<Context>,
+    trust: String,
+    body: ByteStream,
+    left: u64,
+}
+
+impl Owned {
+    /// The next bytes and what is left to read; after an error or the end, nothing.
+    async fn step(state: Option<Self>) -> Option<(Result<Bytes, Error>, Option<Self>)> {
+        let mut this = state?;
+        let next = this.body.next().await;
+        let (context, resource) = (this.context.clone(), this.resource.clone());
+        let call =
+            Call { service: Service::S3, operation: "GetObject", resource, context: &context, trust: &this.trust };
+        match next {
+            Some(Ok(bytes)) => {
+                this.left = this.left.saturating_sub(bytes.len() as u64);
+                Some((Ok(bytes), Some(this)))
+            }
+            Some(Err(error)) => Some((Err(call.transport(&error)), None)),
+            None if this.left > 0 => {
+                let message = format!("the body ended {} bytes early", this.left);
+                Some((Err(call.error(Class::Transient, message)), None))
+            }
+            None => None,
+        }
+    }
+}

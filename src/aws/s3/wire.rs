@@ -1,0 +1,230 @@
+//! How the port's words are said in S3's: checksums, encryption, tags, what is signed, how long a request may take.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumType, CompletedPart, Part, ServerSideEncryption as Sse, StorageClass,
+};
+
+use crate::checksum::{Algorithm, Checksum};
+use crate::config::{EncryptionMode, Location, SignPayload};
+use crate::store::{PartNumber, UploadedPart};
+
+/// A request with data may take a minute and what this rate, in bytes per second, needs for its body. The SDK sees an
+/// in-memory body as sent at once, so its stall protection does not watch an upload; this is what ends one that hangs.
+const SLOWEST_UPLOAD: u64 = 32 << 10;
+
+/// S3 assembles tens of thousands of megabytes before it answers a Complete.
+pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// An attempt's limit for `size` bytes of body.
+pub(super) fn attempt_timeout(size: usize) -> Duration {
+    Duration::from_secs(60 + size as u64 / SLOWEST_UPLOAD)
+}
+
+/// A request's own limit; the connect timeout stays the client's.
+pub(super) fn limited(timeout: Duration) -> Builder {
+    aws_sdk_s3::config::Config::builder()
+        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
+}
+
+/// The checksum as the setters of one header each want it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Headers {
+    pub(super) crc64nvme: Option<String>,
+    pub(super) crc32c: Option<String>,
+    pub(super) sha256: Option<String>,
+}
+
+impl From<Option<Checksum>> for Headers {
+    fn from(checksum: Option<Checksum>) -> Self {
+        let value = checksum.map(Checksum::to_header);
+        match checksum {
+            Some(Checksum::Crc64nvme(_)) => Self { crc64nvme: value, ..Self::default() },
+            Some(Checksum::Crc32c(_)) => Self { crc32c: value, ..Self::default() },
+            Some(Checksum::Sha256(_)) => Self { sha256: value, ..Self::default() },
+            None => Self::default(),
+        }
+    }
+}
+
+/// Reads a checksum out of an SDK type's three getters. A composite one (`…-N`) is not a checksum of bytes: `None`.
+pub(super) fn checksum(
+    algorithm: Algorithm,
+    crc64nvme: Option<&str>,
+    crc32c: Option<&str>,
+    sha256: Option<&str>,
+) -> Option<Checksum> {
+    let header = match algorithm {
+        Algorithm::Crc64nvme => crc64nvme,
+        Algorithm::Crc32c => crc32c,
+        Algorithm::Sha256 => sha256,
+        Algorithm::None => None,
+    };
+    header.and_then(|header| Checksum::from_header(algorithm, header))
+}
+
+/// What CreateMultipartUpload says of the checksums to come.
+pub(super) fn declared(algorithm: Algorithm) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
+    match algorithm {
+        Algorithm::Crc64nvme => (Some(ChecksumAlgorithm::Crc64Nvme), Some(ChecksumType::FullObject)),
+        Algorithm::Crc32c => (Some(ChecksumAlgorithm::Crc32C), Some(ChecksumType::FullObject)),
+        Algorithm::Sha256 => (Some(ChecksumAlgorithm::Sha256), Some(ChecksumType::Composite)),
+        Algorithm::None => (None, None),
+    }
+}
+
+pub(super) fn completed(part: &UploadedPart) -> CompletedPart {
+    let headers = Headers::from(part.checksum);
+    CompletedPart::builder()
+        .part_number(i32::from(part.number.get()))
+        .e_tag(&part.etag)
+        .set_checksum_crc64_nvme(headers.crc64nvme)
+        .set_checksum_crc32_c(headers.crc32c)
+        .set_checksum_sha256(headers.sha256)
+        .build()
+}
+
+/// `None` for an entry that makes no sense, which is reported by the caller.
+pub(super) fn listed(algorithm: Algorithm, part: &Part) -> Option<UploadedPart> {
+    Some(UploadedPart {
+        number: PartNumber::new(u16::try_from(part.part_number()?).ok()?)?,
+        size: u64::try_from(part.size()?).ok()?,
+        etag: part.e_tag().unwrap_or_default().to_owned(),
+        checksum: checksum(algorithm, part.checksum_crc64_nvme(), part.checksum_crc32_c(), part.checksum_sha256()),
+    })
+}
+
+/// What every new object gets, as the location says.
+#[derive(Debug, Clone)]
+pub(super) struct NewObject {
+    pub(super) sse: Option<Sse>,
+    pub(super) kms_key: Option<String>,
+    pub(super) bucket_key: Option<bool>,
+    pub(super) storage_class: Option<StorageClass>,
+    pub(super) tagging: Option<String>,
+}
+
+impl NewObject {
+    pub(super) fn of(location: &Location) -> Self {
+        let encryption = &location.encryption;
+        let (sse, kms_key, bucket_key) = match encryption.mode {
+            EncryptionMode::BucketDefault => (None, None, None),
+            EncryptionMode::SseS3 => (Some(Sse::Aes256), None, None),
+            EncryptionMode::SseKms => (Some(Sse::AwsKms), encryption.kms_key_id.clone(), Some(encryption.bucket_key)),
+            // S3 has no bucket keys for double encryption and refuses the header.
+            EncryptionMode::DsseKms => (Some(Sse::AwsKmsDsse), encryption.kms_key_id.clone(), None),
+        };
+        let pairs: Vec<_> =
+            location.tags.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+        Self {
+            sse,
+            kms_key: kms_key.filter(|key| !key.is_empty()),
+            bucket_key,
+            storage_class: location.storage_class.as_deref().filter(|class| !class.is_empty()).map(StorageClass::from),
+            tagging: (!pairs.is_empty()).then(|| pairs.join("&")),
+        }
+    }
+}
+
+/// Percent-encoding of everything outside RFC 3986's unreserved characters.
+fn escape(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
+            // Writing to a String does not fail.
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+        out
+    })
+}
+
+/// Whether a body is signed, and with which hash (docs/decisions/0004).
+#[derive(Debug, Clone)]
+pub(super) struct PayloadSigning {
+    signed: bool,
+}
+
+impl PayloadSigning {
+    pub(super) fn of(location: &Location) -> Self {
+        let plain = location.s3_url.as_deref().is_some_and(|url| url.starts_with("http://"));
+        let signed = match location.upload.sign_payload {
+            SignPayload::Always => true,
+            SignPayload::Never => false,
+            SignPayload::Auto => plain,
+        };
+        Self { signed }
+    }
+
+    pub(super) fn interceptor(&self, checksum: Option<Checksum>) -> SignBody {
+        SignBody(match (self.signed, checksum) {
+            (false, _) => Some(PayloadSigningOverride::UnsignedPayload),
+            // The digest is there already: hashing the part a second time would cost as much as all the rest.
+            (true, Some(Checksum::Sha256(digest))) => Some(PayloadSigningOverride::Precomputed(hex::encode(digest))),
+            (true, _) => None,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SignBody(Option<PayloadSigningOverride>);
+
+impl Intercept for SignBody {
+    fn name(&self) -> &'static str {
+        "SignBody"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(signing) = &self.0 {
+            config.interceptor_state().store_put(signing.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Set once, when something worth one line in the log has happened.
+#[derive(Debug, Default)]
+pub(super) struct Once(AtomicBool);
+
+impl Once {
+    pub(super) fn first(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_escaped() {
+        assert_eq!(escape("team a/b=c&é"), "team%20a%2Fb%3Dc%26%C3%A9");
+        assert_eq!(escape("A-z_0.~"), "A-z_0.~");
+    }
+
+    #[test]
+    fn a_part_has_time_for_its_size() {
+        assert_eq!(attempt_timeout(0), Duration::from_secs(60));
+        assert_eq!(attempt_timeout(16 << 20), Duration::from_secs(60 + 512));
+    }
+
+    #[test]
+    fn composite_checksums_are_not_the_objects() {
+        let header = Checksum::Sha256([7; 32]).to_header();
+        assert_eq!(checksum(Algorithm::Sha256, None, None, Some(&format!("{header}-3"))), None);
+        assert_eq!(checksum(Algorithm::Sha256, None, None, Some(&header)), Some(Checksum::Sha256([7; 32])));
+        assert_eq!(checksum(Algorithm::Crc32c, None, None, Some(&header)), None);
+    }
+}

@@ -1,0 +1,276 @@
+//! Obtaining credentials: a base, then each AssumeRole hop signed with what the one before it gave.
+//!
+//! Everything is read afresh each time (files, profile, token, external IDs), so what is rotated on disk is found by
+//! the next refresh. STS is called directly rather than through aws-config's AssumeRole provider, which folds every
+//! failure into one text: here a failure says which hop, which role, and what class it is.
+//!
+//! Costs one request for each hop, after what the base costs. On failure nothing is kept; the cache above decides what
+//! goes on with older credentials.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::types::Credentials as StsCredentials;
+
+use super::classify::{Context, Service};
+use super::credentials::Fetch;
+use super::failure::{Call, tell};
+use crate::config::{self, Hop, SecretSource};
+use crate::error::Class;
+use crate::store;
+
+/// A hop may not ask for more when the caller is itself a role, nor when the role does not allow it.
+const SURE_DURATION: Duration = Duration::from_secs(3600);
+
+/// `credential_process` and the metadata services have no deadline of their own that covers all of their attempts.
+const BASE_TIMEOUT: Duration = Duration::from_secs(60);
+
+const PROVIDER: &str = "penstock";
+
+/// Reads an environment variable; passed in, so that tests need not set any.
+pub(crate) type Env = fn(&str) -> Option<String>;
+
+/// A location's base credentials and hops.
+pub(crate) struct Chain {
+    base: config::Credentials,
+    hops: Vec<Link>,
+    /// Region, HTTP client and timeouts for the providers of the default chain.
+    providers: ProviderConfig,
+    /// For STS: the endpoint too, but no credentials.
+    sts: SdkConfig,
+    trust: String,
+    env: Env,
+}
+
+struct Link {
+    hop: Hop,
+    /// STS refused the configured duration once; it is not asked again, and the log says it once.
+    shortened: AtomicBool,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roles: Vec<_> = self.hops.iter().map(|link| &link.hop.role_arn).collect();
+        f.debug_struct("Chain").field("roles", &roles).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Fetch for Chain {
+    async fn fetch(&self) -> Result<Credentials, store::Error> {
+        let mut credentials = self.base().await?;
+        for index in 0..self.hops.len() {
+            credentials = self.assume(index, credentials).await?;
+        }
+        Ok(credentials)
+    }
+}
+
+impl Chain {
+    /// `sdk` has no credentials; its endpoint is STS's.
+    pub(crate) fn new(location: &config::Location, sdk: SdkConfig, trust: String, env: Env) -> Self {
+        let providers = ProviderConfig::without_region()
+            .with_region(sdk.region().cloned())
+            .with_behavior_version(sdk.behavior_version());
+        let providers = match sdk.http_client() {
+            Some(client) => providers.with_http_client(client),
+            None => providers,
+        };
+        let link = |hop: &Hop| Link { hop: hop.clone(), shortened: AtomicBool::new(false) };
+        let hops = location.assume_role.iter().map(link).collect();
+        Self { base: location.credentials.clone(), hops, providers, sts: sdk, trust, env }
+    }
+
+    async fn base(&self) -> Result<Credentials, store::Error> {
+        let (name, found) = match &self.base {
+            config::Credentials::Default => ("default", tokio::time::timeout(BASE_TIMEOUT, self.default_chain()).await),
+            config::Credentials::Profile { profile } => {
+                let provider =
+                    ProfileFileCredentialsProvider::builder().configure(&self.providers).profile_name(profile).build();
+                let found = tokio::time::timeout(BASE_TIMEOUT, provider.provide_credentials()).await;
+                let failed = |error| self.unavailable(&format!("profile {profile:?}"), &tell(&error), &error);
+                ("profile", found.map(|found| found.map_err(failed)))
+            }
+            config::Credentials::Static { access_key_id, secret_access_key, session_token } => {
+                return self.from_files(access_key_id, secret_access_key, session_token.as_ref());
+            }
+            config::Credentials::WebIdentity { token_file, role_arn } => {
+                return self.web_identity(token_file, role_arn, PROVIDER).await;
+            }
+        };
+        found.unwrap_or_else(|_| {
+            let message = format!("nothing came within {} s", BASE_TIMEOUT.as_secs());
+            Err(self.no_base(name, Class::CredentialsUnavailable, &message))
+        })
+    }
+
+    fn no_base(&self, source: &str, class: Class, message: &str) -> store::Error {
+        let context = Context::default();
+        let call = Call {
+            service: Service::Sts,
+            operation: "base credentials",
+            resource: format!("({source})"),
+            context: &context,
+            trust: &self.trust,
+        };
+        call.error(class, message)
+    }
+
+    /// A provider's failure: the class of what lies under it where that says more (TLS, a denial by STS).
+    fn unavailable(&self, source: &str, message: &str, error: &CredentialsError) -> store::Error {
+        let under = {
+            let context = Context::default();
+            let resource = String::new();
+            let call = Call { service: Service::Sts, operation: "", resource, context: &context, trust: &self.trust };
+            call.transport(error)
+        };
+        let (class, remedy) = match under.class {
+            Class::Tls => (Class::Tls, under.remedy),
+            _ => (Class::CredentialsUnavailable, None),
+        };
+        store::Error { remedy, ..self.no_base(source, class, message) }
+    }
+
+    fn from_files(
+        &self,
+        id: &SecretSource,
+        secret: &SecretSource,
+        token: Option<&SecretSource>,
+    ) -> Result<Credentials, store::Error> {
+        let read = |what: &str, source: &SecretSource| {
+            let failed = |message: String| store::Error {
+                remedy: Some(format!("check the file and that Penstock's user may read it: it should hold the {what}")),
+                ..self.no_base("static", Class::CredentialsUnavailable, &message)
+            };
+            let value = source.read().map_err(|error| failed(format!("the {what} cannot be read: {error}")))?;
+            let value = value.expose().trim().to_owned();
+            if value.is_empty() { Err(failed(format!("the {what} is empty"))) } else { Ok(value) }
+        };
+        let id = read("access key ID", id)?;
+        let secret = read("secret access key", secret)?;
+        let token = token.map(|source| read("session token", source)).transpose()?;
+        Ok(Credentials::new(id, secret, token, None, PROVIDER))
+    }
+
+    /// The SDK's order, but each provider says why it had nothing, and STS is the location's.
+    async fn default_chain(&self) -> Result<Credentials, store::Error> {
+        let mut tried = Vec::new();
+        let mut take = |name: &str, found: Result<Credentials, CredentialsError>| match found {
+            Ok(credentials) => Some(Ok(credentials)),
+            Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {
+                tried.push(format!("{name}: {}", tell(&error)));
+                None
+            }
+            Err(error) => Some(Err(self.unavailable(name, &tell(&error), &error))),
+        };
+        let environment = EnvironmentVariableCredentialsProvider::new();
+        if let Some(done) = take("environment", environment.provide_credentials().await) {
+            return done;
+        }
+        let profile = ProfileFileCredentialsProvider::builder().configure(&self.providers).build();
+        if let Some(done) = take("profile", profile.provide_credentials().await) {
+            return done;
+        }
+        let variables = ((self.env)("AWS_WEB_IDENTITY_TOKEN_FILE"), (self.env)("AWS_ROLE_ARN"));
+        if let (Some(file), Some(role)) = variables {
+            let session = (self.env)("AWS_ROLE_SESSION_NAME").unwrap_or_else(|| PROVIDER.to_owned());
+            return self.web_identity(Path::new(&file), &role, &session).await;
+        }
+        let unset = CredentialsError::not_loaded("AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN are not both set");
+        take("web identity", Err(unset));
+        let container = EcsCredentialsProvider::builder().configure(&self.providers).build();
+        if let Some(done) = take("container", container.provide_credentials().await) {
+            return done;
+        }
+        let instance = ImdsCredentialsProvider::builder().configure(&self.providers).build();
+        if let Some(done) = take("instance metadata", instance.provide_credentials().await) {
+            return done;
+        }
+        Err(self.no_base(
+            "default",
+            Class::CredentialsUnavailable,
+            &format!("no provider had any ({})", tried.join("; ")),
+        ))
+    }
+
+    async fn web_identity(&self, file: &Path, role: &str, session: &str) -> Result<Credentials, store::Error> {
+        let token = SecretSource::File(file.to_owned()).read().map_err(|error| store::Error {
+            remedy: Some("check that the service account's token is mounted and readable".to_owned()),
+            ..self.no_base("web identity", Class::CredentialsUnavailable, &error.to_string())
+        })?;
+        let context = Context::default();
+        let call = Call {
+            service: Service::Sts,
+            operation: "AssumeRoleWithWebIdentity",
+            resource: role.to_owned(),
+            context: &context,
+            trust: &self.trust,
+        };
+        let client = aws_sdk_sts::Client::new(&self.sts);
+        let request = client.assume_role_with_web_identity().role_arn(role).role_session_name(session);
+        let output = request.web_identity_token(token.expose()).send().await.map_err(|error| call.sdk(&error))?;
+        keep(&call, output.credentials())
+    }
+
+    async fn assume(&self, index: usize, caller: Credentials) -> Result<Credentials, store::Error> {
+        let Link { hop, shortened } = &self.hops[index];
+        let context = Context { role: Some(hop.role_arn.clone()), ..Context::default() };
+        let resource = format!("{} (hop {} of {})", hop.role_arn, index + 1, self.hops.len());
+        let call =
+            Call { service: Service::Sts, operation: "AssumeRole", resource, context: &context, trust: &self.trust };
+        let external_id = hop.external_id.as_ref().map(SecretSource::read).transpose();
+        let external_id = external_id.map_err(|error| store::Error {
+            remedy: Some("check external_id_file and that Penstock's user may read it".to_owned()),
+            ..call.error(Class::CredentialsUnavailable, format!("the external ID cannot be read: {error}"))
+        })?;
+        let own = aws_sdk_sts::config::Builder::from(&self.sts).credentials_provider(caller).build();
+        let client = aws_sdk_sts::Client::from_conf(own);
+        let ask = |duration: Duration| {
+            let seconds = i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);
+            let request = client.assume_role().role_arn(&hop.role_arn).role_session_name(&hop.session_name);
+            let external_id = external_id.as_ref().map(|id| id.expose().to_owned());
+            request.duration_seconds(seconds).set_external_id(external_id).send()
+        };
+        let short = shortened.load(Ordering::Relaxed);
+        let wanted = if short { hop.duration.min(SURE_DURATION) } else { hop.duration };
+        let result = match ask(wanted).await.map_err(|error| call.sdk(&error)) {
+            Err(error) if wanted > SURE_DURATION && too_long(&error) => {
+                if !shortened.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        role = hop.role_arn, error = %error,
+                        "STS does not grant a session of {} s here; asking for 3600 s from now on (set duration = \"1h\")",
+                        wanted.as_secs(),
+                    );
+                }
+                ask(SURE_DURATION).await.map_err(|error| call.sdk(&error))
+            }
+            result => result,
+        };
+        keep(&call, result?.credentials())
+    }
+}
+
+fn too_long(error: &store::Error) -> bool {
+    let said = |text: &str| error.message.contains(text);
+    error.code.as_deref() == Some("ValidationError") && (said("session limit") || said("MaxSessionDuration"))
+}
+
+fn keep(call: &Call<'_>, found: Option<&StsCredentials>) -> Result<Credentials, store::Error> {
+    let found = found.ok_or_else(|| call.error(Class::Compat, "the reply holds no credentials"))?;
+    let expiry = SystemTime::try_from(*found.expiration())
+        .map_err(|error| call.error(Class::Compat, format!("the reply's expiry makes no sense: {error}")))?;
+    let (id, secret, token) = (found.access_key_id(), found.secret_access_key(), found.session_token());
+    Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expiry), PROVIDER))
+}

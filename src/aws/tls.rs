@@ -1,0 +1,390 @@
+//! Which certificates are trusted, and the one HTTP client of a location.
+//!
+//! The SDK reads no `AWS_CA_BUNDLE`, takes a file with no certificate for "nothing to add", and panics at the first
+//! request over a bad PEM. So a bundle is read and parsed here, once, when a location is connected, and the SDK gets
+//! only certificates that rustls has already accepted as trust anchors. A bundle that cannot be used is an error that
+//! names the file and what to do; an expired certificate in it is a warning, since the others may do.
+//!
+//! Costs one read of the file. A changed bundle takes effect with the next `connect` (a reload).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_sdk_s3::config::SharedHttpClient;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector};
+use base64::Engine as _;
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{SectionKind, SliceIter};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::config::CertificateMode;
+use crate::error::{Class, Classify, Report};
+
+/// Far above the system bundle of any distribution (about 250 KiB); below what a mistaken path could hold.
+const MAX_BUNDLE: u64 = 8 << 20;
+
+/// S3 closes an idle connection after some tens of seconds; one that is kept longer only fails its next request.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// Requests besides parts in flight (STS, EC2, listings) find an idle connection too.
+const POOL_SPARE: usize = 8;
+
+/// Instance metadata and the two container credential endpoints: link-local, never behind a proxy.
+const NEVER_PROXIED: &str = "169.254.169.254,169.254.170.2,169.254.170.23,[fd00:ec2::254],[fd00:ec2::23]";
+
+/// Why a CA bundle was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the CA bundle {path}: {fault}", path = .path.display())]
+pub struct BundleError {
+    pub path: PathBuf,
+    pub fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("there is no such file")]
+    Missing,
+    #[error("it is a folder, not a file")]
+    Folder,
+    #[error("it is not a regular file")]
+    Special,
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("it is larger than {MAX_BUNDLE} bytes")]
+    TooLarge,
+    #[error("it is empty")]
+    Empty,
+    #[error("it holds no PEM certificate")]
+    NoCertificate,
+    #[error("it is in DER form, not PEM")]
+    Der,
+    #[error("it holds a private key")]
+    PrivateKey,
+    #[error("it is not valid PEM: {0}")]
+    Pem(String),
+    #[error("certificate {number} in it cannot be used: {reason}")]
+    Certificate { number: usize, reason: String },
+    #[error("certificate_mode = \"only\" is set, but no certificate")]
+    OnlyNothing,
+}
+
+impl Classify for BundleError {
+    fn report(&self) -> Report {
+        let (class, remedy) = match &self.fault {
+            Fault::Missing | Fault::Special => {
+                (Class::Config, "set `certificate` to the path of a PEM file, and check that it is mounted")
+            }
+            Fault::Folder => (Class::Config, "name the PEM file itself, for instance …/ca.pem"),
+            Fault::Unreadable(_) => (Class::Config, "let the user Penstock runs as read the file"),
+            Fault::TooLarge => (Class::Config, "set `certificate` to a PEM file with the CA certificates only"),
+            Fault::OnlyNothing => (Class::Config, "set `certificate`, or remove `certificate_mode`"),
+            Fault::Empty | Fault::NoCertificate => {
+                (Class::Tls, "put the CA's certificate into it, from -----BEGIN CERTIFICATE----- on")
+            }
+            Fault::Der => (Class::Tls, "convert it: openssl x509 -inform der -in FILE -out ca.pem"),
+            Fault::PrivateKey => (
+                Class::Tls,
+                "keep only the certificates: a CA bundle is copied to every node, and a private key must not be",
+            ),
+            Fault::Pem(_) | Fault::Certificate { .. } => {
+                (Class::Tls, "export the certificate again; `openssl x509 -in FILE -text` must be able to read it")
+            }
+        };
+        Report::new(class, self.to_string()).remedy(remedy)
+    }
+}
+
+/// A certificate of the bundle, as far as an operator cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub subject: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+}
+
+/// The trust anchors of one location. `Display` says which they are, for the remedy of a TLS failure.
+#[derive(Clone)]
+pub struct Trust {
+    path: Option<PathBuf>,
+    mode: CertificateMode,
+    certificates: Vec<Certificate>,
+    ders: Vec<CertificateDer<'static>>,
+}
+
+impl Trust {
+    /// The system's roots, the bundle at `path`, or both.
+    ///
+    /// # Errors
+    /// When the bundle cannot be used; nothing is partly trusted.
+    pub fn load(path: Option<&Path>, mode: CertificateMode) -> Result<Self, BundleError> {
+        let Some(path) = path else {
+            return match mode {
+                CertificateMode::Add => Ok(Self { path: None, mode, certificates: Vec::new(), ders: Vec::new() }),
+                CertificateMode::Only => Err(BundleError { path: PathBuf::new(), fault: Fault::OnlyNothing }),
+            };
+        };
+        let refuse = |fault| BundleError { path: path.to_owned(), fault };
+        let bytes = read(path).map_err(refuse)?;
+        let (certificates, ders) = parse(&bytes).map_err(refuse)?;
+        Ok(Self { path: Some(path.to_owned()), mode, certificates, ders })
+    }
+
+    /// What the bundle holds; empty when only the system's roots are used.
+    #[must_use]
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.certificates
+    }
+
+    /// One sentence for each certificate that does not hold at `now`.
+    #[must_use]
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let state = |certificate: &Certificate| {
+            let (subject, path) = (&certificate.subject, self.path.as_deref().unwrap_or(Path::new("")).display());
+            if now > certificate.not_after {
+                Some(format!("{path}: the certificate {subject:?} expired at {}", certificate.not_after))
+            } else if now < certificate.not_before {
+                Some(format!("{path}: the certificate {subject:?} is not valid before {}", certificate.not_before))
+            } else {
+                None
+            }
+        };
+        self.certificates.iter().filter_map(state).collect()
+    }
+
+    /// The one client of a location: S3, STS, EC2 and the credential providers share its trust and its pool.
+    /// `concurrency` is the number of parts in flight.
+    #[must_use]
+    pub fn http_client(&self, concurrency: usize, proxy: Option<ProxyConfig>) -> SharedHttpClient {
+        let context = self.tls_context();
+        Builder::new().build_with_connector_fn(move |settings, components| {
+            let mut builder = Connector::builder()
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(concurrency.saturating_add(POOL_SPARE));
+            builder.set_connector_settings(settings.cloned());
+            builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+            builder.set_proxy_config(proxy.clone());
+            builder.tls_provider(Provider::rustls(CryptoMode::AwsLc)).tls_context(context.clone()).build()
+        })
+    }
+
+    fn tls_context(&self) -> TlsContext {
+        let native = match self.mode {
+            CertificateMode::Add => true,
+            CertificateMode::Only => false,
+        };
+        let mut store = TrustStore::empty().with_native_roots(native);
+        for der in &self.ders {
+            store.add_pem_certificate(encode(der));
+        }
+        TlsContext::builder().with_trust_store(store).build().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bundle = |path: &Path| format!("the CA bundle {}", path.display());
+        match (&self.path, self.mode) {
+            (None, _) => f.write_str("the system's root certificates"),
+            (Some(path), CertificateMode::Add) => write!(f, "{} and the system's root certificates", bundle(path)),
+            (Some(path), CertificateMode::Only) => write!(f, "{} alone", bundle(path)),
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+    let fault = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Fault::Missing,
+        _ => Fault::Unreadable(error.to_string()),
+    };
+    let meta = std::fs::metadata(path).map_err(fault)?;
+    if meta.is_dir() {
+        return Err(Fault::Folder);
+    }
+    if !meta.is_file() {
+        return Err(Fault::Special);
+    }
+    if meta.len() > MAX_BUNDLE {
+        return Err(Fault::TooLarge);
+    }
+    std::fs::read(path).map_err(fault)
+}
+
+type Parsed = (Vec<Certificate>, Vec<CertificateDer<'static>>);
+
+fn parse(bytes: &[u8]) -> Result<Parsed, Fault> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Fault::Empty);
+    }
+    // Searched in the text, so that kinds of keys the PEM reader does not know (ENCRYPTED, OPENSSH) are found too.
+    if bytes.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY) {
+        return Err(Fault::PrivateKey);
+    }
+    let mut ders = Vec::new();
+    for section in SliceIter::<(SectionKind, Vec<u8>)>::new(bytes) {
+        let (kind, der) = section.map_err(|error| Fault::Pem(error.to_string()))?;
+        if kind == SectionKind::Certificate {
+            ders.push(CertificateDer::from(der));
+        }
+    }
+    if ders.is_empty() {
+        let is_der = X509Certificate::from_der(bytes).is_ok();
+        return Err(if is_der { Fault::Der } else { Fault::NoCertificate });
+    }
+    let certificates = ders.iter().enumerate().map(|(index, der)| check(index + 1, der)).collect::<Result<_, _>>()?;
+    Ok((certificates, ders))
+}
+
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+
+fn check(number: usize, der: &CertificateDer<'static>) -> Result<Certificate, Fault> {
+    let fault = |reason: String| Fault::Certificate { number, reason };
+    // The very call the SDK makes, and unwraps.
+    rustls::RootCertStore::empty().add(der.clone()).map_err(|error| fault(error.to_string()))?;
+    let (_, x509) = X509Certificate::from_der(der).map_err(|error| fault(error.to_string()))?;
+    let time = |time: x509_parser::time::ASN1Time| {
+        Timestamp::from_second(time.timestamp()).map_err(|error| fault(error.to_string()))
+    };
+    Ok(Certificate {
+        subject: x509.subject().to_string(),
+        not_before: time(x509.validity().not_before)?,
+        not_after: time(x509.validity().not_after)?,
+    })
+}
+
+fn encode(der: &CertificateDer<'_>) -> Vec<u8> {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
+    for line in text.as_bytes().chunks(64) {
+        pem.extend_from_slice(line);
+        pem.push(b'\n');
+    }
+    pem.extend_from_slice(b"-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// The proxy for HTTPS, from `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` as `lookup` has them, in upper or lower
+/// case. Plain HTTP goes direct: it is instance metadata, container credentials, or a store on this network.
+///
+/// # Errors
+/// When the proxy's URL is malformed; the text never holds the URL, which may carry a password.
+pub fn proxy(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<ProxyConfig>, String> {
+    let either =
+        |name: &str| lookup(name).or_else(|| lookup(&name.to_lowercase())).filter(|value| !value.trim().is_empty());
+    let Some((name, url)) = ["HTTPS_PROXY", "ALL_PROXY"].into_iter().find_map(|name| Some((name, either(name)?)))
+    else {
+        return Ok(None);
+    };
+    // curl and the AWS CLI take a bare host:port for an HTTP proxy.
+    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    let config = ProxyConfig::https(url.trim()).map_err(|_| {
+        format!(
+            "{name} is not a proxy URL; expected http://HOST:PORT or https://HOST:PORT, perhaps with USER:PASSWORD@"
+        )
+    })?;
+    let direct = either("NO_PROXY").map_or_else(|| NEVER_PROXIED.to_owned(), |more| format!("{more},{NEVER_PROXIED}"));
+    Ok(Some(config.no_proxy(direct)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn ca(year: i32) -> (String, String) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(year, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("CA of {year}"));
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn fault(content: &[u8]) -> Fault {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let error = Trust::load(Some(file.path()), CertificateMode::Only).unwrap_err();
+        assert!(error.to_string().contains(&file.path().display().to_string()), "{error}");
+        assert!(error.report().remedy.is_some(), "{error}");
+        error.fault
+    }
+
+    #[test]
+    fn bad_bundles_are_told_apart() {
+        let (pem, key) = ca(2026);
+        let (_, x509) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        assert_eq!(fault(b" \n"), Fault::Empty);
+        assert_eq!(fault(b"hello"), Fault::NoCertificate);
+        assert_eq!(fault(&[0xff, 0xfe, 0, 1, 2]), Fault::NoCertificate);
+        assert_eq!(fault(&x509.contents), Fault::Der);
+        assert_eq!(fault(format!("{pem}{key}").as_bytes()), Fault::PrivateKey);
+        assert_eq!(fault(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n"), Fault::PrivateKey);
+        assert!(matches!(fault(b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n"), Fault::Pem(_)));
+        assert!(matches!(fault(pem.split_once("-----END").unwrap().0.as_bytes()), Fault::Pem(_)));
+        let mut broken = pem.clone().into_bytes();
+        broken.extend_from_slice(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(matches!(fault(&broken), Fault::Certificate { number: 2, .. }));
+    }
+
+    #[test]
+    fn bad_paths_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |path: &Path| Trust::load(Some(path), CertificateMode::Add).unwrap_err();
+        assert_eq!(load(&folder.path().join("none.pem")).fault, Fault::Missing);
+        assert_eq!(load(folder.path()).fault, Fault::Folder);
+        assert_eq!(load(Path::new("/dev/null")).fault, Fault::Special);
+        assert_eq!(load(folder.path()).class(), Class::Config);
+        assert_eq!(Trust::load(None, CertificateMode::Only).unwrap_err().fault, Fault::OnlyNothing);
+    }
+
+    #[test]
+    fn expired_and_future_certificates_are_named() {
+        let (old, _) = ca(2001);
+        let (new, _) = ca(2101);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("# a comment\n{old}\n{new}")).unwrap();
+        let trust = Trust::load(Some(file.path()), CertificateMode::Add).unwrap();
+        assert_eq!(trust.certificates().len(), 2);
+        let warnings = trust.warnings("2026-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].contains("CA of 2001") && warnings[0].contains("expired"), "{warnings:?}");
+        assert!(warnings[1].contains("CA of 2101") && warnings[1].contains("not valid before"), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_the_sdk_gets_it_can_read() {
+        let (pem, _) = ca(2026);
+        let (_, ders) = parse(format!("noise before\n{pem}\nnoise after").as_bytes()).unwrap();
+        let (_, again) = parse(&encode(&ders[0])).unwrap();
+        assert_eq!(ders, again);
+    }
+
+    #[test]
+    fn proxies_are_read_in_either_case() {
+        let config = |pairs: &[(&str, &str)]| {
+            let map: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            proxy(move |name| map.get(name).cloned())
+        };
+        assert!(config(&[]).unwrap().is_none());
+        assert!(config(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
+        assert!(config(&[("HTTP_PROXY", "http://proxy:3128")]).unwrap().is_none());
+        let found = format!("{:?}", config(&[("https_proxy", "proxy:3128"), ("NO_PROXY", ".corp")]).unwrap().unwrap());
+        assert!(found.contains("proxy:3128") && found.contains(".corp,169.254.169.254"), "{found}");
+        let error = config(&[("ALL_PROXY", "socks5://user:secret@proxy")]).unwrap_err();
+        assert!(error.contains("ALL_PROXY") && !error.contains("secret"), "{error}");
+    }
+}
