@@ -13,11 +13,14 @@
 
 pub mod aws;
 pub mod budget;
+pub mod catalog;
 pub mod checksum;
 pub mod config;
 pub mod error;
 pub mod format;
+pub mod job;
 pub mod restore;
 pub mod source;
 pub mod store;
 pub mod stream;
+pub mod upload;

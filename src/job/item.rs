@@ -1,0 +1,266 @@
+//! One item's stream: source → chunk → frame → part → store, and its index.
+
+use std::io::{Read as _, Seek as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sha2::{Digest as _, Sha256};
+use tempfile::SpooledTempFile;
+
+use super::plan::PlannedItem;
+use super::{Error, Progress, Run};
+use crate::budget::OwnBuffers;
+use crate::format::index::{self, Chunk};
+use crate::format::key::{BackupPrefix, Name, ObjectKey};
+use crate::format::manifest::{DataObject, IndexObject, Stream, Warning, Warnings};
+use crate::stream::frame::Compression;
+use crate::stream::{Encoder, Event, Options, encode};
+use crate::upload::{ObjectWriter, Uploader, Written};
+
+/// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
+const INDEX_IN_MEMORY: usize = 4 << 20;
+
+/// How much of the index is read at a time to be uploaded.
+const INDEX_READ: usize = 256 << 10;
+
+impl Run<'_> {
+    /// Writes one item. Returns its stream and how many warnings it had; a failed item has left no object.
+    pub(super) async fn item(
+        &mut self,
+        backup: &BackupPrefix,
+        item: &PlannedItem<'_>,
+        warnings: &mut Warnings,
+    ) -> Result<(Stream, u64), Error> {
+        let (window, bytes) = self.context.memory();
+        let reservation = tokio::select! {
+            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            reservation = self.context.budget.reserve(bytes) => Arc::new(reservation?),
+        };
+        let budget = &self.context.budget;
+        let part_size = usize::try_from(self.context.upload.part_size).unwrap_or(usize::MAX);
+        let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
+        // Ends a command also when it is the upload that fails; dropped with this function.
+        let stop_source = self.stop.child_token();
+        let _guard = stop_source.clone().drop_guard();
+        let named = |error| Error::Source { item: item.name.clone(), error };
+        let source = item.open(stop_source).map_err(named)?;
+        self.progress.expected.fetch_add(source.size_hint().unwrap_or(0), Ordering::Relaxed);
+        let options = Options {
+            compression: self.spec.compression,
+            pool: Arc::clone(&self.context.pool),
+            blocks: own(encode::BLOCKS, encode::BLOCK),
+            window,
+        };
+        let thread = |error| Error::Local { action: "starting the reader's thread", error };
+        let encoder = Encoder::start(source, options).map_err(thread)?;
+        let uploader = Uploader {
+            store: Arc::clone(&self.context.store),
+            budget: budget.clone(),
+            own: own(1, part_size),
+            part_size,
+            concurrency: self.context.upload.concurrency,
+            checksum: self.context.checksum,
+        };
+        let before = warnings.count;
+        let mut writer = ItemWriter::new(self, uploader, backup, item)?;
+        let stopped = self.stop.clone();
+        let result = tokio::select! {
+            () = stopped.cancelled() => Err(Error::Cancelled),
+            result = writer.write(encoder, warnings) => result,
+        };
+        let ItemWriter { current, objects, .. } = writer;
+        if let Some(current) = current {
+            current.abort().await;
+        }
+        self.written.extend(objects.into_iter().map(|(written, _)| written.key));
+        match result {
+            Ok(stream) => {
+                self.written.push(stream.index.key.clone());
+                Ok((stream, warnings.count - before))
+            }
+            Err(error) => {
+                // What is left of the item is the run's to delete: at once, for the run may still commit the other items.
+                self.clean_up_item(&item.name, backup).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn clean_up_item(&mut self, item: &Name, backup: &BackupPrefix) {
+        let mine = format!("{}{item}.", backup.as_str());
+        let (mine, others) =
+            std::mem::take(&mut self.written).into_iter().partition(|key| key.as_str().starts_with(&mine));
+        self.written = mine;
+        self.clean_up().await;
+        self.written = others;
+    }
+}
+
+/// The objects and the index of one stream.
+struct ItemWriter<'a> {
+    uploader: Uploader,
+    progress: &'a Progress,
+    backup: &'a BackupPrefix,
+    item: &'a Name,
+    suffix: &'static str,
+    object_size: u64,
+    current: Option<ObjectWriter>,
+    objects: Vec<(Written, u64)>,
+    index: Option<index::Writer<SpooledTempFile>>,
+    stored: u64,
+}
+
+/// The suffix tells a reader without Penstock what to do with the object.
+const fn suffix(tree: bool, compression: Compression) -> &'static str {
+    match (tree, compression) {
+        (true, Compression::Zstd { .. }) => "tar.zst",
+        (true, Compression::None) => "tar",
+        (false, Compression::Zstd { .. }) => "zst",
+        (false, Compression::None) => "bin",
+    }
+}
+
+fn index_error(error: std::io::Error) -> Error {
+    Error::Local { action: "writing the index to a temporary file", error }
+}
+
+impl<'a> ItemWriter<'a> {
+    fn new(
+        run: &Run<'a>,
+        uploader: Uploader,
+        backup: &'a BackupPrefix,
+        item: &'a PlannedItem<'_>,
+    ) -> Result<Self, Error> {
+        let index = index::Writer::new(tempfile::spooled_tempfile(INDEX_IN_MEMORY)).map_err(index_error)?;
+        Ok(Self {
+            uploader,
+            progress: run.progress,
+            backup,
+            item: &item.name,
+            suffix: suffix(item.description.is_tree(), run.spec.compression),
+            object_size: run.context.upload.object_size,
+            current: None,
+            objects: Vec::new(),
+            index: Some(index),
+            stored: 0,
+        })
+    }
+
+    async fn write(&mut self, mut encoder: Encoder, warnings: &mut Warnings) -> Result<Stream, Error> {
+        while let Some(event) = self.next(&mut encoder).await? {
+            match event {
+                Event::File(file) => {
+                    Progress::add(&self.progress.files, 1);
+                    self.index().file(file).map_err(index_error)?;
+                }
+                Event::Warning(warning) => {
+                    Progress::add(&self.progress.warnings, 1);
+                    tracing::warn!(item = %self.item, path = %warning.path.display(), "{}", warning.message);
+                    let path = warning.path.to_string_lossy().into_owned();
+                    warnings.push(Warning { item: self.item.clone(), path, message: warning.message });
+                }
+                Event::Frame(frame) => self.frame(&frame).await?,
+            }
+        }
+        self.roll_over().await?;
+        let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
+        let index = self.upload_index(file).await?;
+        let objects = self.objects.iter().map(|(written, live)| DataObject {
+            key: written.key.clone(),
+            size: written.size,
+            crc64nvme: written.crc64nvme.to_be_bytes(),
+            live_bytes: *live,
+        });
+        Ok(Stream {
+            plain_bytes: totals.plain_bytes,
+            stored_bytes: self.stored,
+            new_bytes: self.stored,
+            chunks: totals.chunks,
+            files: totals.files,
+            digest: totals.digest,
+            index,
+            objects: objects.collect(),
+        })
+    }
+
+    /// The encoder's next event, or the failure of a part that is in flight meanwhile.
+    async fn next(&mut self, encoder: &mut Encoder) -> Result<Option<Event>, Error> {
+        let item = self.item;
+        let event = match &mut self.current {
+            None => encoder.next().await,
+            Some(current) => tokio::select! {
+                event = encoder.next() => event,
+                error = current.failure() => return Err(error.into()),
+            },
+        };
+        event.map_err(|error| match error {
+            encode::Error::Source(crate::source::Error::Cancelled) => Error::Cancelled,
+            encode::Error::Source(error) => Error::Source { item: item.clone(), error },
+            error => Error::Stream(error),
+        })
+    }
+
+    fn index(&mut self) -> &mut index::Writer<SpooledTempFile> {
+        self.index.as_mut().expect("the index is finished after the last event")
+    }
+
+    async fn frame(&mut self, frame: &encode::Frame) -> Result<(), Error> {
+        let length = frame.stored.len() as u64;
+        if self.current.as_ref().is_some_and(|current| current.size() + length > self.object_size) {
+            self.roll_over().await?;
+        }
+        let number = u32::try_from(self.objects.len()).unwrap_or(u32::MAX - 1);
+        let current = self.current.get_or_insert_with(|| {
+            ObjectWriter::new(self.uploader.clone(), self.backup.data(self.item, number + 1, self.suffix))
+        });
+        let chunk = Chunk {
+            id: frame.id,
+            plain_len: frame.plain_len,
+            encoding: frame.encoding,
+            object: number,
+            offset: current.size(),
+            stored_len: u32::try_from(length).expect("a frame is little more than 4 MiB"),
+        };
+        current.write(&frame.stored).await?;
+        self.index().chunk(&chunk).map_err(index_error)?;
+        self.stored += length;
+        Progress::add(&self.progress.plain, frame.plain_len.into());
+        Progress::add(&self.progress.stored, length);
+        Ok(())
+    }
+
+    /// Completes the current object; the next frame starts another.
+    async fn roll_over(&mut self) -> Result<(), Error> {
+        if let Some(current) = self.current.take() {
+            let written = current.finish().await?;
+            let live = written.size;
+            self.objects.push((written, live));
+        }
+        Ok(())
+    }
+
+    async fn upload_index(&mut self, mut file: SpooledTempFile) -> Result<IndexObject, Error> {
+        file.rewind().map_err(index_error)?;
+        let key: ObjectKey = self.backup.index(self.item);
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; INDEX_READ];
+        let mut writer = ObjectWriter::new(self.uploader.clone(), key);
+        loop {
+            let count = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => {
+                    writer.abort().await;
+                    return Err(index_error(error));
+                }
+            };
+            digest.update(&buffer[..count]);
+            if let Err(error) = writer.write(&buffer[..count]).await {
+                writer.abort().await;
+                return Err(error.into());
+            }
+        }
+        let Written { key, size, .. } = writer.finish().await?;
+        Ok(IndexObject { key, size, sha256: digest.finalize().into() })
+    }
+}

@@ -1,0 +1,288 @@
+//! One run of one job: its sources into one backup.
+//!
+//! - **Consistency**: the manifest is written last, with `If-None-Match: *`; until then nothing of the backup is visible.
+//! - **Failure of a source** (a command's exit code, a root that is gone) fails its item. The other items go on, and the backup is committed
+//!   as `partial`, naming the item; when no item is left, nothing is committed.
+//! - **Failure of the store** fails the run.
+//! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
+//! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
+//! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
+
+mod item;
+mod plan;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::{Budget, TooSmall};
+use crate::checksum::Algorithm;
+use crate::config::{self, Source};
+use crate::error::{Class, Classify, Report};
+use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
+use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
+use crate::store::{self, Overwrite, Payload, Store};
+use crate::stream::{self, encode};
+use crate::upload::{self, retry::with_retries};
+
+/// How long the clean-up after a failed run may take.
+const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The longest queue between the cutter and the uploader: more only costs memory.
+const MAX_WINDOW: usize = 64;
+
+/// What a run needs of the process and its location.
+#[derive(Clone)]
+pub struct Context {
+    pub store: Arc<dyn Store>,
+    pub budget: Budget,
+    pub pool: Arc<rayon::ThreadPool>,
+    pub prefix: String,
+    pub cluster: Name,
+    pub node: Name,
+    pub upload: config::Upload,
+    pub checksum: Algorithm,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("prefix", &self.prefix).field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
+    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
+    fn memory(&self) -> (usize, u64) {
+        let frame = encode::reserve(1) - encode::reserve(0);
+        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
+        let wanted = self.pool.current_num_threads() + 2;
+        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
+        (window, encode::reserve(window) + self.upload.part_size)
+    }
+}
+
+/// What to back up.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub job: Name,
+    pub sources: Vec<Source>,
+    pub compression: stream::frame::Compression,
+    pub timeout: Option<Duration>,
+}
+
+/// What a run has done so far, for a progress bar or a status page to read at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Plain bytes that have been cut, hashed and handed to the upload.
+    pub plain: AtomicU64,
+    pub stored: AtomicU64,
+    pub files: AtomicU64,
+    pub warnings: AtomicU64,
+    /// Expected plain bytes; 0 while unknown.
+    pub expected: AtomicU64,
+}
+
+impl Progress {
+    fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("item {item}: {error}")]
+    Source {
+        item: Name,
+        #[source]
+        error: crate::source::Error,
+    },
+    #[error(transparent)]
+    Stream(stream::encode::Error),
+    #[error(transparent)]
+    Upload(#[from] upload::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("not enough memory for one stream: {0}")]
+    Memory(#[from] TooSmall),
+    #[error("{action}: {error}")]
+    Local {
+        action: &'static str,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("job {job}: no source matched anything: {patterns}")]
+    Nothing { job: Name, patterns: String },
+    #[error("cancelled; nothing was committed")]
+    Cancelled,
+    #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
+    Timeout { job: Name, limit: Duration },
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        match self {
+            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Stream(error) => error.report(),
+            Self::Upload(error) => error.report(),
+            Self::Store(error) => error.report(),
+            Self::Memory(_) => Report::new(Class::Config, self.to_string())
+                .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
+            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
+            Self::Nothing { .. } => {
+                Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
+            }
+            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
+            Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
+        }
+    }
+}
+
+/// Runs a job and returns the committed manifest.
+///
+/// # Errors
+/// When nothing was committed. What had been written has been removed again, as far as the store let us.
+pub async fn run(
+    context: &Context,
+    spec: &Spec,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Manifest, Error> {
+    let stop = cancel.child_token();
+    let mut run = Run { context, spec, progress, stop: stop.clone(), written: Vec::new() };
+    let result = match spec.timeout {
+        None => run.backup().await,
+        Some(limit) => {
+            let backup = run.backup();
+            tokio::pin!(backup);
+            tokio::select! {
+                result = &mut backup => result,
+                () = tokio::time::sleep(limit) => {
+                    stop.cancel();
+                    match backup.await {
+                        Err(Error::Cancelled) => Err(Error::Timeout { job: spec.job.clone(), limit }),
+                        result => result,
+                    }
+                }
+            }
+        }
+    };
+    if result.is_err() {
+        run.clean_up().await;
+    }
+    result
+}
+
+struct Run<'a> {
+    context: &'a Context,
+    spec: &'a Spec,
+    progress: &'a Arc<Progress>,
+    stop: CancellationToken,
+    /// Completed objects, to be deleted again unless the manifest is committed.
+    written: Vec<ObjectKey>,
+}
+
+impl Run<'_> {
+    async fn backup(&mut self) -> Result<Manifest, Error> {
+        let started = Timestamp::now();
+        let id =
+            BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
+        let Context { cluster, node, prefix, .. } = self.context;
+        let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
+        let backup = BackupPrefix::new(prefix, &chain, &id);
+        tracing::info!(job = %chain.job, backup = %id, "backup started");
+        let mut warnings = Warnings::default();
+        let (items, first_error) = self.items(&backup, &mut warnings).await?;
+        if let Some(error) = first_error
+            && items.iter().all(|item| item.outcome == Outcome::Failure)
+        {
+            return Err(error);
+        }
+        let whole = warnings.count == 0 && items.iter().all(|item| item.outcome == Outcome::Success);
+        let manifest = Manifest {
+            version: manifest::VERSION,
+            id,
+            job: chain.job,
+            cluster: chain.cluster,
+            node: chain.node,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            started,
+            finished: Timestamp::now(),
+            parent: None,
+            labels: std::collections::BTreeMap::new(),
+            outcome: if whole { Outcome::Success } else { Outcome::Partial },
+            items,
+            warnings,
+        };
+        self.commit(&backup.manifest(), &manifest).await?;
+        tracing::info!(job = %manifest.job, backup = %manifest.id, outcome = manifest.outcome.as_str(), "backup committed");
+        Ok(manifest)
+    }
+
+    /// Every item's stream, and the first failure of a source.
+    async fn items(
+        &mut self,
+        backup: &BackupPrefix,
+        warnings: &mut Warnings,
+    ) -> Result<(Vec<Item>, Option<Error>), Error> {
+        let mut items = Vec::new();
+        let mut first_error = None;
+        for planned in plan::items(self.spec)? {
+            let (outcome, error, stream) = match self.item(backup, &planned, warnings).await {
+                Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
+                Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
+                Err(error @ Error::Source { .. }) => {
+                    tracing::error!(item = %planned.name, %error, "the item failed; nothing of it is kept");
+                    let Report { class, message, .. } = error.report();
+                    first_error.get_or_insert(error);
+                    (Outcome::Failure, Some(ItemError { class: class.to_string(), message }), None)
+                }
+                Err(error) => return Err(error),
+            };
+            let (name, source) = (planned.name, planned.description);
+            items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
+        }
+        Ok((items, first_error))
+    }
+
+    async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {
+        let data = bytes::Bytes::from(manifest.to_json());
+        let payload = Payload { checksum: self.context.checksum.compute(&data), data };
+        let store = &self.context.store;
+        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let refused = tokio::select! {
+            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            result = put => match result {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+        };
+        // An answer that was lost makes the retry meet its own manifest: the id is random, nobody else writes this key.
+        if refused.class == Class::Conflict
+            && store.head(key).await.is_ok_and(|object| object.size == payload.data.len() as u64)
+        {
+            return Ok(());
+        }
+        Err(refused.into())
+    }
+
+    async fn clean_up(&self) {
+        let delete = async {
+            for key in &self.written {
+                let store = &self.context.store;
+                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
+                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
+                }
+            }
+        };
+        if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
+            tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
