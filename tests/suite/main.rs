@@ -1,3 +1,8 @@
 //! One binary for every integration test: linking the SDK once is most of a test binary's cost.
 //!
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
+#![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
+
+mod aws_client;
+mod conformance;
+mod servers;
