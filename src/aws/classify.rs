@@ -399,11 +399,10 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         Some(407) => {
             Verdict::new(Class::Config, "the proxy asks for a user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST")
         }
-        Some(408) => Verdict::bare(Class::Transient),
         Some(409 | 412) => Verdict::bare(Class::Conflict),
         Some(416) => Verdict::new(Class::Integrity, "the object is shorter than expected"),
         Some(429) => Verdict::bare(Class::Throttled),
-        Some(500..) => Verdict::bare(Class::Transient),
+        Some(408 | 500..) => Verdict::bare(Class::Transient),
         Some(400..) => Verdict::bare(Class::Config),
         // A 200 that carried an unknown error, or none that is known: nothing was done, and the next attempt may do.
         Some(_) | None => Verdict::bare(Class::Transient),

@@ -21,13 +21,13 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use crate::store;
 
 /// The most that is left of the lifetime when a refresh begins; long sessions need no more than this.
-pub const REFRESH_MARGIN: Duration = Duration::from_secs(5 * 60);
+pub const REFRESH_MARGIN: Duration = Duration::from_mins(5);
 
 /// Of short sessions (a chain's last quarter of an hour, an emulator's few minutes) this share instead.
 const REFRESH_SHARE: u32 = 4;
 
 /// Credentials that do not expire (files, a profile) are read again after this long: a rotated key is found.
-pub const REREAD: Duration = Duration::from_secs(60);
+pub const REREAD: Duration = Duration::from_mins(1);
 
 /// How long a failed refresh is remembered.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -108,6 +108,13 @@ impl Provider {
     #[must_use]
     pub fn generation(&self) -> Generation {
         Generation(self.inner.state().generation)
+    }
+
+    /// Which credentials a request that begins now will be sent with, after obtaining them if none are held. A failure
+    /// is left to the request, which meets it again.
+    pub(crate) async fn ready(&self) -> Generation {
+        drop(self.get().await);
+        self.generation()
     }
 
     /// The service refused credentials of `generation` as expired: they are dropped, whatever their expiry says, and

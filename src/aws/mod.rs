@@ -34,13 +34,19 @@ use crate::store::{self, Store};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One attempt of a request with no body to speak of. Requests with data have limits of their own (`s3`).
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// STS answers at once or is ill, and a request of the engine waits for it.
+const STS_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The first attempt included, as the AWS CLI's standard mode has it. Parts are retried above that by the engine.
 const ATTEMPTS: u32 = 3;
 
 /// A download that yields nothing for this long has stalled.
 const STALL_GRACE: Duration = Duration::from_secs(20);
+
+/// Reads an environment variable; passed in, so that nothing need be set to test it.
+type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Why a location cannot even be connected.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,17 @@ impl AwsLocation {
     /// # Errors
     /// When the CA bundle, a URL or the environment's proxy cannot be used.
     pub fn connect(location: &Location) -> Result<Self, Error> {
+        Self::connect_with(location, |name| std::env::var(name).ok())
+    }
+
+    /// As [`AwsLocation::connect`], with the proxy and the default chain's web identity read through `env`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn connect_with(
+        location: &Location,
+        env: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
         let name = || location.name.clone();
         for (key, url) in [("s3_url", &location.s3_url), ("sts_url", &location.sts_url), ("ec2_url", &location.ec2_url)]
         {
@@ -93,24 +110,24 @@ impl AwsLocation {
         for warning in trust.warnings(jiff::Timestamp::now()) {
             tracing::warn!(location = location.name, "{warning}");
         }
-        let env: sts::Env = |name| std::env::var(name).ok();
-        let proxy = tls::proxy(env).map_err(|message| Error::Proxy { location: name(), message })?;
+        let proxy = tls::proxy(&env).map_err(|message| Error::Proxy { location: name(), message })?;
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(location.region.clone()))
             .http_client(trust.http_client(location.upload.concurrency, proxy))
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(timeouts())
+            .timeout_config(timeouts(ATTEMPT_TIMEOUT))
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        Ok(Self::assemble(location, trust, &shared, env))
+        Ok(Self::assemble(location, trust, &shared, Arc::new(env)))
     }
 
-    fn assemble(location: &Location, trust: Trust, shared: &SdkConfig, env: sts::Env) -> Self {
+    fn assemble(location: &Location, trust: Trust, shared: &SdkConfig, env: Env) -> Self {
         let at = |url: &Option<String>| shared.to_builder().clone_endpoint(url.as_deref());
-        let chain = sts::Chain::new(location, at(&location.sts_url).build(), trust.to_string(), env);
+        let impatient = at(&location.sts_url).timeout_config(timeouts(STS_ATTEMPT_TIMEOUT));
+        let chain = sts::Chain::new(location, impatient.build(), trust.to_string(), env);
         let credentials = credentials::Provider::new(&location.name, Box::new(chain));
         let provider = SharedCredentialsProvider::new(credentials.clone());
         let with = |url: &Option<String>| at(url).credentials_provider(provider.clone()).build();
@@ -177,9 +194,9 @@ impl CloneEndpoint for aws_types::sdk_config::Builder {
     }
 }
 
-fn timeouts() -> TimeoutConfig {
+fn timeouts(attempt: Duration) -> TimeoutConfig {
     // No `read_timeout`: in this SDK it runs from the first byte sent, so it would be a bare limit on a part's upload.
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build()
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
 }
 
 fn context(location: &Location) -> Context {

@@ -74,6 +74,17 @@ impl Request<'_> {
     fn odd(&self, class: Class, message: impl Into<String>) -> Error {
         self.call.error(class, message)
     }
+
+    /// What the server says it computed over what it received, held against what was sent.
+    fn agree(&self, sent: Option<Checksum>, got: Option<Checksum>) -> Result<(), Error> {
+        match (sent, got) {
+            (Some(sent), Some(got)) if sent != got => {
+                let message = format!("sent {}, the server has {}", sent.to_header(), got.to_header());
+                Err(self.odd(Class::Integrity, message))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl S3Store {
@@ -102,21 +113,10 @@ impl S3Store {
         }
     }
 
-    fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
+    async fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
         let resource = format!("s3://{}/{key}", self.bucket);
         let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
-        Request { store: self, call, generation: self.credentials.generation() }
-    }
-
-    /// What the server says it computed over what it received, held against what was sent.
-    fn agree(&self, request: &Request<'_>, sent: Option<Checksum>, got: Option<Checksum>) -> Result<(), Error> {
-        match (sent, got) {
-            (Some(sent), Some(got)) if sent != got => {
-                let message = format!("sent {}, the server has {}", sent.to_header(), got.to_header());
-                Err(request.odd(Class::Integrity, message))
-            }
-            _ => Ok(()),
-        }
+        Request { store: self, call, generation: self.credentials.ready().await }
     }
 }
 
@@ -136,7 +136,7 @@ fn body(data: Bytes) -> ByteStream {
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        let request = self.request("PutObject", key.as_str());
+        let request = self.request("PutObject", key.as_str()).await;
         let checksum = Headers::from(payload.checksum);
         let new = self.new_object.clone();
         let condition = match overwrite {
@@ -164,7 +164,7 @@ impl Store for S3Store {
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let request = self.request("GetObject", key.as_str());
+        let request = self.request("GetObject", key.as_str()).await;
         // HTTP cannot ask for no bytes.
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
@@ -189,7 +189,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        let request = self.request("HeadObject", key.as_str());
+        let request = self.request("HeadObject", key.as_str()).await;
         let mode = match self.algorithm {
             Algorithm::None => None,
             Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Sha256 => Some(ChecksumMode::Enabled),
@@ -205,7 +205,7 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
-        let request = self.request("DeleteObject", key.as_str());
+        let request = self.request("DeleteObject", key.as_str()).await;
         let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
         match delete.send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -216,7 +216,7 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        let request = self.request("ListObjectsV2", prefix);
+        let request = self.request("ListObjectsV2", prefix).await;
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
         let list = list.set_continuation_token(from.map(str::to_owned));
         let output = list.send().await.map_err(|error| request.failed(&error))?;
@@ -234,7 +234,7 @@ impl Store for S3Store {
     }
 
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        let request = self.request("CreateMultipartUpload", key.as_str());
+        let request = self.request("CreateMultipartUpload", key.as_str()).await;
         let new = self.new_object.clone();
         let (algorithm, kind) = wire::declared(self.algorithm);
         let create = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
@@ -259,7 +259,7 @@ impl Store for S3Store {
         number: PartNumber,
         payload: Payload,
     ) -> Result<UploadedPart, Error> {
-        let request = self.request("UploadPart", upload.key.as_str());
+        let request = self.request("UploadPart", upload.key.as_str()).await;
         let size = payload.data.len();
         let headers = Headers::from(payload.checksum);
         let put = self.client.upload_part().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
@@ -276,7 +276,7 @@ impl Store for S3Store {
             .await
             .map_err(|error| request.failed(&error))?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
-        self.agree(&request, payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
+        request.agree(payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
         let etag = output.e_tag.ok_or_else(|| request.odd(Class::Compat, "the reply holds no ETag"))?;
         Ok(UploadedPart { number, size: size as u64, etag, checksum: payload.checksum })
     }
@@ -288,7 +288,7 @@ impl Store for S3Store {
         size: u64,
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
-        let request = self.request("CompleteMultipartUpload", upload.key.as_str());
+        let request = self.request("CompleteMultipartUpload", upload.key.as_str()).await;
         let headers = Headers::from(checksum);
         let list =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();
@@ -310,11 +310,11 @@ impl Store for S3Store {
             .await
             .map_err(|error| request.failed(&error))?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
-        self.agree(&request, checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))
+        request.agree(checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        let request = self.request("AbortMultipartUpload", upload.key.as_str());
+        let request = self.request("AbortMultipartUpload", upload.key.as_str()).await;
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
         match abort.upload_id(&upload.id.0).send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -324,7 +324,7 @@ impl Store for S3Store {
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        let request = self.request("ListParts", upload.key.as_str());
+        let request = self.request("ListParts", upload.key.as_str()).await;
         let mut parts = Vec::new();
         let mut marker = None;
         for _ in 0..MAX_PART_PAGES {

@@ -24,6 +24,7 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::types::Credentials as StsCredentials;
 
+use super::Env;
 use super::classify::{Context, Service};
 use super::credentials::Fetch;
 use super::failure::{Call, tell};
@@ -32,15 +33,12 @@ use crate::error::Class;
 use crate::store;
 
 /// A hop may not ask for more when the caller is itself a role, nor when the role does not allow it.
-const SURE_DURATION: Duration = Duration::from_secs(3600);
+const SURE_DURATION: Duration = Duration::from_hours(1);
 
 /// `credential_process` and the metadata services have no deadline of their own that covers all of their attempts.
-const BASE_TIMEOUT: Duration = Duration::from_secs(60);
+const BASE_TIMEOUT: Duration = Duration::from_mins(1);
 
 const PROVIDER: &str = "penstock";
-
-/// Reads an environment variable; passed in, so that tests need not set any.
-pub(crate) type Env = fn(&str) -> Option<String>;
 
 /// A location's base credentials and hops.
 pub(crate) struct Chain {
@@ -104,7 +102,7 @@ impl Chain {
                 ("profile", found.map(|found| found.map_err(failed)))
             }
             config::Credentials::Static { access_key_id, secret_access_key, session_token } => {
-                return self.from_files(access_key_id, secret_access_key, session_token.as_ref());
+                return self.static_keys(access_key_id, secret_access_key, session_token.as_ref());
             }
             config::Credentials::WebIdentity { token_file, role_arn } => {
                 return self.web_identity(token_file, role_arn, PROVIDER).await;
@@ -143,7 +141,7 @@ impl Chain {
         store::Error { remedy, ..self.no_base(source, class, message) }
     }
 
-    fn from_files(
+    fn static_keys(
         &self,
         id: &SecretSource,
         secret: &SecretSource,

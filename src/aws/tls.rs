@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_sdk_s3::config::SharedHttpClient;
+use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -34,8 +34,9 @@ const POOL_IDLE: Duration = Duration::from_secs(20);
 /// Requests besides parts in flight (STS, EC2, listings) find an idle connection too.
 const POOL_SPARE: usize = 8;
 
-/// Instance metadata and the two container credential endpoints: link-local, never behind a proxy.
-const NEVER_PROXIED: &str = "169.254.169.254,169.254.170.2,169.254.170.23,[fd00:ec2::254],[fd00:ec2::23]";
+/// This host, instance metadata, and the two container credential endpoints: never behind a proxy.
+const NEVER_PROXIED: &str =
+    "localhost,127.0.0.0/8,[::1],169.254.169.254,169.254.170.2,169.254.170.23,[fd00:ec2::254],[fd00:ec2::23]";
 
 /// Why a CA bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -166,7 +167,7 @@ impl Trust {
                 .pool_idle_timeout(POOL_IDLE)
                 .pool_max_idle_per_host(concurrency.saturating_add(POOL_SPARE));
             builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+            builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
             builder.set_proxy_config(proxy.clone());
             builder.tls_provider(Provider::rustls(CryptoMode::AwsLc)).tls_context(context.clone()).build()
         })
@@ -383,7 +384,7 @@ mod tests {
         assert!(config(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
         assert!(config(&[("HTTP_PROXY", "http://proxy:3128")]).unwrap().is_none());
         let found = format!("{:?}", config(&[("https_proxy", "proxy:3128"), ("NO_PROXY", ".corp")]).unwrap().unwrap());
-        assert!(found.contains("proxy:3128") && found.contains(".corp,169.254.169.254"), "{found}");
+        assert!(found.contains("proxy:3128") && found.contains(".corp,localhost,127.0.0.0/8"), "{found}");
         let error = config(&[("ALL_PROXY", "socks5://user:secret@proxy")]).unwrap_err();
         assert!(error.contains("ALL_PROXY") && !error.contains("secret"), "{error}");
     }

@@ -6,3 +6,6 @@
 mod corpus;
 mod imports;
 mod tar;
+mod aws_client;
+mod conformance;
+mod servers;

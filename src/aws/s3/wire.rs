@@ -21,7 +21,7 @@ use crate::store::{PartNumber, UploadedPart};
 const SLOWEST_UPLOAD: u64 = 32 << 10;
 
 /// S3 assembles tens of thousands of megabytes before it answers a Complete.
-pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// An attempt's limit for `size` bytes of body.
 pub(super) fn attempt_timeout(size: usize) -> Duration {
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_part_has_time_for_its_size() {
-        assert_eq!(attempt_timeout(0), Duration::from_secs(60));
+        assert_eq!(attempt_timeout(0), Duration::from_mins(1));
         assert_eq!(attempt_timeout(16 << 20), Duration::from_secs(60 + 512));
     }
 

@@ -1,0 +1,376 @@
+//! One suite for every store: what the engine may rely on, held on the store in memory and on a real S3 server.
+//!
+//! Where a server is known to differ, the difference has a name in [`Quirks`] and only that assertion is left out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::{self, StreamExt as _};
+use penstock::aws::AwsLocation;
+use penstock::checksum::{Algorithm, Checksum};
+use penstock::error::Class;
+use penstock::format::key::ObjectKey;
+use penstock::store::memory::MemoryStore;
+use penstock::store::{
+    Error, ListedObject, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+};
+
+use crate::servers::{S3Server, Scheme, Servers};
+
+const MIB: usize = 1 << 20;
+
+/// What a server is known not to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quirk {
+    /// A PUT whose checksum is refused leaves its object behind.
+    KeepsRefusedObject,
+    /// A body that does not match its signed hash is an "internal error".
+    SignedHashIsInternal,
+    /// UploadPart takes a part whatever its checksum.
+    IgnoresPartChecksums,
+    /// ListParts has neither ETags nor checksums, and an upload that is gone has an empty list.
+    BareParts,
+    /// Complete compares nothing with the parts it holds.
+    TrustsThePartList,
+    /// An upload that is gone is "access denied".
+    DeniesDeadUploads,
+    /// No checksum is kept for an object of parts.
+    NoMultipartChecksum,
+}
+
+/// A store and what the suite has to know about it.
+struct Backend {
+    store: Arc<dyn Store>,
+    algorithm: Algorithm,
+    /// Objects on a page of a listing.
+    page: usize,
+    /// Bodies are signed.
+    signed: bool,
+    quirks: &'static [Quirk],
+}
+
+impl Backend {
+    fn lacks(&self, quirk: Quirk) -> bool {
+        self.quirks.contains(&quirk)
+    }
+
+    fn payload(&self, data: impl Into<Bytes>) -> Payload {
+        let data = data.into();
+        Payload { checksum: self.algorithm.compute(&data), data }
+    }
+
+    /// Whether the payload's checksum is the hash its request is signed with.
+    fn signs(&self, payload: &Payload) -> bool {
+        self.signed && matches!(payload.checksum, Some(Checksum::Sha256(_)))
+    }
+
+    async fn put(&self, key: &str, data: impl Into<Bytes>) {
+        self.store.put(&ObjectKey::new(key), self.payload(data), Overwrite::Allow).await.unwrap();
+    }
+
+    async fn read(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, Error> {
+        let download = self.store.get(&ObjectKey::new(key), range).await?;
+        let body: Vec<Bytes> = download.body.try_collect().await?;
+        let body = body.concat();
+        assert_eq!(body.len() as u64, download.length);
+        Ok(body)
+    }
+
+    async fn keys(&self, prefix: &str) -> Vec<String> {
+        let mut keys: Vec<String> = Vec::new();
+        let mut from = None;
+        loop {
+            let page = self.store.list(prefix, from.as_deref()).await.unwrap();
+            assert!(page.objects.len() <= self.page);
+            keys.extend(page.objects.iter().map(|object| object.key.as_str().to_owned()));
+            from = page.next;
+            if from.is_none() {
+                assert!(keys.is_sorted(), "{keys:?}");
+                return keys;
+            }
+            assert!(!page.objects.is_empty(), "a page before the last one is not empty");
+        }
+    }
+}
+
+async fn conforms(backend: &Backend) {
+    objects(backend).await;
+    odd_keys(backend).await;
+    conflicts(backend).await;
+    refused_checksums(backend).await;
+    listings(backend).await;
+    multipart(backend).await;
+    aborted(backend).await;
+    wrong_part_lists(backend).await;
+}
+
+async fn objects(backend: &Backend) {
+    let (store, key) = (&backend.store, ObjectKey::new("o/some"));
+    backend.put("o/some", &b"0123456789"[..]).await;
+    assert_eq!(backend.read("o/some", None).await.unwrap(), b"0123456789");
+    assert_eq!(backend.read("o/some", Some(2..5)).await.unwrap(), b"234");
+    assert_eq!(backend.read("o/some", Some(9..10)).await.unwrap(), b"9");
+    assert_eq!(backend.read("o/some", Some(4..4)).await.unwrap(), b"");
+    let info = store.head(&key).await.unwrap();
+    assert_eq!(info.size, 10);
+    assert_eq!(info.checksum, backend.algorithm.compute(b"0123456789"));
+    backend.put("o/some", &b"replaced"[..]).await;
+    assert_eq!(backend.read("o/some", None).await.unwrap(), b"replaced");
+
+    backend.put("o/empty", Bytes::new()).await;
+    assert_eq!(backend.read("o/empty", None).await.unwrap(), b"");
+    assert_eq!(store.head(&ObjectKey::new("o/empty")).await.unwrap().size, 0);
+
+    store.delete(&key).await.unwrap();
+    store.delete(&key).await.unwrap();
+    let gone = store.get(&key, None).await.err().unwrap();
+    assert_eq!((gone.class, gone.operation), (Class::NotFound, "GetObject"));
+    assert!(gone.to_string().contains("o/some"), "{gone}");
+    assert_eq!(store.head(&key).await.unwrap_err().class, Class::NotFound);
+}
+
+async fn odd_keys(backend: &Backend) {
+    let mut odd =
+        ["k/a b+c", "k/é–🦀", "k/100%25", "k/x=y&z;w", "k/'quoted\"<xml>", "k/(star)*!", "k/~.-_", "k/back\\slash#?"];
+    odd.sort_unstable();
+    for key in odd {
+        backend.put(key, key.as_bytes()).await;
+        assert_eq!(backend.read(key, None).await.unwrap(), key.as_bytes(), "{key}");
+    }
+    assert_eq!(backend.keys("k/").await, odd);
+    for key in odd {
+        backend.store.delete(&ObjectKey::new(key)).await.unwrap();
+    }
+    assert!(backend.keys("k/").await.is_empty());
+}
+
+async fn conflicts(backend: &Backend) {
+    let key = ObjectKey::new("c/once");
+    let put = |data: &'static [u8]| backend.store.put(&key, backend.payload(data), Overwrite::Refuse);
+    put(b"first").await.unwrap();
+    assert_eq!(put(b"second").await.unwrap_err().class, Class::Conflict);
+    assert_eq!(backend.read("c/once", None).await.unwrap(), b"first");
+}
+
+fn wrong(algorithm: Algorithm) -> Option<Payload> {
+    algorithm.compute(b"something else").map(|checksum| Payload { data: "data".into(), checksum: Some(checksum) })
+}
+
+async fn refused_checksums(backend: &Backend) {
+    let Some(payload) = wrong(backend.algorithm) else { return };
+    let key = ObjectKey::new("w/wrong");
+    let refused = backend.store.put(&key, payload.clone(), Overwrite::Allow).await.unwrap_err();
+    if !(backend.lacks(Quirk::SignedHashIsInternal) && backend.signs(&payload)) {
+        assert_eq!(refused.class, Class::Integrity, "{refused}");
+    }
+    if !backend.lacks(Quirk::KeepsRefusedObject) {
+        assert_eq!(backend.store.head(&key).await.unwrap_err().class, Class::NotFound);
+    }
+    let upload = begin(backend, "w/part").await;
+    let part = backend.store.upload_part(&upload, PartNumber::FIRST, payload).await;
+    if !backend.lacks(Quirk::IgnoresPartChecksums) {
+        assert_eq!(part.unwrap_err().class, Class::Integrity);
+        assert_eq!(backend.store.list_parts(&upload).await.unwrap(), Some(Vec::new()));
+    }
+    backend.store.abort_upload(&upload).await.unwrap();
+}
+
+async fn listings(backend: &Backend) {
+    let number = backend.page + 2;
+    let keys: Vec<_> = (0..number).map(|number| format!("l/{number:05}")).collect();
+    let puts = stream::iter(&keys).map(|key| backend.put(key, Bytes::new()));
+    puts.buffer_unordered(8).collect::<Vec<_>>().await;
+    backend.put("l.before", Bytes::new()).await;
+    backend.put("lz", Bytes::new()).await;
+    assert_eq!(backend.keys("l/").await, keys);
+    assert_eq!(backend.keys("l/0000").await, keys.iter().take(10).cloned().collect::<Vec<_>>());
+    assert!(backend.keys("nothing/").await.is_empty());
+    backend.put("s/sized", &b"12345"[..]).await;
+    let page = backend.store.list("s/", None).await.unwrap();
+    assert_eq!(page.objects, [ListedObject { key: ObjectKey::new("s/sized"), size: 5 }]);
+    assert_eq!(page.next, None);
+}
+
+async fn begin(backend: &Backend, key: &str) -> UploadHandle {
+    let key = ObjectKey::new(key);
+    let id = backend.store.create_upload(&key).await.unwrap();
+    UploadHandle { key, id }
+}
+
+/// Three parts, the last one small, uploaded out of order.
+async fn three_parts(backend: &Backend, upload: &UploadHandle) -> (Vec<UploadedPart>, Vec<u8>, Option<Checksum>) {
+    let bodies: Vec<Bytes> =
+        [5 * MIB, 5 * MIB, 1234].iter().zip(1u8..).map(|(len, byte)| vec![byte; *len].into()).collect();
+    let mut parts = Vec::new();
+    for number in [3u16, 1, 2] {
+        let payload = backend.payload(bodies[usize::from(number) - 1].clone());
+        parts.push(backend.store.upload_part(upload, PartNumber::new(number).unwrap(), payload).await.unwrap());
+    }
+    parts.sort_by_key(|part| part.number);
+    let whole = bodies.concat();
+    let checksum = match backend.algorithm {
+        Algorithm::Crc64nvme | Algorithm::Crc32c => backend.algorithm.compute(&whole),
+        Algorithm::Sha256 | Algorithm::None => None,
+    };
+    (parts, whole, checksum)
+}
+
+async fn multipart(backend: &Backend) {
+    let upload = begin(backend, "m/three").await;
+    let (parts, whole, checksum) = three_parts(backend, &upload).await;
+    let listed = backend.store.list_parts(&upload).await.unwrap().unwrap();
+    if backend.lacks(Quirk::BareParts) {
+        let bare = |part: &UploadedPart| (part.number, part.size);
+        assert!(listed.iter().map(bare).eq(parts.iter().map(bare)), "{listed:?}");
+    } else {
+        assert_eq!(listed, parts);
+    }
+    assert_eq!(backend.store.head(&upload.key).await.unwrap_err().class, Class::NotFound);
+    backend.store.complete_upload(&upload, &parts, whole.len() as u64, checksum).await.unwrap();
+    assert!(backend.read("m/three", None).await.unwrap() == whole);
+    let seam = 5 * MIB as u64;
+    assert_eq!(backend.read("m/three", Some(seam - 2..seam + 2)).await.unwrap(), [1, 1, 2, 2]);
+    let info = backend.store.head(&upload.key).await.unwrap();
+    assert_eq!(info.size, whole.len() as u64);
+    if !backend.lacks(Quirk::NoMultipartChecksum) {
+        assert_eq!(info.checksum, checksum);
+    }
+    if !backend.lacks(Quirk::BareParts) {
+        assert_eq!(backend.store.list_parts(&upload).await.unwrap(), None);
+    }
+}
+
+async fn aborted(backend: &Backend) {
+    let upload = begin(backend, "a/aborted").await;
+    backend.store.upload_part(&upload, PartNumber::FIRST, backend.payload(&b"part"[..])).await.unwrap();
+    backend.store.abort_upload(&upload).await.unwrap();
+    let after = backend.store.list_parts(&upload).await.unwrap();
+    assert_eq!(after, if backend.lacks(Quirk::BareParts) { Some(Vec::new()) } else { None });
+    let late = backend.store.upload_part(&upload, PartNumber::FIRST, backend.payload(&b"part"[..])).await.unwrap_err();
+    if backend.lacks(Quirk::DeniesDeadUploads) {
+        assert_eq!(late.class, Class::AccessDenied);
+    } else {
+        assert_eq!((late.class, late.code.as_deref()), (Class::NotFound, Some("NoSuchUpload")));
+        backend.store.abort_upload(&upload).await.unwrap();
+        let stranger = UploadHandle { key: upload.key.clone(), id: UploadId("never-was".into()) };
+        backend.store.abort_upload(&stranger).await.unwrap();
+        assert_eq!(backend.store.list_parts(&stranger).await.unwrap(), None);
+    }
+    assert_eq!(backend.store.head(&upload.key).await.unwrap_err().class, Class::NotFound);
+}
+
+async fn wrong_part_lists(backend: &Backend) {
+    let upload = begin(backend, "p/wrong").await;
+    if !backend.lacks(Quirk::TrustsThePartList) {
+        let (parts, whole, checksum) = three_parts(backend, &upload).await;
+        let size = whole.len() as u64;
+        let complete = |parts: Vec<UploadedPart>, size, checksum| {
+            let (store, upload) = (backend.store.clone(), upload.clone());
+            async move { store.complete_upload(&upload, &parts, size, checksum).await.unwrap_err().class }
+        };
+        let etag = |part: &UploadedPart| UploadedPart { etag: "\"0\"".into(), ..part.clone() };
+        assert_eq!(complete(parts.iter().map(etag).collect(), size, checksum).await, Class::Integrity);
+        assert_eq!(complete(parts[..2].to_vec(), size, checksum).await, Class::Integrity);
+        assert_eq!(complete(parts.clone(), size - 1, checksum).await, Class::Integrity);
+        assert_eq!(complete(parts.iter().rev().cloned().collect(), size, checksum).await, Class::Internal);
+        assert_eq!(complete(Vec::new(), 0, None).await, Class::Internal);
+        if let Some(payload) = wrong(backend.algorithm) {
+            assert_eq!(complete(parts.clone(), size, payload.checksum).await, Class::Integrity);
+        }
+        // None of these ended the upload.
+        assert_eq!(backend.store.list_parts(&upload).await.unwrap(), Some(parts));
+    }
+    let small = backend.store.upload_part(&upload, PartNumber::FIRST, backend.payload(&b"small"[..])).await.unwrap();
+    let second = PartNumber::FIRST.next().unwrap();
+    let last = backend.store.upload_part(&upload, second, backend.payload(&b"last"[..])).await.unwrap();
+    let refused = backend.store.complete_upload(&upload, &[small, last], 9, None).await.unwrap_err();
+    assert_eq!(refused.code.as_deref(), Some("EntityTooSmall"), "{refused}");
+    if !backend.lacks(Quirk::TrustsThePartList) {
+        backend.store.abort_upload(&upload).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_store_in_memory() {
+    for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c, Algorithm::Sha256, Algorithm::None] {
+        let memory = Arc::new(MemoryStore::with_limits(5 << 20, 12));
+        let backend = Backend { store: memory.clone(), algorithm, page: 12, signed: false, quirks: &[] };
+        conforms(&backend).await;
+        assert_eq!(memory.uploads_in_progress(), []);
+    }
+}
+
+/// s3s-fs 0.14.1.
+const S3S_FS: &[Quirk] = &[
+    Quirk::KeepsRefusedObject,
+    Quirk::SignedHashIsInternal,
+    Quirk::IgnoresPartChecksums,
+    Quirk::BareParts,
+    Quirk::TrustsThePartList,
+    Quirk::DeniesDeadUploads,
+    Quirk::NoMultipartChecksum,
+];
+
+async fn a_real_server(scheme: Scheme, algorithm: Algorithm) -> (Servers, S3Server) {
+    let servers = Servers::start();
+    let server = servers.s3(scheme);
+    let location = penstock::config::Location { checksum: algorithm, ..server.location() };
+    let aws = AwsLocation::connect_with(&location, |_| None).unwrap();
+    let backend = Backend { store: aws.store(), algorithm, page: 1000, signed: scheme == Scheme::Http, quirks: S3S_FS };
+    conforms(&backend).await;
+    assert_eq!(server.uploads_in_progress(), 0);
+    for request in server.seen() {
+        let encoding = request.header("content-encoding").unwrap_or_default();
+        assert!(!encoding.contains("aws-chunked") && request.header("x-amz-trailer").is_none(), "{request:?}");
+    }
+    (servers, server)
+}
+
+/// The PUTs' `x-amz-content-sha256`, and the value of a checksum header.
+fn puts(server: &S3Server, checksum: &str) -> Vec<(String, Option<String>)> {
+    let puts = server.seen().into_iter().filter(|request| request.method == "PUT");
+    let of = |header: Option<&str>| header.map(str::to_owned);
+    puts.map(|put| (of(put.header("x-amz-content-sha256")).unwrap(), of(put.header(checksum)))).collect()
+}
+
+#[tokio::test]
+async fn s3_over_tls_with_a_private_ca() {
+    let (_servers, server) = a_real_server(Scheme::Https, Algorithm::Crc64nvme).await;
+    let puts = puts(&server, "x-amz-checksum-crc64nvme");
+    assert!(puts.iter().all(|(signed, checksum)| signed == "UNSIGNED-PAYLOAD" && checksum.is_some()), "{puts:?}");
+}
+
+#[tokio::test]
+async fn s3_over_plain_http_with_signed_payloads() {
+    use base64::Engine as _;
+
+    let (_servers, server) = a_real_server(Scheme::Http, Algorithm::Sha256).await;
+    for (signed, checksum) in puts(&server, "x-amz-checksum-sha256") {
+        // The digest is computed once, and serves as the signature's hash too.
+        let digest = base64::engine::general_purpose::STANDARD.decode(checksum.unwrap()).unwrap();
+        assert_eq!(signed, hex::encode(digest));
+    }
+}
+
+#[tokio::test]
+async fn s3_over_plain_http_without_checksums() {
+    let (_servers, server) = a_real_server(Scheme::Http, Algorithm::None).await;
+    assert!(
+        puts(&server, "x-amz-checksum-crc64nvme")
+            .iter()
+            .all(|(signed, checksum)| signed.len() == 64 && checksum.is_none())
+    );
+    for request in server.seen() {
+        let new = request
+            .headers
+            .keys()
+            .find(|name| name.as_str().contains("checksum") || name.as_str().contains("mp-object"));
+        assert_eq!(new, None, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn crc32c_over_tls() {
+    a_real_server(Scheme::Https, Algorithm::Crc32c).await;
+}
