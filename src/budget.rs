@@ -254,7 +254,7 @@ mod tests {
     async fn permits_travel_with_the_last_slice() {
         let budget = Budget::new(64 * KIB);
         let mut buffer = budget.try_buffer(40 * 1024).unwrap();
-        assert_eq!(buffer.fill(&[7; 50 * 1024]), 40 * 1024);
+        assert_eq!(buffer.fill(&vec![7; 50 * 1024]), 40 * 1024);
         assert!(budget.try_buffer(40 * 1024).is_none());
         let bytes = buffer.freeze();
         let slice = bytes.slice(10..20);

@@ -51,12 +51,9 @@ impl FromStr for Selector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (chain, id) = match text.rsplit_once('@') {
-            None => {
-                let id = text.parse().map_err(|error| format!("{error}, JOB@latest, JOB@ID or JOB/NODE@latest"))?;
-                return Ok(Self { job: None, node: None, id: Some(id) });
-            }
-            Some(parts) => parts,
+        let Some((chain, id)) = text.rsplit_once('@') else {
+            let id = text.parse().map_err(|error| format!("{error}, JOB@latest, JOB@ID or JOB/NODE@latest"))?;
+            return Ok(Self { job: None, node: None, id: Some(id) });
         };
         let name = |what: &str, text: &str| Name::new(text).map_err(|error| format!("the {what} {text:?} {error}"));
         let (job, node) = match chain.split_once('/') {

@@ -15,6 +15,7 @@ pub mod aws;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod format;

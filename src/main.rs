@@ -1,1 +1,7 @@
-fn main() {}
+//! The `penstock` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    penstock::cli::main()
+}

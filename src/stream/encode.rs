@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::cut::{self, More};
 use super::frame::{self, Compression};
 use crate::budget::{Buffer, OwnBuffers};
-use crate::format::index::{ChunkId, Encoding, FileEntry, max_stored};
+use crate::format::index::{ChunkId, Encoding, FileEntry, MAX_CHUNK, max_stored};
 use crate::source::{self, Source, Warning};
 
 /// A block holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part of it.
@@ -34,7 +34,7 @@ const READ: usize = 1 << 20;
 /// Bytes of buffers that an encoder with this window needs.
 #[must_use]
 pub const fn reserve(window: usize) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * max_stored(cut::MAX as u32) as u64
+    (BLOCKS * BLOCK) as u64 + window as u64 * max_stored(MAX_CHUNK) as u64
 }
 
 #[derive(Debug, Clone)]

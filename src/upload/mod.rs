@@ -169,15 +169,16 @@ impl ObjectWriter {
 
     async fn free_buffer(&mut self) -> Result<Buffer, Error> {
         loop {
-            if let Some(buffer) =
-                self.uploader.own.try_get().or_else(|| self.uploader.budget.try_buffer(self.uploader.part_size))
-            {
+            let Uploader { own, budget, part_size, .. } = &self.uploader;
+            if let Some(buffer) = own.try_get().or_else(|| budget.try_buffer(*part_size)) {
                 return Ok(buffer);
             }
-            let own = self.uploader.own.clone();
+            let own = own.clone();
+            let uploading = !self.in_flight.is_empty();
             tokio::select! {
                 buffer = own.get() => return Ok(buffer),
-                error = self.failure() => return Err(error),
+                // A part that finishes gives memory back: look again.
+                finished = self.part_finished(), if uploading => finished?,
             }
         }
     }

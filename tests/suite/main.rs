@@ -3,9 +3,10 @@
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
-mod corpus;
-mod imports;
-mod tar;
 mod aws_client;
 mod conformance;
+mod corpus;
+mod end_to_end;
+mod imports;
 mod servers;
+mod tar;

@@ -305,6 +305,11 @@ impl S3Server {
             .count()
     }
 
+    /// Where the bucket's objects lie as files.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.root.join(&self.bucket)
+    }
+
     /// A location for this server, with [`ACCESS_KEY`] and, over TLS, the private CA alone.
     pub(crate) fn location(&self) -> config::Location {
         let secure = self.scheme != Scheme::Http;

@@ -1,0 +1,174 @@
+//! The command line, as `--help` teaches it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::catalog::Selector;
+use crate::format::key::Name;
+
+/// Streams cluster backups to S3 and restores them.
+///
+/// Results go to standard output, logs and progress to standard error. The exit code tells the class of a failure: 0 success, 1
+/// finished with warnings, 2 usage, 65 data damaged, 66 not found, 74 reading failed, 75 try again, 77 permission, 78 configuration.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, arg_required_else_help = true)]
+pub(super) struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/penstock/penstock.toml")]
+    pub(super) config: PathBuf,
+    /// One JSON document on standard output, failures too.
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Human)]
+    pub(super) output: OutputFormat,
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
+    /// More log lines; twice for debugging, thrice for the SDK's own.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run jobs now, or back up paths, a command's output or standard input.
+    Backup(Backup),
+    /// Committed backups, newest first.
+    List(List),
+    /// One backup's manifest.
+    Show(Show),
+    /// Write a backup's files below a directory.
+    Restore(Restore),
+    /// An item's plain stream (a tree's is a tar archive) to standard output.
+    Cat(Cat),
+    /// Check that manifests, indexes and objects are there and agree.
+    Verify(Verify),
+    /// Check the configuration, or show how to write one.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Run jobs now, or back up paths, a command's output or standard input.
+///
+/// `penstock backup etcd volumes` runs two configured jobs. `penstock backup --location primary --name home /home` saves a path,
+/// `… --name dump -- pg_dump -Fc app` a command's output, and `… --name dump -` standard input, all under the job name `adhoc`.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// Job names; or, with --name, absolute paths, or `-` for standard input.
+    #[arg(value_name = "JOB|PATH|-")]
+    pub(super) targets: Vec<String>,
+    /// With --name: the command whose output to save.
+    #[arg(last = true, value_name = "ARGV")]
+    pub(super) argv: Vec<String>,
+    /// The location to write to; a job's own where not given.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// The item's name: makes this an ad-hoc backup.
+    #[arg(long, value_name = "ITEM")]
+    pub(super) name: Option<Name>,
+}
+
+/// Where to look for backups.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The location to read; needed only where the configuration has several.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// Another cluster's backups.
+    #[arg(long)]
+    pub(super) cluster: Option<Name>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Only this job's.
+    #[arg(long)]
+    pub(super) job: Option<Name>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
+    #[arg(value_name = "BACKUP")]
+    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// List the files of its trees.
+    #[arg(long)]
+    pub(super) files: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
+    #[arg(value_name = "BACKUP")]
+    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// The directory to restore into; made where it does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: PathBuf,
+    /// Only this item; may be repeated.
+    #[arg(long, value_name = "ITEM")]
+    pub(super) item: Vec<Name>,
+    /// Only files and directories that match, as paths in the tree (`etc/*.conf`, `**/*.db`); may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(super) include: Vec<String>,
+    /// Write into a directory that is not empty, replacing what is in the way.
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cat {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
+    #[arg(value_name = "BACKUP")]
+    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Which item, where the backup has several.
+    #[arg(long, value_name = "ITEM")]
+    pub(super) item: Option<Name>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; the newest of each job and node where none is given.
+    #[arg(value_name = "BACKUP", conflicts_with_all = ["latest", "all"])]
+    pub(super) backup: Option<Selector>,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// The newest backup of each job and node.
+    #[arg(long, conflicts_with = "all")]
+    pub(super) latest: bool,
+    /// Every backup.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Read and hash every chunk.
+    #[arg(long)]
+    pub(super) data: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Say every fault in the configuration file, with line and column.
+    Check,
+    /// Print a commented example.
+    Example,
+    /// Print the file's JSON Schema.
+    Schema,
+}

@@ -1,0 +1,161 @@
+//! `penstock backup`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Backup, OutputFormat};
+use super::output::{self, Done};
+use super::{Failure, progress, session};
+use crate::budget::Budget;
+use crate::config::{self, Compression, Config, Location, Source, SourceKind};
+use crate::error::Classify;
+use crate::format::key::Name;
+use crate::format::manifest::Outcome;
+use crate::job::{self, Progress, Spec};
+use crate::stream::frame;
+
+pub(super) async fn run(
+    config: &Config,
+    args: &Backup,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
+    let planned = match &args.name {
+        Some(name) => vec![ad_hoc(config, args, name)?],
+        None => configured(config, args)?,
+    };
+    let budget = Budget::new(config.limits.memory);
+    let pool = session::pool(config)?;
+    let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
+    let (mut partial, mut first_failure) = (false, None);
+    for (location, spec) in &planned {
+        let context = job::Context {
+            store: session::connect(location)?,
+            budget: budget.clone(),
+            pool: Arc::clone(&pool),
+            prefix: location.prefix.clone(),
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            upload: location.upload,
+            checksum: location.checksum,
+        };
+        match run_one(&context, spec, format, cancel).await {
+            Ok(manifest) => {
+                partial |= manifest.outcome != Outcome::Success;
+                text.push_str(&output::row(&manifest));
+                backups.push(output::summary(&manifest, &location.name));
+            }
+            Err(error) if planned.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                let report = error.report();
+                tracing::error!(job = %spec.job, class = %report.class, "{}", report.message);
+                first_failure.get_or_insert(report.class);
+                errors.push(serde_json::json!({ "job": spec.job, "error": report }));
+            }
+        }
+        if cancel.is_cancelled() {
+            break;
+        }
+    }
+    let done = Done::new(text, serde_json::json!({ "backups": backups, "errors": errors }));
+    Ok(match first_failure {
+        Some(class) => done.code(class.exit_code()),
+        None if partial => done.something_failed(),
+        None => done,
+    })
+}
+
+async fn run_one(
+    context: &job::Context,
+    spec: &Spec,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<crate::format::manifest::Manifest, job::Error> {
+    let done = Arc::new(Progress::default());
+    let state = || {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        (read(&done.plain), read(&done.expected), message)
+    };
+    progress::shown(format, "backup", state, job::run(context, spec, &done, cancel)).await
+}
+
+/// The configured jobs that are named.
+fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location, Spec)>, Failure> {
+    if !args.argv.is_empty() {
+        return Err(Failure::Usage("a command after `--` needs --name ITEM".to_owned()));
+    }
+    if args.targets.is_empty() {
+        let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(Failure::Usage(format!("name a job ({names}), or --name ITEM with a path, `-` or a command")));
+    }
+    let mut planned = Vec::new();
+    for target in &args.targets {
+        let job = config.jobs.values().find(|job| job.name.as_str() == target).ok_or_else(|| {
+            let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Failure::Usage(format!("there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"))
+        })?;
+        if job.incremental {
+            tracing::debug!(job = %job.name, "this version makes full backups only");
+        }
+        let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
+        let spec = Spec {
+            job: job.name.clone(),
+            sources: job.sources.clone(),
+            compression: compression(job.compression),
+            timeout: job.timeout,
+        };
+        planned.push((location, spec));
+    }
+    Ok(planned)
+}
+
+fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Location, Spec), Failure> {
+    let location = session::location(config, args.location.as_deref())?;
+    let sources = match (args.targets.as_slice(), args.argv.as_slice()) {
+        ([], []) => return Err(Failure::Usage("--name needs a path, `-` or a command after `--`".to_owned())),
+        ([], argv) => vec![Source { name: name.clone(), kind: SourceKind::Command { argv: argv.to_vec() } }],
+        ([one], []) if one == "-" => vec![Source { name: name.clone(), kind: SourceKind::Stdin }],
+        (paths, []) => paths.iter().map(|path| path_source(name, path, paths.len())).collect::<Result<_, _>>()?,
+        _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),
+    };
+    let job = Name::new("adhoc").expect("a constant name");
+    let compression = compression(config::Compression::Zstd { level: 1 });
+    Ok((location, Spec { job, sources, compression, timeout: None }))
+}
+
+/// One path is the item itself; several become ITEM-BASENAME each.
+fn path_source(name: &Name, path: &str, count: usize) -> Result<Source, Failure> {
+    let invalid = |reason: String| Failure::Usage(format!("{path}: {reason}"));
+    let absolute = std::path::absolute(path).map_err(|error| invalid(error.to_string()))?;
+    let metadata = std::fs::metadata(&absolute).map_err(|error| Failure::from(missing(&absolute, error)))?;
+    let name = if count == 1 { name.clone() } else { suffixed(name, &absolute).map_err(invalid)? };
+    let kind = if metadata.is_dir() {
+        let text = absolute.to_str().ok_or_else(|| invalid("is not UTF-8; back up a directory above it".to_owned()))?;
+        // The path is meant as it stands, whatever characters it holds.
+        SourceKind::Tree { path: globset::escape(text), exclude: Vec::new(), one_file_system: false }
+    } else {
+        SourceKind::File { path: absolute }
+    };
+    Ok(Source { name, kind })
+}
+
+fn missing(path: &Path, error: std::io::Error) -> crate::source::Error {
+    crate::source::Error::Io { action: "reading", path: PathBuf::from(path), error }
+}
+
+fn suffixed(name: &Name, path: &Path) -> Result<Name, String> {
+    let base = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let safe: String = base.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    Name::new(format!("{name}-{safe}")).map_err(|error| format!("{name}-{safe} {error}"))
+}
+
+fn compression(configured: Compression) -> frame::Compression {
+    match configured {
+        Compression::None => frame::Compression::None,
+        Compression::Zstd { level } => frame::Compression::Zstd { level },
+    }
+}

@@ -1,0 +1,128 @@
+//! The only place that prints: results to standard output, failures to standard error (or, with `--output json`, standard output).
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::args::OutputFormat;
+use crate::error::Report;
+use crate::format::manifest::{Manifest, Outcome};
+
+/// "Finished, but something in it failed."
+const SOMETHING_FAILED: u8 = 1;
+
+/// What a command that did its work has to say.
+#[derive(Debug)]
+pub(super) struct Done {
+    text: String,
+    json: Option<Value>,
+    code: u8,
+}
+
+impl Done {
+    pub(super) fn new(text: impl Into<String>, json: Value) -> Self {
+        Self { text: text.into(), json: Some(json), code: 0 }
+    }
+
+    /// The same whatever the output format: an example file, a stream already written.
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), json: None, code: 0 }
+    }
+
+    pub(super) fn json(value: Value) -> Self {
+        Self { text: format!("{value:#}\n"), json: Some(value), code: 0 }
+    }
+
+    pub(super) fn something_failed(mut self) -> Self {
+        self.code = SOMETHING_FAILED;
+        self
+    }
+
+    /// With the exit code of a class.
+    pub(super) fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    pub(super) fn print(self, format: OutputFormat) -> ExitCode {
+        let text = match (format, self.json) {
+            (OutputFormat::Json, Some(json)) => format!("{json}\n"),
+            (OutputFormat::Human | OutputFormat::Json, _) => self.text,
+        };
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => ExitCode::from(self.code),
+            // The reader of the pipe has seen enough (`penstock list | head`).
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(self.code),
+            Err(error) => {
+                eprintln!("penstock: writing the result: {error}");
+                ExitCode::from(crate::error::Class::Local.exit_code())
+            }
+        }
+    }
+}
+
+pub(super) fn print_failure(format: OutputFormat, report: &Report) {
+    match format {
+        OutputFormat::Json => println!("{}", json!({ "error": report })),
+        OutputFormat::Human => {
+            eprintln!("penstock: {}", report.message);
+            if let Some(remedy) = &report.remedy {
+                eprintln!("  what to do: {remedy}");
+            }
+            let id = report.request_id.as_ref().map_or_else(String::new, |id| format!(", request {id}"));
+            eprintln!("  class: {}{id}", report.class);
+        }
+    }
+}
+
+/// A size with a binary unit and three digits.
+pub(super) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// One backup as `list` and `backup` have it.
+pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
+    let sum = |value: fn(&crate::format::manifest::Stream) -> u64| manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>();
+    json!({
+        "id": manifest.id,
+        "job": manifest.job,
+        "node": manifest.node,
+        "location": location,
+        "started": manifest.started,
+        "finished": manifest.finished,
+        "outcome": manifest.outcome,
+        "plain_bytes": sum(|stream| stream.plain_bytes),
+        "stored_bytes": sum(|stream| stream.stored_bytes),
+        "new_bytes": sum(|stream| stream.new_bytes),
+        "items": manifest.items.iter().map(|item| &item.name).collect::<Vec<_>>(),
+        "warnings": manifest.warnings,
+    })
+}
+
+/// The columns of a backup's line.
+pub(super) fn row(manifest: &Manifest) -> String {
+    let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
+    let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
+    let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
+    let items: Vec<&str> = manifest.items.iter().map(|item| item.name.as_str()).collect();
+    let flag = if manifest.outcome == Outcome::Success { "" } else { manifest.outcome.as_str() };
+    format!(
+        "{}  {:<12} {:<16} {:>11} {:>11} {:>11}  {} {flag}",
+        manifest.id,
+        manifest.job,
+        manifest.node,
+        size(plain),
+        size(stored),
+        size(new),
+        items.join(",")
+    )
+    .trim_end()
+    .to_owned()
+        + "\n"
+}
+
+pub(super) fn header() -> String {
+    format!("{:<23}  {:<12} {:<16} {:>11} {:>11} {:>11}  {}\n", "ID", "JOB", "NODE", "PLAIN", "STORED", "NEW", "ITEMS")
+}

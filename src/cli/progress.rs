@@ -1,0 +1,77 @@
+//! A progress bar on a terminal, a log line now and then elsewhere; and log lines that do not tear the bar.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::args::OutputFormat;
+
+/// Between two log lines where there is no terminal.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// The bar that log lines must be written above, while there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Runs `work` while showing `position` of `length` (0: unknown), both in bytes, and `message`.
+pub(super) async fn shown<T>(
+    format: OutputFormat,
+    action: &'static str,
+    state: impl Fn() -> (u64, u64, String),
+    work: impl Future<Output = T>,
+) -> T {
+    let terminal = format == OutputFormat::Human && io::stderr().is_terminal();
+    let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let known = "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}";
+    let unknown = "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {msg}";
+    let style = |template| ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ");
+    bar.set_prefix(action);
+    if terminal {
+        *lock() = Some(bar.clone());
+    }
+    let mut ticks = tokio::time::interval(if terminal { DRAW_EVERY } else { LOG_EVERY });
+    ticks.tick().await;
+    tokio::pin!(work);
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            _ = ticks.tick() => {
+                let (position, length, message) = state();
+                bar.set_style(style(if length > 0 { known } else { unknown }));
+                if length > 0 {
+                    bar.set_length(length.max(position));
+                }
+                bar.set_position(position);
+                bar.set_message(message.clone());
+                if !terminal {
+                    tracing::info!(bytes = position, expected = length, "{action}: {message}");
+                }
+            }
+        }
+    };
+    bar.finish_and_clear();
+    *lock() = None;
+    result
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
+    BAR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Standard error; hides the bar for the moment of writing.
+#[derive(Debug, Default)]
+pub(super) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let write = || io::stderr().write_all(bytes).map(|()| bytes.len());
+        let bar = lock().clone();
+        bar.map_or_else(write, |bar| bar.suspend(write))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,237 @@
+//! The commands that read backups: `list`, `show`, `restore`, `cat`, `verify`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{self, OutputFormat};
+use super::output::{self, Done};
+use super::session::Reading;
+use super::{Failure, progress};
+use crate::catalog::{Entry, Selector};
+use crate::config::Config;
+use crate::download::index;
+use crate::error::Classify as _;
+use crate::format::index::{FileKind, Record};
+use crate::format::manifest::Manifest;
+use crate::restore as files;
+use crate::verify::{self as check, Depth};
+
+pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
+    let reading = Reading::open(config, &args.place)?;
+    let mut entries = reading.catalog.entries().await?;
+    if let Some(job) = &args.job {
+        entries.retain(|entry| entry.chain.job == *job);
+    }
+    let (mut text, mut backups, mut faults) = (output::header(), Vec::new(), Vec::new());
+    for manifest in reading.catalog.manifests(&entries).await {
+        match manifest {
+            Ok(manifest) => {
+                text.push_str(&output::row(&manifest));
+                backups.push(output::summary(&manifest, &reading.location));
+            }
+            Err(error) => {
+                let report = error.report();
+                tracing::error!(class = %report.class, "{}", report.message);
+                faults.push(report);
+            }
+        }
+    }
+    let done = Done::new(text, json!({ "backups": backups, "errors": faults }));
+    Ok(if faults.is_empty() { done } else { done.something_failed() })
+}
+
+/// The manifest a selector means; says so where it is another node's.
+async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
+    let entry = reading.catalog.resolve(selector, &config.node).await?;
+    if entry.chain.node != config.node {
+        tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
+    }
+    Ok(reading.catalog.manifest(&entry).await?)
+}
+
+pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Failure> {
+    let reading = Reading::open(config, &args.place)?;
+    let manifest = find(&reading, &args.backup, config).await?;
+    let mut json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
+    let mut text = String::from_utf8_lossy(&manifest.to_json()).into_owned();
+    if args.files {
+        let files = list_files(&reading, &manifest).await?;
+        text = files.iter().map(|file| format!("{}\n", file_line(file))).collect();
+        json["files"] = Value::Array(files);
+    }
+    Ok(Done::new(text, json))
+}
+
+async fn list_files(reading: &Reading, manifest: &Manifest) -> Result<Vec<Value>, Failure> {
+    let mut files = Vec::new();
+    for (item, stream) in manifest.streams() {
+        let index = index::fetch(&reading.download, stream).await?;
+        let mut records = index.open(stream)?;
+        while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
+            let Record::File(file) = record else { continue };
+            files.push(json!({
+                "item": item.name,
+                "path": String::from_utf8_lossy(&file.path),
+                "type": kind(file.kind),
+                "size": file.size,
+                "mode": format!("{:04o}", file.mode & 0o7777),
+                "uid": file.uid,
+                "gid": file.gid,
+                "mtime": jiff::Timestamp::new(file.mtime.seconds, i32::try_from(file.mtime.nanoseconds).unwrap_or(0)).ok(),
+                "link": (!file.link.is_empty()).then(|| String::from_utf8_lossy(&file.link)),
+            }));
+        }
+    }
+    Ok(files)
+}
+
+const fn kind(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Regular => "file",
+        FileKind::Directory => "directory",
+        FileKind::Symlink => "symlink",
+        FileKind::HardLink => "hardlink",
+        FileKind::Fifo => "fifo",
+        FileKind::CharDevice => "char-device",
+        FileKind::BlockDevice => "block-device",
+    }
+}
+
+fn file_line(file: &Value) -> String {
+    let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
+    let size = file["size"].as_u64().unwrap_or_default();
+    format!("{:<12} {} {:>14} {} {}/{}", text("type"), text("mode"), size, text("mtime"), text("item"), text("path"))
+}
+
+pub(super) async fn restore(
+    config: &Config,
+    args: &args::Restore,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
+    let reading = Reading::open(config, &args.place)?;
+    let manifest = find(&reading, &args.backup, config).await?;
+    let options =
+        files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
+    let (done, count) = counter();
+    let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
+    let state = || (done.load(Ordering::Relaxed), expected, String::new());
+    let work = files::restore(&reading.download, &manifest, &args.to, &options, cancel, count);
+    let summary = progress::shown(format, "restore", state, work).await?;
+    for warning in &summary.warnings {
+        tracing::warn!(path = %warning.path, "{}", warning.message);
+    }
+    let text = format!(
+        "restored {} of {}@{}: {} files, {} into {}\n",
+        if args.include.is_empty() { "all" } else { "part" },
+        manifest.job,
+        manifest.id,
+        summary.files,
+        output::size(summary.bytes),
+        args.to.display()
+    );
+    let warnings: Vec<Value> = summary
+        .warnings
+        .iter()
+        .map(|warning| json!({ "path": warning.path, "message": warning.message }))
+        .collect();
+    let json = json!({
+        "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
+        "files": summary.files, "bytes": summary.bytes,
+        "warnings": { "count": summary.warning_count, "list": warnings },
+    });
+    let done = Done::new(text, json);
+    Ok(if summary.warning_count == 0 { done } else { done.something_failed() })
+}
+
+/// Bytes done so far, and what counts them up.
+fn counter() -> (Arc<AtomicU64>, crate::download::Progress) {
+    let done = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&done);
+    let count = move |bytes| {
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    };
+    (done, Arc::new(count))
+}
+
+fn plain_bytes(manifest: &Manifest) -> u64 {
+    manifest.streams().map(|(_, stream)| stream.plain_bytes).sum()
+}
+
+pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
+    let reading = Reading::open(config, &args.place)?;
+    let manifest = find(&reading, &args.backup, config).await?;
+    files::cat(&reading.download, &manifest, args.item.as_ref(), tokio::io::stdout(), cancel).await?;
+    Ok(Done::text(""))
+}
+
+pub(super) async fn verify(
+    config: &Config,
+    args: &args::Verify,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
+    let reading = Reading::open(config, &args.place)?;
+    let entries = match &args.backup {
+        Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
+        None if args.all => reading.catalog.entries().await?,
+        None => newest(reading.catalog.entries().await?),
+    };
+    if entries.is_empty() {
+        let what = "at all".to_owned();
+        return Err(crate::catalog::Error::NotFound { what, cluster: reading.catalog.cluster.clone() }.into());
+    }
+    let depth = if args.data { Depth::Data } else { Depth::Structure };
+    let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
+    for entry in &entries {
+        let findings = verify_one(&reading, entry, depth, format, cancel).await?;
+        let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
+        text.push_str(&format!("{name}: {}\n", if findings.is_empty() { "ok" } else { "DAMAGED" }));
+        for (class, message) in &findings {
+            first.get_or_insert(*class);
+            text.push_str(&format!("  {class}: {message}\n"));
+        }
+        let list: Vec<Value> =
+            findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect();
+        results.push(json!({
+            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "ok": findings.is_empty(), "findings": list,
+        }));
+    }
+    let done = Done::new(text, json!({ "ok": first.is_none(), "data": args.data, "backups": results }));
+    Ok(match first {
+        Some(class) => done.code(class.exit_code()),
+        None => done,
+    })
+}
+
+/// The first of each job and node; `entries` are newest first.
+fn newest(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut seen = HashSet::new();
+    entries.retain(|entry| seen.insert(entry.chain.clone()));
+    entries
+}
+
+async fn verify_one(
+    reading: &Reading,
+    entry: &Entry,
+    depth: Depth,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Vec<(crate::error::Class, String)>, Failure> {
+    let manifest = match reading.catalog.manifest(entry).await {
+        Ok(manifest) => manifest,
+        // A manifest that is refused is what verify is there to find; one that cannot be fetched is a failure.
+        Err(error @ crate::catalog::Error::Manifest { .. }) => return Ok(vec![(error.class(), error.to_string())]),
+        Err(error) => return Err(error.into()),
+    };
+    let (done, count) = counter();
+    let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
+    let state = || (done.load(Ordering::Relaxed), expected, String::new());
+    let work = check::verify(&reading.download, &manifest, depth, cancel, count);
+    let findings = progress::shown(format, "verify", state, work).await?;
+    Ok(findings.list.into_iter().map(|finding| (finding.class, finding.message)).collect())
+}
