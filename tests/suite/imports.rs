@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "restore", "verify", "catalog"],
+    &["job", "restore", "verify"],
+    &["catalog", "download"],
     &["source", "stream", "upload"],
     &["store"],
     &["aws"],
