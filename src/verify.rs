@@ -12,6 +12,9 @@
 //! An object that is missing or differs is a [`Finding`]. Whatever says nothing about the backup (a service that cannot
 //! be reached, a permission that is missing) is an error.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use futures_util::stream::{self, StreamExt as _};

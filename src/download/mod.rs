@@ -20,6 +20,10 @@ pub mod index;
 pub mod plain;
 mod plan;
 mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::ops::Range;

@@ -22,6 +22,8 @@ pub enum Error {
     NotEmpty { target: PathBuf },
     #[error("{} is in the way", path.display())]
     InTheWay { path: PathBuf },
+    #[error("{} is a directory; expected a file, or nothing", path.display())]
+    Directory { path: PathBuf },
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -53,6 +55,9 @@ impl Classify for Error {
             Self::NotEmpty { .. } | Self::InTheWay { .. } => {
                 let remedy = "restore into an empty directory, or replace what is there with --overwrite";
                 return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
+            }
+            Self::Directory { .. } => {
+                return Report::new(Class::Conflict, self.to_string()).remedy("restore into another directory");
             }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,

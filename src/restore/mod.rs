@@ -16,6 +16,8 @@
 pub mod extract;
 mod failure;
 mod select;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -300,8 +302,10 @@ fn real_directory(dir: &Path, target: &Path) -> Result<(), Error> {
 /// One file, which takes its name when it is complete.
 fn write_file(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Error> {
     let path = dir.join(name);
-    if !overwrite && path.symlink_metadata().is_ok() {
-        return Err(Error::InTheWay { path });
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => return Err(Error::Directory { path }),
+        Ok(_) if !overwrite => return Err(Error::InTheWay { path }),
+        Ok(_) | Err(_) => {}
     }
     // Removed when dropped.
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
