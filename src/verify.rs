@@ -73,13 +73,12 @@ pub async fn verify(
     for item in &manifest.items {
         let Content::Stream { stream } = &item.content;
         check.findings.items += 1;
-        match stream {
-            Some(stream) => check.stream(item, stream, depth).await?,
-            None => {
-                let why = item.error.as_ref().map_or("no reason is recorded", |error| error.message.as_str());
-                let message = format!("the item failed in the backup: {why}");
-                check.push(&item.name, None, Class::NotFound, message);
-            }
+        if let Some(stream) = stream {
+            check.stream(item, stream, depth).await?;
+        } else {
+            let why = item.error.as_ref().map_or("no reason is recorded", |error| error.message.as_str());
+            let message = format!("the item failed in the backup: {why}");
+            check.push(&item.name, None, Class::NotFound, message);
         }
     }
     Ok(check.findings)

@@ -64,7 +64,7 @@ pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Store(Box<store::Error>),
     /// A connection that ended early, or a server that sent too much.
     #[error("GetObject {key}: the body has {found} bytes; expected {expected}")]
     Body { key: ObjectKey, expected: u64, found: u64 },
@@ -98,6 +98,12 @@ pub enum Error {
     Cancelled,
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
 }
 
 impl Error {

@@ -1,6 +1,8 @@
 //! A stream in a store, as a backup would leave it.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -8,14 +10,17 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use crate::budget::Budget;
-use crate::checksum::{Algorithm, crc64nvme};
+use crate::checksum::{Algorithm, Checksum, crc64nvme};
+use crate::error::Class;
 use crate::format::index::{Chunk, FileEntry, Writer};
 use crate::format::key::{BackupId, Name, ObjectKey};
 use crate::format::manifest::{
     Content, DataObject, IndexObject, Item, Manifest, Outcome, SourceDescription, Stream, Warnings,
 };
 use crate::store::memory::MemoryStore;
-use crate::store::{Overwrite, Payload, Store};
+use crate::store::{
+    Download, Error, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+};
 use crate::stream::frame::{self, Compression};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -145,5 +150,70 @@ pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
         outcome: Outcome::Success,
         items,
         warnings: Warnings::default(),
+    }
+}
+
+/// Spoils the first `failures` GETs of part of an object as `how` says.
+pub(crate) struct Flaky {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) failures: AtomicU32,
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum How {
+    /// The request fails.
+    Fail(Class),
+    /// The body has zeros in it.
+    Corrupt,
+}
+
+#[async_trait::async_trait]
+impl Store for Flaky {
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
+        let left = self.failures.load(Ordering::Relaxed);
+        if range.is_none() || left == 0 {
+            return self.store.get(key, range).await;
+        }
+        self.failures.store(left - 1, Ordering::Relaxed);
+        if let How::Fail(class) = self.how {
+            return Err(Error::local("GetObject", key, class, "spoiled"));
+        }
+        let length = range.map_or(0, |range| range.end - range.start);
+        let zeros = Bytes::from(vec![0; usize::try_from(length).unwrap()]);
+        Ok(Download { length, body: Box::pin(futures_util::stream::iter([Ok(zeros)])) })
+    }
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        self.store.put(key, payload, overwrite).await
+    }
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        self.store.head(key).await
+    }
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.store.delete(key).await
+    }
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        self.store.list(prefix, from).await
+    }
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        self.store.create_upload(key).await
+    }
+    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
+        self.store.upload_part(to, n, payload).await
+    }
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error> {
+        self.store.complete_upload(upload, parts, size, checksum).await
+    }
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
+        self.store.abort_upload(upload).await
+    }
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        self.store.list_parts(upload).await
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::testing::{Cut, House, MIB, SMALL, house, noise};
+use super::testing::{Cut, Flaky, House, How, MIB, SMALL, house, noise};
 use super::*;
 use crate::format::index::{Chunk, Encoding, Writer};
 use crate::format::manifest::Stream;
@@ -160,4 +160,24 @@ async fn a_bomb_stays_within_its_chunk() {
     stream.index = house.index("a", bytes).await;
     (stream.plain_bytes, stream.digest) = (totals.plain_bytes, totals.digest);
     refused(read(&house, &stream, Selection::Whole).await, &stream.objects[0].key, &["1000 bytes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_fetched_again_as_its_failure_allows() {
+    let plain = noise(10_000, 1);
+    for (how, failures, expected) in [
+        (How::Corrupt, 1, None),
+        (How::Corrupt, 2, Some(Class::Integrity)),
+        (How::Fail(Class::CredentialsExpired), 1, None),
+        (How::Fail(Class::CredentialsExpired), 2, Some(Class::CredentialsExpired)),
+        (How::Fail(Class::Transient), 1, None),
+        (How::Fail(Class::AccessDenied), 1, Some(Class::AccessDenied)),
+    ] {
+        let mut house = house(40 * MIB);
+        let stream = house.stream("a", &plain, &[], SMALL).await;
+        house.ctx.store = Arc::new(Flaky { store: Arc::clone(&house.store), failures: failures.into(), how });
+        let found = read(&house, &stream, Selection::Whole).await;
+        assert_eq!(found.as_ref().err().map(Classify::class), expected, "{how:?}");
+        assert!(found.is_err() || found.unwrap() == plain);
+    }
 }
