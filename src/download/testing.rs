@@ -72,7 +72,7 @@ impl House {
         let mut body = self.store.get(key, None).await.unwrap().body;
         let mut out = Vec::new();
         while let Some(piece) = body.next().await {
-            out.extend_from_slice(&Bytes::as_ref(&piece.unwrap()));
+            out.extend_from_slice(&piece.unwrap());
         }
         out
     }

@@ -44,8 +44,7 @@ async fn file(house: &House, item_name: &str, source: SourceDescription) -> Item
 }
 
 async fn run(house: &House, manifest: &Manifest, target: &Path, options: Options) -> Result<Summary, Error> {
-    let counted = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&counted);
+    let counter = AtomicU64::new(0);
     let progress: Progress = Arc::new(move |bytes| {
         counter.fetch_add(bytes, Ordering::Relaxed);
     });
