@@ -5,11 +5,12 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. `daemon` (not built yet): when things run.
-//! 3. [`job`], [`restore`], [`verify`], [`catalog`]: what runs.
-//! 4. The engine: [`source`], [`stream`], [`upload`].
-//! 5. The port: [`store`].
-//! 6. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
-//! 7. The ground: [`config`], [`format`], [`error`], [`budget`], [`checksum`].
+//! 3. [`job`], [`restore`], [`verify`]: what runs.
+//! 4. What they share: [`download`], the way back from stored chunks to plain bytes, and [`catalog`].
+//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
+//! 6. The port: [`store`].
+//! 7. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
+//! 8. The ground: [`config`], [`format`], [`error`], [`budget`], [`checksum`].
 
 pub mod aws;
 pub mod budget;
@@ -17,6 +18,7 @@ pub mod catalog;
 pub mod checksum;
 pub mod cli;
 pub mod config;
+pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
@@ -25,3 +27,4 @@ pub mod source;
 pub mod store;
 pub mod stream;
 pub mod upload;
+pub mod verify;

@@ -96,7 +96,9 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
     for target in &args.targets {
         let job = config.jobs.values().find(|job| job.name.as_str() == target).ok_or_else(|| {
             let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            Failure::Usage(format!("there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"))
+            Failure::Usage(format!(
+                "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
+            ))
         })?;
         if job.incremental {
             tracing::debug!(job = %job.name, "this version makes full backups only");
@@ -149,7 +151,8 @@ fn missing(path: &Path, error: std::io::Error) -> crate::source::Error {
 
 fn suffixed(name: &Name, path: &Path) -> Result<Name, String> {
     let base = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let safe: String = base.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let safe: String =
+        base.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     Name::new(format!("{name}-{safe}")).map_err(|error| format!("{name}-{safe} {error}"))
 }
 

@@ -120,7 +120,8 @@ fn log_to_stderr(cli: &Cli) {
         _ => "trace",
     };
     // The SDK logs whole requests, signatures included, at trace: those targets stay at debug whatever is asked.
-    let filter = EnvFilter::new(format!("{level},aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,hyper_util=info"));
+    let filter =
+        EnvFilter::new(format!("{level},aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,hyper_util=info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(progress::LogWriter::default);
     match cli.log_format {
         LogFormat::Text => builder.with_ansi(false).with_target(false).init(),

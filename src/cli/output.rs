@@ -84,7 +84,9 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// One backup as `list` and `backup` have it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
-    let sum = |value: fn(&crate::format::manifest::Stream) -> u64| manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>();
+    let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
+        manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>()
+    };
     json!({
         "id": manifest.id,
         "job": manifest.job,

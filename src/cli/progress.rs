@@ -23,7 +23,10 @@ pub(super) async fn shown<T>(
     work: impl Future<Output = T>,
 ) -> T {
     let terminal = format == OutputFormat::Human && io::stderr().is_terminal();
-    let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let bar = ProgressBar::with_draw_target(
+        None,
+        if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    );
     let known = "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}";
     let unknown = "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {msg}";
     let style = |template| ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ");

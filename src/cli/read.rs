@@ -115,8 +115,7 @@ pub(super) async fn restore(
 ) -> Result<Done, Failure> {
     let reading = Reading::open(config, &args.place)?;
     let manifest = find(&reading, &args.backup, config).await?;
-    let options =
-        files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
+    let options = files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
@@ -134,11 +133,8 @@ pub(super) async fn restore(
         output::size(summary.bytes),
         args.to.display()
     );
-    let warnings: Vec<Value> = summary
-        .warnings
-        .iter()
-        .map(|warning| json!({ "path": warning.path, "message": warning.message }))
-        .collect();
+    let warnings: Vec<Value> =
+        summary.warnings.iter().map(|warning| json!({ "path": warning.path, "message": warning.message })).collect();
     let json = json!({
         "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
         "files": summary.files, "bytes": summary.bytes,

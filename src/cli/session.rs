@@ -19,12 +19,8 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
 
 pub(super) fn check(path: &Path) -> Result<Done, Failure> {
     let config = load(path)?;
-    let text = format!(
-        "{}: valid; {} location(s), {} job(s)\n",
-        path.display(),
-        config.locations.len(),
-        config.jobs.len()
-    );
+    let text =
+        format!("{}: valid; {} location(s), {} job(s)\n", path.display(), config.locations.len(), config.jobs.len());
     Ok(Done::new(text, serde_json::json!({ "ok": true, "file": path })))
 }
 
@@ -37,7 +33,10 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
             .get(name)
             .ok_or_else(|| Failure::Usage(format!("there is no location {name:?}; the configuration has {}", names()))),
         None if config.locations.len() == 1 => Ok(config.locations.values().next().expect("there is one")),
-        None => Err(Failure::Usage(format!("the configuration has several locations, name one with --location: {}", names()))),
+        None => Err(Failure::Usage(format!(
+            "the configuration has several locations, name one with --location: {}",
+            names()
+        ))),
     }
 }
 

@@ -116,7 +116,9 @@ argv = ["cat", "/dev/zero"]
         let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
         command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
         // What a developer's shell may export must decide nothing.
-        for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NODE_NAME"] {
+        for name in
+            ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NODE_NAME"]
+        {
             command.env_remove(name);
         }
         command
@@ -176,7 +178,8 @@ fn make_tree(tree: &Path) {
 }
 
 fn same(left: &Path, right: &Path, exclude: &str) {
-    let output = Command::new("diff").arg("-r").arg("--no-dereference").args(["-x", exclude]).arg(left).arg(right).output();
+    let output =
+        Command::new("diff").arg("-r").arg("--no-dereference").args(["-x", exclude]).arg(left).arg(right).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{output:?}");
 }
@@ -197,7 +200,8 @@ fn a_backup_restores_bit_for_bit() {
     assert_eq!((code, list["backups"][0]["id"].as_str()), (Some(0), Some(id.as_str())));
     let (code, shown) = site.json(&["show", "site@latest", "--files"]);
     assert_eq!((code, shown["outcome"].as_str()), (Some(0), Some("success")));
-    let paths: Vec<&str> = shown["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    let paths: Vec<&str> =
+        shown["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
     assert!(paths.contains(&"etc/app/app.conf") && !paths.iter().any(|path| path.ends_with(".tmp")), "{paths:?}");
     for arguments in [&["verify", "--all"][..], &["verify", &id, "--data"]] {
         let (code, verified) = site.json(arguments);
@@ -214,7 +218,8 @@ fn a_backup_restores_bit_for_bit() {
     assert_eq!((code, refused["error"]["class"].as_str()), (Some(73), Some("conflict")), "a target that is not empty");
 
     let part = site.servers.folder().join("part");
-    let arguments = ["restore", "site@latest", "--item", "files", "--include", "etc/app", "--to", part.to_str().unwrap()];
+    let arguments =
+        ["restore", "site@latest", "--item", "files", "--include", "etc/app", "--to", part.to_str().unwrap()];
     let (code, restored) = site.json(&arguments);
     assert_eq!(code, Some(0), "{restored}");
     same(&site.tree.join("etc/app"), &part.join("etc/app"), "*.tmp");

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "restore", "verify", "catalog"],
-    &["source", "stream", "upload"],
+    &["job", "restore", "verify"],
+    &["catalog", "download"],
+    &["stream", "upload"],
+    &["source"],
     &["store"],
     &["aws"],
     &["config", "format", "error", "budget", "checksum"],

@@ -1,0 +1,197 @@
+//! The way back: from stored chunks to a stream's plain bytes.
+//!
+//! ```text
+//! index ─ decode, group (one thread) ─ ranged GET ─ decompress, check (the pool) ─ plain bytes, in stream order
+//! ```
+//!
+//! # What it promises
+//! Not one byte comes out that was not checked: the index against the manifest ([`index`]), each chunk against its SHA-256
+//! ([`plain`]). Whatever is wrong is an error that names the object's key and what was expected.
+//!
+//! # What it costs
+//! One [`crate::budget::Reservation`], taken whole at the start, and at most [`index::IN_MEMORY`] bytes of index; a longer
+//! index lies in an unnamed temporary file.
+//!
+//! # What happens on failure
+//! A request is repeated as its [`Class`] says, at most five times in all; bytes with a wrong digest are fetched once more.
+//! The first failure ends the stream. Dropping the reader, or cancelling, ends everything behind it.
+
+pub mod index;
+pub mod plain;
+mod plan;
+mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
+use crate::budget::{Budget, TooSmall};
+use crate::error::{Class, Classify, Report};
+use crate::format::index::IndexError;
+use crate::format::key::ObjectKey;
+use crate::store::{self, ObjectInfo, Store};
+
+pub use plan::Selection;
+
+/// What everything here runs on.
+#[derive(Clone)]
+pub struct Context {
+    pub store: Arc<dyn Store>,
+    pub budget: Budget,
+    /// Where chunks are decompressed and checked.
+    pub pool: Arc<rayon::ThreadPool>,
+    /// Requests at a time, at most; the budget may allow fewer.
+    pub concurrency: usize,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store: _, budget, pool: _, concurrency } = self;
+        let mut debug = f.debug_struct("Context");
+        debug.field("budget", budget).field("concurrency", concurrency).finish_non_exhaustive()
+    }
+}
+
+/// Is told how many more plain bytes there are; called often, from any thread.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(Box<store::Error>),
+    /// A connection that ended early, or a server that sent too much.
+    #[error("GetObject {key}: the body has {found} bytes; expected {expected}")]
+    Body { key: ObjectKey, expected: u64, found: u64 },
+    /// The object is not what the manifest says.
+    #[error("the object {key}: {field} is {found}; expected {expected}")]
+    Object { key: ObjectKey, field: &'static str, expected: String, found: String },
+    #[error("the index {key}: {error}")]
+    Index {
+        key: ObjectKey,
+        #[source]
+        error: IndexError,
+    },
+    #[error("the object {key}: the chunk at byte {offset} {reason}")]
+    Chunk { key: ObjectKey, offset: u64, reason: String },
+    /// A failure while the chunks of these stream positions were fetched.
+    #[error("{error}")]
+    Fetch {
+        positions: Range<u64>,
+        #[source]
+        error: Box<Error>,
+    },
+    #[error("reading backups: {0}")]
+    Memory(#[from] TooSmall),
+    #[error("{action}: {error}")]
+    Local {
+        action: &'static str,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("cancelled")]
+    Cancelled,
+    #[error("the pipeline stopped unexpectedly")]
+    Stopped,
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl Error {
+    /// The stream positions that could not be read, where the failure is one of them only.
+    #[must_use]
+    pub fn positions(&self) -> Option<Range<u64>> {
+        if let Self::Fetch { positions, .. } = self { Some(positions.clone()) } else { None }
+    }
+
+    /// The object at fault.
+    #[must_use]
+    pub fn key(&self) -> Option<ObjectKey> {
+        match self {
+            Self::Store(error) => Some(ObjectKey::new(error.resource.clone())),
+            Self::Body { key, .. } | Self::Object { key, .. } | Self::Index { key, .. } | Self::Chunk { key, .. } => {
+                Some(key.clone())
+            }
+            Self::Fetch { error, .. } => error.key(),
+            Self::Memory(_) | Self::Local { .. } | Self::Cancelled | Self::Stopped => None,
+        }
+    }
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        let class = match self {
+            Self::Store(error) => return error.report(),
+            Self::Fetch { error, .. } => return error.report(),
+            Self::Body { .. } => Class::Transient,
+            // Its digest was right, so what the system could not read is our copy of it.
+            Self::Index { error: IndexError::Read(error), .. } if error.raw_os_error().is_some() => Class::Local,
+            Self::Object { .. } | Self::Index { .. } | Self::Chunk { .. } => Class::Integrity,
+            Self::Memory(_) => {
+                return Report::new(Class::Config, self.to_string()).remedy("raise limits.memory");
+            }
+            Self::Local { .. } => Class::Local,
+            Self::Cancelled => Class::Cancelled,
+            Self::Stopped => {
+                let report = Report::new(Class::Internal, self.to_string());
+                return report.remedy("this is a bug in Penstock: please report it");
+            }
+        };
+        Report::new(class, self.to_string())
+    }
+}
+
+/// Fills `into` with the object's bytes from `offset` on, in one request.
+async fn get_into(store: &dyn Store, key: &ObjectKey, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+    let expected = into.len() as u64;
+    let mut download = store.get(key, Some(offset..offset + expected)).await?;
+    if download.length != expected {
+        return Err(Error::Object {
+            key: key.clone(),
+            field: "the length of a range",
+            expected: format!("{expected} bytes from {offset} on"),
+            found: download.length.to_string(),
+        });
+    }
+    let mut filled = 0;
+    while let Some(piece) = download.body.next().await {
+        let piece = piece?;
+        let Some(room) = into.get_mut(filled..filled + piece.len()) else {
+            let found = (filled + piece.len()) as u64;
+            return Err(Error::Body { key: key.clone(), expected, found });
+        };
+        room.copy_from_slice(&piece);
+        filled += piece.len();
+    }
+    if filled as u64 == expected {
+        Ok(())
+    } else {
+        Err(Error::Body { key: key.clone(), expected, found: filled as u64 })
+    }
+}
+
+/// HEAD, repeated as its failures allow.
+///
+/// # Errors
+/// The last attempt's.
+pub async fn head(store: &dyn Store, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+    let mut attempts = retry::Attempts::default();
+    loop {
+        match store.head(key).await {
+            Ok(info) => return Ok(info),
+            Err(error) if attempts.wait(error.class).await => {
+                tracing::debug!(%error, "trying again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A stream's plain bytes, in order, on bounded memory.
+//!
+//! Memory: for each of `n` requests at a time a buffer for what is fetched and one for what it decompresses to, and one
+//! more of the latter, which the consumer may hold while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is what
+//! fits into three quarters of the budget, so that something is left for others, but at least 1 and at most
+//! [`MAX_REQUESTS`] and the context's own bound. All of it is reserved before anything is read.
+//!
+//! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
+//! its own, so groups cannot wait for each other.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use futures_util::stream::{self, StreamExt as _};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::index::IndexFile;
+use super::plan::{self, Group, PLAIN, STORED};
+use super::retry::Attempts;
+use super::{Context, Error, Selection, get_into};
+use crate::budget::{Buffer, OwnBuffers};
+use crate::error::Classify as _;
+use crate::format::manifest::Stream;
+use crate::stream::frame;
+
+/// More requests at a time than this do not help one stream.
+const MAX_REQUESTS: usize = 8;
+
+/// A task that ends when its owner goes.
+#[derive(Debug)]
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Task<Result<T, Error>> {
+    async fn join(mut self) -> Result<T, Error> {
+        (&mut self.0).await.unwrap_or(Err(Error::Stopped))
+    }
+}
+
+/// The consumer's end.
+#[derive(Debug)]
+pub struct PlainReader {
+    plain: mpsc::Receiver<Bytes>,
+    driver: Option<Task<Result<(), Error>>>,
+    cancel: CancellationToken,
+}
+
+/// Starts reading what `selection` says of `stream`. Must be called within a tokio runtime; every failure comes out of
+/// the reader.
+#[must_use]
+pub fn read(
+    ctx: &Context,
+    stream: &Stream,
+    index: IndexFile,
+    selection: Selection,
+    cancel: CancellationToken,
+) -> PlainReader {
+    let (sender, plain) = mpsc::channel(1);
+    let driver = Driver { ctx: ctx.clone(), stream: Arc::new(stream.clone()) };
+    let driver = Some(Task(tokio::spawn(driver.run(index, selection, sender))));
+    PlainReader { plain, driver, cancel }
+}
+
+impl PlainReader {
+    /// The next bytes, never empty; `None` after the last, when the index's end too has been checked. Dropping the
+    /// future loses nothing.
+    ///
+    /// At most one of the returned slices may be held while asking for the next.
+    ///
+    /// # Errors
+    /// At the first thing that cannot be fetched or is not what it should be. `None` follows.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let next = tokio::select! {
+            biased;
+            () = self.cancel.cancelled(), if self.driver.is_some() => {
+                self.driver = None;
+                self.plain.close();
+                return Err(Error::Cancelled);
+            }
+            next = self.plain.recv() => next,
+        };
+        if next.is_none()
+            && let Some(driver) = self.driver.take()
+        {
+            driver.join().await?;
+        }
+        Ok(next)
+    }
+
+    /// For a thread that may block. Its [`io::Error`]s hold an [`Error`] each.
+    #[must_use]
+    pub fn into_read(self, runtime: Handle) -> PlainRead {
+        PlainRead { reader: self, runtime, rest: Bytes::new() }
+    }
+}
+
+/// See [`PlainReader::into_read`].
+#[derive(Debug)]
+pub struct PlainRead {
+    reader: PlainReader,
+    runtime: Handle,
+    rest: Bytes,
+}
+
+impl Read for PlainRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() && !buffer.is_empty() {
+            // Its buffer goes back before another one is asked for.
+            self.rest = Bytes::new();
+            let next = self.runtime.block_on(self.reader.next()).map_err(io::Error::other)?;
+            self.rest = next.unwrap_or_default();
+        }
+        let count = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Requests at a time, and the bytes that so many need.
+fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
+    let share = (budget / 4 * 3).saturating_sub(PLAIN as u64) / (STORED + PLAIN) as u64;
+    let most = concurrency.clamp(1, MAX_REQUESTS);
+    let requests = usize::try_from(share).map_or(most, |share| share.clamp(1, most));
+    (requests, (requests * (STORED + PLAIN) + PLAIN) as u64)
+}
+
+#[derive(Debug, Clone)]
+struct Driver {
+    ctx: Context,
+    stream: Arc<Stream>,
+}
+
+impl Driver {
+    async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Bytes>) -> Result<(), Error> {
+        let budget = &self.ctx.budget;
+        let (requests, bytes) = plan_memory(budget.total(), self.ctx.concurrency);
+        let reservation = Arc::new(budget.reserve(bytes).await?);
+        let stored = OwnBuffers::new(budget.clone(), Arc::clone(&reservation), requests, STORED);
+        let plain = OwnBuffers::new(budget.clone(), reservation, requests + 1, PLAIN);
+        let (group_sender, groups) = mpsc::channel(requests);
+        let stream = Arc::clone(&self.stream);
+        let planner = tokio::task::spawn_blocking(move || plan::run(&index, &stream, selection, &group_sender));
+        let ready = stream::unfold((groups, stored, plain), |(mut groups, stored, plain)| async move {
+            let group = groups.recv().await?;
+            let buffers = (stored.get().await, plain.get().await);
+            Some(((group, buffers), (groups, stored, plain)))
+        });
+        // Tasks of their own: they go on while the consumer is busy.
+        let fetched = ready
+            .map(|(group, buffers)| Task(tokio::spawn(self.clone().fetch(group, buffers))).join())
+            .buffered(requests);
+        let mut fetched = std::pin::pin!(fetched);
+        while let Some(group) = fetched.next().await {
+            let (group, plain) = group?;
+            for span in group.spans {
+                if sender.send(plain.slice(span)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        planner.await.map_err(|_| Error::Stopped)?
+    }
+
+    async fn fetch(self, group: Group, buffers: (Buffer, Buffer)) -> Result<(Group, Bytes), Error> {
+        let positions = group.positions.clone();
+        let fetched = self.fetch_checked(group, buffers).await;
+        fetched.map_err(|error| Error::Fetch { positions, error: Box::new(error) })
+    }
+
+    async fn fetch_checked(
+        &self,
+        mut group: Group,
+        (mut stored, mut plain): (Buffer, Buffer),
+    ) -> Result<(Group, Bytes), Error> {
+        let object = self.stream.objects.get(group.object as usize).ok_or(Error::Stopped)?;
+        let mut attempts = Attempts::default();
+        loop {
+            let into = stored.spare(group.stored);
+            let result = match get_into(&*self.ctx.store, &object.key, group.offset, into).await {
+                Ok(()) => {
+                    let opened;
+                    (group, stored, plain, opened) = self.open(group, stored, plain).await?;
+                    opened.map_err(|(offset, reason)| Error::Chunk { key: object.key.clone(), offset, reason })
+                }
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => {
+                    plain.commit(group.plain);
+                    return Ok((group, plain.freeze()));
+                }
+                Err(error) => {
+                    if !attempts.wait(error.class()).await {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "fetching the range again");
+                }
+            }
+        }
+    }
+
+    /// Decompresses and checks on the pool.
+    async fn open(
+        &self,
+        group: Group,
+        mut stored: Buffer,
+        mut plain: Buffer,
+    ) -> Result<(Group, Buffer, Buffer, Result<(), (u64, String)>), Error> {
+        let (sender, opened) = oneshot::channel();
+        self.ctx.pool.spawn(move || {
+            let result = open_group(&group, stored.spare(group.stored), plain.spare(group.plain));
+            // An error is only that nobody waits any more.
+            let _ = sender.send((group, stored, plain, result));
+        });
+        opened.await.map_err(|_| Error::Stopped)
+    }
+}
+
+/// Fills `plain`; an error is the offset in the object of the chunk that is wrong, and why it is.
+fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), (u64, String)> {
+    for piece in &group.pieces {
+        let into;
+        (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
+        let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
+        frame::open(&piece.chunk, from, into).map_err(|error| (piece.chunk.offset, error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_by_budget_and_concurrency() {
+        const MIB: u64 = 1 << 20;
+        for (budget, concurrency, requests) in
+            [(16, 8, 1), (40, 8, 1), (64, 8, 2), (256, 8, 8), (256, 3, 3), (4096, 64, 8), (256, 0, 1)]
+        {
+            let (found, bytes) = plan_memory(budget * MIB, concurrency);
+            assert_eq!(found, requests, "{budget} MiB, {concurrency}");
+            assert!(requests == 1 || bytes <= budget * MIB / 4 * 3);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+use std::io::Read as _;
+use std::ops::Range;
+
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use super::testing::{Cut, Flaky, House, How, MIB, SMALL, house, noise};
+use super::*;
+use crate::format::index::{Chunk, Encoding, Writer};
+use crate::format::manifest::Stream;
+use crate::stream::frame::{self, Compression};
+
+async fn read(house: &House, stream: &Stream, selection: Selection) -> Result<Vec<u8>, Error> {
+    let index = index::fetch(&house.ctx, stream).await?;
+    let mut reader = plain::read(&house.ctx, stream, index, selection, CancellationToken::new());
+    let mut out = Vec::new();
+    // One is held while the next is asked for.
+    let mut held;
+    while let Some(bytes) = reader.next().await? {
+        out.extend_from_slice(&bytes);
+        held = bytes;
+        assert!(!held.is_empty());
+    }
+    Ok(out)
+}
+
+fn refused(result: Result<Vec<u8>, Error>, key: &ObjectKey, words: &[&str]) {
+    let report = result.map(|bytes| bytes.len()).unwrap_err().report();
+    assert_eq!(report.class, Class::Integrity, "{}", report.message);
+    for word in words.iter().chain([&key.as_str()]) {
+        assert!(report.message.contains(word), "{word:?} is not in: {}", report.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_comes_back_whole_on_little_memory() {
+    let house = house(40 * MIB);
+    let plain = [noise(30 << 20, 1), vec![0; 40 << 20]].concat();
+    for compression in [Compression::None, Compression::Zstd { level: 1 }] {
+        let cut = Cut { chunk: (4 << 20) - 7, chunks_an_object: 6, compression };
+        let stream = house.stream("a", &plain, &[], cut).await;
+        assert!(read(&house, &stream, Selection::Whole).await.unwrap() == plain);
+        assert_eq!(house.ctx.budget.in_use(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_stream_and_a_blocking_reader() {
+    let house = house(40 * MIB);
+    for length in [0, 1, 50_000] {
+        let plain = noise(length, 3);
+        let stream = house.stream("a", &plain, &[], SMALL).await;
+        let index = index::fetch(&house.ctx, &stream).await.unwrap();
+        let reader = plain::read(&house.ctx, &stream, index, Selection::Whole, CancellationToken::new());
+        let runtime = tokio::runtime::Handle::current();
+        let copy = tokio::task::spawn_blocking(move || {
+            let mut copy = Vec::new();
+            reader.into_read(runtime).read_to_end(&mut copy).map(|_| copy)
+        });
+        assert!(copy.await.unwrap().unwrap() == plain);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_can_never_do_is_refused_by_name() {
+    let house = house(16 * MIB);
+    let stream = house.stream("a", b"abc", &[], SMALL).await;
+    let report = read(&house, &stream, Selection::Whole).await.unwrap_err().report();
+    assert_eq!(report.class, Class::Config);
+    assert!(report.message.contains("limits.memory"), "{}", report.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_ends_the_reader() {
+    let house = house(40 * MIB);
+    let stream = house.stream("a", &noise(50_000, 1), &[], SMALL).await;
+    let index = index::fetch(&house.ctx, &stream).await.unwrap();
+    let cancel = CancellationToken::new();
+    let mut reader = plain::read(&house.ctx, &stream, index, Selection::Whole, cancel.clone());
+    cancel.cancel();
+    assert_eq!(reader.next().await.unwrap_err().class(), Class::Cancelled);
+    assert!(reader.next().await.unwrap().is_none());
+}
+
+fn ranges(length: u64) -> impl Strategy<Value = Vec<Range<u64>>> {
+    proptest::collection::vec(0..=length, 0..12).prop_map(|mut points| {
+        points.sort_unstable();
+        points.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn any_ranges_come_back(ranges in ranges(60_000), seed in any::<u64>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let house = house(40 * MIB);
+            let plain = noise(60_000, seed);
+            let stream = house.stream("a", &plain, &[], SMALL).await;
+            let slice = |range: &Range<u64>| &plain[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()];
+            let expected: Vec<u8> = ranges.iter().flat_map(slice).copied().collect();
+            assert!(read(&house, &stream, Selection::Ranges(ranges)).await.unwrap() == expected);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_index_is_refused_before_it_is_decoded() {
+    let house = house(40 * MIB);
+    let stream = house.stream("a", &noise(50_000, 1), &[], SMALL).await;
+    let other = house.stream("b", &noise(50_000, 2), &[], SMALL).await;
+    let key = &stream.index.key;
+    let good = house.object(key).await;
+    house.change(key, |data| data.truncate(data.len() - 1)).await;
+    refused(read(&house, &stream, Selection::Whole).await, key, &["size", &stream.index.size.to_string()]);
+    house.put(key, good.clone()).await;
+    house.change(key, |data| data[30] ^= 1).await;
+    refused(read(&house, &stream, Selection::Whole).await, key, &["SHA-256", &hex::encode(stream.index.sha256)]);
+    house.put(key, house.object(&other.index.key).await).await;
+    refused(read(&house, &stream, Selection::Whole).await, key, &["expected"]);
+    // A manifest that was swapped along with it is found out by its totals.
+    let swapped = Stream { index: other.index.clone(), ..stream.clone() };
+    refused(read(&house, &swapped, Selection::Whole).await, &stream.objects[0].key, &["expected"]);
+    house.put(key, good).await;
+    read(&house, &stream, Selection::Whole).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_data_object_is_refused() {
+    let house = house(40 * MIB);
+    let stream = house.stream("a", &noise(50_000, 1), &[], SMALL).await;
+    let (first, second) = (&stream.objects[0], &stream.objects[1]);
+    let good = house.object(&second.key).await;
+    house.change(&second.key, |data| data.truncate(data.len() / 2)).await;
+    refused(read(&house, &stream, Selection::Whole).await, &second.key, &[]);
+    house.put(&second.key, good.clone()).await;
+    house.change(&second.key, |data| data[5000] ^= 4).await;
+    refused(read(&house, &stream, Selection::Whole).await, &second.key, &["chunk at byte", "1000 bytes"]);
+    house.put(&second.key, house.object(&first.key).await).await;
+    refused(read(&house, &stream, Selection::Whole).await, &second.key, &["chunk at byte 0", "expected"]);
+    house.store.delete(&second.key).await.unwrap();
+    let error = read(&house, &stream, Selection::Whole).await.unwrap_err();
+    assert_eq!((error.class(), error.positions()), (Class::NotFound, Some(16_000..32_000)));
+    assert!(error.to_string().contains(second.key.as_str()));
+    // What is not selected is not fetched.
+    read(&house, &stream, Selection::Ranges(std::iter::once(0..16_000).collect())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_stays_within_its_chunk() {
+    let house = house(40 * MIB);
+    let mut stream = house.stream("a", &vec![0; 4 << 20], &[], Cut { chunk: 4 << 20, ..SMALL }).await;
+    // The index says that the frame, which holds 4 MiB, holds a thousand bytes.
+    let mut index = Writer::new(Vec::new()).unwrap();
+    let stored_len = u32::try_from(stream.objects[0].size).unwrap();
+    let id = frame::digest(&[0; 1000]);
+    index.chunk(&Chunk { id, plain_len: 1000, encoding: Encoding::Zstd, object: 0, offset: 0, stored_len }).unwrap();
+    let (bytes, totals) = index.finish().unwrap();
+    stream.index = house.index("a", bytes).await;
+    (stream.plain_bytes, stream.digest) = (totals.plain_bytes, totals.digest);
+    refused(read(&house, &stream, Selection::Whole).await, &stream.objects[0].key, &["1000 bytes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_fetched_again_as_its_failure_allows() {
+    let plain = noise(10_000, 1);
+    for (how, failures, expected) in [
+        (How::Corrupt, 1, None),
+        (How::Corrupt, 2, Some(Class::Integrity)),
+        (How::Fail(Class::CredentialsExpired), 1, None),
+        (How::Fail(Class::CredentialsExpired), 2, Some(Class::CredentialsExpired)),
+        (How::Fail(Class::Transient), 1, None),
+        (How::Fail(Class::AccessDenied), 1, Some(Class::AccessDenied)),
+    ] {
+        let mut house = house(40 * MIB);
+        let stream = house.stream("a", &plain, &[], SMALL).await;
+        house.ctx.store = Arc::new(Flaky { store: Arc::clone(&house.store), failures: failures.into(), how });
+        let found = read(&house, &stream, Selection::Whole).await;
+        assert_eq!(found.as_ref().err().map(Classify::class), expected, "{how:?}");
+        assert!(found.is_err() || found.unwrap() == plain);
+    }
+}

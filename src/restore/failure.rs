@@ -1,0 +1,86 @@
+//! What can go wrong in a restore.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::extract;
+use crate::download;
+use crate::error::{Class, Classify, Report};
+use crate::format::key::Name;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Download(#[from] download::Error),
+    #[error("the item {item}: {error}")]
+    Extract {
+        item: Name,
+        #[source]
+        error: extract::Error,
+    },
+    #[error("the target {} is not empty", target.display())]
+    NotEmpty { target: PathBuf },
+    #[error("{} is in the way", path.display())]
+    InTheWay { path: PathBuf },
+    #[error("{} is a directory; expected a file, or nothing", path.display())]
+    Directory { path: PathBuf },
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{action} {}: {error}", path.display())]
+    Local {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        let class = match self {
+            Self::Download(error) => return error.report(),
+            Self::Extract { error, .. } => {
+                let report = match error {
+                    extract::Error::Read { error, .. } => downloaded(error).map(Classify::report),
+                    extract::Error::Truncated { .. }
+                    | extract::Error::Header { .. }
+                    | extract::Error::Refused { .. }
+                    | extract::Error::Exists { .. }
+                    | extract::Error::Io { .. } => None,
+                };
+                return Report { message: self.to_string(), ..report.unwrap_or_else(|| error.report()) };
+            }
+            Self::NotEmpty { .. } | Self::InTheWay { .. } => {
+                let remedy = "restore into an empty directory, or replace what is there with --overwrite";
+                return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
+            }
+            Self::Directory { .. } => {
+                return Report::new(Class::Conflict, self.to_string()).remedy("restore into another directory");
+            }
+            Self::NotFound(_) => Class::NotFound,
+            Self::Usage(_) => Class::Config,
+            Self::Local { .. } => Class::Local,
+        };
+        Report::new(class, self.to_string())
+    }
+}
+
+/// The download's own error inside the one that [`io::Read`] allows.
+fn downloaded(error: &io::Error) -> Option<&download::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// The error of a reader that [`download::plain::PlainReader::into_read`] made.
+pub(super) fn read_error(error: io::Error) -> Error {
+    match error.downcast::<download::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => local("reading", "the stream")(error),
+    }
+}
+
+pub(super) fn local(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+    let path = path.as_ref().to_owned();
+    move |error| Error::Local { action, path, error }
+}

@@ -1,0 +1,253 @@
+//! Whether a backup is whole: what `penstock verify` finds.
+//!
+//! # What it promises
+//! Every problem is listed, not only the first one (of one stream's chunks, [`MAX_CHUNK_FINDINGS`] at most). [`Depth::Structure`]
+//! reads the index and asks for each data object's size and checksum; [`Depth::Data`] also reads every chunk and checks
+//! its digest, as a restore would.
+//!
+//! # What it costs
+//! Structure: one GET and one HEAD an object. Data: the whole backup is downloaded, on [`crate::download::plain`]'s memory.
+//!
+//! # What happens on failure
+//! An object that is missing or differs is a [`Finding`]. Whatever says nothing about the backup (a service that cannot
+//! be reached, a permission that is missing) is an error.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use futures_util::stream::{self, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::checksum::Checksum;
+use crate::download::index::{self, IndexFile};
+use crate::download::{self, Context, Error, Progress, Selection, plain};
+use crate::error::{Class, Classify as _};
+use crate::format::index::Record;
+use crate::format::key::{Name, ObjectKey};
+use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
+
+/// After so many bad ranges, the rest of a stream is not read.
+pub const MAX_CHUNK_FINDINGS: usize = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    Structure,
+    /// Every chunk, too.
+    Data,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub item: Name,
+    /// The object at fault.
+    pub key: Option<ObjectKey>,
+    pub class: Class,
+    pub message: String,
+}
+
+/// What was looked at, and what is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub items: u64,
+    pub objects: u64,
+    /// Plain bytes that were read and checked; none at [`Depth::Structure`].
+    pub bytes: u64,
+    pub list: Vec<Finding>,
+}
+
+/// Checks all streams of a backup.
+///
+/// # Errors
+/// When the check cannot be made, or is cancelled.
+pub async fn verify(
+    ctx: &Context,
+    manifest: &Manifest,
+    depth: Depth,
+    cancel: &CancellationToken,
+    progress: &Progress,
+) -> Result<Findings, Error> {
+    let mut check = Check { ctx, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
+    for item in &manifest.items {
+        let Content::Stream { stream } = &item.content;
+        check.findings.items += 1;
+        if let Some(stream) = stream {
+            check.stream(item, stream, depth).await?;
+        } else {
+            let why = item.error.as_ref().map_or("no reason is recorded", |error| error.message.as_str());
+            let message = format!("the item failed in the backup: {why}");
+            check.push(&item.name, None, Class::NotFound, message);
+        }
+    }
+    Ok(check.findings)
+}
+
+struct Check<'a> {
+    ctx: &'a Context,
+    /// A backup without a parent does not deduplicate: its chunks tile its objects.
+    full: bool,
+    cancel: &'a CancellationToken,
+    progress: &'a Progress,
+    findings: Findings,
+}
+
+/// A failure that is the backup's own, or the error again.
+fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
+    let report = error.report();
+    match report.class {
+        Class::Integrity | Class::NotFound => {
+            Ok(Finding { item: item.clone(), key: error.key(), class: report.class, message: report.message })
+        }
+        _ => Err(error),
+    }
+}
+
+impl Check<'_> {
+    fn push(&mut self, item: &Name, key: Option<ObjectKey>, class: Class, message: String) {
+        self.findings.list.push(Finding { item: item.clone(), key, class, message });
+    }
+
+    async fn stream(&mut self, item: &Item, stream: &Stream, depth: Depth) -> Result<(), Error> {
+        let bad = self.objects(&item.name, stream).await?;
+        let index = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Error::Cancelled),
+            index = index::fetch(self.ctx, stream) => index,
+        };
+        self.findings.objects += 1;
+        let index = match index {
+            Ok(index) => index,
+            Err(error) => {
+                self.findings.list.push(finding(&item.name, error)?);
+                return Ok(());
+            }
+        };
+        match self.index(&item.name, stream, &index).await {
+            Ok(()) => {}
+            Err(error) => {
+                self.findings.list.push(finding(&item.name, error)?);
+                return Ok(());
+            }
+        }
+        match depth {
+            Depth::Structure => Ok(()),
+            Depth::Data => self.data(&item.name, stream, index, &bad).await,
+        }
+    }
+
+    /// The keys of what is missing or differs.
+    async fn objects(&mut self, item: &Name, stream: &Stream) -> Result<BTreeSet<ObjectKey>, Error> {
+        let store = &self.ctx.store;
+        let heads = stream::iter(&stream.objects)
+            .map(|object| async move { (object, download::head(&**store, &object.key).await) });
+        let mut heads = std::pin::pin!(heads.buffered(self.ctx.concurrency.max(1)));
+        let mut bad = BTreeSet::new();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Error::Cancelled),
+                next = heads.next() => next,
+            };
+            let Some((object, info)) = next else { return Ok(bad) };
+            self.findings.objects += 1;
+            let checked = info.and_then(|info| compare(object, info.size, info.checksum));
+            if let Err(error) = checked {
+                self.findings.list.push(finding(item, error)?);
+                bad.insert(object.key.clone());
+            }
+        }
+    }
+
+    /// Decodes the whole index, which compares it with the manifest.
+    async fn index(&mut self, item: &Name, stream: &Stream, index: &IndexFile) -> Result<(), Error> {
+        let (stream, index, full) = (stream.clone(), index.clone(), self.full);
+        let gaps = tokio::task::spawn_blocking(move || decode(&stream, &index, full));
+        for (key, message) in gaps.await.map_err(|_| Error::Stopped)?? {
+            self.push(item, Some(key), Class::Integrity, message);
+        }
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        item: &Name,
+        stream: &Stream,
+        index: IndexFile,
+        bad: &BTreeSet<ObjectKey>,
+    ) -> Result<(), Error> {
+        let mut from = 0;
+        for _ in 0..MAX_CHUNK_FINDINGS {
+            let rest = std::iter::once(from..stream.plain_bytes).collect();
+            let selection = Selection::Ranges(rest);
+            let mut reader = plain::read(self.ctx, stream, index.clone(), selection, self.cancel.clone());
+            let error = loop {
+                match reader.next().await {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(bytes)) => {
+                        self.findings.bytes += bytes.len() as u64;
+                        (self.progress)(bytes.len() as u64);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            let positions = error.positions();
+            let found = finding(item, error)?;
+            // What is missing altogether is one finding, not one for each of its ranges.
+            let known = found.class == Class::NotFound && bad.iter().any(|key| found.message.contains(key.as_str()));
+            if !known {
+                self.findings.list.push(found);
+            }
+            let Some(positions) = positions else { return Ok(()) };
+            from = positions.end;
+        }
+        let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are bad; the rest was not read");
+        self.push(item, None, Class::Integrity, message);
+        Ok(())
+    }
+}
+
+fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result<(), Error> {
+    let differs = |field, expected, found| Error::Object { key: object.key.clone(), field, expected, found };
+    if size != object.size {
+        return Err(differs("the size", object.size.to_string(), size.to_string()));
+    }
+    let expected = u64::from_be_bytes(object.crc64nvme);
+    match checksum {
+        Some(Checksum::Crc64nvme(found)) if found != expected => {
+            Err(differs("the CRC-64/NVME", format!("{expected:016x}"), format!("{found:016x}")))
+        }
+        Some(Checksum::Crc64nvme(_) | Checksum::Crc32c(_) | Checksum::Sha256(_)) | None => Ok(()),
+    }
+}
+
+/// Objects that the chunks of a full backup do not cover exactly, in order.
+fn decode(stream: &Stream, index: &IndexFile, full: bool) -> Result<Vec<(ObjectKey, String)>, Error> {
+    let mut records = index.open(stream)?;
+    let mut ends = vec![Some(0); stream.objects.len()];
+    let mut gaps = Vec::new();
+    while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
+        let Record::Chunk(chunk) = record else { continue };
+        let number = chunk.object as usize;
+        let (Some(end), Some(object)) = (ends.get_mut(number), stream.objects.get(number)) else { continue };
+        let Some(expected) = *end else { continue };
+        *end = if chunk.offset == expected {
+            Some(chunk.offset + u64::from(chunk.stored_len))
+        } else {
+            let found = chunk.offset;
+            gaps.push((object.key.clone(), format!("a chunk starts at byte {found} of it; expected byte {expected}")));
+            None
+        };
+    }
+    for (object, end) in stream.objects.iter().zip(ends) {
+        let Some(end) = end else { continue };
+        if end != object.size || object.live_bytes != object.size {
+            let (size, live) = (object.size, object.live_bytes);
+            let message =
+                format!("its chunks end at byte {end}, {live} bytes are live; expected {size} of a full backup");
+            gaps.push((object.key.clone(), message));
+        }
+    }
+    Ok(if full { gaps } else { Vec::new() })
+}
