@@ -80,7 +80,7 @@ async fn run_one(
         let message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
         (read(&done.plain), read(&done.expected), message)
     };
-    progress::shown(format, "backup", state, job::run(context, spec, &done, cancel)).await
+    progress::shown(format, "backup", state, Box::pin(job::run(context, spec, &done, cancel))).await
 }
 
 /// The configured jobs that are named.
@@ -119,7 +119,7 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
     let location = session::location(config, args.location.as_deref())?;
     let sources = match (args.targets.as_slice(), args.argv.as_slice()) {
         ([], []) => return Err(Failure::Usage("--name needs a path, `-` or a command after `--`".to_owned())),
-        ([], argv) => vec![Source { name: name.clone(), kind: SourceKind::Command { argv: argv.to_vec() } }],
+        ([], command) => vec![Source { name: name.clone(), kind: SourceKind::Command { argv: command.to_vec() } }],
         ([one], []) if one == "-" => vec![Source { name: name.clone(), kind: SourceKind::Stdin }],
         (paths, []) => paths.iter().map(|path| path_source(name, path, paths.len())).collect::<Result<_, _>>()?,
         _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),

@@ -1,6 +1,7 @@
 //! The commands that read backups: `list`, `show`, `restore`, `cat`, `verify`.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,7 +61,7 @@ pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Fai
     let mut text = String::from_utf8_lossy(&manifest.to_json()).into_owned();
     if args.files {
         let files = list_files(&reading, &manifest).await?;
-        text = files.iter().map(|file| format!("{}\n", file_line(file))).collect();
+        text = files.iter().map(file_line).collect();
         json["files"] = Value::Array(files);
     }
     Ok(Done::new(text, json))
@@ -104,7 +105,7 @@ const fn kind(kind: FileKind) -> &'static str {
 fn file_line(file: &Value) -> String {
     let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
     let size = file["size"].as_u64().unwrap_or_default();
-    format!("{:<12} {} {:>14} {} {}/{}", text("type"), text("mode"), size, text("mtime"), text("item"), text("path"))
+    format!("{:<12} {} {:>14} {} {}/{}\n", text("type"), text("mode"), size, text("mtime"), text("item"), text("path"))
 }
 
 pub(super) async fn restore(
@@ -119,9 +120,9 @@ pub(super) async fn restore(
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = files::restore(&reading.download, &manifest, &args.to, &options, cancel, count);
+    let work = files::restore(&reading.download, &manifest, &args.to, &options, cancel, &count);
     let summary = progress::shown(format, "restore", state, work).await?;
-    for warning in &summary.warnings {
+    for warning in &summary.warnings.list {
         tracing::warn!(path = %warning.path, "{}", warning.message);
     }
     let text = format!(
@@ -133,15 +134,13 @@ pub(super) async fn restore(
         output::size(summary.bytes),
         args.to.display()
     );
-    let warnings: Vec<Value> =
-        summary.warnings.iter().map(|warning| json!({ "path": warning.path, "message": warning.message })).collect();
     let json = json!({
         "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
         "files": summary.files, "bytes": summary.bytes,
-        "warnings": { "count": summary.warning_count, "list": warnings },
+        "warnings": summary.warnings,
     });
     let done = Done::new(text, json);
-    Ok(if summary.warning_count == 0 { done } else { done.something_failed() })
+    Ok(if summary.warnings.count == 0 { done } else { done.something_failed() })
 }
 
 /// Bytes done so far, and what counts them up.
@@ -161,7 +160,10 @@ fn plain_bytes(manifest: &Manifest) -> u64 {
 pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
     let reading = Reading::open(config, &args.place)?;
     let manifest = find(&reading, &args.backup, config).await?;
-    files::cat(&reading.download, &manifest, args.item.as_ref(), tokio::io::stdout(), cancel).await?;
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+    let stdout = stdout.map_err(|error| Failure::local("opening standard output", &error))?;
+    let stdout = tokio::fs::File::from_std(stdout.into());
+    files::cat(&reading.download, &manifest, args.item.as_ref(), stdout, cancel).await?;
     Ok(Done::text(""))
 }
 
@@ -186,10 +188,10 @@ pub(super) async fn verify(
     for entry in &entries {
         let findings = verify_one(&reading, entry, depth, format, cancel).await?;
         let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
-        text.push_str(&format!("{name}: {}\n", if findings.is_empty() { "ok" } else { "DAMAGED" }));
+        text.extend([name.as_str(), if findings.is_empty() { ": ok\n" } else { ": DAMAGED\n" }]);
         for (class, message) in &findings {
             first.get_or_insert(*class);
-            text.push_str(&format!("  {class}: {message}\n"));
+            text.extend(["  ", class.as_str(), ": ", message.as_str(), "\n"]);
         }
         let list: Vec<Value> =
             findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect();
@@ -227,7 +229,7 @@ async fn verify_one(
     let (done, count) = counter();
     let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = check::verify(&reading.download, &manifest, depth, cancel, count);
+    let work = check::verify(&reading.download, &manifest, depth, cancel, &count);
     let findings = progress::shown(format, "verify", state, work).await?;
     Ok(findings.list.into_iter().map(|finding| (finding.class, finding.message)).collect())
 }
