@@ -149,7 +149,10 @@ impl Store for MemoryStore {
             Overwrite::Refuse | Overwrite::Allow => {}
         }
         let size = payload.data.len() as u64;
-        state.objects.insert(key.clone(), Object { pieces: vec![payload.data], size, checksum: payload.checksum });
+        state.objects.insert(
+            key.clone(),
+            Object { pieces: vec![Bytes::copy_from_slice(&payload.data)], size, checksum: payload.checksum },
+        );
         Ok(())
     }
 
@@ -216,7 +219,7 @@ impl Store for MemoryStore {
         let etag = format!("\"{:016x}\"", state.parts_ever);
         let held = find(&mut state, upload).ok_or_else(|| no_such_upload("UploadPart", &upload.key))?;
         let part = UploadedPart { number, size: payload.data.len() as u64, etag, checksum: payload.checksum };
-        held.parts.insert(number, (part.clone(), payload.data));
+        held.parts.insert(number, (part.clone(), Bytes::copy_from_slice(&payload.data)));
         Ok(part)
     }
 

@@ -202,7 +202,7 @@ fn a_backup_restores_bit_for_bit() {
     assert_eq!((code, shown["outcome"].as_str()), (Some(0), Some("success")));
     let paths: Vec<&str> =
         shown["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
-    assert!(paths.contains(&"etc/app/app.conf") && !paths.iter().any(|path| path.ends_with(".tmp")), "{paths:?}");
+    assert!(paths.contains(&"etc/app/app.conf") && !paths.iter().any(|path| path.contains("left-out")), "{paths:?}");
     for arguments in [&["verify", "--all"][..], &["verify", &id, "--data"]] {
         let (code, verified) = site.json(arguments);
         assert_eq!((code, &verified["ok"]), (Some(0), &Value::Bool(true)), "{verified}");
