@@ -65,7 +65,7 @@ impl Done {
 
 pub(super) fn print_failure(format: OutputFormat, report: &Report) {
     match format {
-        OutputFormat::Json => println!("{}", json!({ "error": report })),
+        OutputFormat::Json => drop(writeln!(std::io::stdout(), "{}", json!({ "error": report }))),
         OutputFormat::Human => {
             eprintln!("penstock: {}", report.message);
             if let Some(remedy) = &report.remedy {
