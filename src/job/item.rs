@@ -231,8 +231,10 @@ impl<'a> ItemWriter<'a> {
 
     /// Completes the current object; the next frame starts another.
     async fn roll_over(&mut self) -> Result<(), Error> {
-        if let Some(current) = self.current.take() {
+        // Stays in its place until it is complete: a cancelled run aborts it from there.
+        if let Some(current) = &mut self.current {
             let written = current.finish().await?;
+            self.current = None;
             let live = written.size;
             self.objects.push((written, live));
         }
@@ -260,7 +262,13 @@ impl<'a> ItemWriter<'a> {
                 return Err(error.into());
             }
         }
-        let Written { key, size, .. } = writer.finish().await?;
+        let Written { key, size, .. } = match writer.finish().await {
+            Ok(written) => written,
+            Err(error) => {
+                writer.abort().await;
+                return Err(error.into());
+            }
+        };
         Ok(IndexObject { key, size, sha256: digest.finalize().into() })
     }
 }

@@ -6,8 +6,7 @@
 //! - **Retries**: the SDK owns a request, [`retry`] owns a part.
 //! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read — count, sizes, checksums — and the
 //!   combined checksum goes along for the server to check.
-//! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. `finish` aborts what it cannot
-//!   complete. Dropping one leaves an upload behind, so the callers do not.
+//! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves an upload behind, so the callers do not.
 
 pub mod retry;
 mod review;
@@ -226,18 +225,8 @@ impl ObjectWriter {
     /// Sends what is left and commits the object.
     ///
     /// # Errors
-    /// The first failure; the upload has been aborted then, as far as the server let us.
-    pub async fn finish(mut self) -> Result<Written, Error> {
-        match self.try_finish().await {
-            Ok(written) => Ok(written),
-            Err(error) => {
-                self.abort().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn try_finish(&mut self) -> Result<Written, Error> {
+    /// The first failure. Abort then, and also when this future is dropped.
+    pub async fn finish(&mut self) -> Result<Written, Error> {
         let rest = self.buffer.take();
         let Some(upload) = self.upload.clone() else {
             return self.put(rest.map_or_else(Bytes::new, Buffer::freeze)).await;
