@@ -11,7 +11,9 @@
 //!
 //! A request that could never be met is refused at once, naming the setting.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,6 +32,8 @@ struct Inner {
     permits: Arc<Semaphore>,
     /// Memory of dropped buffers, for the next of that size.
     idle: Mutex<Vec<Vec<u8>>>,
+    /// Milliseconds that streams waited in [`Budget::reserve`].
+    waited: AtomicU64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +47,12 @@ impl Budget {
     #[must_use]
     pub fn new(total: u64) -> Self {
         let permits = usize::try_from(total / UNIT).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let inner = Inner { total, permits: Arc::new(Semaphore::new(permits)), idle: Mutex::default() };
+        let inner = Inner {
+            total,
+            permits: Arc::new(Semaphore::new(permits)),
+            idle: Mutex::default(),
+            waited: AtomicU64::new(0),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -57,6 +66,12 @@ impl Budget {
         self.inner.total.saturating_sub(self.inner.permits.available_permits() as u64 * UNIT)
     }
 
+    /// How long streams have waited for memory, all of them together.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        Duration::from_millis(self.inner.waited.load(Ordering::Relaxed))
+    }
+
     /// Waits until `bytes` are free, in turn with others that wait.
     ///
     /// # Errors
@@ -67,7 +82,10 @@ impl Budget {
             return Err(too_small);
         }
         let permits = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| too_small.clone())?;
+        let started = tokio::time::Instant::now();
         let permit = Arc::clone(&self.inner.permits).acquire_many_owned(permits).await;
+        let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.inner.waited.fetch_add(waited, Ordering::Relaxed);
         self.trim();
         Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
     }

@@ -9,8 +9,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
+use crate::retry::with_retries;
 use crate::store::{self, Store};
-use crate::upload::retry::with_retries;
 
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;

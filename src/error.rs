@@ -206,6 +206,76 @@ pub trait Classify: std::error::Error {
     }
 }
 
+/// A failed request: what was asked, of what, what came back, and what that means.
+#[derive(Debug, Clone)]
+pub struct ServiceError {
+    /// As the service names it, `UploadPart`.
+    pub operation: &'static str,
+    /// `s3://bucket/key`, a role ARN, an endpoint: never a secret.
+    pub resource: String,
+    pub service: &'static str,
+    pub class: Class,
+    pub status: Option<u16>,
+    pub code: Option<String>,
+    /// The service's message, or the chain of causes of a failure below HTTP.
+    pub message: String,
+    pub request_id: Option<String>,
+    pub remedy: Option<String>,
+}
+
+impl ServiceError {
+    /// An error made by Penstock itself rather than by a reply.
+    #[must_use]
+    pub fn local(
+        operation: &'static str,
+        resource: impl fmt::Display,
+        class: Class,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            operation,
+            resource: resource.to_string(),
+            service: "s3",
+            class,
+            status: None,
+            code: None,
+            message: message.into(),
+            request_id: None,
+            remedy: None,
+        }
+    }
+}
+
+impl fmt::Display for ServiceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.operation, self.resource)?;
+        match (&self.code, self.message.is_empty()) {
+            (Some(code), true) => write!(f, "{code}")?,
+            (Some(code), false) => write!(f, "{code}: {}", self.message)?,
+            (None, _) => write!(f, "{}", self.message)?,
+        }
+        if let Some(status) = self.status {
+            write!(f, " (HTTP {status})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServiceError {}
+
+impl Classify for ServiceError {
+    fn report(&self) -> Report {
+        Report {
+            class: self.class,
+            message: self.to_string(),
+            remedy: self.remedy.clone(),
+            service: Some(self.service),
+            code: self.code.clone(),
+            request_id: self.request_id.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,10 @@
 //! 3. [`job`], [`restore`], [`verify`]: what runs.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, and [`catalog`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
-//! 6. The port: [`store`].
-//! 7. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
-//! 8. The ground: [`config`], [`format`], [`error`], [`budget`], [`checksum`].
+//! 6. [`retry`]: when a failed request of the engine is made again.
+//! 7. The port: [`store`].
+//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
 
 pub mod aws;
 pub mod budget;
@@ -22,7 +23,9 @@ pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod metrics;
 pub mod restore;
+pub mod retry;
 pub mod source;
 pub mod store;
 pub mod stream;

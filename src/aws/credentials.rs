@@ -258,7 +258,7 @@ mod tests {
             if self.down.load(Ordering::SeqCst) > 0 {
                 return Err(store::Error::local(
                     "AssumeRole",
-                    &ObjectKey::new("r"),
+                    ObjectKey::new("r"),
                     Class::Transient,
                     format!("down at call {call}"),
                 ));

@@ -10,12 +10,12 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::retry::Attempts;
 use super::{Context, Error};
 use crate::error::Classify as _;
 use crate::format::index::{self, Reader};
 use crate::format::key::ObjectKey;
 use crate::format::manifest::{IndexObject, Stream};
+use crate::retry::Attempts;
 use crate::store::Download;
 
 /// A longer index goes into a temporary file.

@@ -19,7 +19,6 @@
 pub mod index;
 pub mod plain;
 mod plan;
-mod retry;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -184,7 +183,7 @@ async fn get_into(store: &dyn Store, key: &ObjectKey, offset: u64, into: &mut [u
 /// # Errors
 /// The last attempt's.
 pub async fn head(store: &dyn Store, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-    let mut attempts = retry::Attempts::default();
+    let mut attempts = crate::retry::Attempts::default();
     loop {
         match store.head(key).await {
             Ok(info) => return Ok(info),

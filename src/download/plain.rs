@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
 use super::plan::{self, Group, PLAIN, STORED};
-use super::retry::Attempts;
 use super::{Context, Error, Selection, get_into};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
 use crate::format::manifest::Stream;
+use crate::retry::Attempts;
 use crate::stream::frame;
 
 /// More requests at a time than this do not help one stream.

@@ -24,9 +24,10 @@ use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
+use crate::retry::with_retries;
 use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::{self, encode};
-use crate::upload::{self, retry::with_retries};
+use crate::upload;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 //!
 //! Implementations: [`memory::MemoryStore`] for tests and `aws::s3` for the real thing; one conformance suite
 //! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); retries
-//! above that are the caller's. Dropping a future abandons the request but promises nothing about the server.
+//! above that are the caller's ([`crate::retry`]). Dropping a future abandons the request but promises nothing about the server.
 
 pub mod memory;
 
@@ -15,7 +15,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::checksum::Checksum;
-use crate::error::{Class, Classify, Report};
+/// A request to the store that failed.
+pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
 
 /// Bytes to send, with the checksum the engine computed over them: it is sent as a plain header and checked by the server.
@@ -140,69 +141,4 @@ pub trait Store: Send + Sync {
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error>;
     /// The parts the server holds; `None` when the upload does not exist (any more).
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error>;
-}
-
-/// A failed request: what was asked, of what, what came back, and what that means.
-#[derive(Debug, Clone)]
-pub struct Error {
-    /// As the service names it, `UploadPart`.
-    pub operation: &'static str,
-    /// `s3://bucket/key`, a role ARN, an endpoint: never a secret.
-    pub resource: String,
-    pub service: &'static str,
-    pub class: Class,
-    pub status: Option<u16>,
-    pub code: Option<String>,
-    /// The service's message, or the chain of causes of a failure below HTTP.
-    pub message: String,
-    pub request_id: Option<String>,
-    pub remedy: Option<String>,
-}
-
-impl Error {
-    /// An error made by Penstock itself rather than by a reply.
-    #[must_use]
-    pub fn local(operation: &'static str, key: &ObjectKey, class: Class, message: impl Into<String>) -> Self {
-        Self {
-            operation,
-            resource: key.to_string(),
-            service: "s3",
-            class,
-            status: None,
-            code: None,
-            message: message.into(),
-            request_id: None,
-            remedy: None,
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: ", self.operation, self.resource)?;
-        match (&self.code, self.message.is_empty()) {
-            (Some(code), true) => write!(f, "{code}")?,
-            (Some(code), false) => write!(f, "{code}: {}", self.message)?,
-            (None, _) => write!(f, "{}", self.message)?,
-        }
-        if let Some(status) = self.status {
-            write!(f, " (HTTP {status})")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        Report {
-            class: self.class,
-            message: self.to_string(),
-            remedy: self.remedy.clone(),
-            service: Some(self.service),
-            code: self.code.clone(),
-            request_id: self.request_id.clone(),
-        }
-    }
 }

@@ -3,12 +3,11 @@
 //! - **Memory**: bytes are copied into buffers of the budget. One buffer is the stream's own for as long as it runs; more are taken
 //!   only when free right now. So an upload never waits for another job's memory while it holds its own.
 //! - **Small objects**: one that ends within its first part is a single PUT; nothing is created that would need cleaning up.
-//! - **Retries**: the SDK owns a request, [`retry`] owns a part.
+//! - **Retries**: the SDK owns a request, [`crate::retry`] owns a part.
 //! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read — count, sizes, checksums — and the
 //!   combined checksum goes along for the server to check.
 //! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves an upload behind, so the callers do not.
 
-pub mod retry;
 mod review;
 
 use std::sync::Arc;
@@ -21,8 +20,8 @@ use crate::budget::{Budget, Buffer, OwnBuffers};
 use crate::checksum::{self, Algorithm, Checksum};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::ObjectKey;
+use crate::retry::with_retries;
 use crate::store::{self, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
-use retry::with_retries;
 
 /// How long an abort may take before the upload is reported as left behind.
 const ABORT_DEADLINE: Duration = Duration::from_secs(60);

@@ -15,9 +15,10 @@ const LEVELS: &[&[&str]] = &[
     &["catalog", "download"],
     &["stream", "upload"],
     &["source"],
+    &["retry"],
     &["store"],
     &["aws"],
-    &["config", "format", "error", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "checksum"],
 ];
 
 /// Files longer than this are two rooms, or a framework.

@@ -1,0 +1,368 @@
+//! Every metric there is, defined in one place ([`definitions`]), with the help an operator reads.
+//!
+//! - The registry is a value that is passed, never global: tests read it, and two of them do not meet.
+//! - Labels whose values are ours are enums, so that no series can be misspelled: [`Class`], [`Outcome`],
+//!   [`AbortReason`]. The others are names out of the configuration. None grows without bound.
+//! - Rooms hold a handle bound to their location ([`Location`]) or job ([`Job`]), and call a method that says what
+//!   happened; no room outside this one spells a metric's name.
+//! - What is removed from the configuration is forgotten ([`Metrics::forget_job`], [`Metrics::forget_location`]).
+
+mod definitions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use prometheus::proto::MetricFamily;
+
+use crate::budget::Budget;
+use crate::error::Class;
+/// The `outcome` label of whatever runs to an end; the manifest has the same words.
+pub use crate::format::manifest::Outcome;
+use definitions::Definitions;
+
+/// Why an upload was aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AbortReason {
+    /// The job failed.
+    Failure,
+    /// The job was cancelled, timed out, or the process was asked to stop.
+    Cancelled,
+    /// An earlier process died and left it; the sweeper found it.
+    Interrupted,
+}
+
+impl AbortReason {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// `job_last_outcome`'s value.
+const fn number(outcome: Outcome) -> i64 {
+    match outcome {
+        Outcome::Success => 0,
+        Outcome::Partial => 1,
+        Outcome::Failure => 2,
+        Outcome::Cancelled => 3,
+    }
+}
+
+/// All metrics of the process. Cheap to clone; all clones are one registry.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    all: Definitions,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let all = Definitions::register(&registry).expect("the names are constants, and a test registers them");
+        Self { inner: Arc::new(Inner { registry, all }) }
+    }
+
+    fn all(&self) -> &Definitions {
+        &self.inner.all
+    }
+
+    /// What a scrape sees now, sorted by name.
+    #[must_use]
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.inner.registry.gather()
+    }
+
+    /// The handle of what happens at one location.
+    #[must_use]
+    pub fn location(&self, name: &str) -> Location {
+        Location { metrics: self.clone(), name: name.into() }
+    }
+
+    /// The handle of what one job does.
+    #[must_use]
+    pub fn job(&self, name: &str) -> Job {
+        Job { metrics: self.clone(), name: name.into() }
+    }
+
+    pub fn started(&self, version: &str, commit: &str, unix_seconds: f64) {
+        self.all().build_info.with_label_values(&[version, commit]).set(1);
+        self.all().start_time.set(unix_seconds);
+    }
+
+    /// Reads the budget's own counters: they are kept there, and shown here.
+    pub fn observe_budget(&self, budget: &Budget) {
+        let bytes = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.all().memory_budget.set(bytes(budget.total()));
+        self.all().memory_in_use.set(bytes(budget.in_use()));
+        let waited = budget.waited().as_secs_f64() - self.all().memory_wait.get();
+        self.all().memory_wait.inc_by(waited.max(0.0));
+    }
+
+    pub fn jobs_running(&self, count: usize) {
+        self.all().jobs_running.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub fn config_reloaded(&self, result: Result<(), ()>) {
+        self.all().config_last_reload_successful.set(i64::from(result.is_ok()));
+    }
+
+    pub fn forget_job(&self, name: &str) {
+        self.all().forget("job", name);
+    }
+
+    pub fn forget_location(&self, name: &str) {
+        self.all().forget("location", name);
+    }
+}
+
+/// What happens at one location.
+#[derive(Debug, Clone)]
+pub struct Location {
+    metrics: Metrics,
+    name: Arc<str>,
+}
+
+impl Location {
+    fn all(&self) -> &Definitions {
+        self.metrics.all()
+    }
+
+    pub fn uploaded(&self, bytes: u64) {
+        self.all().uploaded_bytes.with_label_values(&[&self.name]).inc_by(bytes);
+    }
+
+    pub fn downloaded(&self, bytes: u64) {
+        self.all().downloaded_bytes.with_label_values(&[&self.name]).inc_by(bytes);
+    }
+
+    /// A part is on its way until the guard is dropped.
+    #[must_use]
+    pub fn part_in_flight(&self) -> InFlight {
+        let gauge = self.all().upload_parts_in_flight.with_label_values(&[&self.name]);
+        gauge.inc();
+        InFlight { gauge, duration: self.all().upload_part_duration.with_label_values(&[&self.name]), took: None }
+    }
+
+    pub fn upload_ended(&self, outcome: Outcome) {
+        self.all().uploads.with_label_values(&[&self.name, outcome.as_str()]).inc();
+    }
+
+    pub fn upload_aborted(&self, reason: AbortReason, outcome: Outcome) {
+        self.all().uploads_aborted.with_label_values(&[&self.name, reason.as_str(), outcome.as_str()]).inc();
+    }
+
+    /// Uploads that an earlier process left and that still exist.
+    pub fn interrupted_uploads(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.all().interrupted_uploads.with_label_values(&[&self.name]).set(count);
+    }
+
+    pub fn swept(&self, outcome: Outcome) {
+        self.all().swept_uploads.with_label_values(&[&self.name, outcome.as_str()]).inc();
+    }
+
+    /// One request, all its attempts included.
+    pub fn request(&self, service: &'static str, operation: &str, outcome: Outcome, took: Duration) {
+        self.all().requests.with_label_values(&[&self.name, service, operation, outcome.as_str()]).inc();
+        self.all().request_duration.with_label_values(&[service, operation]).observe(took.as_secs_f64());
+    }
+
+    /// An attempt failed with `class` and is made again.
+    pub fn retried(&self, service: &'static str, class: Class) {
+        self.all().request_retries.with_label_values(&[&self.name, service, class.as_str()]).inc();
+    }
+
+    /// A request failed with `class` for good.
+    pub fn failed(&self, service: &'static str, class: Class) {
+        self.all().errors.with_label_values(&[&self.name, service, class.as_str()]).inc();
+    }
+
+    /// `None` for credentials that do not expire: the series is absent then.
+    pub fn credentials_expiry(&self, unix_seconds: Option<f64>) {
+        match unix_seconds {
+            Some(seconds) => self.all().credentials_expiry.with_label_values(&[&self.name]).set(seconds),
+            None => drop(self.all().credentials_expiry.remove_label_values(&[&self.name])),
+        }
+    }
+
+    pub fn credentials_refreshed(&self, outcome: Outcome) {
+        self.all().credentials_refresh.with_label_values(&[&self.name, outcome.as_str()]).inc();
+    }
+
+    /// When the first certificate of the bundle expires; `None` without a bundle.
+    pub fn certificate_expiry(&self, unix_seconds: Option<f64>) {
+        match unix_seconds {
+            Some(seconds) => self.all().certificate_expiry.with_label_values(&[&self.name]).set(seconds),
+            None => drop(self.all().certificate_expiry.remove_label_values(&[&self.name])),
+        }
+    }
+
+    pub fn checked(&self, result: Result<(), ()>, unix_seconds: f64) {
+        self.all().location_up.with_label_values(&[&self.name]).set(i64::from(result.is_ok()));
+        self.all().location_last_check.with_label_values(&[&self.name]).set(unix_seconds);
+    }
+}
+
+/// A part on its way; dropped without [`InFlight::arrived`], it counts as not arrived and leaves no duration.
+#[derive(Debug)]
+pub struct InFlight {
+    gauge: prometheus::IntGauge,
+    duration: prometheus::Histogram,
+    took: Option<Duration>,
+}
+
+impl InFlight {
+    pub fn arrived(mut self, took: Duration) {
+        self.took = Some(took);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        if let Some(took) = self.took {
+            self.duration.observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// What one job does.
+#[derive(Debug, Clone)]
+pub struct Job {
+    metrics: Metrics,
+    name: Arc<str>,
+}
+
+impl Job {
+    fn all(&self) -> &Definitions {
+        self.metrics.all()
+    }
+
+    /// `class` is the failure's; `None` for a run that has none, which the label shows as `none`.
+    pub fn ran(&self, outcome: Outcome, class: Option<Class>, took: Duration) {
+        let class = class.map_or("none", Class::as_str);
+        self.all().job_runs.with_label_values(&[&self.name, outcome.as_str(), class]).inc();
+        self.all().job_duration.with_label_values(&[&self.name]).observe(took.as_secs_f64());
+        self.last_outcome(outcome);
+    }
+
+    /// Also when restored from the state directory at start.
+    pub fn last_outcome(&self, outcome: Outcome) {
+        self.all().job_last_outcome.with_label_values(&[&self.name]).set(number(outcome));
+    }
+
+    /// Also when restored from the state directory at start.
+    pub fn last_success(&self, unix_seconds: f64) {
+        self.all().job_last_success.with_label_values(&[&self.name]).set(unix_seconds);
+    }
+
+    /// `None` for a job that runs only by hand: the series is absent then.
+    pub fn next_run(&self, unix_seconds: Option<f64>) {
+        match unix_seconds {
+            Some(seconds) => self.all().job_next_run.with_label_values(&[&self.name]).set(seconds),
+            None => drop(self.all().job_next_run.remove_label_values(&[&self.name])),
+        }
+    }
+
+    pub fn read(&self, bytes: u64) {
+        self.all().source_bytes.with_label_values(&[&self.name]).inc_by(bytes);
+    }
+
+    pub fn file(&self) {
+        self.all().source_files.with_label_values(&[&self.name]).inc();
+    }
+
+    pub fn warning(&self) {
+        self.all().source_warnings.with_label_values(&[&self.name]).inc();
+    }
+
+    pub fn stored(&self, bytes: u64) {
+        self.all().stored_bytes.with_label_values(&[&self.name]).inc_by(bytes);
+    }
+
+    /// Plain bytes that the parent already had.
+    pub fn deduplicated(&self, bytes: u64) {
+        self.all().deduplicated_bytes.with_label_values(&[&self.name]).inc_by(bytes);
+    }
+
+    pub fn snapshot_ended(&self, outcome: Outcome, class: Option<Class>, took: Option<Duration>) {
+        let class = class.map_or("none", Class::as_str);
+        self.all().ebs_snapshots.with_label_values(&[&self.name, outcome.as_str(), class]).inc();
+        if let Some(took) = took {
+            self.all().ebs_snapshot_duration.with_label_values(&[&self.name]).observe(took.as_secs_f64());
+        }
+    }
+
+    pub fn snapshots_pending(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.all().ebs_snapshots_pending.with_label_values(&[&self.name]).set(count);
+    }
+
+    /// Committed backups of this job and node in the store.
+    pub fn backups(&self, count: usize) {
+        self.all().backups.with_label_values(&[&self.name]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub fn backup_deleted(&self, outcome: Outcome) {
+        self.all().backups_deleted.with_label_values(&[&self.name, outcome.as_str()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(metrics: &Metrics) -> Vec<String> {
+        metrics.gather().iter().map(|family| family.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_no_series() {
+        let metrics = Metrics::new();
+        let (before, job) = (names(&metrics), metrics.job("etcd"));
+        job.ran(Outcome::Failure, Some(Class::KmsDenied), Duration::from_secs(3));
+        job.last_success(1.0);
+        let location = metrics.location("primary");
+        location.request("s3", "UploadPart", Outcome::Success, Duration::from_millis(5));
+        location.uploaded(5);
+        assert!(names(&metrics).contains(&"penstock_job_runs_total".to_owned()));
+        metrics.forget_job("etcd");
+        metrics.forget_location("primary");
+        // Request durations have no location: they stay.
+        let left: Vec<_> = names(&metrics).into_iter().filter(|name| !before.contains(name)).collect();
+        assert_eq!(left, ["penstock_request_duration_seconds"]);
+    }
+
+    #[test]
+    fn a_part_that_never_arrived_leaves_no_duration() {
+        let metrics = Metrics::new();
+        let location = metrics.location("primary");
+        drop(location.part_in_flight());
+        location.part_in_flight().arrived(Duration::from_secs(1));
+        let count = metrics.inner.all.upload_part_duration.with_label_values(&["primary"]).get_sample_count();
+        assert_eq!(count, 1);
+        assert_eq!(metrics.inner.all.upload_parts_in_flight.with_label_values(&["primary"]).get(), 0);
+    }
+}
