@@ -11,6 +11,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::{Context, Reply, Service, Verdict, classify};
+use super::watch::FreshCredentials;
 use crate::error::Class;
 use crate::store;
 
@@ -68,10 +69,7 @@ impl Call<'_> {
         let header = |name: &str| raw.headers().get(name).map(str::to_owned);
         let status = raw.status().as_u16();
         let message = meta.message().unwrap_or(otherwise);
-        let context = match header("x-amz-bucket-region") {
-            Some(region) => &Context { bucket_region: Some(region), ..self.context.clone() },
-            None => self.context,
-        };
+        let context = &context_of(raw, self.context);
         let reply = Reply {
             service: self.service,
             operation: self.operation,
@@ -110,6 +108,22 @@ impl Call<'_> {
         let message = tell(error);
         let Verdict { class, remedy } = classify_transport(&causes, &message, self.trust);
         store::Error { remedy, ..self.error(class, message) }
+    }
+}
+
+/// What the reply's headers, and the watch over the request, add to what is known.
+pub(super) fn context_of(raw: &HttpResponse, known: &Context) -> Context {
+    let region = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
+    let credentials_fresh = known.credentials_fresh || raw.extension::<FreshCredentials>().is_some();
+    Context { bucket_region: region, credentials_fresh, ..known.clone() }
+}
+
+/// The class of a failure that is not a reply.
+pub(super) fn class_of_transport(error: &(dyn StdError + 'static)) -> Class {
+    let causes = causes(error);
+    match causes.iter().find_map(|cause| cause.downcast_ref::<store::Error>()) {
+        Some(cause) => cause.class,
+        None => classify_transport(&causes, &tell(error), "").class,
     }
 }
 

@@ -11,6 +11,7 @@ mod failure;
 mod s3;
 mod sts;
 pub mod tls;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,11 @@ pub use self::s3::S3Store;
 use self::classify::{Context, Service};
 use self::failure::Call;
 use self::tls::{BundleError, Trust};
+pub use self::watch::Skew;
+use self::watch::Watch;
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify, Report};
+use crate::metrics;
 use crate::store::{self, Store};
 
 /// TCP and TLS together; a node whose routes are fine needs milliseconds.
@@ -80,13 +84,14 @@ pub struct AwsLocation {
     credentials: credentials::Provider,
     trust: Arc<Trust>,
     context: Arc<Context>,
+    skew: Skew,
 }
 
 impl AwsLocation {
     /// # Errors
     /// When the CA bundle, a URL or the environment's proxy cannot be used.
-    pub fn connect(location: &Location) -> Result<Self, Error> {
-        Self::connect_with(location, |name| std::env::var(name).ok())
+    pub fn connect(location: &Location, metrics: metrics::Location) -> Result<Self, Error> {
+        Self::connect_with(location, metrics, |name| std::env::var(name).ok())
     }
 
     /// As [`AwsLocation::connect`], with the proxy and the default chain's web identity read through `env`.
@@ -95,6 +100,7 @@ impl AwsLocation {
     /// The same.
     pub fn connect_with(
         location: &Location,
+        metrics: metrics::Location,
         env: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let name = || location.name.clone();
@@ -121,21 +127,38 @@ impl AwsLocation {
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        Ok(Self::assemble(location, trust, &shared, Arc::new(env)))
+        metrics.certificate_expiry(trust.first_expiry().map(|expiry| expiry.as_second() as f64));
+        Ok(Self::assemble(location, metrics, trust, &shared, Arc::new(env)))
     }
 
-    fn assemble(location: &Location, trust: Trust, shared: &SdkConfig, env: Env) -> Self {
+    fn assemble(location: &Location, metrics: metrics::Location, trust: Trust, shared: &SdkConfig, env: Env) -> Self {
         let at = |url: &Option<String>| shared.to_builder().clone_endpoint(url.as_deref());
         let impatient = at(&location.sts_url).timeout_config(timeouts(STS_ATTEMPT_TIMEOUT));
-        let chain = sts::Chain::new(location, impatient.build(), trust.to_string(), env);
-        let credentials = credentials::Provider::new(&location.name, Box::new(chain));
+        let context = Arc::new(context(location));
+        let watch = |service| Watch {
+            service,
+            context: context.clone(),
+            metrics: metrics.clone(),
+            credentials: None,
+            skew: Skew::default(),
+        };
+        let sts = watch(Service::Sts);
+        // An expiry is in STS's time.
+        let skew = sts.skew.clone();
+        let chain = sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env);
+        let clock = Arc::new(move || skew.now());
+        let credentials = credentials::Provider::new(&location.name, Box::new(chain), clock, metrics.clone());
         let provider = SharedCredentialsProvider::new(credentials.clone());
         let with = |url: &Option<String>| at(url).credentials_provider(provider.clone()).build();
-        let context = Arc::new(context(location));
-        let store =
-            S3Store::new(location, &with(&location.s3_url), credentials.clone(), context.clone(), trust.to_string());
-        let ec2 = aws_sdk_ec2::Client::new(&with(&location.ec2_url));
-        Self { store: Arc::new(store), ec2, credentials, trust: Arc::new(trust), context }
+        let signed = |service| Watch { credentials: Some(credentials.clone()), ..watch(service) };
+        let s3 = signed(Service::S3);
+        let skew = s3.skew.clone();
+        let store = S3Store::new(location, &with(&location.s3_url), s3, context.clone(), trust.to_string());
+        let ec2 = signed(Service::Ec2);
+        let ec2 =
+            aws_sdk_ec2::config::Builder::from(&with(&location.ec2_url)).interceptor(ec2.clone()).retry_classifier(ec2);
+        let ec2 = aws_sdk_ec2::Client::from_conf(ec2.build());
+        Self { store: Arc::new(store), ec2, credentials, trust: Arc::new(trust), context, skew }
     }
 
     #[must_use]
@@ -151,6 +174,12 @@ impl AwsLocation {
     #[must_use]
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// How far S3's clock is ahead of this host's.
+    #[must_use]
+    pub fn skew(&self) -> &Skew {
+        &self.skew
     }
 
     /// The client for snapshots and volumes.

@@ -141,6 +141,12 @@ impl Trust {
         &self.certificates
     }
 
+    /// When the first certificate of the bundle expires.
+    #[must_use]
+    pub fn first_expiry(&self) -> Option<Timestamp> {
+        self.certificates.iter().map(|certificate| certificate.not_after).min()
+    }
+
     /// One sentence for each certificate that does not hold at `now`.
     #[must_use]
     pub fn warnings(&self, now: Timestamp) -> Vec<String> {

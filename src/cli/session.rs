@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
@@ -41,7 +42,7 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
 }
 
 pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
-    Ok(AwsLocation::connect(location)?.store())
+    Ok(AwsLocation::connect(location, Metrics::new().location(&location.name))?.store())
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
