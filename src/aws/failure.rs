@@ -127,6 +127,11 @@ pub(super) fn class_of_transport(error: &(dyn StdError + 'static)) -> Class {
     }
 }
 
+/// A handshake failed, or what came was no TLS.
+pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).iter().any(|cause| cause.is::<TlsError>())
+}
+
 type Cause<'a> = &'a (dyn StdError + 'static);
 
 /// `error` and what is under it. `io::Error::source` skips its payload, which is where rustls's errors are.

@@ -8,6 +8,8 @@
 pub mod classify;
 pub mod credentials;
 mod failure;
+pub mod handshake;
+pub mod http;
 mod s3;
 mod sts;
 pub mod tls;
@@ -26,7 +28,7 @@ pub use self::s3::S3Store;
 
 use self::classify::{Context, Service};
 use self::failure::Call;
-use self::tls::{BundleError, Trust};
+use self::tls::{BundleError, Proxy, Trust};
 pub use self::watch::Skew;
 use self::watch::Watch;
 use crate::config::{EncryptionMode, Location};
@@ -82,7 +84,7 @@ pub struct AwsLocation {
     store: Arc<S3Store>,
     ec2: aws_sdk_ec2::Client,
     credentials: credentials::Provider,
-    trust: Arc<Trust>,
+    http: http::Client,
     context: Arc<Context>,
     skew: Skew,
 }
@@ -111,27 +113,37 @@ impl AwsLocation {
                 return Err(Error::Url { location: name(), key, url: url.to_owned() });
             }
         }
-        let trust = Trust::load(location.certificate.as_deref(), location.certificate_mode)
-            .map_err(|error| Error::Bundle { location: name(), error })?;
-        for warning in trust.warnings(jiff::Timestamp::now()) {
-            tracing::warn!(location = location.name, "{warning}");
-        }
-        let proxy = tls::proxy(&env).map_err(|message| Error::Proxy { location: name(), message })?;
+        let proxy = Proxy::from_environment(&env).map_err(|message| Error::Proxy { location: name(), message })?;
+        let settings = http::Settings {
+            location: name(),
+            certificate: location.certificate.clone(),
+            mode: location.certificate_mode,
+            concurrency: location.upload.concurrency,
+            proxy,
+            metrics: metrics.clone(),
+        };
+        let http = http::Client::new(settings).map_err(|error| Error::Bundle { location: name(), error })?;
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(location.region.clone()))
-            .http_client(trust.http_client(location.upload.concurrency, proxy))
+            .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        metrics.certificate_expiry(trust.first_expiry().map(|expiry| expiry.as_second() as f64));
-        Ok(Self::assemble(location, metrics, trust, &shared, Arc::new(env)))
+        Ok(Self::assemble(location, metrics, http, &shared, Arc::new(env)))
     }
 
-    fn assemble(location: &Location, metrics: metrics::Location, trust: Trust, shared: &SdkConfig, env: Env) -> Self {
+    fn assemble(
+        location: &Location,
+        metrics: metrics::Location,
+        http: http::Client,
+        shared: &SdkConfig,
+        env: Env,
+    ) -> Self {
+        let trust = http.trust();
         let at = |url: &Option<String>| shared.to_builder().clone_endpoint(url.as_deref());
         let impatient = at(&location.sts_url).timeout_config(timeouts(STS_ATTEMPT_TIMEOUT));
         let context = Arc::new(context(location));
@@ -158,7 +170,7 @@ impl AwsLocation {
         let ec2 =
             aws_sdk_ec2::config::Builder::from(&with(&location.ec2_url)).interceptor(ec2.clone()).retry_classifier(ec2);
         let ec2 = aws_sdk_ec2::Client::from_conf(ec2.build());
-        Self { store: Arc::new(store), ec2, credentials, trust: Arc::new(trust), context, skew }
+        Self { store: Arc::new(store), ec2, credentials, http, context, skew }
     }
 
     #[must_use]
@@ -171,9 +183,10 @@ impl AwsLocation {
         &self.credentials
     }
 
+    /// Who is trusted now: the bundle may have changed since.
     #[must_use]
-    pub fn trust(&self) -> &Trust {
-        &self.trust
+    pub fn trust(&self) -> Arc<Trust> {
+        self.http.trust()
     }
 
     /// How far S3's clock is ahead of this host's.
@@ -193,7 +206,7 @@ impl AwsLocation {
     /// # Errors
     /// What stands in the way, classed.
     pub async fn check_ec2(&self) -> Result<(), store::Error> {
-        let trust = self.trust.to_string();
+        let trust = self.trust().to_string();
         let call = Call {
             service: Service::Ec2,
             operation: "DescribeVolumes",
