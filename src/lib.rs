@@ -5,12 +5,12 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. `daemon` (not built yet): when things run.
-//! 3. [`job`], [`restore`], [`verify`]: what runs.
+//! 3. [`job`], [`restore`], [`verify`], [`validate`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, and [`catalog`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
 //! 6. [`retry`]: when a failed request of the engine is made again.
-//! 7. The port: [`store`].
-//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
+//! 7. The ports: [`store`], and [`site`] for what surrounds it.
+//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
 //! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
 
 pub mod aws;
@@ -24,10 +24,13 @@ pub mod error;
 pub mod format;
 pub mod job;
 pub mod metrics;
+pub mod policy;
 pub mod restore;
 pub mod retry;
+pub mod site;
 pub mod source;
 pub mod store;
 pub mod stream;
 pub mod upload;
+pub mod validate;
 pub mod verify;
