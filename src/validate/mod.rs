@@ -200,7 +200,7 @@ pub async fn prove(
 ) -> Proof {
     let mut proof = Proof::new(&location.name);
     proof.add("configuration", Duration::ZERO, Ok(Found::Good(configured(location))));
-    proof.add("certificate", Duration::ZERO, certificate(&site.certificates(), &site.trusted(), Timestamp::now()));
+    proof.add("certificate", Duration::ZERO, Ok(certificate(&site.certificates(), &site.trusted(), Timestamp::now())));
     let made = objects::Made::new(location, whose);
     let rest = async {
         let known = identities(&mut proof, location, site).await;
@@ -236,7 +236,7 @@ fn configured(location: &Location) -> String {
 }
 
 /// The bundle was read and parsed when the location was connected.
-fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> Outcome {
+fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> Found {
     let odd = |one: &Certificate| one.not_before > now || one.not_after.duration_since(now) < SOON;
     let told = |one: &Certificate| {
         let state = if one.not_before > now {
@@ -250,7 +250,7 @@ fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> O
     };
     let all = certificates.iter().map(told).collect::<Vec<_>>().join("; ");
     let message = if all.is_empty() { trusted.to_owned() } else { format!("{trusted}: {all}") };
-    Ok(if certificates.iter().any(odd) { Found::Odd(message) } else { Found::Good(message) })
+    if certificates.iter().any(odd) { Found::Odd(message) } else { Found::Good(message) }
 }
 
 /// Whether the checks that follow have credentials to be made with.
