@@ -12,7 +12,7 @@ use super::args::{self, OutputFormat};
 use super::output::{self, Done};
 use super::session::Reading;
 use super::{Failure, progress};
-use crate::catalog::{Entry, Selector};
+use crate::catalog::{Entry, Scope, Selector};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
@@ -23,7 +23,7 @@ use crate::verify::{self as check, Depth};
 
 pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
     let reading = Reading::open(config, &args.place)?;
-    let mut entries = reading.catalog.entries().await?;
+    let mut entries = reading.catalog.entries(Scope::default()).await?;
     if let Some(job) = &args.job {
         entries.retain(|entry| entry.chain.job == *job);
     }
@@ -176,8 +176,8 @@ pub(super) async fn verify(
     let reading = Reading::open(config, &args.place)?;
     let entries = match &args.backup {
         Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
-        None if args.all => reading.catalog.entries().await?,
-        None => newest(reading.catalog.entries().await?),
+        None if args.all => reading.catalog.entries(Scope::default()).await?,
+        None => newest(reading.catalog.entries(Scope::default()).await?),
     };
     if entries.is_empty() {
         let what = "at all".to_owned();

@@ -236,6 +236,13 @@ impl Manifest {
         })
     }
 
+    /// Every object that the backup needs besides the manifest, its own and those of earlier backups. One may come twice.
+    pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.streams().flat_map(|(_, stream)| {
+            stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))
+        })
+    }
+
     /// Pretty JSON with a final line feed: people read it.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {

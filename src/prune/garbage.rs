@@ -1,0 +1,75 @@
+//! What may go, and when. No I/O.
+//!
+//! An object is garbage when no manifest of its chain names it. It goes [`Graves`]' grace period after the last thing that
+//! happened to it: a deleted backup that names it was deleted, or something was written for the backup it was made for. So a
+//! restore that began before a deletion finds what it needs, and so does a backup that is being written and has no manifest yet.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalog::Found;
+use crate::format::key::{BackupId, Kind, ObjectKey};
+
+/// What the deleted backups of a chain named, and when the last of them was deleted.
+pub(super) type Graves = HashMap<ObjectKey, Timestamp>;
+
+/// Whether `grace` after `event` has passed. None at all passes at once, whatever the two clocks say.
+pub(super) fn passed(event: Timestamp, grace: Duration, now: Timestamp) -> bool {
+    grace.is_zero() || now >= release(event, grace)
+}
+
+pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
+    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+    event.checked_add(grace).unwrap_or(Timestamp::MAX)
+}
+
+/// Objects of a chain that no manifest names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Garbage {
+    /// Past their grace period.
+    pub due: Vec<Found>,
+    pub waiting: Vec<Found>,
+    /// When the last of those that wait may go.
+    pub until: Option<Timestamp>,
+}
+
+/// Sorts out a chain's data and index objects. `named` is what its manifests name. Manifests, deleted or not, are never garbage
+/// here.
+pub(super) fn sort_out(
+    found: &[Found],
+    named: &HashSet<ObjectKey>,
+    graves: &Graves,
+    grace: Duration,
+    now: Timestamp,
+) -> Garbage {
+    let active = activity(found);
+    let mut garbage = Garbage::default();
+    for object in found {
+        match object.kind {
+            Kind::Manifest | Kind::Deleted => continue,
+            Kind::Index | Kind::Data if named.contains(&object.key) => continue,
+            Kind::Index | Kind::Data => {}
+        }
+        let event = active[&object.id].max(graves.get(&object.key).copied().unwrap_or(Timestamp::MIN));
+        if passed(event, grace, now) {
+            garbage.due.push(object.clone());
+        } else {
+            garbage.waiting.push(object.clone());
+            garbage.until = garbage.until.max(Some(release(event, grace)));
+        }
+    }
+    garbage
+}
+
+/// When something was last written for each backup; not before it started.
+fn activity(found: &[Found]) -> HashMap<BackupId, Timestamp> {
+    let mut active = HashMap::new();
+    for object in found {
+        let started = object.id.started().unwrap_or(Timestamp::MIN);
+        let last = active.entry(object.id.clone()).or_insert(started);
+        *last = (*last).max(object.modified);
+    }
+    active
+}
