@@ -145,7 +145,7 @@ impl Catalog {
         let mut entries = Vec::new();
         let manifest = |found: Found| {
             if found.kind == Kind::Manifest {
-                entries.push(found.entry())
+                entries.push(found.entry());
             }
         };
         self.walk(scope, manifest).await?;

@@ -87,6 +87,7 @@ fn retention(section: &Section) -> Retention {
         keep_weekly: section.integer("keep_weekly", 0..=u32::MAX),
         keep_monthly: section.integer("keep_monthly", 0..=u32::MAX),
         keep_within: section.duration("keep_within"),
+        grace: section.duration("grace"),
     };
     let counts = [retention.keep_last, retention.keep_daily, retention.keep_weekly, retention.keep_monthly];
     let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());

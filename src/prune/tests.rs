@@ -76,7 +76,7 @@ impl World {
         self.serial += 1;
         let id = BackupId::new(at(self.now), self.serial);
         let home = BackupPrefix::new("p", chain, &id);
-        let old = parent.into_iter().flat_map(|parent| parent.streams()).flat_map(|(_, stream)| stream.objects.clone());
+        let old = parent.into_iter().flat_map(Manifest::streams).flat_map(|(_, stream)| stream.objects.clone());
         let old = old.enumerate().filter(|(n, _)| refers.get(*n).copied().unwrap_or(true)).map(|(_, object)| object);
         let mut objects: Vec<DataObject> = old.collect();
         for number in 1..=count {
@@ -411,11 +411,11 @@ async fn what_is_denied_is_counted_and_the_rest_goes_on() {
         let family = metrics.gather().into_iter().find(|family| family.name() == name).unwrap();
         let of = |metric: &&prometheus::proto::Metric| metric.get_label().iter().any(|pair| pair.value() == outcome);
         let metric = family.get_metric().iter().find(of).cloned().unwrap();
-        metric.get_counter().get_value() + metric.get_gauge().get_value()
+        format!("{}", metric.get_counter().get_value() + metric.get_gauge().get_value())
     };
-    assert_eq!(value("penstock_backups_deleted_total", "success"), 8.0);
-    assert_eq!(value("penstock_backups_deleted_total", "failure"), 1.0);
-    assert_eq!(value("penstock_backups", "j"), 2.0);
+    assert_eq!(value("penstock_backups_deleted_total", "success"), "8");
+    assert_eq!(value("penstock_backups_deleted_total", "failure"), "1");
+    assert_eq!(value("penstock_backups", "j"), "2");
 }
 
 #[tokio::test]
@@ -591,9 +591,9 @@ async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) 
         }
         Event::Crash(own) => drop(world.upload(&chain, own, None, &[]).await),
         Event::Prune(last) => drop(world.prune(&chain, &keep_last(last)).await.unwrap()),
-        Event::Interrupted(last, step, before) => {
+        Event::Interrupted(last, changes, before) => {
             let stop = if before { Stop::Before } else { Stop::After };
-            *world.store.fuse.lock().unwrap() = Some((step, stop, cancel.clone()));
+            *world.store.fuse.lock().unwrap() = Some((changes, stop, cancel.clone()));
             drop(prune(&world.ctx, &chain, &keep_last(last), now, &cancel).await);
             *world.store.fuse.lock().unwrap() = None;
         }
