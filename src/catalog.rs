@@ -109,6 +109,20 @@ impl FromStr for Selector {
     }
 }
 
+impl Selector {
+    /// The job it names.
+    #[must_use]
+    pub fn job(&self) -> Option<&Name> {
+        self.job.as_ref()
+    }
+
+    /// The node it names.
+    #[must_use]
+    pub fn node(&self) -> Option<&Name> {
+        self.node.as_ref()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

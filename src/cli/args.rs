@@ -1,6 +1,7 @@
 //! The command line, as `--help` teaches it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -55,9 +56,28 @@ pub(super) enum Command {
     Cat(Cat),
     /// Check that manifests, indexes and objects are there and agree.
     Verify(Verify),
+    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+    Prune(Prune),
+    /// Delete backups by name.
+    Delete(Delete),
+    /// What the backups of each job and node take in the bucket.
+    Stats(Stats),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a script that completes commands in your shell.
+    #[command(after_help = "Example:\n  penstock completions bash > /etc/bash_completion.d/penstock")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each command, into a directory.
+    #[command(after_help = "Example:\n  penstock man /usr/local/share/man/man1 && man penstock-restore")]
+    Man {
+        /// Made where it does not exist.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Run jobs now, or back up paths, a command's output or standard input.
@@ -98,6 +118,92 @@ pub(super) struct List {
     /// Only this job's.
     #[arg(long)]
     pub(super) job: Option<Name>,
+    /// Only this node's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+}
+
+/// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+///
+/// Each job's `retention` is applied to its backups of this node. A deleted backup is gone at once; what only it needs stays for the
+/// grace period, so that a restore which has begun ends well, and goes with the next prune after that. What a crashed backup left
+/// behind is found and removed as well. A prune may be killed at any time: the next one goes on. The daemon does all this after each
+/// successful backup.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  penstock prune --dry-run                 what would be deleted, what stays, and why
+  penstock prune --job etcd                one job
+  penstock prune --node ip-10-0-0-7        a node that is gone, with this node's rules
+
+Exit codes: 0 done, 1 something could not be deleted (said in the log), 66 no such node, 77 permission.")]
+pub(super) struct Prune {
+    /// Only this job.
+    #[arg(long)]
+    pub(super) job: Option<Name>,
+    /// Another node's backups instead of this one's. Be sure that nothing else prunes them.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+    /// The location; each job's own where not given.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// Only say what would be deleted, what stays, and why.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// How long what a deleted backup needs stays; the job's `retention.grace` where not given. `0s`: not at all.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) grace: Option<Duration>,
+}
+
+/// Delete backups by name.
+///
+/// Newer backups are not harmed, whichever was the full one: an object goes only when no other backup needs it. As with `prune`, what
+/// only the deleted ones need stays for the grace period.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  penstock delete 20261123T221300Z-4f9a2c
+  penstock delete etcd@20261123T221300Z-4f9a2c --grace 0s      give the space back at once
+  penstock delete --node ip-10-0-0-7 etcd@latest               of a node that is gone
+
+Exit codes: 0 done, 1 something could not be deleted (said in the log), 2 another node's backup without --node, 66 no such backup.")]
+pub(super) struct Delete {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; or several.
+    #[arg(value_name = "BACKUP", required = true)]
+    pub(super) backups: Vec<Selector>,
+    /// Another node's backups instead of this one's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+    /// The location; the job's own, or the only one, where not given.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// How long what only these backups need stays. `0s`: not at all.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) grace: Option<Duration>,
+}
+
+/// What the backups of each job and node take in the bucket.
+///
+/// PLAIN is what they would restore to, STORED what the bucket holds of them, LIVE the part of that which a backup needs, DEAD the rest:
+/// old chunks in objects still in use, and what waits for its grace period. FULL is what the newest backup would store if it were a full
+/// one. Only the listing and the manifests are read.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  penstock stats
+  penstock stats --job etcd --output json | jq .total.stored_bytes")]
+pub(super) struct Stats {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Only this job's.
+    #[arg(long)]
+    pub(super) job: Option<Name>,
+    /// Only this node's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use crate::format::key::Name;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What backups from the command line are filed under.
-const AD_HOC: &str = "adhoc";
+pub const AD_HOC: &str = "adhoc";
 
 /// `locations` are the names that the file has, also of locations that have faults. `None` where there was a fault that
 /// leaves no job to build.

@@ -1,6 +1,7 @@
 //! The manifest: a backup's commit point, small plain JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,17 @@ pub enum SourceDescription {
     File { path: String },
     Command { argv: Vec<String> },
     Stdin,
+}
+
+impl fmt::Display for SourceDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { path } => write!(f, "tree {path}"),
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
+            Self::Stdin => f.write_str("standard input"),
+        }
+    }
 }
 
 impl SourceDescription {

@@ -40,6 +40,14 @@ pub struct Garbage {
     pub until: Option<Timestamp>,
 }
 
+impl Garbage {
+    /// Of what waits.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.waiting.iter().map(|object| object.size).sum()
+    }
+}
+
 /// Sorts out a chain's data and index objects. `named` is what its manifests name. Manifests, deleted or not, are never garbage
 /// here.
 pub(super) fn sort_out(

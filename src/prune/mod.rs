@@ -189,7 +189,7 @@ pub async fn prune(
     now: Timestamp,
     cancel: &CancellationToken,
 ) -> Result<Pruned, Error> {
-    let work = async { apply(ctx, &plan(ctx, chain, rules, now).await?).await };
+    let work = async { Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await) };
     bounded(work, cancel).await
 }
 
@@ -205,7 +205,7 @@ pub async fn delete(
     now: Timestamp,
     cancel: &CancellationToken,
 ) -> Result<Pruned, Error> {
-    let work = async { apply(ctx, &plan_deletion(ctx, chain, ids, now).await?).await };
+    let work = async { Ok(apply(ctx, &plan_deletion(ctx, chain, ids, now).await?).await) };
     bounded(work, cancel).await
 }
 
@@ -263,6 +263,12 @@ pub async fn plan_deletion(ctx: &Context, chain: &Chain, ids: &[BackupId], now: 
 }
 
 impl Plan {
+    /// Whether there is nothing of this chain in the store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// What [`apply`] would find to be garbage if every deletion succeeded.
     #[must_use]
     pub fn garbage(&self) -> Garbage {
@@ -286,11 +292,8 @@ impl Plan {
     }
 }
 
-/// Does what the plan says.
-///
-/// # Errors
-/// None of its own: what could not be deleted is in [`Pruned::failures`].
-pub async fn apply(ctx: &Context, plan: &Plan) -> Result<Pruned, Error> {
+/// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
+pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let mut pruned = Pruned::default();
     let doomed = plan.backups.iter().filter(|backup| !backup.stays());
     let mut burials = stream::iter(doomed).map(|backup| bury(ctx, backup)).buffer_unordered(PARALLEL);
@@ -315,7 +318,7 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Result<Pruned, Error> {
     close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
     pruned.deleted = deleted.into_iter().cloned().collect();
     pruned.deleted.sort();
-    Ok(pruned)
+    pruned
 }
 
 /// Makes a backup a deleted one: its manifest under another name, then not under its own any more.
