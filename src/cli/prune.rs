@@ -150,7 +150,7 @@ impl Stores {
 /// What there is to say, chain by chain.
 #[derive(Default)]
 struct Told {
-    text: String,
+    lines: Vec<String>,
     chains: Vec<Value>,
     errors: Vec<Value>,
     /// Of a chain of which nothing was done.
@@ -183,20 +183,20 @@ impl Told {
             }
         };
         let would = if pruned.is_none() { "would delete" } else { "deleted" };
-        self.text.push_str(&format!(
-            "{job} on {node} in {}: {would} {}, {kept} stay; {objects} objects, {}, {}\n",
+        let gone = if pruned.is_none() { "would go" } else { "are gone" };
+        self.lines.push(format!(
+            "{job} on {node} in {}: {would} {}, {kept} stay; {}, {}, {gone}",
             location.name,
             output::count(deleted as u64, "backup"),
+            output::count(objects, "object"),
             output::size(bytes),
-            if pruned.is_none() { "would go" } else { "are gone" },
         ));
-        for backup in plan.backups.iter().filter(|backup| pruned.is_none() || !backup.stays()) {
-            self.text.push_str(&row(backup, zone, pruned));
-        }
-        self.text.push_str(&wait(waiting, zone));
+        let shown = plan.backups.iter().filter(|backup| pruned.is_none() || !backup.stays());
+        self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
+        self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);
         if failed > 0 {
-            self.text.push_str(&format!("  {failed} could not be deleted: see the log\n"));
+            self.lines.push(format!("  {failed} could not be deleted: see the log"));
         }
         self.failures += failed;
         let list = failures.iter().flat_map(|failures| &failures.list);
@@ -211,7 +211,8 @@ impl Told {
     }
 
     fn done(self, dry_run: bool) -> Done {
-        let text = if self.text.is_empty() { "there is nothing to prune\n".to_owned() } else { self.text };
+        let text =
+            if self.lines.is_empty() { "there is nothing to prune".to_owned() } else { self.lines.join("\n") } + "\n";
         let json = json!({ "dry_run": dry_run, "chains": self.chains, "errors": self.errors });
         let done = Done::new(text, json);
         match self.first {
@@ -236,14 +237,15 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
         Some(summary) => (output::size(summary.plain_bytes), reasons(backup).join(", ")),
         None => (String::new(), "its manifest cannot be read".to_owned()),
     };
-    format!("  {verdict:<8} {id}  {started:<21} {plain:>11}  {state}").trim_end().to_owned() + "\n"
+    format!("  {verdict:<8} {id}  {started:<21} {plain:>11}  {state}").trim_end().to_owned()
 }
 
-fn wait(waiting: &Garbage, zone: &TimeZone) -> String {
-    let Some(until) = waiting.until else { return String::new() };
+fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {
+    let until = waiting.until?;
     let until = until.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
     let count = output::count(waiting.waiting.len() as u64, "object");
-    format!("  {count}, {}, that nothing needs any more: the last may go at {until}\n", output::size(waiting.bytes()))
+    let size = output::size(waiting.bytes());
+    Some(format!("  {count}, {size}, that nothing needs any more: the last may go at {until}"))
 }
 
 fn reasons(backup: &Planned) -> Vec<String> {

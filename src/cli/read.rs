@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
 use crate::format::index::{FileKind, Record};
-use crate::format::manifest::{Content, Manifest};
+use crate::format::manifest::{Content, Item, Manifest};
 use crate::restore as files;
 use crate::verify::{self as check, Depth};
 
@@ -74,37 +74,39 @@ pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Fai
 fn readable(manifest: &Manifest) -> String {
     let Manifest { id, job, node, cluster, agent, started, finished, parent, labels, outcome, items, warnings, .. } =
         manifest;
+    let when = started.strftime("%Y-%m-%d %H:%M:%S UTC");
     let took = finished.duration_since(*started);
     let parent = parent.as_ref().map_or_else(|| "none: a full backup".to_owned(), ToString::to_string);
-    let mut text = format!(
-        "backup    {id}: {}\njob       {job} on {node}, cluster {cluster}\nwhen      {}, took {took:#}\nparent    {parent}\n\
-         agent     penstock {agent}\n",
-        outcome.as_str(),
-        started.strftime("%Y-%m-%d %H:%M:%S UTC"),
-    );
-    for (label, value) in labels {
-        text.push_str(&format!("label     {label} = {value}\n"));
-    }
-    for item in items {
-        text.push_str(&format!("item      {} ({}): {}\n", item.name, item.source, item.outcome.as_str()));
-        if let Some(error) = &item.error {
-            text.push_str(&format!("          {}: {}\n", error.class, error.message));
-        }
-        if let Content::Stream { stream: Some(stream) } = &item.content {
-            let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
-            let (files, objects) = (stream.files, stream.objects.len());
-            text.push_str(&format!(
-                "          {plain} plain, {stored} stored, {new} new; {files} files; {objects} objects\n"
-            ));
-        }
-    }
+    let mut lines = vec![
+        format!("backup    {id}: {}", outcome.as_str()),
+        format!("job       {job} on {node}, cluster {cluster}"),
+        format!("when      {when}, took {took:#}"),
+        format!("parent    {parent}"),
+        format!("agent     penstock {agent}"),
+    ];
+    lines.extend(labels.iter().map(|(label, value)| format!("label     {label} = {value}")));
+    lines.extend(items.iter().flat_map(item_lines));
     if warnings.count > 0 {
-        text.push_str(&format!("warnings  {}\n", warnings.count));
+        lines.push(format!("warnings  {}", warnings.count));
     }
-    for warning in &warnings.list {
-        text.push_str(&format!("          {}/{}: {}\n", warning.item, warning.path, warning.message));
+    lines.extend(
+        warnings.list.iter().map(|warning| format!("          {}/{}: {}", warning.item, warning.path, warning.message)),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn item_lines(item: &Item) -> Vec<String> {
+    let mut lines = vec![format!("item      {} ({}): {}", item.name, item.source, item.outcome.as_str())];
+    lines.extend(item.error.iter().map(|error| format!("          {}: {}", error.class, error.message)));
+    match &item.content {
+        Content::Stream { stream: None } => {}
+        Content::Stream { stream: Some(stream) } => {
+            let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
+            let (files, objects) = (stream.files, output::count(stream.objects.len() as u64, "object"));
+            lines.push(format!("          {plain} plain, {stored} stored, {new} new; {files} files; {objects}"));
+        }
     }
-    text
+    lines
 }
 
 async fn list_files(reading: &Reading, manifest: &Manifest) -> Result<Vec<Value>, Failure> {
