@@ -163,8 +163,8 @@ pub(super) struct Prune {
 #[command(after_help = "\
 Examples:
   penstock delete 20261123T221300Z-4f9a2c
-  penstock delete etcd@20261123T221300Z-4f9a2c --grace 0s      give the space back at once
-  penstock delete --node ip-10-0-0-7 etcd@latest               of a node that is gone
+  penstock delete etcd@20261123T221300Z-4f9a2c --now       give the space back at once
+  penstock delete --node ip-10-0-0-7 etcd@latest           of a node that is gone
 
 Exit codes: 0 done, 1 something could not be deleted (said in the log), 2 another node's backup without --node, 66 no such backup.")]
 pub(super) struct Delete {
@@ -180,9 +180,9 @@ pub(super) struct Delete {
     /// Only say what would be deleted.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// How long what only these backups need stays. `0s`: not at all.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(super) grace: Option<Duration>,
+    /// Without a grace period for what only these backups need: a restore of one of them that has begun fails.
+    #[arg(long)]
+    pub(super) now: bool,
 }
 
 /// What the backups of each job and node take in the bucket.

@@ -17,7 +17,7 @@ use crate::config::{self, Config, Location};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
-use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Rules};
+use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::store::Store;
 
 /// A chain in a location, and what decides about it.
@@ -108,9 +108,10 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
     for ((location, chain), ids) in &doomed {
         let location = &config.locations[*location];
         let grace = config.jobs.get(&chain.job).and_then(|job| job.retention?.grace);
-        let ctx = stores.context(config, location, &chain.job, args.grace.or(grace).unwrap_or(prune::GRACE))?;
+        let ctx = stores.context(config, location, &chain.job, grace.unwrap_or(prune::GRACE))?;
+        let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
-            let plan = prune::plan_deletion(&ctx, chain, ids, now).await?;
+            let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
             let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
             Ok((plan, pruned))
         };

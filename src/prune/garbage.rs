@@ -17,15 +17,14 @@ use crate::format::key::{BackupId, Kind, ObjectKey};
 /// 6 Mbit/s.
 const UNFINISHED: Duration = super::GRACE;
 
-/// What the deleted backups of a chain named, and when the last of them was deleted.
+/// What the deleted backups of a chain named, and when it may go as far as they are concerned.
 pub(super) type Graves = HashMap<ObjectKey, Timestamp>;
 
-/// Whether `grace` after `event` has passed. None at all passes at once, whatever the two clocks say.
-pub(super) fn passed(event: Timestamp, grace: Duration, now: Timestamp) -> bool {
-    grace.is_zero() || now >= release(event, grace)
-}
-
+/// When `grace` after `event` has passed. None at all has passed already, whatever the two clocks say.
 pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
+    if grace.is_zero() {
+        return Timestamp::MIN;
+    }
     let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
     event.checked_add(grace).unwrap_or(Timestamp::MAX)
 }
@@ -65,15 +64,15 @@ pub(super) fn sort_out(
             Kind::Index | Kind::Data if named.contains(&object.key) => continue,
             Kind::Index | Kind::Data => {}
         }
-        let (event, grace) = match graves.get(&object.key) {
-            Some(deleted) => (*deleted, grace),
-            None => (active[&object.id], grace.max(UNFINISHED)),
+        let release = match graves.get(&object.key) {
+            Some(release) => *release,
+            None => release(active[&object.id], grace.max(UNFINISHED)),
         };
-        if passed(event, grace, now) {
+        if now >= release {
             garbage.due.push(object.clone());
         } else {
             garbage.waiting.push(object.clone());
-            garbage.until = garbage.until.max(Some(release(event, grace)));
+            garbage.until = garbage.until.max(Some(release));
         }
     }
     garbage

@@ -48,7 +48,7 @@ use crate::retry::with_retries;
 use crate::store::{self, Overwrite, Payload};
 
 pub use garbage::Garbage;
-use garbage::{passed, sort_out};
+use garbage::{release, sort_out};
 use read::Chained;
 pub use read::Planned;
 
@@ -135,6 +135,14 @@ impl Classify for Error {
     }
 }
 
+/// When what only a deleted backup needs may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reclaim {
+    AfterGrace,
+    /// A restore of it that has begun fails.
+    AtOnce,
+}
+
 /// What would be done to a chain, and why.
 #[derive(Debug)]
 pub struct Plan {
@@ -144,6 +152,8 @@ pub struct Plan {
     found: Vec<Found>,
     graves: Vec<read::Grave>,
     grace: Duration,
+    /// Of the backups that this plan deletes.
+    release: Timestamp,
     now: Timestamp,
 }
 
@@ -202,10 +212,11 @@ pub async fn delete(
     ctx: &Context,
     chain: &Chain,
     ids: &[BackupId],
+    reclaim: Reclaim,
     now: Timestamp,
     cancel: &CancellationToken,
 ) -> Result<Pruned, Error> {
-    let work = async { Ok(apply(ctx, &plan_deletion(ctx, chain, ids, now).await?).await) };
+    let work = async { Ok(apply(ctx, &plan_deletion(ctx, chain, ids, reclaim, now).await?).await) };
     bounded(work, cancel).await
 }
 
@@ -235,14 +246,21 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
     let backups = manifests.into_iter().zip(reasons);
     let backups =
         backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
-    Ok(Plan { chain: chain.clone(), backups, found, graves, grace: ctx.grace, now })
+    let (grace, release) = (ctx.grace, release(now, ctx.grace));
+    Ok(Plan { chain: chain.clone(), backups, found, graves, grace, release, now })
 }
 
 /// The plan that deletes the backups `ids` and keeps the others.
 ///
 /// # Errors
 /// As [`delete`].
-pub async fn plan_deletion(ctx: &Context, chain: &Chain, ids: &[BackupId], now: Timestamp) -> Result<Plan, Error> {
+pub async fn plan_deletion(
+    ctx: &Context,
+    chain: &Chain,
+    ids: &[BackupId],
+    reclaim: Reclaim,
+    now: Timestamp,
+) -> Result<Plan, Error> {
     let Chained { found, manifests, graves } = read::chain(ctx, chain, now).await?;
     if let Some(id) = ids.iter().find(|id| !manifests.iter().any(|(entry, _)| entry.id == **id)) {
         return Err(Error::NotFound { chain: chain.clone(), id: id.clone() });
@@ -259,7 +277,11 @@ pub async fn plan_deletion(ctx: &Context, chain: &Chain, ids: &[BackupId], now: 
         let reasons = if named { Vec::new() } else { vec![Reason::NotNamed] };
         backups.push(Planned { entry, summary, reasons });
     }
-    Ok(Plan { chain: chain.clone(), backups, found, graves, grace: ctx.grace, now })
+    let release = match reclaim {
+        Reclaim::AfterGrace => release(now, ctx.grace),
+        Reclaim::AtOnce => now,
+    };
+    Ok(Plan { chain: chain.clone(), backups, found, graves, grace: ctx.grace, release, now })
 }
 
 impl Plan {
@@ -282,11 +304,11 @@ impl Plan {
         let (gone, left): (Vec<_>, Vec<_>) = self.backups.iter().partition(|backup| deleted.contains(&backup.entry.id));
         let named = left.iter().flat_map(|backup| backup.named()).cloned().collect();
         let mut graves = garbage::Graves::new();
-        let earlier = self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.deleted)));
-        let now = gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.now)));
-        for (key, deleted) in earlier.chain(now) {
-            let last = graves.entry(key.clone()).or_insert(deleted);
-            *last = (*last).max(deleted);
+        let earlier = self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release)));
+        let now = gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release)));
+        for (key, release) in earlier.chain(now) {
+            let last = graves.entry(key.clone()).or_insert(release);
+            *last = (*last).max(release);
         }
         sort_out(&self.found, &named, &graves, self.grace, self.now)
     }
@@ -367,9 +389,9 @@ async fn close_graves(
     pruned: &mut Pruned,
 ) {
     let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
-    let fresh = fresh.filter_map(|backup| backup.grave(&ctx.catalog.prefix, plan.now));
+    let fresh = fresh.filter_map(|backup| backup.grave(&ctx.catalog.prefix, plan.now, plan.release));
     let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
-    for grave in old.chain(fresh).filter(|grave| passed(grave.deleted, plan.grace, plan.now)) {
+    for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
         // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
         let is_live = live.contains(&grave.found.id);
         if !is_live && let Err(report) = close_outside(ctx, &grave.found.entry()).await {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
-use super::garbage::passed;
+use super::garbage::release;
 use super::{Context, Error, PARALLEL};
 use crate::catalog::{self, Entry, Found, Scope};
 use crate::error::{Class, Classify as _};
@@ -55,14 +55,14 @@ impl Planned {
         self.summary.iter().flat_map(|summary| &summary.named)
     }
 
-    /// What is left of it once it is deleted.
-    pub(super) fn grave(&self, prefix: &str, deleted: Timestamp) -> Option<Grave> {
+    /// What is left of it once it is deleted, until `release`.
+    pub(super) fn grave(&self, prefix: &str, now: Timestamp, release: Timestamp) -> Option<Grave> {
         let summary = self.summary.as_ref()?;
         let Entry { chain, id, .. } = &self.entry;
         let key = BackupPrefix::new(prefix, chain, id).deleted();
         let (chain, id, size) = (chain.clone(), id.clone(), self.entry.size());
-        let found = Found { key, chain, id, kind: Kind::Deleted, size, modified: deleted };
-        Some(Grave { found, deleted, named: summary.named.clone() })
+        let found = Found { key, chain, id, kind: Kind::Deleted, size, modified: now };
+        Some(Grave { found, release, named: summary.named.clone() })
     }
 }
 
@@ -70,12 +70,13 @@ impl Planned {
 #[derive(Debug, Clone)]
 pub(super) struct Grave {
     pub(super) found: Found,
-    pub(super) deleted: Timestamp,
+    /// When its grace period is over.
+    pub(super) release: Timestamp,
     named: BTreeSet<ObjectKey>,
 }
 
 impl Grave {
-    pub(super) fn named(&self) -> impl Iterator<Item = &ObjectKey> + use<'_> {
+    pub(super) fn named(&self) -> impl Iterator<Item = &ObjectKey> {
         self.named.iter()
     }
 }
@@ -104,14 +105,14 @@ pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Resul
     let mut graves = Vec::new();
     let dates = found.iter().filter(|object| object.kind == Kind::Deleted);
     for (object, summary) in dates.zip(self::summaries(ctx, &deleted).await) {
-        let deleted = object.modified;
+        let release = release(object.modified, ctx.grace);
         let named = match summary {
             Ok(summary) => summary.named,
             // It protects nothing any more.
-            Err(error) if error.class() == Class::Integrity && passed(deleted, ctx.grace, now) => BTreeSet::new(),
+            Err(error) if error.class() == Class::Integrity && now >= release => BTreeSet::new(),
             Err(error) => return Err(failed(error)),
         };
-        graves.push(Grave { found: object.clone(), deleted, named });
+        graves.push(Grave { found: object.clone(), release, named });
     }
     Ok(Chained { manifests: entries.into_iter().zip(summaries).collect(), graves, found })
 }

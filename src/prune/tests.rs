@@ -338,6 +338,30 @@ async fn a_plan_says_what_will_happen_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_at_once_takes_nothing_from_what_waits() {
+    let mut world = World::new();
+    let manifests = ten_days(&mut world).await;
+    let chain = node("a");
+    world.prune(&chain, &keep_last(4)).await.unwrap();
+    let before = world.keys();
+    // The first of the second full backup's line: the one after it needs all of its objects, but not its index.
+    let last = [manifests[6].id.clone(), manifests[9].id.clone()];
+    let cancel = CancellationToken::new();
+    let pruned = delete(&world.ctx, &chain, &last, Reclaim::AtOnce, at(world.now), &cancel).await.unwrap();
+    assert_eq!((pruned.deleted.as_slice(), pruned.kept), (&last[..], 2));
+    world.whole().await;
+    let gone: Vec<_> =
+        before.difference(&world.keys()).map(|key| key.as_str().rsplit_once('/').unwrap().1.to_owned()).collect();
+    assert_eq!(
+        gone,
+        ["item.index.zst", "manifest.json", "item.0001.zst", "item.0002.zst", "item.index.zst", "manifest.json"]
+    );
+    for key in manifests[5].named() {
+        assert!(world.read(key).await.is_some(), "{key}");
+    }
+}
+
+#[tokio::test]
 async fn no_grace_leaves_nothing_at_once() {
     let mut world = World::new();
     ten_days(&mut world).await;
@@ -436,12 +460,13 @@ async fn a_manifest_that_cannot_be_read_stops_the_chain_until_it_is_deleted() {
     assert!(refused.to_string().contains(key(bad).as_str()), "{refused}");
     let cancel = CancellationToken::new();
     let others = [manifests[0].id.clone()];
-    let refused = delete(&world.ctx, &node("a"), &others, at(world.now), &cancel).await.unwrap_err();
+    let refused =
+        delete(&world.ctx, &node("a"), &others, Reclaim::AfterGrace, at(world.now), &cancel).await.unwrap_err();
     assert_eq!(refused.class(), Class::Integrity, "what the bad one needs is not known");
     assert_eq!(world.keys(), before);
 
     let bad_one = [bad.id.clone()];
-    let pruned = delete(&world.ctx, &node("a"), &bad_one, at(world.now), &cancel).await.unwrap();
+    let pruned = delete(&world.ctx, &node("a"), &bad_one, Reclaim::AfterGrace, at(world.now), &cancel).await.unwrap();
     assert_eq!((pruned.deleted.as_slice(), pruned.kept), (&bad_one[..], 9));
     world.promised.remove(&key(bad));
     world.whole().await;
@@ -451,10 +476,12 @@ async fn a_manifest_that_cannot_be_read_stops_the_chain_until_it_is_deleted() {
     let payload = Payload { data: Bytes::from_static(text.as_bytes()), checksum: None };
     world.store.inner.put(&key(newer), payload, Overwrite::Allow).await.unwrap();
     let newer_one = [newer.id.clone()];
-    let refused = delete(&world.ctx, &node("a"), &newer_one, at(world.now), &cancel).await.unwrap_err();
+    let refused =
+        delete(&world.ctx, &node("a"), &newer_one, Reclaim::AfterGrace, at(world.now), &cancel).await.unwrap_err();
     assert_eq!(refused.class(), Class::Compat);
     let missing = [BackupId::new(at(0), 0xff_ffff)];
-    let refused = delete(&world.ctx, &node("a"), &missing, at(world.now), &cancel).await.unwrap_err();
+    let refused =
+        delete(&world.ctx, &node("a"), &missing, Reclaim::AfterGrace, at(world.now), &cancel).await.unwrap_err();
     assert_eq!(refused.class(), Class::NotFound, "{refused}");
 }
 
@@ -600,7 +627,9 @@ async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) 
         Event::Delete(which) => {
             let entries = world.ctx.catalog.entries(catalog::Scope::default()).await.unwrap();
             if let Some(entry) = entries.get(which) {
-                delete(&world.ctx, &chain, std::slice::from_ref(&entry.id), now, &cancel).await.unwrap();
+                delete(&world.ctx, &chain, std::slice::from_ref(&entry.id), Reclaim::AfterGrace, now, &cancel)
+                    .await
+                    .unwrap();
             }
         }
         Event::Hours(hours) => world.pass(hours * HOUR),
