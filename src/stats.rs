@@ -4,6 +4,9 @@
 //! object is live is what one manifest says of it, the most that any says. For a chain in which each backup follows the one before
 //! it, that is exact; after a backup whose parent was skipped as damaged it can be too little.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::stream::{self, StreamExt as _};

@@ -5,6 +5,7 @@
 
 mod args;
 mod backup;
+mod help;
 mod output;
 mod pages;
 mod progress;

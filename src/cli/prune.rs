@@ -18,6 +18,7 @@ use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
 use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::retention::Reason;
 use crate::store::Store;
 
 /// A chain in a location, and what decides about it.
@@ -63,11 +64,8 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     let mut targets = Vec::new();
     for job in config.jobs.values().filter(|job| args.job.as_ref().is_none_or(|asked| *asked == job.name)) {
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
-        let zone = TimeZone::get(&job.time_zone)
-            .map_err(|error| Failure::Report(Report::new(Class::Config, format!("job {}: {error}", job.name))))?;
-        let grace = args.grace.or(job.retention.and_then(|retention| retention.grace)).unwrap_or(prune::GRACE);
-        let rules = Rules { retention: job.retention, zone };
-        targets.push(Target { location, chain: chain(&job.name), rules, grace });
+        let grace = args.grace.unwrap_or_else(|| prune::grace_of(Some(job)));
+        targets.push(Target { location, chain: chain(&job.name), rules: Rules::of(job), grace });
     }
     // To a job that is not configured (ad hoc, or not any more) no rules apply: only what nothing needs goes.
     let other = match &args.job {
@@ -77,7 +75,7 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     if let Some(job) = other {
         for location in session::locations(config, args.location.as_deref())? {
             let rules = Rules { retention: None, zone: TimeZone::UTC };
-            let grace = args.grace.unwrap_or(prune::GRACE);
+            let grace = args.grace.unwrap_or_else(|| prune::grace_of(None));
             targets.push(Target { location, chain: chain(&job), rules, grace });
         }
     }
@@ -107,8 +105,8 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
     }
     for ((location, chain), ids) in &doomed {
         let location = &config.locations[*location];
-        let grace = config.jobs.get(&chain.job).and_then(|job| job.retention?.grace);
-        let ctx = stores.context(config, location, &chain.job, grace.unwrap_or(prune::GRACE))?;
+        let grace = prune::grace_of(config.jobs.get(&chain.job));
+        let ctx = stores.context(config, location, &chain.job, grace)?;
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
@@ -192,7 +190,9 @@ impl Told {
             output::count(objects, "object"),
             output::size(bytes),
         ));
-        let shown = plan.backups.iter().filter(|backup| pruned.is_none() || !backup.stays());
+        // What a plan keeps is of interest where rules keep it.
+        let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
+        let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
         self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);

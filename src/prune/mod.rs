@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{self, Catalog, Entry, Found};
 use crate::checksum::Algorithm;
-use crate::config::Retention;
+use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
 use crate::format::manifest::{Manifest, Outcome};
@@ -78,7 +78,9 @@ pub struct Context {
     pub catalog: Catalog,
     /// Of the deleted manifest's PUT.
     pub checksum: Algorithm,
+    /// See [`grace_of`].
     pub grace: Duration,
+    /// `None` only where no manifest of the chain can have anything outside of the store: it would be forgotten there.
     pub outside: Option<Arc<dyn Outside>>,
     pub metrics: metrics::Job,
 }
@@ -97,6 +99,25 @@ pub struct Rules {
     pub retention: Option<Retention>,
     /// Whose days, weeks and months.
     pub zone: TimeZone,
+}
+
+impl Rules {
+    /// What a job is configured to keep.
+    #[must_use]
+    pub fn of(job: &config::Job) -> Self {
+        let zone = TimeZone::get(&job.time_zone).unwrap_or_else(|error| {
+            // The configuration holds only zones that existed when it was read.
+            tracing::warn!(job = %job.name, %error, "retention counts the days of UTC");
+            TimeZone::UTC
+        });
+        Self { retention: job.retention, zone }
+    }
+}
+
+/// How long what nothing names stays, for a configured job and for what is stored ad hoc.
+#[must_use]
+pub fn grace_of(job: Option<&config::Job>) -> Duration {
+    job.and_then(|job| job.retention?.grace).unwrap_or(GRACE)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -350,7 +371,12 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
     let result = async {
         // Nobody could learn anything from a copy of a manifest that cannot be read.
         if backup.summary.is_some() {
-            let data = bytes::Bytes::from(ctx.catalog.bytes(entry).await?);
+            let data = match ctx.catalog.bytes(entry).await {
+                Ok(data) => bytes::Bytes::from(data),
+                // Another run was faster.
+                Err(error) if error.class == Class::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
             let payload = Payload { checksum: ctx.checksum.compute(&data), data };
             let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
             with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
