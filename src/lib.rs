@@ -5,8 +5,8 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. `daemon` (not built yet): when things run.
-//! 3. [`job`], [`restore`], [`verify`]: what runs.
-//! 4. What they share: [`download`], the way back from stored chunks to plain bytes, and [`catalog`].
+//! 3. [`job`], [`restore`], [`verify`], [`prune`], [`stats`]: what runs.
+//! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
 //! 6. [`retry`]: when a failed request of the engine is made again.
 //! 7. The port: [`store`].
@@ -24,9 +24,12 @@ pub mod error;
 pub mod format;
 pub mod job;
 pub mod metrics;
+pub mod prune;
 pub mod restore;
+pub mod retention;
 pub mod retry;
 pub mod source;
+pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod upload;

@@ -222,10 +222,13 @@ impl Store for S3Store {
         let output = list.send().await.map_err(|error| request.failed(&error))?;
         let object = |object: &aws_sdk_s3::types::Object| {
             let size = object.size().and_then(|size| u64::try_from(size).ok())?;
-            Some(ListedObject { key: ObjectKey::new(object.key()?), size })
+            let modified = object.last_modified()?;
+            let nanos = i32::try_from(modified.subsec_nanos()).ok()?;
+            let modified = jiff::Timestamp::new(modified.secs(), nanos).ok()?;
+            Some(ListedObject { key: ObjectKey::new(object.key()?), size, modified })
         };
         let objects = output.contents().iter().map(object).collect::<Option<Vec<_>>>();
-        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key or no size"))?;
+        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key, no size or no date"))?;
         let next = output.next_continuation_token().filter(|_| output.is_truncated() == Some(true)).map(str::to_owned);
         if next.is_none() && output.is_truncated() == Some(true) {
             return Err(request.odd(Class::Compat, "the listing goes on, but the reply does not say where"));

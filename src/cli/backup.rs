@@ -10,7 +10,7 @@ use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
 use super::{Failure, progress, session};
 use crate::budget::Budget;
-use crate::config::{Config, Location, Source, SourceKind};
+use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
@@ -122,7 +122,7 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         (paths, []) => paths.iter().map(|path| path_source(name, path, paths.len())).collect::<Result<_, _>>()?,
         _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),
     };
-    let job = Name::new("adhoc").expect("a constant name");
+    let job = Name::new(config::AD_HOC).expect("a constant name");
     let compression = frame::Compression::Zstd { level: 1 };
     Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default() }))
 }

@@ -5,10 +5,14 @@
 
 mod args;
 mod backup;
+mod help;
 mod output;
+mod pages;
 mod progress;
+mod prune;
 mod read;
 mod session;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -54,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Example) => Ok(Done::text(config::example())),
         Command::Config(ConfigCommand::Schema) => Ok(Done::json(config::schema())),
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
+        Command::Completions { shell } => Ok(pages::completions(shell)),
+        Command::Man { folder } => pages::man(&folder),
         _ => run(cli),
     };
     match result {
@@ -85,7 +91,12 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, &args, &cancel).await,
             Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
-            Command::Config(_) => unreachable!("needs no session, and is handled before"),
+            Command::Prune(args) => prune::prune(&config, &args, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, &args, &cancel).await,
+            Command::Stats(args) => stats::run(&config, &args).await,
+            Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
+                unreachable!("needs no session, and is handled before")
+            }
         }
     });
     // A read of standard input cannot be interrupted: whoever is still in one is left behind.

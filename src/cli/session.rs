@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
+use crate::format::key::Name;
 use crate::store::Store;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
@@ -40,6 +41,24 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
     }
 }
 
+/// The location of that name, or every one.
+pub(super) fn locations<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Location>, Failure> {
+    match name {
+        Some(_) => Ok(vec![location(config, name)?]),
+        None => Ok(config.locations.values().collect()),
+    }
+}
+
+/// The location of that name, or where `job` is configured to be stored, or the only one there is.
+pub(super) fn location_of<'a>(
+    config: &'a Config,
+    name: Option<&str>,
+    job: Option<&Name>,
+) -> Result<&'a Location, Failure> {
+    let own = job.and_then(|job| config.jobs.get(job)).map(|job| job.location.as_str());
+    location(config, name.or(own))
+}
+
 pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
     Ok(AwsLocation::connect(location)?.store())
 }
@@ -58,8 +77,18 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn open(config: &Config, place: &args::Place) -> Result<Self, Failure> {
-        let location = location(config, place.location.as_deref())?;
+    /// `job` is the one whose backups are meant, where that is known.
+    pub(super) fn open(config: &Config, place: &args::Place, job: Option<&Name>) -> Result<Self, Failure> {
+        Self::of(config, place, location_of(config, place.location.as_deref(), job)?)
+    }
+
+    /// For each location that `place` means: the named one, or all.
+    pub(super) fn open_all(config: &Config, place: &args::Place) -> Result<Vec<Self>, Failure> {
+        let locations = locations(config, place.location.as_deref())?;
+        locations.into_iter().map(|location| Self::of(config, place, location)).collect()
+    }
+
+    fn of(config: &Config, place: &args::Place, location: &Location) -> Result<Self, Failure> {
         let store = connect(location)?;
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {

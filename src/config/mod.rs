@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
+pub use job::AD_HOC;
 pub use location::minimum_memory;
 pub use model::*;
 pub use schema::schema;

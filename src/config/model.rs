@@ -261,6 +261,8 @@ pub struct Retention {
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
     pub keep_within: Option<Duration>,
+    /// How long what a deleted backup needs stays after it; `None` leaves it to [`crate::prune::GRACE`].
+    pub grace: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

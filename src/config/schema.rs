@@ -234,7 +234,8 @@ fn retention() -> Value {
             ("keep_daily", count("The newest of each of so many days.")),
             ("keep_weekly", count("The newest of each of so many weeks.")),
             ("keep_monthly", count("The newest of each of so many months.")),
-            ("keep_within", text("All that are no older than this, such as 2d.")),
+            ("keep_within", text("All that are no older than this, counted from the newest, such as 2d.")),
+            ("grace", with_default(text("How long what a deleted backup needs stays: the longest restore."), "24h")),
         ],
     )
 }

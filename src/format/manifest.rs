@@ -1,6 +1,7 @@
 //! The manifest: a backup's commit point, small plain JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,17 @@ pub enum SourceDescription {
     File { path: String },
     Command { argv: Vec<String> },
     Stdin,
+}
+
+impl fmt::Display for SourceDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { path } => write!(f, "tree {path}"),
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
+            Self::Stdin => f.write_str("standard input"),
+        }
+    }
 }
 
 impl SourceDescription {
@@ -233,6 +245,13 @@ impl Manifest {
     pub fn streams(&self) -> impl Iterator<Item = (&Item, &Stream)> {
         self.items.iter().filter_map(|item| match &item.content {
             Content::Stream { stream } => stream.as_ref().map(|stream| (item, stream)),
+        })
+    }
+
+    /// Every object that the backup needs besides the manifest, its own and those of earlier backups. One may come twice.
+    pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.streams().flat_map(|(_, stream)| {
+            stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))
         })
     }
 

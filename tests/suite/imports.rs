@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "restore", "verify"],
-    &["catalog", "download"],
+    &["job", "restore", "verify", "prune", "stats"],
+    &["catalog", "download", "retention"],
     &["stream", "upload"],
     &["source"],
     &["retry"],

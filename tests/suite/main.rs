@@ -8,5 +8,6 @@ mod conformance;
 mod corpus;
 mod end_to_end;
 mod imports;
+mod retention;
 mod servers;
 mod tar;
