@@ -8,7 +8,7 @@
 //! 3. [`job`], [`restore`], [`verify`]: what runs.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, and [`catalog`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
-//! 6. [`retry`]: when a failed request of the engine is made again.
+//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
 //! 7. The port: [`store`].
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
 //! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod restore;
 pub mod retry;
 pub mod source;
+pub mod state;
 pub mod store;
 pub mod stream;
 pub mod upload;

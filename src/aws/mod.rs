@@ -114,7 +114,7 @@ impl AwsLocation {
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(location.region.clone()))
-            .http_client(trust.http_client(location.upload.concurrency, proxy))
+            .http_client(trust.http_client(location.upload.concurrency.most().into(), proxy))
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())

@@ -33,12 +33,15 @@ use crate::config::Location;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 use crate::store::{
-    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 /// 10,000 parts in pages of at least one: a store that pages without end is not followed for ever.
 const MAX_PART_PAGES: usize = 10_000;
+
+/// Of a thousand uploads each. They are all ours, since they are asked for by prefix.
+const MAX_UPLOAD_PAGES: usize = 1000;
 
 pub struct S3Store {
     client: Client,
@@ -50,6 +53,7 @@ pub struct S3Store {
     context: Arc<Context>,
     trust: String,
     bare_parts: Once,
+    unlisted_uploads: Once,
 }
 
 /// One request: what it is for the error, and which credentials it was begun with.
@@ -110,6 +114,7 @@ impl S3Store {
             context,
             trust,
             bare_parts: Once::default(),
+            unlisted_uploads: Once::default(),
         }
     }
 
@@ -347,6 +352,31 @@ impl Store for S3Store {
             }
         }
         Err(request.odd(Class::Compat, format!("more than {MAX_PART_PAGES} pages of parts")))
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        let request = self.request("ListMultipartUploads", prefix).await;
+        let (mut uploads, mut key, mut id) = (Vec::new(), None, None);
+        for _ in 0..MAX_UPLOAD_PAGES {
+            let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);
+            let list = list.set_key_marker(key).set_upload_id_marker(id).send().await;
+            let page = list.map_err(|error| self.cannot_list(request.failed(&error)))?;
+            uploads.extend(page.uploads().iter().filter_map(wire::listed_upload));
+            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || key.is_none() {
+                return Ok(uploads);
+            }
+        }
+        Err(request.odd(Class::Compat, format!("more than {MAX_UPLOAD_PAGES} pages of uploads")))
+    }
+}
+
+impl S3Store {
+    fn cannot_list(&self, error: Error) -> Error {
+        if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
+            tracing::info!(bucket = self.bucket, %error, "multipart uploads cannot be listed here: an upload whose ID a crash lost is reported, not aborted");
+        }
+        error
     }
 }
 

@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod read;
 mod session;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, &args, &cancel).await,
             Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
+            Command::Sweep(args) => sweep::run(&config, args).await,
             Command::Config(_) => unreachable!("needs no session, and is handled before"),
         }
     });

@@ -11,7 +11,10 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
+use crate::metrics::Metrics;
+use crate::retry::Endpoint;
 use crate::store::Store;
+use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -44,6 +47,20 @@ pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
     Ok(AwsLocation::connect(location)?.store())
 }
 
+pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>) -> Place {
+    // Only the daemon shows metrics.
+    let metrics = Metrics::new().location(&location.name);
+    Place {
+        location: location.name.clone(),
+        bucket: location.bucket.clone(),
+        prefix: location.prefix.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        store,
+        endpoint: Endpoint::new(metrics, location.upload.concurrency.into()),
+    }
+}
+
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(config.limits.compression_threads);
     let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
@@ -68,7 +85,7 @@ impl Reading {
                 store,
                 budget: Budget::new(config.limits.memory),
                 pool: pool(config)?,
-                concurrency: location.upload.concurrency,
+                concurrency: location.upload.concurrency.most().into(),
             },
             location: location.name.clone(),
         })

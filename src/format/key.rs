@@ -185,6 +185,17 @@ pub fn cluster_prefix(prefix: &str, cluster: &Name) -> String {
     if prefix.is_empty() { format!("{cluster}/") } else { format!("{prefix}/{cluster}/") }
 }
 
+/// Whose backup an object's key belongs to. `None` for a key that is not of one backup of this cluster.
+#[must_use]
+pub fn owner(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<Chain> {
+    let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
+    let mut parts = rest.split('/');
+    let job = parts.next()?.parse().ok()?;
+    let node = parts.next()?.parse().ok()?;
+    let _: BackupId = parts.next()?.parse().ok()?;
+    Some(Chain { cluster: cluster.clone(), job, node })
+}
+
 impl BackupPrefix {
     #[must_use]
     pub fn new(prefix: &str, chain: &Chain, id: &BackupId) -> Self {

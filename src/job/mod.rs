@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -24,13 +25,17 @@ use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
-use crate::retry::with_retries;
+use crate::retry::Endpoint;
 use crate::store::{self, Overwrite, Payload, Store};
-use crate::stream::{self, encode};
-use crate::upload;
+use crate::stream::encode;
+use crate::stream::frame::Compression;
+use crate::upload::{self, journal::Journal};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Objects of a failed run that are deleted at a time.
+const DELETES: usize = 8;
 
 /// The longest queue between the cutter and the uploader: more only costs memory.
 const MAX_WINDOW: usize = 64;
@@ -39,6 +44,9 @@ const MAX_WINDOW: usize = 64;
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// See [`upload::Uploader`].
+    pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
     pub prefix: String,
@@ -71,7 +79,7 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: stream::frame::Compression,
+    pub compression: Compression,
     pub timeout: Option<Duration>,
 }
 
@@ -102,7 +110,7 @@ pub enum Error {
         error: crate::source::Error,
     },
     #[error(transparent)]
-    Stream(stream::encode::Error),
+    Stream(encode::Error),
     #[error(transparent)]
     Upload(#[from] upload::Error),
     #[error(transparent)]
@@ -253,7 +261,8 @@ impl Run<'_> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
-        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let endpoint = &self.context.endpoint;
+        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
             () = self.stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
@@ -271,14 +280,12 @@ impl Run<'_> {
     }
 
     async fn clean_up(&self) {
-        let delete = async {
-            for key in &self.written {
-                let store = &self.context.store;
-                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
-                }
+        let Context { store, endpoint, .. } = self.context;
+        let delete = stream::iter(&self.written).for_each_concurrent(DELETES, |key| async move {
+            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
-        };
+        });
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }

@@ -15,7 +15,7 @@ const LEVELS: &[&[&str]] = &[
     &["catalog", "download"],
     &["stream", "upload"],
     &["source"],
-    &["retry"],
+    &["retry", "state"],
     &["store"],
     &["aws"],
     &["config", "format", "error", "metrics", "budget", "checksum"],

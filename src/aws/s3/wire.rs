@@ -9,12 +9,13 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumType, CompletedPart, Part, ServerSideEncryption as Sse, StorageClass,
+    ChecksumAlgorithm, ChecksumType, CompletedPart, MultipartUpload, Part, ServerSideEncryption as Sse, StorageClass,
 };
 
 use crate::checksum::{Algorithm, Checksum};
 use crate::config::{EncryptionMode, Location, SignPayload};
-use crate::store::{PartNumber, UploadedPart};
+use crate::format::key::ObjectKey;
+use crate::store::{ListedUpload, PartNumber, UploadHandle, UploadId, UploadedPart};
 
 /// A request with data may take a minute and what this rate, in bytes per second, needs for its body. The SDK sees an
 /// in-memory body as sent at once, so its stall protection does not watch an upload; this is what ends one that hangs.
@@ -99,6 +100,13 @@ pub(super) fn listed(algorithm: Algorithm, part: &Part) -> Option<UploadedPart> 
         etag: part.e_tag().unwrap_or_default().to_owned(),
         checksum: checksum(algorithm, part.checksum_crc64_nvme(), part.checksum_crc32_c(), part.checksum_sha256()),
     })
+}
+
+/// `None` for an entry without a key or an ID, which nobody could abort.
+pub(super) fn listed_upload(upload: &MultipartUpload) -> Option<ListedUpload> {
+    let initiated = upload.initiated().and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
+    let (key, id) = (ObjectKey::new(upload.key()?), UploadId(upload.upload_id()?.to_owned()));
+    Some(ListedUpload { upload: UploadHandle { key, id }, initiated })
 }
 
 /// What every new object gets, as the location says.
