@@ -10,11 +10,12 @@ use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
 use super::{Failure, progress, session, sweep};
 use crate::budget::Budget;
-use crate::config::{self, Compression, Config, Location, Source, SourceKind};
+use crate::config::{Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Progress, Spec};
+use crate::job::{self, Hooks, Progress, Spec};
+use crate::metrics::Metrics;
 use crate::state::{Holder, StateDir};
 use crate::stream::frame;
 use crate::upload::journal::Journal;
@@ -31,8 +32,9 @@ pub(super) async fn run(
         None => configured(config, args)?,
     };
     let state = StateDir::lock(&config.state_dir, Holder::Backup)?;
-    let places = sweep::places(config, planned.iter().map(|(location, _)| *location))?;
-    let result = run_all(config, &state, &planned, &places, format, cancel).await;
+    let metrics = Metrics::new();
+    let places = sweep::places(config, planned.iter().map(|(location, _)| *location), &metrics)?;
+    let result = run_all(config, &state, &planned, &places, &metrics, format, cancel).await;
     if !cancel.is_cancelled() {
         sweep::after_backup(config, &places).await;
     }
@@ -44,6 +46,7 @@ async fn run_all(
     state: &StateDir,
     planned: &[(&Location, Spec)],
     places: &[Place],
+    metrics: &Metrics,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
@@ -65,10 +68,12 @@ async fn run_all(
             node: config.node.clone(),
             upload: location.upload,
             checksum: location.checksum,
+            metrics: metrics.clone(),
         };
         match run_one(&context, spec, format, cancel).await {
-            Ok(manifest) => {
-                partial |= manifest.outcome != Outcome::Success;
+            Ok(committed) => {
+                partial |= committed.verdict().0 != Outcome::Success;
+                let manifest = committed.manifest;
                 text.push_str(&output::row(&manifest));
                 backups.push(output::summary(&manifest, &location.name));
             }
@@ -97,7 +102,7 @@ async fn run_one(
     spec: &Spec,
     format: OutputFormat,
     cancel: &CancellationToken,
-) -> Result<crate::format::manifest::Manifest, job::Error> {
+) -> Result<job::Committed, job::Error> {
     let done = Arc::new(Progress::default());
     let state = || {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -128,13 +133,7 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
             tracing::debug!(job = %job.name, "this version makes full backups only");
         }
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
-        let spec = Spec {
-            job: job.name.clone(),
-            sources: job.sources.clone(),
-            compression: compression(job.compression),
-            timeout: job.timeout,
-        };
-        planned.push((location, spec));
+        planned.push((location, Spec::of(job)));
     }
     Ok(planned)
 }
@@ -149,8 +148,8 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),
     };
     let job = Name::new("adhoc").expect("a constant name");
-    let compression = compression(config::Compression::Zstd { level: 1 });
-    Ok((location, Spec { job, sources, compression, timeout: None }))
+    let compression = frame::Compression::Zstd { level: 1 };
+    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default() }))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.
@@ -178,11 +177,4 @@ fn suffixed(name: &Name, path: &Path) -> Result<Name, String> {
     let safe: String =
         base.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     Name::new(format!("{name}-{safe}")).map_err(|error| format!("{name}-{safe} {error}"))
-}
-
-fn compression(configured: Compression) -> frame::Compression {
-    match configured {
-        Compression::None => frame::Compression::None,
-        Compression::Zstd { level } => frame::Compression::Zstd { level },
-    }
 }

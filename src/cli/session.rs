@@ -47,9 +47,7 @@ pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
     Ok(AwsLocation::connect(location)?.store())
 }
 
-pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>) -> Place {
-    // Only the daemon shows metrics.
-    let metrics = Metrics::new().location(&location.name);
+pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>, metrics: &Metrics) -> Place {
     Place {
         location: location.name.clone(),
         bucket: location.bucket.clone(),
@@ -57,7 +55,7 @@ pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>)
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         store,
-        endpoint: Endpoint::new(metrics, location.upload.concurrency.into()),
+        endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
     }
 }
 

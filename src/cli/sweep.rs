@@ -8,11 +8,12 @@ use super::output::Done;
 use super::{Failure, args, session};
 use crate::config::{Config, Location};
 use crate::error::Class;
+use crate::metrics::Metrics;
 use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
 
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Abort };
-    let places = places(config, config.locations.values())?;
+    let places = places(config, config.locations.values(), &Metrics::new())?;
     let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
     let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
     let done =
@@ -25,12 +26,16 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
 }
 
 /// Every configured location. Those that are `used` must be fit to be connected to, others that are not are left out.
-pub(super) fn places<'a>(config: &'a Config, used: impl Iterator<Item = &'a Location>) -> Result<Vec<Place>, Failure> {
+pub(super) fn places<'a>(
+    config: &'a Config,
+    used: impl Iterator<Item = &'a Location>,
+    metrics: &Metrics,
+) -> Result<Vec<Place>, Failure> {
     let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
     let mut places = Vec::new();
     for location in config.locations.values() {
         match session::connect(location) {
-            Ok(store) => places.push(session::place(config, location, store)),
+            Ok(store) => places.push(session::place(config, location, store, metrics)),
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(
                 location = location.name,
