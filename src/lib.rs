@@ -11,7 +11,7 @@
 //! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
 //! 7. The port: [`store`].
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`].
 
 pub mod aws;
 pub mod budget;
@@ -23,6 +23,7 @@ pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod limits;
 pub mod metrics;
 pub mod restore;
 pub mod retry;

@@ -28,6 +28,7 @@ use self::failure::Call;
 use self::tls::{BundleError, Trust};
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify, Report};
+use crate::limits::Bandwidth;
 use crate::store::{self, Store};
 
 /// TCP and TLS together; a node whose routes are fine needs milliseconds.
@@ -141,6 +142,12 @@ impl AwsLocation {
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// The store, sending no faster than `bandwidth`.
+    #[must_use]
+    pub fn limited_store(&self, bandwidth: Bandwidth) -> Arc<dyn Store> {
+        Arc::new(self.store.limited(bandwidth))
     }
 
     #[must_use]

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
+use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::store::Store;
@@ -43,8 +44,13 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
     }
 }
 
-pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
-    Ok(AwsLocation::connect(location)?.store())
+/// The location's store, sending no faster than `bandwidth`.
+pub(super) fn connect(location: &Location, bandwidth: Option<&Bandwidth>) -> Result<Arc<dyn Store>, Failure> {
+    let location = AwsLocation::connect(location)?;
+    Ok(match bandwidth {
+        Some(bandwidth) => location.limited_store(bandwidth.clone()),
+        None => location.store(),
+    })
 }
 
 pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>, metrics: &Metrics) -> Place {
@@ -75,7 +81,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn open(config: &Config, place: &args::Place) -> Result<Self, Failure> {
         let location = location(config, place.location.as_deref())?;
-        let store = connect(location)?;
+        let store = connect(location, None)?;
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },

@@ -8,6 +8,7 @@ use super::output::Done;
 use super::{Failure, args, session};
 use crate::config::{Config, Location};
 use crate::error::Class;
+use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
 
@@ -32,9 +33,11 @@ pub(super) fn places<'a>(
     metrics: &Metrics,
 ) -> Result<Vec<Place>, Failure> {
     let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
+    // One line for all of them.
+    let bandwidth = config.limits.bandwidth.map(Bandwidth::new);
     let mut places = Vec::new();
     for location in config.locations.values() {
-        match session::connect(location) {
+        match session::connect(location, bandwidth.as_ref()) {
             Ok(store) => places.push(session::place(config, location, store, metrics)),
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(

@@ -51,6 +51,9 @@ const MAX_FILE: u64 = MIB;
 /// What [`Config::parse`] calls the file.
 const NO_FILE: &str = "<configuration>";
 
+/// Below this a part's share is so small that it cannot be told from a connection that hangs.
+const MIN_BANDWIDTH: u64 = 64 << 10;
+
 const DEFAULT_MEMORY: u64 = 256 * MIB;
 
 impl Config {
@@ -192,8 +195,8 @@ fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
         section.fault("memory", message);
     }
     let bandwidth = section.size("bandwidth").filter(|bandwidth| *bandwidth > 0);
-    if bandwidth.is_some() {
-        section.fault("bandwidth", "is not yet supported; remove it, or set it to \"0\"");
+    if let Some(slow) = bandwidth.filter(|bandwidth| *bandwidth < MIN_BANDWIDTH) {
+        section.fault("bandwidth", format!("is {}; expected at least 64KiB a second, or \"0\" for no limit", show_size(slow)));
     }
     let threads = section.integer("compression_threads", 0..=1024).filter(|threads| *threads > 0);
     Limits {

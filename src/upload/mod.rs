@@ -241,8 +241,8 @@ impl ObjectWriter {
             let (sent, payload) = seal(number, data, uploader.checksum, &upload.key).await?;
             let (metrics, started) = (uploader.endpoint.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
-            let send = || uploader.store.upload_part(&upload, number, payload.clone());
-            let part = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, send).await?;
+            let put = || uploader.store.upload_part(&upload, number, payload.clone());
+            let part = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, put).await?;
             in_flight.arrived(started.elapsed());
             metrics.uploaded(sent.size);
             if let Some(entry) = entry {

@@ -18,7 +18,7 @@ const LEVELS: &[&[&str]] = &[
     &["retry", "state"],
     &["store"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "limits", "checksum"],
 ];
 
 /// Files longer than this are two rooms, or a framework.
