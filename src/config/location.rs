@@ -136,10 +136,3 @@ fn upload(section: &Section) -> Upload {
         sign_payload: section.choice("sign_payload", &signing).unwrap_or_default(),
     }
 }
-
-/// Bytes of `limits.memory` that one stream needs at least: a part being filled and one being sent, and the pipeline
-/// of chunks and frames before them.
-#[must_use]
-pub const fn minimum_memory(part_size: u64) -> u64 {
-    part_size * 2 + 24 * MIB
-}

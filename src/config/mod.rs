@@ -37,10 +37,10 @@ use std::path::{Path, PathBuf};
 pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
-pub use location::minimum_memory;
 pub use model::*;
 pub use schema::schema;
 
+use crate::budget;
 use crate::format::key::{MAX_NAME, Name};
 use reader::{Reading, Section};
 use units::{MIB, show_size};
@@ -185,9 +185,10 @@ fn log(section: &Section) -> Log {
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     let memory = section.size("memory").unwrap_or(DEFAULT_MEMORY);
-    let needed = locations.iter().map(|(name, location)| (minimum_memory(location.upload.part_size), name)).max();
+    let needed =
+        locations.iter().map(|(name, location)| (budget::stream::least(location.upload.part_size), name)).max();
     if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
-        let (memory, needed) = (show_size(memory), show_size(needed));
+        let (memory, needed) = (show_size(memory), show_size(needed.next_multiple_of(MIB)));
         let default = if section.has("memory") { "" } else { " by default" };
         let message = format!(
             "is {memory}{default}, too little for one stream to {location}; give at least {needed}, or a smaller part_size there"
@@ -196,7 +197,10 @@ fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     }
     let bandwidth = section.size("bandwidth").filter(|bandwidth| *bandwidth > 0);
     if let Some(slow) = bandwidth.filter(|bandwidth| *bandwidth < MIN_BANDWIDTH) {
-        section.fault("bandwidth", format!("is {}; expected at least 64KiB a second, or \"0\" for no limit", show_size(slow)));
+        section.fault(
+            "bandwidth",
+            format!("is {}; expected at least 64KiB a second, or \"0\" for no limit", show_size(slow)),
+        );
     }
     let threads = section.integer("compression_threads", 0..=1024).filter(|threads| *threads > 0);
     Limits {

@@ -10,6 +10,7 @@ use tempfile::SpooledTempFile;
 use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
+use crate::budget::stream::{BLOCK, BLOCKS, Plan};
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name};
 use crate::format::manifest::{DataObject, IndexObject, Stream, Warning, Warnings};
@@ -32,7 +33,7 @@ impl Run<'_> {
         item: &PlannedItem<'_>,
         warnings: &mut Warnings,
     ) -> Result<(Stream, u64), Error> {
-        let (window, bytes) = self.context.memory();
+        let Plan { window, bytes } = self.context.memory();
         let reservation = tokio::select! {
             () = self.stop.cancelled() => return Err(Error::Cancelled),
             reservation = self.context.budget.reserve(bytes) => Arc::new(reservation?),
@@ -49,7 +50,7 @@ impl Run<'_> {
         let options = Options {
             compression: self.spec.compression,
             pool: Arc::clone(&self.context.pool),
-            blocks: own(encode::BLOCKS, encode::BLOCK),
+            blocks: own(BLOCKS, BLOCK),
             window,
         };
         let thread = |error| Error::Local { action: "starting the reader's thread", error };

@@ -22,7 +22,7 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::{self, Budget, TooSmall};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
@@ -40,9 +40,6 @@ const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Objects of a failed run that are deleted at a time.
 const DELETES: usize = 8;
-
-/// The longest queue between the cutter and the uploader: more only costs memory.
-const MAX_WINDOW: usize = 64;
 
 /// What a run needs of the process and its location.
 #[derive(Clone)]
@@ -68,14 +65,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
-    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
-    fn memory(&self) -> (usize, u64) {
-        let frame = encode::reserve(1) - encode::reserve(0);
-        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
-        let wanted = self.pool.current_num_threads() + 2;
-        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
-        (window, encode::reserve(window) + self.upload.part_size)
+    /// What one stream reserves before it reads anything.
+    fn memory(&self) -> budget::stream::Plan {
+        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
     }
 }
 
