@@ -8,10 +8,10 @@
 //! 3. [`job`], [`restore`], [`verify`], [`prune`], [`stats`]: what runs.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
-//! 6. [`retry`]: when a failed request of the engine is made again.
+//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
 //! 7. The port: [`store`].
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`].
 
 pub mod aws;
 pub mod budget;
@@ -23,12 +23,14 @@ pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod limits;
 pub mod metrics;
 pub mod prune;
 pub mod restore;
 pub mod retention;
 pub mod retry;
 pub mod source;
+pub mod state;
 pub mod stats;
 pub mod store;
 pub mod stream;

@@ -28,6 +28,7 @@ use self::failure::Call;
 use self::tls::{BundleError, Trust};
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify, Report};
+use crate::limits::Bandwidth;
 use crate::store::{self, Store};
 
 /// TCP and TLS together; a node whose routes are fine needs milliseconds.
@@ -114,7 +115,7 @@ impl AwsLocation {
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(location.region.clone()))
-            .http_client(trust.http_client(location.upload.concurrency, proxy))
+            .http_client(trust.http_client(location.upload.concurrency.most().into(), proxy))
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
@@ -141,6 +142,12 @@ impl AwsLocation {
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// The store, sending no faster than `bandwidth`.
+    #[must_use]
+    pub fn limited_store(&self, bandwidth: Bandwidth) -> Arc<dyn Store> {
+        Arc::new(self.store.limited(bandwidth))
     }
 
     #[must_use]

@@ -63,6 +63,8 @@ pub(super) enum Command {
     Delete(Delete),
     /// What the backups of each job and node take in the bucket.
     Stats(Stats),
+    /// Abort uploads that a crash has left.
+    Sweep(Sweep),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -267,6 +269,17 @@ pub(super) struct Verify {
     /// Read and hash every chunk.
     #[arg(long)]
     pub(super) data: bool,
+}
+
+/// Abort uploads that a crash has left.
+///
+/// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
+/// starts and every hour, `penstock backup` when it ends.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Sweep {
+    /// Only say what would be aborted.
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

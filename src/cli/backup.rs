@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
-use super::{Failure, progress, session};
+use super::{Failure, progress, session, sweep};
 use crate::budget::Budget;
 use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::Classify;
@@ -16,7 +16,10 @@ use crate::format::key::Name;
 use crate::format::manifest::Outcome;
 use crate::job::{self, Hooks, Progress, Spec};
 use crate::metrics::Metrics;
+use crate::state::{Holder, StateDir};
 use crate::stream::frame;
+use crate::upload::journal::Journal;
+use crate::upload::sweep::Place;
 
 pub(super) async fn run(
     config: &Config,
@@ -28,14 +31,36 @@ pub(super) async fn run(
         Some(name) => vec![ad_hoc(config, args, name)?],
         None => configured(config, args)?,
     };
+    let state = StateDir::lock(&config.state_dir, Holder::Backup)?;
+    let metrics = Metrics::new();
+    let places = sweep::places(config, planned.iter().map(|(location, _)| *location), &metrics)?;
+    let result = run_all(config, &state, &planned, &places, &metrics, format, cancel).await;
+    if !cancel.is_cancelled() {
+        sweep::after_backup(config, &places).await;
+    }
+    result
+}
+
+async fn run_all(
+    config: &Config,
+    state: &StateDir,
+    planned: &[(&Location, Spec)],
+    places: &[Place],
+    metrics: &Metrics,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let budget = Budget::new(config.limits.memory);
     let pool = session::pool(config)?;
-    let metrics = Metrics::new();
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
-    for (location, spec) in &planned {
+    for (location, spec) in planned {
+        let place =
+            places.iter().find(|place| place.location == location.name).expect("a place for each location in use");
         let context = job::Context {
-            store: session::connect(location)?,
+            store: Arc::clone(&place.store),
+            endpoint: place.endpoint.clone(),
+            journal: Some(Journal::open(state.path(), &location.name, &location.bucket)?),
             budget: budget.clone(),
             pool: Arc::clone(&pool),
             prefix: location.prefix.clone(),

@@ -13,6 +13,7 @@ mod prune;
 mod read;
 mod session;
 mod stats;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -94,6 +95,7 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Prune(args) => prune::prune(&config, &args, &cancel).await,
             Command::Delete(args) => prune::delete(&config, &args, &cancel).await,
             Command::Stats(args) => stats::run(&config, &args).await,
+            Command::Sweep(args) => sweep::run(&config, args).await,
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")
             }

@@ -12,7 +12,11 @@ use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
 use crate::format::key::Name;
+use crate::limits::Bandwidth;
+use crate::metrics::Metrics;
+use crate::retry::Endpoint;
 use crate::store::Store;
+use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -59,8 +63,25 @@ pub(super) fn location_of<'a>(
     location(config, name.or(own))
 }
 
-pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
-    Ok(AwsLocation::connect(location)?.store())
+/// The location's store, sending no faster than `bandwidth`.
+pub(super) fn connect(location: &Location, bandwidth: Option<&Bandwidth>) -> Result<Arc<dyn Store>, Failure> {
+    let location = AwsLocation::connect(location)?;
+    Ok(match bandwidth {
+        Some(bandwidth) => location.limited_store(bandwidth.clone()),
+        None => location.store(),
+    })
+}
+
+pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>, metrics: &Metrics) -> Place {
+    Place {
+        location: location.name.clone(),
+        bucket: location.bucket.clone(),
+        prefix: location.prefix.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        store,
+        endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
+    }
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
@@ -89,7 +110,7 @@ impl Reading {
     }
 
     fn of(config: &Config, place: &args::Place, location: &Location) -> Result<Self, Failure> {
-        let store = connect(location)?;
+        let store = connect(location, None)?;
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
@@ -97,7 +118,7 @@ impl Reading {
                 store,
                 budget: Budget::new(config.limits.memory),
                 pool: pool(config)?,
-                concurrency: location.upload.concurrency,
+                concurrency: location.upload.concurrency.most().into(),
             },
             location: location.name.clone(),
         })

@@ -202,10 +202,31 @@ pub enum EncryptionMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upload {
     pub part_size: u64,
-    /// Parts in flight for one stream, at least 1.
-    pub concurrency: usize,
+    pub concurrency: Concurrency,
     pub object_size: u64,
     pub sign_payload: SignPayload,
+}
+
+/// Parts in flight for one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// `0` in the file: found while the upload runs.
+    Auto,
+    /// From 1 to 1000.
+    AtMost(u16),
+}
+
+/// As far as `concurrency = 0` goes: 64 parts of 16 MiB are a GiB of memory.
+pub const MOST_CONCURRENCY: u16 = 64;
+
+impl Concurrency {
+    #[must_use]
+    pub const fn most(self) -> u16 {
+        match self {
+            Self::Auto => MOST_CONCURRENCY,
+            Self::AtMost(most) => most,
+        }
+    }
 }
 
 /// Whether a request's signature covers its body (docs/decisions/0004).

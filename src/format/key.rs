@@ -236,6 +236,17 @@ pub fn chain_prefix(prefix: &str, chain: &Chain) -> String {
     format!("{}{}/{}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node)
 }
 
+/// Whose backup an object's key belongs to. `None` for a key that is not of one backup of this cluster.
+#[must_use]
+pub fn owner(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<Chain> {
+    let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
+    let mut parts = rest.split('/');
+    let job = parts.next()?.parse().ok()?;
+    let node = parts.next()?.parse().ok()?;
+    let _: BackupId = parts.next()?.parse().ok()?;
+    Some(Chain { cluster: cluster.clone(), job, node })
+}
+
 impl BackupPrefix {
     #[must_use]
     pub fn new(prefix: &str, chain: &Chain, id: &BackupId) -> Self {

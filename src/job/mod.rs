@@ -18,31 +18,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::{self, Budget, TooSmall};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
-use crate::retry::with_retries;
+use crate::retry::Endpoint;
 use crate::store::{self, Overwrite, Payload, Store};
-use crate::stream::{self, encode};
-use crate::upload;
+use crate::stream::encode;
+use crate::stream::frame::Compression;
+use crate::upload::{self, journal::Journal};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The longest queue between the cutter and the uploader: more only costs memory.
-const MAX_WINDOW: usize = 64;
+/// Objects of a failed run that are deleted at a time.
+const DELETES: usize = 8;
 
 /// What a run needs of the process and its location.
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// See [`upload::Uploader`].
+    pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
     pub prefix: String,
@@ -60,14 +65,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
-    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
-    fn memory(&self) -> (usize, u64) {
-        let frame = encode::reserve(1) - encode::reserve(0);
-        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
-        let wanted = self.pool.current_num_threads() + 2;
-        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
-        (window, encode::reserve(window) + self.upload.part_size)
+    /// What one stream reserves before it reads anything.
+    fn memory(&self) -> budget::stream::Plan {
+        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
     }
 }
 
@@ -76,7 +76,7 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: stream::frame::Compression,
+    pub compression: Compression,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
 }
@@ -104,7 +104,7 @@ impl Spec {
     }
 }
 
-impl From<config::Compression> for stream::frame::Compression {
+impl From<config::Compression> for Compression {
     fn from(configured: config::Compression) -> Self {
         match configured {
             config::Compression::None => Self::None,
@@ -140,7 +140,7 @@ pub enum Error {
         error: crate::source::Error,
     },
     #[error(transparent)]
-    Stream(stream::encode::Error),
+    Stream(encode::Error),
     #[error(transparent)]
     Upload(#[from] upload::Error),
     #[error(transparent)]
@@ -368,7 +368,8 @@ impl Run<'_> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
-        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let endpoint = &self.context.endpoint;
+        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
             () = self.stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
@@ -386,14 +387,12 @@ impl Run<'_> {
     }
 
     async fn clean_up(&self) {
-        let delete = async {
-            for key in &self.written {
-                let store = &self.context.store;
-                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
-                }
+        let Context { store, endpoint, .. } = self.context;
+        let delete = stream::iter(&self.written).for_each_concurrent(DELETES, |key| async move {
+            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
-        };
+        });
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }

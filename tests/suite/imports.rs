@@ -15,10 +15,10 @@ const LEVELS: &[&[&str]] = &[
     &["catalog", "download", "retention"],
     &["stream", "upload"],
     &["source"],
-    &["retry"],
+    &["retry", "state"],
     &["store"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "limits", "checksum"],
 ];
 
 /// Files longer than this are two rooms, or a framework.

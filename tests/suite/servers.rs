@@ -363,7 +363,7 @@ impl S3Server {
             },
             upload: config::Upload {
                 part_size: 16 << 20,
-                concurrency: 4,
+                concurrency: config::Concurrency::AtMost(4),
                 object_size: 64 << 30,
                 sign_payload: config::SignPayload::Auto,
             },
