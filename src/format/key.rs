@@ -123,6 +123,13 @@ impl BackupId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// When the backup started, to the second. `None` for digits that are no time.
+    #[must_use]
+    pub fn started(&self) -> Option<jiff::Timestamp> {
+        let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", self.0.split_once('-')?.0).ok()?;
+        Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    }
 }
 
 impl FromStr for BackupId {

@@ -77,8 +77,10 @@ pub enum Event {
     File(FileEntry),
     Warning(Warning),
     Frame(Frame),
-    /// A chunk that the parent has, by its position in the table.
+    /// A chunk that was read and that the parent has, by its position in the table.
     Reference(u32),
+    /// A chunk of the parent that was not read.
+    Taken(u32),
 }
 
 type Encoded = std::io::Result<Event>;
@@ -239,7 +241,7 @@ impl Cutter {
                 Mark::Border => {}
                 Mark::Taken(chunks) => {
                     for position in chunks {
-                        self.send(Pending::Ready(Event::Reference(position)))?;
+                        self.send(Pending::Ready(Event::Taken(position)))?;
                     }
                 }
             }

@@ -6,7 +6,9 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod dying;
 mod end_to_end;
 mod imports;
+mod model;
 mod servers;
 mod tar;

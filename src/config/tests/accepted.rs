@@ -29,6 +29,7 @@ fn defaults() {
         (None, "UTC", None)
     );
     assert!(job.incremental && job.retention.is_none());
+    assert_eq!((job.full_every, job.min_live), (None, 300));
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
 

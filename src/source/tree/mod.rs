@@ -117,8 +117,8 @@ impl TreeSource {
         let exclude = globs(&options.exclude)?;
         let fd = open_root(root)?;
         let mut warnings = Pending::default();
-        let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, started, doubtful }| {
-            (Some(Runs::new(chunks)), Some(Comparison::new(files, started, doubtful)))
+        let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, settled, doubtful }| {
+            (Some(Runs::new(chunks)), Some(Comparison::new(files, settled, doubtful)))
         });
         let walk = Walk::new(root, fd, (exclude, options.one_file_system), comparison, &mut warnings)
             .map_err(|error| io_error(root, error))?;

@@ -94,9 +94,9 @@ fn the_root_may_be_a_link_but_not_a_file() {
     let dir = tree(&["real/x"]);
     symlink("real", dir.path().join("link")).unwrap();
     assert_eq!(paths(&dir.path().join("link"), &[]), [".", "x"]);
-    let error = TreeSource::new(dir.path().join("real/x"), &Options::default()).unwrap_err();
+    let error = TreeSource::new(dir.path().join("real/x"), &Options::default(), None).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("type \"file\""), "{error}");
-    assert!(matches!(TreeSource::new(dir.path().join("none"), &Options::default()), Err(Error::Io { .. })));
+    assert!(matches!(TreeSource::new(dir.path().join("none"), &Options::default(), None), Err(Error::Io { .. })));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!
 //! Unchanged means: the same path, type, link, size, mode, owner, mtime, ctime and inode. (Not the device: volumes get another
 //! number each time they are mounted.) That is only evidence when nothing can have been changed unseen since:
-//! - what changed at the parent's start or later, or up to [`TOO_CLOSE`] before it, may have been written after it was read, in the same
+//! - what changed too close to the parent's start, or later ([`Parent::settled`]), may have been written after it was read, in the same
 //!   tick of the clock;
 //! - what the parent has warned about is not stored as it was.
 
@@ -18,38 +18,36 @@ use super::meta::Meta;
 use crate::format::index::{FileEntry, FileKind, FileTime};
 use crate::format::table::ChunkTable;
 
-/// Seconds: the coarsest times of a file system (FAT's, 2 s), and a file server's clock that is not quite ours.
-const TOO_CLOSE: i64 = 3;
-
 /// What a tree needs of the parent's stream.
 pub struct Parent {
     pub chunks: Arc<ChunkTable>,
     /// Its members, in stream order.
     pub files: Box<dyn Iterator<Item = FileEntry> + Send>,
-    pub started: FileTime,
+    /// What changed before this has not changed again while the parent was made.
+    pub settled: FileTime,
     /// Paths in the archive, in lossy UTF-8, that it has warned about.
     pub doubtful: HashSet<String>,
 }
 
 impl std::fmt::Debug for Parent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parent").field("started", &self.started).finish_non_exhaustive()
+        f.debug_struct("Parent").field("settled", &self.settled).finish_non_exhaustive()
     }
 }
 
 pub(super) struct Comparison {
     files: Peekable<Box<dyn Iterator<Item = FileEntry> + Send>>,
-    started: FileTime,
+    settled: FileTime,
     doubtful: HashSet<String>,
 }
 
 impl Comparison {
     pub(super) fn new(
         files: Box<dyn Iterator<Item = FileEntry> + Send>,
-        started: FileTime,
+        settled: FileTime,
         doubtful: HashSet<String>,
     ) -> Self {
-        Self { files: files.peekable(), started, doubtful }
+        Self { files: files.peekable(), settled, doubtful }
     }
 
     /// The parent's entry of an inode that has not changed since. To be asked in the order of the walk.
@@ -57,21 +55,20 @@ impl Comparison {
         while self.files.next_if(|entry| order(&entry.path, path) == Ordering::Less).is_some() {}
         let entry = self.files.next_if(|entry| entry.path == path)?;
         let doubtful = !self.doubtful.is_empty() && self.doubtful.contains(&*String::from_utf8_lossy(path));
-        (!doubtful && entry.kind == kind && (link.is_empty() || entry.link == link) && same(&entry, meta, self.started))
+        (!doubtful && entry.kind == kind && (link.is_empty() || entry.link == link) && same(&entry, meta, self.settled))
             .then_some(entry)
     }
 }
 
-fn same(entry: &FileEntry, meta: &Meta, started: FileTime) -> bool {
-    let settled = |time: FileTime| time.seconds < started.seconds.saturating_sub(TOO_CLOSE);
+fn same(entry: &FileEntry, meta: &Meta, settled: FileTime) -> bool {
     entry.size == meta.size
         && entry.mode == meta.mode
         && (entry.uid, entry.gid) == (meta.uid, meta.gid)
         && entry.mtime == meta.mtime
         && entry.ctime == meta.ctime
         && entry.inode == meta.inode
-        && settled(meta.mtime)
-        && settled(meta.ctime)
+        && meta.mtime < settled
+        && meta.ctime < settled
 }
 
 /// The walk's order: a directory, what is in it, and then its siblings; names by their bytes.
@@ -128,9 +125,9 @@ mod tests {
 
     #[test]
     fn only_what_is_the_same_in_everything_is_unchanged() {
-        let started = FileTime { seconds: 1004, nanoseconds: 0 };
+        let settled = FileTime { seconds: 1000, nanoseconds: 6 };
         let later = |time: FileTime| FileTime { nanoseconds: time.nanoseconds + 1, ..time };
-        assert!(same(&entry("a"), &meta(), started));
+        assert!(same(&entry("a"), &meta(), settled));
         for (what, changed) in [
             ("size", Meta { size: 11, ..meta() }),
             ("mode", Meta { mode: 0o600, ..meta() }),
@@ -140,17 +137,17 @@ mod tests {
             ("ctime", Meta { ctime: later(meta().ctime), ..meta() }),
             ("inode", Meta { inode: 8, ..meta() }),
         ] {
-            assert!(!same(&entry("a"), &changed, started), "{what}");
+            assert!(!same(&entry("a"), &changed, settled), "{what}");
         }
-        assert!(same(&entry("a"), &Meta { device: 3, ..meta() }, started), "a device's number says nothing");
-        assert!(!same(&entry("a"), &meta(), FileTime { seconds: 1003, nanoseconds: 0 }), "too close to the start");
+        assert!(same(&entry("a"), &Meta { device: 3, ..meta() }, settled), "a device's number says nothing");
+        assert!(!same(&entry("a"), &meta(), meta().ctime), "too close to the start");
     }
 
     #[test]
     fn the_lists_are_merged_in_the_order_of_the_walk() {
-        let started = FileTime { seconds: 2000, nanoseconds: 0 };
+        let settled = FileTime { seconds: 2000, nanoseconds: 0 };
         let old = [".", "a", "a/gone", "a/x", "a-", "b", "d"].map(entry);
-        let mut comparison = Comparison::new(Box::new(old.into_iter()), started, HashSet::from(["b".to_owned()]));
+        let mut comparison = Comparison::new(Box::new(old.into_iter()), settled, HashSet::from(["b".to_owned()]));
         let mut found = |path: &str| comparison.unchanged(path.as_bytes(), FileKind::Regular, b"", &meta()).is_some();
         assert_eq!(
             [".", "a", "a/new", "a/x", "a\u{1}", "a-", "b", "c", "d", "e"].map(&mut found),
@@ -160,9 +157,9 @@ mod tests {
 
     #[test]
     fn a_link_that_leads_elsewhere_has_changed() {
-        let started = FileTime { seconds: 2000, nanoseconds: 0 };
+        let settled = FileTime { seconds: 2000, nanoseconds: 0 };
         let links = ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
-        let mut comparison = Comparison::new(Box::new(links.into_iter()), started, HashSet::new());
+        let mut comparison = Comparison::new(Box::new(links.into_iter()), settled, HashSet::new());
         assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
         assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());
     }
