@@ -182,7 +182,7 @@ impl Driver {
         fetched.map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
     }
 
-    /// An error comes with the positions of the chunk at fault, where it is one.
+    /// An error comes with the positions of the chunks at fault, where it is some.
     async fn fetch_checked(
         &self,
         mut group: Group,
@@ -202,7 +202,7 @@ impl Driver {
                         Err(bad) => self.refused(&bad),
                     }
                 }
-                Err(error) => (None, error),
+                Err((extent, error)) => (group.first_of(extent), error),
             };
             if !attempts.wait(error.class()).await {
                 return Err((positions, error));
@@ -211,19 +211,22 @@ impl Driver {
         }
     }
 
-    /// Fills `into` with the extents, one behind the other.
-    async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<(), Error> {
+    /// Fills `into` with the extents, one behind the other. An error comes with the number of the extent at fault.
+    async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<(), (usize, Error)> {
         let mut requests = Vec::with_capacity(extents.len());
-        for extent in extents {
+        for (number, extent) in extents.iter().enumerate() {
             let part;
             (part, into) = into.split_at_mut(extent.length);
-            let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
-            requests.push(async move {
-                let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
-                get_into(&*self.ctx.store, &object.key, extent.offset, part).await
-            });
+            let request = self.get_extent(extent, part);
+            requests.push(async move { request.await.map_err(|error| (number, error)) });
         }
         try_join_all(requests).await.map(drop)
+    }
+
+    async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
+        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
+        let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
+        get_into(&*self.ctx.store, &object.key, extent.offset, into).await
     }
 
     fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {

@@ -75,6 +75,16 @@ impl Group {
     pub(super) fn stored(&self) -> usize {
         self.extents.iter().map(|extent| extent.length).sum()
     }
+
+    /// The positions of the first pieces, side by side in the stream, that lie in that extent.
+    pub(super) fn first_of(&self, extent: usize) -> Option<Range<u64>> {
+        let start: usize = self.extents.iter().take(extent).map(|extent| extent.length).sum();
+        let bytes = start..start + self.extents.get(extent)?.length;
+        let mut pieces = self.pieces.iter().skip_while(|piece| !bytes.contains(&piece.start));
+        let first = pieces.next()?;
+        let last = pieces.take_while(|piece| bytes.contains(&piece.start)).last().unwrap_or(first);
+        Some(first.position..end(last))
+    }
 }
 
 /// A group that grows.

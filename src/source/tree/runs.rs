@@ -19,7 +19,7 @@ use crate::format::table::ChunkTable;
 /// A longer run is read: with [`GROUP`] there are hardly any.
 const MAX_HELD: usize = 4096;
 
-/// From here on a member's content has chunks of its own (the least size of a chunk that is cut by content): it is known again when the
+/// From here on a member's content has chunks of its own: it is known again when the
 /// file is renamed, or gets another owner, or its neighbours change.
 pub(super) const LARGE: u64 = 512 << 10;
 
