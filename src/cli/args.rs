@@ -101,6 +101,24 @@ pub(super) struct Backup {
     /// The item's name: makes this an ad-hoc backup.
     #[arg(long, value_name = "ITEM")]
     pub(super) name: Option<Name>,
+    /// Store everything again: a full backup stands alone, and is a plain archive for other tools.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// Read every file, also those that have not changed by size, times and inode; store what the last backup does not have.
+    #[arg(long, conflicts_with = "full")]
+    pub(super) force: bool,
+}
+
+impl Backup {
+    /// What the flags say, where they say anything.
+    pub(super) fn reuse(&self) -> Option<crate::job::Reuse> {
+        use crate::job::Reuse;
+        match (self.full, self.force) {
+            (true, _) => Some(Reuse::Nothing),
+            (false, true) => Some(Reuse::Chunks),
+            (false, false) => None,
+        }
+    }
 }
 
 /// Where to look for backups.

@@ -14,7 +14,7 @@ use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Progress, Spec};
+use crate::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use crate::metrics::Metrics;
 use crate::state::{Holder, StateDir};
 use crate::stream::frame;
@@ -129,11 +129,13 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
                 "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
             ))
         })?;
-        if job.incremental {
-            tracing::debug!(job = %job.name, "this version makes full backups only");
-        }
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
-        planned.push((location, Spec::of(job)));
+        let mut spec = Spec::of(job);
+        // A job that is not incremental stays so with --force.
+        if let Some(reuse) = args.reuse().filter(|_| job.incremental) {
+            spec.parent.reuse = reuse;
+        }
+        planned.push((location, spec));
     }
     Ok(planned)
 }
@@ -149,7 +151,8 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
     let compression = frame::Compression::Zstd { level: 1 };
-    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default() }))
+    let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
+    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default(), parent }))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

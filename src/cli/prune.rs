@@ -127,7 +127,7 @@ impl Stores {
     fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
         let store = match self.0.get(&location.name) {
             Some(store) => Arc::clone(store),
-            None => Arc::clone(self.0.entry(location.name.clone()).or_insert(session::connect(location)?)),
+            None => Arc::clone(self.0.entry(location.name.clone()).or_insert(session::connect(location, None)?)),
         };
         Ok(Catalog { store, prefix: location.prefix.clone(), cluster: config.cluster.clone() })
     }

@@ -28,6 +28,9 @@ pub struct Manifest {
     pub started: jiff::Timestamp,
     pub finished: jiff::Timestamp,
     pub parent: Option<BackupId>,
+    /// The full backup that it goes back to; absent in a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BackupId>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub outcome: Outcome,

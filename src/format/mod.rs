@@ -5,3 +5,4 @@
 pub mod index;
 pub mod key;
 pub mod manifest;
+pub mod table;

@@ -8,10 +8,13 @@
 //!   and cannot undo a commit: its failure is said beside the backup.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
+//! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
 mod hooks;
 mod item;
+mod objects;
+mod parent;
 mod plan;
 
 use std::sync::Arc;
@@ -23,8 +26,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{self, Budget, TooSmall};
+use crate::catalog;
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
+use crate::download;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
@@ -34,6 +39,8 @@ use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::encode;
 use crate::stream::frame::Compression;
 use crate::upload::{self, journal::Journal};
+use parent::Ancestors;
+pub use parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -79,6 +86,7 @@ pub struct Spec {
     pub compression: Compression,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
+    pub parent: Policy,
 }
 
 /// Commands around a run.
@@ -100,6 +108,12 @@ impl Spec {
             compression: job.compression.into(),
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
+            parent: Policy {
+                reuse: if job.incremental { Reuse::Files } else { Reuse::Nothing },
+                full_every: job.full_every,
+                min_live: job.min_live,
+                ..Policy::default()
+            },
         }
     }
 }
@@ -145,6 +159,10 @@ pub enum Error {
     Upload(#[from] upload::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Parent(#[from] download::Error),
     #[error("not enough memory for one stream: {0}")]
     Memory(#[from] TooSmall),
     #[error("{action}: {error}")]
@@ -170,6 +188,8 @@ impl Classify for Error {
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),
             Self::Store(error) => error.report(),
+            Self::Catalog(error) => error.report(),
+            Self::Parent(error) => error.report(),
             Self::Memory(_) => Report::new(Class::Config, self.to_string())
                 .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
             Self::Local { .. } => Report::new(Class::Local, self.to_string()),
@@ -267,10 +287,14 @@ async fn within_time(
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
     let metrics = context.metrics.job(spec.job.as_str());
-    let mut run = Run { context, spec, progress, metrics, stop: stop.clone(), written: Vec::new() };
+    let Context { cluster, node, .. } = context;
+    let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
+    let ancestors = Ancestors::new(context, &chain, spec.parent, started);
+    let (stop_run, written) = (stop.clone(), Vec::new());
+    let mut run = Run { context, spec, progress, metrics, stop: stop_run, ancestors, parent: None, written };
     let work = async {
         hooks.before(&stop).await?;
-        run.backup(started, id).await
+        run.backup(chain, started, id).await
     };
     let result = match spec.timeout {
         None => work.await,
@@ -300,15 +324,16 @@ struct Run<'a> {
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
     stop: CancellationToken,
+    ancestors: Ancestors,
+    /// The newest backup that an item refers to.
+    parent: Option<Arc<Manifest>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }
 
 impl Run<'_> {
-    async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let Context { cluster, node, prefix, .. } = self.context;
-        let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
-        let backup = BackupPrefix::new(prefix, &chain, &id);
+    async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
+        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
         tracing::info!("backup started");
         let mut warnings = Warnings::default();
         let (items, first_error) = self.items(&backup, &mut warnings).await?;
@@ -327,7 +352,8 @@ impl Run<'_> {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             started,
             finished: Timestamp::now(),
-            parent: None,
+            parent: self.parent.as_ref().map(|parent| parent.id.clone()),
+            base: self.parent.as_deref().map(|parent| parent::base(parent).clone()),
             labels: std::collections::BTreeMap::new(),
             outcome: if whole { Outcome::Success } else { Outcome::Partial },
             items,
@@ -362,6 +388,14 @@ impl Run<'_> {
             items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
         }
         Ok((items, first_error))
+    }
+
+    /// Says something about an item that does not keep it from being backed up.
+    fn warn(&self, item: &Name, path: &str, message: String, warnings: &mut Warnings) {
+        Progress::add(&self.progress.warnings, 1);
+        self.metrics.warning();
+        tracing::warn!(%item, path, "{message}");
+        warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
     }
 
     async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {

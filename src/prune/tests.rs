@@ -14,7 +14,8 @@ use crate::format::manifest::{Content, DataObject, IndexObject, Item, SourceDesc
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error as StoreError, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId, UploadedPart,
+    Download, Error as StoreError, ListedUpload, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
 
 const HOUR: i64 = 3600;
@@ -118,6 +119,7 @@ impl World {
             started: at(self.now),
             finished: at(self.now),
             parent: parent.map(|parent| parent.id.clone()),
+            base: parent.map(|parent| parent.base.clone().unwrap_or_else(|| parent.id.clone())),
             labels: BTreeMap::new(),
             outcome: Outcome::Success,
             items: vec![item],
@@ -264,6 +266,9 @@ impl Store for Obstacle {
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, StoreError> {
         self.inner.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, StoreError> {
+        self.inner.list_uploads(prefix).await
     }
 }
 

@@ -6,8 +6,10 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod dying;
 mod end_to_end;
 mod imports;
+mod model;
 mod retention;
 mod servers;
 mod tar;

@@ -29,6 +29,7 @@ fn defaults() {
     let job = config.jobs.values().next().unwrap();
     assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
+    assert_eq!((job.full_every, job.min_live), (None, 300));
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
 
