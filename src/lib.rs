@@ -11,13 +11,14 @@
 //! 6. [`retry`]: when a failed request of the engine is made again.
 //! 7. The ports: [`store`] and [`disks`].
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`], [`clock`].
 
 pub mod aws;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod disks;
 pub mod download;

@@ -76,12 +76,6 @@ struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
-impl Generation {
-    pub(crate) const fn number(self) -> u64 {
-        self.0
-    }
-}
-
 enum Now {
     Serve(Credentials),
     /// What is held still serves if the refresh fails.

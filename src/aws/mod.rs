@@ -138,19 +138,11 @@ impl AwsLocation {
         let context = Arc::new(context(location));
         let store =
             S3Store::new(location, &with(&location.s3_url), credentials.clone(), context.clone(), trust.to_string());
-        let with_ec2 = with(&location.ec2_url);
+        let ec2 = aws_sdk_ec2::Client::new(&with(&location.ec2_url));
         // A volume's key is its own, not the bucket's.
         let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
-        let providers = sts::providers(shared);
-        let disks = Ec2Disks::new(&with_ec2, &providers, credentials.clone(), of_volumes, trust.to_string());
-        Self {
-            store: Arc::new(store),
-            ec2: aws_sdk_ec2::Client::new(&with_ec2),
-            disks: Arc::new(disks),
-            credentials,
-            trust: Arc::new(trust),
-            context,
-        }
+        let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
+        Self { store: Arc::new(store), ec2, disks, credentials, trust: Arc::new(trust), context }
     }
 
     #[must_use]

@@ -291,7 +291,7 @@ pub enum SourceKind {
 }
 
 /// EBS volumes to take snapshots of: those that fit everything that is given, which is something.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ebs {
     /// Empty: any.
     pub volumes: Vec<VolumeId>,

@@ -1,20 +1,20 @@
 //! A block service in memory: for tests of everything above the port.
 //!
-//! It keeps EC2's promises and no more: tags are there from the creation on, a snapshot takes time ([`MemoryDisks::completing_in`],
-//! in tokio's time, so a test's paused clock moves it), a client token makes one volume. [`MemoryDisks::script`] sees each
-//! request first, and may refuse it or lose its reply. Every request is counted.
+//! It keeps EC2's promises and no more: tags are there from the creation on, a snapshot takes time ([`MemoryDisks::completing_in`]),
+//! a client token makes one volume. [`MemoryDisks::script`] sees each request first, and may refuse it or lose its reply.
+//! Every request is counted.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use super::{
     Disks, Error, MAX_FILTER_VALUES, NewSnapshot, NewVolume, Page, Snapshot, SnapshotFilter, SnapshotState, Tags,
     Volume, VolumeFilter, VolumeState,
 };
+use crate::clock::{self, Clock};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, MAX_TAGS, SnapshotId, VolumeId};
 
@@ -30,8 +30,8 @@ pub enum Fault {
 /// Sees the operation, what it is about, and how many of this operation came before.
 pub type Script = Box<dyn FnMut(&'static str, &str, usize) -> Option<Fault> + Send>;
 
-#[derive(Default)]
 pub struct MemoryDisks {
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
@@ -87,10 +87,14 @@ pub fn error(operation: &'static str, class: Class, status: u16, code: &str) -> 
 impl MemoryDisks {
     #[must_use]
     pub fn new(volumes: impl IntoIterator<Item = Volume>) -> Self {
-        let disks = Self::default();
-        disks.state().volumes = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
-        disks.state().page_size = 1000;
-        disks
+        Self::with_clock(volumes, Arc::new(clock::System))
+    }
+
+    /// The same in the time of another clock.
+    #[must_use]
+    pub fn with_clock(volumes: impl IntoIterator<Item = Volume>, clock: Arc<dyn Clock>) -> Self {
+        let volumes = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
+        Self { clock, state: Mutex::new(State { volumes, page_size: 1000, ..State::default() }) }
     }
 
     /// How long a snapshot is pending from its creation on.
@@ -119,7 +123,8 @@ impl MemoryDisks {
     /// Every snapshot there is, in the order of their creation.
     #[must_use]
     pub fn all_snapshots(&self) -> Vec<Snapshot> {
-        self.state().snapshots.values().map(Held::now).collect()
+        let now = self.clock.now();
+        self.state().snapshots.values().map(|held| held.at(now)).collect()
     }
 
     #[must_use]
@@ -162,9 +167,9 @@ impl MemoryDisks {
 }
 
 impl Held {
-    fn now(&self) -> Snapshot {
+    fn at(&self, now: Instant) -> Snapshot {
         let mut snapshot = self.snapshot.clone();
-        if matches!(snapshot.state, SnapshotState::Pending(_)) && Instant::now() >= self.due {
+        if matches!(snapshot.state, SnapshotState::Pending(_)) && now >= self.due {
             snapshot.state = SnapshotState::Completed;
             snapshot.completed = snapshot.started;
         }
@@ -225,6 +230,7 @@ impl Disks for MemoryDisks {
     }
 
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error> {
+        let now = self.clock.now();
         self.request("DescribeSnapshots", "", |state| {
             if filter.ids.len() > MAX_FILTER_VALUES {
                 return Err(too_many("DescribeSnapshots"));
@@ -232,12 +238,13 @@ impl Disks for MemoryDisks {
             let fits = |snapshot: &Snapshot| {
                 (filter.ids.is_empty() || filter.ids.contains(&snapshot.id)) && has_all(&snapshot.tags, &filter.tags)
             };
-            let found = state.snapshots.values().map(Held::now).filter(fits).collect();
+            let found = state.snapshots.values().map(|held| held.at(now)).filter(fits).collect();
             Ok(page(found, from, state.page_size))
         })
     }
 
     async fn create_snapshot(&self, new: &NewSnapshot) -> Result<Snapshot, Error> {
+        let now = self.clock.now();
         self.request("CreateSnapshot", new.volume.as_str(), |state| {
             let refused = |class, code| Err(error("CreateSnapshot", class, 400, code));
             if new.tags.len() > MAX_TAGS {
@@ -258,7 +265,7 @@ impl Disks for MemoryDisks {
                 kms_key_id: volume.kms_key_id.clone(),
                 tags: new.tags.clone(),
             };
-            let due = Instant::now() + state.takes;
+            let due = now + state.takes;
             state.snapshots.insert(id, Held { snapshot: snapshot.clone(), due });
             Ok(snapshot)
         })

@@ -6,10 +6,13 @@
 //! - **Failure of the store** fails the run.
 //! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
 //!   and cannot undo a commit: its failure is said beside the backup.
+//! - **Snapshots** are taken before anything is read and waited for when all else is done, after `after` (the module `snapshot`). Once all
+//!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
+mod disks;
 mod hooks;
 mod item;
 mod plan;
@@ -23,15 +26,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, TooSmall};
 use crate::checksum::Algorithm;
-use crate::config::{self, Source};
+use crate::config::{self, Ebs, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::with_retries;
+use crate::snapshot::{self, Owner, Session};
 use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::{self, encode};
 use crate::upload;
+
+pub use self::disks::Snapshots;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -51,6 +57,7 @@ pub struct Context {
     pub upload: config::Upload,
     pub checksum: Algorithm,
     pub metrics: Metrics,
+    pub snapshots: Snapshots,
 }
 
 impl std::fmt::Debug for Context {
@@ -123,6 +130,7 @@ pub struct Progress {
     pub warnings: AtomicU64,
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
+    pub snapshots: snapshot::Progress,
 }
 
 impl Progress {
@@ -139,6 +147,14 @@ pub enum Error {
         #[source]
         error: crate::source::Error,
     },
+    #[error("item {item}: {error}")]
+    Snapshot {
+        item: Name,
+        #[source]
+        error: snapshot::Error,
+    },
+    #[error(transparent)]
+    Snapshots(snapshot::Error),
     #[error(transparent)]
     Stream(stream::encode::Error),
     #[error(transparent)]
@@ -167,6 +183,8 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshots(error) => error.report(),
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),
             Self::Store(error) => error.report(),
@@ -267,7 +285,7 @@ async fn within_time(
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
     let metrics = context.metrics.job(spec.job.as_str());
-    let mut run = Run { context, spec, progress, metrics, stop: stop.clone(), written: Vec::new() };
+    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop.clone(), written: Vec::new() };
     let work = async {
         hooks.before(&stop).await?;
         run.backup(started, id).await
@@ -299,6 +317,7 @@ struct Run<'a> {
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
+    hooks: &'a hooks::Runner<'a>,
     stop: CancellationToken,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
@@ -306,19 +325,30 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let Context { cluster, node, prefix, .. } = self.context;
+        let Context { cluster, node, .. } = self.context;
         let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
-        let backup = BackupPrefix::new(prefix, &chain, &id);
+        let owner = Owner { chain, id };
         tracing::info!("backup started");
-        let mut warnings = Warnings::default();
-        let (items, first_error) = self.items(&backup, &mut warnings).await?;
-        if let Some(error) = first_error
-            && items.iter().all(|item| item.outcome == Outcome::Failure)
-        {
-            return Err(error);
-        }
-        let whole = warnings.count == 0 && items.iter().all(|item| item.outcome == Outcome::Success);
-        let manifest = Manifest {
+        let volumes = plan::volumes(self.spec);
+        let manifest = if volumes.is_empty() {
+            self.assemble(&owner, started, None).await?
+        } else {
+            self.with_snapshots(&owner, started, &volumes).await?
+        };
+        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
+        Ok(manifest)
+    }
+
+    /// Captures everything, waits for what must be waited for, and commits.
+    async fn assemble(
+        &mut self,
+        owner: &Owner,
+        started: Timestamp,
+        snapshots: Option<(&mut Session<'_>, &[(&Name, &Ebs)])>,
+    ) -> Result<Manifest, Error> {
+        let Owner { chain, id } = owner.clone();
+        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
+        let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
             job: chain.job,
@@ -329,25 +359,35 @@ impl Run<'_> {
             finished: Timestamp::now(),
             parent: None,
             labels: std::collections::BTreeMap::new(),
-            outcome: if whole { Outcome::Success } else { Outcome::Partial },
-            items,
-            warnings,
+            outcome: Outcome::Partial,
+            items: Vec::new(),
+            warnings: Warnings::default(),
         };
-        self.commit(&backup.manifest(), &manifest).await?;
-        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
+        let Some((session, volumes)) = snapshots else {
+            let failed = self.items(&backup, &mut manifest).await?;
+            finish(&mut manifest, failed)?;
+            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
+            return Ok(manifest);
+        };
+        let mut warnings = Vec::new();
+        let taken = session.take(volumes, &mut warnings, &self.stop).await;
+        manifest.items = taken.map_err(|_| Error::Cancelled)?;
+        warnings.into_iter().for_each(|warning| manifest.warnings.push(warning));
+        let mut failed = self.items(&backup, &mut manifest).await?;
+        session.captured(&manifest).map_err(Error::Snapshots)?;
+        self.hooks.thaw(Ok(manifest.clone())).await;
+        session.wait(&mut manifest.items, &self.stop).await;
+        failed = failed.or_else(|| session.first_error().map(|(item, error)| Error::Snapshot { item, error }));
+        finish(&mut manifest, failed)?;
+        self.commit(&backup.manifest(), &manifest, &CancellationToken::new()).await?;
         Ok(manifest)
     }
 
-    /// Every item's stream, and the first failure of a source.
-    async fn items(
-        &mut self,
-        backup: &BackupPrefix,
-        warnings: &mut Warnings,
-    ) -> Result<(Vec<Item>, Option<Error>), Error> {
-        let mut items = Vec::new();
+    /// Every stream, as an item of `manifest`. The first failure of a source.
+    async fn items(&mut self, backup: &BackupPrefix, manifest: &mut Manifest) -> Result<Option<Error>, Error> {
         let mut first_error = None;
         for planned in plan::items(self.spec)? {
-            let (outcome, error, stream) = match self.item(backup, &planned, warnings).await {
+            let (outcome, error, stream) = match self.item(backup, &planned, &mut manifest.warnings).await {
                 Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
                 Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
                 Err(error @ Error::Source { .. }) => {
@@ -359,18 +399,19 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             let (name, source) = (planned.name, planned.description);
-            items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
+            let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
+            manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
-        Ok((items, first_error))
+        Ok(first_error)
     }
 
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {
+    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
         let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -398,6 +439,19 @@ impl Run<'_> {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
     }
+}
+
+/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
+fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
+    if let Some(error) = failed
+        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
+    {
+        return Err(error);
+    }
+    manifest.finished = Timestamp::now();
+    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
+    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    Ok(())
 }
 
 #[cfg(test)]

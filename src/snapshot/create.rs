@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Next, next, random};
@@ -43,10 +42,10 @@ async fn one(service: &Service, owner: &Owner, ebs: &Ebs, volume: &Volume) -> Re
         description: format!("Penstock {owner} of {}", volume.id).chars().take(255).collect(),
         tags: tags::of_new_snapshot(owner, volume, ebs),
     };
-    let start = Instant::now();
+    let start = service.clock.now();
     let mut failed = 0;
     loop {
-        service.pace.turn().await;
+        service.pace.turn(&*service.clock).await;
         let error = match service.disks.create_snapshot(&new).await {
             Ok(snapshot) => {
                 service.pace.accepted();
@@ -60,12 +59,13 @@ async fn one(service: &Service, owner: &Owner, ebs: &Ebs, volume: &Volume) -> Re
         failed += 1;
         let decided = next(&error, failed, random());
         let (Next::Again(pause) | Next::Look(pause)) = decided else { return Err(error.into()) };
-        if start.elapsed() + pause > LIMIT {
-            let minutes = start.elapsed().as_secs() / 60;
+        let tried = service.clock.now().duration_since(start);
+        if tried + pause > LIMIT {
+            let minutes = tried.as_secs() / 60;
             return Err(Error::GaveUp { volume: volume.id.clone(), minutes, error });
         }
         tracing::warn!(volume = %volume.id, class = %error.class, %error, pause_s = pause.as_secs(), "the snapshot is tried again");
-        tokio::time::sleep(pause).await;
+        service.clock.sleep(pause).await;
         if matches!(decided, Next::Look(_))
             && let Some(snapshot) = look(service, owner, volume).await?
         {

@@ -46,24 +46,31 @@ pub use self::session::{Place, Progress, Session};
 pub use self::tags::{BACKUP_ID, claim};
 
 use self::pace::Pace;
-use crate::disks::{self, Disks};
-use crate::error::{Class, Classify, Report};
+use crate::clock::{self, Clock};
+use crate::disks::Disks;
+use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey};
-use crate::format::manifest::ManifestError;
-use crate::store;
+use crate::format::manifest::{Manifest, ManifestError};
 
 /// A location's block service, and the pace at which this process creates there. Cheap to clone; all clones share the pace.
 #[derive(Clone)]
 pub struct Service {
     disks: Arc<dyn Disks>,
     pace: Arc<Pace>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Service {
     #[must_use]
     pub fn new(disks: Arc<dyn Disks>) -> Self {
-        Self { disks, pace: Arc::new(Pace::default()) }
+        Self::with_clock(disks, Arc::new(clock::System))
+    }
+
+    /// The same, waiting by another clock.
+    #[must_use]
+    pub fn with_clock(disks: Arc<dyn Disks>, clock: Arc<dyn Clock>) -> Self {
+        Self { disks, pace: Arc::new(Pace::default()), clock }
     }
 }
 
@@ -71,6 +78,20 @@ impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service").field("pace", &self.pace).finish_non_exhaustive()
     }
+}
+
+/// What is wrong with the snapshots of a backup, item by item: one is gone, not complete, or another volume's.
+///
+/// # Errors
+/// When they cannot be asked for.
+pub async fn check(service: &Service, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
+    let ids: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
+    let seen = wait::look(&*service.disks, &ids).await?;
+    let wrong = manifest.snapshots().filter_map(|(item, recorded)| {
+        let error = restore::check(recorded, seen.get(&recorded.snapshot_id)).err()?;
+        Some((item.name.clone(), error))
+    });
+    Ok(wrong.collect())
 }
 
 /// Whose snapshots: the backup that they are items of.
@@ -90,9 +111,7 @@ impl fmt::Display for Owner {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Disks(#[from] disks::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
+    Service(#[from] ServiceError),
     #[error("source {source_name}: no volume {selection}")]
     Nothing { source_name: Name, selection: String },
     #[error("the volume {0} does not exist (any more), or is being deleted")]
@@ -102,7 +121,7 @@ pub enum Error {
         volume: VolumeId,
         minutes: u64,
         #[source]
-        error: disks::Error,
+        error: ServiceError,
     },
     #[error("the snapshot {0} has disappeared: someone deleted it")]
     Gone(SnapshotId),
@@ -143,7 +162,7 @@ impl Classify for Error {
     fn report(&self) -> Report {
         let told = |class| Report::new(class, self.to_string());
         match self {
-            Self::Disks(error) | Self::Store(error) => error.report(),
+            Self::Service(error) => error.report(),
             Self::GaveUp { error, .. } => Report { message: self.to_string(), ..error.report() },
             Self::Nothing { .. } => told(Class::Source).remedy(
                 "check volumes, select_tags and attached_to; where there may be no volume, set on_no_match to \"warn\" or \"ignore\"",

@@ -1,10 +1,9 @@
 //! When a snapshot is created, and when it is tried again: the decisions, and the pace that all creations at a location share.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
+use crate::clock::Clock;
 use crate::disks;
 use crate::error::{Class, Retry};
 
@@ -82,15 +81,16 @@ struct State {
 
 impl Pace {
     /// Waits for this creation's turn.
-    pub(super) async fn turn(&self) {
+    pub(super) async fn turn(&self, clock: &dyn Clock) {
+        let now = clock.now();
         let at = {
             let mut state = self.state();
-            let at = state.next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+            let at = state.next.map_or(now, |next| next.max(now));
             // A fleet that was throttled together must not come back together.
             state.next = Some(at + state.gap / 2 + share(state.gap, random()));
             at
         };
-        tokio::time::sleep_until(at).await;
+        clock.sleep(at - now).await;
     }
 
     pub(super) fn throttled(&self) {
@@ -114,6 +114,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Virtual;
     use crate::disks::memory::error;
 
     fn after(class: Class, code: &str, failed: u32, random: u64) -> Next {
@@ -152,15 +153,19 @@ mod tests {
         assert_eq!(after(Class::CredentialsExpired, "RequestExpired", 2, 1), Next::GiveUp);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_pace_slows_down_and_recovers() {
-        let pace = Pace::default();
+        let (pace, clock) = (Pace::default(), Virtual::default());
         let time = async || {
-            let start = Instant::now();
-            for _ in 0..20 {
-                pace.turn().await;
-            }
-            start.elapsed()
+            let before = clock.passed();
+            clock
+                .run(async {
+                    for _ in 0..20 {
+                        pace.turn(&clock).await;
+                    }
+                })
+                .await;
+            clock.passed() - before
         };
         assert_eq!(time().await, Duration::ZERO);
         for _ in 0..3 {
@@ -172,7 +177,7 @@ mod tests {
         for _ in 0..40 {
             pace.accepted();
         }
-        pace.turn().await;
+        time().await;
         assert_eq!(time().await, Duration::ZERO);
         for _ in 0..40 {
             pace.throttled();

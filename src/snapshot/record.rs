@@ -193,7 +193,16 @@ impl Records {
 impl Record<'_> {
     /// Everything is captured: from here on `manifest` is committed, now or by the next start.
     pub(super) fn captured(&mut self, manifest: &Manifest) -> Result<(), Error> {
-        self.saved.phase = Phase::Captured(Box::new(manifest.clone()));
+        self.change(Phase::Captured(Box::new(manifest.clone())))
+    }
+
+    /// What was captured is given up.
+    pub(super) fn creating(&mut self) -> Result<(), Error> {
+        self.change(Phase::Creating)
+    }
+
+    fn change(&mut self, phase: Phase) -> Result<(), Error> {
+        self.saved.phase = phase;
         self.saved.written = jiff::Timestamp::now();
         self.records.write(&self.saved)
     }

@@ -7,11 +7,10 @@
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Owner, Service, claim, select, tags, wait};
-use crate::disks::{self, Encryption, NewVolume, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
+use crate::disks::{self, Encryption, NewVolume, Snapshot, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
 use crate::error::Retry;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::manifest::{Content, Item, Manifest};
@@ -150,7 +149,8 @@ pub async fn volume(
 ) -> Result<(Volume, Made), Error> {
     let new = request(owner, original, wanted)?;
     let work = async {
-        check(service, original).await?;
+        let seen = wait::look(&*service.disks, std::slice::from_ref(&original.snapshot_id)).await?;
+        check(original, seen.get(&original.snapshot_id))?;
         let (volume, made) = make(service, &new).await?;
         tracing::info!(volume = %volume.id, "waiting until the volume is available");
         Ok((available(service, volume, made, wanted.timeout).await?, made))
@@ -162,10 +162,9 @@ pub async fn volume(
 }
 
 /// Whether EC2 has the snapshot, whole, and of the volume that the manifest names.
-async fn check(service: &Service, original: &EbsSnapshot) -> Result<(), Error> {
+pub(super) fn check(original: &EbsSnapshot, seen: Option<&Snapshot>) -> Result<(), Error> {
     let id = &original.snapshot_id;
-    let seen = wait::look(&*service.disks, std::slice::from_ref(id)).await?;
-    let snapshot = seen.get(id).ok_or_else(|| Error::Gone(id.clone()))?;
+    let snapshot = seen.ok_or_else(|| Error::Gone(id.clone()))?;
     if snapshot.volume_id.as_ref() != Some(&original.volume_id) {
         let found = snapshot.volume_id.as_ref().map_or_else(|| "another account".to_owned(), ToString::to_string);
         return Err(Error::OtherVolume { id: id.clone(), found, expected: original.volume_id.clone() });
@@ -194,7 +193,8 @@ async fn make(service: &Service, new: &NewVolume) -> Result<(Volume, Made), Erro
 }
 
 async fn available(service: &Service, volume: Volume, made: Made, timeout: Duration) -> Result<Volume, Error> {
-    let start = Instant::now();
+    let start = service.clock.now();
+    let elapsed = || service.clock.now().duration_since(start);
     let (mut pause, mut shown) = (FIRST_LOOK, made == Made::Earlier);
     loop {
         match service.disks.new_volume(&volume.id).await {
@@ -203,14 +203,14 @@ async fn available(service: &Service, volume: Volume, made: Made, timeout: Durat
                 VolumeState::Creating => shown = true,
                 VolumeState::Unusable(state) => return Err(Error::BadVolume { volume: seen.id, state }),
             },
-            Err(error) if not_there(&error) && !shown && start.elapsed() < LISTED_WITHIN => {}
+            Err(error) if not_there(&error) && !shown && elapsed() < LISTED_WITHIN => {}
             Err(error) if error.class.retry() == Retry::No => return Err(error.into()),
             Err(error) => tracing::warn!(class = %error.class, %error, "the volume is looked at again"),
         }
-        if start.elapsed() + pause > timeout {
+        if elapsed() + pause > timeout {
             return Err(Error::Slow { volume: volume.id, seconds: timeout.as_secs() });
         }
-        tokio::time::sleep(pause).await;
+        service.clock.sleep(pause).await;
         pause = (pause * 2).min(LAST_LOOK);
     }
 }

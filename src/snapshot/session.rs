@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Lock, Record};
@@ -155,7 +154,7 @@ impl<'a> Session<'a> {
     ) -> Item {
         tracing::info!(item = %name, volume = %volume.id, snapshot = %snapshot.id, "snapshot started");
         if let Some(wait) = wait {
-            self.deadlines.insert(snapshot.id.clone(), Instant::now() + wait);
+            self.deadlines.insert(snapshot.id.clone(), self.service.clock.now() + wait);
         }
         self.progress.snapshots.fetch_add(1, Ordering::Relaxed);
         let recorded = EbsSnapshot {
@@ -219,10 +218,10 @@ impl<'a> Session<'a> {
             let waited_for = self.waited_for(items);
             self.metrics.snapshots_pending(waited_for.len());
             let Some(last) = waited_for.iter().map(|(_, deadline)| *deadline).max() else { break };
-            let next = (Instant::now() + wait::pause(look, pace::random())).min(last);
+            let left = last.duration_since(self.service.clock.now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(next) => {}
+                () = self.service.clock.sleep(wait::pause(look, pace::random()).min(left)) => {}
             }
             let ids: Vec<SnapshotId> = waited_for.into_iter().map(|(id, _)| id).collect();
             match wait::look(&*self.service.disks, &ids).await {
@@ -239,7 +238,7 @@ impl<'a> Session<'a> {
 
     /// The pending snapshots whose time is not over.
     fn waited_for(&self, items: &[Item]) -> Vec<(SnapshotId, Instant)> {
-        let now = Instant::now();
+        let now = self.service.clock.now();
         let waited_for = |id: SnapshotId| Some((id.clone(), *self.deadlines.get(&id).filter(|at| **at > now)?));
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
@@ -307,8 +306,12 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing will be committed: deletes every snapshot of this backup. What cannot be deleted now is what the record is for.
-    pub async fn discard(self) {
+    pub async fn discard(mut self) {
         self.metrics.snapshots_pending(0);
+        // Should this be cut off, the next start must not commit what is going to be deleted.
+        if let Err(error) = self.record.creating() {
+            tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
+        }
         let owner = self.record.saved.owner();
         match delete::all_but(&*self.service.disks, &owner, &BTreeSet::new()).await {
             Ok(deletion) => {

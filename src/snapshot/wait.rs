@@ -64,7 +64,7 @@ pub(super) fn settle(item: &mut Item, snapshot: &Snapshot, now: jiff::Timestamp)
             let took = snapshot.completed.unwrap_or(now).duration_since(recorded.started);
             return Seen::Completed(took.try_into().unwrap_or_default());
         }
-        SnapshotState::Failed(error) => Error::Disks(error.clone()),
+        SnapshotState::Failed(error) => error.clone().into(),
         SnapshotState::InRecycleBin => Error::InRecycleBin(snapshot.id.clone()),
     };
     fail(item, &error);

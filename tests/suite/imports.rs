@@ -18,7 +18,7 @@ const LEVELS: &[&[&str]] = &[
     &["retry"],
     &["store", "disks"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "checksum", "clock"],
 ];
 
 /// Files longer than this are two rooms, or a framework.
