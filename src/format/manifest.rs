@@ -84,12 +84,20 @@ pub struct ItemError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum SourceDescription {
-    Tree { path: String },
-    File { path: String },
-    Command { argv: Vec<String> },
+    Tree {
+        path: String,
+    },
+    File {
+        path: String,
+    },
+    Command {
+        argv: Vec<String>,
+    },
     Stdin,
     /// A volume, and what chose it.
-    Ebs { selected_by: String },
+    Ebs {
+        selected_by: String,
+    },
 }
 
 impl SourceDescription {

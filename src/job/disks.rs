@@ -41,7 +41,14 @@ impl Context {
 
     fn recovery(&self) -> recover::Context<'_> {
         let Snapshots { service, records, location } = &self.snapshots;
-        recover::Context { service, store: &*self.store, records, location, checksum: self.checksum, metrics: &self.metrics }
+        recover::Context {
+            service,
+            store: &*self.store,
+            records,
+            location,
+            checksum: self.checksum,
+            metrics: &self.metrics,
+        }
     }
 }
 
@@ -76,3 +83,6 @@ impl Run<'_> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

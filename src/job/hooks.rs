@@ -60,8 +60,8 @@ impl<'a> Runner<'a> {
     }
 
     /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
-    pub(super) async fn thaw(&self, captured: Result<Manifest, Error>) {
-        let first = self.all_after(&captured).await;
+    pub(super) async fn thaw(&self, captured: Manifest) {
+        let first = self.all_after(&Ok(captured)).await;
         *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
     }
 

@@ -375,7 +375,7 @@ impl Run<'_> {
         warnings.into_iter().for_each(|warning| manifest.warnings.push(warning));
         let mut failed = self.items(&backup, &mut manifest).await?;
         session.captured(&manifest).map_err(Error::Snapshots)?;
-        self.hooks.thaw(Ok(manifest.clone())).await;
+        self.hooks.thaw(captured(&manifest)).await;
         session.wait(&mut manifest.items, &self.stop).await;
         failed = failed.or_else(|| session.first_error().map(|(item, error)| Error::Snapshot { item, error }));
         finish(&mut manifest, failed)?;
@@ -439,6 +439,12 @@ impl Run<'_> {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
     }
+}
+
+/// The manifest as the `after` hooks are told of it: a snapshot that has only to complete is captured.
+fn captured(manifest: &Manifest) -> Manifest {
+    let whole = manifest.warnings.count == 0 && !manifest.items.iter().any(|item| item.outcome == Outcome::Failure);
+    Manifest { outcome: if whole { Outcome::Success } else { Outcome::Partial }, ..manifest.clone() }
 }
 
 /// The manifest's last words; or `failed`, the first failure of an item, where none is left.

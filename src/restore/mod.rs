@@ -164,7 +164,10 @@ fn choose<'a>(
                 continue;
             }
             Content::EbsSnapshot { .. } => {
-                return Err(Error::Usage(format!("{} is an EBS snapshot: `penstock snapshot restore` makes a volume of it", item.name)));
+                return Err(Error::Usage(format!(
+                    "{} is an EBS snapshot: `penstock snapshot restore` makes a volume of it",
+                    item.name
+                )));
             }
         };
         if let Some(stream) = stream {

@@ -97,7 +97,9 @@ pub async fn orphans(
     let filter = SnapshotFilter { tags: tags::of_chain(chain), ..SnapshotFilter::default() };
     let orphan = |snapshot: &Snapshot| {
         let id = snapshot.tags.get(tags::BACKUP_ID).and_then(|id| id.parse().ok());
-        let old = snapshot.started.is_some_and(|started| now.duration_since(started) > jiff::SignedDuration::try_from(ORPHAN_AGE).unwrap_or_default());
+        let old = snapshot.started.is_some_and(|started| {
+            now.duration_since(started) > jiff::SignedDuration::try_from(ORPHAN_AGE).unwrap_or_default()
+        });
         old && id.is_some_and(|id| !known.contains(&id))
     };
     let found = list(disks, &filter).await?.into_iter().filter(orphan);

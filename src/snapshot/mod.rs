@@ -33,8 +33,6 @@ pub mod restore;
 mod select;
 mod session;
 mod tags;
-#[cfg(test)]
-mod tests;
 mod wait;
 
 use std::fmt;

@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn a_claim_binds_what_is_restored() {
         let volume = memory::volume(&"vol-0123456789abcdef0".parse().unwrap(), &[]);
-        let labels = [("pvc_namespace", "shop"), ("pvc_name", "db")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels =
+            [("pvc_namespace", "shop"), ("pvc_name", "db")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         let options = Options { fs_type: "xfs", storage_class: "" };
         let text = yaml(&manifest(&volume, &labels.into(), options));
         assert_eq!(

@@ -164,7 +164,9 @@ impl Records {
             match serde_json::from_slice::<Saved>(&text) {
                 Ok(saved) if saved.version == VERSION => all.push(saved),
                 // Left where it is, for the version that wrote it.
-                Ok(saved) => tracing::error!(path = %path.display(), version = saved.version, "a record of another version of Penstock"),
+                Ok(saved) => {
+                    tracing::error!(path = %path.display(), version = saved.version, "a record of another version of Penstock")
+                }
                 Err(error) => tracing::error!(path = %path.display(), %error, "a record that cannot be read"),
             }
         }

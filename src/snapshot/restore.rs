@@ -65,14 +65,18 @@ pub fn find<'a>(manifest: &'a Manifest, volume: &str) -> Result<(&'a Item, &'a E
     };
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
-        (Some(_), Some(_)) => Err(Error::Usage(format!("{volume} means several volumes of the backup: name one by its ID"))),
+        (Some(_), Some(_)) => {
+            Err(Error::Usage(format!("{volume} means several volumes of the backup: name one by its ID")))
+        }
         (None, _) => {
             let failed = manifest.items.iter().find(|item| {
                 item.name.as_str().ends_with(volume) && matches!(item.content, Content::EbsSnapshot { snapshot: None })
             });
             let why = failed.and_then(|item| item.error.as_ref());
             Err(Error::NotFound(match why {
-                Some(error) => format!("the snapshot of {volume} failed in the backup {}: {}", manifest.id, error.message),
+                Some(error) => {
+                    format!("the snapshot of {volume} failed in the backup {}: {}", manifest.id, error.message)
+                }
                 None => format!("the backup {} has no snapshot of {volume}; {}", manifest.id, there()),
             }))
         }
@@ -87,7 +91,9 @@ fn request(owner: &Owner, original: &EbsSnapshot, wanted: &Wanted) -> Result<New
     let usage = |message: String| Err(Error::Usage(message));
     let iops = match (wanted.iops, volume_type.as_str()) {
         (iops @ Some(_), "gp3" | "io1" | "io2") => iops,
-        (Some(_), _) => return usage(format!("--iops has no meaning for {volume_type}: only gp3, io1 and io2 have it")),
+        (Some(_), _) => {
+            return usage(format!("--iops has no meaning for {volume_type}: only gp3, io1 and io2 have it"));
+        }
         // What DescribeVolumes says of the other types follows from their size, and may not be asked for.
         (None, "gp3") => original.iops.filter(|_| same),
         (None, _) if provisioned(&volume_type) => original.iops.filter(|_| provisioned(&original.volume_type)),

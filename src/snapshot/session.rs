@@ -67,15 +67,7 @@ impl<'a> Session<'a> {
         progress: &'a Progress,
     ) -> Result<Self, Error> {
         let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
-        Ok(Self {
-            service,
-            record,
-            metrics,
-            progress,
-            deadlines: BTreeMap::new(),
-            cut_off: false,
-            first_error: None,
-        })
+        Ok(Self { service, record, metrics, progress, deadlines: BTreeMap::new(), cut_off: false, first_error: None })
     }
 
     /// An item for each volume of the sources, pending or failed; and for each source that could not be had, one of its name.
@@ -243,7 +235,12 @@ impl<'a> Session<'a> {
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
 
-    fn settle(&mut self, items: &mut [Item], seen: &BTreeMap<SnapshotId, Snapshot>, misses: &mut BTreeMap<SnapshotId, u32>) {
+    fn settle(
+        &mut self,
+        items: &mut [Item],
+        seen: &BTreeMap<SnapshotId, Snapshot>,
+        misses: &mut BTreeMap<SnapshotId, u32>,
+    ) {
         for item in items {
             let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
             if !self.deadlines.contains_key(&id) {
@@ -316,7 +313,10 @@ impl<'a> Session<'a> {
         match delete::all_but(&*self.service.disks, &owner, &BTreeSet::new()).await {
             Ok(deletion) => {
                 deletion.log(&owner);
-                if deletion.kept.is_empty() && !self.cut_off && let Err(error) = self.record.remove() {
+                if deletion.kept.is_empty()
+                    && !self.cut_off
+                    && let Err(error) = self.record.remove()
+                {
                     tracing::warn!(%error, "the record stays");
                 }
             }

@@ -21,7 +21,10 @@ pub(super) fn pause(look: u32, random: u64) -> Duration {
 }
 
 /// Those of `ids` that exist.
-pub(super) async fn look(disks: &dyn Disks, ids: &[SnapshotId]) -> Result<BTreeMap<SnapshotId, Snapshot>, disks::Error> {
+pub(super) async fn look(
+    disks: &dyn Disks,
+    ids: &[SnapshotId],
+) -> Result<BTreeMap<SnapshotId, Snapshot>, disks::Error> {
     let mut seen = BTreeMap::new();
     for ids in ids.chunks(MAX_FILTER_VALUES) {
         let filter = SnapshotFilter { ids: ids.to_vec(), ..SnapshotFilter::default() };

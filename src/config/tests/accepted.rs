@@ -24,10 +24,7 @@ fn defaults() {
     let Upload { part_size, concurrency, object_size, sign_payload } = location.upload;
     assert_eq!((part_size, concurrency, object_size, sign_payload), (16 * MIB, 8, 64 * GIB, SignPayload::Auto));
     let job = config.jobs.values().next().unwrap();
-    assert_eq!(
-        (job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout),
-        (None, "UTC", None)
-    );
+    assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
@@ -203,13 +200,19 @@ fn ebs_sources() {
         }
     };
     let defaults = ebs("volumes = [\"vol-01234567\"]");
-    assert_eq!((defaults.concurrency, defaults.on_no_match, defaults.wait), (8, OnNoMatch::Error, Some(Duration::from_hours(4))));
+    assert_eq!(
+        (defaults.concurrency, defaults.on_no_match, defaults.wait),
+        (8, OnNoMatch::Error, Some(Duration::from_hours(4)))
+    );
     assert!(defaults.copy_volume_tags && defaults.tags.is_empty() && defaults.attached_to.is_none());
     let other = ebs(
         "select_tags = { \"kubernetes.io/cluster/c\" = \"owned\" }\nattached_to = \"this-instance\"\nwait = false\n\
          on_no_match = \"ignore\"\ncopy_volume_tags = false\ntags = { team = \"x\" }",
     );
-    assert_eq!((other.wait, other.on_no_match, other.attached_to), (None, OnNoMatch::Ignore, Some(AttachedTo::ThisInstance)));
+    assert_eq!(
+        (other.wait, other.on_no_match, other.attached_to),
+        (None, OnNoMatch::Ignore, Some(AttachedTo::ThisInstance))
+    );
     assert_eq!(other.select_tags["kubernetes.io/cluster/c"], "owned");
     let alone = ebs("attached_to = \"i-0123456789abcdef0\"\nwait_timeout = \"90m\"");
     assert!(matches!(alone.attached_to, Some(AttachedTo::Instance(_))) && alone.volumes.is_empty());
