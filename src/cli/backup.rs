@@ -91,7 +91,7 @@ async fn run_one(
         let mut message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
         let snapshots = read(&done.snapshots.snapshots);
         if snapshots > 0 {
-            message.push_str(&format!(", {} of {snapshots} snapshots complete", read(&done.snapshots.completed)));
+            message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
         }
         (read(&done.plain), read(&done.expected), message)
     };

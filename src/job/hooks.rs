@@ -31,8 +31,11 @@ pub(super) struct Runner<'a> {
     hooks: &'a Hooks,
     environment: Vec<(&'static str, String)>,
     /// How `after` went, where it ran before the end.
-    thawed: Mutex<Option<Option<Error>>>,
+    thawed: Mutex<Option<Thawed>>,
 }
+
+/// `after` has run, with its first failure.
+struct Thawed(Option<Error>);
 
 enum End {
     Exited(std::io::Result<ExitStatus>),
@@ -62,14 +65,14 @@ impl<'a> Runner<'a> {
     /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
     pub(super) async fn thaw(&self, captured: Manifest) {
         let first = self.all_after(&Ok(captured)).await;
-        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
+        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Thawed(first));
     }
 
     /// The `after` commands, unless they ran already. Returns the first failure.
     pub(super) async fn after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
         let thawed = self.thawed.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thawed {
-            Some(first) => first,
+            Some(Thawed(first)) => first,
             None => self.all_after(result).await,
         }
     }

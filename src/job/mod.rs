@@ -151,7 +151,7 @@ pub enum Error {
     Snapshot {
         item: Name,
         #[source]
-        error: snapshot::Error,
+        error: Box<snapshot::Error>,
     },
     #[error(transparent)]
     Snapshots(snapshot::Error),
@@ -372,12 +372,15 @@ impl Run<'_> {
         let mut warnings = Vec::new();
         let taken = session.take(volumes, &mut warnings, &self.stop).await;
         manifest.items = taken.map_err(|_| Error::Cancelled)?;
-        warnings.into_iter().for_each(|warning| manifest.warnings.push(warning));
+        for warning in warnings {
+            manifest.warnings.push(warning);
+        }
         let mut failed = self.items(&backup, &mut manifest).await?;
         session.captured(&manifest).map_err(Error::Snapshots)?;
         self.hooks.thaw(captured(&manifest)).await;
         session.wait(&mut manifest.items, &self.stop).await;
-        failed = failed.or_else(|| session.first_error().map(|(item, error)| Error::Snapshot { item, error }));
+        failed = failed
+            .or_else(|| session.first_error().map(|(item, error)| Error::Snapshot { item, error: Box::new(error) }));
         finish(&mut manifest, failed)?;
         self.commit(&backup.manifest(), &manifest, &CancellationToken::new()).await?;
         Ok(manifest)

@@ -62,7 +62,7 @@ async fn one(service: &Service, owner: &Owner, ebs: &Ebs, volume: &Volume) -> Re
         let tried = service.clock.now().duration_since(start);
         if tried + pause > LIMIT {
             let minutes = tried.as_secs() / 60;
-            return Err(Error::GaveUp { volume: volume.id.clone(), minutes, error });
+            return Err(Error::GaveUp { volume: volume.id.clone(), minutes, error: Box::new(error) });
         }
         tracing::warn!(volume = %volume.id, class = %error.class, %error, pause_s = pause.as_secs(), "the snapshot is tried again");
         service.clock.sleep(pause).await;

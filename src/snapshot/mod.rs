@@ -119,7 +119,7 @@ pub enum Error {
         volume: VolumeId,
         minutes: u64,
         #[source]
-        error: ServiceError,
+        error: Box<ServiceError>,
     },
     #[error("the snapshot {0} has disappeared: someone deleted it")]
     Gone(SnapshotId),

@@ -40,9 +40,8 @@ pub(super) fn next(error: &disks::Error, failed: u32, random: u64) -> Next {
             Next::Again(PER_VOLUME + share(PER_VOLUME, random))
         }
         (Class::Busy, _) => Next::Again(PENDING_LIMIT + share(PENDING_LIMIT, random)),
-        (Class::Throttled, _) => Next::Again(grown(failed, random)),
-        // Nothing was sent.
-        (Class::CredentialsUnavailable, _) => Next::Again(grown(failed, random)),
+        // Refused, or not even sent.
+        (Class::Throttled | Class::CredentialsUnavailable, _) => Next::Again(grown(failed, random)),
         (_, Retry::BackOff) => Next::Look(LISTED_AFTER + grown(failed, random)),
         (_, Retry::Once) if failed <= 1 => Next::Again(Duration::ZERO),
         (_, Retry::Once | Retry::No) => Next::GiveUp,

@@ -56,9 +56,9 @@ fn write(text: &mut String, value: &Value, indent: usize) {
         Value::Object(fields) => {
             for (key, value) in fields {
                 if simple(value) {
-                    text.push_str(&format!("{pad}{key}: {value}\n"));
+                    text.extend([&*pad, key, ": ", &value.to_string(), "\n"]);
                 } else {
-                    text.push_str(&format!("{pad}{key}:\n"));
+                    text.extend([&*pad, key, ":\n"]);
                     write(text, value, indent + 2);
                 }
             }
@@ -67,10 +67,10 @@ fn write(text: &mut String, value: &Value, indent: usize) {
             for value in values {
                 let mut inner = String::new();
                 write(&mut inner, value, indent + 2);
-                text.push_str(&format!("{pad}- {}", inner.trim_start()));
+                text.extend([&*pad, "- ", inner.trim_start()]);
             }
         }
-        scalar => text.push_str(&format!("{pad}{scalar}\n")),
+        scalar => text.extend([&*pad, &scalar.to_string(), "\n"]),
     }
 }
 

@@ -165,7 +165,7 @@ impl Records {
                 Ok(saved) if saved.version == VERSION => all.push(saved),
                 // Left where it is, for the version that wrote it.
                 Ok(saved) => {
-                    tracing::error!(path = %path.display(), version = saved.version, "a record of another version of Penstock")
+                    tracing::error!(path = %path.display(), version = saved.version, "a record of another version of Penstock");
                 }
                 Err(error) => tracing::error!(path = %path.display(), %error, "a record that cannot be read"),
             }

@@ -246,21 +246,18 @@ impl<'a> Session<'a> {
             if !self.deadlines.contains_key(&id) {
                 continue;
             }
-            let ended = match seen.get(&id) {
-                Some(snapshot) => {
-                    misses.remove(&id);
-                    wait::settle(item, snapshot, jiff::Timestamp::now())
+            let ended = if let Some(snapshot) = seen.get(&id) {
+                misses.remove(&id);
+                wait::settle(item, snapshot, jiff::Timestamp::now())
+            } else {
+                let in_a_row = misses.entry(id.clone()).or_default();
+                *in_a_row += 1;
+                if *in_a_row < MISSES {
+                    continue;
                 }
-                None => {
-                    let missed = misses.entry(id.clone()).or_default();
-                    *missed += 1;
-                    if *missed < MISSES {
-                        continue;
-                    }
-                    let error = Error::Gone(id);
-                    wait::fail(item, &error);
-                    Seen::Failed(error)
-                }
+                let error = Error::Gone(id);
+                wait::fail(item, &error);
+                Seen::Failed(error)
             };
             match ended {
                 Seen::Pending => {}

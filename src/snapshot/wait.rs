@@ -11,7 +11,7 @@ use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
 use crate::format::manifest::{Content, Item, ItemError, Outcome};
 
 /// The first pause; it doubles with each look. Small volumes that have barely changed are complete within seconds.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_mins(1);
 
 /// The pause before look number `look`: growing, and up to a quarter longer so that a fleet does not ask at once.
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn looks_become_rare() {
         let pauses: Vec<u64> = (0..8).map(|look| pause(look, 0).as_secs()).collect();
-        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert!((0..100).all(|random| pause(9, random * 1_000_003) <= Duration::from_secs(75)));
         // Four hours of waiting are no more than 250 looks.
         let mut waited = Duration::ZERO;

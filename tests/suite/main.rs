@@ -6,7 +6,10 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod ec2_client;
 mod end_to_end;
+mod fake_ec2;
 mod imports;
 mod servers;
+mod snapshots;
 mod tar;

@@ -149,7 +149,7 @@ fn snapshot_state(
     let failed = |message: String, verdict: Verdict| {
         let Verdict { class, remedy } = verdict;
         let resource = id.to_owned();
-        SnapshotState::Failed(Error { remedy, resource, ..call.error(class, message) })
+        SnapshotState::Failed(Error { resource, remedy, ..call.error(class, message) })
     };
     match state {
         Some(ec2::SnapshotState::Completed) => SnapshotState::Completed,

@@ -300,6 +300,21 @@ fn jobs_and_sources() {
             "13:8 jobs.etcd.sources[1].type: is \"dir\"; expected \"tree\" or",
         ),
         ("type = \"file\"\npath = \"/a\"", "12:1 jobs.etcd.sources[1].name: is missing"),
+    ] {
+        let faults = source(lines);
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{lines}: {faults:#?}");
+    }
+    let faults = bad(&format!("{BASE}[jobs.empty]\nlocation = \"primary\"\n"));
+    assert_eq!(
+        faults,
+        ["12:1 jobs.empty.sources: is empty; a job saves at least one source: add [[jobs.NAME.sources]]"]
+    );
+}
+
+#[test]
+fn ebs_sources() {
+    let source = |lines: &str| after_base(&format!("[[jobs.etcd.sources]]\n{lines}"));
+    for (lines, expected) in [
         ("type = \"ebs\"\nname = \"t\"", "12:1 jobs.etcd.sources[1].volumes: is missing; name the volumes, or select"),
         ("type = \"ebs\"\nname = \"t\"\nvolumes = []", "15:11 jobs.etcd.sources[1].volumes: is empty"),
         ("type = \"ebs\"\nname = \"t\"\nselect_tags = {}", "15:15 jobs.etcd.sources[1].select_tags: is empty"),
@@ -325,11 +340,6 @@ fn jobs_and_sources() {
     }
     let faults = source("type = \"ebs\"\nname = \"t\"\nvolumes = [\"x\"]\nselect_tags = { a = \"\" }");
     assert_eq!(faults.len(), 2, "both the ID and the clash: {faults:#?}");
-    let faults = bad(&format!("{BASE}[jobs.empty]\nlocation = \"primary\"\n"));
-    assert_eq!(
-        faults,
-        ["12:1 jobs.empty.sources: is empty; a job saves at least one source: add [[jobs.NAME.sources]]"]
-    );
 }
 
 /// Every room's faults at once, in the order of the file.

@@ -118,7 +118,8 @@ impl World {
             timeout: None,
             hooks: self.hooks.clone(),
         };
-        self.clock.run(run(&self.context(), &spec, &Arc::new(Progress::default()), cancel)).await
+        let (context, progress) = (self.context(), Arc::new(Progress::default()));
+        Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
     }
 
     /// Every committed manifest, newest first.
@@ -128,9 +129,12 @@ impl World {
         catalog.manifests(&entries).await.into_iter().map(Result::unwrap).collect()
     }
 
-    fn metric(&self, family: &str) -> f64 {
+    /// The sum over a family's series.
+    fn metric(&self, family: &str) -> u64 {
         let families = self.metrics.gather();
         let of = families.iter().filter(|found| found.name() == family).flat_map(|found| found.get_metric());
-        of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+        let value = of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum::<f64>();
+        // Counts are whole.
+        format!("{value}").parse().unwrap()
     }
 }

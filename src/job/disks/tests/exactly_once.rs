@@ -51,8 +51,8 @@ async fn two_volumes_and_a_file_are_one_backup() {
     }
     assert_consistent(&world, "after a run").await;
     assert!(world.records().backups().unwrap().is_empty());
-    assert_eq!(world.metric("penstock_ebs_snapshots_total"), 2.0);
-    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 0.0);
+    assert_eq!(world.metric("penstock_ebs_snapshots_total"), 2);
+    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 0);
 }
 
 #[tokio::test]

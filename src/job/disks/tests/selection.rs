@@ -46,12 +46,12 @@ async fn by_tags_by_instance_by_name_and_by_more_than_one() {
     assert_eq!(here[0].1, "tagged role=data and attached to i-00000001 (this instance)");
     let there = chosen(Ebs { attached_to: Some(AttachedTo::Instance(instance(2))), ..nothing.clone() }).await;
     assert_eq!(there, [("data-vol-00000002".to_owned(), "attached to i-00000002".to_owned())]);
-    let named = Ebs {
+    let one_of_two = Ebs {
         volumes: vec![volume_id(2), volume_id(0)],
         attached_to: Some(AttachedTo::ThisInstance),
         ..nothing.clone()
     };
-    assert_eq!(names(&chosen(named).await), ["data-vol-00000000"], "one that is attached elsewhere was not meant");
+    assert_eq!(names(&chosen(one_of_two).await), ["data-vol-00000000"], "one that is attached elsewhere was not meant");
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     assert!(first.manifest.snapshots().all(|(item, snapshot)| {
         snapshot.state == State::Pending && snapshot.completed.is_none() && item.outcome == Outcome::Partial
     }));
-    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 2.0);
+    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 2);
     assert_eq!(world.records().backups().unwrap().len(), 1);
     // Still pending when the second run begins, complete when the daemon looks after it.
     let second = world.run().await.unwrap().manifest;
@@ -98,7 +98,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
         assert!(manifest.snapshots().all(|(_, snapshot)| snapshot.state == State::Completed));
     }
     assert!(world.records().backups().unwrap().is_empty());
-    assert_eq!(world.metric("penstock_ebs_snapshots_total"), 4.0);
+    assert_eq!(world.metric("penstock_ebs_snapshots_total"), 4);
 }
 
 #[tokio::test]
@@ -133,15 +133,14 @@ async fn a_stop_while_waiting_commits_what_is_captured() {
 async fn run_with(world: &World, meanwhile: impl Future<Output = ()>) -> Committed {
     let run = async {
         tokio::pin!(meanwhile);
-        let run = world.run();
-        tokio::pin!(run);
+        let mut run = Box::pin(world.run());
         tokio::select! {
             biased;
             () = &mut meanwhile => run.await,
             committed = &mut run => committed,
         }
     };
-    world.clock.run(run).await.unwrap()
+    Box::pin(world.clock.run(run)).await.unwrap()
 }
 
 #[tokio::test]
