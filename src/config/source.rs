@@ -8,7 +8,7 @@ use super::forms;
 use super::model::{Ebs, OnNoMatch, SourceKind};
 use super::reader::Section;
 use crate::format::ebs::MAX_TAGS;
-use crate::format::key::Name;
+use crate::format::key::{MAX_NAME, Name};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
@@ -37,6 +37,9 @@ const OWNERS: [(&str, &[Type], &str); 13] = [
 
 /// Penstock's own tags on each snapshot begin so; nobody else's may, or a snapshot could pass for one of its backups'.
 const OWN_TAGS: &str = "penstock:";
+
+/// With `-vol-0123456789abcdef0` behind it, it is still a name.
+const MAX_EBS_NAME: usize = MAX_NAME - 22;
 
 /// Far below EC2's bucket of 100 mutating requests, which the whole account shares.
 const DEFAULT_CONCURRENCY: u32 = 8;
@@ -78,6 +81,10 @@ pub(super) fn read(section: &Section) -> Option<Named> {
         Some(Type::Command) => Some(command(section, argv)),
         Some(Type::Ebs) => {
             selection(section, &ebs);
+            if let Some(long) = name.as_ref().map(|name| name.as_str().len()).filter(|length| *length > MAX_EBS_NAME) {
+                let why = "a volume's ID is added to it for each item's name";
+                section.fault("name", format!("is {long} characters long; expected at most {MAX_EBS_NAME}: {why}"));
+            }
             Some(SourceKind::Ebs(ebs))
         }
         None => None,

@@ -164,7 +164,7 @@ mod tests {
                     }
                 })
                 .await;
-            clock.passed() - before
+            clock.passed().saturating_sub(before)
         };
         assert_eq!(time().await, Duration::ZERO);
         for _ in 0..3 {

@@ -13,7 +13,7 @@ use crate::config::{Ebs, OnNoMatch};
 use crate::disks::{Snapshot, Volume};
 use crate::error::{Classify as _, Report, Retry};
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State, VolumeId};
-use crate::format::key::{MAX_NAME, Name};
+use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription, Warning};
 use crate::metrics;
 
@@ -225,7 +225,10 @@ impl<'a> Session<'a> {
                 Err(error) => tracing::warn!(class = %error.class, %error, "the snapshots are looked at again later"),
             }
         }
-        self.strays(items).await;
+        // Whoever is asked to stop leaves this to the next look at the record, or to pruning.
+        if !stop.is_cancelled() {
+            self.strays(items).await;
+        }
     }
 
     /// The pending snapshots whose time is not over.
@@ -332,11 +335,6 @@ pub(super) fn named(items: &[Item]) -> BTreeSet<SnapshotId> {
     named.collect()
 }
 
-/// The configuration keeps the source's name short enough.
 fn item_name(source: &Name, volume: &VolumeId) -> Name {
-    let name = format!("{source}-{volume}");
-    Name::new(&*name).unwrap_or_else(|_| {
-        let cut: String = name.chars().skip(name.len().saturating_sub(MAX_NAME)).collect();
-        Name::new(cut.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())).expect("a volume's ID ends it")
-    })
+    Name::new(format!("{source}-{volume}")).expect("the configuration leaves room for a volume's ID")
 }

@@ -110,7 +110,11 @@ fn valid_with_snapshots() -> serde_json::Value {
     let mut failed = item("data-vol-2", serde_json::Value::Null);
     failed["outcome"] = "failure".into();
     failed["error"] = serde_json::json!({"class": "kms-denied", "message": "Given key ID is not accessible"});
-    manifest["items"].as_array_mut().unwrap().extend([item("data-vol-0", snapshot), item("data-vol-1", pending), failed]);
+    manifest["items"].as_array_mut().unwrap().extend([
+        item("data-vol-0", snapshot),
+        item("data-vol-1", pending),
+        failed,
+    ]);
     manifest
 }
 

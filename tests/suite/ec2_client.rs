@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use penstock::aws::AwsLocation;
-use penstock::disks::{
-    Disks, Encryption, NewSnapshot, NewVolume, SnapshotFilter, SnapshotState, Tags, VolumeFilter,
-};
+use penstock::disks::{Disks, Encryption, NewSnapshot, NewVolume, SnapshotFilter, SnapshotState, Tags, VolumeFilter};
 use penstock::error::{Class, Classify as _};
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
@@ -39,16 +37,46 @@ fn new_snapshot() -> NewSnapshot {
 type Row = (&'static str, u16, &'static str, Class, &'static str);
 
 const ROWS: [Row; 13] = [
-    ("SnapshotCreationPerVolumeRateExceeded", 400, "The maximum per volume CreateSnapshot request rate has been exceeded.", Class::Busy, ""),
-    ("ConcurrentSnapshotLimitExceeded", 400, "Maximum allowed in-progress snapshots for a single volume exceeded.", Class::Busy, ""),
+    (
+        "SnapshotCreationPerVolumeRateExceeded",
+        400,
+        "The maximum per volume CreateSnapshot request rate has been exceeded.",
+        Class::Busy,
+        "",
+    ),
+    (
+        "ConcurrentSnapshotLimitExceeded",
+        400,
+        "Maximum allowed in-progress snapshots for a single volume exceeded.",
+        Class::Busy,
+        "",
+    ),
     ("PendingSnapshotLimitExceeded", 400, "", Class::Busy, ""),
     ("IncorrectState", 400, "The volume is in the creating state.", Class::Busy, ""),
     ("SnapshotLimitExceeded", 400, "You have reached your quota.", Class::Quota, "quota"),
     ("RequestLimitExceeded", 503, "Request limit exceeded.", Class::Throttled, ""),
-    ("UnauthorizedOperation", 403, "You are not authorized to perform this operation. Encoded authorization failure message: abc", Class::AccessDenied, "ec2:CreateSnapshot"),
-    ("UnauthorizedOperation", 403, "User: arn:aws:sts::1:assumed-role/W/s is not authorized to perform: ec2:CreateTags on resource: arn:aws:ec2:x because no identity-based policy allows it", Class::AccessDenied, "ec2:CreateTags"),
+    (
+        "UnauthorizedOperation",
+        403,
+        "You are not authorized to perform this operation. Encoded authorization failure message: abc",
+        Class::AccessDenied,
+        "ec2:CreateSnapshot",
+    ),
+    (
+        "UnauthorizedOperation",
+        403,
+        "User: arn:aws:sts::1:assumed-role/W/s is not authorized to perform: ec2:CreateTags on resource: arn:aws:ec2:x because no identity-based policy allows it",
+        Class::AccessDenied,
+        "ec2:CreateTags",
+    ),
     ("RequestExpired", 400, "Request has expired.", Class::CredentialsExpired, ""),
-    ("InvalidKMSKey.InvalidState", 400, "The KMS key provided is in an incorrect state.", Class::KmsKeyState, "enable it"),
+    (
+        "InvalidKMSKey.InvalidState",
+        400,
+        "The KMS key provided is in an incorrect state.",
+        Class::KmsKeyState,
+        "enable it",
+    ),
     ("InvalidVolume.NotFound", 400, "The volume 'vol-0123456789abcdef0' does not exist.", Class::NotFound, ""),
     ("InternalError", 500, "An internal error has occurred.", Class::Transient, ""),
     ("InvalidParameterValue", 400, "Value (x) for parameter is invalid.", Class::Config, ""),
@@ -113,10 +141,9 @@ async fn a_snapshots_states_are_told_apart() {
     assert!(matches!(look("recovering", "").await, SnapshotState::Pending(_)));
     assert!(matches!(look("recoverable", "").await, SnapshotState::InRecycleBin));
     assert!(matches!(look("completed", "").await, SnapshotState::Completed));
-    for (message, class) in [
-        ("Given key ID is not accessible", Class::KmsDenied),
-        ("An internal error occurred", Class::Transient),
-    ] {
+    for (message, class) in
+        [("Given key ID is not accessible", Class::KmsDenied), ("An internal error occurred", Class::Transient)]
+    {
         let SnapshotState::Failed(error) = look("error", message).await else { panic!("{message}") };
         assert_eq!(error.class, class, "{error}");
         assert!(error.to_string().contains(message) && error.resource == created.id.as_str(), "{error}");

@@ -88,10 +88,7 @@ impl FakeEc2 {
         self.state().volumes.push(FakeVolume { id: id.to_owned(), tags, asked: BTreeMap::new() });
     }
 
-    pub(crate) fn script(
-        &self,
-        script: impl FnMut(&mut State, When, &str, usize) -> Option<Answer> + Send + 'static,
-    ) {
+    pub(crate) fn script(&self, script: impl FnMut(&mut State, When, &str, usize) -> Option<Answer> + Send + 'static) {
         *self.script.lock().unwrap() = Some(Box::new(script));
     }
 
@@ -201,7 +198,10 @@ impl State {
                 }
                 let asked = |volume: &&FakeVolume| parameters.get("VolumeId.1").is_none_or(|id| *id == volume.id);
                 let found = self.volumes.iter().filter(asked).filter(|volume| fits(&volume.id, &volume.tags, &filters));
-                let items: String = found.map(|volume| format!("<item>{}</item>", volume_fields(volume))).collect();
+                let items = found.fold(String::new(), |mut out, volume| {
+                    let _ = write!(out, "<item>{}</item>", volume_fields(volume));
+                    out
+                });
                 format!("<volumeSet>{items}</volumeSet>")
             }
             "DescribeSnapshots" => {
@@ -233,8 +233,7 @@ impl State {
                 let same = |volume: &&FakeVolume| volume.asked.get("ClientToken") == parameters.get("ClientToken");
                 let known = self.volumes.iter().find(same).cloned();
                 let volume = known.unwrap_or_else(|| {
-                    let volume =
-                        FakeVolume { id: self.id("vol"), tags: tags(parameters), asked: parameters.clone() };
+                    let volume = FakeVolume { id: self.id("vol"), tags: tags(parameters), asked: parameters.clone() };
                     self.volumes.push(volume.clone());
                     volume
                 });

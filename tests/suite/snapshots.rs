@@ -93,7 +93,14 @@ path = "{tree}"
 }
 
 fn by_tag(servers: Servers, s3: &S3Server, ec2: &FakeEc2, more: &str) -> Site {
-    ec2.volume(DATA, &[("role", "data"), ("kubernetes.io/created-for/pvc/namespace", "shop"), ("kubernetes.io/created-for/pvc/name", "db")]);
+    ec2.volume(
+        DATA,
+        &[
+            ("role", "data"),
+            ("kubernetes.io/created-for/pvc/namespace", "shop"),
+            ("kubernetes.io/created-for/pvc/name", "db"),
+        ],
+    );
     ec2.volume(LOGS, &[("role", "data"), ("attached", "i-0123456789abcdef0")]);
     ec2.volume("vol-0123456789abcdef2", &[("role", "other")]);
     Site::new(servers, &s3.url, &ec2.server.url, &format!("select_tags = {{ role = \"data\" }}\n{more}"))
@@ -136,7 +143,7 @@ fn killed(deadly: usize, moment: When) -> bool {
     let exist: BTreeSet<String> = ec2.state().snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
     let what = format!("killed {moment:?} request {deadly}");
     assert_eq!((named.len(), named.iter().cloned().collect::<BTreeSet<_>>()), (exist.len(), exist), "{what}");
-    assert!(named.len() % 2 == 0 && !named.is_empty(), "{what}: {named:?}");
+    assert!(named.len().is_multiple_of(2) && !named.is_empty(), "{what}: {named:?}");
     !status.success()
 }
 
@@ -164,7 +171,10 @@ fn what_is_pending_is_finished_by_the_next_run() {
     assert_eq!((code, &verified["ok"]), (Some(75), &Value::Bool(false)), "{verified}");
     site.json(&["backup", "disks"]);
     let finished = site.json(&["show", first]).1;
-    assert_eq!((&finished["items"][0]["snapshot"]["state"], &finished["outcome"]), (&"completed".into(), &"success".into()));
+    assert_eq!(
+        (&finished["items"][0]["snapshot"]["state"], &finished["outcome"]),
+        (&"completed".into(), &"success".into())
+    );
     assert_eq!(site.json(&["verify", first]).0, Some(0));
 }
 
@@ -204,7 +214,8 @@ fn a_denied_volume_says_what_to_grant() {
     let manifest = &site.manifests()[0];
     assert_eq!(manifest["items"][0]["error"]["class"], "access-denied");
     assert_eq!(manifest["items"][2]["outcome"], "success");
-    let (code, failed) = site.json(&["snapshot", "restore", "disks@latest", "--volume", DATA, "--availability-zone", "eu-west-1a"]);
+    let (code, failed) =
+        site.json(&["snapshot", "restore", "disks@latest", "--volume", DATA, "--availability-zone", "eu-west-1a"]);
     assert_eq!((code, failed["error"]["class"].as_str()), (Some(66), Some("not-found")), "{failed}");
 }
 
@@ -240,7 +251,8 @@ impl Moto {
     fn request(&self, method: &str, path: &str) -> Option<String> {
         let address = self.url.strip_prefix("http://").unwrap();
         let mut socket = TcpStream::connect(address).ok()?;
-        write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
+        write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut reply = String::new();
         socket.read_to_string(&mut reply).ok()?;
         Some(reply)
@@ -295,8 +307,15 @@ fn the_whole_life_of_a_snapshot_at_moto() {
 
     let snapshot = recorded["snapshot_id"].as_str().unwrap();
     let found = runtime.block_on(ec2.describe_snapshots().snapshot_ids(snapshot).send()).unwrap();
-    let tags: Vec<_> = found.snapshots()[0].tags().iter().map(|tag| (tag.key().unwrap(), tag.value().unwrap())).collect();
-    for tag in [("penstock:backup-id", id), ("penstock:cluster", "test"), ("penstock:source-volume", &data), ("team", "x"), ("Name", "db")] {
+    let tags: Vec<_> =
+        found.snapshots()[0].tags().iter().map(|tag| (tag.key().unwrap(), tag.value().unwrap())).collect();
+    for tag in [
+        ("penstock:backup-id", id),
+        ("penstock:cluster", "test"),
+        ("penstock:source-volume", &data),
+        ("team", "x"),
+        ("Name", "db"),
+    ] {
         assert!(tags.contains(&tag), "{tag:?} is not in {tags:?}");
     }
     let text = site.command(&["list"]).output().unwrap();
@@ -316,7 +335,8 @@ fn the_whole_life_of_a_snapshot_at_moto() {
     let found = &found.volumes()[0];
     assert_eq!((found.snapshot_id(), found.availability_zone()), (Some(snapshot), Some("eu-west-1b")));
     assert_eq!((found.size(), found.throughput()), (Some(12), Some(250)));
-    let has = |key: &str, value: &str| found.tags().iter().any(|tag| tag.key() == Some(key) && tag.value() == Some(value));
+    let has =
+        |key: &str, value: &str| found.tags().iter().any(|tag| tag.key() == Some(key) && tag.value() == Some(value));
     assert!(has("Name", "db") && has("for", "drill") && has("penstock:source-snapshot", snapshot), "{found:?}");
     let (_, again) = site.json(&[&restore[..], &["--tag", "for=drill"]].concat());
     assert_eq!((&again["volume_id"], &again["made"]), (&volume.into(), &"earlier".into()), "a repeat makes no second");

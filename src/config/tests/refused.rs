@@ -338,6 +338,8 @@ fn ebs_sources() {
         let faults = source(lines);
         assert!(faults.len() == 1 && faults[0].starts_with(expected), "{lines}: {faults:#?}");
     }
+    let long = source(&format!("type = \"ebs\"\nname = \"{}\"\nattached_to = \"i-01234567\"", "x".repeat(107)));
+    assert!(long.len() == 1 && long[0].contains("is 107 characters long; expected at most 106"), "{long:#?}");
     let faults = source("type = \"ebs\"\nname = \"t\"\nvolumes = [\"x\"]\nselect_tags = { a = \"\" }");
     assert_eq!(faults.len(), 2, "both the ID and the clash: {faults:#?}");
 }

@@ -132,7 +132,10 @@ impl World {
     /// The sum over a family's series.
     fn metric(&self, family: &str) -> u64 {
         let families = self.metrics.gather();
-        let of = families.iter().filter(|found| found.name() == family).flat_map(|found| found.get_metric());
+        let of = families
+            .iter()
+            .filter(|found| found.name() == family)
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
         let value = of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum::<f64>();
         // Counts are whole.
         format!("{value}").parse().unwrap()

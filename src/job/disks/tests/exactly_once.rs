@@ -34,7 +34,7 @@ async fn two_volumes_and_a_file_are_one_backup() {
     let committed = world.run().await.unwrap();
     let manifest = &committed.manifest;
     assert_eq!((committed.verdict(), manifest.items.len()), ((Outcome::Success, None), 3));
-    assert_eq!(world.manifests().await, [manifest.clone()]);
+    assert_eq!(world.manifests().await, std::slice::from_ref(manifest));
     let (item, snapshot) = manifest.snapshots().next().unwrap();
     assert_eq!((item.name.as_str(), snapshot.volume_type.as_str(), snapshot.size_gib), ("data-vol-00000000", "gp3", 8));
     let made = &world.disks.all_snapshots()[0];
