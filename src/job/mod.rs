@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, TooSmall};
 use crate::checksum::Algorithm;
-use crate::config::{self, Ebs, Source};
+use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::with_retries;
-use crate::snapshot::{self, Owner, Session};
+use crate::snapshot;
 use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::{self, encode};
 use crate::upload;
@@ -325,29 +325,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let Context { cluster, node, .. } = self.context;
+        let Context { cluster, node, prefix, .. } = self.context;
         let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
-        let owner = Owner { chain, id };
-        tracing::info!("backup started");
-        let volumes = plan::volumes(self.spec);
-        let manifest = if volumes.is_empty() {
-            self.assemble(&owner, started, None).await?
-        } else {
-            self.with_snapshots(&owner, started, &volumes).await?
-        };
-        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
-        Ok(manifest)
-    }
-
-    /// Captures everything, waits for what must be waited for, and commits.
-    async fn assemble(
-        &mut self,
-        owner: &Owner,
-        started: Timestamp,
-        snapshots: Option<(&mut Session<'_>, &[(&Name, &Ebs)])>,
-    ) -> Result<Manifest, Error> {
-        let Owner { chain, id } = owner.clone();
-        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
+        let backup = BackupPrefix::new(prefix, &chain, &id);
         let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
@@ -356,33 +336,23 @@ impl Run<'_> {
             node: chain.node,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             started,
-            finished: Timestamp::now(),
+            finished: started,
             parent: None,
             labels: std::collections::BTreeMap::new(),
             outcome: Outcome::Partial,
             items: Vec::new(),
             warnings: Warnings::default(),
         };
-        let Some((session, volumes)) = snapshots else {
+        tracing::info!("backup started");
+        let volumes = plan::volumes(self.spec);
+        if volumes.is_empty() {
             let failed = self.items(&backup, &mut manifest).await?;
             finish(&mut manifest, failed)?;
             self.commit(&backup.manifest(), &manifest, &self.stop).await?;
-            return Ok(manifest);
-        };
-        let mut warnings = Vec::new();
-        let taken = session.take(volumes, &mut warnings, &self.stop).await;
-        manifest.items = taken.map_err(|_| Error::Cancelled)?;
-        for warning in warnings {
-            manifest.warnings.push(warning);
+        } else {
+            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
         }
-        let mut failed = self.items(&backup, &mut manifest).await?;
-        session.captured(&manifest).map_err(Error::Snapshots)?;
-        self.hooks.thaw(captured(&manifest)).await;
-        session.wait(&mut manifest.items, &self.stop).await;
-        failed = failed
-            .or_else(|| session.first_error().map(|(item, error)| Error::Snapshot { item, error: Box::new(error) }));
-        finish(&mut manifest, failed)?;
-        self.commit(&backup.manifest(), &manifest, &CancellationToken::new()).await?;
+        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
     }
 
@@ -442,12 +412,6 @@ impl Run<'_> {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
     }
-}
-
-/// The manifest as the `after` hooks are told of it: a snapshot that has only to complete is captured.
-fn captured(manifest: &Manifest) -> Manifest {
-    let whole = manifest.warnings.count == 0 && !manifest.items.iter().any(|item| item.outcome == Outcome::Failure);
-    Manifest { outcome: if whole { Outcome::Success } else { Outcome::Partial }, ..manifest.clone() }
 }
 
 /// The manifest's last words; or `failed`, the first failure of an item, where none is left.

@@ -75,7 +75,7 @@ pub(super) struct Record<'a> {
     _lock: &'a Lock,
 }
 
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Record { action, path: path.to_owned(), error }
 }
 

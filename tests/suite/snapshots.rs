@@ -160,7 +160,8 @@ fn killed_at_any_request_no_snapshot_is_lost_or_doubled() {
 fn what_is_pending_is_finished_by_the_next_run() {
     let servers = Servers::start();
     let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
-    ec2.state().looks = 1;
+    // The look for strays, and that of `verify`.
+    ec2.state().looks = 2;
     let site = by_tag(servers, &s3, &ec2, "wait = false\n");
     let (code, done) = site.json(&["backup", "disks"]);
     assert_eq!((code, &done["backups"][0]["outcome"]), (Some(1), &Value::from("partial")), "{done}");
