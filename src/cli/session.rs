@@ -9,13 +9,14 @@ use crate::aws::AwsLocation;
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
+use crate::disks::Disks;
 use crate::download;
 use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
-use crate::store::Store;
+use crate::snapshot;
 use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
@@ -63,25 +64,36 @@ pub(super) fn location_of<'a>(
     location(config, name.or(own))
 }
 
-/// The location's store, sending no faster than `bandwidth`.
-pub(super) fn connect(location: &Location, bandwidth: Option<&Bandwidth>) -> Result<Arc<dyn Store>, Failure> {
-    let location = AwsLocation::connect(location)?;
-    Ok(match bandwidth {
-        Some(bandwidth) => location.limited_store(bandwidth.clone()),
-        None => location.store(),
-    })
+/// A location that is connected: what a sweep and a job need of it.
+pub(super) struct Open {
+    pub(super) place: Place,
+    pub(super) disks: Arc<dyn Disks>,
 }
 
-pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>, metrics: &Metrics) -> Place {
-    Place {
+pub(super) fn open(
+    config: &Config,
+    location: &Location,
+    bandwidth: Option<&Bandwidth>,
+    metrics: &Metrics,
+) -> Result<Open, Failure> {
+    let mut connected = connect(location)?;
+    if let Some(bandwidth) = bandwidth {
+        connected = connected.limited(bandwidth.clone());
+    }
+    let place = Place {
         location: location.name.clone(),
         bucket: location.bucket.clone(),
         prefix: location.prefix.clone(),
         cluster: config.cluster.clone(),
         node: config.node.clone(),
-        store,
+        store: connected.store(),
         endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
-    }
+    };
+    Ok(Open { place, disks: connected.disks() })
+}
+
+pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
+    Ok(AwsLocation::connect(location)?)
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
@@ -94,6 +106,7 @@ pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
 pub(super) struct Reading {
     pub(super) catalog: Catalog,
     pub(super) download: download::Context,
+    pub(super) snapshots: snapshot::Service,
     pub(super) location: String,
 }
 
@@ -110,7 +123,8 @@ impl Reading {
     }
 
     fn of(config: &Config, place: &args::Place, location: &Location) -> Result<Self, Failure> {
-        let store = connect(location, None)?;
+        let connected = connect(location)?;
+        let store = connected.store();
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
@@ -120,6 +134,7 @@ impl Reading {
                 pool: pool(config)?,
                 concurrency: location.upload.concurrency.most().into(),
             },
+            snapshots: snapshot::Service::new(connected.disks()),
             location: location.name.clone(),
         })
     }

@@ -45,6 +45,7 @@ use crate::format::manifest::{Manifest, Outcome};
 use crate::metrics;
 use crate::retention::{self, Reason};
 use crate::retry::with_retries;
+use crate::snapshot;
 use crate::store::{self, Overwrite, Payload};
 
 pub use garbage::Garbage;
@@ -70,6 +71,14 @@ pub trait Outside: Send + Sync {
     /// Deletes what `manifest` names outside of the store. Called when the backup is gone and its grace period is over, and again
     /// with each run until it succeeds: what is gone already is success.
     async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError>;
+}
+
+#[async_trait]
+impl Outside for snapshot::Service {
+    /// A snapshot that an AMI uses is kept, with a warning, and is no failure: it goes as an orphan once nothing uses it.
+    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError> {
+        self.delete_backup(manifest).await.map(drop)
+    }
 }
 
 /// What pruning needs of the process and its location.

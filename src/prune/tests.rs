@@ -107,6 +107,7 @@ impl World {
             source: SourceDescription::Stdin,
             outcome: Outcome::Success,
             error: None,
+            labels: BTreeMap::new(),
             content: Content::Stream { stream: Some(stream) },
         };
         Manifest {

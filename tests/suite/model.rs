@@ -13,13 +13,15 @@ use std::time::Duration;
 use penstock::budget::Budget;
 use penstock::checksum::Algorithm;
 use penstock::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use penstock::disks::memory::MemoryDisks;
 use penstock::download;
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
 use penstock::metrics::Metrics;
 use penstock::restore::{self, restore};
 use penstock::retry::Endpoint;
+use penstock::snapshot::{Records, Service};
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
 use penstock::verify::{Depth, verify};
@@ -213,6 +215,11 @@ impl World {
             metrics: Metrics::new(),
             endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
             journal: None,
+            snapshots: Snapshots {
+                service: Service::new(Arc::new(MemoryDisks::new([]))),
+                records: Records::new(self.folder.path()),
+                location: "model".to_owned(),
+            },
         }
     }
 
