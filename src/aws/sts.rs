@@ -28,6 +28,7 @@ use super::Env;
 use super::classify::{Context, Service};
 use super::credentials::Fetch;
 use super::failure::{Call, tell};
+use super::watch::Watch;
 use crate::config::{self, Hop, SecretSource};
 use crate::error::Class;
 use crate::store;
@@ -59,6 +60,7 @@ pub(crate) struct Chain {
     providers: ProviderConfig,
     /// For STS: the endpoint too, but no credentials.
     sts: SdkConfig,
+    watch: Watch,
     trust: String,
     env: Env,
 }
@@ -89,11 +91,11 @@ impl Fetch for Chain {
 
 impl Chain {
     /// `sdk` has no credentials; its endpoint is STS's.
-    pub(crate) fn new(location: &config::Location, sdk: SdkConfig, trust: String, env: Env) -> Self {
+    pub(super) fn new(location: &config::Location, sdk: SdkConfig, watch: Watch, trust: String, env: Env) -> Self {
         let providers = providers(&sdk);
         let link = |hop: &Hop| Link { hop: hop.clone(), shortened: AtomicBool::new(false) };
         let hops = location.assume_role.iter().map(link).collect();
-        Self { base: location.credentials.clone(), hops, providers, sts: sdk, trust, env }
+        Self { base: location.credentials.clone(), hops, providers, sts: sdk, watch, trust, env }
     }
 
     async fn base(&self) -> Result<Credentials, store::Error> {
@@ -221,10 +223,20 @@ impl Chain {
             context: &context,
             trust: &self.trust,
         };
-        let client = aws_sdk_sts::Client::new(&self.sts);
+        let client = self.client(None);
         let request = client.assume_role_with_web_identity().role_arn(role).role_session_name(session);
         let output = request.web_identity_token(token.expose()).send().await.map_err(|error| call.sdk(&error))?;
         keep(&call, output.credentials())
+    }
+
+    /// STS, as `caller` or as nobody.
+    fn client(&self, caller: Option<Credentials>) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&self.sts).interceptor(self.watch.clone());
+        let config = match caller {
+            Some(caller) => config.credentials_provider(caller),
+            None => config,
+        };
+        aws_sdk_sts::Client::from_conf(config.build())
     }
 
     async fn assume(&self, index: usize, caller: Credentials) -> Result<Credentials, store::Error> {
@@ -238,8 +250,7 @@ impl Chain {
             remedy: Some("check external_id_file and that Penstock's user may read it".to_owned()),
             ..call.error(Class::CredentialsUnavailable, format!("the external ID cannot be read: {error}"))
         })?;
-        let own = aws_sdk_sts::config::Builder::from(&self.sts).credentials_provider(caller).build();
-        let client = aws_sdk_sts::Client::from_conf(own);
+        let client = self.client(Some(caller));
         let ask = |duration: Duration| {
             let seconds = i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);
             let request = client.assume_role().role_arn(&hop.role_arn).role_session_name(&hop.session_name);

@@ -76,7 +76,7 @@ pub(super) fn open(
     bandwidth: Option<&Bandwidth>,
     metrics: &Metrics,
 ) -> Result<Open, Failure> {
-    let mut connected = connect(location)?;
+    let mut connected = AwsLocation::connect(location, metrics.location(&location.name))?;
     if let Some(bandwidth) = bandwidth {
         connected = connected.limited(bandwidth.clone());
     }
@@ -92,8 +92,9 @@ pub(super) fn open(
     Ok(Open { place, disks: connected.disks() })
 }
 
+/// For a command that nobody scrapes.
 pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
-    Ok(AwsLocation::connect(location)?)
+    Ok(AwsLocation::connect(location, Metrics::new().location(&location.name))?)
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {

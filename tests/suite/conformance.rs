@@ -11,6 +11,7 @@ use penstock::aws::AwsLocation;
 use penstock::checksum::{Algorithm, Checksum};
 use penstock::error::Class;
 use penstock::format::key::ObjectKey;
+use penstock::metrics::Metrics;
 use penstock::store::memory::MemoryStore;
 use penstock::store::{
     Error, ListedObject, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
@@ -318,7 +319,7 @@ async fn a_real_server(scheme: Scheme, algorithm: Algorithm) -> (Servers, S3Serv
     let servers = Servers::start();
     let server = servers.s3(scheme);
     let location = penstock::config::Location { checksum: algorithm, ..server.location() };
-    let aws = AwsLocation::connect_with(&location, |_| None).unwrap();
+    let aws = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap();
     let backend = Backend { store: aws.store(), algorithm, page: 1000, signed: scheme == Scheme::Http, quirks: S3S_FS };
     conforms(&backend).await;
     assert_eq!(server.uploads_in_progress(), 0);

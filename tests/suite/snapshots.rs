@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use penstock::aws::AwsLocation;
 use penstock::config::Location;
+use penstock::metrics::Metrics;
 use serde_json::Value;
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
@@ -269,7 +270,7 @@ impl Drop for Moto {
 
 /// The SDK's own client, to make volumes and to look at what Penstock made.
 fn ec2(location: Location) -> aws_sdk_ec2::Client {
-    AwsLocation::connect(&location).unwrap().ec2().clone()
+    AwsLocation::connect(&location, Metrics::new().location("test")).unwrap().ec2().clone()
 }
 
 async fn make_volume(ec2: &aws_sdk_ec2::Client, tags: &[(&str, &str)]) -> String {
