@@ -11,6 +11,8 @@
 //!
 //! A request that could never be met is refused at once, naming the setting.
 
+pub mod stream;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

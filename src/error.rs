@@ -227,6 +227,16 @@ pub struct ServiceError {
     pub message: String,
     pub request_id: Option<String>,
     pub remedy: Option<String>,
+    pub delivery: Delivery,
+}
+
+/// Whether the service can have seen a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// No connection came about, or no credentials to sign with.
+    Never,
+    /// It was sent, at least in part. Without an answer it may have been carried out all the same.
+    Sent,
 }
 
 impl ServiceError {
@@ -248,6 +258,17 @@ impl ServiceError {
             message: message.into(),
             request_id: None,
             remedy: None,
+            delivery: Delivery::Sent,
+        }
+    }
+
+    /// The request may have been carried out although it failed: no answer came, or one of a server in trouble.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        match (self.delivery, self.status) {
+            (Delivery::Never, _) => false,
+            (Delivery::Sent, None) => true,
+            (Delivery::Sent, Some(status)) => status >= 500 && self.class != Class::Throttled,
         }
     }
 }

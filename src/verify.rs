@@ -16,6 +16,7 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::error::{Class, Classify as _};
 use crate::format::index::Record;
 use crate::format::key::{Name, ObjectKey};
 use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
+use crate::snapshot;
 
 /// After so many bad ranges, the rest of a stream is not read.
 pub const MAX_CHUNK_FINDINGS: usize = 100;
@@ -58,7 +60,22 @@ pub struct Findings {
     pub list: Vec<Finding>,
 }
 
-/// Checks all streams of a backup.
+/// Asks EC2 for the snapshots of a backup: each must be there, complete, and of the volume that the manifest says.
+///
+/// # Errors
+/// When EC2 cannot be asked.
+pub async fn snapshots(service: &snapshot::Service, manifest: &Manifest) -> Result<Vec<Finding>, snapshot::Error> {
+    let findings = snapshot::check(service, manifest).await?;
+    let finding = |(item, error): (Name, snapshot::Error)| Finding {
+        item,
+        key: None,
+        class: error.class(),
+        message: error.to_string(),
+    };
+    Ok(findings.into_iter().map(finding).collect())
+}
+
+/// Checks all streams of a backup; of its snapshots, whether the manifest has them ([`snapshots`] asks EC2).
 ///
 /// # Errors
 /// When the check cannot be made, or is cancelled.
@@ -71,11 +88,16 @@ pub async fn verify(
 ) -> Result<Findings, Error> {
     let mut check = Check { ctx, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
     for item in &manifest.items {
-        let Content::Stream { stream } = &item.content;
         check.findings.items += 1;
-        if let Some(stream) = stream {
-            check.stream(item, stream, depth).await?;
-        } else {
+        let there = match &item.content {
+            Content::Stream { stream: Some(stream) } => {
+                check.stream(item, stream, depth).await?;
+                true
+            }
+            Content::EbsSnapshot { snapshot } => snapshot.is_some(),
+            Content::Stream { stream: None } => false,
+        };
+        if !there {
             let why = item.error.as_ref().map_or("no reason is recorded", |error| error.message.as_str());
             let message = format!("the item failed in the backup: {why}");
             check.push(&item.name, None, Class::NotFound, message);
@@ -177,15 +199,16 @@ impl Check<'_> {
         index: IndexFile,
         bad: &BTreeSet<ObjectKey>,
     ) -> Result<(), Error> {
-        let mut from = 0;
+        let mut left: Vec<Range<u64>> = std::iter::once(0..stream.plain_bytes).collect();
         for _ in 0..MAX_CHUNK_FINDINGS {
-            let rest = std::iter::once(from..stream.plain_bytes).collect();
-            let selection = Selection::Ranges(rest);
+            let selection = Selection::Ranges(left.clone());
             let mut reader = plain::read(self.ctx, stream, index.clone(), selection, self.cancel.clone());
+            let mut read = 0;
             let error = loop {
                 match reader.next().await {
                     Ok(None) => return Ok(()),
                     Ok(Some(bytes)) => {
+                        read += bytes.len() as u64;
                         self.findings.bytes += bytes.len() as u64;
                         (self.progress)(bytes.len() as u64);
                     }
@@ -200,12 +223,28 @@ impl Check<'_> {
                 self.findings.list.push(found);
             }
             let Some(positions) = positions else { return Ok(()) };
-            from = positions.end;
+            left = without(left, read, &positions);
         }
         let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are bad; the rest was not read");
         self.push(item, None, Class::Integrity, message);
         Ok(())
     }
+}
+
+/// What is left of `ranges` after their first `read` bytes and `bad`. What was fetched along with the bad bytes is read again.
+fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let done = read.min(range.end - range.start);
+        read -= done;
+        let range = range.start + done..range.end;
+        for part in [range.start..range.end.min(bad.start), range.start.max(bad.end)..range.end] {
+            if part.start < part.end {
+                left.push(part);
+            }
+        }
+    }
+    left
 }
 
 fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result<(), Error> {

@@ -12,11 +12,14 @@ use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::{Context, Reply, Service, Verdict, classify};
 use super::watch::FreshCredentials;
-use crate::error::Class;
+use crate::error::{Class, Delivery};
 use crate::store;
 
 /// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
 const MAX_CAUSES: usize = 32;
+
+/// How hyper's client names a failure to connect, TLS included; the SDK hides the type.
+const CONNECT: &str = "client error (Connect)";
 
 /// What was asked, for the error if it fails.
 #[derive(Debug, Clone)]
@@ -42,6 +45,7 @@ impl Call<'_> {
             message: message.into(),
             request_id: None,
             remedy: None,
+            delivery: Delivery::Sent,
         }
     }
 
@@ -102,12 +106,15 @@ impl Call<'_> {
                 message,
                 status: None,
                 code: None,
+                delivery: Delivery::Never,
                 ..cause.clone()
             };
         }
         let message = tell(error);
         let Verdict { class, remedy } = classify_transport(&causes, &message, self.trust);
-        store::Error { remedy, ..self.error(class, message) }
+        let unconnected = causes.iter().any(|cause| cause.to_string() == CONNECT);
+        let delivery = if unconnected { Delivery::Never } else { Delivery::Sent };
+        store::Error { remedy, delivery, ..self.error(class, message) }
     }
 }
 
@@ -153,8 +160,7 @@ pub(crate) fn tell(error: Cause<'_>) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in causes(error) {
         let text = cause.to_string();
-        let layer =
-            ["dispatch failure", "io error", "other", "service error", "unhandled error", "client error (Connect)"];
+        let layer = ["dispatch failure", "io error", "other", "service error", "unhandled error", CONNECT];
         let known = told.iter().any(|earlier| earlier.contains(&text));
         if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
             // A cause that repeats the one above it and goes on replaces it.

@@ -8,6 +8,7 @@
 pub mod classify;
 pub mod credentials;
 mod dry_run;
+mod ec2;
 mod failure;
 pub mod handshake;
 pub mod http;
@@ -26,6 +27,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{IdentityCache, StalledStreamProtectionConfig};
 
+pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
 use self::classify::{Context, Service};
@@ -33,7 +35,9 @@ use self::tls::{BundleError, Proxy, Trust};
 pub use self::watch::Skew;
 use self::watch::Watch;
 use crate::config::{EncryptionMode, Location};
+use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
+use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::Store;
 
@@ -84,6 +88,7 @@ impl Classify for Error {
 pub struct AwsLocation {
     store: Arc<S3Store>,
     ec2: aws_sdk_ec2::Client,
+    disks: Arc<Ec2Disks>,
     credentials: credentials::Provider,
     http: http::Client,
     context: Arc<Context>,
@@ -131,7 +136,7 @@ impl AwsLocation {
             location: name(),
             certificate: location.certificate.clone(),
             mode: location.certificate_mode,
-            concurrency: location.upload.concurrency,
+            concurrency: location.upload.concurrency.most().into(),
             proxy,
             metrics: metrics.clone(),
         };
@@ -190,12 +195,26 @@ impl AwsLocation {
             sts_url: location.sts_url.clone(),
             ec2_url: location.ec2_url.clone(),
         });
-        Self { store: Arc::new(store), ec2, credentials, http, context, skew, chain, addresses }
+        // A volume's key is its own, not the bucket's.
+        let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
+        let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
+        Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew, chain, addresses }
     }
 
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// The same, sending no faster than `bandwidth`.
+    #[must_use]
+    pub fn limited(self, bandwidth: Bandwidth) -> Self {
+        Self { store: Arc::new(self.store.limited(bandwidth)), ..self }
+    }
+
+    #[must_use]
+    pub fn disks(&self) -> Arc<dyn Disks> {
+        self.disks.clone()
     }
 
     #[must_use]

@@ -5,10 +5,16 @@
 
 mod args;
 mod backup;
+mod help;
 mod output;
+mod pages;
 mod progress;
+mod prune;
 mod read;
 mod session;
+mod snapshot;
+mod stats;
+mod sweep;
 mod validate;
 
 use std::process::ExitCode;
@@ -19,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, LogFormat};
+use args::{Cli, Command, ConfigCommand, LogFormat, SnapshotCommand};
 use output::Done;
 
 /// EX_USAGE of clap and of every shell tool.
@@ -55,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Example) => Ok(Done::text(config::example())),
         Command::Config(ConfigCommand::Schema) => Ok(Done::json(config::schema())),
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
+        Command::Completions { shell } => Ok(pages::completions(shell)),
+        Command::Man { folder } => pages::man(&folder),
         _ => run(cli),
     };
     match result {
@@ -85,10 +93,17 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Show(args) => read::show(&config, &args).await,
             Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, &args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, &args, &cancel).await,
             Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
             Command::Validate(args) => validate::validate(&config, &args, &cancel).await,
             Command::Policy(args) => validate::policy(&config, &args),
-            Command::Config(_) => unreachable!("needs no session, and is handled before"),
+            Command::Prune(args) => prune::prune(&config, &args, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, &args, &cancel).await,
+            Command::Stats(args) => stats::run(&config, &args).await,
+            Command::Sweep(args) => sweep::run(&config, args).await,
+            Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
+                unreachable!("needs no session, and is handled before")
+            }
         }
     });
     // A read of standard input cannot be interrupted: whoever is still in one is left behind.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::args::OutputFormat;
 use crate::error::Report;
-use crate::format::manifest::{Manifest, Outcome};
+use crate::format::manifest::{Item, Manifest, Outcome};
+use crate::snapshot::claim;
 
 /// "Finished, but something in it failed."
 const SOMETHING_FAILED: u8 = 1;
@@ -82,6 +83,11 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// `1 object`, `2 objects`.
+pub(super) fn count(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// One backup as `list` and `backup` have it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
@@ -108,13 +114,14 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
     let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
-    let items: Vec<&str> = manifest.items.iter().map(|item| item.name.as_str()).collect();
+    let items: Vec<String> = manifest.items.iter().map(item_name).collect();
     let flag = if manifest.outcome == Outcome::Success { "" } else { manifest.outcome.as_str() };
     format!(
-        "{}  {:<12} {:<16} {:>11} {:>11} {:>11}  {} {flag}",
+        "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",
         manifest.id,
         manifest.job,
         manifest.node,
+        manifest.started.strftime("%Y-%m-%d %H:%M:%S"),
         size(plain),
         size(stored),
         size(new),
@@ -125,6 +132,17 @@ pub(super) fn row(manifest: &Manifest) -> String {
         + "\n"
 }
 
+/// A volume is known by its claim, where it has one.
+fn item_name(item: &Item) -> String {
+    match claim(&item.labels) {
+        Some(claim) => format!("{}({claim})", item.name),
+        None => item.name.to_string(),
+    }
+}
+
 pub(super) fn header() -> String {
-    format!("{:<23}  {:<12} {:<16} {:>11} {:>11} {:>11}  {}\n", "ID", "JOB", "NODE", "PLAIN", "STORED", "NEW", "ITEMS")
+    format!(
+        "{:<23}  {:<12} {:<16} {:<19}  {:>11} {:>11} {:>11}  {}\n",
+        "ID", "JOB", "NODE", "STARTED (UTC)", "PLAIN", "STORED", "NEW", "ITEMS"
+    )
 }

@@ -1,5 +1,6 @@
 //! A stream in a store, as a backup would leave it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,8 @@ use crate::format::manifest::{
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
 use crate::stream::frame::{self, Compression};
 
@@ -131,7 +133,7 @@ impl House {
 
 pub(crate) fn item(item: &str, source: SourceDescription, stream: Option<Stream>) -> Item {
     let content = Content::Stream { stream };
-    Item { name: name(item), source, outcome: Outcome::Success, error: None, content }
+    Item { name: name(item), source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
 }
 
 pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
@@ -146,6 +148,7 @@ pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
         started,
         finished: started,
         parent: None,
+        base: None,
         labels: std::collections::BTreeMap::new(),
         outcome: Outcome::Success,
         items,
@@ -215,5 +218,8 @@ impl Store for Flaky {
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         self.store.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.store.list_uploads(prefix).await
     }
 }

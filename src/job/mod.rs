@@ -6,43 +6,61 @@
 //! - **Failure of the store** fails the run.
 //! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
 //!   and cannot undo a commit: its failure is said beside the backup.
+//! - **Snapshots** are taken before anything is read and waited for when all else is done, after `after` (the module `snapshot`). Once all
+//!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
+//! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
+mod disks;
 mod hooks;
 mod item;
+mod objects;
+mod parent;
 mod plan;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::{self, Budget, TooSmall};
+use crate::catalog;
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
+use crate::download;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
-use crate::retry::with_retries;
+use crate::retry::Endpoint;
+use crate::snapshot;
 use crate::store::{self, Overwrite, Payload, Store};
-use crate::stream::{self, encode};
-use crate::upload;
+use crate::stream::encode;
+use crate::stream::frame::Compression;
+use crate::upload::{self, journal::Journal};
+use parent::Ancestors;
+pub use parent::{Policy, Reuse};
+
+pub use self::disks::Snapshots;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The longest queue between the cutter and the uploader: more only costs memory.
-const MAX_WINDOW: usize = 64;
+/// Objects of a failed run that are deleted at a time.
+const DELETES: usize = 8;
 
 /// What a run needs of the process and its location.
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// See [`upload::Uploader`].
+    pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
     pub prefix: String,
@@ -51,6 +69,7 @@ pub struct Context {
     pub upload: config::Upload,
     pub checksum: Algorithm,
     pub metrics: Metrics,
+    pub snapshots: Snapshots,
 }
 
 impl std::fmt::Debug for Context {
@@ -60,14 +79,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
-    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
-    fn memory(&self) -> (usize, u64) {
-        let frame = encode::reserve(1) - encode::reserve(0);
-        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
-        let wanted = self.pool.current_num_threads() + 2;
-        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
-        (window, encode::reserve(window) + self.upload.part_size)
+    /// What one stream reserves before it reads anything.
+    fn memory(&self) -> budget::stream::Plan {
+        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
     }
 }
 
@@ -76,9 +90,10 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: stream::frame::Compression,
+    pub compression: Compression,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
+    pub parent: Policy,
 }
 
 /// Commands around a run.
@@ -100,11 +115,17 @@ impl Spec {
             compression: job.compression.into(),
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
+            parent: Policy {
+                reuse: if job.incremental { Reuse::Files } else { Reuse::Nothing },
+                full_every: job.full_every,
+                min_live: job.min_live,
+                ..Policy::default()
+            },
         }
     }
 }
 
-impl From<config::Compression> for stream::frame::Compression {
+impl From<config::Compression> for Compression {
     fn from(configured: config::Compression) -> Self {
         match configured {
             config::Compression::None => Self::None,
@@ -123,6 +144,7 @@ pub struct Progress {
     pub warnings: AtomicU64,
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
+    pub snapshots: snapshot::Progress,
 }
 
 impl Progress {
@@ -139,12 +161,24 @@ pub enum Error {
         #[source]
         error: crate::source::Error,
     },
+    #[error("item {item}: {error}")]
+    Snapshot {
+        item: Name,
+        #[source]
+        error: Box<snapshot::Error>,
+    },
     #[error(transparent)]
-    Stream(stream::encode::Error),
+    Snapshots(snapshot::Error),
+    #[error(transparent)]
+    Stream(encode::Error),
     #[error(transparent)]
     Upload(#[from] upload::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Parent(#[from] download::Error),
     #[error("not enough memory for one stream: {0}")]
     Memory(#[from] TooSmall),
     #[error("{action}: {error}")]
@@ -167,9 +201,13 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshots(error) => error.report(),
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),
             Self::Store(error) => error.report(),
+            Self::Catalog(error) => error.report(),
+            Self::Parent(error) => error.report(),
             Self::Memory(_) => Report::new(Class::Config, self.to_string())
                 .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
             Self::Local { .. } => Report::new(Class::Local, self.to_string()),
@@ -267,10 +305,14 @@ async fn within_time(
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
     let metrics = context.metrics.job(spec.job.as_str());
-    let mut run = Run { context, spec, progress, metrics, stop: stop.clone(), written: Vec::new() };
+    let Context { cluster, node, .. } = context;
+    let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
+    let ancestors = Ancestors::new(context, &chain, spec.parent, started);
+    let (stop_run, written) = (stop.clone(), Vec::new());
+    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop_run, ancestors, parent: None, written };
     let work = async {
         hooks.before(&stop).await?;
-        run.backup(started, id).await
+        run.backup(chain, started, id).await
     };
     let result = match spec.timeout {
         None => work.await,
@@ -299,26 +341,19 @@ struct Run<'a> {
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
+    hooks: &'a hooks::Runner<'a>,
     stop: CancellationToken,
+    ancestors: Ancestors,
+    /// The newest backup that an item refers to.
+    parent: Option<Arc<Manifest>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }
 
 impl Run<'_> {
-    async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let Context { cluster, node, prefix, .. } = self.context;
-        let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
-        let backup = BackupPrefix::new(prefix, &chain, &id);
-        tracing::info!("backup started");
-        let mut warnings = Warnings::default();
-        let (items, first_error) = self.items(&backup, &mut warnings).await?;
-        if let Some(error) = first_error
-            && items.iter().all(|item| item.outcome == Outcome::Failure)
-        {
-            return Err(error);
-        }
-        let whole = warnings.count == 0 && items.iter().all(|item| item.outcome == Outcome::Success);
-        let manifest = Manifest {
+    async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
+        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
+        let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
             job: chain.job,
@@ -326,28 +361,32 @@ impl Run<'_> {
             node: chain.node,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             started,
-            finished: Timestamp::now(),
+            finished: started,
             parent: None,
+            base: None,
             labels: std::collections::BTreeMap::new(),
-            outcome: if whole { Outcome::Success } else { Outcome::Partial },
-            items,
-            warnings,
+            outcome: Outcome::Partial,
+            items: Vec::new(),
+            warnings: Warnings::default(),
         };
-        self.commit(&backup.manifest(), &manifest).await?;
+        tracing::info!("backup started");
+        let volumes = plan::volumes(self.spec);
+        if volumes.is_empty() {
+            let failed = self.items(&backup, &mut manifest).await?;
+            finish(&mut manifest, failed)?;
+            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
+        } else {
+            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
+        }
         tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
     }
 
-    /// Every item's stream, and the first failure of a source.
-    async fn items(
-        &mut self,
-        backup: &BackupPrefix,
-        warnings: &mut Warnings,
-    ) -> Result<(Vec<Item>, Option<Error>), Error> {
-        let mut items = Vec::new();
+    /// Every stream, as an item of `manifest`. The first failure of a source.
+    async fn items(&mut self, backup: &BackupPrefix, manifest: &mut Manifest) -> Result<Option<Error>, Error> {
         let mut first_error = None;
         for planned in plan::items(self.spec)? {
-            let (outcome, error, stream) = match self.item(backup, &planned, warnings).await {
+            let (outcome, error, stream) = match self.item(backup, &planned, &mut manifest.warnings).await {
                 Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
                 Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
                 Err(error @ Error::Source { .. }) => {
@@ -359,18 +398,30 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             let (name, source) = (planned.name, planned.description);
-            items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
+            let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
+            manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
-        Ok((items, first_error))
+        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
+        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
+        Ok(first_error)
     }
 
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {
+    /// Says something about an item that does not keep it from being backed up.
+    fn warn(&self, item: &Name, path: &str, message: String, warnings: &mut Warnings) {
+        Progress::add(&self.progress.warnings, 1);
+        self.metrics.warning();
+        tracing::warn!(%item, path, "{message}");
+        warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
+    }
+
+    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
-        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let endpoint = &self.context.endpoint;
+        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -386,18 +437,29 @@ impl Run<'_> {
     }
 
     async fn clean_up(&self) {
-        let delete = async {
-            for key in &self.written {
-                let store = &self.context.store;
-                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
-                }
+        let Context { store, endpoint, .. } = self.context;
+        let delete = stream::iter(&self.written).for_each_concurrent(DELETES, |key| async move {
+            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
-        };
+        });
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
     }
+}
+
+/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
+fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
+    if let Some(error) = failed
+        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
+    {
+        return Err(error);
+    }
+    manifest.finished = Timestamp::now();
+    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
+    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    Ok(())
 }
 
 #[cfg(test)]

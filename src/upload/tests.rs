@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::Concurrency;
+use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 
 const PART: usize = 64 << 10;
@@ -9,8 +11,9 @@ async fn uploader(store: &Arc<MemoryStore>, budget: &Budget, algorithm: Algorith
         store: Arc::clone(store) as Arc<dyn Store>,
         budget: budget.clone(),
         own: OwnBuffers::new(budget.clone(), reservation, 1, PART),
+        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
+        journal: None,
         part_size: PART,
-        concurrency: 3,
         checksum: algorithm,
     }
 }
@@ -58,7 +61,7 @@ async fn abort_leaves_nothing() {
     let mut writer = ObjectWriter::new(uploader(&store, &budget, Algorithm::Crc64nvme).await, key);
     writer.write(&data(3 * PART + 5)).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
-    writer.abort().await;
+    writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
     assert!(store.keys().is_empty());
     assert_eq!(budget.in_use(), 0);

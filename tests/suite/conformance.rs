@@ -189,7 +189,9 @@ async fn listings(backend: &Backend) {
     assert!(backend.keys("nothing/").await.is_empty());
     backend.put("s/sized", &b"12345"[..]).await;
     let page = backend.store.list("s/", None).await.unwrap();
-    assert_eq!(page.objects, [ListedObject { key: ObjectKey::new("s/sized"), size: 5 }]);
+    let modified = page.objects[0].modified;
+    assert!(jiff::Timestamp::now().duration_since(modified).abs() < jiff::SignedDuration::from_mins(5), "{modified}");
+    assert_eq!(page.objects, [ListedObject { key: ObjectKey::new("s/sized"), size: 5, modified }]);
     assert_eq!(page.next, None);
 }
 

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "policy", "restore", "validate", "verify"],
-    &["catalog", "download"],
-    &["stream", "upload"],
+    &["job", "restore", "verify", "policy", "prune", "stats", "validate"],
+    &["catalog", "download", "retention"],
+    &["stream", "upload", "snapshot"],
     &["source"],
-    &["retry"],
-    &["site", "store"],
+    &["retry", "state"],
+    &["store", "disks", "site"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "limits", "checksum", "clock"],
 ];
 
 /// Files longer than this are two rooms, or a framework.
@@ -41,7 +41,7 @@ fn objection(from: &str, to: &str) -> Option<String> {
         _ if from == to => true,
         ("main" | "cli", _) => to != "main",
         // The adapter implements the ports, so it is the one room that looks up; and only `cli` plugs it in.
-        ("aws", "site" | "store") => true,
+        ("aws", "store" | "disks" | "site") => true,
         (_, "aws") => false,
         _ => above < below || (above == ground && below == ground),
     };

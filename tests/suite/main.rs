@@ -6,7 +6,13 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod dying;
+mod ec2_client;
 mod end_to_end;
+mod fake_ec2;
 mod imports;
+mod model;
+mod retention;
 mod servers;
+mod snapshots;
 mod tar;

@@ -22,10 +22,14 @@ fn defaults() {
     assert!(matches!(location.credentials, Credentials::Default) && location.assume_role.is_empty());
     assert_eq!(location.encryption.mode, EncryptionMode::BucketDefault);
     let Upload { part_size, concurrency, object_size, sign_payload } = location.upload;
-    assert_eq!((part_size, concurrency, object_size, sign_payload), (16 * MIB, 8, 64 * GIB, SignPayload::Auto));
+    assert_eq!(
+        (part_size, concurrency, object_size, sign_payload),
+        (16 * MIB, Concurrency::AtMost(8), 64 * GIB, SignPayload::Auto)
+    );
     let job = config.jobs.values().next().unwrap();
     assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
+    assert_eq!((job.full_every, job.min_live), (None, 300));
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
 
@@ -64,7 +68,7 @@ location    = "primary"
 schedule    = "0 * * * *"
 time_zone   = "UTC"
 timeout     = "1h"
-retention   = { keep_last = 24, keep_daily = 7, keep_weekly = 4, keep_monthly = 6, keep_within = "2d" }
+retention   = { keep_last = 24, keep_daily = 7, keep_weekly = 4, keep_monthly = 6, keep_within = "2d", grace = "36h" }
 before      = []
 after       = []
 [[jobs.etcd.sources]]
@@ -87,7 +91,11 @@ location = "primary"
     assert_eq!(hop.external_id.as_ref().unwrap().read().unwrap().expose(), "abc");
     let etcd = &config.jobs[&Name::new("etcd").unwrap()];
     assert_eq!(etcd.timeout, Some(Duration::from_hours(1)));
-    assert_eq!(etcd.retention.unwrap().keep_within, Some(Duration::from_hours(48)));
+    let retention = etcd.retention.unwrap();
+    assert_eq!(
+        (retention.keep_within, retention.grace),
+        (Some(Duration::from_hours(48)), Some(Duration::from_hours(36)))
+    );
     assert!(matches!(&etcd.sources[0].kind, SourceKind::Command { argv } if argv.len() == 4));
     let volumes = &config.jobs[&Name::new("volumes").unwrap()];
     assert!(matches!(&volumes.sources[0].kind, SourceKind::Tree { exclude, .. } if exclude == &["**/lost+found"]));
@@ -158,7 +166,7 @@ fn empty_is_not_set() {
 #[test]
 fn small_choices() {
     let upload = |keys: &str| good(&format!("{BASE}[locations.primary.upload]\n{keys}\n")).locations["primary"].upload;
-    assert_eq!(upload("concurrency = 0").concurrency, 8, "auto");
+    assert_eq!(upload("concurrency = 0").concurrency, Concurrency::Auto);
     assert_eq!(upload("part_size = \"5MiB\"").object_size, 50_000 * MIB, "the default follows a small part_size");
     assert_eq!(upload("part_size = 5_242_880").part_size, 5 * MIB);
     assert_eq!(upload("part_size = 0x500000").part_size, 5 * MIB);
@@ -187,4 +195,34 @@ fn a_file_is_loaded_and_named_in_its_faults() {
     assert!(load(&vec![b'#'; 2 << 20]).unwrap_err().contains("longer than 1MiB"));
     let missing = Config::load(Path::new("/no/such/file"), &environment(&[])).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file: cannot be read: "), "{missing}");
+}
+
+#[test]
+fn ebs_sources() {
+    let ebs = |keys: &str| {
+        let config = good(&format!("{BASE}[[jobs.etcd.sources]]\ntype = \"ebs\"\nname = \"data\"\n{keys}\n"));
+        let job = config.jobs.into_values().next().unwrap();
+        match &job.sources[1].kind {
+            SourceKind::Ebs(ebs) => ebs.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let defaults = ebs("volumes = [\"vol-01234567\"]");
+    assert_eq!(
+        (defaults.concurrency, defaults.on_no_match, defaults.wait),
+        (8, OnNoMatch::Error, Some(Duration::from_hours(4)))
+    );
+    assert!(defaults.copy_volume_tags && defaults.tags.is_empty() && defaults.attached_to.is_none());
+    let other = ebs(
+        "select_tags = { \"kubernetes.io/cluster/c\" = \"owned\" }\nattached_to = \"this-instance\"\nwait = false\n\
+         on_no_match = \"ignore\"\ncopy_volume_tags = false\ntags = { team = \"x\" }",
+    );
+    assert_eq!(
+        (other.wait, other.on_no_match, other.attached_to),
+        (None, OnNoMatch::Ignore, Some(AttachedTo::ThisInstance))
+    );
+    assert_eq!(other.select_tags["kubernetes.io/cluster/c"], "owned");
+    let alone = ebs("attached_to = \"i-0123456789abcdef0\"\nwait_timeout = \"90m\"");
+    assert!(matches!(alone.attached_to, Some(AttachedTo::Instance(_))) && alone.volumes.is_empty());
+    assert_eq!(alone.wait, Some(Duration::from_mins(90)));
 }
