@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod checksum;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod download;
 pub mod error;
 pub mod format;
