@@ -77,6 +77,8 @@ pub(super) struct Entry {
     pub(super) job: Arc<config::Job>,
     zone: TimeZone,
     delay: Duration,
+    /// The longest time between two runs.
+    interval: Option<Duration>,
     /// By the schedule.
     pub(super) next: Option<Timestamp>,
     cause: Cause,
@@ -291,7 +293,9 @@ impl Board {
         self.metrics.jobs_running(self.running().count());
         for (name, entry) in &self.jobs {
             let next = [entry.next, entry.retry].into_iter().flatten().min();
-            self.metrics.job(name.as_str()).next_run(next.map(seconds));
+            let handle = self.metrics.job(name.as_str());
+            handle.next_run(next.map(seconds));
+            handle.interval(entry.interval);
         }
     }
 }
@@ -306,6 +310,7 @@ impl Entry {
             zone: zone(job),
             delay: schedule::delay(node, &job.name, job.jitter),
             job: Arc::new(job.clone()),
+            interval: None,
             next: None,
             cause: Cause::Schedule,
             retry: None,
@@ -317,6 +322,7 @@ impl Entry {
             unsaved: false,
             record,
         };
+        entry.interval = entry.longest_gap(now);
         let missed = entry.record.planned.is_some_and(|planned| planned <= now);
         let same = entry.schedule().is_some() && entry.record.schedule == entry.schedule();
         if missed && same && job.catch_up == CatchUp::Once {
@@ -333,11 +339,16 @@ impl Entry {
         let other = planned_by(&self.job) != planned_by(job);
         (self.zone, self.delay) = (zone(job), schedule::delay(node, &job.name, job.jitter));
         self.job = Arc::new(job.clone());
+        self.interval = self.longest_gap(now);
         // What failed may have been mended.
         (self.retry, self.retries) = (None, 0);
         if other || self.next.is_none() {
             self.plan(now);
         }
+    }
+
+    fn longest_gap(&self, now: Timestamp) -> Option<Duration> {
+        self.job.schedule.as_ref().and_then(|cron| schedule::longest_gap(cron, &self.zone, now))
     }
 
     /// The schedule as it is remembered.

@@ -54,7 +54,7 @@ pub trait Remote: Send + Sync {
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
 
     /// When the first certificate of the CA bundle expires.
-    fn certificate_expiry(&self) -> Option<SystemTime>;
+    fn certificate_expiry(&self) -> Option<Timestamp>;
 }
 
 #[derive(Debug, Clone, Default)]
@@ -121,7 +121,7 @@ pub(super) fn open(
             None => {
                 let metrics = metrics.location(name);
                 let remote = connect.connect(wanted, &metrics)?;
-                metrics.certificate_expiry(remote.certificate_expiry().map(unix_seconds));
+                metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
                 let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
                 let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
                 Arc::new(Location { config, certificate, probe, remote, metrics, health, task })
@@ -135,10 +135,6 @@ pub(super) fn open(
 /// The files whose change makes a location another.
 pub(super) fn files(config: &config::Config) -> impl Iterator<Item = PathBuf> {
     config.locations.values().filter_map(|location| location.certificate.clone())
-}
-
-fn unix_seconds(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl Location {

@@ -23,6 +23,9 @@ const FIRST_RETRY: Duration = Duration::from_mins(1);
 /// Between retries, the node's own share not counted.
 const LONGEST_RETRY: Duration = Duration::from_mins(30);
 
+/// Enough to see a week of daily runs with its week-end, and a day of hourly ones with its night.
+const LOOK_AHEAD: usize = 50;
+
 /// A nanosecond, the least that a [`Timestamp`] can be after another.
 const TICK: SignedDuration = SignedDuration::from_nanos(1);
 
@@ -59,6 +62,18 @@ fn already_seen(zone: &TimeZone, from: Timestamp) -> jiff::civil::DateTime {
 /// The first start after `after`, with the node's delay in it.
 pub(super) fn next_start(cron: &Cron, zone: &TimeZone, delay: Duration, after: Timestamp) -> Option<Timestamp> {
     next(cron, zone, after.checked_sub(delay).ok()?)?.checked_add(delay).ok()
+}
+
+/// The longest time between two of the next [`LOOK_AHEAD`] runs.
+pub(super) fn longest_gap(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Duration> {
+    let mut longest = Duration::ZERO;
+    let mut last = next(cron, zone, after)?;
+    for _ in 0..LOOK_AHEAD {
+        let run = next(cron, zone, last)?;
+        longest = longest.max(run.duration_since(last).unsigned_abs());
+        last = run;
+    }
+    Some(longest)
 }
 
 /// A number of 0 to 1 that only depends on node and job.
@@ -190,6 +205,24 @@ mod tests {
             let second = next_start(&cron, &TimeZone::UTC, delay, first).unwrap();
             prop_assert!(first > after);
             prop_assert_eq!(second.duration_since(first), SignedDuration::from_hours(24));
+        }
+    }
+
+    #[test]
+    fn the_longest_gap_is_the_week_end_the_night_or_the_interval() {
+        let hours = |cron| {
+            let after = "2026-06-01T10:30Z".parse().unwrap();
+            longest_gap(&Cron::parse(cron).unwrap(), &TimeZone::UTC, after).unwrap().as_secs_f64() / 3600.0
+        };
+        for (cron, expected) in [
+            ("*/15 * * * *", 0.25),
+            ("@hourly", 1.0),
+            ("0 8-18 * * *", 14.0),
+            ("30 2 * * *", 24.0),
+            ("0 2 * * 1-5", 72.0),
+            ("@weekly", 168.0),
+        ] {
+            assert!((hours(cron) - expected).abs() < 1e-9, "{cron}: {}", hours(cron));
         }
     }
 

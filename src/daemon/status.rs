@@ -183,7 +183,6 @@ fn location_status(location: &Location) -> LocationStatus {
         Credentials::Valid { expiry } => ("valid", *expiry),
         Credentials::Refused(_) => ("refused", None),
     };
-    let certificate = location.remote.certificate_expiry();
     LocationStatus {
         name: location.config.name.clone(),
         bucket: location.config.bucket.clone(),
@@ -193,7 +192,7 @@ fn location_status(location: &Location) -> LocationStatus {
         error: health.checked.and_then(|(_, result)| result.err()).as_ref().map(Failed::from),
         credentials: credentials.to_owned(),
         credentials_expire,
-        certificate_expires: certificate.and_then(|expiry| Timestamp::try_from(expiry).ok()),
+        certificate_expires: location.remote.certificate_expiry(),
     }
 }
 

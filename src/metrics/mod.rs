@@ -315,6 +315,14 @@ impl Job {
         }
     }
 
+    /// The longest time between two runs; `None` for a job that runs only by hand.
+    pub fn interval(&self, interval: Option<Duration>) {
+        match interval {
+            Some(interval) => self.all().job_interval.with_label_values(&[&self.name]).set(interval.as_secs_f64()),
+            None => drop(self.all().job_interval.remove_label_values(&[&self.name])),
+        }
+    }
+
     pub fn read(&self, bytes: u64) {
         self.all().source_bytes.with_label_values(&[&self.name]).inc_by(bytes);
     }
