@@ -148,7 +148,9 @@ async fn serve(mut stream: UnixStream, daemon: &Daemon, orders: &mpsc::Sender<Or
             send(&mut stream, &answer).await
         }
         Ok(Request::Trigger { job }) => trigger(&mut stream, daemon, orders, job).await,
-        Err(error) => send(&mut stream, &refused(Report::new(Class::Config, format!("no such request: {error}")))).await,
+        Err(error) => {
+            send(&mut stream, &refused(Report::new(Class::Config, format!("no such request: {error}")))).await
+        }
     }
 }
 

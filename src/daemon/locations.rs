@@ -121,7 +121,8 @@ pub(super) fn open(
             None => {
                 let metrics = metrics.location(name);
                 let remote = connect.connect(wanted, &metrics)?;
-                metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
+                metrics
+                    .certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
                 let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
                 let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
                 Arc::new(Location { config, certificate, probe, remote, metrics, health, task })

@@ -139,7 +139,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let path = config.admin.socket.display().to_string();
     let socket = control::Socket::bind(&config.admin.socket).map_err(local("making the control socket", path))?;
     let (orders, inbox) = mpsc::channel(ORDERS);
-    let scheduler = Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
+    let scheduler =
+        Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
     tracing::info!(version = VERSION, address = ?listener.local_addr().ok(), jobs = config.jobs.len(), "started");
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
@@ -232,7 +233,8 @@ impl Daemon {
     fn forget_left(&self) {
         let mut inside = self.lock();
         let Inside { left, board, config, .. } = &mut *inside;
-        let used: Vec<String> = board.jobs().filter(|job| job.running.is_some()).map(|job| job.job.location.clone()).collect();
+        let used: Vec<String> =
+            board.jobs().filter(|job| job.running.is_some()).map(|job| job.job.location.clone()).collect();
         left.retain(|name| {
             if !used.contains(name) && !config.locations.contains_key(name) {
                 self.runner.metrics.forget_location(name);

@@ -159,15 +159,14 @@ impl Status {
             now,
             ready: not_ready.is_none(),
             not_ready,
-            configuration: Configuration {
-                file: daemon.file.display().to_string(),
-                loaded: inside.loaded,
-                refused,
-            },
+            configuration: Configuration { file: daemon.file.display().to_string(), loaded: inside.loaded, refused },
             memory: Memory { budget_bytes: budget.total(), in_use_bytes: budget.in_use() },
             locations: inside.locations.values().map(|location| location_status(location)).collect(),
             jobs: inside.board.jobs().map(job_status).collect(),
-            errors: history.iter().map(|failure| error(failure.at, failure.kind, &failure.name, &failure.fault)).collect(),
+            errors: history
+                .iter()
+                .map(|failure| error(failure.at, failure.kind, &failure.name, &failure.fault))
+                .collect(),
         }
     }
 }

@@ -55,11 +55,9 @@ fn content(daemon: &Daemon, path: &str, headers: &HeaderMap) -> Content {
             Content::new(StatusCode::OK, "application/json", json)
         }
         "/" => Content::new(StatusCode::OK, "text/html; charset=utf-8", page::render(&Status::of(daemon, now))),
-        _ => Content::new(
-            StatusCode::NOT_FOUND,
-            PLAIN,
-            "there are /metrics, /healthz, /readyz, /api/v1/status and /\n",
-        ),
+        _ => {
+            Content::new(StatusCode::NOT_FOUND, PLAIN, "there are /metrics, /healthz, /readyz, /api/v1/status and /\n")
+        }
     }
 }
 

@@ -106,7 +106,10 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
     }
     if let Some(refused) = &status.configuration.refused {
         let message = Escaped(&refused.failed.message);
-        write!(html, "<p class=\"note\"><strong>The configuration was refused, the old one goes on:</strong> {message}</p>")?;
+        write!(
+            html,
+            "<p class=\"note\"><strong>The configuration was refused, the old one goes on:</strong> {message}</p>"
+        )?;
     }
     running(html, status)?;
     locations(html, status)?;
@@ -131,7 +134,10 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
         let name = Escaped(&job.name);
         if let Some(since) = job.waiting_since {
             let since = When(since, status.now);
-            write!(html, "<tr><td>{name}</td><td>{since}</td><td colspan=\"5\" class=\"quiet\">waits for others</td></tr>")?;
+            write!(
+                html,
+                "<tr><td>{name}</td><td>{since}</td><td colspan=\"5\" class=\"quiet\">waits for others</td></tr>"
+            )?;
         }
         let Some(run) = &job.running else { continue };
         let of = run.expected_bytes.map(|expected| expected.max(run.plain_bytes));
@@ -220,9 +226,10 @@ fn outcome(last: &LastRun) -> String {
 }
 
 fn failed(error: &Failed) -> String {
-    let remedy = error.remedy.as_ref().map_or_else(String::new, |remedy| {
-        format!("<br><span class=\"quiet\">What to do: {}</span>", Escaped(remedy))
-    });
+    let remedy = error
+        .remedy
+        .as_ref()
+        .map_or_else(String::new, |remedy| format!("<br><span class=\"quiet\">What to do: {}</span>", Escaped(remedy)));
     format!("<span class=\"state bad\">{}</span> {}{remedy}", Escaped(&error.class), Escaped(&error.message))
 }
 
@@ -307,7 +314,9 @@ mod tests {
     #[test]
     fn times_read_as_a_person_says_them() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        for (away, text) in [(50, "in 50 s"), (-50, "50 s ago"), (600, "in 10 min"), (-7_300, "2 h ago"), (900_000, "in 10 d")] {
+        for (away, text) in
+            [(50, "in 50 s"), (-50, "50 s ago"), (600, "in 10 min"), (-7_300, "2 h ago"), (900_000, "in 10 d")]
+        {
             let shown = When(now + SignedDuration::from_secs(away), now).to_string();
             assert!(shown.contains(&format!(">{text}<")), "{shown}");
         }
