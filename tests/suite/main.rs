@@ -6,7 +6,11 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod daemon;
+mod daemon_site;
 mod end_to_end;
 mod imports;
+mod page;
 mod servers;
 mod tar;
+mod watched;
