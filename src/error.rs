@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The closed list of failure classes (design: `errors.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     KmsDenied,
@@ -106,6 +106,12 @@ impl Class {
             Self::Timeout => "timeout",
             Self::Internal => "internal",
         }
+    }
+
+    /// The class of that name; `None` for one of another version's.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
     }
 
     /// The process's exit code, after sysexits.h.
@@ -284,6 +290,7 @@ mod tests {
     fn serde_name_and_as_str_agree_for_every_class() {
         for class in Class::ALL {
             assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
+            assert_eq!(Class::named(class.as_str()), Some(class));
         }
     }
 }

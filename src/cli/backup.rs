@@ -10,11 +10,12 @@ use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
 use super::{Failure, progress, session};
 use crate::budget::Budget;
-use crate::config::{self, Compression, Config, Location, Source, SourceKind};
+use crate::config::{Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Progress, Spec};
+use crate::job::{self, Hooks, Progress, Spec};
+use crate::metrics::Metrics;
 use crate::stream::frame;
 
 pub(super) async fn run(
@@ -29,6 +30,7 @@ pub(super) async fn run(
     };
     let budget = Budget::new(config.limits.memory);
     let pool = session::pool(config)?;
+    let metrics = Metrics::new();
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
     for (location, spec) in &planned {
@@ -41,10 +43,12 @@ pub(super) async fn run(
             node: config.node.clone(),
             upload: location.upload,
             checksum: location.checksum,
+            metrics: metrics.clone(),
         };
         match run_one(&context, spec, format, cancel).await {
-            Ok(manifest) => {
-                partial |= manifest.outcome != Outcome::Success;
+            Ok(committed) => {
+                partial |= committed.verdict().0 != Outcome::Success;
+                let manifest = committed.manifest;
                 text.push_str(&output::row(&manifest));
                 backups.push(output::summary(&manifest, &location.name));
             }
@@ -73,7 +77,7 @@ async fn run_one(
     spec: &Spec,
     format: OutputFormat,
     cancel: &CancellationToken,
-) -> Result<crate::format::manifest::Manifest, job::Error> {
+) -> Result<job::Committed, job::Error> {
     let done = Arc::new(Progress::default());
     let state = || {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -104,13 +108,7 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
             tracing::debug!(job = %job.name, "this version makes full backups only");
         }
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
-        let spec = Spec {
-            job: job.name.clone(),
-            sources: job.sources.clone(),
-            compression: compression(job.compression),
-            timeout: job.timeout,
-        };
-        planned.push((location, spec));
+        planned.push((location, Spec::of(job)));
     }
     Ok(planned)
 }
@@ -125,8 +123,8 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),
     };
     let job = Name::new("adhoc").expect("a constant name");
-    let compression = compression(config::Compression::Zstd { level: 1 });
-    Ok((location, Spec { job, sources, compression, timeout: None }))
+    let compression = frame::Compression::Zstd { level: 1 };
+    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default() }))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.
@@ -154,11 +152,4 @@ fn suffixed(name: &Name, path: &Path) -> Result<Name, String> {
     let safe: String =
         base.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     Name::new(format!("{name}-{safe}")).map_err(|error| format!("{name}-{safe} {error}"))
-}
-
-fn compression(configured: Compression) -> frame::Compression {
-    match configured {
-        Compression::None => frame::Compression::None,
-        Compression::Zstd { level } => frame::Compression::Zstd { level },
-    }
 }

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::cron::Cron;
 use super::forms;
 use super::model::{CatchUp, Compression, Job, Retention, Source};
 use super::reader::{Applies, Section};
 use super::source;
 use super::values::shown;
 use crate::format::key::Name;
+
+/// Of one hook: a freeze takes seconds, a dump of a database minutes.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What backups from the command line are filed under.
 const AD_HOC: &str = "adhoc";
@@ -29,20 +33,19 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
     };
     let location = section.parsed("location", |location| known_location(location, locations));
     let location = section.required("location", location, "name one of [locations]");
-    let before = hooks(section, "before");
-    let after = hooks(section, "after");
     let catch_up = section.choice("catch_up", &[("once", CatchUp::Once), ("never", CatchUp::Never)]);
     let job = Job {
-        schedule: section.text("schedule"),
+        schedule: section.parsed("schedule", Cron::parse),
         jitter: section.duration("jitter").unwrap_or_default(),
         catch_up: catch_up.unwrap_or_default(),
         time_zone: section.parsed("time_zone", forms::time_zone).unwrap_or_else(|| "UTC".into()),
-        timeout: timeout(section),
+        timeout: time_limit(section, "timeout"),
         incremental: section.boolean("incremental").unwrap_or(true),
         compression: compression(section),
         retention: section.has("retention").then(|| section.table("retention", retention)),
-        before,
-        after,
+        before: section.commands("before"),
+        after: section.commands("after"),
+        hook_timeout: time_limit(section, "hook_timeout").unwrap_or(HOOK_TIMEOUT),
         sources: sources(section),
         // Last, when every key has been asked for.
         location: location?,
@@ -59,21 +62,12 @@ fn known_location(location: &str, locations: &BTreeSet<String>) -> Result<String
     Err(format!("is {}, which is not under [locations]; there is {known}", shown(location)))
 }
 
-/// Commands around the run. Refused until they are run: a backup without its freeze is not the one that was asked for.
-fn hooks(section: &Section, key: &'static str) -> Vec<Vec<String>> {
-    let commands = section.commands(key);
-    if !commands.is_empty() {
-        section.fault(key, "is not yet supported, and a backup without its hooks would be wrong; remove it");
+fn time_limit(section: &Section, key: &'static str) -> Option<Duration> {
+    let limit = section.duration(key);
+    if limit.is_some_and(|limit| limit.is_zero()) {
+        section.fault(key, format!("is 0; expected a time such as \"1h\", or no {key} at all"));
     }
-    commands
-}
-
-fn timeout(section: &Section) -> Option<Duration> {
-    let timeout = section.duration("timeout");
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        section.fault("timeout", "is 0; expected a time such as \"1h\", or no timeout at all");
-    }
-    timeout
+    limit
 }
 
 fn compression(section: &Section) -> Compression {

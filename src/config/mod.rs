@@ -13,6 +13,7 @@
 //! [`example`] and [`schema`] are held to the reader's own list of keys by tests.
 
 mod credentials;
+mod cron;
 mod environment;
 mod faults;
 mod forms;
@@ -33,6 +34,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
 pub use location::minimum_memory;
@@ -109,6 +111,7 @@ fn config(section: &Section) -> Option<Config> {
     let node = node(section);
     let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
     let admin = section.table("admin", admin);
+    let log = section.table("log", log);
     let locations = section.named("locations", location::read);
     if locations.is_empty() && !section.is_faulty("locations") {
         section.fault("locations", "has no location; add [locations.NAME]");
@@ -122,6 +125,7 @@ fn config(section: &Section) -> Option<Config> {
         node: node?,
         state_dir,
         admin,
+        log,
         limits,
         locations: locations.into_iter().collect(),
         jobs: jobs.into_iter().filter_map(|(_, job)| job.map(|job| (job.name.clone(), job))).collect(),
@@ -155,7 +159,25 @@ fn admin(section: &Section) -> Admin {
         text.parse().map_err(|_| format!("is {}; {expected}", values::shown(text)))
     });
     let socket = section.path("socket").unwrap_or_else(|| PathBuf::from("/run/penstock/control.sock"));
-    Admin { listen: listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9632))), socket }
+    let (certificate, key) = (section.path("tls_certificate"), section.path("tls_key"));
+    let alone = |key, other| section.fault(key, format!("stands alone; TLS takes both, give {other} too"));
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(AdminTls { certificate, key }),
+        (Some(_), None) if !section.is_faulty("tls_key") => {
+            alone("tls_certificate", "tls_key");
+            None
+        }
+        (None, Some(_)) if !section.is_faulty("tls_certificate") => {
+            alone("tls_key", "tls_certificate");
+            None
+        }
+        _ => None,
+    };
+    Admin { listen: listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9632))), socket, tls }
+}
+
+fn log(section: &Section) -> Log {
+    Log { level: section.choice("level", &LogLevel::WORDS).unwrap_or_default() }
 }
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::cron::Cron;
 use crate::checksum::Algorithm;
 use crate::format::key::Name;
 
@@ -17,18 +18,54 @@ pub struct Config {
     pub node: Name,
     pub state_dir: PathBuf,
     pub admin: Admin,
+    pub log: Log,
     pub limits: Limits,
     pub locations: BTreeMap<String, Location>,
     pub jobs: BTreeMap<Name, Job>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub listen: std::net::SocketAddr,
     pub socket: PathBuf,
+    /// `None`: plain HTTP.
+    pub tls: Option<AdminTls>,
 }
 
-#[derive(Debug, Clone)]
+/// The files of the admin server's certificate chain and key, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Log {
+    pub level: LogLevel,
+}
+
+/// The least grave events that are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub(super) const WORDS: [(&str, Self); 5] = [
+        ("info", Self::Info),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of buffers for every job together.
     pub memory: u64,
@@ -39,7 +76,7 @@ pub struct Limits {
     pub compression_threads: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     pub name: String,
     pub bucket: String,
@@ -69,7 +106,7 @@ pub enum CertificateMode {
     Only,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// The SDK's chain: environment, profile, web identity, container, instance role.
     Default,
@@ -88,7 +125,7 @@ pub enum Credentials {
 }
 
 /// One AssumeRole of the chain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
     pub role_arn: String,
     pub external_id: Option<SecretSource>,
@@ -97,14 +134,14 @@ pub struct Hop {
 }
 
 /// A secret given in the configuration, or the file it is read from each time it is needed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     Inline(Secret),
     File(PathBuf),
 }
 
 /// A string that is wiped when dropped and never shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
@@ -145,7 +182,7 @@ impl SecretSource {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encryption {
     pub mode: EncryptionMode,
     pub kms_key_id: Option<String>,
@@ -162,7 +199,7 @@ pub enum EncryptionMode {
     DsseKms,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upload {
     pub part_size: u64,
     /// Parts in flight for one stream, at least 1.
@@ -181,12 +218,12 @@ pub enum SignPayload {
     Never,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     pub name: Name,
     /// A key of [`Config::locations`].
     pub location: String,
-    pub schedule: Option<String>,
+    pub schedule: Option<Cron>,
     pub jitter: Duration,
     pub catch_up: CatchUp,
     pub time_zone: String,
@@ -196,6 +233,8 @@ pub struct Job {
     pub retention: Option<Retention>,
     pub before: Vec<Vec<String>>,
     pub after: Vec<Vec<String>>,
+    /// Of each command of `before` and `after`.
+    pub hook_timeout: Duration,
     pub sources: Vec<Source>,
 }
 
@@ -215,7 +254,7 @@ pub enum Compression {
     },
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
     pub keep_last: Option<u32>,
     pub keep_daily: Option<u32>,
@@ -224,13 +263,13 @@ pub struct Retention {
     pub keep_within: Option<Duration>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub name: Name,
     pub kind: SourceKind,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
     Tree {
         /// A glob; each match is an item.

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::LogLevel;
+
 /// A string that holds a variable, or nothing, may stand wherever a word does.
 const VARIABLE_OR_EMPTY: &str = r"^$|\$\{";
 
@@ -22,6 +24,7 @@ pub fn schema() -> Value {
                 with_default(text("Journals of running uploads, and what the daemon remembers."), "/var/lib/penstock"),
             ),
             ("admin", admin()),
+            ("log", log()),
             ("limits", limits()),
             ("locations", named("Buckets and how to reach them, each under a name.", &location())),
             ("jobs", named("What is saved, where to and when, each under a name. The name adhoc is taken.", &job())),
@@ -48,8 +51,15 @@ fn admin() -> Value {
                 "socket",
                 with_default(text("Socket of trigger and reload: this user only."), "/run/penstock/control.sock"),
             ),
+            ("tls_certificate", text("The server's certificate and its chain, PEM. Not set: plain HTTP.")),
+            ("tls_key", text("The key of that certificate, PEM.")),
         ],
     )
+}
+
+fn log() -> Value {
+    let words = LogLevel::WORDS.map(|(word, _)| word);
+    object("What the daemon logs.", &[], [("level", default_words("The least grave events that are logged.", &words))])
 }
 
 fn limits() -> Value {
@@ -188,7 +198,10 @@ fn job() -> Value {
         &["location", "sources"],
         [
             ("location", text("One of the locations.")),
-            ("schedule", text("Cron. Not set: only by hand.")),
+            (
+                "schedule",
+                text("Cron: minute, hour, day of the month, month, day of the week; or @daily. Not set: only by hand."),
+            ),
             ("jitter", with_default(text("Each run is put off by a random time up to this."), "0s")),
             ("catch_up", default_words("After missed runs: one run at once, or none.", &["once", "never"])),
             ("time_zone", with_default(text("Whose clock the schedule goes by, such as Europe/Berlin."), "UTC")),
@@ -199,12 +212,13 @@ fn job() -> Value {
             ("retention", retention()),
             (
                 "before",
-                list("Commands before the run. Not yet supported.", &list("One command.", &text("A word of it."))),
+                list(
+                    "Commands before the run; one that fails, fails it.",
+                    &list("One command.", &text("A word of it.")),
+                ),
             ),
-            (
-                "after",
-                list("Commands after the run. Not yet supported.", &list("One command.", &text("A word of it."))),
-            ),
+            ("after", list("Commands after the run, however it ended.", &list("One command.", &text("A word of it.")))),
+            ("hook_timeout", with_default(text("How long each of these commands may take."), "5m")),
             ("sources", list("What is saved.", &source())),
         ],
     )

@@ -100,6 +100,7 @@ impl Run<'_> {
 struct ItemWriter<'a> {
     uploader: Uploader,
     progress: &'a Progress,
+    metrics: crate::metrics::Job,
     backup: &'a BackupPrefix,
     item: &'a Name,
     suffix: &'static str,
@@ -135,6 +136,7 @@ impl<'a> ItemWriter<'a> {
         Ok(Self {
             uploader,
             progress: run.progress,
+            metrics: run.metrics.clone(),
             backup,
             item: &item.name,
             suffix: suffix(item.description.is_tree(), run.spec.compression),
@@ -151,10 +153,12 @@ impl<'a> ItemWriter<'a> {
             match event {
                 Event::File(file) => {
                     Progress::add(&self.progress.files, 1);
+                    self.metrics.file();
                     self.index().file(file).map_err(index_error)?;
                 }
                 Event::Warning(warning) => {
                     Progress::add(&self.progress.warnings, 1);
+                    self.metrics.warning();
                     tracing::warn!(item = %self.item, path = %warning.path.display(), "{}", warning.message);
                     let path = warning.path.to_string_lossy().into_owned();
                     warnings.push(Warning { item: self.item.clone(), path, message: warning.message });
@@ -226,6 +230,8 @@ impl<'a> ItemWriter<'a> {
         self.stored += length;
         Progress::add(&self.progress.plain, frame.plain_len.into());
         Progress::add(&self.progress.stored, length);
+        self.metrics.read(frame.plain_len.into());
+        self.metrics.stored(length);
         Ok(())
     }
 

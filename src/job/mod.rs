@@ -4,10 +4,13 @@
 //! - **Failure of a source** (a command's exit code, a root that is gone) fails its item. The other items go on, and the backup is committed
 //!   as `partial`, naming the item; when no item is left, nothing is committed.
 //! - **Failure of the store** fails the run.
+//! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
+//!   and cannot undo a commit: its failure is said beside the backup.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
+mod hooks;
 mod item;
 mod plan;
 
@@ -24,6 +27,7 @@ use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
+use crate::metrics::{self, Metrics};
 use crate::retry::with_retries;
 use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::{self, encode};
@@ -46,6 +50,7 @@ pub struct Context {
     pub node: Name,
     pub upload: config::Upload,
     pub checksum: Algorithm,
+    pub metrics: Metrics,
 }
 
 impl std::fmt::Debug for Context {
@@ -73,6 +78,39 @@ pub struct Spec {
     pub sources: Vec<Source>,
     pub compression: stream::frame::Compression,
     pub timeout: Option<Duration>,
+    pub hooks: Hooks,
+}
+
+/// Commands around a run.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    pub before: Vec<Vec<String>>,
+    pub after: Vec<Vec<String>>,
+    /// Of each command.
+    pub time_limit: Duration,
+}
+
+impl Spec {
+    /// A job as it is configured.
+    #[must_use]
+    pub fn of(job: &config::Job) -> Self {
+        Self {
+            job: job.name.clone(),
+            sources: job.sources.clone(),
+            compression: job.compression.into(),
+            timeout: job.timeout,
+            hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
+        }
+    }
+}
+
+impl From<config::Compression> for stream::frame::Compression {
+    fn from(configured: config::Compression) -> Self {
+        match configured {
+            config::Compression::None => Self::None,
+            config::Compression::Zstd { level } => Self::Zstd { level },
+        }
+    }
 }
 
 /// What a run has done so far, for a progress bar or a status page to read at any time.
@@ -117,6 +155,8 @@ pub enum Error {
     },
     #[error("job {job}: no source matched anything: {patterns}")]
     Nothing { job: Name, patterns: String },
+    #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
+    Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
     #[error("cancelled; nothing was committed")]
     Cancelled,
     #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
@@ -136,13 +176,55 @@ impl Classify for Error {
             Self::Nothing { .. } => {
                 Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
             }
+            Self::Hook { class, .. } => Report::new(*class, self.to_string()),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
             Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
         }
     }
 }
 
-/// Runs a job and returns the committed manifest.
+/// A run that committed its backup.
+#[derive(Debug)]
+pub struct Committed {
+    pub manifest: Manifest,
+    /// The `after` command that failed: the backup stays, and the run counts as partial.
+    pub after: Option<Error>,
+}
+
+impl Committed {
+    /// How the run ended, and the class of the first thing that failed in it.
+    #[must_use]
+    pub fn verdict(&self) -> (Outcome, Option<Class>) {
+        let after = self.after.as_ref().map(Classify::class);
+        let item = failed_item(&self.manifest);
+        match self.manifest.outcome {
+            Outcome::Success if after.is_none() => (Outcome::Success, None),
+            outcome => (if after.is_some() { Outcome::Partial } else { outcome }, item.or(after)),
+        }
+    }
+
+    /// Whether every item is there: warnings leave a backup good, a failed item does not.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.manifest.items.iter().all(|item| item.outcome != Outcome::Failure)
+    }
+}
+
+/// The class of the first item that failed in a committed backup.
+fn failed_item(manifest: &Manifest) -> Option<Class> {
+    manifest.items.iter().find_map(|item| item.error.as_ref()).and_then(|error| Class::named(&error.class))
+}
+
+/// How a run that committed nothing ended.
+#[must_use]
+pub fn outcome_of(error: &Error) -> Outcome {
+    match error.class() {
+        Class::Cancelled => Outcome::Cancelled,
+        _ => Outcome::Failure,
+    }
+}
+
+/// Runs a job with its hooks, and counts it.
 ///
 /// # Errors
 /// When nothing was committed. What had been written has been removed again, as far as the store let us.
@@ -151,19 +233,54 @@ pub async fn run(
     spec: &Spec,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
+) -> Result<Committed, Error> {
+    let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
+    let id = BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
+    let span = tracing::info_span!("run", job = %spec.job, backup = %id);
+    let metrics = context.metrics.job(spec.job.as_str());
+    let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
+    let run = async {
+        let result = within_time(context, spec, progress, cancel, &hooks, (started, id.clone())).await;
+        let after = hooks.after(&result).await;
+        result.map(|manifest| Committed { manifest, after })
+    };
+    let result = tracing::Instrument::instrument(run, span).await;
+    let (outcome, class) = match &result {
+        Ok(committed) => committed.verdict(),
+        Err(error) => (outcome_of(error), Some(error.class())),
+    };
+    metrics.ran(outcome, class, clock.elapsed());
+    if let Some(good) = result.as_ref().ok().filter(|committed| committed.is_good()) {
+        metrics.last_success(good.manifest.finished.as_duration().as_secs_f64());
+    }
+    result
+}
+
+/// The `before` hooks and the backup, within the job's timeout.
+async fn within_time(
+    context: &Context,
+    spec: &Spec,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+    hooks: &hooks::Runner<'_>,
+    (started, id): (Timestamp, BackupId),
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
-    let mut run = Run { context, spec, progress, stop: stop.clone(), written: Vec::new() };
+    let metrics = context.metrics.job(spec.job.as_str());
+    let mut run = Run { context, spec, progress, metrics, stop: stop.clone(), written: Vec::new() };
+    let work = async {
+        hooks.before(&stop).await?;
+        run.backup(started, id).await
+    };
     let result = match spec.timeout {
-        None => run.backup().await,
+        None => work.await,
         Some(limit) => {
-            let backup = run.backup();
-            tokio::pin!(backup);
+            tokio::pin!(work);
             tokio::select! {
-                result = &mut backup => result,
+                result = &mut work => result,
                 () = tokio::time::sleep(limit) => {
                     stop.cancel();
-                    match backup.await {
+                    match work.await {
                         Err(Error::Cancelled) => Err(Error::Timeout { job: spec.job.clone(), limit }),
                         result => result,
                     }
@@ -181,20 +298,18 @@ struct Run<'a> {
     context: &'a Context,
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
+    metrics: metrics::Job,
     stop: CancellationToken,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }
 
 impl Run<'_> {
-    async fn backup(&mut self) -> Result<Manifest, Error> {
-        let started = Timestamp::now();
-        let id =
-            BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
+    async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
         let Context { cluster, node, prefix, .. } = self.context;
         let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
         let backup = BackupPrefix::new(prefix, &chain, &id);
-        tracing::info!(job = %chain.job, backup = %id, "backup started");
+        tracing::info!("backup started");
         let mut warnings = Warnings::default();
         let (items, first_error) = self.items(&backup, &mut warnings).await?;
         if let Some(error) = first_error
@@ -219,7 +334,7 @@ impl Run<'_> {
             warnings,
         };
         self.commit(&backup.manifest(), &manifest).await?;
-        tracing::info!(job = %manifest.job, backup = %manifest.id, outcome = manifest.outcome.as_str(), "backup committed");
+        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
     }
 

@@ -259,7 +259,9 @@ fn jobs_and_sources() {
         ),
         ("retention = { keep_last = 0 }", "8:13 jobs.etcd.retention: keeps nothing"),
         ("retention = { keep_last = -1 }", "8:27 jobs.etcd.retention.keep_last: is -1; expected"),
-        ("before = [[\"fsfreeze\"]]", "8:10 jobs.etcd.before: is not yet supported"),
+        ("schedule = \"60 * * * *\"", "8:12 jobs.etcd.schedule: is \"60 * * * *\"; \"60\" does not fit as minute"),
+        ("schedule = \"daily\"", "8:12 jobs.etcd.schedule: is \"daily\"; expected five fields"),
+        ("hook_timeout = \"0s\"", "8:16 jobs.etcd.hook_timeout: is 0; expected a time"),
         ("after = [\"true\"]", "8:10 jobs.etcd.after[0]: expected commands, each an array"),
         ("after = [[]]", "8:10 jobs.etcd.after[0]: names no program"),
     ] {

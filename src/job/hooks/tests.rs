@@ -1,0 +1,165 @@
+//! Whole runs with hooks, on the store in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Committed, Context, Error, Hooks, Progress, Spec, run};
+use crate::budget::Budget;
+use crate::checksum::Algorithm;
+use crate::config::{SignPayload, Source, SourceKind, Upload};
+use crate::error::{Class, Classify as _};
+use crate::format::key::Name;
+use crate::format::manifest::Outcome;
+use crate::metrics::Metrics;
+use crate::store::Store as _;
+use crate::store::memory::MemoryStore;
+use crate::stream::frame::Compression;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn shell(script: &str) -> Vec<String> {
+    ["sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+struct Site {
+    store: Arc<MemoryStore>,
+    context: Context,
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let context = Context {
+            store: store.clone(),
+            budget: Budget::new(64 << 20),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
+            prefix: String::new(),
+            cluster: name("test"),
+            node: name("node-1"),
+            upload: Upload {
+                part_size: 5 << 20,
+                concurrency: 1,
+                object_size: 1 << 30,
+                sign_payload: SignPayload::Auto,
+            },
+            checksum: Algorithm::default(),
+            metrics: Metrics::new(),
+        };
+        Self { store, context, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Appends a line with the run's environment to a file.
+    fn note(&self, what: &str) -> Vec<String> {
+        let file = self.folder.path().join("notes");
+        let variables = "$PENSTOCK_JOB $PENSTOCK_NODE $PENSTOCK_CLUSTER $PENSTOCK_OUTCOME $PENSTOCK_CLASS";
+        shell(&format!("echo {what} {variables} ${{#PENSTOCK_BACKUP}} >> {}", file.display()))
+    }
+
+    fn notes(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("notes")).unwrap_or_default()
+    }
+
+    async fn run(&self, source: &str, before: Vec<Vec<String>>, after: Vec<Vec<String>>) -> Result<Committed, Error> {
+        self.run_for(source, before, after, Duration::from_secs(20), None, &CancellationToken::new()).await
+    }
+
+    async fn run_for(
+        &self,
+        source: &str,
+        before: Vec<Vec<String>>,
+        after: Vec<Vec<String>>,
+        time_limit: Duration,
+        timeout: Option<Duration>,
+        cancel: &CancellationToken,
+    ) -> Result<Committed, Error> {
+        let spec = Spec {
+            job: name("etcd"),
+            sources: vec![Source { name: name("dump"), kind: SourceKind::Command { argv: shell(source) } }],
+            compression: Compression::None,
+            timeout,
+            hooks: Hooks { before, after, time_limit },
+        };
+        run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
+    }
+
+    async fn objects(&self) -> usize {
+        self.store.list("", None).await.unwrap().objects.len()
+    }
+}
+
+#[tokio::test]
+async fn hooks_see_the_run_and_its_outcome() {
+    let site = Site::new();
+    let committed = site.run("echo x", vec![site.note("before")], vec![site.note("after")]).await.unwrap();
+    assert_eq!(committed.verdict(), (Outcome::Success, None));
+    assert!(committed.is_good());
+    assert_eq!(site.notes(), "before etcd node-1 test 23\nafter etcd node-1 test success none 23\n");
+}
+
+#[tokio::test]
+async fn a_failing_before_fails_the_run_and_after_still_runs() {
+    let site = Site::new();
+    let before = vec![shell("echo frozen already >&2; exit 3"), site.note("never")];
+    let error = site.run("echo x", before, vec![site.note("after")]).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source);
+    let message = error.to_string();
+    assert!(message.contains("the `before` command") && message.contains("exit status: 3"), "{message}");
+    assert!(message.ends_with(": frozen already"), "{message}");
+    assert_eq!(site.notes(), "after etcd node-1 test failure source 23\n");
+    assert_eq!(site.objects().await, 0);
+}
+
+#[tokio::test]
+async fn a_failing_after_leaves_the_backup_and_the_other_hooks_run() {
+    let site = Site::new();
+    let after = vec![shell("exit 1"), vec!["/nonexistent".to_owned()], site.note("after")];
+    let committed = site.run("echo x", Vec::new(), after).await.unwrap();
+    assert_eq!(committed.manifest.outcome, Outcome::Success);
+    assert_eq!(committed.verdict(), (Outcome::Partial, Some(Class::Source)));
+    assert_eq!(site.notes().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_late_hook_is_ended_with_all_it_started() {
+    let site = Site::new();
+    let marker = site.folder.path().join("survived");
+    let late = shell(&format!("(sleep 3; touch {}) & sleep 60", marker.display()));
+    let limit = Duration::from_millis(200);
+    let result = site.run_for("echo x", vec![late], Vec::new(), limit, None, &CancellationToken::new()).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.class(), Class::Timeout, "{error}");
+    std::thread::sleep(Duration::from_millis(3200));
+    assert!(!marker.exists());
+}
+
+#[tokio::test]
+async fn the_jobs_timeout_and_a_cancellation_end_a_before_hook() {
+    let site = Site::new();
+    let (limit, timeout) = (Duration::from_secs(60), Some(Duration::from_millis(100)));
+    let sleep = || vec![shell("sleep 60")];
+    let never = CancellationToken::new();
+    let error = site.run_for("echo x", sleep(), Vec::new(), limit, timeout, &never).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let after = vec![site.note("after")];
+    let error = site.run_for("echo x", sleep(), after, limit, None, &cancelled).await.unwrap_err();
+    assert!(matches!(error, Error::Cancelled), "{error}");
+    assert_eq!(site.notes(), "after etcd node-1 test cancelled cancelled 23\n");
+}
+
+#[tokio::test]
+async fn what_a_hook_prints_is_bounded_and_what_it_leaves_behind_is_not_waited_for() {
+    let site = Site::new();
+    let chatty = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo the end >&2; sleep 30 & exit 1");
+    let started = std::time::Instant::now();
+    let error = site.run("echo x", vec![chatty], Vec::new()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let message = error.to_string();
+    assert!(message.len() < super::TAIL + 500 && message.ends_with("the end"), "{} bytes", message.len());
+}
