@@ -24,10 +24,7 @@ fn defaults() {
     let Upload { part_size, concurrency, object_size, sign_payload } = location.upload;
     assert_eq!((part_size, concurrency, object_size, sign_payload), (16 * MIB, 8, 64 * GIB, SignPayload::Auto));
     let job = config.jobs.values().next().unwrap();
-    assert_eq!(
-        (job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout),
-        (None, "UTC", None)
-    );
+    assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
