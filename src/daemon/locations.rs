@@ -116,17 +116,15 @@ pub(super) fn open(
     for (name, wanted) in &config.locations {
         let certificate = wanted.certificate.as_ref().map(Fingerprint::of);
         let kept = old.get(name).filter(|old| old.config == *wanted && old.certificate == certificate);
-        let location = match kept {
-            Some(location) => Arc::clone(location),
-            None => {
-                let metrics = metrics.location(name);
-                let remote = connect.connect(wanted, &metrics)?;
-                metrics
-                    .certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
-                let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
-                let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
-                Arc::new(Location { config, certificate, probe, remote, metrics, health, task })
-            }
+        let location = if let Some(location) = kept {
+            Arc::clone(location)
+        } else {
+            let metrics = metrics.location(name);
+            let remote = connect.connect(wanted, &metrics)?;
+            metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
+            let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
+            let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
+            Arc::new(Location { config, certificate, probe, remote, metrics, health, task })
         };
         opened.insert(name.clone(), location);
     }

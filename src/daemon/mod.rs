@@ -129,10 +129,10 @@ struct Inside {
 /// When it cannot start.
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
-    let config = setup.config.clone();
-    let state = State::open(&config.state_dir)
-        .map_err(local("making the state directory", config.state_dir.display().to_string()))?;
+    let state_dir = setup.config.state_dir.display().to_string();
+    let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
+    let config = Arc::clone(&daemon.lock().config);
     let listen = config.admin.listen.to_string();
     let listener = admin::listen(&config.admin).map_err(local("listening on", listen.clone()))?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(local("listening on", listen))?;
@@ -141,7 +141,13 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let (orders, inbox) = mpsc::channel(ORDERS);
     let scheduler =
         Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
-    tracing::info!(version = VERSION, address = ?listener.local_addr().ok(), jobs = config.jobs.len(), "started");
+    tracing::info!(
+        version = VERSION,
+        address = listener.local_addr().ok().map(tracing::field::display),
+        jobs = config.jobs.len(),
+        "started"
+    );
+    drop(config);
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
     daemon.watch_locations();

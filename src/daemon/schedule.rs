@@ -251,8 +251,9 @@ mod tests {
         }
         assert_eq!(pauses(Class::CredentialsExpired).len(), 1);
         let own = share(&node, &job) / 2.0 + 1.0;
-        let minutes: Vec<u64> =
-            pauses(Class::Transient).iter().map(|pause| (pause.as_secs_f64() / own / 60.0).round() as u64).collect();
-        assert_eq!(minutes, [1, 2, 4, 8, 16, 30, 30]);
+        let minutes = |pause: &Duration| pause.div_f64(own).as_secs_f64() / 60.0;
+        let minutes: Vec<String> =
+            pauses(Class::Transient).iter().map(|pause| format!("{:.0}", minutes(pause))).collect();
+        assert_eq!(minutes, ["1", "2", "4", "8", "16", "30", "30"]);
     }
 }

@@ -38,7 +38,8 @@ fn misfit(value: &Value, schema: &Value, root: &Value) -> Option<String> {
     if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
         return Some(format!("{value} is not one of {}", schema["enum"]));
     }
-    let missing = schema["required"].as_array().into_iter().flatten().find(|key| value.get(key.as_str().unwrap()).is_none());
+    let missing =
+        schema["required"].as_array().into_iter().flatten().find(|key| value.get(key.as_str().unwrap()).is_none());
     let inside = value.as_object().into_iter().flatten().find_map(|(key, value)| match &schema["properties"][key] {
         Value::Null => Some(format!("{key} is not in the schema")),
         schema => misfit(value, schema, root).map(|why| format!("{key}: {why}")),
@@ -129,7 +130,9 @@ fn a_reload_takes_all_or_nothing_and_touches_no_upload() {
     // As a ConfigMap is swapped: noticed without being told.
     let (folder, live) = (site.folder(), site.config.clone());
     fs::create_dir(folder.join("v2")).unwrap();
-    let more = format!("{JOBS}[jobs.more]\nlocation = \"primary\"\nsources = [{{ type = \"file\", name = \"f\", path = \"/etc/hostname\" }}]\n");
+    let more = format!(
+        "{JOBS}[jobs.more]\nlocation = \"primary\"\nsources = [{{ type = \"file\", name = \"f\", path = \"/etc/hostname\" }}]\n"
+    );
     fs::write(folder.join("v2/penstock.toml"), site.configuration("", &more, EXTERNAL_ID)).unwrap();
     symlink("v2/penstock.toml", folder.join("next")).unwrap();
     fs::rename(folder.join("next"), &live).unwrap();
@@ -141,7 +144,8 @@ fn a_reload_takes_all_or_nothing_and_touches_no_upload() {
     let (code, refused) = site.json(&["config", "check"]);
     assert_eq!(code, Some(78), "{refused}");
     daemon.signal(Signal::HUP);
-    let refused = wait_for("the refusal", SOON, || Some(site.status()).filter(|s| !s["configuration"]["refused"].is_null()));
+    let refused =
+        wait_for("the refusal", SOON, || Some(site.status()).filter(|s| !s["configuration"]["refused"].is_null()));
     let message = refused["configuration"]["refused"]["message"].as_str().unwrap();
     assert!(message.contains(":1:") && message.contains(":2:"), "{message}");
     assert!(site.get("/metrics").body.contains("penstock_config_last_reload_successful 0\n"));
@@ -245,19 +249,25 @@ fn an_idle_daemon_with_two_hundred_jobs_is_small_and_quiet() {
     let status = |path: &str| fs::read_to_string(format!("/proc/{}/{path}", daemon.child.id())).unwrap();
     let ticks = || {
         let stat = status("stat");
-        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|f| f.parse().ok()).collect();
         // utime and stime, the 14th and 15th field; the state is no number, so two are gone before.
         fields[10] + fields[11]
     };
     // What the start itself costs is over.
-    wait_for("the first checks", SOON, || site.get("/metrics").body.contains("penstock_location_up{location=\"secondary\"} 1").then_some(()));
+    wait_for("the first checks", SOON, || {
+        site.get("/metrics").body.contains("penstock_location_up{location=\"secondary\"} 1").then_some(())
+    });
     std::thread::sleep(Duration::from_secs(2));
     let (before, started) = (ticks(), Instant::now());
     std::thread::sleep(Duration::from_secs(20));
     let used = ticks() - before;
-    let share = used as f64 / 100.0 / started.elapsed().as_secs_f64();
-    let resident: u64 =
-        status("status").lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
+    // A tick is 10 ms. A thousandth of 20 s is two of them.
+    let share = Duration::from_millis(10 * used).as_secs_f64() / started.elapsed().as_secs_f64();
+    let resident: u64 = status("status")
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap();
     let mut times: Vec<Duration> = (0..9)
         .map(|_| {
             let started = Instant::now();
@@ -269,5 +279,5 @@ fn an_idle_daemon_with_two_hundred_jobs_is_small_and_quiet() {
     println!("resident {resident} KiB, {used} ticks ({:.3} %), /metrics {:?}", share * 100.0, times[4]);
     assert!(resident < 25 << 10, "{resident} KiB resident");
     assert!(share <= 0.0011, "{:.3} % of a core", share * 100.0);
-    assert!(times[4] < Duration::from_millis(25), "/metrics took {:?}", times[4]);
+    assert!(times[4] < Duration::from_millis(5), "/metrics took {:?}", times[4]);
 }

@@ -27,7 +27,12 @@ fn browse(site: &Site, number: u32, arguments: &[&str]) -> (String, String) {
     let profile = site.folder().join(format!("profile-{number}"));
     let output = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ])
         .args(["--enable-logging=stderr", "--hide-scrollbars", "--window-size=1280,900"])
         .arg(format!("--user-data-dir={}", profile.display()))
         .args(arguments)
@@ -42,22 +47,27 @@ fn browse(site: &Site, number: u32, arguments: &[&str]) -> (String, String) {
 
 /// The value of the first progress bar that knows its length.
 fn progress(dom: &str) -> Option<u64> {
-    dom.split("<progress").skip(1).find_map(|bar| bar.split('>').next()?.split("value=\"").nth(1)?.split('"').next()?.parse().ok())
+    dom.split("<progress")
+        .skip(1)
+        .find_map(|bar| bar.split('>').next()?.split("value=\"").nth(1)?.split('"').next()?.parse().ok())
 }
 
 #[test]
 fn the_page_renders_and_its_progress_moves() {
     let site = Site::new();
     site.configure("", JOBS, EXTERNAL_ID);
-    fs::File::create(site.folder().join("big")).unwrap().set_len(64 << 30).unwrap();
+    fs::File::create(site.folder().join("big")).unwrap().set_len(2 << 30).unwrap();
     let _daemon = site.start();
     assert_eq!(site.json(&["trigger", "broken", "--wait"]).0, Some(74));
     for job in ["volumes", "etcd"] {
         assert_eq!(site.json(&["trigger", job]).0, Some(0));
     }
-    wait_for("progress", Duration::from_secs(30), || site.job("volumes")["running"]["plain_bytes"].as_u64().filter(|bytes| *bytes > 0));
+    wait_for("progress", Duration::from_secs(30), || {
+        site.job("volumes")["running"]["plain_bytes"].as_u64().filter(|bytes| *bytes > 0)
+    });
     let (first, _) = browse(&site, 1, &["--dump-dom"]);
-    for text in ["node-1", "ready", "Running now", "secondary", "valid", "0 * * * *", "no such &lt;table&gt;", "source"] {
+    for text in ["node-1", "ready", "Running now", "secondary", "valid", "0 * * * *", "no such &lt;table&gt;", "source"]
+    {
         assert!(first.contains(text), "{text}: {first}");
     }
     let (second, _) = browse(&site, 2, &["--dump-dom"]);

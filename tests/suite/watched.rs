@@ -76,7 +76,10 @@ fn every_alert_fires_where_it_should_and_has_a_test_and_a_runbook() {
     for alert in &alerts {
         assert!(runbooks.contains(&format!("\n## {alert}\n")), "{alert} has no section in docs/runbooks.md");
         assert!(rules.contains(&format!("docs/runbooks.md#{}\n", alert.to_lowercase())), "{alert} names no runbook");
-        let fires = tests.split(&format!("alertname: {alert}\n")).skip(1).any(|case| case.trim_start().starts_with("exp_alerts:"));
+        let fires = tests
+            .split(&format!("alertname: {alert}\n"))
+            .skip(1)
+            .any(|case| case.trim_start().starts_with("exp_alerts:"));
         assert!(fires, "no test in which {alert} fires");
     }
     let sections = runbooks.lines().filter_map(|line| line.strip_prefix("## "));
@@ -132,12 +135,15 @@ impl Prometheus {
             .spawn()
             .expect(MISSING);
         let prometheus = Self { child, address };
-        wait_for("scrape", Duration::from_secs(60), || (prometheus.value("up{job=\"penstock\"}") == Some(1.0)).then_some(()));
+        wait_for("scrape", Duration::from_secs(60), || {
+            (prometheus.value("up{job=\"penstock\"}") == Some(1.0)).then_some(())
+        });
         prometheus
     }
 
     fn query(&self, expression: &str) -> Vec<Value> {
-        let encode = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let encode =
+            |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
         let encoded: String = expression.bytes().map(encode).collect();
         let response = get(&self.address, &format!("/api/v1/query?query={encoded}"), "");
         if response.status == 0 || response.status == 503 {
@@ -156,7 +162,8 @@ impl Prometheus {
     fn firing(&self) -> BTreeSet<String> {
         let alerts = self.query("ALERTS{alertstate=\"firing\"}");
         let shown = |alert: &Value| {
-            let labels = ["alertname", "job", "location", "class"].map(|label| alert["metric"][label].as_str().unwrap_or(""));
+            let labels =
+                ["alertname", "job", "location", "class"].map(|label| alert["metric"][label].as_str().unwrap_or(""));
             labels.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
         };
         alerts.iter().map(shown).collect()
@@ -217,11 +224,7 @@ fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(77));
     assert_eq!(site.json(&["trigger", "volumes", "--wait"]).1["error"]["class"], "trust-denied");
     let down = "PenstockLocationDown penstock secondary";
-    prometheus.expect(&[
-        "PenstockJobFailing etcd access-denied",
-        "PenstockJobFailing volumes trust-denied",
-        down,
-    ]);
+    prometheus.expect(&["PenstockJobFailing etcd access-denied", "PenstockJobFailing volumes trust-denied", down]);
     assert_eq!(site.get("/readyz").status, 503);
 
     // Mended, and then a file that nobody can use.

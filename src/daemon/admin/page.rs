@@ -96,7 +96,7 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
          <link rel=\"icon\" href=\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E\">\
          <style>{STYLE}</style></head><body>\
          <header><h1>Penstock</h1><span>{cluster} / {node}</span><span class=\"state {class}\">{state}</span>\
-         <span class=\"quiet\">up since {}, memory {} of {}</span></header><main>",
+         <span class=\"quiet\">started {}, memory {} of {}</span></header><main>",
         When(status.started, status.now),
         BinaryBytes(status.memory.in_use_bytes),
         BinaryBytes(status.memory.budget_bytes),
@@ -115,10 +115,10 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
     locations(html, status)?;
     jobs(html, status)?;
     errors(html, status)?;
-    write!(
+    writeln!(
         html,
         "</main><footer>Penstock {} · as of {} · <a href=\"/api/v1/status\">JSON</a> · <a href=\"/metrics\">metrics</a>\
-         </footer></body></html>\n",
+         </footer></body></html>",
         Escaped(&status.version),
         status.now.strftime("%Y-%m-%d %H:%M:%S UTC"),
     )
@@ -181,7 +181,7 @@ fn locations(html: &mut String, status: &Status) -> fmt::Result {
             Escaped(region),
             or_dash(location.last_check.map(|at| When(at, status.now))),
             Escaped(credentials),
-            expiry.map_or_else(String::new, |at| format!(", until {}", When(at, status.now))),
+            expiry.map_or_else(String::new, |at| format!(", expire {}", When(at, status.now))),
             warn(soon(location.certificate_expires, CERTIFICATE_SOON)),
             or_dash(location.certificate_expires.map(|at| When(at, status.now))),
             or_dash(error.as_ref().map(failed)),

@@ -10,7 +10,7 @@ fn config(concurrent: usize, jobs: &[(&str, &str)]) -> Config {
     );
     for (name, lines) in jobs {
         let source = "sources = [{ type = \"file\", name = \"n\", path = \"/n\" }]";
-        text.push_str(&format!("[jobs.{name}]\nlocation = \"a\"\n{lines}\n{source}\n"));
+        text.extend(["[jobs.", name, "]\nlocation = \"a\"\n", lines, "\n", source, "\n"]);
     }
     Config::parse(&text, &BTreeMap::new()).unwrap_or_else(|faults| panic!("{faults}"))
 }
