@@ -438,11 +438,14 @@ impl Run<'_> {
 
     async fn clean_up(&self) {
         let Context { store, endpoint, .. } = self.context;
-        let delete = stream::iter(&self.written).for_each_concurrent(DELETES, |key| async move {
+        let delete = |key| async move {
             if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
                 tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
-        });
+        };
+        // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+        let deletions: Vec<_> = self.written.iter().map(delete).collect();
+        let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }

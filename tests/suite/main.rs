@@ -6,13 +6,17 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod daemon;
+mod daemon_site;
 mod dying;
 mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
 mod imports;
 mod model;
+mod page;
 mod retention;
 mod servers;
 mod snapshots;
 mod tar;
+mod watched;
