@@ -6,7 +6,10 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod crash;
 mod end_to_end;
+mod faults;
 mod imports;
 mod servers;
 mod tar;
+mod uploads;
