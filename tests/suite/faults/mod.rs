@@ -133,9 +133,9 @@ impl House {
         );
     }
 
-    fn nothing_is_left(&self) {
-        assert_eq!((self.s3.uploads_in_progress(), self.entries()), (0, 0), "uploads, journal entries");
-        assert_eq!(self.context.budget.in_use(), 0);
+    fn nothing_is_left(&self, after: &str) {
+        assert_eq!((self.s3.uploads_in_progress(), self.entries()), (0, 0), "uploads, journal entries after {after}");
+        assert_eq!(self.context.budget.in_use(), 0, "after {after}");
     }
 
     /// The objects in the bucket that no such manifest names.
@@ -221,7 +221,7 @@ async fn every_fault_is_got_over_once() {
         house.verify(&manifest).await;
         // A Create whose answer was lost has left an upload that only a listing finds.
         house.sweep().await;
-        house.nothing_is_left();
+        house.nothing_is_left(fault);
         manifests.push(manifest);
     }
     assert_eq!(house.orphans(&manifests).await, Vec::<String>::new());
@@ -241,7 +241,7 @@ async fn a_complete_that_fails_inside_its_200_is_made_again() {
     house.proxy.script(|operation, count| (operation == Operation::Complete && count < 2).then_some(Fault::ErrorIn200));
     let manifest = house.run().await.unwrap();
     house.verify(&manifest).await;
-    house.nothing_is_left();
+    house.nothing_is_left("the run");
     assert_eq!(house.proxy.seen(Operation::Complete), 4, "two objects, two failures");
 }
 
@@ -260,7 +260,7 @@ async fn what_stays_wrong_fails_the_job_and_leaves_nothing() {
         let failed = house.run().await.unwrap_err();
         assert_eq!(failed.class(), class, "{failed}");
         house.proxy.behave();
-        house.nothing_is_left();
+        house.nothing_is_left("the run");
         assert_eq!(house.orphans(&[]).await, Vec::<String>::new());
     }
 }
@@ -280,7 +280,7 @@ async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later()
     assert_eq!((house.s3.uploads_in_progress(), house.entries()), (1, 1));
     house.proxy.behave();
     house.sweep().await;
-    house.nothing_is_left();
+    house.nothing_is_left("the run");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,7 +296,7 @@ async fn a_store_that_is_back_in_time_is_as_if_nothing_had_happened() {
     assert!(house.proxy.injected() > 3, "{}", house.proxy.injected());
     house.verify(&manifest).await;
     house.sweep().await;
-    house.nothing_is_left();
+    house.nothing_is_left("the run");
 }
 
 /// The rule is 30 seconds without progress; the other parts go on meanwhile.
@@ -310,7 +310,7 @@ async fn a_part_that_hangs_is_cut_and_sent_again() {
     let manifest = house.run().await.unwrap();
     assert!(started.elapsed() >= Duration::from_secs(29), "{:?}", started.elapsed());
     house.verify(&manifest).await;
-    house.nothing_is_left();
+    house.nothing_is_left("the run");
 }
 
 /// Two jobs at once share `limits.bandwidth`.
@@ -329,7 +329,7 @@ async fn bandwidth_is_for_all_jobs_together() {
     assert!(started.elapsed() + Duration::from_millis(100) >= least, "{:?} instead of {least:?}", started.elapsed());
     house.verify(&one.unwrap().manifest).await;
     house.verify(&two.unwrap().manifest).await;
-    house.nothing_is_left();
+    house.nothing_is_left("the run");
 }
 
 /// Whatever happens in whatever order: what is committed is whole, and what is not leaves nothing once the store is well again.
@@ -360,7 +360,7 @@ async fn storm(seeds: std::ops::Range<u64>) {
         }
         house.proxy.behave();
         house.sweep().await;
-        house.nothing_is_left();
+        house.nothing_is_left(&format!("seed {seed}"));
     }
     println!("{} committed, {failed} failed, {} faults injected", manifests.len(), house.proxy.injected());
     assert!(!manifests.is_empty() && house.proxy.injected() > 0);
