@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn what_failed_may_have_happened() {
         let error = |status, class, delivery| {
-            ServiceError { status, delivery, ..ServiceError::local("CreateMultipartUpload", "k", class, "") }.may_have_happened()
+            ServiceError { status, delivery, ..ServiceError::local("CreateMultipartUpload", "k", class, "") }
+                .may_have_happened()
         };
         assert!(error(None, Class::Transient, Delivery::Sent), "no answer");
         assert!(error(Some(500), Class::Transient, Delivery::Sent));

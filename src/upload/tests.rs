@@ -92,7 +92,8 @@ impl Odd {
     fn uploader(says: &[Say], journal: Option<Journal>) -> (Arc<MemoryStore>, Uploader) {
         let store = Arc::new(MemoryStore::with_limits(0, 100));
         let budget = Budget::new(20 * PART as u64);
-        let reservation = Arc::new(futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap());
+        let reservation =
+            Arc::new(futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap());
         let uploader = Uploader {
             store: Arc::new(Self { inner: Arc::clone(&store), says: Mutex::new(says.to_vec()) }),
             endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
@@ -137,7 +138,12 @@ impl Store for Odd {
         let id = self.inner.create_upload(key).await?;
         if self.take(Say::CreateUnanswered) { Err(unanswered("CreateMultipartUpload", key)) } else { Ok(id) }
     }
-    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, store::Error> {
+    async fn upload_part(
+        &self,
+        to: &UploadHandle,
+        n: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, store::Error> {
         let told = self.inner.upload_part(to, n, payload.clone()).await?;
         if self.take(Say::PartTwice) {
             self.inner.upload_part(to, n, payload).await?;
@@ -155,7 +161,11 @@ impl Store for Odd {
             return Err(unanswered("CompleteMultipartUpload", &upload.key));
         }
         self.inner.complete_upload(upload, parts, size, checksum).await?;
-        if self.take(Say::CompleteUnanswered) { Err(unanswered("CompleteMultipartUpload", &upload.key)) } else { Ok(()) }
+        if self.take(Say::CompleteUnanswered) {
+            Err(unanswered("CompleteMultipartUpload", &upload.key))
+        } else {
+            Ok(())
+        }
     }
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), store::Error> {
         self.inner.abort_upload(upload).await

@@ -10,6 +10,7 @@ mod crash;
 mod end_to_end;
 mod faults;
 mod imports;
+mod memory;
 mod moto;
 mod servers;
 mod tar;
