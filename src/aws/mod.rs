@@ -134,7 +134,10 @@ impl AwsLocation {
             .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
+            // Uploads have a watch of their own, which knows our own waits for bandwidth (`s3::body`).
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().upload_enabled(false).grace_period(STALL_GRACE).build(),
+            )
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
