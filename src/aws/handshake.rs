@@ -15,7 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::tls::{Certificate, Proxy};
+use super::tls::{Proxy, describe};
+use crate::site::Certificate;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -54,7 +55,7 @@ pub(super) async fn shake(
     let seen = Arc::new(Mutex::new(None));
     let result = tokio::time::timeout(DEADLINE, attempt(host, port, roots, proxy, seen.clone())).await;
     let certificate = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let certificate = certificate.and_then(|der| Certificate::read(&der).ok());
+    let certificate = certificate.and_then(|der| describe(&der).ok());
     match result {
         Ok(Ok(protocol)) => (Shown { certificate, protocol }, Ok(())),
         Ok(Err(error)) => (Shown { certificate, protocol: None }, Err(error)),

@@ -81,6 +81,10 @@ impl Client {
         self.current(Instant::now()).0
     }
 
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.settings.proxy.as_ref()
+    }
+
     fn current(&self, now: Instant) -> (Arc<Trust>, SharedHttpClient) {
         // Nothing under it panics that would leave it half changed.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,11 +7,13 @@
 
 pub mod classify;
 pub mod credentials;
+mod dry_run;
 mod ec2;
 mod failure;
 pub mod handshake;
 pub mod http;
 mod s3;
+mod site;
 mod sts;
 pub mod tls;
 mod watch;
@@ -29,7 +31,6 @@ pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
 use self::classify::{Context, Service};
-use self::failure::Call;
 use self::tls::{BundleError, Proxy, Trust};
 pub use self::watch::Skew;
 use self::watch::Watch;
@@ -38,7 +39,7 @@ use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
 use crate::limits::Bandwidth;
 use crate::metrics;
-use crate::store::{self, Store};
+use crate::store::Store;
 
 /// TCP and TLS together; a node whose routes are fine needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +93,18 @@ pub struct AwsLocation {
     http: http::Client,
     context: Arc<Context>,
     skew: Skew,
+    chain: Arc<sts::Chain>,
+    addresses: Arc<Addresses>,
+}
+
+/// Where the services are, as configured.
+#[derive(Debug)]
+struct Addresses {
+    bucket: String,
+    region: String,
+    s3_url: Option<String>,
+    sts_url: Option<String>,
+    ec2_url: Option<String>,
 }
 
 impl AwsLocation {
@@ -165,9 +178,9 @@ impl AwsLocation {
         let sts = watch(Service::Sts);
         // An expiry is in STS's time.
         let skew = sts.skew.clone();
-        let chain = sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env);
+        let chain = Arc::new(sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env));
         let clock = Arc::new(move || skew.now());
-        let credentials = credentials::Provider::new(&location.name, Box::new(chain), clock, metrics.clone());
+        let credentials = credentials::Provider::new(&location.name, Box::new(chain.clone()), clock, metrics.clone());
         let provider = SharedCredentialsProvider::new(credentials.clone());
         let with = |url: &Option<String>| at(url).credentials_provider(provider.clone()).build();
         let signed = |service| Watch { credentials: Some(credentials.clone()), ..watch(service) };
@@ -181,7 +194,14 @@ impl AwsLocation {
         // A volume's key is its own, not the bucket's.
         let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
         let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
-        Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew }
+        let addresses = Arc::new(Addresses {
+            bucket: location.bucket.clone(),
+            region: location.region.clone(),
+            s3_url: location.s3_url.clone(),
+            sts_url: location.sts_url.clone(),
+            ec2_url: location.ec2_url.clone(),
+        });
+        Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew, chain, addresses }
     }
 
     #[must_use]
@@ -221,28 +241,6 @@ impl AwsLocation {
     #[must_use]
     pub fn ec2(&self) -> &aws_sdk_ec2::Client {
         &self.ec2
-    }
-
-    /// Whether the role may describe volumes, without describing any: `DryRunOperation` is EC2's "yes".
-    ///
-    /// # Errors
-    /// What stands in the way, classed.
-    pub async fn check_ec2(&self) -> Result<(), store::Error> {
-        let trust = self.trust().to_string();
-        let call = Call {
-            service: Service::Ec2,
-            operation: "DescribeVolumes",
-            resource: "volumes (dry run)".to_owned(),
-            context: &self.context,
-            trust: &trust,
-        };
-        match self.ec2.describe_volumes().dry_run(true).send().await {
-            Ok(_) => Ok(()),
-            Err(error) => match call.sdk(&error) {
-                error if error.code.as_deref() == Some("DryRunOperation") => Ok(()),
-                error => Err(error),
-            },
-        }
     }
 }
 

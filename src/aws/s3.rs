@@ -146,6 +146,28 @@ impl S3Store {
     }
 }
 
+impl S3Store {
+    /// The bucket's region, where the store says it: also in a refusal.
+    pub(super) async fn bucket_region(&self) -> Result<Option<String>, Error> {
+        let request = self.request("HeadBucket", "");
+        match self.client.head_bucket().bucket(&self.bucket).send().await {
+            Ok(output) => Ok(output.bucket_region().map(str::to_owned)),
+            Err(error) => {
+                let header = error.raw_response().and_then(|raw| raw.headers().get("x-amz-bucket-region"));
+                header.map(|region| Some(region.to_owned())).ok_or_else(|| request.failed(&error))
+            }
+        }
+    }
+
+    /// With SSE-S3, whatever is configured: what is refused with KMS and not without is refused by the key.
+    pub(super) async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
+        let request = self.request("PutObject", key.as_str());
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(ByteStream::from(data));
+        let put = put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::Aes256);
+        put.send().await.map(drop).map_err(|error| request.failed(&error))
+    }
+}
+
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Store")
@@ -320,6 +342,8 @@ impl Store for S3Store {
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
         let request = self.request("CompleteMultipartUpload", upload.key.as_str());
+        // S3 has SHA-256 of a multipart object only as a hash of the parts' hashes.
+        let checksum = checksum.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
         let headers = Headers::from(checksum);
         let list =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();

@@ -21,13 +21,14 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::CertificateMode;
 use crate::error::{Class, Classify, Report};
+use crate::site::Certificate;
 
 /// Far above the system bundle of any distribution (about 250 KiB); below what a mistaken path could hold.
 const MAX_BUNDLE: u64 = 8 << 20;
 
 /// This host, instance metadata, and the two container credential endpoints: never behind a proxy.
 const NEVER_PROXIED: &str =
-    "localhost,127.0.0.0/8,[::1],169.254.169.254,169.254.170.2,169.254.170.23,[fd00:ec2::254],[fd00:ec2::23]";
+    "localhost,127.0.0.0/8,::1,169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Why a CA bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,15 +90,6 @@ impl Classify for BundleError {
         };
         Report::new(class, self.to_string()).remedy(remedy)
     }
-}
-
-/// A certificate, as far as an operator cares.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    pub subject: String,
-    pub issuer: String,
-    pub not_before: Timestamp,
-    pub not_after: Timestamp,
 }
 
 /// The trust anchors of one location. `Display` says which they are, for the remedy of a TLS failure.
@@ -243,22 +235,19 @@ fn check(number: usize, der: &CertificateDer<'static>) -> Result<Certificate, Fa
     let fault = |reason: String| Fault::Certificate { number, reason };
     // The very call the SDK makes, and unwraps.
     RootCertStore::empty().add(der.clone()).map_err(|error| fault(error.to_string()))?;
-    Certificate::read(der).map_err(fault)
+    describe(der).map_err(fault)
 }
 
-impl Certificate {
-    pub(super) fn read(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, x509) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let time = |time: x509_parser::time::ASN1Time| {
-            Timestamp::from_second(time.timestamp()).map_err(|error| error.to_string())
-        };
-        Ok(Self {
-            subject: x509.subject().to_string(),
-            issuer: x509.issuer().to_string(),
-            not_before: time(x509.validity().not_before)?,
-            not_after: time(x509.validity().not_after)?,
-        })
-    }
+pub(super) fn describe(der: &CertificateDer<'_>) -> Result<Certificate, String> {
+    let (_, x509) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+    let time =
+        |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).map_err(|error| error.to_string());
+    Ok(Certificate {
+        subject: x509.subject().to_string(),
+        issuer: x509.issuer().to_string(),
+        not_before: time(x509.validity().not_before)?,
+        not_after: time(x509.validity().not_after)?,
+    })
 }
 
 pub(super) fn pem(der: &CertificateDer<'_>) -> Vec<u8> {

@@ -77,14 +77,17 @@ impl Skew {
         self.milliseconds.store(ahead, Ordering::Relaxed);
         self.measured.store(true, Ordering::Relaxed);
         let matters = ahead.unsigned_abs() >= millis(SKEW_THAT_MATTERS).unsigned_abs();
-        (self.matters.swap(matters, Ordering::Relaxed) != matters).then(|| match matters {
-            true => format!(
-                "this host's clock is {} s {} the server's; requests are signed with the server's time: fix NTP",
-                ahead.unsigned_abs() / 1000,
-                if ahead > 0 { "behind" } else { "ahead of" },
-            ),
-            false => "this host's clock agrees with the server's again".to_owned(),
-        })
+        if self.matters.swap(matters, Ordering::Relaxed) == matters {
+            return None;
+        }
+        if !matters {
+            return Some("this host's clock agrees with the server's again".to_owned());
+        }
+        let direction = if ahead > 0 { "behind" } else { "ahead of" };
+        let seconds = ahead.unsigned_abs() / 1000;
+        Some(format!(
+            "this host's clock is {seconds} s {direction} the server's; requests are signed with the server's time: fix NTP"
+        ))
     }
 }
 

@@ -17,6 +17,7 @@ mod session;
 mod snapshot;
 mod stats;
 mod sweep;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -117,6 +118,8 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Delete(args) => prune::delete(&config, args, &cancel).await,
             Command::Stats(args) => stats::run(&config, args).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
+            Command::Validate(args) => validate::validate(&config, args, &cancel).await,
+            Command::Policy(args) => validate::policy(&config, args),
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")
             }

@@ -85,6 +85,14 @@ impl Config {
     }
 }
 
+/// Whether STS would take it as an external ID; the error is the end of a sentence, and never repeats it.
+///
+/// # Errors
+/// When it would not.
+pub fn check_external_id(text: &str) -> Result<(), String> {
+    forms::external_id(text)
+}
+
 /// The commented example: what `penstock config example` prints.
 #[must_use]
 pub const fn example() -> &'static str {

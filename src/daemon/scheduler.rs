@@ -110,7 +110,7 @@ impl Scheduler {
             return self.finish(&start.job.name, internal("the job's location is not open"));
         };
         let (runner, name) = (self.daemon.runner.clone(), start.job.name.clone());
-        let task = self.runs.spawn(async move { runner.run(&config, &location, &start).await });
+        let task = self.runs.spawn(async move { Box::pin(runner.run(&config, &location, &start)).await });
         self.jobs.insert(task.id(), name);
     }
 

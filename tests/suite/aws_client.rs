@@ -10,6 +10,7 @@ use penstock::config::{CertificateMode, Credentials, Hop, Location, Secret, Secr
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::ObjectKey;
 use penstock::metrics::Metrics;
+use penstock::site::{Ec2Action, Site as _};
 use penstock::store::{Error, Overwrite, Payload};
 
 use crate::servers::{
@@ -413,15 +414,18 @@ async fn ec2_trusts_the_private_ca_too() {
         .scripted(Scheme::Https, in_turn([answer(412, "DryRunOperation"), answer(403, "UnauthorizedOperation")]));
     let location = Location { ec2_url: Some(ec2.url.clone()), ..server.location() };
     let aws = connect(&location);
-    aws.check_ec2().await.unwrap();
+    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
     assert_eq!(field(&ec2.seen()[0], "Action").as_deref(), Some("DescribeVolumes"));
     assert_eq!(field(&ec2.seen()[0], "DryRun").as_deref(), Some("true"));
-    let denied = aws.check_ec2().await.unwrap_err();
+    let denied = aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap_err();
     assert_eq!((denied.class, denied.request_id.as_deref()), (Class::AccessDenied, Some("scripted-1")));
     assert!(denied.remedy.unwrap().contains("ec2:DescribeVolumes"));
 
     let other = servers.folder().join("other.pem");
     std::fs::write(&other, authority("another CA").1).unwrap();
-    let error = connect(&Location { certificate: Some(other), ..location }).check_ec2().await.unwrap_err();
+    let error = connect(&Location { certificate: Some(other), ..location })
+        .dry_run(Ec2Action::DescribeVolumes)
+        .await
+        .unwrap_err();
     assert_eq!(error.class, Class::Tls, "{error}");
 }

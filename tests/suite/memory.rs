@@ -136,6 +136,10 @@ async fn a_job_that_can_never_have_its_part_is_told_so() {
     let refused = job::run(&context, &endless(1, Duration::from_secs(60)), &Arc::default(), &CancellationToken::new());
     let report = refused.await.unwrap_err().report();
     assert_eq!(report.class, Class::Config);
-    assert!(report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"), "{}", report.message);
+    assert!(
+        report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"),
+        "{}",
+        report.message
+    );
     assert_eq!(s3.requests(), 0);
 }

@@ -218,12 +218,11 @@ fn when_a_refresh_is_due() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let left = |lifetime: u64, random: u64| {
         let expiry = now + Duration::from_secs(lifetime);
-        expiry.duration_since(refresh_at(now, Some(expiry), random)).map_or(0.0, |left| left.as_secs_f64())
+        expiry.duration_since(refresh_at(now, Some(expiry), random)).unwrap_or_default()
     };
-    let half = |seconds: u64| seconds * 500_000;
     for (lifetime, margin) in [(12 * 3600, 900), (3600, 900), (900, 300), (15, 5)] {
-        assert!((left(lifetime, 0) - margin as f64).abs() < 1e-6, "{lifetime}");
-        assert!((left(lifetime, half(margin)) - 1.5 * margin as f64).abs() < 1e-6, "{lifetime}");
+        let (margin, most) = (Duration::from_secs(margin), margin * 500_000);
+        assert_eq!((left(lifetime, 0), left(lifetime, most)), (margin, margin * 3 / 2), "{lifetime}");
     }
     // Never in a loop.
     assert_eq!(refresh_at(now, Some(now), 7), now + SHORTEST);
