@@ -15,6 +15,7 @@ use super::{Failure, progress};
 use crate::aws::AwsLocation;
 use crate::config::{Config, Location};
 use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
+use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::metrics::{self, Outcome};
 use crate::store::Store;
@@ -35,6 +36,10 @@ struct Open(AwsLocation);
 impl Remote for Open {
     fn store(&self) -> Arc<dyn Store> {
         self.0.store()
+    }
+
+    fn disks(&self) -> Arc<dyn Disks> {
+        self.0.disks()
     }
 
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {

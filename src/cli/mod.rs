@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod read;
 mod session;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command, ConfigCommand, SnapshotCommand};
 use logging::Levels;
 use output::Done;
 
@@ -97,6 +98,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Show(args) => read::show(&config, args).await,
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
             Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {

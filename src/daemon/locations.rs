@@ -21,9 +21,11 @@ use super::files::Fingerprint;
 use super::history::History;
 use super::state::Fault;
 use crate::config;
+use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
 use crate::metrics::{self, Metrics};
+use crate::snapshot;
 use crate::store::Store;
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
@@ -49,6 +51,8 @@ pub trait Connect: Send + Sync {
 #[async_trait]
 pub trait Remote: Send + Sync {
     fn store(&self) -> Arc<dyn Store>;
+
+    fn disks(&self) -> Arc<dyn Disks>;
 
     /// When the credentials that hold now expire, after obtaining them if none do; `None` for those that do not expire.
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
@@ -95,6 +99,8 @@ pub(super) struct Location {
     /// A prefix with nothing below it.
     probe: String,
     pub(super) remote: Arc<dyn Remote>,
+    /// One for all runs: they share its pace.
+    pub(super) snapshots: snapshot::Service,
     metrics: metrics::Location,
     health: Mutex<Health>,
     task: Mutex<Option<AbortHandle>>,
@@ -123,8 +129,9 @@ pub(super) fn open(
             let remote = connect.connect(wanted, &metrics)?;
             metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
             let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
+            let snapshots = snapshot::Service::new(remote.disks());
             let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
-            Arc::new(Location { config, certificate, probe, remote, metrics, health, task })
+            Arc::new(Location { config, certificate, probe, remote, snapshots, metrics, health, task })
         };
         opened.insert(name.clone(), location);
     }

@@ -9,8 +9,9 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
 use crate::format::manifest::Manifest;
-use crate::job::{self, Context, Spec};
+use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
+use crate::snapshot;
 
 /// What every run shares.
 #[derive(Debug, Clone)]
@@ -66,6 +67,11 @@ impl Runner {
             upload: location.config.upload,
             checksum: location.config.checksum,
             metrics: self.metrics.clone(),
+            snapshots: Snapshots {
+                service: location.snapshots.clone(),
+                records: snapshot::Records::new(&config.state_dir),
+                location: location.config.name.clone(),
+            },
         };
         let spec = Spec::of(&start.job);
         match job::run(&context, &spec, &start.running.progress, &start.running.cancel).await {
