@@ -106,6 +106,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Show(args) => read::show(&config, args).await,
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
             Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {

@@ -12,6 +12,7 @@
 
 mod admin;
 mod board;
+mod chores;
 mod control;
 mod files;
 mod history;
@@ -155,9 +156,10 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     drop(config);
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
+    let chores = tokio::spawn(chores::run(Arc::clone(&daemon)));
     daemon.watch_locations();
     scheduler.run().await;
-    for server in [admin, control] {
+    for server in [admin, control, chores] {
         server.abort();
         // Its end removes the socket; that it was aborted is no news.
         let _ = server.await;

@@ -3,15 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::board::{Start, Verdict};
-use super::history::History;
+use super::history::{About, History};
 use super::locations::Location;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
-use crate::format::manifest::Manifest;
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
-use crate::snapshot::Records;
+use crate::snapshot;
 use crate::upload::journal::Journal;
 
 /// What every run shares.
@@ -36,10 +35,7 @@ impl Pool {
         if let Some(pool) = current.upgrade() {
             return Ok(pool);
         }
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-        let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-        let pool = pool.map_err(|error| Report::new(Class::Local, format!("starting threads: {error}")))?;
-        let pool = Arc::new(pool);
+        let pool = job::pool(self.threads).map_err(|error| error.report())?;
         *current = Arc::downgrade(&pool);
         Ok(pool)
     }
@@ -52,20 +48,13 @@ impl Runner {
         Self { budget, metrics, history: History::default(), pool: Arc::new(pool) }
     }
 
-    /// Runs the job to its end, and says how that was.
-    pub(super) async fn run(&self, config: &Config, location: &Location, start: &Start) -> Verdict {
-        let pool = match self.pool.get() {
-            Ok(pool) => pool,
-            Err(report) => return self.failed(start, Outcome::Failure, report),
-        };
-        let journal = match Journal::open(&config.state_dir, &location.config.name, &location.config.bucket) {
-            Ok(journal) => journal,
-            Err(error) => return self.failed(start, Outcome::Failure, error.report()),
-        };
-        let context = Context {
+    fn context(&self, config: &Config, location: &Location) -> Result<Context, Report> {
+        let place = &location.config;
+        let journal = Journal::open(&config.state_dir, &place.name, &place.bucket).map_err(|error| error.report())?;
+        Ok(Context {
             store: location.remote.store(),
             budget: self.budget.clone(),
-            pool,
+            pool: self.pool.get()?,
             prefix: location.config.prefix.clone(),
             cluster: config.cluster.clone(),
             node: config.node.clone(),
@@ -76,18 +65,36 @@ impl Runner {
             journal: Some(journal),
             snapshots: Snapshots {
                 service: location.snapshots.clone(),
-                records: Records::new(&config.state_dir),
+                records: snapshot::Records::new(&config.state_dir),
                 location: location.config.name.clone(),
             },
+        })
+    }
+
+    /// What earlier runs left at the location.
+    pub(super) async fn chores(&self, config: &Config, location: &Location) {
+        match self.context(config, location) {
+            Ok(context) => context.recover_snapshots().await,
+            Err(report) => {
+                tracing::error!(location = location.config.name, class = %report.class, "{}", report.message)
+            }
+        }
+    }
+
+    /// Runs the job to its end, and says how that was.
+    pub(super) async fn run(&self, config: &Config, location: &Location, start: &Start) -> Verdict {
+        let context = match self.context(config, location) {
+            Ok(context) => context,
+            Err(report) => return self.failed(start, Outcome::Failure, report),
         };
         let spec = Spec::of(&start.job);
         match job::run(&context, &spec, &start.running.progress, &start.running.cancel).await {
             Ok(committed) => {
                 let good = committed.is_good().then_some(committed.manifest.finished);
-                let (outcome, class) = committed.verdict();
-                let error = class.map(|class| partial(class, &committed.manifest, committed.after.as_ref()));
+                let (outcome, _) = committed.verdict();
+                let error = committed.failure();
                 if let Some(report) = &error {
-                    self.history.failed("job", start.job.name.as_str(), &report.clone().into());
+                    self.history.failed(About::Job, start.job.name.as_str(), &report.clone().into());
                 }
                 let backup = Some(committed.manifest.id.to_string());
                 Verdict { outcome, backup, error: error.map(Into::into), good }
@@ -101,19 +108,9 @@ impl Runner {
         match outcome {
             Outcome::Cancelled => tracing::warn!(job = %start.job.name, class = %Class::Cancelled, "run cancelled"),
             Outcome::Success | Outcome::Partial | Outcome::Failure => {
-                self.history.failed("job", start.job.name.as_str(), &fault);
+                self.history.failed(About::Job, start.job.name.as_str(), &fault);
             }
         }
         Verdict { outcome, backup: None, error: Some(fault), good: None }
-    }
-}
-
-/// What failed in a run that committed.
-fn partial(class: Class, manifest: &Manifest, after: Option<&job::Error>) -> Report {
-    let failed = manifest.items.iter().find_map(|item| Some((&item.name, item.error.as_ref()?)));
-    match (failed, after) {
-        (Some((name, error)), _) => Report::new(class, format!("item {name}: {}", error.message)),
-        (None, Some(after)) => after.report(),
-        (None, None) => Report::new(class, "the backup is partial"),
     }
 }

@@ -125,7 +125,14 @@ impl Scheduler {
     }
 
     fn finish(&self, job: &Name, verdict: Verdict) {
-        self.daemon.lock().board.finish(job, verdict, Timestamp::now());
+        let idle = {
+            let mut inside = self.daemon.lock();
+            inside.board.finish(job, verdict, Timestamp::now());
+            inside.board.running().next().is_none()
+        };
+        if idle {
+            self.daemon.runner.budget.release();
+        }
         self.daemon.forget_left();
     }
 

@@ -1,16 +1,20 @@
 //! The daemon as an operator meets it: `run`, `status`, `trigger`, `reload`, its ports, signals and files.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use crate::daemon_site::{EXTERNAL_ID, JOBS, Site, get, raw, wait_for};
+use crate::servers::authority;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -280,4 +284,50 @@ fn an_idle_daemon_with_two_hundred_jobs_is_small_and_quiet() {
     assert!(resident < 25 << 10, "{resident} KiB resident");
     assert!(share <= 0.0011, "{:.3} % of a core", share * 100.0);
     assert!(times[4] < Duration::from_millis(5), "/metrics took {:?}", times[4]);
+}
+
+/// A certificate of the CA `issuer` for 127.0.0.1, put into the two files of the configuration.
+fn renew(site: &Site, issuer: &rcgen::Issuer<'static, rcgen::KeyPair>) -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    fs::write(site.folder().join("admin-key.pem"), key.serialize_pem()).unwrap();
+    fs::write(site.folder().join("admin.pem"), certificate.pem()).unwrap();
+    certificate.der().to_vec()
+}
+
+/// What the admin server answers over TLS, and its certificate; `None` where it is not trusted.
+fn get_tls(site: &Site, ca: &str, path: &str) -> Option<(String, Vec<u8>)> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let mut client = rustls::ClientConnection::new(config, "127.0.0.1".try_into().unwrap()).unwrap();
+    let mut socket = std::net::TcpStream::connect(&site.address).ok()?;
+    let mut stream = rustls::Stream::new(&mut client, &mut socket);
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some((answer, client.peer_certificates()?[0].to_vec()))
+}
+
+#[test]
+fn the_admin_server_speaks_tls_and_takes_up_a_renewed_certificate() {
+    let site = Site::new();
+    let (issuer, ca) = authority("Admin CA");
+    let (_, other) = authority("Another CA");
+    let first = renew(&site, &issuer);
+    let folder = site.folder().display();
+    let tls = format!("tls_certificate = \"{folder}/admin.pem\", tls_key = \"{folder}/admin-key.pem\", listen");
+    let text = site.configuration("", JOBS, EXTERNAL_ID).replace("admin = { listen", &format!("admin = {{ {tls}"));
+    fs::write(&site.config, text).unwrap();
+    let _daemon = site.start_with(site.command(&["run"]));
+    let (answer, shown) = wait_for("TLS", SOON, || get_tls(&site, &ca, "/healthz"));
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("ok\n"), "{answer}");
+    assert_eq!(shown, first);
+    assert!(get_tls(&site, &other, "/healthz").is_none());
+    assert_ne!(site.get("/healthz").status, 200, "plain HTTP is not answered");
+    let second = renew(&site, &issuer);
+    wait_for("the new certificate", SOON, || (get_tls(&site, &ca, "/healthz")?.1 == second).then_some(()));
 }
