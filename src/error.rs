@@ -262,12 +262,13 @@ impl ServiceError {
         }
     }
 
-    /// The request may have been carried out although it failed: no answer came, or one of a server in trouble.
+    /// The request may have been carried out although it failed: no answer came, or one of a server in trouble, or a good one that was cut.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         match (self.delivery, self.status) {
             (Delivery::Never, _) => false,
             (Delivery::Sent, None) => true,
+            (Delivery::Sent, Some(200..300)) => true,
             (Delivery::Sent, Some(status)) => status >= 500 && self.class != Class::Throttled,
         }
     }
@@ -306,6 +307,20 @@ impl Classify for ServiceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_may_have_happened() {
+        let error = |status, class, delivery| {
+            ServiceError { status, delivery, ..ServiceError::local("CreateMultipartUpload", "k", class, "") }
+                .may_have_happened()
+        };
+        assert!(error(None, Class::Transient, Delivery::Sent), "no answer");
+        assert!(error(Some(500), Class::Transient, Delivery::Sent));
+        assert!(error(Some(200), Class::Transient, Delivery::Sent), "an answer that was cut");
+        assert!(!error(None, Class::Transient, Delivery::Never), "no connection");
+        assert!(!error(Some(503), Class::Throttled, Delivery::Sent));
+        assert!(!error(Some(403), Class::AccessDenied, Delivery::Sent));
+    }
 
     #[test]
     fn serde_name_and_as_str_agree_for_every_class() {

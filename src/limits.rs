@@ -99,7 +99,7 @@ mod tests {
             at[next] += bandwidth.take(10_000, at[next]);
             sent[next] += 1;
         }
-        assert!(sent[0].abs_diff(sent[1]) <= 1, "{sent:?}");
+        assert!(sent[0].abs_diff(sent[1]) <= 10, "{sent:?}");
         let took = (at[0].max(at[1]) - start).as_secs_f64();
         assert!((9.8..10.1).contains(&took), "{took} s for ten million bytes");
     }

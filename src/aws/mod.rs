@@ -147,7 +147,10 @@ impl AwsLocation {
             .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
+            // Uploads have a watch of their own, which knows our own waits for bandwidth (`s3::body`).
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().upload_enabled(false).grace_period(STALL_GRACE).build(),
+            )
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
@@ -188,6 +191,9 @@ impl AwsLocation {
         let ec2 =
             aws_sdk_ec2::config::Builder::from(&with(&location.ec2_url)).interceptor(ec2.clone()).retry_classifier(ec2);
         let ec2 = aws_sdk_ec2::Client::from_conf(ec2.build());
+        // A volume's key is its own, not the bucket's.
+        let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
+        let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
         let addresses = Arc::new(Addresses {
             bucket: location.bucket.clone(),
             region: location.region.clone(),
@@ -195,9 +201,6 @@ impl AwsLocation {
             sts_url: location.sts_url.clone(),
             ec2_url: location.ec2_url.clone(),
         });
-        // A volume's key is its own, not the bucket's.
-        let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
-        let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
         Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew, chain, addresses }
     }
 

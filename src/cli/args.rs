@@ -1,5 +1,8 @@
 //! The command line, as `--help` teaches it.
 
+mod site;
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
+
+pub(super) use site::{Policy, Skipped, Validate};
+pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 
 /// Streams cluster backups to S3 and restores them.
 ///
@@ -45,6 +51,8 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
     /// Committed backups, newest first.
@@ -57,10 +65,12 @@ pub(super) enum Command {
     Cat(Cat),
     /// Check that manifests, indexes and objects are there and agree.
     Verify(Verify),
-    /// Prove locations: every permission, connection and credential that Penstock needs there.
-    Validate(Validate),
-    /// Print IAM policies for a location, ready to paste.
-    Policy(Policy),
+    /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    Status,
+    /// Ask the running daemon to run a job now.
+    Trigger(Trigger),
+    /// Ask the running daemon to read its configuration again.
+    Reload,
     /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
     Prune(Prune),
     /// Delete backups by name.
@@ -72,6 +82,10 @@ pub(super) enum Command {
     /// EBS snapshots: a volume from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Prove locations: every permission, connection and credential that Penstock needs there.
+    Validate(Validate),
+    /// Print IAM policies for a location, ready to paste.
+    Policy(Policy),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -126,6 +140,15 @@ impl Backup {
             (false, false) => None,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Trigger {
+    #[arg(value_name = "JOB")]
+    pub(super) job: String,
+    /// Wait for the run to end, and exit as `backup` would.
+    #[arg(long)]
+    pub(super) wait: bool,
 }
 
 /// Where to look for backups.
@@ -296,65 +319,6 @@ pub(super) struct Verify {
     pub(super) data: bool,
 }
 
-/// Prove locations: every permission, connection and credential that Penstock needs there.
-///
-/// Each check is real: objects and uploads are made below `PREFIX/CLUSTER/.validate/` and removed again, EC2 is asked with `DryRun`.
-/// The exit code is that of the first failure's class.
-#[derive(Debug, Args)]
-pub(super) struct Validate {
-    /// Which locations; all of them where none is named.
-    #[arg(value_name = "LOCATION")]
-    pub(super) locations: Vec<String>,
-    /// Leave out what the site does not use: `ec2` where there are no EBS volumes.
-    #[arg(long, value_enum)]
-    pub(super) skip: Vec<Skipped>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Skipped {
-    Ec2,
-}
-
-/// Print IAM policies for a location, ready to paste.
-///
-/// Without options: what the location's role may do, and nothing more. `--trust --account 333333333333 --external-id ID` prints the
-/// trust policy of that role: for one account (`--account` its own, with `--role` of the nodes or pods), for several
-/// (`--account` the one that has to name the external ID, `--also` each that need not), or for a user outside AWS (`--user`). `--caller` prints
-/// what the base credentials, and each role before the last, need in order to assume the next one.
-#[derive(Debug, Args)]
-pub(super) struct Policy {
-    /// The location; needed only where the configuration has several.
-    #[arg(long)]
-    pub(super) location: Option<String>,
-    /// The key that the bucket or the location encrypts with; the location's `kms_key_id` where that is an ARN.
-    #[arg(long, value_name = "ARN", conflicts_with_all = ["trust", "caller"])]
-    pub(super) kms_key: Option<String>,
-    /// Leave out the actions of EBS snapshots.
-    #[arg(long, value_enum, conflicts_with_all = ["trust", "caller"])]
-    pub(super) skip: Vec<Skipped>,
-    /// The trust policy instead: who may assume the role.
-    #[arg(long, requires = "account", conflicts_with = "caller")]
-    pub(super) trust: bool,
-    /// The account that is trusted: all of it, unless --role or --user names one.
-    #[arg(long, value_name = "ACCOUNT", requires = "trust")]
-    pub(super) account: Option<String>,
-    /// Trust only this role of --account.
-    #[arg(long, value_name = "NAME", requires = "trust", conflicts_with = "user")]
-    pub(super) role: Option<String>,
-    /// Trust only this user of --account.
-    #[arg(long, value_name = "NAME", requires = "trust")]
-    pub(super) user: Option<String>,
-    /// The external ID that --account has to name.
-    #[arg(long, value_name = "ID", requires = "trust")]
-    pub(super) external_id: Option<String>,
-    /// Trust this account, or this role of it, too, without an external ID; may be repeated.
-    #[arg(long, value_name = "ACCOUNT[/ROLE]", requires = "trust")]
-    pub(super) also: Vec<String>,
-    /// What the callers need instead: the base credentials, and each role before the last.
-    #[arg(long)]
-    pub(super) caller: bool,
-}
-
 /// Abort uploads that a crash has left.
 ///
 /// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
@@ -364,71 +328,6 @@ pub(super) struct Sweep {
     /// Only say what would be aborted.
     #[arg(long)]
     pub(super) dry_run: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
-    Restore(SnapshotRestore),
-}
-
-/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
-///
-/// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
-/// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
-#[derive(Debug, Args)]
-pub(super) struct SnapshotRestore {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
-    #[command(flatten)]
-    pub(super) place: Place,
-    /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
-    #[arg(long, value_name = "VOL")]
-    pub(super) volume: String,
-    #[arg(long, value_name = "AZ")]
-    pub(super) availability_zone: String,
-    /// gp3, io2, …; the original's where not given.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(super) volume_type: Option<String>,
-    /// GiB, not less than the original.
-    #[arg(long, value_name = "GIB")]
-    pub(super) size: Option<u32>,
-    /// For gp3, io1 and io2.
-    #[arg(long)]
-    pub(super) iops: Option<u32>,
-    /// MiB per second, for gp3.
-    #[arg(long, value_name = "MIBPS")]
-    pub(super) throughput: Option<u32>,
-    /// Encrypt what was not encrypted, with the account's default key.
-    #[arg(long)]
-    pub(super) encrypted: bool,
-    /// Encrypt with this KMS key instead of the snapshot's.
-    #[arg(long, value_name = "KEY")]
-    pub(super) kms_key_id: Option<String>,
-    /// Besides the original's tags; may be repeated.
-    #[arg(long, value_name = "K=V", value_parser = tag)]
-    pub(super) tag: Vec<(String, String)>,
-    /// Any word: with another one the same command makes another volume.
-    #[arg(long, value_name = "WORD", default_value = "")]
-    pub(super) copy: String,
-    /// How long to wait until the volume is available.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
-    pub(super) timeout: Duration,
-    /// Print a PersistentVolume for the new volume.
-    #[arg(long)]
-    pub(super) manifest: bool,
-    /// The PersistentVolume's file system.
-    #[arg(long, value_name = "TYPE", default_value = "ext4", requires = "manifest")]
-    pub(super) fs_type: String,
-    /// The PersistentVolume's storage class, which must be the claim's.
-    #[arg(long, value_name = "CLASS", default_value = "", requires = "manifest")]
-    pub(super) storage_class: String,
-}
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

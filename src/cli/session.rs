@@ -98,9 +98,7 @@ pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(config.limits.compression_threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    pool.map(Arc::new).map_err(|error| Failure::Report(Report::new(Class::Local, format!("starting threads: {error}"))))
+    Ok(job::pool(config.limits.compression_threads)?)
 }
 
 /// For the commands that read backups.

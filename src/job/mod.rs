@@ -233,12 +233,14 @@ impl Committed {
     /// How the run ended, and the class of the first thing that failed in it.
     #[must_use]
     pub fn verdict(&self) -> (Outcome, Option<Class>) {
-        let after = self.after.as_ref().map(Classify::class);
-        let item = failed_item(&self.manifest);
-        match self.manifest.outcome {
-            Outcome::Success if after.is_none() => (Outcome::Success, None),
-            outcome => (if after.is_some() { Outcome::Partial } else { outcome }, item.or(after)),
-        }
+        let outcome = if self.after.is_some() { Outcome::Partial } else { self.manifest.outcome };
+        (outcome, self.failure().map(|report| report.class))
+    }
+
+    /// The first thing that failed in it.
+    #[must_use]
+    pub fn failure(&self) -> Option<Report> {
+        failed_item(&self.manifest).or_else(|| self.after.as_ref().map(Classify::report))
     }
 
     /// Whether every item is there: warnings leave a backup good, a failed item does not.
@@ -248,9 +250,22 @@ impl Committed {
     }
 }
 
-/// The class of the first item that failed in a committed backup.
-fn failed_item(manifest: &Manifest) -> Option<Class> {
-    manifest.items.iter().find_map(|item| item.error.as_ref()).and_then(|error| Class::named(&error.class))
+/// The first item that failed in a committed backup.
+fn failed_item(manifest: &Manifest) -> Option<Report> {
+    let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
+    let (name, error) = failed.next()?;
+    Some(Report::new(Class::named(&error.class)?, format!("item {name}: {}", error.message)))
+}
+
+/// The threads that compress, for every run of the process.
+///
+/// # Errors
+/// When they cannot be started.
+pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
+    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
+    pool.map(Arc::new).map_err(failed)
 }
 
 /// How a run that committed nothing ended.
@@ -438,11 +453,14 @@ impl Run<'_> {
 
     async fn clean_up(&self) {
         let Context { store, endpoint, .. } = self.context;
-        let delete = stream::iter(&self.written).for_each_concurrent(DELETES, |key| async move {
+        let delete = |key| async move {
             if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
                 tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
-        });
+        };
+        // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+        let deletions: Vec<_> = self.written.iter().map(delete).collect();
+        let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "restore", "verify", "policy", "prune", "stats", "validate"],
+    &["job", "policy", "restore", "validate", "verify", "prune", "stats"],
     &["catalog", "download", "retention"],
     &["stream", "upload", "snapshot"],
     &["source"],
@@ -41,7 +41,7 @@ fn objection(from: &str, to: &str) -> Option<String> {
         _ if from == to => true,
         ("main" | "cli", _) => to != "main",
         // The adapter implements the ports, so it is the one room that looks up; and only `cli` plugs it in.
-        ("aws", "store" | "disks" | "site") => true,
+        ("aws", "disks" | "site" | "store") => true,
         (_, "aws") => false,
         _ => above < below || (above == ground && below == ground),
     };

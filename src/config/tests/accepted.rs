@@ -161,6 +161,12 @@ fn empty_is_not_set() {
     let hop = "[[locations.primary.assume_role]]\nrole_arn = \"arn:aws:iam::222222222222:role/x\"\nexternal_id = \"${X:-}\"\n";
     let config = good(&format!("{BASE}{hop}external_id_file = \"/x\"\n"));
     assert!(matches!(config.locations["primary"].assume_role[0].external_id, Some(SecretSource::File(_))));
+    let keys = "[locations.primary.credentials]\naccess_key_id_file = \"${X:-}\"\nprofile = \"\"\n";
+    let config = good(&format!("{BASE}{keys}[locations.primary.encryption]\nkms_key_id = \"\"\n"));
+    assert!(
+        matches!(config.locations["primary"].credentials, Credentials::Default),
+        "keys of other sources, all empty"
+    );
 }
 
 #[test]
