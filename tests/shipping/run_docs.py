@@ -41,7 +41,8 @@ part_size = "5MiB"
 object_size = "5MiB"
 
 [[locations.primary.assume_role]]
-role_arn = "arn:aws:iam::222222222222:role/BackupWriter"
+# The stand-in keeps accounts apart: the one in which the volume is.
+role_arn = "arn:aws:iam::123456789012:role/BackupWriter"
 
 [jobs.volumes]
 location = "primary"
@@ -114,8 +115,9 @@ def aws():
     context = ssl.create_default_context(cafile=SITE / "tls/ca.pem")
     up(lambda: urllib.request.urlopen(f"{url}/moto-api/", context=context, timeout=5).read(), "moto")
     call("aws", "s3api", "create-bucket", "--bucket", BUCKET, "--create-bucket-configuration", "LocationConstraint=eu-west-1")
+    tags = "{Key=kubernetes.io/created-for/pvc/namespace,Value=shop},{Key=kubernetes.io/created-for/pvc/name,Value=db}"
     create = ["ec2", "create-volume", "--availability-zone", "eu-west-1a", "--size", "8", "--query", "VolumeId", "--output", "text"]
-    return url, call("aws", *create).strip()
+    return url, call("aws", *create, "--tag-specifications", f"ResourceType=volume,Tags=[{tags}]").strip()
 
 
 def etcd():
