@@ -102,6 +102,7 @@ pub struct AwsLocation {
 struct Addresses {
     bucket: String,
     region: String,
+    force_path_style: bool,
     s3_url: Option<String>,
     sts_url: Option<String>,
     ec2_url: Option<String>,
@@ -197,6 +198,7 @@ impl AwsLocation {
         let addresses = Arc::new(Addresses {
             bucket: location.bucket.clone(),
             region: location.region.clone(),
+            force_path_style: location.force_path_style,
             s3_url: location.s3_url.clone(),
             sts_url: location.sts_url.clone(),
             ec2_url: location.ec2_url.clone(),

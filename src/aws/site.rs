@@ -33,7 +33,8 @@ impl AwsLocation {
         let endpoint = match service {
             Service::S3 => {
                 use aws_sdk_s3::config::endpoint::{DefaultResolver, Params};
-                let params = Params::builder().region(&at.region).bucket(&at.bucket).build().map_err(|e| text(&e))?;
+                let params = Params::builder().region(&at.region).bucket(&at.bucket);
+                let params = params.force_path_style(at.force_path_style).build().map_err(|e| text(&e))?;
                 DefaultResolver::new().resolve_endpoint(&params).await
             }
             Service::Sts => {

@@ -19,7 +19,7 @@ use super::progress::LogWriter;
 use crate::config::LogLevel;
 
 /// The SDK logs whole requests, signatures included, at trace: those targets stay at info whatever is asked.
-const NEVER_MORE: &str = "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,hyper_util=info";
+const NEVER_MORE: &str = "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,h2=info,hyper_util=info";
 
 /// Changes what is logged from now on.
 #[derive(Debug, Clone)]

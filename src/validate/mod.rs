@@ -6,7 +6,7 @@
 //!   removed whatever happens, also when the run is cancelled; where the role may not delete, nothing is written at all.
 //! - A bare "Access Denied" under SSE-KMS is told apart: the same request is made without KMS.
 //!
-//! Costs about thirty requests and 5 MiB of upload. [`light`] is the one request that the daemon makes each few minutes.
+//! Costs about thirty requests and 5 MiB of upload.
 
 mod objects;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Location;
-use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::error::{Class, Classify as _, Report};
 use crate::format::key::Name;
 use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
 use crate::store::Store;
@@ -174,14 +174,6 @@ impl State {
     }
 }
 
-/// One request: is the bucket there, and may it be listed? What `location_up` shows.
-///
-/// # Errors
-/// What stands in the way.
-pub async fn light(location: &Location, store: &dyn Store) -> Result<(), ServiceError> {
-    store.list(&objects::folder(&location.prefix, "-", "-"), None).await.map(drop)
-}
-
 /// Who validates, for the keys it writes.
 #[derive(Debug, Clone, Copy)]
 pub struct Whose<'a> {
@@ -319,6 +311,10 @@ async fn bucket(proof: &mut Proof, location: &Location, site: &dyn Site, known: 
         took,
         match region {
             None => Ok(Found::NotTried(NO_CREDENTIALS.to_owned())),
+            // The check that follows names what is missing.
+            Some(Err(error)) if error.class == Class::AccessDenied => {
+                Ok(Found::NotTried("HeadBucket, which is s3:ListBucket, was refused".to_owned()))
+            }
             Some(Err(error)) => Err(error.report()),
             Some(Ok(found)) => judge_region(&location.region, found.as_deref(), location.s3_url.is_some()),
         },

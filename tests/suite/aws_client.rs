@@ -18,7 +18,7 @@ use crate::servers::{
     in_turn,
 };
 
-fn connect(location: &Location) -> AwsLocation {
+pub(crate) fn connect(location: &Location) -> AwsLocation {
     connect_in(location, |_| None).unwrap()
 }
 
@@ -207,10 +207,10 @@ async fn https_goes_through_the_proxy_of_the_environment() {
     connect_in(&server.location(), env).unwrap().store().list("", None).await.unwrap();
 }
 
-const ROLE_A: &str = "arn:aws:iam::111111111111:role/Middle";
-const ROLE_B: &str = "arn:aws:iam::222222222222:role/BackupWriter";
+pub(crate) const ROLE_A: &str = "arn:aws:iam::111111111111:role/Middle";
+pub(crate) const ROLE_B: &str = "arn:aws:iam::222222222222:role/BackupWriter";
 
-fn hop(role: &str, external_id: Option<&str>, duration: u64) -> Hop {
+pub(crate) fn hop(role: &str, external_id: Option<&str>, duration: u64) -> Hop {
     Hop {
         role_arn: role.into(),
         external_id: external_id.map(|id| SecretSource::Inline(Secret::new(id.into()))),
@@ -219,7 +219,7 @@ fn hop(role: &str, external_id: Option<&str>, duration: u64) -> Hop {
     }
 }
 
-fn granted(id: &str, secret: &str, expiry: &str) -> Answer {
+pub(crate) fn granted(id: &str, secret: &str, expiry: &str) -> Answer {
     let body = format!(
         "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
          <AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey><SessionToken>token-of-{id}</SessionToken>\
@@ -228,7 +228,7 @@ fn granted(id: &str, secret: &str, expiry: &str) -> Answer {
     (200, body)
 }
 
-fn refused(status: u16, code: &str, message: &str) -> Answer {
+pub(crate) fn refused(status: u16, code: &str, message: &str) -> Answer {
     let body = format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code>\
          <Message>{message}</Message></Error><RequestId>in-the-body</RequestId></ErrorResponse>"
@@ -236,17 +236,17 @@ fn refused(status: u16, code: &str, message: &str) -> Answer {
     (status, body)
 }
 
-const LATER: &str = "2099-01-01T00:00:00Z";
+pub(crate) const LATER: &str = "2099-01-01T00:00:00Z";
 
-fn session() -> Answer {
+pub(crate) fn session() -> Answer {
     granted(SESSION_ACCESS_KEY, SESSION_SECRET_KEY, LATER)
 }
 
-fn chained(server: &S3Server, sts: &Scripted, hops: Vec<Hop>) -> Location {
+pub(crate) fn chained(server: &S3Server, sts: &Scripted, hops: Vec<Hop>) -> Location {
     Location { sts_url: Some(sts.url.clone()), assume_role: hops, ..server.location() }
 }
 
-fn field(request: &Seen, name: &str) -> Option<String> {
+pub(crate) fn field(request: &Seen, name: &str) -> Option<String> {
     let pair = request.body.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     Some(pair.replace("%3A", ":").replace("%2F", "/"))
 }

@@ -90,7 +90,8 @@ impl Site {
         fs::create_dir_all(tree.join("etc")).unwrap();
         fs::write(tree.join("etc/app.conf"), "port = 1\n").unwrap();
         // Three parts of 5 MiB that do not compress, so that a multipart upload happens.
-        let noise: Vec<u8> = (0..3_u32 << 20).flat_map(|n| (n.wrapping_mul(2_654_435_761)).rotate_left(n % 31).to_le_bytes()).collect();
+        let noise: Vec<u8> =
+            (0..3_u32 << 20).flat_map(|n| (n.wrapping_mul(2_654_435_761)).rotate_left(n % 31).to_le_bytes()).collect();
         fs::write(tree.join("noise.bin"), noise).unwrap();
         site
     }
@@ -152,7 +153,8 @@ path = "{tree}"
 
     /// IMDSv2, as a node in that role has it.
     fn metadata(&self, role: &str) -> Scripted {
-        let (name, session) = (role.rsplit('/').next().unwrap().to_owned(), self.stand_in.as_ref().unwrap().session(role));
+        let (name, session) =
+            (role.rsplit('/').next().unwrap().to_owned(), self.stand_in.as_ref().unwrap().session(role));
         self.servers.metadata_service(name, session)
     }
 }
@@ -224,7 +226,8 @@ fn several_accounts_through_a_chain() {
     let penstock = site.penstock(&through);
     let callers = penstock.good(&["policy", "--caller"]);
     assert_eq!(callers[1]["attach_to"], middle);
-    let trust = ["policy", "--trust", "--account", MANAGEMENT, "--external-id", EXTERNAL_ID, "--also", "111111111111/Middle"];
+    let trust =
+        ["policy", "--trust", "--account", MANAGEMENT, "--external-id", EXTERNAL_ID, "--also", "111111111111/Middle"];
     let operator = json!({ "Version": "2012-10-17", "Statement": [
         { "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": WRITER }] });
     let accounts = json!({
@@ -248,7 +251,9 @@ fn several_accounts_through_a_chain() {
     let token = site.secret("pod-token", "the.pod.token");
     let in_pod = |who: &str| {
         let uri = format!("{}/v1/credentials", agent.url);
-        site.penstock(who).with("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri).with("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token)
+        site.penstock(who)
+            .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri)
+            .with("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token)
     };
     whole_demo(&site, &in_pod(&through));
     // Past the middle the bucket's account knows nobody.
@@ -305,7 +310,9 @@ fn each_action_that_the_policy_lacks_is_named_by_validate() {
     let mut site = Site::new();
     let who = |keys: &Value, site: &Site| {
         let (id, key) = (site.secret("id", keys[0].as_str().unwrap()), site.secret("key", keys[1].as_str().unwrap()));
-        format!("[locations.primary.credentials]\nsource = \"static\"\naccess_key_id_file = \"{id}\"\nsecret_access_key_file = \"{key}\"\n{HOP}")
+        format!(
+            "[locations.primary.credentials]\nsource = \"static\"\naccess_key_id_file = \"{id}\"\nsecret_access_key_file = \"{key}\"\n{HOP}"
+        )
     };
     let penstock = site.penstock(&format!("[locations.primary.credentials]\nsource = \"default\"\n{HOP}"));
     let whole = penstock.good(&["policy"]);
@@ -341,7 +348,8 @@ fn each_action_that_the_policy_lacks_is_named_by_validate() {
         let penstock = site.penstock(&who.replace("BackupWriter", &name(action)));
         let (code, proof) = penstock.json(&["validate"]);
         assert_eq!(code, 77, "{action}: {proof:#}");
-        let failed = proof["locations"][0]["checks"].as_array().unwrap().iter().find(|check| check["class"] == "access-denied");
+        let failed =
+            proof["locations"][0]["checks"].as_array().unwrap().iter().find(|check| check["class"] == "access-denied");
         let failed = failed.unwrap_or_else(|| panic!("{action}: {proof:#}"));
         assert_eq!(failed["name"], check, "{action}: {proof:#}");
         assert!(failed["remedy"].as_str().unwrap_or_default().contains(action), "{action}: {failed:#}");

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
 mod aws_client;
+mod base_credentials;
+mod binary;
+mod classes;
 mod conformance;
 mod corpus;
 mod crash;
@@ -15,13 +18,16 @@ mod end_to_end;
 mod fake_ec2;
 mod faults;
 mod imports;
+mod layouts;
 mod memory;
 mod model;
 mod moto;
 mod page;
 mod retention;
 mod servers;
+mod sessions;
 mod snapshots;
 mod tar;
+mod trust;
 mod uploads;
 mod watched;

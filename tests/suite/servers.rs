@@ -18,7 +18,7 @@ use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use penstock::checksum::Algorithm;
 use penstock::config;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
@@ -89,11 +89,11 @@ pub(crate) struct S3Server {
     ca_path: PathBuf,
     root: PathBuf,
     log: Log,
-    denied: Arc<Mutex<Denied>>,
+    refusal: Arc<Mutex<Refusal>>,
 }
 
-/// Which requests get AccessDenied.
-type Denied = Box<dyn Fn(&Seen) -> bool + Send>;
+/// What some requests get in place of the real answer.
+type Refusal = Box<dyn Fn(&Seen) -> Option<Answer> + Send>;
 
 pub(crate) struct Scripted {
     pub(crate) url: String,
@@ -141,8 +141,8 @@ impl Servers {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
         builder.set_auth(auth);
         let (inner, log) = (builder.build(), Log::default());
-        let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
-        let (seen, refuse) = (log.clone(), Arc::clone(&denied));
+        let refusal: Arc<Mutex<Refusal>> = Arc::new(Mutex::new(Box::new(|_| None)));
+        let (seen, refuse) = (log.clone(), Arc::clone(&refusal));
         let uploads = match multipart {
             Multipart::AsServed => None,
             Multipart::AsInS3 => Some(Arc::new(Uploads::new(root.clone()))),
@@ -150,11 +150,11 @@ impl Servers {
         let service = service_fn(move |request: Request<Incoming>| {
             let (inner, uploads) = (inner.clone(), uploads.clone());
             let head = see(&request, String::new());
-            let denied = refuse.lock().unwrap()(&head);
+            let refused = refuse.lock().unwrap()(&head);
             seen.lock().unwrap().push(head.clone());
             async move {
-                if denied {
-                    return Ok(access_denied());
+                if let Some((status, body)) = refused {
+                    return Ok(Response::builder().status(status).body(s3s::Body::from(body)).unwrap());
                 }
                 let (path, query) = head.uri.split_once('?').unwrap_or((&head.uri, ""));
                 if let Some(answer) = uploads.as_ref().and_then(|uploads| uploads.instead(&head.method, query)) {
@@ -172,7 +172,7 @@ impl Servers {
             }
         });
         let url = self.serve(scheme, service);
-        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log, denied }
+        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log, refusal }
     }
 
     /// A server that answers each request with what `script` makes of it and of how many came before; the request IDs
@@ -181,6 +181,18 @@ impl Servers {
         &self,
         scheme: Scheme,
         script: impl Fn(&Seen, usize) -> Answer + Send + Sync + 'static,
+    ) -> Scripted {
+        self.scripted_http(scheme, move |request, before| {
+            let (status, body) = script(request, before);
+            Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap()
+        })
+    }
+
+    /// The same, where headers matter.
+    pub(crate) fn scripted_http(
+        &self,
+        scheme: Scheme,
+        script: impl Fn(&Seen, usize) -> Response<Full<Bytes>> + Send + Sync + 'static,
     ) -> Scripted {
         let (log, script) = (Log::default(), Arc::new(script));
         let seen = log.clone();
@@ -195,18 +207,29 @@ impl Servers {
                     log.push(request.clone());
                     log.len() - 1
                 };
-                let (status, body) = script(&request, before);
-                let id = format!("scripted-{before}");
-                let response = Response::builder()
-                    .status(status)
-                    .header("x-amzn-requestid", id)
-                    // Without it the instance metadata service's token is none.
-                    .header("x-aws-ec2-metadata-token-ttl-seconds", "21600")
-                    .body(Full::new(Bytes::from(body)));
-                Ok::<_, hyper::Error>(response.unwrap())
+                let mut response = script(&request, before);
+                response.headers_mut().insert("x-amzn-requestid", format!("scripted-{before}").parse().unwrap());
+                Ok::<_, hyper::Error>(response)
             }
         });
         Scripted { url: self.serve(scheme, service), log }
+    }
+
+    /// A node's metadata service in its second version: a token first, then the role's name, then its credentials.
+    pub(crate) fn metadata_service(&self, role: String, session: String) -> Scripted {
+        const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+        const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+        self.scripted_http(Scheme::Http, move |request, _| {
+            let with_token = request.header("x-aws-ec2-metadata-token") == Some("the-metadata-token");
+            let (status, body) = match (request.method.as_str(), request.uri.as_str()) {
+                ("PUT", "/latest/api/token") if request.header(TTL).is_some() => (200, "the-metadata-token".to_owned()),
+                ("GET", _) if !with_token => (401, String::new()),
+                ("GET", ROLES) => (200, role.clone()),
+                ("GET", path) if path.strip_prefix(ROLES) == Some(role.as_str()) => (200, session.clone()),
+                _ => (404, String::new()),
+            };
+            Response::builder().status(status).header(TTL, "21600").body(Full::new(Bytes::from(body))).unwrap()
+        })
     }
 
     /// A port where every connection is reset as soon as something has been sent to it.
@@ -268,19 +291,37 @@ impl Servers {
         format!("{name}://{address}")
     }
 
-    fn acceptor(&self, scheme: Scheme) -> Option<TlsAcceptor> {
+    /// A certificate and its key as PEM files, for a server of another process.
+    pub(crate) fn certificate(&self) -> (PathBuf, PathBuf) {
+        let (certificate, key) = self.certified(Scheme::Https);
+        let paths = (self.folder.path().join("server.pem"), self.folder.path().join("server.key"));
+        std::fs::write(&paths.0, certificate.pem()).unwrap();
+        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    fn certified(&self, scheme: Scheme) -> (Certificate, KeyPair) {
         let names = match scheme {
-            Scheme::Http => return None,
-            Scheme::Https | Scheme::HttpsExpired => ["127.0.0.1", "localhost"],
-            Scheme::HttpsOtherName => ["192.0.2.1", "other.example"],
+            Scheme::Http | Scheme::Https | Scheme::HttpsExpired => ["127.0.0.1", "localhost", "s3.test"],
+            Scheme::HttpsOtherName => ["192.0.2.1", "other.example", "another.example"],
         };
         let mut params = CertificateParams::new(names.map(str::to_owned)).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Penstock test server");
         if scheme == Scheme::HttpsExpired {
             params.not_before = rcgen::date_time_ymd(2001, 1, 1);
             params.not_after = rcgen::date_time_ymd(2002, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        let chain: Vec<CertificateDer<'static>> = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    pub(crate) fn acceptor(&self, scheme: Scheme) -> Option<TlsAcceptor> {
+        if scheme == Scheme::Http {
+            return None;
+        }
+        let (certificate, key) = self.certified(scheme);
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -342,15 +383,16 @@ fn see(request: &Request<Incoming>, body: String) -> Seen {
     }
 }
 
-fn access_denied() -> Response<s3s::Body> {
-    let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
-    Response::builder().status(403).body(s3s::Body::from(body.to_owned())).unwrap()
-}
-
 impl S3Server {
     /// Answers requests for which `denied` holds with AccessDenied, from here on.
     pub(crate) fn deny(&self, denied: impl Fn(&Seen) -> bool + Send + 'static) {
-        *self.denied.lock().unwrap() = Box::new(denied);
+        let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+        self.refuse(move |request| denied(request).then(|| (403, body.to_owned())));
+    }
+
+    /// Answers as `refusal` says, where it says something, from here on.
+    pub(crate) fn refuse(&self, refusal: impl Fn(&Seen) -> Option<Answer> + Send + 'static) {
+        *self.refusal.lock().unwrap() = Box::new(refusal);
     }
 
     /// How many requests came, refused ones too.
