@@ -434,5 +434,3 @@ impl Run<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -357,3 +357,6 @@ fn doubtful(manifest: &Manifest, item: &Item) -> Option<HashSet<String>> {
     };
     Some(mine().filter_map(relative).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod corpus;
 mod dying;
 mod end_to_end;
 mod imports;
+mod incremental;
 mod model;
 mod servers;
 mod tar;

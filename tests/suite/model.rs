@@ -74,13 +74,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The tree, the store, and what must come back.
-struct World {
-    folder: tempfile::TempDir,
-    store: Arc<MemoryStore>,
-    kept: Vec<(Manifest, Facility)>,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) kept: Vec<(Manifest, Facility)>,
 }
 
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -93,12 +93,12 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self {
             folder: tempfile::tempdir().unwrap(),
             store: Arc::new(MemoryStore::new()),
@@ -113,7 +113,7 @@ impl World {
         world
     }
 
-    fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.folder.path().join("tree")
     }
 
@@ -121,7 +121,7 @@ impl World {
         self.tree().join(["", "a", "a/b", "c"][usize::from(number) % 4])
     }
 
-    fn path(&self, file: u8) -> PathBuf {
+    pub(crate) fn path(&self, file: u8) -> PathBuf {
         self.directory(file).join(format!("file-{file:02}"))
     }
 
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    fn context(&self, store: Arc<dyn penstock::store::Store>) -> job::Context {
+    pub(crate) fn context(&self, store: Arc<dyn penstock::store::Store>) -> job::Context {
         job::Context {
             store,
             budget: Budget::new(64 * MIB),
@@ -177,7 +177,7 @@ impl World {
         }
     }
 
-    fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
+    pub(crate) fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
         let path = self.tree().to_str().unwrap().to_owned();
         let kind = SourceKind::Tree { path, exclude: Vec::new(), one_file_system: false };
         Spec {
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    async fn check(&self) {
+    pub(crate) async fn check(&self) {
         let context = download::Context {
             store: self.store.clone(),
             budget: Budget::new(64 * MIB),
@@ -245,7 +245,7 @@ impl World {
 }
 
 /// Waits until the file system's clock shows another time.
-fn tick(folder: &Path) {
+pub(crate) fn tick(folder: &Path) {
     let probe = folder.join("probe");
     let now = || {
         fs::write(&probe, b"x").unwrap();
