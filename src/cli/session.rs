@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
-use crate::store::Store;
+use crate::snapshot;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -40,8 +40,8 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
     }
 }
 
-pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
-    Ok(AwsLocation::connect(location)?.store())
+pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
+    Ok(AwsLocation::connect(location)?)
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
@@ -54,13 +54,15 @@ pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
 pub(super) struct Reading {
     pub(super) catalog: Catalog,
     pub(super) download: download::Context,
+    pub(super) snapshots: snapshot::Service,
     pub(super) location: String,
 }
 
 impl Reading {
     pub(super) fn open(config: &Config, place: &args::Place) -> Result<Self, Failure> {
         let location = location(config, place.location.as_deref())?;
-        let store = connect(location)?;
+        let connected = connect(location)?;
+        let store = connected.store();
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
@@ -70,6 +72,7 @@ impl Reading {
                 pool: pool(config)?,
                 concurrency: location.upload.concurrency,
             },
+            snapshots: snapshot::Service::new(connected.disks()),
             location: location.name.clone(),
         })
     }

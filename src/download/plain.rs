@@ -179,7 +179,8 @@ impl Driver {
     async fn fetch(self, group: Group, buffers: (Buffer, Buffer)) -> Result<(Group, Bytes), Error> {
         let all = group.positions.clone();
         let fetched = self.fetch_checked(group, buffers).await;
-        fetched.map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
+        fetched
+            .map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
     }
 
     /// An error comes with the positions of the chunks at fault, where it is some.
@@ -193,7 +194,8 @@ impl Driver {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(()) => {
                     let opened;
-                    (group, stored, plain, opened) = self.open(group, stored, plain).await.map_err(|error| (None, error))?;
+                    (group, stored, plain, opened) =
+                        self.open(group, stored, plain).await.map_err(|error| (None, error))?;
                     match opened {
                         Ok(()) => {
                             plain.commit(group.plain);
@@ -265,7 +267,8 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into).map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
+        frame::open(&piece.chunk, from, into)
+            .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
 }

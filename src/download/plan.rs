@@ -277,7 +277,8 @@ mod tests {
     #[test]
     fn a_small_gap_saves_a_request() {
         let gap = GAP as u64;
-        let found = groups(Selection::Whole, &[chunk(0, 0, 10, 1), chunk(0, 10 + gap, 10, 1), chunk(0, 21 + 2 * gap, 9, 1)]);
+        let found =
+            groups(Selection::Whole, &[chunk(0, 0, 10, 1), chunk(0, 10 + gap, 10, 1), chunk(0, 21 + 2 * gap, 9, 1)]);
         assert_eq!(extents(&found[0]), [(0, 0, 20 + GAP), (0, 21 + 2 * gap, 9)]);
     }
 

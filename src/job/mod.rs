@@ -6,11 +6,15 @@
 //! - **Failure of the store** fails the run.
 //! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
 //!   and cannot undo a commit: its failure is said beside the backup.
+//! - **Snapshots** are taken before anything is read and waited for when all else is done, after `after` (the module `snapshot`). Once all
+//!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
+mod disks;
+mod failure;
 mod hooks;
 mod item;
 mod objects;
@@ -24,21 +28,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, TooSmall};
-use crate::catalog;
+use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
-use crate::download;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::with_retries;
-use crate::store::{self, Overwrite, Payload, Store};
+use crate::snapshot;
+use crate::store::{Overwrite, Payload, Store};
 use crate::stream::{self, encode};
-use crate::upload;
-use parent::Ancestors;
-pub use parent::{Policy, Reuse};
+
+pub use self::disks::Snapshots;
+pub use self::failure::Error;
+use self::parent::Ancestors;
+pub use self::parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -58,6 +63,7 @@ pub struct Context {
     pub upload: config::Upload,
     pub checksum: Algorithm,
     pub metrics: Metrics,
+    pub snapshots: Snapshots,
 }
 
 impl std::fmt::Debug for Context {
@@ -137,69 +143,12 @@ pub struct Progress {
     pub warnings: AtomicU64,
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
+    pub snapshots: snapshot::Progress,
 }
 
 impl Progress {
     fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("item {item}: {error}")]
-    Source {
-        item: Name,
-        #[source]
-        error: crate::source::Error,
-    },
-    #[error(transparent)]
-    Stream(stream::encode::Error),
-    #[error(transparent)]
-    Upload(#[from] upload::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error(transparent)]
-    Catalog(#[from] catalog::Error),
-    #[error(transparent)]
-    Parent(#[from] download::Error),
-    #[error("not enough memory for one stream: {0}")]
-    Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
-    Local {
-        action: &'static str,
-        #[source]
-        error: std::io::Error,
-    },
-    #[error("job {job}: no source matched anything: {patterns}")]
-    Nothing { job: Name, patterns: String },
-    #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
-    Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
-    #[error("cancelled; nothing was committed")]
-    Cancelled,
-    #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
-    Timeout { job: Name, limit: Duration },
-}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        match self {
-            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Stream(error) => error.report(),
-            Self::Upload(error) => error.report(),
-            Self::Store(error) => error.report(),
-            Self::Catalog(error) => error.report(),
-            Self::Parent(error) => error.report(),
-            Self::Memory(_) => Report::new(Class::Config, self.to_string())
-                .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
-            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
-            Self::Nothing { .. } => {
-                Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
-            }
-            Self::Hook { class, .. } => Report::new(*class, self.to_string()),
-            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
-            Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
-        }
     }
 }
 
@@ -291,7 +240,7 @@ async fn within_time(
     let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
     let ancestors = Ancestors::new(context, &chain, spec.parent, started);
     let (stop_run, written) = (stop.clone(), Vec::new());
-    let mut run = Run { context, spec, progress, metrics, stop: stop_run, ancestors, parent: None, written };
+    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop_run, ancestors, parent: None, written };
     let work = async {
         hooks.before(&stop).await?;
         run.backup(chain, started, id).await
@@ -323,6 +272,7 @@ struct Run<'a> {
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
+    hooks: &'a hooks::Runner<'a>,
     stop: CancellationToken,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
@@ -334,16 +284,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
         let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
-        tracing::info!("backup started");
-        let mut warnings = Warnings::default();
-        let (items, first_error) = self.items(&backup, &mut warnings).await?;
-        if let Some(error) = first_error
-            && items.iter().all(|item| item.outcome == Outcome::Failure)
-        {
-            return Err(error);
-        }
-        let whole = warnings.count == 0 && items.iter().all(|item| item.outcome == Outcome::Success);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
             job: chain.job,
@@ -351,29 +292,32 @@ impl Run<'_> {
             node: chain.node,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             started,
-            finished: Timestamp::now(),
-            parent: self.parent.as_ref().map(|parent| parent.id.clone()),
-            base: self.parent.as_deref().map(|parent| parent::base(parent).clone()),
+            finished: started,
+            parent: None,
+            base: None,
             labels: std::collections::BTreeMap::new(),
-            outcome: if whole { Outcome::Success } else { Outcome::Partial },
-            items,
-            warnings,
+            outcome: Outcome::Partial,
+            items: Vec::new(),
+            warnings: Warnings::default(),
         };
-        self.commit(&backup.manifest(), &manifest).await?;
+        tracing::info!("backup started");
+        let volumes = plan::volumes(self.spec);
+        if volumes.is_empty() {
+            let failed = self.items(&backup, &mut manifest).await?;
+            finish(&mut manifest, failed)?;
+            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
+        } else {
+            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
+        }
         tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
     }
 
-    /// Every item's stream, and the first failure of a source.
-    async fn items(
-        &mut self,
-        backup: &BackupPrefix,
-        warnings: &mut Warnings,
-    ) -> Result<(Vec<Item>, Option<Error>), Error> {
-        let mut items = Vec::new();
+    /// Every stream, as an item of `manifest`. The first failure of a source.
+    async fn items(&mut self, backup: &BackupPrefix, manifest: &mut Manifest) -> Result<Option<Error>, Error> {
         let mut first_error = None;
         for planned in plan::items(self.spec)? {
-            let (outcome, error, stream) = match self.item(backup, &planned, warnings).await {
+            let (outcome, error, stream) = match self.item(backup, &planned, &mut manifest.warnings).await {
                 Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
                 Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
                 Err(error @ Error::Source { .. }) => {
@@ -385,9 +329,12 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             let (name, source) = (planned.name, planned.description);
-            items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
+            let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
+            manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
-        Ok((items, first_error))
+        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
+        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
+        Ok(first_error)
     }
 
     /// Says something about an item that does not keep it from being backed up.
@@ -398,13 +345,13 @@ impl Run<'_> {
         warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
     }
 
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {
+    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
         let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -434,3 +381,15 @@ impl Run<'_> {
     }
 }
 
+/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
+fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
+    if let Some(error) = failed
+        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
+    {
+        return Err(error);
+    }
+    manifest.finished = Timestamp::now();
+    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
+    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    Ok(())
+}

@@ -20,8 +20,8 @@ use super::{Context, Error, Run};
 use crate::budget::Reservation;
 use crate::catalog::{self, Catalog, Entry};
 use crate::config;
-use crate::download::index::{self, IndexFile, Records};
 use crate::download;
+use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey, cluster_prefix};
@@ -111,7 +111,11 @@ impl Ancestors {
     }
 
     /// The newest backup that has the item, of those behind the first `depth` that could be read; and how many that makes.
-    async fn candidate(&mut self, item: &Name, mut depth: usize) -> Result<Option<(Arc<Manifest>, usize)>, catalog::Error> {
+    async fn candidate(
+        &mut self,
+        item: &Name,
+        mut depth: usize,
+    ) -> Result<Option<(Arc<Manifest>, usize)>, catalog::Error> {
         loop {
             if depth >= self.read.len() && !self.read_next().await? {
                 return Ok(None);
@@ -126,16 +130,12 @@ impl Ancestors {
 
     /// `false` when there is none. One that is refused is not asked for again.
     async fn read_next(&mut self) -> Result<bool, catalog::Error> {
-        let unread = match &mut self.unread {
-            Some(unread) => unread,
-            None => {
-                // Once, also when it fails.
-                self.unread = Some(Vec::new().into_iter());
-                let entries = self.list().await?;
-                self.unread.insert(entries.into_iter())
-            }
-        };
-        let Some(entry) = unread.next() else { return Ok(false) };
+        if self.unread.is_none() {
+            // Once, also when it fails.
+            self.unread = Some(Vec::new().into_iter());
+            self.unread = Some(self.list().await?.into_iter());
+        }
+        let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
         let manifest = self.catalog.manifest(&entry).await?;
         if self.read.is_empty() && full_is_due(&manifest, self.policy.full_every, self.now) {
             tracing::info!(every = ?self.policy.full_every, last = %base(&manifest), "a full backup is due");

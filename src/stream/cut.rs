@@ -81,6 +81,7 @@ fn border(data: &[u8]) -> Option<usize> {
 }
 
 /// Whether there is a border in the [`STEP`] bytes after the first window.
+#[expect(clippy::needless_range_loop, reason = "one index into all lanes is what keeps them in step")]
 fn has_border(data: &[u8]) -> bool {
     let lanes: [&[u8; STRIDE]; LANES] = std::array::from_fn(|lane| {
         data[WINDOW + lane * STRIDE..].first_chunk().expect("the data is a window and a step")

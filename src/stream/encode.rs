@@ -228,12 +228,7 @@ impl Cutter {
     }
 
     /// Hands over every chunk whose end is certain; returns how many bytes they were.
-    fn cut(
-        &self,
-        block: &Bytes,
-        marks: impl Iterator<Item = (usize, Mark)>,
-        more: More,
-    ) -> Result<usize, Gone> {
+    fn cut(&self, block: &Bytes, marks: impl Iterator<Item = (usize, Mark)>, more: More) -> Result<usize, Gone> {
         let mut used = 0;
         for (at, mark) in marks {
             used += self.chunks(&block.slice(used..at), More::No)?;

@@ -38,6 +38,7 @@ impl Done {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "these counters count bytes")]
 fn counter(context: &Context, name: &str) -> u64 {
     let families = context.metrics.gather();
     let family = families.iter().find(|family| family.name() == format!("penstock_{name}"));

@@ -13,12 +13,14 @@ use std::time::Duration;
 use penstock::budget::Budget;
 use penstock::checksum::Algorithm;
 use penstock::config::{SignPayload, Source, SourceKind, Upload};
+use penstock::disks::memory::MemoryDisks;
 use penstock::download;
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
 use penstock::metrics::Metrics;
 use penstock::restore::{self, restore};
+use penstock::snapshot;
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
 use penstock::verify::{Depth, verify};
@@ -35,20 +37,53 @@ const SIZES: [usize; 7] = [0, 100, 5_000, 40_000, 200_000, 700_000, 2_500_000];
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { file: u8, size: usize, seed: u64 },
+    Write {
+        file: u8,
+        size: usize,
+        seed: u64,
+    },
     /// A few bytes in the middle; the size stays.
-    Overwrite { file: u8, seed: u64 },
-    Truncate { file: u8 },
-    Punch { file: u8 },
-    Remove { file: u8 },
-    Rename { from: u8, to: u8 },
-    Link { from: u8, to: u8 },
-    Symlink { file: u8, target: u8 },
-    Mode { file: u8, mode: u32 },
-    DefaultAcl { directory: u8 },
-    Backup { reuse: Reuse, compression: Compression, min_live: u16 },
+    Overwrite {
+        file: u8,
+        seed: u64,
+    },
+    Truncate {
+        file: u8,
+    },
+    Punch {
+        file: u8,
+    },
+    Remove {
+        file: u8,
+    },
+    Rename {
+        from: u8,
+        to: u8,
+    },
+    Link {
+        from: u8,
+        to: u8,
+    },
+    Symlink {
+        file: u8,
+        target: u8,
+    },
+    Mode {
+        file: u8,
+        mode: u32,
+    },
+    DefaultAcl {
+        directory: u8,
+    },
+    Backup {
+        reuse: Reuse,
+        compression: Compression,
+        min_live: u16,
+    },
     /// The process dies with its n-th request.
-    Crash { requests: u32 },
+    Crash {
+        requests: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -99,11 +134,8 @@ pub(crate) fn name(text: &str) -> Name {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let world = Self {
-            folder: tempfile::tempdir().unwrap(),
-            store: Arc::new(MemoryStore::new()),
-            kept: Vec::new(),
-        };
+        let world =
+            Self { folder: tempfile::tempdir().unwrap(), store: Arc::new(MemoryStore::new()), kept: Vec::new() };
         for directory in 0..4 {
             fs::create_dir_all(world.directory(directory)).unwrap();
         }
@@ -143,7 +175,8 @@ impl World {
                 let file = File::options().write(true).open(self.path(*file))?;
                 let size = file.metadata()?.len();
                 let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-                Ok(rustix::fs::fallocate(&file, flags, size / 4 & !4095, (size / 2 & !4095).max(4096))?)
+                let (from, length) = (size / 4 / 4096 * 4096, (size / 2 / 4096 * 4096).max(4096));
+                Ok(rustix::fs::fallocate(&file, flags, from, length)?)
             }
             Step::Remove { file } => fs::remove_file(self.path(*file)),
             Step::Rename { from, to } => fs::rename(self.path(*from), self.path(*to)),
@@ -152,7 +185,8 @@ impl World {
             Step::Mode { file, mode } => fs::set_permissions(self.path(*file), fs::Permissions::from_mode(*mode)),
             Step::DefaultAcl { directory } => {
                 const NONE: u32 = u32::MAX;
-                let acl = crate::tar::acl(&[(1, 7, NONE), (4, 5, NONE), (8, 2, 54_322), (0x10, 7, NONE), (0x20, 1, NONE)]);
+                let acl =
+                    crate::tar::acl(&[(1, 7, NONE), (4, 5, NONE), (8, 2, 54_322), (0x10, 7, NONE), (0x20, 1, NONE)]);
                 let (path, name) = (self.directory(*directory), c"system.posix_acl_default");
                 if rustix::fs::removexattr(&path, name).is_err() {
                     rustix::fs::setxattr(&path, name, &acl, rustix::fs::XattrFlags::empty())?;
@@ -171,9 +205,19 @@ impl World {
             prefix: "fleet".to_owned(),
             cluster: name("c"),
             node: name("n"),
-            upload: Upload { part_size: 5 * MIB, concurrency: 2, object_size: 6 * MIB, sign_payload: SignPayload::Auto },
+            upload: Upload {
+                part_size: 5 * MIB,
+                concurrency: 2,
+                object_size: 6 * MIB,
+                sign_payload: SignPayload::Auto,
+            },
             checksum: Algorithm::Crc64nvme,
             metrics: Metrics::new(),
+            snapshots: Snapshots {
+                service: snapshot::Service::new(Arc::new(MemoryDisks::new([]))),
+                records: snapshot::Records::new(self.folder.path()),
+                location: "primary".to_owned(),
+            },
         }
     }
 
@@ -263,9 +307,10 @@ fn play(steps: &[Step]) {
     runtime.block_on(async {
         let mut world = World::new();
         for step in steps {
-            world.step(step).await;
+            Box::pin(world.step(step)).await;
         }
-        world.step(&Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 }).await;
+        let last = Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 };
+        Box::pin(world.step(&last)).await;
     });
 }
 

@@ -5,7 +5,7 @@ use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{SignPayload, Source, SourceKind, Upload};
 use crate::download::testing::{item, manifest, noise};
-use crate::job::{Hooks, Progress, Spec, run};
+use crate::job::{Hooks, Progress, Snapshots, Spec, run};
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::stream::frame::Compression;
@@ -67,8 +67,11 @@ fn what_is_settled_changed_before_the_parent_began() {
 fn what_was_warned_about_is_doubtful() {
     let tree = item("a", SourceDescription::Tree { path: "/data/x".to_owned() }, None);
     let doubt = |paths: &[(&str, &str)], count| {
-        let warning =
-            |(item, path): &(&str, &str)| Warning { item: name(item), path: (*path).to_owned(), message: String::new() };
+        let warning = |(item, path): &(&str, &str)| Warning {
+            item: name(item),
+            path: (*path).to_owned(),
+            message: String::new(),
+        };
         let warnings = Warnings { count, list: paths.iter().map(warning).collect() };
         let mut found: Vec<String> =
             doubtful(&Manifest { warnings, ..manifest(Vec::new()) }, &tree)?.into_iter().collect();
@@ -95,6 +98,7 @@ fn context(memory: u64) -> Context {
         upload: Upload { part_size: 5 << 20, concurrency: 1, object_size: 1 << 30, sign_payload: SignPayload::Auto },
         checksum: Algorithm::default(),
         metrics: Metrics::new(),
+        snapshots: Snapshots::none(),
     }
 }
 
@@ -132,7 +136,9 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
 fn only_what_is_the_parents_own_fault_is_excused() {
     let excused: Vec<Class> = Class::ALL.into_iter().filter(|class| excusable(*class)).collect();
     assert!(excused.contains(&Class::Integrity) && excused.contains(&Class::NotFound));
-    for class in [Class::Transient, Class::Throttled, Class::CredentialsExpired, Class::Tls, Class::Local, Class::Cancelled] {
+    for class in
+        [Class::Transient, Class::Throttled, Class::CredentialsExpired, Class::Tls, Class::Local, Class::Cancelled]
+    {
         assert!(!excused.contains(&class), "{class}");
     }
 }

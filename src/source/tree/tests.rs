@@ -85,7 +85,8 @@ fn what_is_excluded_is_left_out_with_all_below_it() {
     assert_eq!(paths(dir.path(), &["**/lost+found", "*.tmp"]), [".", "a", "a/b.tmp", "a/c", "a/c/d.tmp", "keep"]);
     assert_eq!(paths(dir.path(), &["/a/", "**/*.tmp"]), [".", "keep", "lost+found", "lost+found/x"]);
     assert_eq!(paths(dir.path(), &["a/*"]).len(), 6);
-    let error = TreeSource::new(dir.path(), &Options { exclude: vec!["a[".into()], ..Options::default() }, None).unwrap_err();
+    let error =
+        TreeSource::new(dir.path(), &Options { exclude: vec!["a[".into()], ..Options::default() }, None).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("\"a[\""), "{error}");
 }
 

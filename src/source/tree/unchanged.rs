@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn a_link_that_leads_elsewhere_has_changed() {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
-        let links = ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
+        let links =
+            ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
         let mut comparison = Comparison::new(Box::new(links.into_iter()), settled, HashSet::new());
         assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
         assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());
