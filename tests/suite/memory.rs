@@ -10,7 +10,7 @@ use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
-use penstock::job::{self, Context, Hooks, Spec};
+use penstock::job::{self, Context, Hooks, Policy, Spec};
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
 use penstock::stream::frame::Compression;
@@ -37,7 +37,7 @@ fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
     let location = config::Location { upload, s3_url: Some(url.to_owned()), ..s3 };
     let metrics = Metrics::new();
     Context {
-        store: AwsLocation::connect_with(&location, |_| None).unwrap().store(),
+        store: AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store(),
         endpoint: Endpoint::new(metrics.location("test"), upload.concurrency.into()),
         journal: None,
         budget: budget.clone(),
@@ -48,6 +48,7 @@ fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
         upload,
         checksum: Algorithm::default(),
         metrics,
+        snapshots: crate::no_snapshots(),
     }
 }
 
@@ -59,6 +60,7 @@ fn endless(number: usize, limit: Duration) -> Spec {
         compression: Compression::Zstd { level: 1 },
         timeout: Some(limit),
         hooks: Hooks::default(),
+        parent: Policy::default(),
     }
 }
 
@@ -133,8 +135,8 @@ async fn a_job_that_can_never_have_its_part_is_told_so() {
     let s3 = servers.s3(crate::servers::Scheme::Http);
     let least = penstock::budget::stream::least(5 * MIB);
     let context = context(&s3.url, s3.location(), &Budget::new(least - 1));
-    let refused = job::run(&context, &endless(1, Duration::from_secs(60)), &Arc::default(), &CancellationToken::new());
-    let report = refused.await.unwrap_err().report();
+    let (spec, progress, cancel) = (endless(1, Duration::from_secs(60)), Arc::default(), CancellationToken::new());
+    let report = job::run(&context, &spec, &progress, &cancel).await.unwrap_err().report();
     assert_eq!(report.class, Class::Config);
     assert!(
         report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"),

@@ -14,7 +14,7 @@ use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Context, Hooks, Progress, Spec};
+use penstock::job::{self, Context, Hooks, Policy, Progress, Spec};
 use penstock::limits::Bandwidth;
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
@@ -60,15 +60,18 @@ impl House {
             sign_payload: SignPayload::Never,
         };
         let location = config::Location { upload, ..s3.location() };
-        let direct = AwsLocation::connect_with(&location, |_| None).unwrap().store();
+        let direct = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store();
         let location = config::Location { s3_url: Some(proxy.url.clone()), ..location };
-        let aws = AwsLocation::connect_with(&location, |_| None).unwrap();
+        let aws = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap();
         let metrics = Metrics::new();
         let endpoint = Endpoint::new(metrics.location("test"), upload.concurrency.into()).patient_for(patience);
         let source = servers.folder().join("source");
         std::fs::write(&source, noise(LENGTH, 42)).unwrap();
         let context = Context {
-            store: bandwidth.map_or_else(|| aws.store(), |bandwidth| aws.limited_store(bandwidth)),
+            store: match bandwidth {
+                Some(bandwidth) => aws.limited(bandwidth).store(),
+                None => aws.store(),
+            },
             endpoint,
             journal: Some(Journal::open(&servers.folder().join("state"), "test", &s3.bucket).unwrap()),
             budget: Budget::new(64 << 20),
@@ -79,6 +82,7 @@ impl House {
             upload,
             checksum: Algorithm::default(),
             metrics: metrics.clone(),
+            snapshots: crate::no_snapshots(),
         };
         Self { s3, proxy, metrics, context, source, direct, servers }
     }
@@ -90,6 +94,7 @@ impl House {
             compression: Compression::None,
             timeout: None,
             hooks: Hooks::default(),
+            parent: Policy::default(),
         }
     }
 
