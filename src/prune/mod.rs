@@ -445,6 +445,8 @@ async fn close_outside(ctx: &Context, entry: &Entry) -> Result<(), Report> {
             tracing::warn!(backup = %entry.id, %error, "what the deleted backup keeps outside of the store cannot be known");
             Ok(())
         }
+        // Another run was faster.
+        Err(error) if error.class() == Class::NotFound => Ok(()),
         Err(error) => Err(error.report()),
     }
 }
