@@ -68,8 +68,8 @@ impl Run<'_> {
         let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };
         let owner = Owner { chain, id: manifest.id.clone() };
         let lock = records.lock(&manifest.job).map_err(Error::Snapshots)?;
-        recover::job(context.recovery(), &lock).await;
-        let place = Place { records, lock: &lock, location, prefix: &context.prefix };
+        let pending = recover::job(context.recovery(), &lock).await;
+        let place = Place { records, lock: &lock, location, prefix: &context.prefix, pending };
         let (metrics, progress) = (self.metrics.clone(), &self.progress.snapshots);
         let mut session = Session::begin(service, &place, &owner, metrics, progress).map_err(Error::Snapshots)?;
         let result = self.capture_and_wait(backup, manifest, &mut session, volumes).await;
