@@ -77,7 +77,11 @@ pub(crate) struct S3Server {
     ca_path: PathBuf,
     root: PathBuf,
     log: Log,
+    denied: Arc<Mutex<Denied>>,
 }
+
+/// Which requests get AccessDenied.
+type Denied = Box<dyn Fn(&Seen) -> bool + Send>;
 
 pub(crate) struct Scripted {
     pub(crate) url: String,
@@ -116,14 +120,22 @@ impl Servers {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
         builder.set_auth(auth);
         let (inner, log) = (builder.build(), Log::default());
-        let seen = log.clone();
+        let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
+        let (seen, refuse) = (log.clone(), Arc::clone(&denied));
         let service = service_fn(move |request: Request<Incoming>| {
-            seen.lock().unwrap().push(see(&request, String::new()));
-            let answer = Service::call(&inner, request);
-            async move { answer.await.map_err(|error| std::io::Error::other(format!("{error:?}"))) }
+            let head = see(&request, String::new());
+            let denied = refuse.lock().unwrap()(&head);
+            seen.lock().unwrap().push(head);
+            let answer = (!denied).then(|| Service::call(&inner, request));
+            async move {
+                match answer {
+                    Some(answer) => answer.await.map_err(|error| std::io::Error::other(format!("{error:?}"))),
+                    None => Ok(access_denied()),
+                }
+            }
         });
         let url = self.serve(scheme, service);
-        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log }
+        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log, denied }
     }
 
     /// A server that answers each request with what `script` makes of it and of how many came before; the request IDs
@@ -288,7 +300,17 @@ fn see(request: &Request<Incoming>, body: String) -> Seen {
     }
 }
 
+fn access_denied() -> Response<s3s::Body> {
+    let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+    Response::builder().status(403).body(s3s::Body::from(body.to_owned())).unwrap()
+}
+
 impl S3Server {
+    /// Answers requests for which `denied` holds with AccessDenied, from here on.
+    pub(crate) fn deny(&self, denied: impl Fn(&Seen) -> bool + Send + 'static) {
+        *self.denied.lock().unwrap() = Box::new(denied);
+    }
+
     /// How many requests came, refused ones too.
     pub(crate) fn requests(&self) -> usize {
         self.log.lock().unwrap().len()
