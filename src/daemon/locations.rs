@@ -2,7 +2,8 @@
 //!
 //! Each has a task that looks: at its credentials every [`CREDENTIALS_EVERY`], which also renews them before a job would
 //! have to wait for that, and at its bucket every [`CHECK_EVERY`], by listing a prefix that holds nothing. What it finds
-//! is logged when it changes. Nothing waits for these tasks: a job tries for itself.
+//! is logged when it changes. Nothing waits for these tasks: a job tries for itself. Every [`SNAPSHOTS_EVERY`] it also looks after
+//! the snapshots that earlier runs left pending or died over ([`recover`]).
 //!
 //! A location that leaves the configuration, or changes, stays open for as long as a run holds it.
 
@@ -25,11 +26,13 @@ use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
 use crate::metrics::{self, Metrics};
-use crate::snapshot;
+use crate::snapshot::{self, Records, recover};
 use crate::store::Store;
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
 const CHECK_EVERY: Duration = Duration::from_mins(5);
+/// Costs nothing where no record of a run with snapshots is left.
+const SNAPSHOTS_EVERY: Duration = Duration::from_mins(10);
 /// While something is wrong.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// The adapter's own timeouts end a request before this.
@@ -101,7 +104,10 @@ pub(super) struct Location {
     pub(super) remote: Arc<dyn Remote>,
     /// One for all runs: they share its pace.
     pub(super) snapshots: snapshot::Service,
+    pub(super) records: Records,
     metrics: metrics::Location,
+    /// For the jobs whose snapshots are looked after.
+    all_metrics: Metrics,
     health: Mutex<Health>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -116,7 +122,7 @@ pub(super) fn open(
     config: &config::Config,
     old: &Locations,
     connect: &dyn Connect,
-    metrics: &Metrics,
+    all: &Metrics,
 ) -> Result<Locations, Report> {
     let mut opened = Locations::new();
     for (name, wanted) in &config.locations {
@@ -125,13 +131,23 @@ pub(super) fn open(
         let location = if let Some(location) = kept {
             Arc::clone(location)
         } else {
-            let metrics = metrics.location(name);
+            let metrics = all.location(name);
             let remote = connect.connect(wanted, &metrics)?;
             metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
             let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
             let snapshots = snapshot::Service::new(remote.disks());
-            let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
-            Arc::new(Location { config, certificate, probe, remote, snapshots, metrics, health, task })
+            Arc::new(Location {
+                config: wanted.clone(),
+                certificate,
+                probe,
+                remote,
+                snapshots,
+                records: Records::new(&config.state_dir),
+                metrics,
+                all_metrics: all.clone(),
+                health: Mutex::default(),
+                task: Mutex::default(),
+            })
         };
         opened.insert(name.clone(), location);
     }
@@ -162,9 +178,12 @@ impl Location {
             // It holds no reference while it sleeps, so that a location that nobody has any more ends it.
             let (location, history, stop) = (Arc::downgrade(self), history.clone(), stop.clone());
             let task = async move {
-                let mut last_good = None;
+                let (mut last_good, mut last_recovery) = (None, None);
                 while let Some(location) = location.upgrade() {
                     let pause = location.look(&history, &mut last_good).await;
+                    if last_good.is_some() {
+                        location.recover_snapshots(&mut last_recovery).await;
+                    }
                     drop(location);
                     tokio::select! {
                         () = stop.cancelled() => return,
@@ -174,6 +193,23 @@ impl Location {
             };
             tokio::spawn(task).abort_handle()
         });
+    }
+
+    async fn recover_snapshots(&self, last: &mut Option<Instant>) {
+        if last.is_some_and(|at| at.elapsed() < SNAPSHOTS_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let context = recover::Context {
+            service: &self.snapshots,
+            store: &*self.remote.store(),
+            records: &self.records,
+            location: &self.config.name,
+            checksum: self.config.checksum,
+            metrics: &self.all_metrics,
+        };
+        // Cut off, it goes on where it was the next time.
+        let _ = tokio::time::timeout(LONGEST_LOOK, recover::all(context)).await;
     }
 
     /// Returns how long nothing need be looked at.

@@ -11,7 +11,6 @@ use crate::error::{Class, Classify as _, Report};
 use crate::format::manifest::Manifest;
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
-use crate::snapshot;
 
 /// What every run shares.
 #[derive(Debug, Clone)]
@@ -69,7 +68,7 @@ impl Runner {
             metrics: self.metrics.clone(),
             snapshots: Snapshots {
                 service: location.snapshots.clone(),
-                records: snapshot::Records::new(&config.state_dir),
+                records: location.records.clone(),
                 location: location.config.name.clone(),
             },
         };

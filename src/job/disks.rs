@@ -36,12 +36,6 @@ impl fmt::Debug for Snapshots {
 }
 
 impl Context {
-    /// Looks after what earlier runs at this location left: pending snapshots, and those of runs that died. To be called at
-    /// start and now and then; a run does it for its own job.
-    pub async fn recover_snapshots(&self) {
-        recover::all(self.recovery()).await;
-    }
-
     fn recovery(&self) -> recover::Context<'_> {
         let Snapshots { service, records, location } = &self.snapshots;
         recover::Context {
