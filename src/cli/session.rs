@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
-use crate::error::{Class, Report};
+use crate::job;
 use crate::snapshot;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
