@@ -76,7 +76,7 @@ impl Runner {
         match self.context(config, location) {
             Ok(context) => context.recover_snapshots().await,
             Err(report) => {
-                tracing::error!(location = location.config.name, class = %report.class, "{}", report.message)
+                tracing::error!(location = location.config.name, class = %report.class, "{}", report.message);
             }
         }
     }
