@@ -8,6 +8,7 @@
 //! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
 
 mod body;
+mod probe;
 mod wire;
 
 use std::fmt;
@@ -143,28 +144,6 @@ impl S3Store {
         let resource = format!("s3://{}/{key}", self.bucket);
         let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
         Request { call }
-    }
-}
-
-impl S3Store {
-    /// The bucket's region, where the store says it: also in a refusal.
-    pub(super) async fn bucket_region(&self) -> Result<Option<String>, Error> {
-        let request = self.request("HeadBucket", "");
-        match self.client.head_bucket().bucket(&self.bucket).send().await {
-            Ok(output) => Ok(output.bucket_region().map(str::to_owned)),
-            Err(error) => {
-                let header = error.raw_response().and_then(|raw| raw.headers().get("x-amz-bucket-region"));
-                header.map(|region| Some(region.to_owned())).ok_or_else(|| request.failed(&error))
-            }
-        }
-    }
-
-    /// With SSE-S3, whatever is configured: what is refused with KMS and not without is refused by the key.
-    pub(super) async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
-        let request = self.request("PutObject", key.as_str());
-        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(ByteStream::from(data));
-        let put = put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::Aes256);
-        put.send().await.map(drop).map_err(|error| request.failed(&error))
     }
 }
 

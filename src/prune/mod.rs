@@ -347,8 +347,11 @@ impl Plan {
 /// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let mut pruned = Pruned::default();
+    // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
+    // daemon's tasks (rust-lang/rust#102211).
     let doomed = plan.backups.iter().filter(|backup| !backup.stays());
-    let mut burials = stream::iter(doomed).map(|backup| bury(ctx, backup)).buffer_unordered(PARALLEL);
+    let burials: Vec<_> = doomed.map(|backup| bury(ctx, backup)).collect();
+    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
     let mut deleted = HashSet::new();
     while let Some((entry, result)) = burials.next().await {
         ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
@@ -395,15 +398,16 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
     (entry, result.await)
 }
 
+async fn gone(store: &dyn store::Store, object: &Found) -> Result<(), store::Error> {
+    with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
+}
+
 /// Deletes objects, and counts.
 async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     let store = &ctx.catalog.store;
-    let mut deletions =
-        stream::iter(objects)
-            .map(|object| async move {
-                (object, with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await)
-            })
-            .buffer_unordered(PARALLEL);
+    let delete = |object| async move { (object, gone(&**store, object).await) };
+    let deletions: Vec<_> = objects.iter().map(delete).collect();
+    let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
     while let Some((object, result)) = deletions.next().await {
         match result {
             Ok(()) => {

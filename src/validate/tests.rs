@@ -11,7 +11,8 @@ use crate::format::key::ObjectKey;
 use crate::site::Identity;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId, UploadedPart,
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
+    UploadedPart,
 };
 
 /// A store, and what surrounds it, where the named operations are refused.
@@ -96,13 +97,13 @@ impl Store for Refusing {
         self.memory.complete_upload(upload, parts, size, checksum).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<crate::store::ListedUpload>, Error> {
-        self.memory.list_uploads(prefix).await
-    }
-
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
         self.ask("AbortMultipartUpload").await?;
         self.memory.abort_upload(upload).await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.memory.list_uploads(prefix).await
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
