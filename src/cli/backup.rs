@@ -9,13 +9,15 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
 use super::{Failure, progress, session, sweep};
+use crate::aws::AwsLocation;
 use crate::budget::Budget;
 use crate::config::{Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Progress, Spec};
+use crate::job::{self, Hooks, Progress, Snapshots, Spec};
 use crate::metrics::Metrics;
+use crate::snapshot;
 use crate::state::{Holder, StateDir};
 use crate::stream::frame;
 use crate::upload::journal::Journal;
@@ -36,7 +38,7 @@ pub(super) async fn run(
     let places = sweep::places(config, planned.iter().map(|(location, _)| *location), &metrics)?;
     let result = run_all(config, &state, &planned, &places, &metrics, format, cancel).await;
     if !cancel.is_cancelled() {
-        sweep::after_backup(config, &places).await;
+        sweep::after_backup(config, places).await;
     }
     result
 }
@@ -45,7 +47,7 @@ async fn run_all(
     config: &Config,
     state: &StateDir,
     planned: &[(&Location, Spec)],
-    places: &[Place],
+    places: &[(AwsLocation, Place)],
     metrics: &Metrics,
     format: OutputFormat,
     cancel: &CancellationToken,
@@ -55,8 +57,8 @@ async fn run_all(
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
     for (location, spec) in planned {
-        let place =
-            places.iter().find(|place| place.location == location.name).expect("a place for each location in use");
+        let (connected, place) =
+            places.iter().find(|(_, place)| place.location == location.name).expect("a place for each location in use");
         let context = job::Context {
             store: Arc::clone(&place.store),
             endpoint: place.endpoint.clone(),
@@ -69,6 +71,11 @@ async fn run_all(
             upload: location.upload,
             checksum: location.checksum,
             metrics: metrics.clone(),
+            snapshots: Snapshots {
+                service: snapshot::Service::new(connected.disks()),
+                records: snapshot::Records::new(&config.state_dir),
+                location: location.name.clone(),
+            },
         };
         match run_one(&context, spec, format, cancel).await {
             Ok(committed) => {
@@ -106,7 +113,11 @@ async fn run_one(
     let done = Arc::new(Progress::default());
     let state = || {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        let mut message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        let snapshots = read(&done.snapshots.snapshots);
+        if snapshots > 0 {
+            message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
+        }
         (read(&done.plain), read(&done.expected), message)
     };
     progress::shown(format, "backup", state, Box::pin(job::run(context, spec, &done, cancel))).await

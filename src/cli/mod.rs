@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod read;
 mod session;
+mod snapshot;
 mod sweep;
 
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, LogFormat};
+use args::{Cli, Command, ConfigCommand, LogFormat, SnapshotCommand};
 use output::Done;
 
 /// EX_USAGE of clap and of every shell tool.
@@ -85,6 +86,7 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Show(args) => read::show(&config, &args).await,
             Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, &args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, &args, &cancel).await,
             Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, args).await,
             Command::Config(_) => unreachable!("needs no session, and is handled before"),

@@ -46,7 +46,7 @@ pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Fai
 }
 
 /// The manifest a selector means; says so where it is another node's.
-async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
+pub(super) async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
     let entry = reading.catalog.resolve(selector, &config.node).await?;
     if entry.chain.node != config.node {
         tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
@@ -230,6 +230,7 @@ async fn verify_one(
     let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
     let work = check::verify(&reading.download, &manifest, depth, cancel, &count);
-    let findings = progress::shown(format, "verify", state, work).await?;
-    Ok(findings.list.into_iter().map(|finding| (finding.class, finding.message)).collect())
+    let mut findings = progress::shown(format, "verify", state, work).await?.list;
+    findings.extend(check::snapshots(&reading.snapshots, &manifest).await?);
+    Ok(findings.into_iter().map(|finding| (finding.class, finding.message)).collect())
 }

@@ -11,10 +11,9 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
-use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
-use crate::store::Store;
+use crate::snapshot;
 use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
@@ -44,23 +43,18 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
     }
 }
 
-/// The location's store, sending no faster than `bandwidth`.
-pub(super) fn connect(location: &Location, bandwidth: Option<&Bandwidth>) -> Result<Arc<dyn Store>, Failure> {
-    let location = AwsLocation::connect(location)?;
-    Ok(match bandwidth {
-        Some(bandwidth) => location.limited_store(bandwidth.clone()),
-        None => location.store(),
-    })
+pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
+    Ok(AwsLocation::connect(location)?)
 }
 
-pub(super) fn place(config: &Config, location: &Location, store: Arc<dyn Store>, metrics: &Metrics) -> Place {
+pub(super) fn place(config: &Config, location: &Location, connected: &AwsLocation, metrics: &Metrics) -> Place {
     Place {
         location: location.name.clone(),
         bucket: location.bucket.clone(),
         prefix: location.prefix.clone(),
         cluster: config.cluster.clone(),
         node: config.node.clone(),
-        store,
+        store: connected.store(),
         endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
     }
 }
@@ -75,13 +69,15 @@ pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
 pub(super) struct Reading {
     pub(super) catalog: Catalog,
     pub(super) download: download::Context,
+    pub(super) snapshots: snapshot::Service,
     pub(super) location: String,
 }
 
 impl Reading {
     pub(super) fn open(config: &Config, place: &args::Place) -> Result<Self, Failure> {
         let location = location(config, place.location.as_deref())?;
-        let store = connect(location, None)?;
+        let connected = connect(location)?;
+        let store = connected.store();
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
@@ -91,6 +87,7 @@ impl Reading {
                 pool: pool(config)?,
                 concurrency: location.upload.concurrency.most().into(),
             },
+            snapshots: snapshot::Service::new(connected.disks()),
             location: location.name.clone(),
         })
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::output::Done;
 use super::{Failure, args, session};
+use crate::aws::AwsLocation;
 use crate::config::{Config, Location};
 use crate::error::Class;
 use crate::limits::Bandwidth;
@@ -15,6 +16,7 @@ use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Abort };
     let places = places(config, config.locations.values(), &Metrics::new())?;
+    let places: Vec<Place> = places.into_iter().map(|(_, place)| place).collect();
     let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
     let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
     let done =
@@ -31,14 +33,21 @@ pub(super) fn places<'a>(
     config: &'a Config,
     used: impl Iterator<Item = &'a Location>,
     metrics: &Metrics,
-) -> Result<Vec<Place>, Failure> {
+) -> Result<Vec<(AwsLocation, Place)>, Failure> {
     let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
     // One line for all of them.
     let bandwidth = config.limits.bandwidth.map(Bandwidth::new);
     let mut places = Vec::new();
     for location in config.locations.values() {
-        match session::connect(location, bandwidth.as_ref()) {
-            Ok(store) => places.push(session::place(config, location, store, metrics)),
+        match session::connect(location) {
+            Ok(connected) => {
+                let connected = match &bandwidth {
+                    Some(bandwidth) => connected.limited(bandwidth.clone()),
+                    None => connected,
+                };
+                let place = session::place(config, location, &connected, metrics);
+                places.push((connected, place));
+            }
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(
                 location = location.name,
@@ -50,8 +59,9 @@ pub(super) fn places<'a>(
 }
 
 /// After a backup: what an earlier one left. What goes wrong is in the log, and not the backup's failure.
-pub(super) async fn after_backup(config: &Config, places: &[Place]) {
-    match sweep::sweep(&config.state_dir, places, Mode::Abort).await {
+pub(super) async fn after_backup(config: &Config, places: Vec<(AwsLocation, Place)>) {
+    let places: Vec<Place> = places.into_iter().map(|(_, place)| place).collect();
+    match sweep::sweep(&config.state_dir, &places, Mode::Abort).await {
         Ok(swept) if swept.is_empty() => {}
         Ok(swept) => tracing::info!(uploads = swept.len(), "swept interrupted uploads"),
         Err(error) => tracing::error!(%error, "interrupted uploads could not be swept"),

@@ -10,9 +10,10 @@ use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
-use penstock::job::{self, Context, Hooks, Spec};
+use penstock::job::{self, Context, Hooks, Snapshots, Spec};
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
+use penstock::snapshot;
 use penstock::stream::frame::Compression;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +37,9 @@ fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
     };
     let location = config::Location { upload, s3_url: Some(url.to_owned()), ..s3 };
     let metrics = Metrics::new();
+    let aws = AwsLocation::connect_with(&location, |_| None).unwrap();
     Context {
-        store: AwsLocation::connect_with(&location, |_| None).unwrap().store(),
+        store: aws.store(),
         endpoint: Endpoint::new(metrics.location("test"), upload.concurrency.into()),
         journal: None,
         budget: budget.clone(),
@@ -48,6 +50,11 @@ fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
         upload,
         checksum: Algorithm::default(),
         metrics,
+        snapshots: Snapshots {
+            service: snapshot::Service::new(aws.disks()),
+            records: snapshot::Records::new(std::path::Path::new("/nonexistent")),
+            location: "test".to_owned(),
+        },
     }
 }
 
@@ -77,13 +84,13 @@ async fn eight_jobs_in_this_process() {
     let servers = Servers::start();
     let s3 = servers.s3(crate::servers::Scheme::Http).location();
     let budget = Budget::new(BUDGET);
-    let context = Arc::new(context(&url, s3, &budget));
+    let context = context(&url, s3, &budget);
     let jobs = (0..8).map(|number| {
-        let context = Arc::clone(&context);
-        tokio::spawn(async move {
+        let context = &context;
+        async move {
             let spec = endless(number, Duration::from_secs(12));
-            job::run(&context, &spec, &Arc::default(), &CancellationToken::new()).await
-        })
+            job::run(context, &spec, &Arc::default(), &CancellationToken::new()).await
+        }
     });
     let mut all = std::pin::pin!(futures_util::future::join_all(jobs));
     let (mut most_held, mut most_resident) = (0, 0);
@@ -98,7 +105,7 @@ async fn eight_jobs_in_this_process() {
         }
     };
     for result in ended {
-        let error = result.unwrap().unwrap_err();
+        let error = result.unwrap_err();
         assert_eq!(error.class(), Class::Timeout, "nobody is locked out for ever: {error}");
     }
     println!("held {} MiB of {}, resident {} MiB", most_held / MIB, BUDGET / MIB, most_resident / MIB);
@@ -133,9 +140,14 @@ async fn a_job_that_can_never_have_its_part_is_told_so() {
     let s3 = servers.s3(crate::servers::Scheme::Http);
     let least = penstock::budget::stream::least(5 * MIB);
     let context = context(&s3.url, s3.location(), &Budget::new(least - 1));
-    let refused = job::run(&context, &endless(1, Duration::from_secs(60)), &Arc::default(), &CancellationToken::new());
-    let report = refused.await.unwrap_err().report();
+    let spec = endless(1, Duration::from_secs(60));
+    let refused = job::run(&context, &spec, &Arc::default(), &CancellationToken::new()).await;
+    let report = refused.unwrap_err().report();
     assert_eq!(report.class, Class::Config);
-    assert!(report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"), "{}", report.message);
+    assert!(
+        report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"),
+        "{}",
+        report.message
+    );
     assert_eq!(s3.requests(), 0);
 }

@@ -14,7 +14,7 @@ use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Context, Hooks, Progress, Spec};
+use penstock::job::{self, Context, Hooks, Progress, Snapshots, Spec};
 use penstock::limits::Bandwidth;
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
@@ -22,7 +22,7 @@ use penstock::store::Store;
 use penstock::stream::frame::Compression;
 use penstock::upload::journal::Journal;
 use penstock::upload::sweep::{self, Mode, Place};
-use penstock::{download, verify};
+use penstock::{download, snapshot, verify};
 use tokio_util::sync::CancellationToken;
 
 use self::proxy::{Fault, Operation, Proxy};
@@ -68,7 +68,7 @@ impl House {
         let source = servers.folder().join("source");
         std::fs::write(&source, noise(LENGTH, 42)).unwrap();
         let context = Context {
-            store: bandwidth.map_or_else(|| aws.store(), |bandwidth| aws.limited_store(bandwidth)),
+            store: bandwidth.map_or_else(|| aws.clone(), |bandwidth| aws.clone().limited(bandwidth)).store(),
             endpoint,
             journal: Some(Journal::open(&servers.folder().join("state"), "test", &s3.bucket).unwrap()),
             budget: Budget::new(64 << 20),
@@ -79,6 +79,11 @@ impl House {
             upload,
             checksum: Algorithm::default(),
             metrics: metrics.clone(),
+            snapshots: Snapshots {
+                service: snapshot::Service::new(aws.disks()),
+                records: snapshot::Records::new(servers.folder()),
+                location: "test".to_owned(),
+            },
         };
         Self { s3, proxy, metrics, context, source, direct, servers }
     }
