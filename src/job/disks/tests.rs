@@ -82,6 +82,8 @@ impl World {
     fn context(&self) -> Context {
         Context {
             store: self.store.clone(),
+            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
+            journal: None,
             budget: Budget::new(self.memory),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
             prefix: "fleet".to_owned(),
