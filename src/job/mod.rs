@@ -224,7 +224,7 @@ pub async fn run(
     let metrics = context.metrics.job(spec.job.as_str());
     let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
     let run = async {
-        let result = within_time(context, spec, progress, cancel, &hooks, (started, id.clone())).await;
+        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };

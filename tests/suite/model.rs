@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    pub(crate) fn context(&self, store: Arc<dyn penstock::store::Store>) -> job::Context {
+    pub(crate) fn context(store: Arc<dyn penstock::store::Store>) -> job::Context {
         job::Context {
             store,
             budget: Budget::new(64 * MIB),
@@ -240,7 +240,7 @@ impl World {
         match step {
             Step::Backup { reuse, compression, min_live } => {
                 let before = facts(&self.tree());
-                let context = self.context(self.store.clone());
+                let context = Self::context(self.store.clone());
                 let spec = self.spec(*reuse, *compression, *min_live);
                 let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
                 assert_eq!(manifest.warnings.list, []);
@@ -249,7 +249,7 @@ impl World {
             }
             Step::Crash { requests } => {
                 let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = self.context(dying.clone());
+                let context = Self::context(dying.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {

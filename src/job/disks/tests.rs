@@ -97,8 +97,6 @@ impl World {
             },
             checksum: Algorithm::default(),
             metrics: self.metrics.clone(),
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
-            journal: None,
             snapshots: Snapshots {
                 service: Service::with_clock(self.disks.clone(), Arc::new(self.clock.clone())),
                 records: self.records(),

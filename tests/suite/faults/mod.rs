@@ -330,7 +330,7 @@ async fn bandwidth_is_for_all_jobs_together() {
         job::run(&house.context, &one, &progress, &cancel),
         job::run(&house.context, &two, &other, &cancel)
     );
-    let least = Duration::from_secs_f64(2.0 * LENGTH as f64 / rate as f64);
+    let least = Duration::from_secs(2 * LENGTH as u64 / rate);
     assert!(started.elapsed() + Duration::from_millis(100) >= least, "{:?} instead of {least:?}", started.elapsed());
     house.verify(&one.unwrap().manifest).await;
     house.verify(&two.unwrap().manifest).await;
