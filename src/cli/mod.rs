@@ -114,7 +114,6 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
                 cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
             }
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
-            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
             Command::Prune(args) => prune::prune(&config, args, &cancel).await,
             Command::Delete(args) => prune::delete(&config, args, &cancel).await,
             Command::Stats(args) => stats::run(&config, args).await,

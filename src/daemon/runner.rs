@@ -2,16 +2,23 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
 use super::board::{Start, Verdict};
 use super::history::{About, History};
 use super::locations::Location;
 use crate::budget::Budget;
-use crate::config::Config;
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
+use crate::format::key::Chain;
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
-use crate::snapshot;
+use crate::prune;
+use crate::snapshot::{self, recover};
 use crate::upload::journal::Journal;
+use crate::upload::sweep::{self, Mode, Place};
 
 /// What every run shares.
 #[derive(Debug, Clone)]
@@ -71,13 +78,56 @@ impl Runner {
         })
     }
 
-    /// What earlier runs left at the location.
+    /// What earlier runs left at the location: uploads and snapshots.
     pub(super) async fn chores(&self, config: &Config, location: &Location) {
-        match self.context(config, location) {
-            Ok(context) => context.recover_snapshots().await,
-            Err(report) => {
-                tracing::error!(location = location.config.name, class = %report.class, "{}", report.message)
+        let place = Place {
+            location: location.config.name.clone(),
+            bucket: location.config.bucket.clone(),
+            prefix: location.config.prefix.clone(),
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            store: location.remote.store(),
+            endpoint: location.endpoint.clone(),
+        };
+        match sweep::sweep(&config.state_dir, &[place], Mode::Abort).await {
+            Ok(swept) if swept.is_empty() => {}
+            Ok(swept) => {
+                tracing::info!(location = location.config.name, uploads = swept.len(), "swept interrupted uploads");
             }
+            Err(error) => self.history.failed(About::Location, &location.config.name, &error.report().into()),
+        }
+        let recovery = recover::Context {
+            service: &location.snapshots,
+            store: &*location.remote.store(),
+            records: &snapshot::Records::new(&config.state_dir),
+            location: &location.config.name,
+            checksum: location.config.checksum,
+            metrics: &self.metrics,
+        };
+        recover::all(recovery).await;
+    }
+
+    /// After a good backup of a job that has retention. Its failure is the log's and not the backup's: the next one tries again.
+    async fn retain(&self, config: &Config, location: &Location, job: &config::Job, stop: &CancellationToken) {
+        if job.retention.is_none() {
+            return;
+        }
+        let (cluster, node) = (config.cluster.clone(), config.node.clone());
+        let chain = Chain { cluster: cluster.clone(), job: job.name.clone(), node };
+        let context = prune::Context {
+            catalog: Catalog { store: location.remote.store(), prefix: location.config.prefix.clone(), cluster },
+            checksum: location.config.checksum,
+            grace: prune::grace_of(Some(job)),
+            outside: Some(Arc::new(location.snapshots.clone())),
+            metrics: self.metrics.job(job.name.as_str()),
+        };
+        match prune::prune(&context, &chain, &prune::Rules::of(job), Timestamp::now(), stop).await {
+            Ok(pruned) => {
+                if let Some((_, failure)) = pruned.failures.list.first() {
+                    self.history.failed(About::Job, job.name.as_str(), &failure.clone().into());
+                }
+            }
+            Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report().into()),
         }
     }
 
@@ -95,6 +145,9 @@ impl Runner {
                 let error = committed.failure();
                 if let Some(report) = &error {
                     self.history.failed(About::Job, start.job.name.as_str(), &report.clone().into());
+                }
+                if good.is_some() {
+                    self.retain(config, location, &start.job, &start.running.cancel).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());
                 Verdict { outcome, backup, error: error.map(Into::into), good }

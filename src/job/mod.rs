@@ -14,6 +14,7 @@
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
 mod disks;
+mod failure;
 mod hooks;
 mod item;
 mod objects;
@@ -28,25 +29,23 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{self, Budget, TooSmall};
-use crate::catalog;
+use crate::budget::{self, Budget};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
-use crate::download;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot;
-use crate::store::{self, Overwrite, Payload, Store};
-use crate::stream::encode;
+use crate::store::{Overwrite, Payload, Store};
 use crate::stream::frame::Compression;
-use crate::upload::{self, journal::Journal};
-use parent::Ancestors;
-pub use parent::{Policy, Reuse};
+use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
+pub use self::failure::Error;
+use self::parent::Ancestors;
+pub use self::parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -153,74 +152,6 @@ impl Progress {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("item {item}: {error}")]
-    Source {
-        item: Name,
-        #[source]
-        error: crate::source::Error,
-    },
-    #[error("item {item}: {error}")]
-    Snapshot {
-        item: Name,
-        #[source]
-        error: Box<snapshot::Error>,
-    },
-    #[error(transparent)]
-    Snapshots(snapshot::Error),
-    #[error(transparent)]
-    Stream(encode::Error),
-    #[error(transparent)]
-    Upload(#[from] upload::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error(transparent)]
-    Catalog(#[from] catalog::Error),
-    #[error(transparent)]
-    Parent(#[from] download::Error),
-    #[error("not enough memory for one stream: {0}")]
-    Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
-    Local {
-        action: &'static str,
-        #[source]
-        error: std::io::Error,
-    },
-    #[error("job {job}: no source matched anything: {patterns}")]
-    Nothing { job: Name, patterns: String },
-    #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
-    Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
-    #[error("cancelled; nothing was committed")]
-    Cancelled,
-    #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
-    Timeout { job: Name, limit: Duration },
-}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        match self {
-            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Snapshots(error) => error.report(),
-            Self::Stream(error) => error.report(),
-            Self::Upload(error) => error.report(),
-            Self::Store(error) => error.report(),
-            Self::Catalog(error) => error.report(),
-            Self::Parent(error) => error.report(),
-            Self::Memory(_) => Report::new(Class::Config, self.to_string())
-                .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
-            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
-            Self::Nothing { .. } => {
-                Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
-            }
-            Self::Hook { class, .. } => Report::new(*class, self.to_string()),
-            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
-            Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
-        }
-    }
-}
-
 /// A run that committed its backup.
 #[derive(Debug)]
 pub struct Committed {
@@ -293,7 +224,7 @@ pub async fn run(
     let metrics = context.metrics.job(spec.job.as_str());
     let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
     let run = async {
-        let result = within_time(context, spec, progress, cancel, &hooks, (started, id.clone())).await;
+        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
@@ -479,6 +410,3 @@ fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
     manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

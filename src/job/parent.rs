@@ -129,16 +129,12 @@ impl Ancestors {
 
     /// `false` when there is none. One that is refused is not asked for again.
     async fn read_next(&mut self) -> Result<bool, catalog::Error> {
-        let unread = match &mut self.unread {
-            Some(unread) => unread,
-            None => {
-                // Once, also when it fails.
-                self.unread = Some(Vec::new().into_iter());
-                let entries = self.list().await?;
-                self.unread.insert(entries.into_iter())
-            }
-        };
-        let Some(entry) = unread.next() else { return Ok(false) };
+        if self.unread.is_none() {
+            // Once, also when it fails.
+            self.unread = Some(Vec::new().into_iter());
+            self.unread = Some(self.list().await?.into_iter());
+        }
+        let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
         let manifest = self.catalog.manifest(&entry).await?;
         if self.read.is_empty() && full_is_due(&manifest, self.policy.full_every, self.now) {
             tracing::info!(every = ?self.policy.full_every, last = %base(&manifest), "a full backup is due");
@@ -359,3 +355,6 @@ fn doubtful(manifest: &Manifest, item: &Item) -> Option<HashSet<String>> {
     };
     Some(mine().filter_map(relative).collect())
 }
+
+#[cfg(test)]
+mod tests;

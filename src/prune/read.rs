@@ -120,5 +120,6 @@ pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Resul
 /// In the order of `entries`.
 async fn summaries(ctx: &Context, entries: &[Entry]) -> Vec<Result<Summary, catalog::Error>> {
     let summary = |entry| async move { ctx.catalog.manifest(entry).await.map(|manifest| Summary::from(&manifest)) };
-    stream::iter(entries).map(summary).buffered(PARALLEL).collect().await
+    let summaries: Vec<_> = entries.iter().map(summary).collect();
+    stream::iter(summaries).buffered(PARALLEL).collect().await
 }

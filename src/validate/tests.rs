@@ -97,10 +97,6 @@ impl Store for Refusing {
         self.memory.complete_upload(upload, parts, size, checksum).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        self.memory.list_uploads(prefix).await
-    }
-
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
         self.ask("AbortMultipartUpload").await?;
         self.memory.abort_upload(upload).await

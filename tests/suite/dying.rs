@@ -15,13 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Dying {
     store: Arc<MemoryStore>,
+    requests: u32,
     left: AtomicU32,
     dead: CancellationToken,
 }
 
 impl Dying {
     pub(crate) fn new(store: Arc<MemoryStore>, requests: u32) -> Self {
-        Self { store, left: AtomicU32::new(requests), dead: CancellationToken::new() }
+        Self { store, requests, left: AtomicU32::new(requests), dead: CancellationToken::new() }
+    }
+
+    /// Requests that were answered.
+    pub(crate) fn answered(&self) -> u32 {
+        self.requests - self.left.load(Ordering::Relaxed)
     }
 
     /// Waits for the end.

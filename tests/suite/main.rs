@@ -18,6 +18,7 @@ mod end_to_end;
 mod fake_ec2;
 mod faults;
 mod imports;
+mod incremental;
 mod layouts;
 mod memory;
 mod model;
@@ -31,3 +32,13 @@ mod tar;
 mod trust;
 mod uploads;
 mod watched;
+
+/// For jobs without EBS volumes.
+fn no_snapshots() -> penstock::job::Snapshots {
+    let disks = penstock::disks::memory::MemoryDisks::new([]);
+    penstock::job::Snapshots {
+        service: penstock::snapshot::Service::new(std::sync::Arc::new(disks)),
+        records: penstock::snapshot::Records::new(std::path::Path::new("/nonexistent")),
+        location: "test".to_owned(),
+    }
+}

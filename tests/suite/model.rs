@@ -13,15 +13,13 @@ use std::time::Duration;
 use penstock::budget::Budget;
 use penstock::checksum::Algorithm;
 use penstock::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
-use penstock::disks::memory::MemoryDisks;
 use penstock::download;
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use penstock::metrics::Metrics;
 use penstock::restore::{self, restore};
 use penstock::retry::Endpoint;
-use penstock::snapshot::{Records, Service};
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
 use penstock::verify::{Depth, verify};
@@ -110,13 +108,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The tree, the store, and what must come back.
-struct World {
-    folder: tempfile::TempDir,
-    store: Arc<MemoryStore>,
-    kept: Vec<(Manifest, Facility)>,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) kept: Vec<(Manifest, Facility)>,
 }
 
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -129,12 +127,12 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world =
             Self { folder: tempfile::tempdir().unwrap(), store: Arc::new(MemoryStore::new()), kept: Vec::new() };
         for directory in 0..4 {
@@ -146,7 +144,7 @@ impl World {
         world
     }
 
-    fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.folder.path().join("tree")
     }
 
@@ -154,7 +152,7 @@ impl World {
         self.tree().join(["", "a", "a/b", "c"][usize::from(number) % 4])
     }
 
-    fn path(&self, file: u8) -> PathBuf {
+    pub(crate) fn path(&self, file: u8) -> PathBuf {
         self.directory(file).join(format!("file-{file:02}"))
     }
 
@@ -176,7 +174,8 @@ impl World {
                 let file = File::options().write(true).open(self.path(*file))?;
                 let size = file.metadata()?.len();
                 let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-                Ok(rustix::fs::fallocate(&file, flags, size / 4 & !4095, (size / 2 & !4095).max(4096))?)
+                let (from, length) = (size / 4 / 4096 * 4096, (size / 2 / 4096 * 4096).max(4096));
+                Ok(rustix::fs::fallocate(&file, flags, from, length)?)
             }
             Step::Remove { file } => fs::remove_file(self.path(*file)),
             Step::Rename { from, to } => fs::rename(self.path(*from), self.path(*to)),
@@ -197,7 +196,7 @@ impl World {
         }
     }
 
-    fn context(&self, store: Arc<dyn penstock::store::Store>) -> job::Context {
+    pub(crate) fn context(store: Arc<dyn penstock::store::Store>) -> job::Context {
         job::Context {
             store,
             budget: Budget::new(64 * MIB),
@@ -215,15 +214,11 @@ impl World {
             metrics: Metrics::new(),
             endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
             journal: None,
-            snapshots: Snapshots {
-                service: Service::new(Arc::new(MemoryDisks::new([]))),
-                records: Records::new(self.folder.path()),
-                location: "model".to_owned(),
-            },
+            snapshots: crate::no_snapshots(),
         }
     }
 
-    fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
+    pub(crate) fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
         let path = self.tree().to_str().unwrap().to_owned();
         let kind = SourceKind::Tree { path, exclude: Vec::new(), one_file_system: false };
         Spec {
@@ -245,7 +240,7 @@ impl World {
         match step {
             Step::Backup { reuse, compression, min_live } => {
                 let before = facts(&self.tree());
-                let context = self.context(self.store.clone());
+                let context = Self::context(self.store.clone());
                 let spec = self.spec(*reuse, *compression, *min_live);
                 let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
                 assert_eq!(manifest.warnings.list, []);
@@ -254,7 +249,7 @@ impl World {
             }
             Step::Crash { requests } => {
                 let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = self.context(dying.clone());
+                let context = Self::context(dying.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {
@@ -270,7 +265,7 @@ impl World {
         }
     }
 
-    async fn check(&self) {
+    pub(crate) async fn check(&self) {
         let context = download::Context {
             store: self.store.clone(),
             budget: Budget::new(64 * MIB),
@@ -291,7 +286,7 @@ impl World {
 }
 
 /// Waits until the file system's clock shows another time.
-fn tick(folder: &Path) {
+pub(crate) fn tick(folder: &Path) {
     let probe = folder.join("probe");
     let now = || {
         fs::write(&probe, b"x").unwrap();
@@ -309,9 +304,10 @@ fn play(steps: &[Step]) {
     runtime.block_on(async {
         let mut world = World::new();
         for step in steps {
-            world.step(step).await;
+            Box::pin(world.step(step)).await;
         }
-        world.step(&Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 }).await;
+        let last = Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 };
+        Box::pin(world.step(&last)).await;
     });
 }
 

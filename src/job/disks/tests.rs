@@ -82,6 +82,8 @@ impl World {
     fn context(&self) -> Context {
         Context {
             store: self.store.clone(),
+            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
+            journal: None,
             budget: Budget::new(self.memory),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
             prefix: "fleet".to_owned(),
@@ -95,8 +97,6 @@ impl World {
             },
             checksum: Algorithm::default(),
             metrics: self.metrics.clone(),
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
-            journal: None,
             snapshots: Snapshots {
                 service: Service::with_clock(self.disks.clone(), Arc::new(self.clock.clone())),
                 records: self.records(),

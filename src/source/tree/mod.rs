@@ -161,7 +161,7 @@ impl TreeSource {
         loop {
             match self.verdicts.pop_front() {
                 Some(Verdict::Read(held)) => {
-                    if let Some(found) = self.walk.read_again(held, &mut self.warnings) {
+                    if let Some(found) = self.walk.read_again(*held, &mut self.warnings) {
                         return self.member(found);
                     }
                 }
@@ -217,36 +217,20 @@ impl TreeSource {
 
     fn member(&mut self, found: Found) -> State {
         let Found { path, meta, attributes, content } = found;
-        let mut name = path.clone();
         let full = self.walk.full(&path);
-        let mut link = Vec::new();
-        let mut segments = None;
-        let mut file = None;
-        let (kind, file_kind) = match content {
-            Content::File(fd) => {
-                segments = sparse::scan(&fd, &meta);
-                file = Some(fd);
-                (kind::REGULAR, FileKind::Regular)
-            }
-            Content::Directory => {
-                name.push(b'/');
-                (kind::DIRECTORY, FileKind::Directory)
-            }
-            Content::Symlink(target) => {
-                link = target;
-                (kind::SYMLINK, FileKind::Symlink)
-            }
-            Content::HardLink(first) => {
-                link = first;
-                (kind::HARD_LINK, FileKind::HardLink)
-            }
-            Content::Fifo => (kind::FIFO, FileKind::Fifo),
-            Content::CharDevice => (kind::CHAR_DEVICE, FileKind::CharDevice),
-            Content::BlockDevice => (kind::BLOCK_DEVICE, FileKind::BlockDevice),
-        };
+        let Shape { kind, file_kind, link, file } = Shape::of(content);
+        let mut name = path.clone();
+        if file_kind == FileKind::Directory {
+            name.push(b'/');
+        }
+        let segments = file.as_ref().and_then(|file| sparse::scan(file, &meta));
         let map = segments.as_deref().map(sparse::encode).unwrap_or_default();
-        let data = segments.as_deref().map_or(meta.size, |list| list.iter().map(|segment| segment.length).sum());
-        let stored = if file.is_some() { map.len() as u64 + data } else { 0 };
+        let data = match (&file, &segments) {
+            (None, _) => 0,
+            (Some(_), None) => meta.size,
+            (Some(_), Some(list)) => list.iter().map(|segment| segment.length).sum(),
+        };
+        let stored = map.len() as u64 + data;
         let device = matches!(file_kind, FileKind::CharDevice | FileKind::BlockDevice);
         let header = Header {
             kind,
@@ -287,6 +271,29 @@ impl TreeSource {
         });
         let body = file.map(|fd| (Body::new(fd, meta, segments), full));
         State::Header { bytes, yielded: 0, body }
+    }
+}
+
+/// What a member is, in the archive and in the index.
+struct Shape {
+    kind: u8,
+    file_kind: FileKind,
+    link: Vec<u8>,
+    file: Option<OwnedFd>,
+}
+
+impl Shape {
+    fn of(content: Content) -> Self {
+        let plain = |kind, file_kind| Self { kind, file_kind, link: Vec::new(), file: None };
+        match content {
+            Content::File(fd) => Self { file: Some(fd), ..plain(kind::REGULAR, FileKind::Regular) },
+            Content::Directory => plain(kind::DIRECTORY, FileKind::Directory),
+            Content::Symlink(target) => Self { link: target, ..plain(kind::SYMLINK, FileKind::Symlink) },
+            Content::HardLink(first) => Self { link: first, ..plain(kind::HARD_LINK, FileKind::HardLink) },
+            Content::Fifo => plain(kind::FIFO, FileKind::Fifo),
+            Content::CharDevice => plain(kind::CHAR_DEVICE, FileKind::CharDevice),
+            Content::BlockDevice => plain(kind::BLOCK_DEVICE, FileKind::BlockDevice),
+        }
     }
 }
 

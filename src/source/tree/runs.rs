@@ -45,7 +45,7 @@ pub(super) struct Held {
 /// What becomes of held members.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Read(Held),
+    Read(Box<Held>),
     Take { members: Vec<Held>, chunks: Range<u32> },
 }
 
@@ -72,7 +72,7 @@ impl Runs {
         }
         if self.held.is_empty() {
             if !self.chunk_starts_at(member.start) {
-                verdicts.push_back(Verdict::Read(held));
+                verdicts.push_back(Verdict::Read(Box::new(held)));
                 return;
             }
             self.first_chunk = self.chunk;
@@ -93,7 +93,7 @@ impl Runs {
 
     /// A member follows that the parent does not have, or none.
     pub(super) fn broken(&mut self, verdicts: &mut VecDeque<Verdict>) {
-        verdicts.extend(self.held.drain(..).map(Verdict::Read));
+        verdicts.extend(self.held.drain(..).map(|held| Verdict::Read(Box::new(held))));
     }
 
     /// Goes on to the first chunk that starts at `position` or behind it, and says whether it starts there.
