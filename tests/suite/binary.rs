@@ -46,7 +46,7 @@ impl Penstock {
 
     /// With `--output json`: the exit code and the one document.
     pub(crate) fn json(&self, arguments: &[&str]) -> (i32, Value) {
-        let output = self.run(&[&["--output", "json"], arguments].concat());
+        let output = self.run(&[&["--output", "json"][..], arguments].concat());
         let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (output.status.code().unwrap(), value)
     }

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use penstock::aws::AwsLocation;
 use penstock::aws::credentials::Standing;
-use penstock::config::Location;
 use penstock::error::Class;
 use penstock::metrics::Metrics;
 
-use crate::aws_client::{ROLE_A, ROLE_B, chained, field, granted, hop};
+use crate::aws_client::{LATER, ROLE_A, ROLE_B, chained, field, granted, hop};
 use crate::binary::Penstock;
 use crate::servers::{
     ACCESS_KEY, Answer, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Seen, Servers,
@@ -189,9 +188,9 @@ async fn parts_on_their_way_survive_a_change_of_session() {
 
     let servers = Servers::start();
     let server = servers.s3(Scheme::Https);
-    let sts = servers.scripted(Scheme::Https, |_, before| match before {
-        0 => session_of(3600),
-        _ => granted(ACCESS_KEY, SECRET_KEY, "2099-01-01T00:00:00Z"),
+    let sts = servers.scripted(Scheme::Https, |_, before| {
+        let (status, body) = granted(SESSION_ACCESS_KEY, SESSION_SECRET_KEY, LATER);
+        (status, body.replace("token-of-", &format!("session-{before}-of-")))
     });
     let location = chained(&server, &sts, vec![hop(ROLE_B, None, 3600)]);
     let store = AwsLocation::connect_with(&location, Metrics::new().location("primary"), |_| None).unwrap().store();
@@ -199,7 +198,7 @@ async fn parts_on_their_way_survive_a_change_of_session() {
     let upload = UploadHandle { id: store.create_upload(&key).await.unwrap(), key };
     // From here on the first session is called expired.
     server.refuse(|request| {
-        let first = request.header("authorization").is_some_and(|header| header.contains(SESSION_ACCESS_KEY));
+        let first = request.header("x-amz-security-token").is_some_and(|token| token.starts_with("session-0-"));
         first.then(|| (400, "<Error><Code>ExpiredToken</Code><Message>m</Message></Error>".into()))
     });
     let payload = Payload { data: vec![7; 1 << 20].into(), checksum: None };
@@ -247,7 +246,7 @@ fn no_secret_leaves_by_any_door() {
     let mut told = Vec::new();
     let mut tell = |arguments: &[&str]| {
         for format in ["text", "json"] {
-            let output = penstock.run(&[&["-vvv", "--log-format", format, "--output", "json"], arguments].concat());
+            let output = penstock.run(&[&["-vvv", "--log-format", format, "--output", "json"][..], arguments].concat());
             told.push((arguments.join(" "), [output.stdout, output.stderr].concat()));
         }
     };

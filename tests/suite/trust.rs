@@ -71,11 +71,10 @@ async fn a_changed_bundle_is_taken_up_and_what_is_in_flight_goes_on() {
     replace(&bundle, &format!("{other}{right}"));
     until("both are trusted", async || list(&aws).await.is_ok()).await;
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-    for bad in ["", "garbage", &key] {
-        replace(&bundle, bad);
-        tokio::time::sleep(penstock::aws::http::LOOK).await;
-        assert_eq!((aws.trust().certificates().len(), list(&aws).await), (2, Ok(())));
-    }
+    replace(&bundle, &format!("{right}{key}"));
+    // Looked at by then, and refused; that nothing happens can only be waited for.
+    tokio::time::sleep(penstock::aws::http::LOOK).await;
+    assert_eq!((aws.trust().certificates().len(), list(&aws).await), (2, Ok(())));
     let families = metrics.gather();
     let expiry =
         families.iter().find(|family| family.name() == "penstock_certificate_expiry_timestamp_seconds").unwrap();
@@ -98,7 +97,7 @@ async fn a_refused_handshake_says_what_the_server_showed() {
         let error = connect(&location, &Metrics::new()).store().list("", None).await.unwrap_err();
         let endpoint = server.url.strip_prefix("https://").unwrap();
         for words in
-            [endpoint, "CN=Penstock test server", "issued by CN=Penstock test CA", "valid from 20", "certificate"]
+            [endpoint, "CN=Penstock test server", "issued by CN=Penstock test CA", "valid from ", "certificate"]
         {
             assert!(error.message.contains(words), "{words}: {}", error.message);
         }
