@@ -102,6 +102,10 @@ impl Store for Refusing {
         self.memory.abort_upload(upload).await
     }
 
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.memory.list_uploads(prefix).await
+    }
+
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         self.ask("ListMultipartUploadParts").await?;
         self.memory.list_parts(upload).await

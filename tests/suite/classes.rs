@@ -197,7 +197,7 @@ async fn a_clock_that_is_off_is_measured_and_requests_are_signed_with_the_server
     let s3 = servers.scripted_http(Scheme::Http, move |request, _| {
         let there = jiff::Timestamp::now() + ahead;
         let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", request.header("x-amz-date").unwrap()).unwrap();
-        let signed = signed.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp();
+        let signed = jiff::tz::TimeZone::UTC.to_timestamp(signed).unwrap();
         let off = there.duration_since(signed).abs() > jiff::SignedDuration::from_mins(15);
         let (status, body) = if off {
             (403, "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>")

@@ -145,14 +145,12 @@ async fn an_sts_that_is_away_is_noticed_only_when_the_session_ends_and_its_retur
     server.refuse(expired);
     let away = Arc::new(AtomicBool::new(false));
     let is_away = away.clone();
-    let sts = servers.scripted(Scheme::Https, move |_, _| match is_away.load(Ordering::SeqCst) {
-        true => (
-            503,
-            "<ErrorResponse><Error><Code>ServiceUnavailable</Code><Message>m</Message></Error></ErrorResponse>".into(),
-        ),
-        false => session_of(6),
+    let unavailable =
+        "<ErrorResponse><Error><Code>ServiceUnavailable</Code><Message>m</Message></Error></ErrorResponse>";
+    let sts = servers.scripted(Scheme::Https, move |_, _| {
+        if is_away.load(Ordering::SeqCst) { (503, unavailable.to_owned()) } else { session_of(6) }
     });
-    let location = Location { ..chained(&server, &sts, vec![hop(ROLE_B, None, 3600)]) };
+    let location = chained(&server, &sts, vec![hop(ROLE_B, None, 3600)]);
     let metrics = Metrics::new();
     let aws = AwsLocation::connect_with(&location, metrics.location("primary"), |_| None).unwrap();
     let (provider, store) = (aws.credentials().clone(), aws.store());
