@@ -21,6 +21,9 @@ const MAX_CAUSES: usize = 32;
 /// How hyper's client names a failure to connect, TLS included; the SDK hides the type.
 const CONNECT: &str = "client error (Connect)";
 
+/// A whole reply with a status of success that is not what was asked for: another store's, or a portal's page.
+pub(super) const UNREADABLE: Class = Class::Compat;
+
 /// What was asked, for the error if it fails.
 #[derive(Debug, Clone)]
 pub(crate) struct Call<'a> {
@@ -54,6 +57,13 @@ impl Call<'_> {
         E: ProvideErrorMetadata + StdError + 'static,
     {
         match error {
+            SdkError::ServiceError(failure)
+                if failure.raw().status().is_success() && failure.err().code().is_none() =>
+            {
+                let message = format!("the reply is not what AWS sends: {}", tell(failure.err()));
+                let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
+                store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
+            }
             SdkError::ServiceError(failure) => self.reply(failure.err().meta(), failure.raw(), ""),
             SdkError::ResponseError(failure) => {
                 let meta = aws_smithy_types::error::ErrorMetadata::builder().build();

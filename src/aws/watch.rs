@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::config::http::HttpResponse;
@@ -116,7 +116,8 @@ pub(super) struct FreshCredentials;
 #[derive(Debug)]
 struct Running {
     service: &'static str,
-    operation: String,
+    /// Known from the first attempt on: the operation's own settings come after the request has begun.
+    operation: OnceLock<String>,
     metrics: metrics::Location,
     began: Instant,
     ended: AtomicBool,
@@ -140,9 +141,13 @@ impl Running {
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn operation(&self) -> &str {
+        self.operation.get().map_or("unknown", String::as_str)
+    }
+
     fn end(&self, outcome: Outcome) {
         if !self.ended.swap(true, Ordering::Relaxed) {
-            self.metrics.request(self.service, &self.operation, outcome, self.began.elapsed());
+            self.metrics.request(self.service, self.operation(), outcome, self.began.elapsed());
         }
     }
 }
@@ -166,6 +171,9 @@ impl Watch {
         let code = element(&document, "Code");
         if code == Some(DRY_RUN) {
             return None;
+        }
+        if code.is_none() && error.is_operation_error() && response.status().is_success() {
+            return Some(failure::UNREADABLE);
         }
         let reply = Reply {
             service: self.service,
@@ -202,7 +210,7 @@ impl Intercept for Watch {
     ) -> Result<(), BoxError> {
         let running = Running {
             service: self.service.as_str(),
-            operation: config.load::<Metadata>().map_or("unknown", |metadata| metadata.name()).to_owned(),
+            operation: OnceLock::new(),
             metrics: self.metrics.clone(),
             began: Instant::now(),
             ended: AtomicBool::new(false),
@@ -219,10 +227,13 @@ impl Intercept for Watch {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(running) = config.load::<Running>() else { return Ok(()) };
+        if let Some(metadata) = config.load::<Metadata>() {
+            running.operation.get_or_init(|| metadata.name().to_owned());
+        }
         let before = std::mem::take(&mut *running.attempt());
         if let Some(class) = before.failed {
             self.metrics.retried(self.service.as_str(), class);
-            tracing::debug!(service = self.service.as_str(), operation = running.operation, %class, "trying again");
+            tracing::debug!(service = self.service.as_str(), operation = running.operation(), %class, "trying again");
         }
         Ok(())
     }
@@ -279,7 +290,7 @@ impl Intercept for Watch {
     ) -> Result<(), BoxError> {
         let Some(running) = config.load::<Running>() else { return Ok(()) };
         let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
-        let class = self.class(outcome, context.response(), &running.operation);
+        let class = self.class(outcome, context.response(), running.operation());
         let mut attempt = running.attempt();
         attempt.failed = class;
         if let (Some(Class::CredentialsExpired), Some(provider), Some(key)) =
@@ -298,7 +309,7 @@ impl Intercept for Watch {
     ) -> Result<(), BoxError> {
         let Some(running) = config.load::<Running>() else { return Ok(()) };
         let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
-        match self.class(outcome, context.response(), &running.operation) {
+        match self.class(outcome, context.response(), running.operation()) {
             None => running.end(Outcome::Success),
             Some(class) => {
                 running.end(Outcome::Failure);

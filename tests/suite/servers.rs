@@ -154,6 +154,8 @@ impl Servers {
             seen.lock().unwrap().push(head.clone());
             async move {
                 if let Some((status, body)) = refused {
+                    // As S3 does: a request is heard out before it is refused.
+                    let _ = request.into_body().collect().await;
                     return Ok(Response::builder().status(status).body(s3s::Body::from(body)).unwrap());
                 }
                 let (path, query) = head.uri.split_once('?').unwrap_or((&head.uri, ""));

@@ -11,7 +11,8 @@ Prints one line of JSON when it listens: {"url", "users": {"ACCOUNT/NAME": [ID, 
 node in that role would.
 
 moto looks at a role's trust policy only where caller and role share an account, takes a missing external ID for a right
-one, and knows a principal only by its exact ARN. AWS does none of that, and neither does this: see `trusts`.
+one, and knows a principal only by its exact ARN. AWS does none of that, and neither does this: see `trusts`. Two smaller
+things are put right as well: HeadBucket needs s3:ListBucket, and the answer to ListParts is a ListPartsResult.
 """
 
 import json
@@ -60,6 +61,8 @@ def check_action_permitted(self, resource):
     """In place of moto's: the identity's policies first, then, for AssumeRole, the role's own trust policy."""
     if self._action == "sts:GetCallerIdentity":
         return
+    if self._action == "s3:HeadBucket":
+        self._action = "s3:ListBucket"
     results = [
         access_control.IAMPolicy(policy).is_action_permitted(self._action, resource)
         for policy in self._access_key.collect_policies()
@@ -76,6 +79,20 @@ def check_action_permitted(self, resource):
     document = json.loads(role.assume_role_policy_document) if role else {"Statement": []}
     if not any(trusts(one, self._access_key.arn, external_id) for one in document["Statement"]):
         self._raise_access_denied()
+
+
+def with_list_parts_result(app):
+    def answer(environ, start_response):
+        if "uploadId=" not in environ.get("QUERY_STRING", "") or environ["REQUEST_METHOD"] != "GET":
+            return app(environ, start_response)
+        started = []
+        body = b"".join(app(environ, lambda *arguments: started.extend(arguments)))
+        body = body.replace(b"ListPartsResponse", b"ListPartsResult")
+        headers = [(name, value) for name, value in started[1] if name.lower() != "content-length"]
+        start_response(started[0], [*headers, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
 
 
 def populate(site):
@@ -114,7 +131,7 @@ def main():
     access_control.IAMRequestBase.check_action_permitted = check_action_permitted
     made = populate(site)
     settings.INITIAL_NO_AUTH_ACTION_COUNT = 0.0
-    app = DomainDispatcherApplication(create_backend_app)
+    app = with_list_parts_result(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=(sys.argv[2], sys.argv[3]))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(json.dumps({"url": f"https://127.0.0.1:{server.server_port}", **made}), flush=True)
