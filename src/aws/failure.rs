@@ -3,6 +3,7 @@
 //! The SDK's `Display` says "dispatch failure" and keeps the reason in its sources, so the whole chain is walked and
 //! told. What a certificate failure means depends on the bundle in use, so its remedy names it.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io;
 
@@ -82,20 +83,23 @@ impl Call<'_> {
     ) -> store::Error {
         let header = |name: &str| raw.headers().get(name).map(str::to_owned);
         let status = raw.status().as_u16();
-        let message = meta.message().unwrap_or(otherwise);
+        // Other stores' STS sends the document in a frame that the SDK does not look into.
+        let document = document(raw);
+        let code = meta.code().or_else(|| element(&document, "Code"));
+        let message = meta.message().or_else(|| element(&document, "Message")).unwrap_or(otherwise);
         let context = &context_of(raw, self.context);
         let reply = Reply {
             service: self.service,
             operation: self.operation,
             resource: &self.resource,
             status: Some(status),
-            code: meta.code(),
+            code,
             message,
         };
         let Verdict { class, remedy } = classify(&reply, context);
         let in_body = || meta.extra("aws_request_id").or_else(|| meta.extra("request_id")).map(str::to_owned);
         let request_id = header("x-amz-request-id").or_else(|| header("x-amzn-requestid")).or_else(in_body);
-        let code = meta.code().map(str::to_owned);
+        let code = code.map(str::to_owned);
         let message = if message.is_empty() && code.is_none() {
             format!("the server answered {status} with no error document")
         } else {
@@ -126,6 +130,17 @@ impl Call<'_> {
         let delivery = if unconnected { Delivery::Never } else { Delivery::Sent };
         store::Error { remedy, delivery, ..self.error(class, message) }
     }
+}
+
+/// A reply's body as text; empty where it is a stream.
+pub(super) fn document(raw: &HttpResponse) -> Cow<'_, str> {
+    raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default()
+}
+
+/// The text of the first element of that name: an error document is flat, and short.
+pub(super) fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    rest.split_once('<').map(|(text, _)| text)
 }
 
 /// What the reply's headers, and the watch over the request, add to what is known.
@@ -237,6 +252,13 @@ fn classify_tls(error: &TlsError, trust: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_document_is_read() {
+        let document = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please</Message></Error>";
+        assert_eq!((element(document, "Code"), element(document, "Message")), (Some("SlowDown"), Some("Please")));
+        assert_eq!((element("", "Code"), element("<Code>", "Code"), element("<html>", "Code")), (None, None, None));
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]

@@ -167,8 +167,8 @@ impl Watch {
         let Some(response) = response.filter(|_| error.is_operation_error() || error.is_response_error()) else {
             return Some(failure::class_of_transport(error));
         };
-        let document = response.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
-        let code = element(&document, "Code");
+        let document = failure::document(response);
+        let code = failure::element(&document, "Code");
         if code == Some(DRY_RUN) {
             return None;
         }
@@ -181,16 +181,10 @@ impl Watch {
             resource: "",
             status: Some(response.status().as_u16()),
             code,
-            message: element(&document, "Message").unwrap_or_default(),
+            message: failure::element(&document, "Message").unwrap_or_default(),
         };
         Some(classify(&reply, &failure::context_of(response, &self.context)).class)
     }
-}
-
-/// The text of the first element of that name: an error document is flat, and short.
-fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = document.split_once(&format!("<{name}>"))?;
-    rest.split_once('<').map(|(text, _)| text)
 }
 
 /// `AWS4-HMAC-SHA256 Credential=AKIA…/20261124/…`
@@ -338,13 +332,6 @@ impl ClassifyRetry for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_document_is_read() {
-        let document = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please</Message></Error>";
-        assert_eq!((element(document, "Code"), element(document, "Message")), (Some("SlowDown"), Some("Please")));
-        assert_eq!((element("", "Code"), element("<Code>", "Code"), element("<html>", "Code")), (None, None, None));
-    }
 
     #[test]
     fn the_access_key_is_in_the_signature() {

@@ -248,7 +248,10 @@ fn several_accounts_through_a_chain() {
         Some("the.pod.token") => (200, session.clone()),
         _ => (401, String::new()),
     });
-    let token = site.secret("pod-token", "the.pod.token");
+    // As the kubelet writes it: without a line feed.
+    let token = site.path("pod-token");
+    fs::write(&token, "the.pod.token").unwrap();
+    let token = token.display().to_string();
     let in_pod = |who: &str| {
         let uri = format!("{}/v1/credentials", agent.url);
         site.penstock(who)
