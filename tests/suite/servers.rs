@@ -89,7 +89,11 @@ pub(crate) struct S3Server {
     ca_path: PathBuf,
     root: PathBuf,
     log: Log,
+    denied: Arc<Mutex<Denied>>,
 }
+
+/// Which requests get AccessDenied.
+type Denied = Box<dyn Fn(&Seen) -> bool + Send>;
 
 pub(crate) struct Scripted {
     pub(crate) url: String,
@@ -137,23 +141,27 @@ impl Servers {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
         builder.set_auth(auth);
         let (inner, log) = (builder.build(), Log::default());
-        let seen = log.clone();
         let uploads = match multipart {
             Multipart::AsServed => None,
             Multipart::AsInS3 => Some(Arc::new(Uploads::new(root.clone()))),
         };
+        let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
+        let (seen, refuse) = (log.clone(), Arc::clone(&denied));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (inner, uploads) = (inner.clone(), uploads.clone());
             let head = see(&request, String::new());
+            let denied = refuse.lock().unwrap()(&head);
             seen.lock().unwrap().push(head.clone());
+            let (inner, uploads) = (inner.clone(), uploads.clone());
             async move {
+                if denied {
+                    return Ok::<_, std::io::Error>(access_denied());
+                }
                 let (path, query) = head.uri.split_once('?').unwrap_or((&head.uri, ""));
                 if let Some(answer) = uploads.as_ref().and_then(|uploads| uploads.instead(&head.method, query)) {
-                    return Ok::<_, std::io::Error>(answer);
+                    return Ok(answer);
                 }
-                let answer = Service::call(&inner, request)
-                    .await
-                    .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+                let answer = Service::call(&inner, request).await;
+                let answer = answer.map_err(|error| std::io::Error::other(format!("{error:?}")))?;
                 Ok(match uploads {
                     Some(uploads) if head.method == "POST" && query.starts_with("uploads") => {
                         uploads.created(path, answer).await
@@ -163,7 +171,7 @@ impl Servers {
             }
         });
         let url = self.serve(scheme, service);
-        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log }
+        S3Server { url, bucket, scheme, ca_path: self.ca_path(), root, log, denied }
     }
 
     /// A server that answers each request with what `script` makes of it and of how many came before; the request IDs
@@ -333,7 +341,17 @@ fn see(request: &Request<Incoming>, body: String) -> Seen {
     }
 }
 
+fn access_denied() -> Response<s3s::Body> {
+    let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+    Response::builder().status(403).body(s3s::Body::from(body.to_owned())).unwrap()
+}
+
 impl S3Server {
+    /// Answers requests for which `denied` holds with AccessDenied, from here on.
+    pub(crate) fn deny(&self, denied: impl Fn(&Seen) -> bool + Send + 'static) {
+        *self.denied.lock().unwrap() = Box::new(denied);
+    }
+
     /// How many requests came, refused ones too.
     pub(crate) fn requests(&self) -> usize {
         self.log.lock().unwrap().len()
