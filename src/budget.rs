@@ -112,6 +112,11 @@ impl Budget {
         Buffer { data, length: 0, budget: self.clone(), _permit: permit }
     }
 
+    /// Gives all idle memory back to the system: for when no stream runs, and none is expected soon.
+    pub fn release(&self) {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Gives idle memory back until it fits into what nobody has taken.
     fn trim(&self) {
         let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -267,8 +267,7 @@ impl ServiceError {
     pub fn may_have_happened(&self) -> bool {
         match (self.delivery, self.status) {
             (Delivery::Never, _) => false,
-            (Delivery::Sent, None) => true,
-            (Delivery::Sent, Some(200..300)) => true,
+            (Delivery::Sent, None | Some(200..300)) => true,
             (Delivery::Sent, Some(status)) => status >= 500 && self.class != Class::Throttled,
         }
     }

@@ -57,6 +57,7 @@ impl Bandwidth {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "bytes of a test are far below 2^52")]
 mod tests {
     use proptest::prelude::*;
 

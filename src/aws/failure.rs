@@ -11,6 +11,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::{Context, Reply, Service, Verdict, classify};
+use super::watch::FreshCredentials;
 use crate::error::{Class, Delivery};
 use crate::store;
 
@@ -72,10 +73,7 @@ impl Call<'_> {
         let header = |name: &str| raw.headers().get(name).map(str::to_owned);
         let status = raw.status().as_u16();
         let message = meta.message().unwrap_or(otherwise);
-        let context = match header("x-amz-bucket-region") {
-            Some(region) => &Context { bucket_region: Some(region), ..self.context.clone() },
-            None => self.context,
-        };
+        let context = &context_of(raw, self.context);
         let reply = Reply {
             service: self.service,
             operation: self.operation,
@@ -118,6 +116,27 @@ impl Call<'_> {
         let delivery = if unconnected { Delivery::Never } else { Delivery::Sent };
         store::Error { remedy, delivery, ..self.error(class, message) }
     }
+}
+
+/// What the reply's headers, and the watch over the request, add to what is known.
+pub(super) fn context_of(raw: &HttpResponse, known: &Context) -> Context {
+    let region = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
+    let credentials_fresh = known.credentials_fresh || raw.extension::<FreshCredentials>().is_some();
+    Context { bucket_region: region, credentials_fresh, ..known.clone() }
+}
+
+/// The class of a failure that is not a reply.
+pub(super) fn class_of_transport(error: &(dyn StdError + 'static)) -> Class {
+    let causes = causes(error);
+    match causes.iter().find_map(|cause| cause.downcast_ref::<store::Error>()) {
+        Some(cause) => cause.class,
+        None => classify_transport(&causes, &tell(error), "").class,
+    }
+}
+
+/// A handshake failed, or what came was no TLS.
+pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).iter().any(|cause| cause.is::<TlsError>())
 }
 
 type Cause<'a> = &'a (dyn StdError + 'static);

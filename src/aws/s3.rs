@@ -5,10 +5,10 @@
 //! by several stores. Over TLS a body is not signed (TLS protects it and the checksum proves it), over plain HTTP it is.
 //!
 //! A method makes one request, of up to three attempts, and returns what the last one said; a part and the creation of an upload have one
-//! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]). A reply that the
-//! credentials have expired drops them, so that the caller's next try has new ones.
+//! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
 
 mod body;
+mod probe;
 mod wire;
 
 use std::fmt;
@@ -29,8 +29,8 @@ use futures_util::stream;
 use self::body::{Outgoing, Progress};
 use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, limited, once, untimed};
 use super::classify::{Context, Service};
-use super::credentials::{Generation, Provider};
 use super::failure::Call;
+use super::watch::Watch;
 use crate::checksum::{Algorithm, Checksum};
 use crate::config::Location;
 use crate::error::Class;
@@ -55,18 +55,15 @@ pub struct S3Store {
     algorithm: Algorithm,
     new_object: NewObject,
     signing: PayloadSigning,
-    credentials: Provider,
     context: Arc<Context>,
     trust: String,
     bare_parts: Once,
     unlisted_uploads: Once,
 }
 
-/// One request: what it is for the error, and which credentials it was begun with.
+/// One request, for the error if it fails.
 struct Request<'a> {
-    store: &'a S3Store,
     call: Call<'a>,
-    generation: Generation,
 }
 
 impl Request<'_> {
@@ -74,11 +71,7 @@ impl Request<'_> {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let error = self.call.sdk(error);
-        if error.class == Class::CredentialsExpired {
-            self.store.credentials.invalidate(self.generation);
-        }
-        error
+        self.call.sdk(error)
     }
 
     /// The answer, unless the body stalls before it comes.
@@ -116,11 +109,13 @@ impl S3Store {
     pub(super) fn new(
         location: &Location,
         sdk: &SdkConfig,
-        credentials: Provider,
+        watch: Watch,
         context: Arc<Context>,
         trust: String,
     ) -> Self {
         let config = aws_sdk_s3::config::Builder::from(sdk)
+            .interceptor(watch.clone())
+            .retry_classifier(watch)
             .force_path_style(location.force_path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -132,7 +127,6 @@ impl S3Store {
             algorithm: location.checksum,
             new_object: NewObject::of(location),
             signing: PayloadSigning::of(location),
-            credentials,
             context,
             trust,
             bare_parts: Once::default(),
@@ -146,10 +140,10 @@ impl S3Store {
         Self { bandwidth: Some(bandwidth), ..self.clone() }
     }
 
-    async fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
+    fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
         let resource = format!("s3://{}/{key}", self.bucket);
         let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
-        Request { store: self, call, generation: self.credentials.ready().await }
+        Request { call }
     }
 }
 
@@ -165,7 +159,7 @@ impl fmt::Debug for S3Store {
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        let request = self.request("PutObject", key.as_str()).await;
+        let request = self.request("PutObject", key.as_str());
         let checksum = Headers::from(payload.checksum);
         let new = self.new_object.clone();
         let condition = match overwrite {
@@ -195,7 +189,7 @@ impl Store for S3Store {
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let request = self.request("GetObject", key.as_str()).await;
+        let request = self.request("GetObject", key.as_str());
         // HTTP cannot ask for no bytes.
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
@@ -220,7 +214,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        let request = self.request("HeadObject", key.as_str()).await;
+        let request = self.request("HeadObject", key.as_str());
         let mode = match self.algorithm {
             Algorithm::None => None,
             Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Sha256 => Some(ChecksumMode::Enabled),
@@ -236,7 +230,7 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
-        let request = self.request("DeleteObject", key.as_str()).await;
+        let request = self.request("DeleteObject", key.as_str());
         let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
         match delete.send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -247,16 +241,19 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        let request = self.request("ListObjectsV2", prefix).await;
+        let request = self.request("ListObjectsV2", prefix);
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
         let list = list.set_continuation_token(from.map(str::to_owned));
         let output = list.send().await.map_err(|error| request.failed(&error))?;
         let object = |object: &aws_sdk_s3::types::Object| {
             let size = object.size().and_then(|size| u64::try_from(size).ok())?;
-            Some(ListedObject { key: ObjectKey::new(object.key()?), size })
+            let modified = object.last_modified()?;
+            let nanos = i32::try_from(modified.subsec_nanos()).ok()?;
+            let modified = jiff::Timestamp::new(modified.secs(), nanos).ok()?;
+            Some(ListedObject { key: ObjectKey::new(object.key()?), size, modified })
         };
         let objects = output.contents().iter().map(object).collect::<Option<Vec<_>>>();
-        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key or no size"))?;
+        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key, no size or no date"))?;
         let next = output.next_continuation_token().filter(|_| output.is_truncated() == Some(true)).map(str::to_owned);
         if next.is_none() && output.is_truncated() == Some(true) {
             return Err(request.odd(Class::Compat, "the listing goes on, but the reply does not say where"));
@@ -265,7 +262,7 @@ impl Store for S3Store {
     }
 
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        let request = self.request("CreateMultipartUpload", key.as_str()).await;
+        let request = self.request("CreateMultipartUpload", key.as_str());
         let new = self.new_object.clone();
         let (algorithm, kind) = wire::declared(self.algorithm);
         let create = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
@@ -292,7 +289,7 @@ impl Store for S3Store {
         number: PartNumber,
         payload: Payload,
     ) -> Result<UploadedPart, Error> {
-        let request = self.request("UploadPart", upload.key.as_str()).await;
+        let request = self.request("UploadPart", upload.key.as_str());
         let size = payload.data.len();
         let headers = Headers::from(payload.checksum);
         let signing = self.signing.interceptor(&payload).await;
@@ -323,7 +320,9 @@ impl Store for S3Store {
         size: u64,
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
-        let request = self.request("CompleteMultipartUpload", upload.key.as_str()).await;
+        let request = self.request("CompleteMultipartUpload", upload.key.as_str());
+        // S3 has SHA-256 of a multipart object only as a hash of the parts' hashes.
+        let checksum = checksum.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
         let headers = Headers::from(checksum);
         let list =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();
@@ -349,7 +348,7 @@ impl Store for S3Store {
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        let request = self.request("AbortMultipartUpload", upload.key.as_str()).await;
+        let request = self.request("AbortMultipartUpload", upload.key.as_str());
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
         match abort.upload_id(&upload.id.0).send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -359,7 +358,7 @@ impl Store for S3Store {
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        let request = self.request("ListParts", upload.key.as_str()).await;
+        let request = self.request("ListParts", upload.key.as_str());
         let mut parts = Vec::new();
         let mut marker = None;
         for _ in 0..MAX_PART_PAGES {
@@ -385,7 +384,7 @@ impl Store for S3Store {
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        let request = self.request("ListMultipartUploads", prefix).await;
+        let request = self.request("ListMultipartUploads", prefix);
         let (mut uploads, mut key, mut id) = (Vec::new(), None, None);
         for _ in 0..MAX_UPLOAD_PAGES {
             let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);

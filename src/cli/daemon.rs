@@ -17,23 +17,16 @@ use crate::config::{Config, Location};
 use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
 use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
-use crate::limits::Bandwidth;
 use crate::metrics::{self, Outcome};
 use crate::store::Store;
 
 /// Opens locations with the AWS adapter.
-struct Aws {
-    /// Of all of them together.
-    bandwidth: Option<Bandwidth>,
-}
+struct Aws;
 
 impl Connect for Aws {
-    fn connect(&self, location: &Location, _metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
-        let location = AwsLocation::connect(location).map_err(|error| error.report())?;
-        Ok(Arc::new(Open(match &self.bandwidth {
-            Some(bandwidth) => location.limited(bandwidth.clone()),
-            None => location,
-        })))
+    fn connect(&self, location: &Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
+        let location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
+        Ok(Arc::new(Open(location)))
     }
 }
 
@@ -68,7 +61,7 @@ pub(super) async fn run(
     let setup = Setup {
         file: cli.config.clone(),
         config: config.clone(),
-        connect: Arc::new(Aws { bandwidth: config.limits.bandwidth.map(Bandwidth::new) }),
+        connect: Arc::new(Aws),
         set_log_level: Box::new(move |level| levels.set(level)),
     };
     daemon::run(setup, cancel.clone()).await?;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::output::Done;
+use super::session::Open;
 use super::{Failure, args, session};
-use crate::aws::AwsLocation;
 use crate::config::{Config, Location};
 use crate::error::Class;
 use crate::limits::Bandwidth;
@@ -15,8 +15,8 @@ use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
 
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Abort };
-    let places = places(config, config.locations.values(), &Metrics::new())?;
-    let places: Vec<Place> = places.into_iter().map(|(_, place)| place).collect();
+    let open = open(config, config.locations.values(), &Metrics::new())?;
+    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
     let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
     let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
     let done =
@@ -29,25 +29,18 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
 }
 
 /// Every configured location. Those that are `used` must be fit to be connected to, others that are not are left out.
-pub(super) fn places<'a>(
+pub(super) fn open<'a>(
     config: &'a Config,
     used: impl Iterator<Item = &'a Location>,
     metrics: &Metrics,
-) -> Result<Vec<(AwsLocation, Place)>, Failure> {
+) -> Result<Vec<Open>, Failure> {
     let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
     // One line for all of them.
     let bandwidth = config.limits.bandwidth.map(Bandwidth::new);
-    let mut places = Vec::new();
+    let mut all = Vec::new();
     for location in config.locations.values() {
-        match session::connect(location) {
-            Ok(connected) => {
-                let connected = match &bandwidth {
-                    Some(bandwidth) => connected.limited(bandwidth.clone()),
-                    None => connected,
-                };
-                let place = session::place(config, location, &connected, metrics);
-                places.push((connected, place));
-            }
+        match session::open(config, location, bandwidth.as_ref(), metrics) {
+            Ok(open) => all.push(open),
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(
                 location = location.name,
@@ -55,12 +48,12 @@ pub(super) fn places<'a>(
             ),
         }
     }
-    Ok(places)
+    Ok(all)
 }
 
 /// After a backup: what an earlier one left. What goes wrong is in the log, and not the backup's failure.
-pub(super) async fn after_backup(config: &Config, places: Vec<(AwsLocation, Place)>) {
-    let places: Vec<Place> = places.into_iter().map(|(_, place)| place).collect();
+pub(super) async fn after_backup(config: &Config, open: Vec<Open>) {
+    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
     match sweep::sweep(&config.state_dir, &places, Mode::Abort).await {
         Ok(swept) if swept.is_empty() => {}
         Ok(swept) => tracing::info!(uploads = swept.len(), "swept interrupted uploads"),

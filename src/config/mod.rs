@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
+pub use job::AD_HOC;
 pub use model::*;
 pub use schema::schema;
 
@@ -82,6 +83,14 @@ impl Config {
     pub fn parse(text: &str, environment: &dyn Environment) -> Result<Self, Faults> {
         read(Path::new(NO_FILE), text, environment)
     }
+}
+
+/// Whether STS would take it as an external ID; the error is the end of a sentence, and never repeats it.
+///
+/// # Errors
+/// When it would not.
+pub fn check_external_id(text: &str) -> Result<(), String> {
+    forms::external_id(text)
 }
 
 /// The commented example: what `penstock config example` prints.

@@ -240,6 +240,9 @@ pub enum SignPayload {
     Never,
 }
 
+/// [`Job::min_live`] where nobody says otherwise.
+pub const MIN_LIVE: u16 = 300;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     pub name: Name,
@@ -251,6 +254,10 @@ pub struct Job {
     pub time_zone: String,
     pub timeout: Option<Duration>,
     pub incremental: bool,
+    /// After so long since the last full backup, the next one is full.
+    pub full_every: Option<Duration>,
+    /// Thousandths of an object that must be live for the next backup to refer to it.
+    pub min_live: u16,
     pub compression: Compression,
     pub retention: Option<Retention>,
     pub before: Vec<Vec<String>>,
@@ -283,6 +290,8 @@ pub struct Retention {
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
     pub keep_within: Option<Duration>,
+    /// How long what a deleted backup needs stays after it; `None` leaves it to [`crate::prune::GRACE`].
+    pub grace: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

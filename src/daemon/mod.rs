@@ -12,6 +12,7 @@
 
 mod admin;
 mod board;
+mod chores;
 mod control;
 mod files;
 mod history;
@@ -22,7 +23,6 @@ mod schedule;
 mod scheduler;
 mod state;
 mod status;
-mod sweeper;
 mod systemd;
 
 use std::path::PathBuf;
@@ -86,18 +86,18 @@ pub enum Error {
         #[source]
         error: std::io::Error,
     },
-    #[error(transparent)]
-    State(#[from] crate::state::Error),
     #[error("{}", .0.message)]
     Configuration(Report),
+    #[error(transparent)]
+    State(#[from] crate::state::Error),
 }
 
 impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Local { .. } => Report::new(Class::Local, self.to_string()),
-            Self::State(error) => error.report(),
             Self::Configuration(report) => report.clone(),
+            Self::State(error) => error.report(),
         }
     }
 }
@@ -134,8 +134,8 @@ struct Inside {
 /// When it cannot start.
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
+    let _lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
     let state_dir = setup.config.state_dir.display().to_string();
-    let lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
     let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
     let config = Arc::clone(&daemon.lock().config);
@@ -156,15 +156,14 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     drop(config);
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
+    let chores = tokio::spawn(chores::run(Arc::clone(&daemon)));
     daemon.watch_locations();
-    let sweeper = tokio::spawn(sweeper::run(Arc::clone(&daemon), lock.path().to_owned()));
     scheduler.run().await;
-    for server in [admin, control, sweeper] {
+    for server in [admin, control, chores] {
         server.abort();
         // Its end removes the socket; that it was aborted is no news.
         let _ = server.await;
     }
-    drop(lock);
     tracing::info!("stopped");
     Ok(())
 }

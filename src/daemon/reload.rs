@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::files::Watched;
+use super::history::About;
 use super::state::State;
 use super::{Daemon, admin, locations};
 use crate::config::{Config, System};
@@ -18,7 +18,7 @@ impl Daemon {
         self.runner.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
         if let Err(report) = &result {
             let fault = report.clone().into();
-            self.runner.history.failed("configuration", "", &fault);
+            self.runner.history.failed(About::Configuration, "", &fault);
             tracing::error!("the configuration was refused; the old one goes on");
             self.lock().refused = Some((Timestamp::now(), fault));
         }
@@ -54,10 +54,10 @@ impl Daemon {
     }
 
     /// Every file whose change asks for a reload.
-    pub(super) fn watched(&self) -> Watched {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let config = Arc::clone(&self.lock().config);
-        let named: Vec<PathBuf> = admin::Tls::files(&config.admin).chain(locations::files(&config)).collect();
-        Watched::new(std::iter::once(self.file.clone()).chain(named))
+        let named = admin::Tls::files(&config.admin).chain(locations::files(&config));
+        std::iter::once(self.file.clone()).chain(named).collect()
     }
 }
 

@@ -43,7 +43,7 @@ impl Scheduler {
     pub(super) fn new(daemon: Arc<Daemon>, state: State, orders: mpsc::Receiver<Order>) -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
-            watched: daemon.watched(),
+            watched: Watched::new(daemon.files()),
             heartbeat: Systemd::watchdog().map_or(HEARTBEAT, |watchdog| watchdog.min(HEARTBEAT)),
             systemd: Systemd::new(),
             runs: JoinSet::new(),
@@ -110,7 +110,7 @@ impl Scheduler {
             return self.finish(&start.job.name, internal("the job's location is not open"));
         };
         let (runner, name) = (self.daemon.runner.clone(), start.job.name.clone());
-        let task = self.runs.spawn(async move { runner.run(&config, &location, &start).await });
+        let task = self.runs.spawn(async move { Box::pin(runner.run(&config, &location, &start)).await });
         self.jobs.insert(task.id(), name);
     }
 
@@ -125,7 +125,14 @@ impl Scheduler {
     }
 
     fn finish(&self, job: &Name, verdict: Verdict) {
-        self.daemon.lock().board.finish(job, verdict, Timestamp::now());
+        let idle = {
+            let mut inside = self.daemon.lock();
+            inside.board.finish(job, verdict, Timestamp::now());
+            inside.board.running().next().is_none()
+        };
+        if idle {
+            self.daemon.runner.budget.release();
+        }
         self.daemon.forget_left();
     }
 
@@ -142,7 +149,7 @@ impl Scheduler {
         let _: Option<PathBuf> = self.watched.changed();
         let result = self.daemon.reload(&self.state);
         if result.is_ok() {
-            self.watched = self.daemon.watched();
+            self.watched.follow(self.daemon.files());
         }
         self.systemd.reloaded();
         result

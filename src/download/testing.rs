@@ -148,6 +148,7 @@ pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
         started,
         finished: started,
         parent: None,
+        base: None,
         labels: std::collections::BTreeMap::new(),
         outcome: Outcome::Success,
         items,

@@ -110,6 +110,8 @@ pub struct Page {
 pub struct ListedObject {
     pub key: ObjectKey,
     pub size: u64,
+    /// When it was written, by the store's clock.
+    pub modified: jiff::Timestamp,
 }
 
 /// An upload in progress, somebody's.

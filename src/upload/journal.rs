@@ -253,7 +253,7 @@ pub fn interrupted(state_dir: &Path) -> Result<Vec<Interrupted>, Error> {
             discard(&path);
         }
     }
-    found.sort_by(|a, b| a.intent.begun.cmp(&b.intent.begun));
+    found.sort_by_key(|entry| entry.intent.begun);
     Ok(found)
 }
 

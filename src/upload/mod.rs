@@ -334,13 +334,12 @@ impl ObjectWriter {
     pub async fn abort(mut self, reason: AbortReason) {
         self.in_flight.shutdown().await;
         if let Some(mut creating) = self.creating.take() {
-            match tokio::time::timeout(CREATE_DEADLINE, &mut creating).await {
+            if let Ok(created) = tokio::time::timeout(CREATE_DEADLINE, &mut creating).await {
                 // Its failure is not the one to report.
-                Ok(created) => drop(self.created(created)),
-                Err(_) => {
-                    creating.abort();
-                    self.in_doubt = true;
-                }
+                drop(self.created(created));
+            } else {
+                creating.abort();
+                self.in_doubt = true;
             }
         }
         if let Some(upload) = self.upload.take() {

@@ -141,27 +141,28 @@ impl Servers {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
         builder.set_auth(auth);
         let (inner, log) = (builder.build(), Log::default());
+        let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
+        let (seen, refuse) = (log.clone(), Arc::clone(&denied));
         let uploads = match multipart {
             Multipart::AsServed => None,
             Multipart::AsInS3 => Some(Arc::new(Uploads::new(root.clone()))),
         };
-        let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
-        let (seen, refuse) = (log.clone(), Arc::clone(&denied));
         let service = service_fn(move |request: Request<Incoming>| {
+            let (inner, uploads) = (inner.clone(), uploads.clone());
             let head = see(&request, String::new());
             let denied = refuse.lock().unwrap()(&head);
             seen.lock().unwrap().push(head.clone());
-            let (inner, uploads) = (inner.clone(), uploads.clone());
             async move {
                 if denied {
-                    return Ok::<_, std::io::Error>(access_denied());
+                    return Ok(access_denied());
                 }
                 let (path, query) = head.uri.split_once('?').unwrap_or((&head.uri, ""));
                 if let Some(answer) = uploads.as_ref().and_then(|uploads| uploads.instead(&head.method, query)) {
-                    return Ok(answer);
+                    return Ok::<_, std::io::Error>(answer);
                 }
-                let answer = Service::call(&inner, request).await;
-                let answer = answer.map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+                let answer = Service::call(&inner, request)
+                    .await
+                    .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
                 Ok(match uploads {
                     Some(uploads) if head.method == "POST" && query.starts_with("uploads") => {
                         uploads.created(path, answer).await

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock::aws::AwsLocation;
 use penstock::config::Location;
+use penstock::metrics::Metrics;
 use serde_json::Value;
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
-use crate::moto::Moto;
 use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
 
 const DATA: &str = "vol-0123456789abcdef0";
@@ -36,6 +38,9 @@ impl Site {
 cluster = "test"
 node = "node-1"
 state_dir = "{state}"
+[admin]
+listen = "127.0.0.1:{port}"
+socket = "{socket}"
 [limits]
 memory = "64MiB"
 [locations.primary]
@@ -61,6 +66,8 @@ name = "files"
 path = "{tree}"
 "#,
             state = folder.join("state").display(),
+            port = free_port(),
+            socket = folder.join("control.sock").display(),
             tree = tree.display(),
         );
         let config = folder.join("penstock.toml");
@@ -89,6 +96,10 @@ path = "{tree}"
         let ids = list["backups"].as_array().unwrap().iter().map(|backup| backup["id"].as_str().unwrap().to_owned());
         ids.map(|id| self.json(&["show", &id]).1).collect()
     }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn by_tag(servers: Servers, s3: &S3Server, ec2: &FakeEc2, more: &str) -> Site {
@@ -178,6 +189,34 @@ fn what_is_pending_is_finished_by_the_next_run() {
     assert_eq!(site.json(&["verify", first]).0, Some(0));
 }
 
+/// A run that died while it waited, and then a daemon whose jobs have no schedule: it commits what was captured.
+#[test]
+fn the_daemon_finishes_what_a_dead_run_had_captured() {
+    let servers = Servers::start();
+    let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
+    ec2.state().looks = 1_000_000;
+    let site = by_tag(servers, &s3, &ec2, "");
+    let mut run = site.command(&["backup", "disks"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !ec2.state().actions.iter().any(|action| action == "DescribeSnapshots") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(site.manifests().is_empty());
+    ec2.state().snapshots.iter_mut().for_each(|snapshot| snapshot.looks = 0);
+    let mut daemon = site.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while site.manifests().is_empty() && start.elapsed() < Duration::from_mins(1) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let manifests = site.manifests();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(manifests.len(), 1);
+    assert_eq!((&manifests[0]["outcome"], snapshots_in(&manifests).len()), (&"success".into(), 2));
+    assert_eq!(ec2.state().snapshots.len(), 2);
+}
+
 /// The instance metadata service, as version 2 has it: a token first.
 #[test]
 fn this_instance_is_asked_for_its_id() {
@@ -219,9 +258,56 @@ fn a_denied_volume_says_what_to_grant() {
     assert_eq!((code, failed["error"]["class"].as_str()), (Some(66), Some("not-found")), "{failed}");
 }
 
+/// moto on a free port.
+struct Moto {
+    child: Child,
+    url: String,
+}
+
+impl Moto {
+    fn start() -> Self {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let installed = Command::new(format!("{root}/tests/tools/moto.sh")).stderr(Stdio::inherit()).output().unwrap();
+        assert!(installed.status.success(), "moto cannot be installed");
+        let server = String::from_utf8(installed.stdout).unwrap();
+        let port = free_port();
+        let child = Command::new(server.trim())
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let moto = Self { child, url: format!("http://127.0.0.1:{port}") };
+        let start = Instant::now();
+        while !moto.request("GET", "/moto-api/").is_some_and(|reply| reply.starts_with("HTTP/1.1 200")) {
+            assert!(start.elapsed() < Duration::from_mins(2), "moto does not answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        moto
+    }
+
+    fn request(&self, method: &str, path: &str) -> Option<String> {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut socket = TcpStream::connect(address).ok()?;
+        write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).ok()?;
+        Some(reply)
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The SDK's own client, to make volumes and to look at what Penstock made.
 fn ec2(location: Location) -> aws_sdk_ec2::Client {
-    AwsLocation::connect(&location).unwrap().ec2().clone()
+    AwsLocation::connect(&location, Metrics::new().location("test")).unwrap().ec2().clone()
 }
 
 async fn make_volume(ec2: &aws_sdk_ec2::Client, tags: &[(&str, &str)]) -> String {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Scope};
 use crate::checksum::Algorithm;
 use crate::clock::Virtual;
 use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
@@ -120,6 +120,7 @@ impl World {
             compression: Compression::Zstd { level: 1 },
             timeout: None,
             hooks: self.hooks.clone(),
+            parent: Policy::default(),
         };
         let (context, progress) = (self.context(), Arc::new(Progress::default()));
         Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
@@ -128,7 +129,7 @@ impl World {
     /// Every committed manifest, newest first.
     async fn manifests(&self) -> Vec<Manifest> {
         let catalog = Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod") };
-        let entries = catalog.entries().await.unwrap();
+        let entries = catalog.entries(Scope::default()).await.unwrap();
         catalog.manifests(&entries).await.into_iter().map(Result::unwrap).collect()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
@@ -86,6 +86,7 @@ impl Site {
             compression: Compression::None,
             timeout,
             hooks: Hooks { before, after, time_limit },
+            parent: Policy::default(),
         };
         run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
     }
