@@ -9,7 +9,7 @@ use super::{Error, Sent};
 use crate::checksum::Checksum;
 use crate::error::Class;
 use crate::retry::Endpoint;
-use crate::store::{self, Store, UploadHandle, UploadedPart};
+use crate::store::{self, ObjectInfo, Store, UploadHandle, UploadedPart};
 
 /// What is to be committed; its parts have been reviewed.
 #[derive(Debug, Clone, Copy)]
@@ -24,37 +24,43 @@ pub(super) struct Object<'a> {
 /// When the object is not there, whole, afterwards.
 pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Object<'_>) -> Result<(), Error> {
     let told: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
-    let Err(error) = object.commit(store, endpoint, &told).await else { return Ok(()) };
+    let error = match object.commit(store, endpoint, &told).await {
+        Ok(()) => return Ok(()),
+        Err(error) if error.class != Class::Integrity => return Err(error.into()),
+        Err(error) => error,
+    };
     let key = &object.upload.key;
-    match error.class {
-        Class::NotFound | Class::Transient | Class::Timeout => {
-            match endpoint.retrying("HeadObject", key, || store.head(key)).await {
-                Ok(found)
-                    if found.size == object.size && (found.checksum.is_none() || found.checksum == object.checksum) =>
-                {
-                    Ok(())
-                }
-                _ => Err(error.into()),
-            }
+    let listed = endpoint.retrying("ListParts", key, || store.list_parts(object.upload)).await;
+    let Ok(Some(listed)) = listed else { return Err(error.into()) };
+    match review::held(key, object.parts, &listed)? {
+        Parts::AsTold => Err(error.into()),
+        Parts::WithOtherETags(parts) => {
+            tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
+            Ok(object.commit(store, endpoint, &parts).await?)
         }
-        Class::Integrity => {
-            let listed = endpoint.retrying("ListParts", key, || store.list_parts(object.upload)).await;
-            let Ok(Some(listed)) = listed else { return Err(error.into()) };
-            match review::held(key, object.parts, &listed)? {
-                Parts::AsTold => Err(error.into()),
-                Parts::WithOtherETags(parts) => {
-                    tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
-                    Ok(object.commit(store, endpoint, &parts).await?)
-                }
-            }
-        }
-        _ => Err(error.into()),
     }
 }
 
 impl Object<'_> {
-    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), store::Error> {
+    async fn commit(
+        &self,
+        store: &dyn Store,
+        endpoint: &Endpoint,
+        parts: &[UploadedPart],
+    ) -> Result<(), store::Error> {
+        let key = &self.upload.key;
         let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
-        endpoint.retrying("CompleteMultipartUpload", &self.upload.key, complete).await
+        let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };
+        if !matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout) {
+            return Err(error);
+        }
+        match endpoint.retrying("HeadObject", key, || store.head(key)).await {
+            Ok(found) if self.is(&found) => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    fn is(&self, found: &ObjectInfo) -> bool {
+        found.size == self.size && (found.checksum.is_none() || found.checksum == self.checksum)
     }
 }

@@ -110,7 +110,6 @@ async fn eight_jobs_in_this_process() {
 }
 
 #[test]
-#[ignore = "a request that was given up holds its buffer for more than 30 s since the rooms were merged"]
 fn eight_jobs_stay_within_the_budget() {
     let servers = Servers::start();
     let s3 = servers.s3_with_uploads();

@@ -306,7 +306,6 @@ async fn a_store_that_is_back_in_time_is_as_if_nothing_had_happened() {
 
 /// The rule is 30 seconds without progress; the other parts go on meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a request that was given up holds its buffer for more than 30 s since the rooms were merged"]
 async fn a_part_that_hangs_is_cut_and_sent_again() {
     let house = House::new();
     house
