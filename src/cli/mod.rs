@@ -6,12 +6,18 @@
 mod args;
 mod backup;
 mod daemon;
+mod help;
 mod logging;
 mod output;
+mod pages;
 mod progress;
+mod prune;
 mod read;
 mod session;
 mod snapshot;
+mod stats;
+mod sweep;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -66,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Example) => Ok(Done::text(config::example())),
         Command::Config(ConfigCommand::Schema) => Ok(Done::json(config::schema())),
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
+        Command::Completions { shell } => Ok(pages::completions(shell)),
+        Command::Man { folder } => pages::man(&folder),
         _ => run(&cli, &levels),
     };
     match result {
@@ -106,7 +114,15 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
                 cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
             }
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
-            Command::Config(_) => unreachable!("needs no session, and is handled before"),
+            Command::Prune(args) => prune::prune(&config, args, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, args, &cancel).await,
+            Command::Stats(args) => stats::run(&config, args).await,
+            Command::Sweep(args) => sweep::run(&config, *args).await,
+            Command::Validate(args) => validate::validate(&config, args, &cancel).await,
+            Command::Policy(args) => validate::policy(&config, args),
+            Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
+                unreachable!("needs no session, and is handled before")
+            }
         }
     });
     // A read of standard input cannot be interrupted: whoever is still in one is left behind.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cron::Cron;
 use super::forms;
-use super::model::{CatchUp, Compression, Job, Retention, Source};
+use super::model::{CatchUp, Compression, Job, MIN_LIVE, Retention, Source};
 use super::reader::{Applies, Section};
 use super::source;
 use super::values::shown;
@@ -15,7 +15,7 @@ use crate::format::key::Name;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What backups from the command line are filed under.
-const AD_HOC: &str = "adhoc";
+pub const AD_HOC: &str = "adhoc";
 
 /// `locations` are the names that the file has, also of locations that have faults. `None` where there was a fault that
 /// leaves no job to build.
@@ -34,13 +34,19 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
     let location = section.parsed("location", |location| known_location(location, locations));
     let location = section.required("location", location, "name one of [locations]");
     let catch_up = section.choice("catch_up", &[("once", CatchUp::Once), ("never", CatchUp::Never)]);
+    let incremental = section.boolean("incremental").unwrap_or(true);
+    for key in ["full_every", "min_live"] {
+        section.belongs_only(key, Applies::from(incremental), "incremental = true");
+    }
     let job = Job {
         schedule: section.parsed("schedule", Cron::parse),
         jitter: section.duration("jitter").unwrap_or_default(),
         catch_up: catch_up.unwrap_or_default(),
         time_zone: section.parsed("time_zone", forms::time_zone).unwrap_or_else(|| "UTC".into()),
         timeout: time_limit(section, "timeout"),
-        incremental: section.boolean("incremental").unwrap_or(true),
+        incremental,
+        full_every: time_limit(section, "full_every"),
+        min_live: section.share("min_live").unwrap_or(MIN_LIVE),
         compression: compression(section),
         retention: section.has("retention").then(|| section.table("retention", retention)),
         before: section.commands("before"),
@@ -87,6 +93,7 @@ fn retention(section: &Section) -> Retention {
         keep_weekly: section.integer("keep_weekly", 0..=u32::MAX),
         keep_monthly: section.integer("keep_monthly", 0..=u32::MAX),
         keep_within: section.duration("keep_within"),
+        grace: section.duration("grace"),
     };
     let counts = [retention.keep_last, retention.keep_daily, retention.keep_weekly, retention.keep_monthly];
     let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());
