@@ -34,7 +34,7 @@ test-tools: ## what the tests need from apt: prometheus with promtool, chromium 
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
-test: test-tools fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
+test: test-tools fmt-check deny lint shipping ## everything CI runs: formatting, licences, bans, yanked versions, clippy, what is shipped, all tests
 	$(CARGO) test --locked
 
 .PHONY: lint

@@ -53,6 +53,7 @@ path = "/var/lib/kubelet/pods/*/volumes/kubernetes.io~csi/*/mount"
 
 [jobs.etcd]
 location = "primary"
+retention = {{ keep_last = 24 }}
 before = [["etcdctl", "snapshot", "save", "/var/lib/penstock/etcd.db"]]
 [[jobs.etcd.sources]]
 type = "file"

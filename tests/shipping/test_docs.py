@@ -73,6 +73,11 @@ class Blocks(unittest.TestCase):
             text = block.text
             if not re.search(r"^\[locations\.", text, re.M):
                 text = BASE + ("" if re.search(r"^\[jobs\.[a-z-]+\]", text, re.M) else '[jobs.volumes]\nlocation = "primary"\n') + text
+            # A page may show a few lines of a job only.
+            if "location" not in text.partition("[jobs.")[2]:
+                text = re.sub(r"^\[jobs\.[a-z-]+\]$", '\\g<0>\nlocation = "primary"', text, count=1, flags=re.M)
+            if "sources]]" not in text and (job := re.search(r"^\[(jobs\.[a-z-]+)\]", text, re.M)):
+                text += f'[[{job[1]}.sources]]\ntype = "tree"\nname = "x"\npath = "/x"\n'
             if not re.search(r"^cluster", text, re.M):
                 text = 'cluster = "x"\n' + text
             with self.subTest(page=block.page, line=block.line), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:

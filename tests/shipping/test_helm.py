@@ -180,8 +180,9 @@ class Chart(unittest.TestCase):
         version = re.search(r'^version = "(.+)"$', (CHART.parents[2] / "Cargo.toml").read_text(), re.M)[1]
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
         self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
-        [image] = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["images"]
-        self.assertEqual(image["newTag"], version)
+        for where in ("base", "components/restore"):
+            [image] = yaml.safe_load((KUBERNETES / where / "kustomization.yaml").read_text())["images"]
+            self.assertEqual(image["newTag"], version)
 
     def test_it_can_be_packaged(self):
         import tempfile

@@ -182,6 +182,34 @@ class Overlays(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, done.stderr)
 
 
+class Restore(unittest.TestCase):
+    def test_its_job_sees_what_the_agents_see(self):
+        with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
+            components = ["restore", "static-credentials", "private-ca", "network-policy"]
+            listed = ", ".join(f"../../components/{name}" for name in components)
+            text = f"namespace: penstock\nresources: [../../base]\ncomponents: [{listed}]\n"
+            ca = "configMapGenerator: [{name: penstock-ca, literals: [ca.pem=x]}]\n"
+            (pathlib.Path(folder) / "kustomization.yaml").write_text(text + ca)
+            objects = kustomize(folder)
+        validate(objects)
+        job = one(objects, "Job")
+        self.assertIs(job["spec"]["suspend"], True)
+        pod = job["spec"]["template"]["spec"]
+        [restore], agent = pod["containers"], agent_of(objects)
+        self.assertEqual(restore["envFrom"], agent["envFrom"])
+        self.assertEqual(restore["image"], agent["image"])
+        for name in ("config", "credentials", "ca"):
+            for volumes in (pod["volumes"], pod_of(objects)["volumes"]):
+                self.assertIn(name, [volume["name"] for volume in volumes])
+            [ours] = [volume for volume in pod["volumes"] if volume["name"] == name]
+            self.assertIn(ours, pod_of(objects)["volumes"])
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items(), labels.items())
+        selector = one(objects, "DaemonSet")["spec"]["selector"]["matchLabels"]
+        self.assertFalse(selector.items() <= labels.items(), "the DaemonSet would adopt its pod")
+        self.assertEqual(run(PENSTOCK, *restore["args"], "--help").returncode, 0)
+
+
 class PodMonitor(unittest.TestCase):
     def test_it_names_a_port_of_the_pod(self):
         with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
