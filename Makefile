@@ -26,9 +26,15 @@ help: ## list the targets
 build: ## the release binary, target/release/penstock
 	$(CARGO) build --locked --release
 
+# The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
+.PHONY: test-tools
+test-tools: ## what the tests need from apt: prometheus with promtool, chromium (installs them system-wide)
+	@if ! (command -v prometheus && command -v promtool && command -v chromium) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus chromium fonts-dejavu-core; fi
+
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
-test: fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
+test: test-tools fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
 	$(CARGO) test --locked
 
 .PHONY: lint
@@ -72,6 +78,12 @@ soak: ## the long tests, which `make test` shows as ignored
 	@if ! $(CARGO) test --locked --release --test suite -- --ignored --list soak | grep -q ': test$$'; then \
 	  echo 'soak: there are no soak tests' >&2; exit 1; fi
 	$(CARGO) test --locked --release --test suite -- --ignored soak
+
+.PHONY: radosgw
+radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs Debian's ceph packages: benches/radosgw.sh)
+	benches/radosgw.sh start .tools/radosgw
+	trap 'benches/radosgw.sh stop .tools/radosgw' EXIT; \
+	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw
 
 .PHONY: fuzz
 fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Class, Classify, Report};
-use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey, cluster_prefix};
+use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::retry::with_retries;
-use crate::store::{self, Store};
+use crate::store::{self, ListedObject, Store};
 
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
@@ -29,6 +29,38 @@ impl fmt::Debug for Catalog {
     }
 }
 
+/// Which of the cluster's chains to look at: the fewer, the fewer requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope<'a> {
+    pub job: Option<&'a Name>,
+    pub node: Option<&'a Name>,
+}
+
+impl Scope<'_> {
+    fn holds(&self, chain: &Chain) -> bool {
+        self.job.is_none_or(|job| *job == chain.job) && self.node.is_none_or(|node| *node == chain.node)
+    }
+}
+
+/// An object that Penstock wrote, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub key: ObjectKey,
+    pub chain: Chain,
+    pub id: BackupId,
+    pub kind: Kind,
+    pub size: u64,
+    pub modified: jiff::Timestamp,
+}
+
+impl Found {
+    /// The backup whose manifest, deleted or not, this object is.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry { key: self.key.clone(), chain: self.chain.clone(), id: self.id.clone(), size: self.size }
+    }
+}
+
 /// A backup that is there, by its manifest's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -36,6 +68,14 @@ pub struct Entry {
     pub chain: Chain,
     pub id: BackupId,
     size: u64,
+}
+
+impl Entry {
+    /// The manifest's.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 /// How a user names a backup: `ID`, `JOB@ID`, `JOB@latest` or `JOB/NODE@latest`.
@@ -66,6 +106,20 @@ impl FromStr for Selector {
             Some(id.parse().map_err(|error: crate::format::key::BackupIdError| error.to_string())?)
         };
         Ok(Self { job: Some(job), node, id })
+    }
+}
+
+impl Selector {
+    /// The job it names.
+    #[must_use]
+    pub fn job(&self) -> Option<&Name> {
+        self.job.as_ref()
+    }
+
+    /// The node it names.
+    #[must_use]
+    pub fn node(&self) -> Option<&Name> {
+        self.node.as_ref()
     }
 }
 
@@ -101,24 +155,48 @@ impl Catalog {
     ///
     /// # Errors
     /// When listing fails.
-    pub async fn entries(&self) -> Result<Vec<Entry>, Error> {
-        let prefix = cluster_prefix(&self.prefix, &self.cluster);
-        let whole = ObjectKey::new(prefix.clone());
+    pub async fn entries(&self, scope: Scope<'_>) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
+        let manifest = |found: Found| {
+            if found.kind == Kind::Manifest {
+                entries.push(found.entry());
+            }
+        };
+        self.walk(scope, manifest).await?;
+        entries.sort_by(|a, b| (&b.id, &b.chain).cmp(&(&a.id, &a.chain)));
+        Ok(entries)
+    }
+
+    /// Every object of the chains in `scope` that Penstock wrote, in the order of the keys.
+    ///
+    /// # Errors
+    /// When listing fails.
+    pub async fn walk(&self, scope: Scope<'_>, mut visit: impl FnMut(Found)) -> Result<(), Error> {
+        let prefix = match (scope.job, scope.node) {
+            (Some(job), Some(node)) => {
+                let chain = Chain { cluster: self.cluster.clone(), job: job.clone(), node: node.clone() };
+                chain_prefix(&self.prefix, &chain)
+            }
+            (Some(job), None) => format!("{}{job}/", cluster_prefix(&self.prefix, &self.cluster)),
+            (None, _) => cluster_prefix(&self.prefix, &self.cluster),
+        };
+        let whole = ObjectKey::new(prefix.clone());
         let mut from: Option<String> = None;
         loop {
             let page = with_retries("ListObjectsV2", &whole, || self.store.list(&prefix, from.as_deref())).await?;
-            entries.extend(page.objects.into_iter().filter_map(|object| {
-                let (_, chain, id) = BackupPrefix::parse_manifest(&self.prefix, &self.cluster, &object.key)?;
-                Some(Entry { key: object.key, chain, id, size: object.size })
-            }));
+            for ListedObject { key, size, modified } in page.objects {
+                match BackupPrefix::parse_object(&self.prefix, &self.cluster, &key) {
+                    Some((chain, id, kind)) if scope.holds(&chain) => {
+                        visit(Found { key, chain, id, kind, size, modified });
+                    }
+                    _ => {}
+                }
+            }
             from = page.next;
             if from.is_none() {
-                break;
+                return Ok(());
             }
         }
-        entries.sort_by(|a, b| (&b.id, &b.chain).cmp(&(&a.id, &a.chain)));
-        Ok(entries)
     }
 
     /// One backup's manifest, checked.
@@ -130,9 +208,17 @@ impl Catalog {
         if entry.size > manifest::MAX_SIZE {
             return Err(refused(ManifestError::TooLarge(entry.size)));
         }
-        let bytes = with_retries("GetObject", &entry.key, || self.download(entry)).await?;
+        let bytes = self.bytes(entry).await?;
         let home = cluster_prefix(&self.prefix, &self.cluster);
         Manifest::parse(&bytes, &entry.chain, &entry.id, &home).map_err(refused)
+    }
+
+    /// A manifest as it is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
+        with_retries("GetObject", &entry.key, || self.download(entry)).await
     }
 
     async fn download(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
@@ -155,25 +241,30 @@ impl Catalog {
         stream::iter(entries).map(|entry| self.manifest(entry)).buffered(PARALLEL).collect().await
     }
 
-    /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none.
+    /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is
+    /// looked for only where this one has none.
     ///
     /// # Errors
     /// When listing fails or there is no such backup.
     pub async fn resolve(&self, selector: &Selector, node: &Name) -> Result<Entry, Error> {
-        let entries = self.entries().await?;
-        choose(&entries, selector, node)
-            .cloned()
-            .ok_or_else(|| Error::NotFound { what: selector.to_string(), cluster: self.cluster.clone() })
+        let here = Scope { job: selector.job.as_ref(), node: Some(selector.node.as_ref().unwrap_or(node)) };
+        let anywhere = Scope { job: selector.job.as_ref(), node: selector.node.as_ref() };
+        // Without a job there is no shorter listing than the whole one.
+        let scopes =
+            if selector.job.is_some() && selector.node.is_none() { vec![here, anywhere] } else { vec![anywhere] };
+        for scope in scopes {
+            if let Some(entry) = choose(&self.entries(scope).await?, selector, node) {
+                return Ok(entry.clone());
+            }
+        }
+        Err(Error::NotFound { what: selector.to_string(), cluster: self.cluster.clone() })
     }
 }
 
 /// `entries` are newest first.
 fn choose<'a>(entries: &'a [Entry], selector: &Selector, node: &Name) -> Option<&'a Entry> {
-    let matches = |entry: &&Entry| {
-        selector.job.as_ref().is_none_or(|job| *job == entry.chain.job)
-            && selector.node.as_ref().is_none_or(|node| *node == entry.chain.node)
-            && selector.id.as_ref().is_none_or(|id| *id == entry.id)
-    };
+    let scope = Scope { job: selector.job.as_ref(), node: selector.node.as_ref() };
+    let matches = |entry: &&Entry| scope.holds(&entry.chain) && selector.id.as_ref().is_none_or(|id| *id == entry.id);
     let here = entries.iter().filter(matches).find(|entry| entry.chain.node == *node);
     here.or_else(|| entries.iter().find(matches))
 }

@@ -1,19 +1,25 @@
 //! The command line, as `--help` teaches it.
 
+mod site;
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
 
+pub(super) use site::{Policy, Skipped, Validate};
+pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
+
 /// Streams cluster backups to S3 and restores them.
 ///
-/// Results go to standard output, logs and progress to standard error. The exit code tells the class of a failure: 0 success, 1
-/// finished with warnings, 2 usage, 65 data damaged, 66 not found, 74 reading failed, 75 try again, 77 permission, 78 configuration.
+/// Results go to standard output, logs and progress to standard error. The exit code tells the class of a failure.
 #[derive(Debug, Parser)]
-#[command(name = "penstock", version, arg_required_else_help = true)]
+#[command(name = "penstock", version, arg_required_else_help = true, after_help = help::TOP)]
 pub(super) struct Cli {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/penstock/penstock.toml")]
@@ -21,6 +27,7 @@ pub(super) struct Cli {
     /// One JSON document on standard output, failures too.
     #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Human)]
     pub(super) output: OutputFormat,
+    /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
     /// More log lines; twice for debugging, thrice for the SDK's own.
@@ -44,11 +51,13 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
     /// Committed backups, newest first.
     List(List),
-    /// One backup's manifest.
+    /// One backup: when, what of, how large, and what could not be read.
     Show(Show),
     /// Write a backup's files below a directory.
     Restore(Restore),
@@ -56,19 +65,50 @@ pub(super) enum Command {
     Cat(Cat),
     /// Check that manifests, indexes and objects are there and agree.
     Verify(Verify),
+    /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    Status,
+    /// Ask the running daemon to run a job now.
+    Trigger(Trigger),
+    /// Ask the running daemon to read its configuration again.
+    Reload,
+    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+    Prune(Prune),
+    /// Delete backups by name.
+    Delete(Delete),
+    /// What the backups of each job and node take in the bucket.
+    Stats(Stats),
+    /// Abort uploads that a crash has left.
+    Sweep(Sweep),
     /// EBS snapshots: a volume from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Prove locations: every permission, connection and credential that Penstock needs there.
+    Validate(Validate),
+    /// Print IAM policies for a location, ready to paste.
+    Policy(Policy),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a script that completes commands in your shell.
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each command, into a directory.
+    #[command(after_help = help::MAN)]
+    Man {
+        /// Made where it does not exist.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Run jobs now, or back up paths, a command's output or standard input.
 ///
-/// `penstock backup etcd volumes` runs two configured jobs. `penstock backup --location primary --name home /home` saves a path,
-/// `… --name dump -- pg_dump -Fc app` a command's output, and `… --name dump -` standard input, all under the job name `adhoc`.
+/// Names of jobs run what is configured. With --name a path, a command's output or standard input is saved, under the job name `adhoc`.
 #[derive(Debug, Args)]
+#[command(after_help = help::BACKUP)]
 pub(super) struct Backup {
     /// Job names; or, with --name, absolute paths, or `-` for standard input.
     #[arg(value_name = "JOB|PATH|-")]
@@ -102,10 +142,19 @@ impl Backup {
     }
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Trigger {
+    #[arg(value_name = "JOB")]
+    pub(super) job: String,
+    /// Wait for the run to end, and exit as `backup` would.
+    #[arg(long)]
+    pub(super) wait: bool,
+}
+
 /// Where to look for backups.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The location to read; needed only where the configuration has several.
+    /// The location; where not given, the one the job is stored in, or every one.
     #[arg(long)]
     pub(super) location: Option<String>,
     /// Another cluster's backups.
@@ -113,16 +162,93 @@ pub(super) struct Place {
     pub(super) cluster: Option<Name>,
 }
 
+/// Committed backups, newest first.
+///
+/// NEW is what a backup added to the bucket, STORED what it refers to there, its own and earlier backups'.
 #[derive(Debug, Args)]
+#[command(after_help = help::LIST)]
 pub(super) struct List {
     #[command(flatten)]
     pub(super) place: Place,
     /// Only this job's.
     #[arg(long)]
     pub(super) job: Option<Name>,
+    /// Only this node's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
 }
 
+/// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+///
+/// Each job's `retention` is applied to its backups of this node. A deleted backup is gone at once; what only it needs stays for the
+/// grace period, so that a restore which has begun ends well, and goes with the next prune after that. What a crashed backup left
+/// behind is found and removed as well. A prune may be killed at any time: the next one goes on. The daemon does all this after each
+/// successful backup.
 #[derive(Debug, Args)]
+#[command(after_help = help::PRUNE)]
+pub(super) struct Prune {
+    /// Only this job.
+    #[arg(long)]
+    pub(super) job: Option<Name>,
+    /// Another node's backups instead of this one's. Be sure that nothing else prunes them.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+    /// The location; each job's own where not given.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// Only say what would be deleted, what stays, and why.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// How long what a deleted backup needs stays; the job's `retention.grace` where not given. `0s`: not at all.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) grace: Option<Duration>,
+}
+
+/// Delete backups by name.
+///
+/// Newer backups are not harmed, whichever was the full one: an object goes only when no other backup needs it. As with `prune`, what
+/// only the deleted ones need stays for the grace period.
+#[derive(Debug, Args)]
+#[command(after_help = help::DELETE)]
+pub(super) struct Delete {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; or several.
+    #[arg(value_name = "BACKUP", required = true)]
+    pub(super) backups: Vec<Selector>,
+    /// Another node's backups instead of this one's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+    /// The location; the job's own, or the only one, where not given.
+    #[arg(long)]
+    pub(super) location: Option<String>,
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Without a grace period for what only these backups need: a restore of one of them that has begun fails.
+    #[arg(long)]
+    pub(super) now: bool,
+}
+
+/// What the backups of each job and node take in the bucket.
+///
+/// PLAIN is what they would restore to, STORED what the bucket holds of them, LIVE the part of that which a backup needs, DEAD the rest:
+/// old chunks in objects still in use, and what waits for its grace period. FULL is what the newest backup would store if it were a full
+/// one. Only the listing and the manifests are read.
+#[derive(Debug, Args)]
+#[command(after_help = help::STATS)]
+pub(super) struct Stats {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Only this job's.
+    #[arg(long)]
+    pub(super) job: Option<Name>,
+    /// Only this node's.
+    #[arg(long)]
+    pub(super) node: Option<Name>,
+}
+
+/// One backup: when, what of, how large, and what could not be read.
+#[derive(Debug, Args)]
+#[command(after_help = help::SHOW)]
 pub(super) struct Show {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
     #[arg(value_name = "BACKUP")]
@@ -134,7 +260,9 @@ pub(super) struct Show {
     pub(super) files: bool,
 }
 
+/// Write a backup's files below a directory, with owners, modes, times, links and attributes.
 #[derive(Debug, Args)]
+#[command(after_help = help::RESTORE)]
 pub(super) struct Restore {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
     #[arg(value_name = "BACKUP")]
@@ -155,7 +283,9 @@ pub(super) struct Restore {
     pub(super) overwrite: bool,
 }
 
+/// An item's plain stream to standard output: a tree's is a tar archive, a file's or a command's are its bytes.
 #[derive(Debug, Args)]
+#[command(after_help = help::CAT)]
 pub(super) struct Cat {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
     #[arg(value_name = "BACKUP")]
@@ -167,7 +297,11 @@ pub(super) struct Cat {
     pub(super) item: Option<Name>,
 }
 
+/// Check that manifests, indexes and objects are there and agree.
+///
+/// Reads manifests and indexes and asks for each object's size and checksum; with --data it reads everything, as a restore would.
 #[derive(Debug, Args)]
+#[command(after_help = help::VERIFY)]
 pub(super) struct Verify {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; the newest of each job and node where none is given.
     #[arg(value_name = "BACKUP", conflicts_with_all = ["latest", "all"])]
@@ -185,69 +319,15 @@ pub(super) struct Verify {
     pub(super) data: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
-    Restore(SnapshotRestore),
-}
-
-/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
+/// Abort uploads that a crash has left.
 ///
-/// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
-/// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
-#[derive(Debug, Args)]
-pub(super) struct SnapshotRestore {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
-    #[command(flatten)]
-    pub(super) place: Place,
-    /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
-    #[arg(long, value_name = "VOL")]
-    pub(super) volume: String,
-    #[arg(long, value_name = "AZ")]
-    pub(super) availability_zone: String,
-    /// gp3, io2, …; the original's where not given.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(super) volume_type: Option<String>,
-    /// GiB, not less than the original.
-    #[arg(long, value_name = "GIB")]
-    pub(super) size: Option<u32>,
-    /// For gp3, io1 and io2.
+/// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
+/// starts and every hour, `penstock backup` when it ends.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Sweep {
+    /// Only say what would be aborted.
     #[arg(long)]
-    pub(super) iops: Option<u32>,
-    /// MiB per second, for gp3.
-    #[arg(long, value_name = "MIBPS")]
-    pub(super) throughput: Option<u32>,
-    /// Encrypt what was not encrypted, with the account's default key.
-    #[arg(long)]
-    pub(super) encrypted: bool,
-    /// Encrypt with this KMS key instead of the snapshot's.
-    #[arg(long, value_name = "KEY")]
-    pub(super) kms_key_id: Option<String>,
-    /// Besides the original's tags; may be repeated.
-    #[arg(long, value_name = "K=V", value_parser = tag)]
-    pub(super) tag: Vec<(String, String)>,
-    /// Any word: with another one the same command makes another volume.
-    #[arg(long, value_name = "WORD", default_value = "")]
-    pub(super) copy: String,
-    /// How long to wait until the volume is available.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
-    pub(super) timeout: Duration,
-    /// Print a PersistentVolume for the new volume.
-    #[arg(long)]
-    pub(super) manifest: bool,
-    /// The PersistentVolume's file system.
-    #[arg(long, value_name = "TYPE", default_value = "ext4", requires = "manifest")]
-    pub(super) fs_type: String,
-    /// The PersistentVolume's storage class, which must be the claim's.
-    #[arg(long, value_name = "CLASS", default_value = "", requires = "manifest")]
-    pub(super) storage_class: String,
-}
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -83,6 +83,11 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// `1 object`, `2 objects`.
+pub(super) fn count(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// One backup as `list` and `backup` have it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
@@ -112,10 +117,11 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let items: Vec<String> = manifest.items.iter().map(item_name).collect();
     let flag = if manifest.outcome == Outcome::Success { "" } else { manifest.outcome.as_str() };
     format!(
-        "{}  {:<12} {:<16} {:>11} {:>11} {:>11}  {} {flag}",
+        "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",
         manifest.id,
         manifest.job,
         manifest.node,
+        manifest.started.strftime("%Y-%m-%d %H:%M:%S"),
         size(plain),
         size(stored),
         size(new),
@@ -135,5 +141,8 @@ fn item_name(item: &Item) -> String {
 }
 
 pub(super) fn header() -> String {
-    format!("{:<23}  {:<12} {:<16} {:>11} {:>11} {:>11}  {}\n", "ID", "JOB", "NODE", "PLAIN", "STORED", "NEW", "ITEMS")
+    format!(
+        "{:<23}  {:<12} {:<16} {:<19}  {:>11} {:>11} {:>11}  {}\n",
+        "ID", "JOB", "NODE", "STARTED (UTC)", "PLAIN", "STORED", "NEW", "ITEMS"
+    )
 }

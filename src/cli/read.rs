@@ -12,59 +12,111 @@ use super::args::{self, OutputFormat};
 use super::output::{self, Done};
 use super::session::Reading;
 use super::{Failure, progress};
-use crate::catalog::{Entry, Selector};
+use crate::catalog::{Entry, Scope, Selector};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
+use crate::format::ebs::EbsSnapshot;
 use crate::format::index::{FileKind, Record};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Content, Item, Manifest};
 use crate::restore as files;
+use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
 
 pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
-    let mut entries = reading.catalog.entries().await?;
-    if let Some(job) = &args.job {
-        entries.retain(|entry| entry.chain.job == *job);
-    }
-    let (mut text, mut backups, mut faults) = (output::header(), Vec::new(), Vec::new());
-    for manifest in reading.catalog.manifests(&entries).await {
-        match manifest {
-            Ok(manifest) => {
-                text.push_str(&output::row(&manifest));
-                backups.push(output::summary(&manifest, &reading.location));
-            }
-            Err(error) => {
-                let report = error.report();
-                tracing::error!(class = %report.class, "{}", report.message);
-                faults.push(report);
+    let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for reading in Reading::open_all(config, &args.place)? {
+        let entries = reading.catalog.entries(scope).await?;
+        for manifest in reading.catalog.manifests(&entries).await {
+            match manifest {
+                Ok(manifest) => found.push((manifest, reading.location.clone())),
+                Err(error) => {
+                    let report = error.report();
+                    tracing::error!(class = %report.class, "{}", report.message);
+                    faults.push(report);
+                }
             }
         }
+    }
+    // Each location's are newest first already.
+    found.sort_by(|(a, _), (b, _)| b.id.cmp(&a.id));
+    let (mut text, mut backups) = (output::header(), Vec::new());
+    for (manifest, location) in &found {
+        text.push_str(&output::row(manifest));
+        backups.push(output::summary(manifest, location));
     }
     let done = Done::new(text, json!({ "backups": backups, "errors": faults }));
     Ok(if faults.is_empty() { done } else { done.something_failed() })
 }
 
-/// The manifest a selector means; says so where it is another node's.
+/// The manifest a selector means; says so where it is another node's that was not asked for.
 pub(super) async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
     let entry = reading.catalog.resolve(selector, &config.node).await?;
-    if entry.chain.node != config.node {
+    if selector.node().is_none() && entry.chain.node != config.node {
         tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
     }
     Ok(reading.catalog.manifest(&entry).await?)
 }
 
 pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
+    let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = find(&reading, &args.backup, config).await?;
     let mut json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
-    let mut text = String::from_utf8_lossy(&manifest.to_json()).into_owned();
+    let mut text = readable(&manifest);
     if args.files {
         let files = list_files(&reading, &manifest).await?;
         text = files.iter().map(file_line).collect();
         json["files"] = Value::Array(files);
     }
     Ok(Done::new(text, json))
+}
+
+/// A manifest for people; `--output json` has all of it.
+fn readable(manifest: &Manifest) -> String {
+    let Manifest { id, job, node, cluster, agent, started, finished, parent, labels, outcome, items, warnings, .. } =
+        manifest;
+    let when = started.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let took = finished.duration_since(*started);
+    let parent = parent.as_ref().map_or_else(|| "none: a full backup".to_owned(), ToString::to_string);
+    let mut lines = vec![
+        format!("backup    {id}: {}", outcome.as_str()),
+        format!("job       {job} on {node}, cluster {cluster}"),
+        format!("when      {when}, took {took:#}"),
+        format!("parent    {parent}"),
+        format!("agent     penstock {agent}"),
+    ];
+    lines.extend(labels.iter().map(|(label, value)| format!("label     {label} = {value}")));
+    lines.extend(items.iter().flat_map(item_lines));
+    if warnings.count > 0 {
+        lines.push(format!("warnings  {}", warnings.count));
+    }
+    lines.extend(
+        warnings.list.iter().map(|warning| format!("          {}/{}: {}", warning.item, warning.path, warning.message)),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn item_lines(item: &Item) -> Vec<String> {
+    let mut lines = vec![format!("item      {} ({}): {}", item.name, item.source, item.outcome.as_str())];
+    lines.extend(item.error.iter().map(|error| format!("          {}: {}", error.class, error.message)));
+    match &item.content {
+        Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
+        Content::EbsSnapshot { snapshot: Some(snapshot) } => {
+            let EbsSnapshot { snapshot_id, volume_id, size_gib, availability_zone, volume_type, state, .. } = snapshot;
+            let claim = claim(&item.labels).map_or_else(String::new, |claim| format!("; the claim {claim}"));
+            let state = state.as_str();
+            lines.push(format!(
+                "          {snapshot_id} of {volume_id}: {state}; {size_gib} GiB {volume_type} in {availability_zone}{claim}"
+            ));
+        }
+        Content::Stream { stream: Some(stream) } => {
+            let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
+            let (files, objects) = (stream.files, output::count(stream.objects.len() as u64, "object"));
+            lines.push(format!("          {plain} plain, {stored} stored, {new} new; {files} files; {objects}"));
+        }
+    }
+    lines
 }
 
 async fn list_files(reading: &Reading, manifest: &Manifest) -> Result<Vec<Value>, Failure> {
@@ -114,7 +166,7 @@ pub(super) async fn restore(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
+    let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = find(&reading, &args.backup, config).await?;
     let options = files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
     let (done, count) = counter();
@@ -158,7 +210,7 @@ fn plain_bytes(manifest: &Manifest) -> u64 {
 }
 
 pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
+    let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = find(&reading, &args.backup, config).await?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
     let stdout = stdout.map_err(|error| Failure::local("opening standard output", &error))?;
@@ -173,20 +225,27 @@ pub(super) async fn verify(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
-    let entries = match &args.backup {
-        Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
-        None if args.all => reading.catalog.entries().await?,
-        None => newest(reading.catalog.entries().await?),
+    let readings = match &args.backup {
+        Some(selector) => vec![Reading::open(config, &args.place, selector.job())?],
+        None => Reading::open_all(config, &args.place)?,
     };
+    let mut entries = Vec::new();
+    for reading in &readings {
+        let found = match &args.backup {
+            Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
+            None if args.all => reading.catalog.entries(Scope::default()).await?,
+            None => newest(reading.catalog.entries(Scope::default()).await?),
+        };
+        entries.extend(found.into_iter().map(|entry| (reading, entry)));
+    }
     if entries.is_empty() {
-        let what = "at all".to_owned();
-        return Err(crate::catalog::Error::NotFound { what, cluster: reading.catalog.cluster.clone() }.into());
+        let cluster = args.place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
+        return Err(crate::catalog::Error::NotFound { what: "at all".to_owned(), cluster }.into());
     }
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
-    for entry in &entries {
-        let findings = verify_one(&reading, entry, depth, format, cancel).await?;
+    for (reading, entry) in &entries {
+        let findings = verify_one(reading, entry, depth, format, cancel).await?;
         let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
         text.extend([name.as_str(), if findings.is_empty() { ": ok\n" } else { ": DAMAGED\n" }]);
         for (class, message) in &findings {
@@ -196,7 +255,7 @@ pub(super) async fn verify(
         let list: Vec<Value> =
             findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect();
         results.push(json!({
-            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "ok": findings.is_empty(), "findings": list,
+            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": reading.location, "ok": findings.is_empty(), "findings": list,
         }));
     }
     let done = Done::new(text, json!({ "ok": first.is_none(), "data": args.data, "backups": results }));

@@ -19,7 +19,7 @@ pub(super) async fn restore(
     args: &SnapshotRestore,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place)?;
+    let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = read::find(&reading, &args.backup, config).await?;
     let (item, original) = restore::find(&manifest, &args.volume)?;
     let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };

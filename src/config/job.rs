@@ -15,7 +15,7 @@ use crate::format::key::Name;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What backups from the command line are filed under.
-const AD_HOC: &str = "adhoc";
+pub const AD_HOC: &str = "adhoc";
 
 /// `locations` are the names that the file has, also of locations that have faults. `None` where there was a fault that
 /// leaves no job to build.
@@ -93,6 +93,7 @@ fn retention(section: &Section) -> Retention {
         keep_weekly: section.integer("keep_weekly", 0..=u32::MAX),
         keep_monthly: section.integer("keep_monthly", 0..=u32::MAX),
         keep_within: section.duration("keep_within"),
+        grace: section.duration("grace"),
     };
     let counts = [retention.keep_last, retention.keep_daily, retention.keep_weekly, retention.keep_monthly];
     let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());

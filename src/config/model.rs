@@ -46,7 +46,7 @@ pub struct Log {
 }
 
 /// The least grave events that are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
     Error,
     Warn,
@@ -203,10 +203,31 @@ pub enum EncryptionMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upload {
     pub part_size: u64,
-    /// Parts in flight for one stream, at least 1.
-    pub concurrency: usize,
+    pub concurrency: Concurrency,
     pub object_size: u64,
     pub sign_payload: SignPayload,
+}
+
+/// Parts in flight for one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// `0` in the file: found while the upload runs.
+    Auto,
+    /// From 1 to 1000.
+    AtMost(u16),
+}
+
+/// As far as `concurrency = 0` goes: 64 parts of 16 MiB are a GiB of memory.
+pub const MOST_CONCURRENCY: u16 = 64;
+
+impl Concurrency {
+    #[must_use]
+    pub const fn most(self) -> u16 {
+        match self {
+            Self::Auto => MOST_CONCURRENCY,
+            Self::AtMost(most) => most,
+        }
+    }
 }
 
 /// Whether a request's signature covers its body (docs/decisions/0004).
@@ -269,6 +290,8 @@ pub struct Retention {
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
     pub keep_within: Option<Duration>,
+    /// How long what a deleted backup needs stays after it; `None` leaves it to [`crate::prune::GRACE`].
+    pub grace: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -67,9 +67,9 @@ fn limits() -> Value {
         "What Penstock may use.",
         &[],
         [
-            ("memory", size("Buffers of every job together. A stream needs two parts and 24MiB.", "256MiB")),
+            ("memory", size("Buffers of every job together. A stream needs one part and 25MiB.", "256MiB")),
             ("concurrent_jobs", integer("Jobs that run at a time.", 1, 1000, 2)),
-            ("bandwidth", size("Bytes per second of all uploads, 0 for no limit. A limit is not yet supported.", "0")),
+            ("bandwidth", size("Bytes per second of all uploads together, at least 64KiB; 0 for no limit.", "0")),
             ("compression_threads", integer("0: one for each core.", 0, 1024, 0)),
         ],
     )
@@ -239,7 +239,8 @@ fn retention() -> Value {
             ("keep_daily", count("The newest of each of so many days.")),
             ("keep_weekly", count("The newest of each of so many weeks.")),
             ("keep_monthly", count("The newest of each of so many months.")),
-            ("keep_within", text("All that are no older than this, such as 2d.")),
+            ("keep_within", text("All that are no older than this, counted from the newest, such as 2d.")),
+            ("grace", with_default(text("How long what a deleted backup needs stays: the longest restore."), "24h")),
         ],
     )
 }

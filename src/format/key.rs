@@ -187,6 +187,44 @@ pub struct BackupPrefix(String);
 /// The last component of every manifest's key.
 pub const MANIFEST: &str = "manifest.json";
 
+/// What a deleted backup's manifest is called for the grace period (docs/decisions/0035).
+pub const DELETED: &str = "deleted.json";
+
+const INDEX_SUFFIX: &str = ".index.zst";
+
+/// How a data object's key may end: what a reader without Penstock has to do with it.
+const DATA_SUFFIXES: [&str; 4] = ["tar.zst", "tar", "zst", "bin"];
+
+/// What an object of a backup is, by its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Manifest,
+    /// The manifest of a backup that was deleted.
+    Deleted,
+    Index,
+    Data,
+}
+
+impl Kind {
+    /// By the last component of the key; `None` for what Penstock does not write.
+    fn of(file: &str) -> Option<Self> {
+        let is_name = |item: &str| Name::new(item).is_ok();
+        if file == MANIFEST {
+            return Some(Self::Manifest);
+        }
+        if file == DELETED {
+            return Some(Self::Deleted);
+        }
+        if file.strip_suffix(INDEX_SUFFIX).is_some_and(is_name) {
+            return Some(Self::Index);
+        }
+        let numbered = DATA_SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)?.strip_suffix('.'))?;
+        let (item, number) = numbered.rsplit_once('.')?;
+        let number = number.len() >= 4 && number.bytes().all(|digit| digit.is_ascii_digit());
+        (number && is_name(item)).then_some(Self::Data)
+    }
+}
+
 /// A cluster's listing prefix, `{prefix}/{cluster}/`.
 #[must_use]
 pub fn cluster_prefix(prefix: &str, cluster: &Name) -> String {
@@ -194,25 +232,51 @@ pub fn cluster_prefix(prefix: &str, cluster: &Name) -> String {
     if prefix.is_empty() { format!("{cluster}/") } else { format!("{prefix}/{cluster}/") }
 }
 
+/// One chain's listing prefix, `{prefix}/{cluster}/{job}/{node}/`.
+#[must_use]
+pub fn chain_prefix(prefix: &str, chain: &Chain) -> String {
+    format!("{}{}/{}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node)
+}
+
+/// Whose backup an object's key belongs to. `None` for a key that is not of one backup of this cluster.
+#[must_use]
+pub fn owner(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<Chain> {
+    let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
+    let mut parts = rest.split('/');
+    let job = parts.next()?.parse().ok()?;
+    let node = parts.next()?.parse().ok()?;
+    let _: BackupId = parts.next()?.parse().ok()?;
+    Some(Chain { cluster: cluster.clone(), job, node })
+}
+
 impl BackupPrefix {
     #[must_use]
     pub fn new(prefix: &str, chain: &Chain, id: &BackupId) -> Self {
-        Self(format!("{}{}/{}/{id}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node))
+        Self(format!("{}{id}/", chain_prefix(prefix, chain)))
     }
 
-    /// Reads a manifest's key back. `None` for any other key.
+    /// Reads the key of any object of a backup back. `None` for what Penstock does not write, which is not Penstock's to touch.
     #[must_use]
-    pub fn parse_manifest(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Self, Chain, BackupId)> {
+    pub fn parse_object(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Chain, BackupId, Kind)> {
         let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
         let mut parts = rest.split('/');
         let job = parts.next()?.parse().ok()?;
         let node = parts.next()?.parse().ok()?;
         let id: BackupId = parts.next()?.parse().ok()?;
-        if parts.next()? != MANIFEST || parts.next().is_some() {
+        let kind = Kind::of(parts.next()?)?;
+        if parts.next().is_some() {
             return None;
         }
-        let chain = Chain { cluster: cluster.clone(), job, node };
-        Some((Self::new(prefix, &chain, &id), chain, id))
+        Some((Chain { cluster: cluster.clone(), job, node }, id, kind))
+    }
+
+    /// Reads a manifest's key back. `None` for any other key.
+    #[must_use]
+    pub fn parse_manifest(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Self, Chain, BackupId)> {
+        match Self::parse_object(prefix, cluster, key)? {
+            (chain, id, Kind::Manifest) => Some((Self::new(prefix, &chain, &id), chain, id)),
+            (_, _, Kind::Deleted | Kind::Index | Kind::Data) => None,
+        }
     }
 
     #[must_use]
@@ -221,8 +285,13 @@ impl BackupPrefix {
     }
 
     #[must_use]
+    pub fn deleted(&self) -> ObjectKey {
+        ObjectKey(format!("{}{DELETED}", self.0))
+    }
+
+    #[must_use]
     pub fn index(&self, item: &Name) -> ObjectKey {
-        ObjectKey(format!("{}{item}.index.zst", self.0))
+        ObjectKey(format!("{}{item}{INDEX_SUFFIX}", self.0))
     }
 
     /// The `number`th data object of an item, counted from 1.
@@ -259,7 +328,9 @@ mod tests {
         assert_eq!(id.as_str(), "20261123T221300Z-c09a2c");
         let later: jiff::Timestamp = "2026-11-23T22:13:00.999999999Z".parse().unwrap();
         assert_eq!(BackupId::new(later, 0).as_str(), "20261123T221300Z-ff0000");
-        assert_eq!(id.as_str().parse(), Ok(id));
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        assert_eq!(id.started(), Some("2026-11-23T22:13:00Z".parse().unwrap()));
+        assert_eq!("20269923T221300Z-4f9a2c".parse::<BackupId>().unwrap().started(), None);
         for bad in ["", "latest", "20261123T221300Z-4F9A2C", "20261123T221300Z-4f9a2c/", "20261123T221300Z_4f9a2c"] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad}");
         }
@@ -281,6 +352,34 @@ mod tests {
             backup.data(&name("pods"), 1, "tar.zst").as_str(),
             "fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/pods.0001.tar.zst"
         );
+        let kind = |file: &str| {
+            let key = ObjectKey::new(format!("{}{file}", backup.as_str()));
+            let (parsed, at, kind) = BackupPrefix::parse_object("fleet", &chain.cluster, &key)?;
+            assert_eq!((parsed, at), (chain.clone(), id.clone()));
+            Some(kind)
+        };
+        for (file, expected) in [
+            ("manifest.json", Some(Kind::Manifest)),
+            ("deleted.json", Some(Kind::Deleted)),
+            ("pods.index.zst", Some(Kind::Index)),
+            ("pods.0001.tar.zst", Some(Kind::Data)),
+            ("a.b.10000.bin", Some(Kind::Data)),
+            ("notes.txt", None),
+            ("pods.1.tar.zst", None),
+            ("pods.0001.tar.gz", None),
+            (".index.zst", None),
+            ("x/manifest.json", None),
+            ("", None),
+        ] {
+            assert_eq!(kind(file), expected, "{file}");
+        }
+        for item in ["pods", "a.b", "x.index.zst"] {
+            assert_eq!(kind(backup.index(&name(item)).as_str().rsplit('/').next().unwrap()), Some(Kind::Index));
+            for suffix in DATA_SUFFIXES {
+                let data = backup.data(&name(item), 7, suffix);
+                assert_eq!(kind(data.as_str().rsplit('/').next().unwrap()), Some(Kind::Data));
+            }
+        }
         let nested = ObjectKey::new("fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/x/manifest.json");
         assert_eq!(BackupPrefix::parse_manifest("fleet", &chain.cluster, &nested), None);
     }

@@ -1,6 +1,7 @@
 //! The manifest: a backup's commit point, small plain JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,18 @@ pub enum SourceDescription {
     Ebs {
         selected_by: String,
     },
+}
+
+impl fmt::Display for SourceDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { path } => write!(f, "tree {path}"),
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
+        }
+    }
 }
 
 impl SourceDescription {
@@ -266,6 +279,13 @@ impl Manifest {
         self.items.iter().filter_map(|item| match &item.content {
             Content::EbsSnapshot { snapshot } => snapshot.as_ref().map(|snapshot| (item, snapshot)),
             Content::Stream { .. } => None,
+        })
+    }
+
+    /// Every object that the backup needs besides the manifest, its own and those of earlier backups. One may come twice.
+    pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.streams().flat_map(|(_, stream)| {
+            stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))
         })
     }
 

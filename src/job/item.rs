@@ -12,9 +12,11 @@ use super::parent::Parent;
 use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
+use crate::budget::stream::{BLOCK, BLOCKS, Plan};
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
 use crate::format::manifest::{IndexObject, Manifest, Stream, Warning, Warnings};
+use crate::metrics::AbortReason;
 use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written};
@@ -33,7 +35,7 @@ impl Run<'_> {
         item: &PlannedItem<'_>,
         warnings: &mut Warnings,
     ) -> Result<(Stream, u64), Error> {
-        let (window, bytes) = self.context.memory();
+        let Plan { window, bytes } = self.context.memory();
         let (stop, before) = (self.stop.clone(), warnings.count);
         let (reservation, parent) = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
@@ -56,7 +58,7 @@ impl Run<'_> {
         let options = Options {
             compression: self.spec.compression,
             pool: Arc::clone(&self.context.pool),
-            blocks: own(encode::BLOCKS, encode::BLOCK),
+            blocks: own(BLOCKS, BLOCK),
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
@@ -67,7 +69,8 @@ impl Run<'_> {
             budget: budget.clone(),
             own: own(1, part_size),
             part_size,
-            concurrency: self.context.upload.concurrency,
+            endpoint: self.context.endpoint.clone(),
+            journal: self.context.journal.clone(),
             checksum: self.context.checksum,
         };
         let mut writer = ItemWriter::new(self, uploader, backup, item, parent.as_ref())?;
@@ -78,7 +81,9 @@ impl Run<'_> {
         };
         let ItemWriter { current, written, .. } = writer;
         if let Some((_, current)) = current {
-            current.abort().await;
+            // Its completion may have succeeded although nobody heard of it.
+            self.written.push(current.key().clone());
+            current.abort(reason(&result)).await;
         }
         self.written.extend(written);
         match result {
@@ -124,6 +129,13 @@ struct ItemWriter<'a> {
     objects: Objects,
     index: Option<index::Writer<SpooledTempFile>>,
     stored: u64,
+}
+
+const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
+    match result {
+        Err(Error::Cancelled) => AbortReason::Cancelled,
+        _ => AbortReason::Failure,
+    }
 }
 
 /// The suffix tells a reader without Penstock what to do with the object.
@@ -246,6 +258,7 @@ impl<'a> ItemWriter<'a> {
             offset: current.size(),
             stored_len: u32::try_from(length).expect("a frame is little more than 4 MiB"),
         };
+        current.chunk(chunk);
         current.write(&frame.stored).await?;
         self.index().chunk(&chunk).map_err(index_error)?;
         self.stored += length;
@@ -280,32 +293,21 @@ impl<'a> ItemWriter<'a> {
 
     async fn upload_index(&mut self, mut file: SpooledTempFile) -> Result<IndexObject, Error> {
         file.rewind().map_err(index_error)?;
-        let key: ObjectKey = self.backup.index(self.item);
         let mut digest = Sha256::new();
         let mut buffer = vec![0; INDEX_READ];
-        let mut writer = ObjectWriter::new(self.uploader.clone(), key);
+        // In the same place as the data, so that it is aborted from there too.
+        let (_, writer) =
+            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.backup.index(self.item))));
         loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) => {
-                    writer.abort().await;
-                    return Err(index_error(error));
-                }
-            };
+            let count = file.read(&mut buffer).map_err(index_error)?;
+            if count == 0 {
+                break;
+            }
             digest.update(&buffer[..count]);
-            if let Err(error) = writer.write(&buffer[..count]).await {
-                writer.abort().await;
-                return Err(error.into());
-            }
+            writer.write(&buffer[..count]).await?;
         }
-        let Written { key, size, .. } = match writer.finish().await {
-            Ok(written) => written,
-            Err(error) => {
-                writer.abort().await;
-                return Err(error.into());
-            }
-        };
+        let Written { key, size, .. } = writer.finish().await?;
+        self.current = None;
         Ok(IndexObject { key, size, sha256: digest.finalize().into() })
     }
 }

@@ -25,20 +25,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
-use crate::retry::with_retries;
+use crate::retry::Endpoint;
 use crate::snapshot;
 use crate::store::{Overwrite, Payload, Store};
-use crate::stream::{self, encode};
+use crate::stream::frame::Compression;
+use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
 pub use self::failure::Error;
@@ -48,13 +50,16 @@ pub use self::parent::{Policy, Reuse};
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The longest queue between the cutter and the uploader: more only costs memory.
-const MAX_WINDOW: usize = 64;
+/// Objects of a failed run that are deleted at a time.
+const DELETES: usize = 8;
 
 /// What a run needs of the process and its location.
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// See [`upload::Uploader`].
+    pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
     pub prefix: String,
@@ -73,14 +78,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
-    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
-    fn memory(&self) -> (usize, u64) {
-        let frame = encode::reserve(1) - encode::reserve(0);
-        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
-        let wanted = self.pool.current_num_threads() + 2;
-        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
-        (window, encode::reserve(window) + self.upload.part_size)
+    /// What one stream reserves before it reads anything.
+    fn memory(&self) -> budget::stream::Plan {
+        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
     }
 }
 
@@ -89,7 +89,7 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: stream::frame::Compression,
+    pub compression: Compression,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
@@ -124,7 +124,7 @@ impl Spec {
     }
 }
 
-impl From<config::Compression> for stream::frame::Compression {
+impl From<config::Compression> for Compression {
     fn from(configured: config::Compression) -> Self {
         match configured {
             config::Compression::None => Self::None,
@@ -164,12 +164,14 @@ impl Committed {
     /// How the run ended, and the class of the first thing that failed in it.
     #[must_use]
     pub fn verdict(&self) -> (Outcome, Option<Class>) {
-        let after = self.after.as_ref().map(Classify::class);
-        let item = failed_item(&self.manifest);
-        match self.manifest.outcome {
-            Outcome::Success if after.is_none() => (Outcome::Success, None),
-            outcome => (if after.is_some() { Outcome::Partial } else { outcome }, item.or(after)),
-        }
+        let outcome = if self.after.is_some() { Outcome::Partial } else { self.manifest.outcome };
+        (outcome, self.failure().map(|report| report.class))
+    }
+
+    /// The first thing that failed in it.
+    #[must_use]
+    pub fn failure(&self) -> Option<Report> {
+        failed_item(&self.manifest).or_else(|| self.after.as_ref().map(Classify::report))
     }
 
     /// Whether every item is there: warnings leave a backup good, a failed item does not.
@@ -179,9 +181,22 @@ impl Committed {
     }
 }
 
-/// The class of the first item that failed in a committed backup.
-fn failed_item(manifest: &Manifest) -> Option<Class> {
-    manifest.items.iter().find_map(|item| item.error.as_ref()).and_then(|error| Class::named(&error.class))
+/// The first item that failed in a committed backup.
+fn failed_item(manifest: &Manifest) -> Option<Report> {
+    let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
+    let (name, error) = failed.next()?;
+    Some(Report::new(Class::named(&error.class)?, format!("item {name}: {}", error.message)))
+}
+
+/// The threads that compress, for every run of the process.
+///
+/// # Errors
+/// When they cannot be started.
+pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
+    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
+    pool.map(Arc::new).map_err(failed)
 }
 
 /// How a run that committed nothing ended.
@@ -209,7 +224,7 @@ pub async fn run(
     let metrics = context.metrics.job(spec.job.as_str());
     let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
     let run = async {
-        let result = within_time(context, spec, progress, cancel, &hooks, (started, id.clone())).await;
+        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
@@ -349,7 +364,8 @@ impl Run<'_> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
-        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let endpoint = &self.context.endpoint;
+        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
@@ -367,14 +383,15 @@ impl Run<'_> {
     }
 
     async fn clean_up(&self) {
-        let delete = async {
-            for key in &self.written {
-                let store = &self.context.store;
-                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
-                }
+        let Context { store, endpoint, .. } = self.context;
+        let delete = |key| async move {
+            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
         };
+        // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+        let deletions: Vec<_> = self.written.iter().map(delete).collect();
+        let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }

@@ -18,16 +18,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Context, Error, Run};
 use crate::budget::Reservation;
-use crate::catalog::{self, Catalog, Entry};
+use crate::catalog::{self, Catalog, Entry, Found, Scope};
 use crate::config;
 use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
-use crate::format::key::{BackupId, Chain, Name, ObjectKey, cluster_prefix};
+use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey};
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
 use crate::format::table::ChunkTable;
-use crate::retry::with_retries;
 use crate::source::tree;
 
 /// Manifests that are read to find an item: one that has not been there for so long is new.
@@ -146,22 +145,21 @@ impl Ancestors {
         Ok(true)
     }
 
+    /// The chain's backups, newest first, and on the way the sizes of all its objects.
     async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
-        let Chain { cluster, job, node } = &self.chain;
-        let home = format!("{}{job}/{node}/", cluster_prefix(&self.catalog.prefix, cluster));
-        let whole = ObjectKey::new(home.clone());
-        let mut from: Option<String> = None;
-        loop {
-            let page = with_retries("ListObjectsV2", &whole, || self.catalog.store.list(&home, from.as_deref())).await;
-            let page = page.map_err(catalog::Error::from)?;
-            self.sizes.extend(page.objects.into_iter().map(|object| (object.key, object.size)));
-            from = page.next;
-            if from.is_none() {
-                break;
+        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let mut entries = Vec::new();
+        let sizes = &mut self.sizes;
+        let visit = |found: Found| {
+            if found.kind == Kind::Manifest {
+                entries.push(found.entry());
             }
-        }
-        let entries = self.catalog.entries().await?;
-        Ok(entries.into_iter().filter(|entry| entry.chain == self.chain).take(LOOK_BACK).collect())
+            sizes.insert(found.key, found.size);
+        };
+        self.catalog.walk(scope, visit).await?;
+        entries.sort_by(|a, b| b.id.cmp(&a.id));
+        entries.truncate(LOOK_BACK);
+        Ok(entries)
     }
 
     /// Why an object is not what it was, by the listing.

@@ -2,7 +2,7 @@
 //!
 //! It promises what S3 promises: a wrong checksum is refused and leaves nothing behind, an object appears whole or not
 //! at all, a part list is compared with the parts it holds. Payloads are kept, not copied. It never fails on its own;
-//! tests wrap it to inject faults.
+//! tests wrap it to inject faults. Its clock is the system's until a test sets it.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -13,10 +13,10 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{
-    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::Checksum;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 
@@ -39,6 +39,14 @@ struct State {
     uploads: BTreeMap<String, Upload>,
     uploads_ever: u64,
     parts_ever: u64,
+    /// What a test made the time; `None` is the system's clock.
+    now: Option<jiff::Timestamp>,
+}
+
+impl State {
+    fn now(&self) -> jiff::Timestamp {
+        self.now.unwrap_or_else(jiff::Timestamp::now)
+    }
 }
 
 #[derive(Debug)]
@@ -47,11 +55,13 @@ struct Object {
     pieces: Vec<Bytes>,
     size: u64,
     checksum: Option<Checksum>,
+    modified: jiff::Timestamp,
 }
 
 #[derive(Debug)]
 struct Upload {
     key: ObjectKey,
+    initiated: jiff::Timestamp,
     parts: BTreeMap<PartNumber, (UploadedPart, Bytes)>,
 }
 
@@ -87,6 +97,11 @@ impl MemoryStore {
         self.state().objects.keys().cloned().collect()
     }
 
+    /// Makes `now` the time at which objects are written from here on.
+    pub fn set_now(&self, now: jiff::Timestamp) {
+        self.state().now = Some(now);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change below is made whole after its checks, so a panic elsewhere leaves the state good.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -118,18 +133,9 @@ fn no_such_upload(operation: &'static str, key: &ObjectKey) -> Error {
     error(operation, key, Class::NotFound, 404, "NoSuchUpload", "The specified upload does not exist.")
 }
 
-/// The algorithm of a checksum that is there.
-fn algorithm(checksum: &Checksum) -> Algorithm {
-    match checksum {
-        Checksum::Crc64nvme(_) => Algorithm::Crc64nvme,
-        Checksum::Crc32c(_) => Algorithm::Crc32c,
-        Checksum::Sha256(_) => Algorithm::Sha256,
-    }
-}
-
 fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result<(), Error> {
     let Some(claimed) = &payload.checksum else { return Ok(()) };
-    if algorithm(claimed).compute(&payload.data).as_ref() == Some(claimed) {
+    if claimed.algorithm().compute(&payload.data).as_ref() == Some(claimed) {
         return Ok(());
     }
     let message = "The checksum you specified did not match the calculated checksum.";
@@ -148,11 +154,13 @@ impl Store for MemoryStore {
             }
             Overwrite::Refuse | Overwrite::Allow => {}
         }
-        let size = payload.data.len() as u64;
-        state.objects.insert(
-            key.clone(),
-            Object { pieces: vec![Bytes::copy_from_slice(&payload.data)], size, checksum: payload.checksum },
-        );
+        let object = Object {
+            pieces: vec![Bytes::copy_from_slice(&payload.data)],
+            size: payload.data.len() as u64,
+            checksum: payload.checksum,
+            modified: state.now(),
+        };
+        state.objects.insert(key.clone(), object);
         Ok(())
     }
 
@@ -193,7 +201,7 @@ impl Store for MemoryStore {
             .range((start, Bound::Unbounded))
             .skip_while(|(key, _)| key.as_str() < prefix)
             .take_while(|(key, _)| key.as_str().starts_with(prefix))
-            .map(|(key, object)| ListedObject { key: key.clone(), size: object.size });
+            .map(|(key, object)| ListedObject { key: key.clone(), size: object.size, modified: object.modified });
         let objects: Vec<_> = rest.by_ref().take(self.page_size).collect();
         let next = rest.next().and_then(|_| objects.last().map(|last| last.key.as_str().to_owned()));
         Ok(Page { objects, next })
@@ -203,7 +211,9 @@ impl Store for MemoryStore {
         let mut state = self.state();
         state.uploads_ever += 1;
         let id = format!("upload-{:06}", state.uploads_ever);
-        state.uploads.insert(id.clone(), Upload { key: key.clone(), parts: BTreeMap::new() });
+        state
+            .uploads
+            .insert(id.clone(), Upload { key: key.clone(), initiated: jiff::Timestamp::now(), parts: BTreeMap::new() });
         Ok(UploadId(id))
     }
 
@@ -231,8 +241,9 @@ impl Store for MemoryStore {
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
         let mut state = self.state();
+        let now = state.now();
         let held = find(&mut state, upload).ok_or_else(|| no_such_upload("CompleteMultipartUpload", &upload.key))?;
-        let object = assemble(held, parts, size, checksum, self.min_part_size)?;
+        let object = assemble(held, parts, size, checksum, self.min_part_size, now)?;
         state.uploads.remove(&upload.id.0);
         state.objects.insert(upload.key.clone(), object);
         Ok(())
@@ -250,6 +261,15 @@ impl Store for MemoryStore {
         let mut state = self.state();
         Ok(find(&mut state, upload).map(|held| held.parts.values().map(|(part, _)| part.clone()).collect()))
     }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        let state = self.state();
+        let listed = |(id, held): (&String, &Upload)| ListedUpload {
+            upload: UploadHandle { key: held.key.clone(), id: UploadId(id.clone()) },
+            initiated: Some(held.initiated),
+        };
+        Ok(state.uploads.iter().filter(|(_, held)| held.key.as_str().starts_with(prefix)).map(listed).collect())
+    }
 }
 
 /// An upload is found by its ID and its key together, as in S3.
@@ -263,6 +283,7 @@ fn assemble(
     size: u64,
     checksum: Option<Checksum>,
     min_part_size: u64,
+    modified: jiff::Timestamp,
 ) -> Result<Object, Error> {
     let fail = |class, code, message: &str| error("CompleteMultipartUpload", &held.key, class, 400, code, message);
     if parts.is_empty() {
@@ -304,5 +325,5 @@ fn assemble(
     if checksum.is_some() && checksum != full {
         return Err(fail(Class::Integrity, "BadDigest", "The full-object checksum did not match."));
     }
-    Ok(Object { pieces, size: total, checksum: full })
+    Ok(Object { pieces, size: total, checksum: full, modified })
 }

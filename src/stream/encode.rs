@@ -5,8 +5,9 @@
 //!                                     └─ hash, look up, compress ─┘  (the pool)
 //! ```
 //!
-//! Memory: [`BLOCKS`] blocks of [`BLOCK`] bytes out of the stream's own buffers, plus frames of at most `window` of the largest chunks
-//! together; see [`reserve`]. A slow consumer stops the reader: every queue is bounded.
+//! Memory: [`BLOCKS`](crate::budget::stream::BLOCKS) blocks of [`BLOCK`](crate::budget::stream::BLOCK) bytes out of the stream's own
+//! buffers, plus frames of at most `window` of the largest chunks together; see [`crate::budget::stream`]. A slow consumer stops the
+//! reader: every queue is bounded.
 //!
 //! Failure: the first error of the source ends the stream with that error. When the consumer drops the [`Encoder`], the thread ends at
 //! its next chunk; a source that blocks for ever is the source's to interrupt.
@@ -23,12 +24,6 @@ use crate::format::index::{ChunkId, Encoding, FileEntry, MAX_CHUNK, max_stored};
 use crate::format::table::ChunkTable;
 use crate::source::{self, Mark, Source, Warning};
 
-/// A block holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part of it.
-pub const BLOCK: usize = 2 * cut::MAX;
-
-/// One is cut and hashed while the other is filled.
-pub const BLOCKS: usize = 2;
-
 /// The smallest request made of the source, so that a pipe's few bytes do not each cost a pass over what is there.
 const READ: usize = 1 << 20;
 
@@ -41,18 +36,12 @@ const QUEUE: usize = 512;
 /// What memory for frames is counted in.
 const UNIT: usize = 1 << 10;
 
-/// Bytes of buffers that an encoder with this window needs.
-#[must_use]
-pub const fn reserve(window: usize) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * max_stored(MAX_CHUNK) as u64
-}
-
 #[derive(Debug, Clone)]
 pub struct Options {
     pub compression: Compression,
     /// Where chunks are hashed and compressed.
     pub pool: Arc<rayon::ThreadPool>,
-    /// [`BLOCKS`] buffers of [`BLOCK`] bytes.
+    /// Of [`crate::budget::stream`].
     pub blocks: OwnBuffers,
     /// How many of the largest chunks there is memory for between the cutter and the consumer, at least 1.
     pub window: usize,

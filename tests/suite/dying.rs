@@ -8,7 +8,8 @@ use penstock::checksum::Checksum;
 use penstock::format::key::ObjectKey;
 use penstock::store::memory::MemoryStore;
 use penstock::store::{
-    Download, Error, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -81,5 +82,8 @@ impl Store for Dying {
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         self.request().await.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.request().await.list_uploads(prefix).await
     }
 }

@@ -48,7 +48,7 @@ fn counter(context: &Context, name: &str) -> u64 {
 async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
     tick(world.folder.path());
     let counted = Arc::new(Dying::new(world.store.clone(), u32::MAX));
-    let (mut context, mut spec) = (world.context(counted.clone()), world.spec(reuse, ZSTD, 300));
+    let (mut context, mut spec) = (World::context(counted.clone()), world.spec(reuse, ZSTD, 300));
     adapt(&mut context, &mut spec);
     let before = facts(&world.tree());
     let result = job::run(&context, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;

@@ -12,15 +12,14 @@ use std::time::Duration;
 
 use penstock::budget::Budget;
 use penstock::checksum::Algorithm;
-use penstock::config::{SignPayload, Source, SourceKind, Upload};
-use penstock::disks::memory::MemoryDisks;
+use penstock::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use penstock::download;
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use penstock::metrics::Metrics;
 use penstock::restore::{self, restore};
-use penstock::snapshot;
+use penstock::retry::Endpoint;
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
 use penstock::verify::{Depth, verify};
@@ -197,7 +196,7 @@ impl World {
         }
     }
 
-    pub(crate) fn context(&self, store: Arc<dyn penstock::store::Store>) -> job::Context {
+    pub(crate) fn context(store: Arc<dyn penstock::store::Store>) -> job::Context {
         job::Context {
             store,
             budget: Budget::new(64 * MIB),
@@ -207,17 +206,15 @@ impl World {
             node: name("n"),
             upload: Upload {
                 part_size: 5 * MIB,
-                concurrency: 2,
+                concurrency: Concurrency::AtMost(2),
                 object_size: 6 * MIB,
                 sign_payload: SignPayload::Auto,
             },
             checksum: Algorithm::Crc64nvme,
             metrics: Metrics::new(),
-            snapshots: Snapshots {
-                service: snapshot::Service::new(Arc::new(MemoryDisks::new([]))),
-                records: snapshot::Records::new(self.folder.path()),
-                location: "primary".to_owned(),
-            },
+            endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
+            journal: None,
+            snapshots: crate::no_snapshots(),
         }
     }
 
@@ -243,7 +240,7 @@ impl World {
         match step {
             Step::Backup { reuse, compression, min_live } => {
                 let before = facts(&self.tree());
-                let context = self.context(self.store.clone());
+                let context = Self::context(self.store.clone());
                 let spec = self.spec(*reuse, *compression, *min_live);
                 let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
                 assert_eq!(manifest.warnings.list, []);
@@ -252,7 +249,7 @@ impl World {
             }
             Step::Crash { requests } => {
                 let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = self.context(dying.clone());
+                let context = Self::context(dying.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {

@@ -22,7 +22,10 @@ fn defaults() {
     assert!(matches!(location.credentials, Credentials::Default) && location.assume_role.is_empty());
     assert_eq!(location.encryption.mode, EncryptionMode::BucketDefault);
     let Upload { part_size, concurrency, object_size, sign_payload } = location.upload;
-    assert_eq!((part_size, concurrency, object_size, sign_payload), (16 * MIB, 8, 64 * GIB, SignPayload::Auto));
+    assert_eq!(
+        (part_size, concurrency, object_size, sign_payload),
+        (16 * MIB, Concurrency::AtMost(8), 64 * GIB, SignPayload::Auto)
+    );
     let job = config.jobs.values().next().unwrap();
     assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
@@ -65,7 +68,7 @@ location    = "primary"
 schedule    = "0 * * * *"
 time_zone   = "UTC"
 timeout     = "1h"
-retention   = { keep_last = 24, keep_daily = 7, keep_weekly = 4, keep_monthly = 6, keep_within = "2d" }
+retention   = { keep_last = 24, keep_daily = 7, keep_weekly = 4, keep_monthly = 6, keep_within = "2d", grace = "36h" }
 before      = []
 after       = []
 [[jobs.etcd.sources]]
@@ -88,7 +91,11 @@ location = "primary"
     assert_eq!(hop.external_id.as_ref().unwrap().read().unwrap().expose(), "abc");
     let etcd = &config.jobs[&Name::new("etcd").unwrap()];
     assert_eq!(etcd.timeout, Some(Duration::from_hours(1)));
-    assert_eq!(etcd.retention.unwrap().keep_within, Some(Duration::from_hours(48)));
+    let retention = etcd.retention.unwrap();
+    assert_eq!(
+        (retention.keep_within, retention.grace),
+        (Some(Duration::from_hours(48)), Some(Duration::from_hours(36)))
+    );
     assert!(matches!(&etcd.sources[0].kind, SourceKind::Command { argv } if argv.len() == 4));
     let volumes = &config.jobs[&Name::new("volumes").unwrap()];
     assert!(matches!(&volumes.sources[0].kind, SourceKind::Tree { exclude, .. } if exclude == &["**/lost+found"]));
@@ -165,7 +172,7 @@ fn empty_is_not_set() {
 #[test]
 fn small_choices() {
     let upload = |keys: &str| good(&format!("{BASE}[locations.primary.upload]\n{keys}\n")).locations["primary"].upload;
-    assert_eq!(upload("concurrency = 0").concurrency, 8, "auto");
+    assert_eq!(upload("concurrency = 0").concurrency, Concurrency::Auto);
     assert_eq!(upload("part_size = \"5MiB\"").object_size, 50_000 * MIB, "the default follows a small part_size");
     assert_eq!(upload("part_size = 5_242_880").part_size, 5 * MIB);
     assert_eq!(upload("part_size = 0x500000").part_size, 5 * MIB);

@@ -3,10 +3,11 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
-use crate::config::{SignPayload, Source, SourceKind, Upload};
+use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use crate::download::testing::{item, manifest, noise};
 use crate::job::{Hooks, Progress, Snapshots, Spec, run};
 use crate::metrics::Metrics;
+use crate::retry::Endpoint;
 use crate::store::memory::MemoryStore;
 use crate::stream::frame::Compression;
 
@@ -95,9 +96,16 @@ fn context(memory: u64) -> Context {
         prefix: String::new(),
         cluster: name("c"),
         node: name("n"),
-        upload: Upload { part_size: 5 << 20, concurrency: 1, object_size: 1 << 30, sign_payload: SignPayload::Auto },
+        upload: Upload {
+            part_size: 5 << 20,
+            concurrency: Concurrency::AtMost(1),
+            object_size: 1 << 30,
+            sign_payload: SignPayload::Auto,
+        },
         checksum: Algorithm::default(),
         metrics: Metrics::new(),
+        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
+        journal: None,
         snapshots: Snapshots::none(),
     }
 }
@@ -108,9 +116,9 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
     let path = folder.path().join("file");
     std::fs::write(&path, noise(60 << 20, 1)).unwrap();
     // Enough for a stream, not for the table of the sixty chunks or so.
-    let least = context(40 << 20).memory().1;
+    let least = crate::budget::stream::least(5 << 20);
     let mut context = context(least.next_multiple_of(1024));
-    assert_eq!(context.memory().1, least, "the window is the smallest one");
+    assert_eq!(context.memory().bytes, least, "the window is the smallest one");
     let spec = Spec {
         job: name("j"),
         sources: vec![Source { name: name("file"), kind: SourceKind::File { path } }],

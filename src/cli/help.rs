@@ -1,0 +1,95 @@
+//! Examples and exit codes, below what `--help` says of the options.
+
+pub(super) const TOP: &str = "\
+First steps:
+  penstock config example > /etc/penstock/penstock.toml     write a configuration, and
+  penstock config check                                     see every fault in it
+  penstock backup etcd                                      run a job now
+  penstock list                                             what there is
+  penstock restore etcd@latest --to /srv/restored           and back
+
+BACKUP is an id, JOB@latest, JOB@ID or JOB/NODE@latest. JOB@latest is this node's newest or, where this node has none, the newest of any.
+
+Exit codes:
+   0  success
+   1  finished, but something in it failed or was left out: see the warnings
+   2  the arguments make no sense
+  65  data is damaged             73  it exists already
+  66  no such backup or object    74  reading a source, or writing to this machine, failed
+  69  a quota is used up          75  not now: throttled, timed out, cancelled, connection lost
+  70  a bug in Penstock           77  permission: S3, KMS, AssumeRole
+                                  78  configuration, certificates";
+
+pub(super) const BACKUP: &str = "\
+Examples:
+  penstock backup etcd volumes
+  penstock backup --location primary --name home /home
+  penstock backup --name dump -- pg_dump -Fc app
+  mysqldump app | penstock backup --name dump -
+
+Exit codes: 0 committed, 1 committed with warnings or without an item that failed, otherwise by the class of the failure (penstock --help).";
+
+pub(super) const LIST: &str = "\
+Examples:
+  penstock list --job etcd
+  penstock list --cluster prod-eu-2 --node ip-10-0-0-7
+  penstock list --output json | jq -r '.backups[0].id'
+
+Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
+
+pub(super) const SHOW: &str = "\
+Examples:
+  penstock show etcd@latest
+  penstock show volumes/ip-10-0-0-7@latest --files
+  penstock --output json show 20261123T221300Z-4f9a2c       the manifest itself";
+
+pub(super) const RESTORE: &str = "\
+Examples:
+  penstock restore volumes@latest --to /srv/restored
+  penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
+  penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
+
+One item's files go straight into DIR, those of several into DIR/ITEM.
+Exit codes: 0 all restored, 1 restored with warnings, 65 data is damaged, 66 no such backup, 73 DIR is not empty, 74 DIR cannot be written.";
+
+pub(super) const CAT: &str = "\
+Examples:
+  penstock cat etcd@latest > snapshot.db
+  penstock cat volumes@latest --item pods | tar -t";
+
+pub(super) const VERIFY: &str = "\
+Examples:
+  penstock verify                       the newest backup of each job and node: everything is there
+  penstock verify etcd@latest --data    and every byte is right
+  penstock verify --all
+
+Exit codes: 0 whole, 65 damaged, 66 missing.";
+
+pub(super) const PRUNE: &str = "\
+Examples:
+  penstock prune --dry-run              what would be deleted, what stays, and why
+  penstock prune --job etcd
+  penstock prune --node ip-10-0-0-7     of a node that is gone, by this node's rules
+
+Exit codes: 0 done, 1 something could not be deleted (said in the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
+
+pub(super) const DELETE: &str = "\
+Examples:
+  penstock delete 20261123T221300Z-4f9a2c
+  penstock delete etcd@20261123T221300Z-4f9a2c --now    give the space back at once
+  penstock delete --node ip-10-0-0-7 etcd@latest        of a node that is gone
+
+Exit codes: 0 done, 1 something could not be deleted (said in the log), 2 another node's backup without --node, 66 no such backup.";
+
+pub(super) const STATS: &str = "\
+Examples:
+  penstock stats
+  penstock --output json stats --job etcd | jq .total.stored_bytes";
+
+pub(super) const COMPLETIONS: &str = "\
+Example:
+  penstock completions bash > /etc/bash_completion.d/penstock";
+
+pub(super) const MAN: &str = "\
+Example:
+  penstock man /usr/local/share/man/man1 && man penstock-restore";

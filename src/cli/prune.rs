@@ -1,0 +1,275 @@
+//! `prune` and `delete`: what goes, what stays, and why.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::args;
+use super::output::{self, Done};
+use super::{Failure, session};
+use crate::aws::AwsLocation;
+use crate::catalog::Catalog;
+use crate::config::{self, Config, Location};
+use crate::error::{Class, Classify as _, Report};
+use crate::format::key::{BackupId, Chain, Name};
+use crate::metrics::Metrics;
+use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::retention::Reason;
+use crate::snapshot;
+
+/// A chain in a location, and what decides about it.
+struct Target<'a> {
+    location: &'a Location,
+    chain: Chain,
+    rules: Rules,
+    grace: Duration,
+}
+
+pub(super) async fn prune(config: &Config, args: &args::Prune, cancel: &CancellationToken) -> Result<Done, Failure> {
+    let targets = targets(config, args)?;
+    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    for target in &targets {
+        let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
+        let work = async {
+            let plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
+            let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
+            Ok((plan, pruned))
+        };
+        match prune::bounded(work, cancel).await {
+            Ok((plan, _)) if plan.is_empty() => {}
+            Ok((plan, pruned)) => told.chain(target.location, &target.rules.zone, &plan, pruned.as_ref()),
+            Err(error) if targets.len() == 1 => return Err(error.into()),
+            Err(error) => told.failed(target.location, &target.chain, error.report()),
+        }
+        if cancel.is_cancelled() {
+            break;
+        }
+    }
+    if let (Some(node), true) = (&args.node, told.is_empty()) {
+        let message = format!("there is nothing of node {node} in cluster {}", config.cluster);
+        let report = Report::new(Class::NotFound, message).remedy("`penstock stats` shows the nodes that have backups");
+        return Err(Failure::Report(report));
+    }
+    Ok(told.done(args.dry_run))
+}
+
+/// The chains to prune, all of one node: every configured job's where it is configured to be, and the ad-hoc ones.
+fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>, Failure> {
+    let node = args.node.as_ref().unwrap_or(&config.node);
+    let chain = |job: &Name| Chain { cluster: config.cluster.clone(), job: job.clone(), node: node.clone() };
+    let mut targets = Vec::new();
+    for job in config.jobs.values().filter(|job| args.job.as_ref().is_none_or(|asked| *asked == job.name)) {
+        let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
+        let grace = args.grace.unwrap_or_else(|| prune::grace_of(Some(job)));
+        targets.push(Target { location, chain: chain(&job.name), rules: Rules::of(job), grace });
+    }
+    // To a job that is not configured (ad hoc, or not any more) no rules apply: only what nothing needs goes.
+    let other = match &args.job {
+        None => Some(Name::new(config::AD_HOC).expect("a constant name")),
+        Some(job) => (!config.jobs.contains_key(job)).then(|| job.clone()),
+    };
+    if let Some(job) = other {
+        for location in session::locations(config, args.location.as_deref())? {
+            let rules = Rules { retention: None, zone: TimeZone::UTC };
+            let grace = args.grace.unwrap_or_else(|| prune::grace_of(None));
+            targets.push(Target { location, chain: chain(&job), rules, grace });
+        }
+    }
+    Ok(targets)
+}
+
+pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &CancellationToken) -> Result<Done, Failure> {
+    let node = args.node.as_ref().unwrap_or(&config.node);
+    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    // Everything is found before anything is deleted.
+    let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
+    for selector in &args.backups {
+        let location = session::location_of(config, args.location.as_deref(), selector.job())?;
+        let catalog = connections.catalog(config, location)?;
+        let entry = catalog.resolve(selector, node).await?;
+        if entry.chain.node != *node {
+            let theirs = &entry.chain.node;
+            return Err(Failure::Usage(format!(
+                "{selector} is {}/{theirs}@{}, another node's; add --node {theirs} if that is the one to delete",
+                entry.chain.job, entry.id
+            )));
+        }
+        let ids = doomed.entry((&location.name, entry.chain)).or_default();
+        if !ids.contains(&entry.id) {
+            ids.push(entry.id);
+        }
+    }
+    for ((location, chain), ids) in &doomed {
+        let location = &config.locations[*location];
+        let grace = prune::grace_of(config.jobs.get(&chain.job));
+        let ctx = connections.context(config, location, &chain.job, grace)?;
+        let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
+        let work = async {
+            let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
+            let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
+            Ok((plan, pruned))
+        };
+        let (plan, pruned) = prune::bounded(work, cancel).await?;
+        told.chain(location, &TimeZone::UTC, &plan, pruned.as_ref());
+    }
+    Ok(told.done(args.dry_run))
+}
+
+/// One connection for each location.
+#[derive(Default)]
+struct Connections(BTreeMap<String, AwsLocation>);
+
+impl Connections {
+    fn to(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
+        Ok(match self.0.entry(location.name.clone()) {
+            Entry::Occupied(connected) => connected.into_mut(),
+            Entry::Vacant(empty) => empty.insert(session::connect(location)?),
+        })
+    }
+
+    fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
+        let store = self.to(location)?.store();
+        Ok(Catalog { store, prefix: location.prefix.clone(), cluster: config.cluster.clone() })
+    }
+
+    fn context(
+        &mut self,
+        config: &Config,
+        location: &Location,
+        job: &Name,
+        grace: Duration,
+    ) -> Result<Context, Failure> {
+        let catalog = self.catalog(config, location)?;
+        let outside = snapshot::Service::new(self.to(location)?.disks());
+        // Nobody scrapes a command.
+        let metrics = Metrics::new().job(job.as_str());
+        Ok(Context { catalog, checksum: location.checksum, grace, outside: Some(Arc::new(outside)), metrics })
+    }
+}
+
+/// What there is to say, chain by chain.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    chains: Vec<Value>,
+    errors: Vec<Value>,
+    /// Of a chain of which nothing was done.
+    first: Option<Class>,
+    failures: u64,
+}
+
+impl Told {
+    fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.errors.is_empty()
+    }
+
+    fn failed(&mut self, location: &Location, chain: &Chain, report: Report) {
+        tracing::error!(class = %report.class, "{}", report.message);
+        self.first.get_or_insert(report.class);
+        let (job, node) = (&chain.job, &chain.node);
+        self.errors.push(json!({ "location": location.name, "job": job, "node": node, "error": report }));
+    }
+
+    /// `pruned` is what was done; `None` for a plan that stays one.
+    fn chain(&mut self, location: &Location, zone: &TimeZone, plan: &Plan, pruned: Option<&Pruned>) {
+        let Chain { job, node, .. } = &plan.chain;
+        let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
+        let garbage = plan.garbage();
+        let due: u64 = garbage.due.iter().map(|object| object.size).sum();
+        let (deleted, kept, objects, bytes, waiting, failures) = match pruned {
+            None => (planned, plan.backups.len() - planned, garbage.due.len() as u64, due, &garbage, None),
+            Some(done) => {
+                (done.deleted.len(), done.kept, done.objects, done.bytes, &done.waiting, Some(&done.failures))
+            }
+        };
+        let would = if pruned.is_none() { "would delete" } else { "deleted" };
+        let gone = if pruned.is_none() { "would go" } else { "are gone" };
+        self.lines.push(format!(
+            "{job} on {node} in {}: {would} {}, {kept} stay; {}, {}, {gone}",
+            location.name,
+            output::count(deleted as u64, "backup"),
+            output::count(objects, "object"),
+            output::size(bytes),
+        ));
+        // What a plan keeps is of interest where rules keep it.
+        let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
+        let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
+        self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
+        self.lines.extend(wait(waiting, zone));
+        let failed = failures.map_or(0, |failures| failures.count);
+        if failed > 0 {
+            self.lines.push(format!("  {failed} could not be deleted: see the log"));
+        }
+        self.failures += failed;
+        let list = failures.iter().flat_map(|failures| &failures.list);
+        let list: Vec<_> = list.map(|(key, report)| json!({ "key": key, "error": report })).collect();
+        self.chains.push(json!({
+            "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
+            "removed": { "objects": objects, "bytes": bytes },
+            "waiting": { "objects": waiting.waiting.len(), "bytes": waiting.bytes(), "until": waiting.until },
+            "failed": failed, "failures": list,
+            "backups": plan.backups.iter().map(backup_json).collect::<Vec<_>>(),
+        }));
+    }
+
+    fn done(self, dry_run: bool) -> Done {
+        let text =
+            if self.lines.is_empty() { "there is nothing to prune".to_owned() } else { self.lines.join("\n") } + "\n";
+        let json = json!({ "dry_run": dry_run, "chains": self.chains, "errors": self.errors });
+        let done = Done::new(text, json);
+        match self.first {
+            Some(class) => done.code(class.exit_code()),
+            None if self.failures > 0 => done.something_failed(),
+            None => done,
+        }
+    }
+}
+
+fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
+    let id = &backup.entry.id;
+    let verdict = match (backup.stays(), pruned) {
+        (true, _) => "keep",
+        (false, None) => "delete",
+        (false, Some(pruned)) if pruned.deleted.contains(id) => "deleted",
+        (false, Some(_)) => "FAILED",
+    };
+    let started = backup.summary.as_ref().map(|summary| summary.backup.started).or_else(|| id.started());
+    let started = started.unwrap_or_default().to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+    let (plain, state) = match &backup.summary {
+        Some(summary) => (output::size(summary.plain_bytes), reasons(backup).join(", ")),
+        None => (String::new(), "its manifest cannot be read".to_owned()),
+    };
+    format!("  {verdict:<8} {id}  {started:<21} {plain:>11}  {state}").trim_end().to_owned()
+}
+
+fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {
+    let until = waiting.until?;
+    let until = until.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+    let count = output::count(waiting.waiting.len() as u64, "object");
+    let size = output::size(waiting.bytes());
+    Some(format!("  {count}, {size}, that nothing needs any more: the last may go at {until}"))
+}
+
+fn reasons(backup: &Planned) -> Vec<String> {
+    backup.reasons.iter().map(ToString::to_string).collect()
+}
+
+fn backup_json(backup: &Planned) -> Value {
+    let summary = backup.summary.as_ref();
+    json!({
+        "id": backup.entry.id,
+        "started": summary.map(|summary| summary.backup.started),
+        "outcome": summary.map(|summary| summary.backup.outcome),
+        "plain_bytes": summary.map(|summary| summary.plain_bytes),
+        "stored_bytes": summary.map(|summary| summary.stored_bytes),
+        "new_bytes": summary.map(|summary| summary.new_bytes),
+        "keep": backup.stays(),
+        "reasons": reasons(backup),
+    })
+}

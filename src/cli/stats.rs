@@ -1,0 +1,54 @@
+//! `stats`: what the backups of each job and node take.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::args;
+use super::output::{self, Done};
+use super::{Failure, session};
+use crate::catalog::{Catalog, Scope};
+use crate::config::Config;
+use crate::format::key::Chain;
+use crate::stats::{self, Stats};
+
+pub(super) async fn run(config: &Config, args: &args::Stats) -> Result<Done, Failure> {
+    let cluster = args.place.cluster.as_ref().unwrap_or(&config.cluster);
+    let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
+    let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
+    for location in session::locations(config, args.place.location.as_deref())? {
+        let store = session::connect(location)?.store();
+        let catalog = Catalog { store, prefix: location.prefix.clone(), cluster: cluster.clone() };
+        let chains = stats::stats(&catalog, scope).await?;
+        all.extend(chains.into_iter().map(|(chain, stats)| ((location.name.clone(), chain), stats)));
+    }
+    let total = stats::total(all.values());
+    let mut text =
+        line("LOCATION", "JOB", "NODE", ["BACKUPS", "PLAIN", "STORED", "LIVE", "DEAD", "FULL"].map(str::to_owned));
+    let mut rows: Vec<Value> = Vec::new();
+    for ((location, chain), stats) in &all {
+        text.push_str(&line(location, chain.job.as_str(), chain.node.as_str(), figures(stats)));
+        let mut row = json!(stats);
+        row["location"] = json!(location);
+        row["job"] = json!(chain.job);
+        row["node"] = json!(chain.node);
+        rows.push(row);
+    }
+    if all.len() > 1 {
+        text.push_str(&line("total", "", "", figures(&total)));
+    }
+    Ok(Done::new(text, json!({ "stats": rows, "total": total })))
+}
+
+fn figures(stats: &Stats) -> [String; 6] {
+    let Stats { backups, plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes, newest: _, oldest: _ } = stats;
+    let [plain, stored, live, dead, full] =
+        [plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes].map(|bytes| output::size(*bytes));
+    [backups.to_string(), plain, stored, live, dead, full]
+}
+
+fn line(location: &str, job: &str, node: &str, [backups, plain, stored, live, dead, full]: [String; 6]) -> String {
+    format!(
+        "{location:<12} {job:<12} {node:<16} {backups:>7} {plain:>11} {stored:>11} {live:>11} {dead:>11} {full:>11}\n"
+    )
+}

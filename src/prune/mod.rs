@@ -1,0 +1,456 @@
+//! Deletes backups, and the objects that nothing names any more.
+//!
+//! # Consistency
+//! A backup is deleted by renaming its manifest to `deleted.json` (written first, then the manifest is deleted): from then on it
+//! is not there for anybody, but what it names stays for the grace period, so that a restore that has begun ends well. Objects
+//! go after that, and only those that neither a manifest of the same chain nor a deleted one within its grace period names. The
+//! deleted manifest goes last, after what the backup kept [`Outside`] of the store.
+//!
+//! One chain is one job on one node; nothing here looks at another, or at a key that Penstock does not write. A manifest that
+//! cannot be read stops the whole chain: what it names is not known.
+//!
+//! # Crash consistency
+//! There is no journal. Whatever is left half-way (a deleted manifest beside its manifest, objects that nothing names) is what
+//! the next run finds in the listing and takes up. Objects of a run that died before its manifest are found the same way.
+//!
+//! # Cancellation and failure
+//! Cancelling, or the deadline, stops between any two requests. A request that fails is reported and counted; the rest goes on.
+//!
+//! # What it costs
+//! One listing request for each thousand objects of the chain, one GET for each manifest, and for each backup to be deleted a GET,
+//! a PUT and the DELETEs, [`PARALLEL`] at a time.
+
+mod garbage;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{self, Catalog, Entry, Found};
+use crate::checksum::Algorithm;
+use crate::config::{self, Retention};
+use crate::error::{Class, Classify, Report, ServiceError};
+use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
+use crate::format::manifest::{Manifest, Outcome};
+use crate::metrics;
+use crate::retention::{self, Reason};
+use crate::retry::with_retries;
+use crate::snapshot;
+use crate::store::{self, Overwrite, Payload};
+
+pub use garbage::Garbage;
+use garbage::{release, sort_out};
+use read::Chained;
+pub use read::Planned;
+
+/// How long what nothing names stays where nobody says otherwise: a day, as kopia's maintenance waits.
+pub const GRACE: Duration = Duration::from_hours(24);
+
+/// How long one run may take. What is left then is the next run's.
+pub const DEADLINE: Duration = Duration::from_mins(30);
+
+/// Requests at a time. S3 takes 3,500 DELETEs a second below one prefix; this is far from it.
+const PARALLEL: usize = 16;
+
+/// Failures that are kept with their text; above that only the count goes up.
+const MAX_FAILURES: usize = 100;
+
+/// What a backup keeps outside of the store (EBS snapshots), to be deleted with it.
+#[async_trait]
+pub trait Outside: Send + Sync {
+    /// Deletes what `manifest` names outside of the store. Called when the backup is gone and its grace period is over, and again
+    /// with each run until it succeeds: what is gone already is success.
+    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError>;
+}
+
+#[async_trait]
+impl Outside for snapshot::Service {
+    /// A snapshot that an AMI uses is kept, with a warning, and is no failure: it goes as an orphan once nothing uses it.
+    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError> {
+        self.delete_backup(manifest).await.map(drop)
+    }
+}
+
+/// What pruning needs of the process and its location.
+#[derive(Clone)]
+pub struct Context {
+    pub catalog: Catalog,
+    /// Of the deleted manifest's PUT.
+    pub checksum: Algorithm,
+    /// See [`grace_of`].
+    pub grace: Duration,
+    /// `None` only where no manifest of the chain can have anything outside of the store: it would be forgotten there.
+    pub outside: Option<Arc<dyn Outside>>,
+    pub metrics: metrics::Job,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { catalog, checksum: _, grace, outside: _, metrics: _ } = self;
+        f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
+    }
+}
+
+/// What decides about a chain's backups.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// `None`: every backup stays, only garbage goes.
+    pub retention: Option<Retention>,
+    /// Whose days, weeks and months.
+    pub zone: TimeZone,
+}
+
+impl Rules {
+    /// What a job is configured to keep.
+    #[must_use]
+    pub fn of(job: &config::Job) -> Self {
+        let zone = TimeZone::get(&job.time_zone).unwrap_or_else(|error| {
+            // The configuration holds only zones that existed when it was read.
+            tracing::warn!(job = %job.name, %error, "retention counts the days of UTC");
+            TimeZone::UTC
+        });
+        Self { retention: job.retention, zone }
+    }
+}
+
+/// How long what nothing names stays, for a configured job and for what is stored ad hoc.
+#[must_use]
+pub fn grace_of(job: Option<&config::Job>) -> Duration {
+    job.and_then(|job| job.retention?.grace).unwrap_or(GRACE)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The chain is left as it is.
+    #[error("nothing of job {} on node {} was pruned: {error}", chain.job, chain.node)]
+    Chain {
+        chain: Chain,
+        #[source]
+        error: catalog::Error,
+    },
+    #[error("no backup {id} of job {} on node {}", chain.job, chain.node)]
+    NotFound { chain: Chain, id: BackupId },
+    #[error("cancelled; the next run goes on with what is left")]
+    Cancelled,
+    #[error("pruning did not finish within {0:?}; the next run goes on with what is left")]
+    Deadline(Duration),
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        match self {
+            Self::Chain { error, .. } => {
+                let report = Report { message: self.to_string(), ..error.report() };
+                match error {
+                    catalog::Error::Manifest { .. } if report.class == Class::Integrity => report.remedy(
+                        "what this backup needs is not known, so nothing is removed; `penstock delete` with its id lets it go",
+                    ),
+                    catalog::Error::Manifest { .. } | catalog::Error::Store(_) | catalog::Error::NotFound { .. } => report,
+                }
+            }
+            Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string()),
+            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
+            Self::Deadline(_) => Report::new(Class::Timeout, self.to_string()),
+        }
+    }
+}
+
+/// When what only a deleted backup needs may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reclaim {
+    AfterGrace,
+    /// A restore of it that has begun fails.
+    AtOnce,
+}
+
+/// What would be done to a chain, and why.
+#[derive(Debug)]
+pub struct Plan {
+    pub chain: Chain,
+    /// Newest first.
+    pub backups: Vec<Planned>,
+    found: Vec<Found>,
+    graves: Vec<read::Grave>,
+    grace: Duration,
+    /// Of the backups that this plan deletes.
+    release: Timestamp,
+    now: Timestamp,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    pub deleted: Vec<BackupId>,
+    /// Committed backups that are left.
+    pub kept: usize,
+    pub objects: u64,
+    pub bytes: u64,
+    /// What nothing names any more and still has its grace period.
+    pub waiting: Garbage,
+    pub failures: Failures,
+}
+
+/// Requests that failed for good.
+#[derive(Debug, Default)]
+pub struct Failures {
+    /// All of them; `list` holds at most [`MAX_FAILURES`].
+    pub count: u64,
+    pub list: Vec<(ObjectKey, Report)>,
+}
+
+impl Failures {
+    fn push(&mut self, key: &ObjectKey, report: Report) {
+        tracing::error!(%key, class = %report.class, "not deleted: {}", report.message);
+        self.count += 1;
+        if self.list.len() < MAX_FAILURES {
+            self.list.push((key.clone(), report));
+        }
+    }
+}
+
+/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`].
+///
+/// # Errors
+/// When the chain cannot be read, or not all of it was done in time.
+pub async fn prune(
+    ctx: &Context,
+    chain: &Chain,
+    rules: &Rules,
+    now: Timestamp,
+    cancel: &CancellationToken,
+) -> Result<Pruned, Error> {
+    let work = async { Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await) };
+    bounded(work, cancel).await
+}
+
+/// Deletes the backups `ids` of one chain, and the garbage there is.
+///
+/// # Errors
+/// When one of them does not exist, or another manifest of the chain cannot be read: then nothing is deleted. Or when not all of
+/// it was done in time.
+pub async fn delete(
+    ctx: &Context,
+    chain: &Chain,
+    ids: &[BackupId],
+    reclaim: Reclaim,
+    now: Timestamp,
+    cancel: &CancellationToken,
+) -> Result<Pruned, Error> {
+    let work = async { Ok(apply(ctx, &plan_deletion(ctx, chain, ids, reclaim, now).await?).await) };
+    bounded(work, cancel).await
+}
+
+/// Runs `work` until it ends, is cancelled, or takes too long. It is safe to drop anywhere: see "Crash consistency".
+///
+/// # Errors
+/// The work's own, or why it was dropped.
+pub async fn bounded<T>(work: impl Future<Output = Result<T, Error>>, cancel: &CancellationToken) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        result = tokio::time::timeout(DEADLINE, work) => result.unwrap_or(Err(Error::Deadline(DEADLINE))),
+    }
+}
+
+/// Decides what to do to one chain, and does nothing.
+///
+/// # Errors
+/// When the chain cannot be read.
+pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -> Result<Plan, Error> {
+    let Chained { found, manifests, graves } = read::chain(ctx, chain, now).await?;
+    let failed = |error| Error::Chain { chain: chain.clone(), error };
+    let manifests = manifests.into_iter().map(|(entry, read)| Ok((entry, read?))).collect::<Result<Vec<_>, _>>();
+    let manifests = manifests.map_err(failed)?;
+    let backups: Vec<_> = manifests.iter().map(|(_, summary)| summary.backup.clone()).collect();
+    let reasons = retention::decide(rules.retention.as_ref(), &rules.zone, now, &backups);
+    let backups = manifests.into_iter().zip(reasons);
+    let backups =
+        backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
+    let (grace, release) = (ctx.grace, release(now, ctx.grace));
+    Ok(Plan { chain: chain.clone(), backups, found, graves, grace, release, now })
+}
+
+/// The plan that deletes the backups `ids` and keeps the others.
+///
+/// # Errors
+/// As [`delete`].
+pub async fn plan_deletion(
+    ctx: &Context,
+    chain: &Chain,
+    ids: &[BackupId],
+    reclaim: Reclaim,
+    now: Timestamp,
+) -> Result<Plan, Error> {
+    let Chained { found, manifests, graves } = read::chain(ctx, chain, now).await?;
+    if let Some(id) = ids.iter().find(|id| !manifests.iter().any(|(entry, _)| entry.id == **id)) {
+        return Err(Error::NotFound { chain: chain.clone(), id: id.clone() });
+    }
+    let mut backups = Vec::new();
+    for (entry, read) in manifests {
+        let named = ids.contains(&entry.id);
+        let summary = match read {
+            Ok(summary) => Some(summary),
+            // Nobody can restore from it. One of a newer version somebody can.
+            Err(error @ catalog::Error::Manifest { .. }) if named && error.class() == Class::Integrity => None,
+            Err(error) => return Err(Error::Chain { chain: chain.clone(), error }),
+        };
+        let reasons = if named { Vec::new() } else { vec![Reason::NotNamed] };
+        backups.push(Planned { entry, summary, reasons });
+    }
+    let release = match reclaim {
+        Reclaim::AfterGrace => release(now, ctx.grace),
+        Reclaim::AtOnce => now,
+    };
+    Ok(Plan { chain: chain.clone(), backups, found, graves, grace: ctx.grace, release, now })
+}
+
+impl Plan {
+    /// Whether there is nothing of this chain in the store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// What [`apply`] would find to be garbage if every deletion succeeded.
+    #[must_use]
+    pub fn garbage(&self) -> Garbage {
+        self.garbage_after(
+            &self.backups.iter().filter(|backup| !backup.stays()).map(|backup| &backup.entry.id).collect(),
+        )
+    }
+
+    /// The garbage when the backups `deleted` are gone.
+    fn garbage_after(&self, deleted: &HashSet<&BackupId>) -> Garbage {
+        let (gone, left): (Vec<_>, Vec<_>) = self.backups.iter().partition(|backup| deleted.contains(&backup.entry.id));
+        let named = left.iter().flat_map(|backup| backup.named()).cloned().collect();
+        let mut graves = garbage::Graves::new();
+        let earlier = self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release)));
+        let now = gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release)));
+        for (key, release) in earlier.chain(now) {
+            let last = graves.entry(key.clone()).or_insert(release);
+            *last = (*last).max(release);
+        }
+        sort_out(&self.found, &named, &graves, self.grace, self.now)
+    }
+}
+
+/// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
+pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
+    let mut pruned = Pruned::default();
+    // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
+    // daemon's tasks (rust-lang/rust#102211).
+    let doomed = plan.backups.iter().filter(|backup| !backup.stays());
+    let burials: Vec<_> = doomed.map(|backup| bury(ctx, backup)).collect();
+    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
+    let mut deleted = HashSet::new();
+    while let Some((entry, result)) = burials.next().await {
+        ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
+        match result {
+            Ok(()) => {
+                tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
+                deleted.insert(&entry.id);
+            }
+            Err(error) => pruned.failures.push(&entry.key, error.report()),
+        }
+    }
+    pruned.kept = plan.backups.len() - deleted.len();
+    ctx.metrics.backups(pruned.kept);
+    let mut garbage = plan.garbage_after(&deleted);
+    let due = std::mem::take(&mut garbage.due);
+    pruned.waiting = garbage;
+    remove(ctx, &due, &mut pruned).await;
+    let live = plan.backups.iter().map(|backup| &backup.entry.id).filter(|id| !deleted.contains(id)).collect();
+    close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
+    pruned.deleted = deleted.into_iter().cloned().collect();
+    pruned.deleted.sort();
+    pruned
+}
+
+/// Makes a backup a deleted one: its manifest under another name, then not under its own any more.
+async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
+    let entry = &backup.entry;
+    let store = &ctx.catalog.store;
+    let result = async {
+        // Nobody could learn anything from a copy of a manifest that cannot be read.
+        if backup.summary.is_some() {
+            let data = match ctx.catalog.bytes(entry).await {
+                Ok(data) => bytes::Bytes::from(data),
+                // Another run was faster.
+                Err(error) if error.class == Class::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let payload = Payload { checksum: ctx.checksum.compute(&data), data };
+            let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
+            with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
+        }
+        with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await
+    };
+    (entry, result.await)
+}
+
+async fn gone(store: &dyn store::Store, object: &Found) -> Result<(), store::Error> {
+    with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
+}
+
+/// Deletes objects, and counts.
+async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
+    let store = &ctx.catalog.store;
+    let delete = |object| async move { (object, gone(&**store, object).await) };
+    let deletions: Vec<_> = objects.iter().map(delete).collect();
+    let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
+    while let Some((object, result)) = deletions.next().await {
+        match result {
+            Ok(()) => {
+                pruned.objects += 1;
+                pruned.bytes += object.size;
+            }
+            Err(error) => pruned.failures.push(&object.key, error.report()),
+        }
+    }
+}
+
+/// Ends deleted backups whose grace period is over: what they keep outside of the store, then the last of their manifest.
+async fn close_graves(
+    ctx: &Context,
+    plan: &Plan,
+    live: &HashSet<&BackupId>,
+    deleted: &HashSet<&BackupId>,
+    pruned: &mut Pruned,
+) {
+    let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
+    let fresh = fresh.filter_map(|backup| backup.grave(&ctx.catalog.prefix, plan.now, plan.release));
+    let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
+    for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
+        // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
+        let is_live = live.contains(&grave.found.id);
+        if !is_live && let Err(report) = close_outside(ctx, &grave.found.entry()).await {
+            pruned.failures.push(&grave.found.key, report);
+            continue;
+        }
+        remove(ctx, std::slice::from_ref(&grave.found), pruned).await;
+    }
+}
+
+async fn close_outside(ctx: &Context, entry: &Entry) -> Result<(), Report> {
+    let Some(outside) = &ctx.outside else { return Ok(()) };
+    match ctx.catalog.manifest(entry).await {
+        Ok(manifest) => outside.delete(&manifest).await.map_err(|error| error.report()),
+        Err(error) if error.class() == Class::Integrity => {
+            tracing::warn!(backup = %entry.id, %error, "what the deleted backup keeps outside of the store cannot be known");
+            Ok(())
+        }
+        // Another run was faster.
+        Err(error) if error.class() == Class::NotFound => Ok(()),
+        Err(error) => Err(error.report()),
+    }
+}

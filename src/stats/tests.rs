@@ -1,0 +1,96 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::error::{Class, Classify as _};
+use crate::format::key::Name;
+use crate::store::memory::MemoryStore;
+use crate::store::{Overwrite, Payload, Store as _};
+
+const FIRST: &str = "20261101T000000Z-000001";
+const SECOND: &str = "20261102T000000Z-000002";
+const DELETED: &str = "20261031T000000Z-000000";
+
+fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+async fn put(store: &MemoryStore, key: &str, data: impl Into<bytes::Bytes>) {
+    let payload = Payload { data: data.into(), checksum: None };
+    store.put(&ObjectKey::new(key), payload, Overwrite::Refuse).await.unwrap();
+}
+
+/// Puts a manifest that names objects by key, size and live bytes, and its index of 10 bytes. Returns the manifest's size.
+async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64, u64)]) -> u64 {
+    let home = format!("c/j/{node}");
+    let listed: Vec<_> = objects
+        .iter()
+        .map(|(key, size, live)| {
+            let key = format!("{home}/{key}");
+            serde_json::json!({ "key": key, "size": size, "crc64nvme": "0000000000000000", "live_bytes": live })
+        })
+        .collect();
+    let zeros = "0".repeat(64);
+    let stored: u64 = objects.iter().map(|(_, _, live)| live).sum();
+    let index = format!("{home}/{id}/i.index.zst");
+    let manifest = serde_json::json!({
+        "version": 1, "id": id, "job": "j", "cluster": "c", "node": node, "agent": "0", "parent": null,
+        "started": "2026-11-01T00:00:00Z", "finished": "2026-11-01T00:00:00Z", "outcome": "success",
+        "warnings": { "count": 0, "list": [] },
+        "items": [{
+            "name": "i", "source": { "type": "stdin" }, "outcome": "success", "kind": "stream",
+            "stream": {
+                "plain_bytes": 5000, "stored_bytes": stored, "new_bytes": stored, "chunks": 1, "files": 0, "digest": zeros,
+                "index": { "key": index, "size": 10, "sha256": zeros }, "objects": listed,
+            },
+        }],
+    });
+    let manifest = manifest.to_string();
+    let size = manifest.len() as u64;
+    put(store, &index, vec![0; 10]).await;
+    put(store, &format!("{home}/{id}/manifest.json"), manifest).await;
+    size
+}
+
+#[tokio::test]
+async fn bytes_are_live_as_long_as_one_backup_needs_them() {
+    let store = Arc::new(MemoryStore::new());
+    let key = |id: &str, number: u32| format!("{id}/i.{number:04}.zst");
+    let (oldest, first, second) = (key(DELETED, 1), key(FIRST, 1), key(SECOND, 1));
+    for (key, size) in [(&oldest, 1000), (&first, 400), (&second, 50)] {
+        put(&store, &format!("c/j/a/{key}"), vec![0; size]).await;
+    }
+    // A deleted backup's manifest and index wait for their grace period, and somebody's file is not ours.
+    put(&store, &format!("c/j/a/{DELETED}/deleted.json"), vec![0; 20]).await;
+    put(&store, &format!("c/j/a/{DELETED}/i.index.zst"), vec![0; 10]).await;
+    put(&store, "c/j/a/notes.txt", vec![0; 9999]).await;
+    let mut manifests = commit(&store, "a", FIRST, &[(&oldest, 1000, 600), (&first, 400, 400)]).await;
+    manifests += commit(&store, "a", SECOND, &[(&oldest, 1000, 500), (&first, 400, 100), (&second, 50, 50)]).await;
+    let other = commit(&store, "b", FIRST, &[]).await;
+    let catalog = Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c") };
+
+    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
+    let stored = 1000 + 400 + 50 + 20 + 3 * 10 + manifests;
+    // The larger share of each object, the indexes and the manifests.
+    let live = 600 + 400 + 50 + 2 * 10 + manifests;
+    let expected = Stats {
+        backups: 2,
+        plain_bytes: 10_000,
+        stored_bytes: stored,
+        live_bytes: live,
+        dead_bytes: stored - live,
+        full_bytes: 500 + 100 + 50,
+        newest: Some(SECOND.parse().unwrap()),
+        oldest: Some(FIRST.parse().unwrap()),
+    };
+    assert_eq!(of("a"), expected);
+    assert_eq!((of("b").stored_bytes, of("b").dead_bytes), (other + 10, 0));
+    let sum = total(all.values());
+    assert_eq!((sum.backups, sum.stored_bytes, sum.full_bytes), (3, stored + other + 10, 650));
+    assert_eq!((sum.oldest, sum.newest), (expected.oldest, expected.newest));
+    let node = name("b");
+    assert_eq!(stats(&catalog, Scope { job: None, node: Some(&node) }).await.unwrap().len(), 1);
+
+    put(&store, &format!("c/j/b/{SECOND}/manifest.json"), "{").await;
+    assert_eq!(stats(&catalog, Scope::default()).await.unwrap_err().class(), Class::Integrity);
+}
