@@ -1,6 +1,7 @@
 //! What every command that speaks to a store needs: the configuration, a location, budgets.
 
 use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::output::Done;
@@ -88,6 +89,7 @@ pub(super) fn open(
         node: config.node.clone(),
         store: connected.store(),
         endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
+        spared: BTreeSet::new(),
     };
     Ok(Open { place, disks: connected.disks() })
 }

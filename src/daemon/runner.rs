@@ -78,8 +78,8 @@ impl Runner {
         })
     }
 
-    /// What earlier runs left at the location: uploads and snapshots.
-    pub(super) async fn chores(&self, config: &Config, location: &Location) {
+    /// What earlier runs left at the location: uploads and snapshots. The uploads of `spared` jobs are theirs to go on with.
+    pub(super) async fn chores(&self, config: &Config, location: &Location, spared: BTreeSet<Name>) {
         let place = Place {
             location: location.config.name.clone(),
             bucket: location.config.bucket.clone(),
@@ -88,6 +88,7 @@ impl Runner {
             node: config.node.clone(),
             store: location.remote.store(),
             endpoint: location.endpoint.clone(),
+            spared,
         };
         match sweep::sweep(&config.state_dir, &[place], Mode::Abort).await {
             Ok(swept) if swept.is_empty() => {}
