@@ -1,5 +1,6 @@
 //! One run: what the scheduler starts as a task of its own.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::Chain;
+use crate::format::key::{Chain, Name};
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
 use crate::prune;

@@ -95,11 +95,11 @@ impl Journal {
 
 impl Journal {
     /// Takes the entry, begun last, of an upload that nobody works on and that can take the place of `key`'s: of the same object in
-    /// another backup of its chain, with parts of the same size.
+    /// another backup of its chain, with parts of the same size. Those that had finished come with it.
     ///
     /// # Errors
     /// When the folder or an entry in it cannot be read.
-    pub async fn adopt(&self, key: &ObjectKey, part_size: u64) -> Result<Option<Interrupted>, Error> {
+    pub async fn adopt(&self, key: &ObjectKey, part_size: u64) -> Result<Option<(Interrupted, Vec<Part>)>, Error> {
         let (journal, key) = (self.clone(), key.clone());
         let found = tokio::task::spawn_blocking(move || {
             let fits = |found: &Interrupted| {
@@ -107,8 +107,8 @@ impl Journal {
                 let here = **location == *journal.location && **bucket == *journal.bucket;
                 here && *size == part_size && found.id.is_some() && theirs.is_sibling_of(&key)
             };
-            let entries = entries(&journal.folder)?;
-            Ok(entries.into_iter().rfind(fits))
+            let found = entries(&journal.folder)?.into_iter().rfind(fits);
+            found.map(|found| found.parts().map(|parts| (found, parts))).transpose()
         });
         found.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }

@@ -259,7 +259,7 @@ impl ObjectWriter {
         let data = buffer.freeze();
         self.sent += data.len() as u64;
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
-        let chunks = self.chunks.drain(..ends_here).collect();
+        let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
         let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
         let launch = uploader.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use super::journal::{Entry, Interrupted, Part};
+use super::journal::{Entry, Part};
 use super::{Error, Uploader};
 use crate::format::key::ObjectKey;
 use crate::store::{PartNumber, UploadHandle, UploadedPart};
@@ -37,7 +37,7 @@ impl Resumable {
 /// When the journal cannot be read.
 pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumable>, Error> {
     let Some(journal) = &uploader.journal else { return Ok(None) };
-    let Some(interrupted) = journal.adopt(key, uploader.part_size as u64).await? else { return Ok(None) };
+    let Some((interrupted, recorded)) = journal.adopt(key, uploader.part_size as u64).await? else { return Ok(None) };
     let Some(id) = interrupted.id.clone() else { return Ok(None) };
     let upload = UploadHandle { key: interrupted.intent.key.clone(), id };
     let list = || uploader.store.list_parts(&upload);
@@ -50,9 +50,9 @@ pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumab
             return Ok(None);
         }
     };
-    let held = held(interrupted.parts()?, &listed);
+    let held = held(recorded, &listed);
     tracing::info!(key = %upload.key, parts = held.len(), begun = %interrupted.intent.begun, "going on with an interrupted upload");
-    let Interrupted { in_doubt, .. } = interrupted;
+    let in_doubt = interrupted.in_doubt;
     Ok(Some(Resumable { upload, entry: interrupted.into_entry(), in_doubt, held }))
 }
 
