@@ -137,6 +137,8 @@ async fn a_parent_that_is_damaged_is_a_warning_and_the_one_before_it_is_asked() 
     assert_eq!((third.manifest.outcome, third.stream().new_bytes), (Outcome::Partial, 0));
     assert!(third.warnings()[0].contains(index.as_str()), "{:?}", third.warnings());
     replace(&world, &index, good).await;
+    let fourth = incremental(&mut world).await;
+    assert_eq!((fourth.read, &fourth.manifest.parent), (1024, &Some(third.manifest.id)), "the warning was about no file");
     world.check().await;
 }
 
