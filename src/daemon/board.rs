@@ -237,6 +237,8 @@ impl Board {
         if let Some(running) = &entry.running {
             return Err(Refusal::Runs(name.clone(), running.since));
         }
+        // Takes the place of a retry.
+        (entry.retry, entry.retries) = (None, 0);
         entry.wait(now, Cause::Trigger, &mut self.turns);
         Ok(entry.ended + 1)
     }

@@ -35,6 +35,18 @@ impl Watched {
         Self { files: paths.into_iter().map(look).collect() }
     }
 
+    /// Watches `paths` from here on. What has been watched already is compared with what it looked like then.
+    pub(super) fn follow(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
+        let old = std::mem::take(&mut self.files);
+        let mut files = Self::new(paths).files;
+        for (path, seen) in &mut files {
+            if let Some((_, before)) = old.iter().find(|(old, _)| old == path) {
+                *seen = before.clone();
+            }
+        }
+        self.files = files;
+    }
+
     /// The first file that is another than at the last call.
     pub(super) fn changed(&mut self) -> Option<PathBuf> {
         let mut first = None;
@@ -77,6 +89,13 @@ mod tests {
         assert_eq!(watched.changed(), Some(at("file")));
         fs::remove_file(at("..data")).unwrap();
         assert_eq!(watched.changed(), Some(at("file")));
+        assert_eq!(watched.changed(), None);
+        // What changed before more is watched is not forgotten.
+        fs::write(at("v1/file"), "again").unwrap();
+        let mut watched = Watched::new([at("v1/file")]);
+        fs::write(at("v1/file"), "and again").unwrap();
+        watched.follow([at("v2/file"), at("v1/file")]);
+        assert_eq!(watched.changed(), Some(at("v1/file")));
         assert_eq!(watched.changed(), None);
     }
 }

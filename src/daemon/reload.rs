@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::files::Watched;
 use super::history::About;
 use super::state::State;
 use super::{Daemon, admin, locations};
@@ -55,10 +54,10 @@ impl Daemon {
     }
 
     /// Every file whose change asks for a reload.
-    pub(super) fn watched(&self) -> Watched {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let config = Arc::clone(&self.lock().config);
-        let named: Vec<PathBuf> = admin::Tls::files(&config.admin).chain(locations::files(&config)).collect();
-        Watched::new(std::iter::once(self.file.clone()).chain(named))
+        let named = admin::Tls::files(&config.admin).chain(locations::files(&config));
+        std::iter::once(self.file.clone()).chain(named).collect()
     }
 }
 

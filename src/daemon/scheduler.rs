@@ -43,7 +43,7 @@ impl Scheduler {
     pub(super) fn new(daemon: Arc<Daemon>, state: State, orders: mpsc::Receiver<Order>) -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
-            watched: daemon.watched(),
+            watched: Watched::new(daemon.files()),
             heartbeat: Systemd::watchdog().map_or(HEARTBEAT, |watchdog| watchdog.min(HEARTBEAT)),
             systemd: Systemd::new(),
             runs: JoinSet::new(),
@@ -149,7 +149,7 @@ impl Scheduler {
         let _: Option<PathBuf> = self.watched.changed();
         let result = self.daemon.reload(&self.state);
         if result.is_ok() {
-            self.watched = self.daemon.watched();
+            self.watched.follow(self.daemon.files());
         }
         self.systemd.reloaded();
         result

@@ -21,6 +21,7 @@
 //! a PUT and the DELETEs, [`PARALLEL`] at a time.
 
 mod garbage;
+mod outside;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -39,17 +39,17 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{self, Catalog, Entry, Found};
 use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
-use crate::error::{Class, Classify, Report, ServiceError};
+use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
-use crate::format::manifest::{Manifest, Outcome};
+use crate::format::manifest::Outcome;
 use crate::metrics;
 use crate::retention::{self, Reason};
 use crate::retry::with_retries;
-use crate::snapshot;
 use crate::store::{self, Overwrite, Payload};
 
 pub use garbage::Garbage;
 use garbage::{release, sort_out};
+pub use outside::Outside;
 use read::Chained;
 pub use read::Planned;
 
@@ -64,22 +64,6 @@ const PARALLEL: usize = 16;
 
 /// Failures that are kept with their text; above that only the count goes up.
 const MAX_FAILURES: usize = 100;
-
-/// What a backup keeps outside of the store (EBS snapshots), to be deleted with it.
-#[async_trait]
-pub trait Outside: Send + Sync {
-    /// Deletes what `manifest` names outside of the store. Called when the backup is gone and its grace period is over, and again
-    /// with each run until it succeeds: what is gone already is success.
-    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError>;
-}
-
-#[async_trait]
-impl Outside for snapshot::Service {
-    /// A snapshot that an AMI uses is kept, with a warning, and is no failure: it goes as an orphan once nothing uses it.
-    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError> {
-        self.delete_backup(manifest).await.map(drop)
-    }
-}
 
 /// What pruning needs of the process and its location.
 #[derive(Clone)]

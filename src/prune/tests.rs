@@ -7,9 +7,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::checksum::{Checksum, crc64nvme};
+use crate::error::ServiceError;
 use crate::format::key::{Kind, Name};
+use crate::format::manifest::Manifest;
 use crate::format::manifest::{Content, DataObject, IndexObject, Item, SourceDescription, Stream, VERSION, Warnings};
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;

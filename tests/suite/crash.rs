@@ -56,6 +56,7 @@ concurrency = 3
 sign_payload = "never"
 [jobs.crash]
 location = "primary"
+incremental = false
 compression = "none"
 [[jobs.crash.sources]]
 type = "file"

@@ -70,7 +70,8 @@ const ROWS: [Row; 13] = [
         Class::AccessDenied,
         "ec2:CreateTags",
     ),
-    ("RequestExpired", 400, "Request has expired.", Class::CredentialsExpired, ""),
+    // With credentials that were just read it is the clock.
+    ("RequestExpired", 400, "Request has expired.", Class::ClockSkew, "NTP"),
     (
         "InvalidKMSKey.InvalidState",
         400,

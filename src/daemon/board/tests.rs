@@ -188,6 +188,13 @@ fn a_run_by_hand_and_a_cancelled_one_are_not_made_again() {
     assert_eq!(tick(&mut board, 1), starts(&["etcd"], Cause::Trigger));
     end(&mut board, "etcd", Some(Class::Transient), 2);
     assert!(entry(&board, "etcd").retry.is_none());
+    // One by hand takes the place of a retry: nothing that is due is left behind while it runs.
+    assert_eq!(tick(&mut board, 60).len(), 1);
+    end(&mut board, "etcd", Some(Class::Transient), 61);
+    assert!(entry(&board, "etcd").retry.is_some());
+    board.trigger("etcd", at(62)).unwrap();
+    assert_eq!(tick(&mut board, 70), starts(&["etcd"], Cause::Trigger));
+    assert_eq!(board.next_wake(), Some(at(120)));
 }
 
 #[test]
