@@ -1,7 +1,7 @@
 //! What every command that speaks to a store needs: the configuration, a location, budgets.
 
-use std::path::Path;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::output::Done;

@@ -139,7 +139,9 @@ impl Board {
     /// Jobs that run, wait, or will soon make up for a run that was missed or interrupted: what that one left may be of use to them.
     pub(super) fn about_to_run(&self) -> BTreeSet<Name> {
         let soon = |entry: &Entry| {
-            entry.waiting.is_some() || entry.running.is_some() || (entry.cause == Cause::CatchUp && entry.next.is_some())
+            entry.waiting.is_some()
+                || entry.running.is_some()
+                || (entry.cause == Cause::CatchUp && entry.next.is_some())
         };
         self.jobs.iter().filter(|(_, entry)| soon(entry)).map(|(name, _)| name.clone()).collect()
     }

@@ -23,7 +23,13 @@ pub(crate) struct Dying {
 
 impl Dying {
     pub(crate) fn new(store: Arc<MemoryStore>, requests: u32) -> Self {
-        Self { store, requests, left: AtomicU32::new(requests), parts: AtomicU32::new(0), dead: CancellationToken::new() }
+        Self {
+            store,
+            requests,
+            left: AtomicU32::new(requests),
+            parts: AtomicU32::new(0),
+            dead: CancellationToken::new(),
+        }
     }
 
     /// Requests that were answered.

@@ -138,7 +138,11 @@ async fn a_parent_that_is_damaged_is_a_warning_and_the_one_before_it_is_asked() 
     assert!(third.warnings()[0].contains(index.as_str()), "{:?}", third.warnings());
     replace(&world, &index, good).await;
     let fourth = incremental(&mut world).await;
-    assert_eq!((fourth.read, &fourth.manifest.parent), (1024, &Some(third.manifest.id)), "the warning was about no file");
+    assert_eq!(
+        (fourth.read, &fourth.manifest.parent),
+        (1024, &Some(third.manifest.id)),
+        "the warning was about no file"
+    );
     world.check().await;
 }
 

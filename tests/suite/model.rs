@@ -90,6 +90,11 @@ enum Step {
     Crash {
         requests: u32,
     },
+    /// Pruning; the process dies with the n-th request, where there is a number.
+    Prune {
+        keep_last: u32,
+        requests: Option<u32>,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -239,10 +244,12 @@ impl World {
         self.kept.retain(|(manifest, _)| entries.iter().any(|entry| entry.id == manifest.id));
         if whole {
             assert_eq!(self.kept.len(), entries.len());
-            let named: HashSet<ObjectKey> = self.kept.iter().flat_map(|(manifest, _)| manifest.named().cloned()).collect();
+            let named: HashSet<ObjectKey> =
+                self.kept.iter().flat_map(|(manifest, _)| manifest.named().cloned()).collect();
             let manifests: HashSet<ObjectKey> = entries.into_iter().map(|entry| entry.key).collect();
             let there = self.store.list("", None).await.unwrap().objects.into_iter().map(|object| object.key);
-            let unnamed: Vec<ObjectKey> = there.filter(|key| !named.contains(key) && !manifests.contains(key)).collect();
+            let unnamed: Vec<ObjectKey> =
+                there.filter(|key| !named.contains(key) && !manifests.contains(key)).collect();
             assert_eq!(unnamed, []);
         }
         self.check().await;
