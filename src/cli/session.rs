@@ -1,5 +1,6 @@
 //! What every command that speaks to a store needs: the configuration, a location, budgets.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +89,7 @@ pub(super) fn open(
         node: config.node.clone(),
         store: connected.store(),
         endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
+        spared: BTreeSet::new(),
     };
     Ok(Open { place, disks: connected.disks() })
 }

@@ -64,7 +64,7 @@ pub(super) async fn after_backup(config: &Config, open: Vec<Open>) {
 const fn class(fate: &Fate) -> Option<Class> {
     match fate {
         Fate::Failed(report) => Some(report.class),
-        Fate::Aborted | Fate::WouldAbort | Fate::Nothing | Fate::Unknown => None,
+        Fate::Aborted | Fate::WouldAbort | Fate::Spared | Fate::Nothing | Fate::Unknown => None,
     }
 }
 

@@ -7,7 +7,7 @@
 //! - **The clock**: one that is set back by more than [`STEP`] makes every schedule be planned anew; one that is set forward
 //!   is a missed run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +134,16 @@ impl Board {
 
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Entry> {
         self.jobs.values()
+    }
+
+    /// Jobs that run, wait, or will soon make up for a run that was missed or interrupted: what that one left may be of use to them.
+    pub(super) fn about_to_run(&self) -> BTreeSet<Name> {
+        let soon = |entry: &Entry| {
+            entry.waiting.is_some()
+                || entry.running.is_some()
+                || (entry.cause == Cause::CatchUp && entry.next.is_some())
+        };
+        self.jobs.iter().filter(|(_, entry)| soon(entry)).map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = (&Name, &Running)> {

@@ -29,7 +29,8 @@ pub(super) async fn run(daemon: Arc<Daemon>) {
             let due = last.get(name).is_none_or(|at| at.elapsed() >= EVERY);
             if due && location.health().is_up() {
                 last.insert(name.clone(), Instant::now());
-                daemon.runner.chores(&config, location).await;
+                let spared = daemon.lock().board.about_to_run();
+                daemon.runner.chores(&config, location, spared).await;
             }
         }
         tokio::select! {

@@ -1,5 +1,6 @@
 //! One run: what the scheduler starts as a task of its own.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::Chain;
+use crate::format::key::{Chain, Name};
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
 use crate::prune;
@@ -78,8 +79,8 @@ impl Runner {
         })
     }
 
-    /// What earlier runs left at the location: uploads and snapshots.
-    pub(super) async fn chores(&self, config: &Config, location: &Location) {
+    /// What earlier runs left at the location: uploads and snapshots. The uploads of `spared` jobs are theirs to go on with.
+    pub(super) async fn chores(&self, config: &Config, location: &Location, spared: BTreeSet<Name>) {
         let place = Place {
             location: location.config.name.clone(),
             bucket: location.config.bucket.clone(),
@@ -88,6 +89,7 @@ impl Runner {
             node: config.node.clone(),
             store: location.remote.store(),
             endpoint: location.endpoint.clone(),
+            spared,
         };
         match sweep::sweep(&config.state_dir, &[place], Mode::Abort).await {
             Ok(swept) if swept.is_empty() => {}

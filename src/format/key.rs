@@ -26,6 +26,17 @@ impl ObjectKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether the two name the same object in backups of one chain: they differ in the backup's id at most.
+    #[must_use]
+    pub fn is_sibling_of(&self, other: &Self) -> bool {
+        let split = |key: &'_ Self| {
+            let (home, file) = key.0.rsplit_once('/')?;
+            let (chain, id) = home.rsplit_once('/')?;
+            id.parse::<BackupId>().ok().map(|_| (chain.to_owned(), file.to_owned()))
+        };
+        split(self).is_some_and(|this| split(other) == Some(this))
+    }
 }
 
 impl fmt::Display for ObjectKey {
@@ -333,6 +344,24 @@ mod tests {
         assert_eq!("20269923T221300Z-4f9a2c".parse::<BackupId>().unwrap().started(), None);
         for bad in ["", "latest", "20261123T221300Z-4F9A2C", "20261123T221300Z-4f9a2c/", "20261123T221300Z_4f9a2c"] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn siblings_differ_in_the_backup_only() {
+        let sibling = |a: &str, b: &str| ObjectKey::new(a).is_sibling_of(&ObjectKey::new(b));
+        let key = "fleet/c/j/n/20261123T221300Z-4f9a2c/pods.0001.tar.zst";
+        assert!(sibling(key, key));
+        assert!(sibling(key, "fleet/c/j/n/20261124T221300Z-000000/pods.0001.tar.zst"));
+        for other in [
+            "fleet/c/j/m/20261124T221300Z-000000/pods.0001.tar.zst",
+            "fleet/c/j/n/20261124T221300Z-000000/pods.0002.tar.zst",
+            "fleet/c/j/n/20261124T221300Z-000000/pods.0001.tar",
+            "fleet/c/j/n/elsewhere/pods.0001.tar.zst",
+            "pods.0001.tar.zst",
+            "",
+        ] {
+            assert!(!sibling(key, other) && !sibling(other, key), "{other}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::format::manifest::{IndexObject, Manifest, Stream, Warning, Warnings};
 use crate::metrics::AbortReason;
 use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
-use crate::upload::{ObjectWriter, Uploader, Written};
+use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
 /// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
 const INDEX_IN_MEMORY: usize = 4 << 20;
@@ -79,37 +79,28 @@ impl Run<'_> {
             () = stopped.cancelled() => Err(Error::Cancelled),
             result = writer.write(encoder, warnings) => result,
         };
-        let ItemWriter { current, written, .. } = writer;
+        let ItemWriter { current, mut written, .. } = writer;
         if let Some((_, current)) = current {
             // Its completion may have succeeded although nobody heard of it.
-            self.written.push(current.key().clone());
+            written.push(current.key().clone());
             current.abort(reason(&result)).await;
         }
-        self.written.extend(written);
         match result {
             Ok(stream) => {
                 let newer = |than: &Arc<Manifest>| parent.as_ref().is_some_and(|parent| parent.manifest.id > than.id);
                 if self.parent.as_ref().is_none_or(newer) {
                     self.parent = parent.map(|parent| parent.manifest);
                 }
+                self.written.append(&mut written);
                 self.written.push(stream.index.key.clone());
                 Ok((stream, warnings.count - before))
             }
             Err(error) => {
-                // What is left of the item is the run's to delete: at once, for the run may still commit the other items.
-                self.clean_up_item(&item.name, backup).await;
+                // At once, for the run may still commit the other items.
+                self.clean_up(&written).await;
                 Err(error)
             }
         }
-    }
-
-    async fn clean_up_item(&mut self, item: &Name, backup: &BackupPrefix) {
-        let mine = format!("{}{item}.", backup.as_str());
-        let (mine, others) =
-            std::mem::take(&mut self.written).into_iter().partition(|key| key.as_str().starts_with(&mine));
-        self.written = mine;
-        self.clean_up().await;
-        self.written = others;
     }
 }
 
@@ -245,11 +236,10 @@ impl<'a> ItemWriter<'a> {
         if self.current.as_ref().is_some_and(|(_, current)| current.size() + length > self.object_size) {
             self.roll_over().await?;
         }
-        let (number, current) = self.current.get_or_insert_with(|| {
-            let nth = u32::try_from(self.written.len()).unwrap_or(u32::MAX - 1) + 1;
-            let key = self.backup.data(self.item, nth, self.suffix);
-            (self.objects.begin(key.clone()), ObjectWriter::new(self.uploader.clone(), key))
-        });
+        if self.current.is_none() {
+            self.begin().await?;
+        }
+        let (number, current) = self.current.as_mut().expect("begun just above");
         let chunk = Chunk {
             id: frame.id,
             plain_len: frame.plain_len,
@@ -266,6 +256,18 @@ impl<'a> ItemWriter<'a> {
         Progress::add(&self.progress.stored, length);
         self.metrics.read(frame.plain_len.into());
         self.metrics.stored(length);
+        Ok(())
+    }
+
+    /// The next object: one that a run which died had begun, or a new one.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let nth = u32::try_from(self.written.len()).unwrap_or(u32::MAX - 1) + 1;
+        let key = self.backup.data(self.item, nth, self.suffix);
+        let writer = match resume::find(&self.uploader, &key).await? {
+            Some(resumable) => ObjectWriter::resume(self.uploader.clone(), resumable),
+            None => ObjectWriter::new(self.uploader.clone(), key),
+        };
+        self.current = Some((self.objects.begin(writer.key().clone()), writer));
         Ok(())
     }
 

@@ -277,7 +277,7 @@ async fn within_time(
         }
     };
     if result.is_err() {
-        run.clean_up().await;
+        run.clean_up(&run.written).await;
     }
     result
 }
@@ -382,7 +382,8 @@ impl Run<'_> {
         Err(refused.into())
     }
 
-    async fn clean_up(&self) {
+    /// Deletes objects of what is not committed.
+    async fn clean_up(&self, keys: &[ObjectKey]) {
         let Context { store, endpoint, .. } = self.context;
         let delete = |key| async move {
             if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
@@ -390,10 +391,10 @@ impl Run<'_> {
             }
         };
         // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
-        let deletions: Vec<_> = self.written.iter().map(delete).collect();
+        let deletions: Vec<_> = keys.iter().map(delete).collect();
         let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
-            tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
+            tracing::error!(objects = keys.len(), "deleting the failed backup's objects timed out");
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
-use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey};
+use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
 use crate::format::table::ChunkTable;
 use crate::source::tree;
@@ -162,6 +162,11 @@ impl Ancestors {
         Ok(entries)
     }
 
+    /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
+    fn home(&self) -> String {
+        chain_prefix(&self.catalog.prefix, &self.chain)
+    }
+
     /// Why an object is not what it was, by the listing.
     fn complaint(&self, object: &DataObject) -> Option<String> {
         match self.sizes.get(&object.key) {
@@ -189,7 +194,8 @@ impl Run<'_> {
             if !excusable(error.class()) {
                 return Err(error);
             }
-            self.warn(item, "", format!("an earlier backup cannot be built on: {error}"), warnings);
+            let message = format!("an earlier backup cannot be built on: {error}");
+            self.warn(item, &self.ancestors.home(), message, warnings);
         }
     }
 
@@ -214,7 +220,7 @@ impl Run<'_> {
                 "this is a full backup, for the table of the {} chunks that {} has needs {table} bytes of memory; raise limits.memory to {wanted}",
                 stream.chunks, manifest.id
             );
-            self.warn(item, "", message, warnings);
+            self.warn(item, &self.ancestors.home(), message, warnings);
             return Ok((reservation, None));
         }
         let reservation = budget.reserve(wanted).await?;

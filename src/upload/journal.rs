@@ -93,6 +93,27 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Takes the entry, begun last, of an upload that nobody works on and that can take the place of `key`'s: of the same object in
+    /// another backup of its chain, with parts of the same size. Those that had finished come with it.
+    ///
+    /// # Errors
+    /// When the folder or an entry in it cannot be read.
+    pub async fn adopt(&self, key: &ObjectKey, part_size: u64) -> Result<Option<(Interrupted, Vec<Part>)>, Error> {
+        let (journal, key) = (self.clone(), key.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let fits = |found: &Interrupted| {
+                let Intent { location, bucket, key: theirs, part_size: size, .. } = &found.intent;
+                let here = **location == *journal.location && **bucket == *journal.bucket;
+                here && *size == part_size && found.id.is_some() && theirs.is_sibling_of(&key)
+            };
+            let found = entries(&journal.folder)?.into_iter().rfind(fits);
+            found.map(|found| found.parts().map(|parts| (found, parts))).transpose()
+        });
+        found.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
 /// The entry of an upload that this process works on.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -244,8 +265,12 @@ impl Interrupted {
 /// # Errors
 /// When the folder cannot be read.
 pub fn interrupted(state_dir: &Path) -> Result<Vec<Interrupted>, Error> {
+    entries(&state_dir.join(FOLDER))
+}
+
+fn entries(folder: &Path) -> Result<Vec<Interrupted>, Error> {
     let mut found = Vec::new();
-    for path in paths(&state_dir.join(FOLDER))? {
+    for path in paths(folder)? {
         let name = path.to_string_lossy();
         if name.ends_with(SUFFIX) {
             found.extend(claim(&path)?);

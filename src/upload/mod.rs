@@ -7,16 +7,18 @@
 //!   is heard at once. Other requests have the SDK's attempts within each of ours.
 //! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read ([`review`]) — count, sizes, checksums — and
 //!   the combined checksum goes along for the server to check. What a lost or odd answer means is [`complete`]'s to find out.
-//! - **Crash**: the [`journal`] knows every upload before the store does; [`sweep`] aborts what a crash has left.
+//! - **Crash**: the [`journal`] knows every upload before the store does; the job [`resume`]s what a crash has left, or [`sweep`] aborts it.
 //! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves
 //!   its upload to the sweeper, so the callers do not.
 
 mod abort;
 mod complete;
 pub mod journal;
+pub mod resume;
 mod review;
 pub mod sweep;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::journal::{Entry, Journal, Part};
+use self::resume::Resumable;
 use crate::budget::{Budget, Buffer, OwnBuffers};
 use crate::checksum::{self, Algorithm, Checksum};
 use crate::error::{Class, Classify, Report};
@@ -106,6 +109,17 @@ struct Sent {
     crc64nvme: u64,
 }
 
+impl Sent {
+    /// Whether a part that is held has these bytes: by size, checksum, and the names of the chunks that end in it.
+    fn is(&self, held: &Part, chunks: &[Chunk]) -> bool {
+        let ids = |chunks: &[Chunk]| chunks.iter().map(|chunk| (chunk.id, chunk.offset)).collect::<Vec<_>>();
+        held.uploaded.size == self.size
+            && held.crc64nvme == self.crc64nvme
+            && (held.uploaded.checksum.is_none() || held.uploaded.checksum == self.checksum)
+            && ids(&held.chunks) == ids(chunks)
+    }
+}
+
 /// What a CreateMultipartUpload came to.
 #[derive(Debug)]
 struct Created {
@@ -134,6 +148,8 @@ pub struct ObjectWriter {
     sent: u64,
     /// Those whose last byte has not been sent.
     chunks: Vec<Chunk>,
+    /// Parts of an upload that is gone on with.
+    held: HashMap<PartNumber, Part>,
 }
 
 impl ObjectWriter {
@@ -153,7 +169,16 @@ impl ObjectWriter {
             size: 0,
             sent: 0,
             chunks: Vec::new(),
+            held: HashMap::new(),
         }
+    }
+
+    /// Goes on with an upload: what is written is the object from its start, and what of it is held is not sent.
+    #[must_use]
+    pub fn resume(uploader: Uploader, resumable: Resumable) -> Self {
+        let Resumable { upload, entry, in_doubt, held } = resumable;
+        let writer = Self::new(uploader, upload.key.clone());
+        Self { upload: Some(upload), entry: Some(entry), in_doubt, held, ..writer }
     }
 
     #[must_use]
@@ -234,11 +259,14 @@ impl ObjectWriter {
         let data = buffer.freeze();
         self.sent += data.len() as u64;
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
-        let chunks = self.chunks.drain(..ends_here).collect();
-        let (uploader, entry) = (self.uploader.clone(), self.entry.clone());
+        let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
+        let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
         let launch = uploader.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
             let (sent, payload) = seal(number, data, uploader.checksum, &upload.key).await?;
+            if let Some(part) = held.filter(|part| sent.is(part, &chunks)) {
+                return Ok((sent, part.uploaded));
+            }
             let (metrics, started) = (uploader.endpoint.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
             let put = || uploader.store.upload_part(&upload, number, payload.clone());

@@ -9,7 +9,7 @@
 //!   others. Where uploads cannot be listed, an intent without an ID is reported for [`REPORTED_FOR`], then forgotten, with a
 //!   last word on what to do.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct Place {
     pub node: Name,
     pub store: Arc<dyn Store>,
     pub endpoint: Endpoint,
+    /// Jobs that were interrupted and are about to run again: they may go on with their uploads.
+    pub spared: BTreeSet<Name>,
 }
 
 impl std::fmt::Debug for Place {
@@ -68,6 +70,8 @@ pub enum Fate {
     WouldAbort,
     /// The process died before the upload was created: there was nothing.
     Nothing,
+    /// It is left for its job to go on with.
+    Spared,
     /// Its ID is not known, and uploads cannot be listed: it may exist.
     Unknown,
     /// It could not be aborted, or its entry not removed. The next sweep tries again.
@@ -81,13 +85,14 @@ impl Fate {
             Self::Aborted => "aborted",
             Self::WouldAbort => "would-abort",
             Self::Nothing => "nothing-there",
+            Self::Spared => "spared",
             Self::Unknown => "unknown",
             Self::Failed(_) => "failed",
         }
     }
 
     const fn is_left(&self) -> bool {
-        matches!(self, Self::Unknown | Self::Failed(_) | Self::WouldAbort)
+        matches!(self, Self::Unknown | Self::Failed(_) | Self::WouldAbort | Self::Spared)
     }
 }
 
@@ -139,6 +144,9 @@ async fn entry_swept(entry: Interrupted, places: &[Place], mode: Mode, now: Time
             .remedy("sweep with the configuration that the upload was begun with, or abort it by hand");
         return vec![swept(entry.id.clone(), Fate::Failed(report))];
     };
+    if mode == Mode::Abort && entry.id.is_some() && place.spares(&intent.key) {
+        return vec![swept(entry.id.clone(), Fate::Spared)];
+    }
     let uploads = match &entry.id {
         Some(id) => Ok(Some(vec![UploadHandle { key: intent.key.clone(), id: id.clone() }])),
         None => place.look_up(&intent.key).await,
@@ -172,6 +180,12 @@ async fn entry_swept(entry: Interrupted, places: &[Place], mode: Mode, now: Time
 }
 
 impl Place {
+    fn spares(&self, key: &ObjectKey) -> bool {
+        !self.spared.is_empty()
+            && key::owner(&self.prefix, &self.cluster, key)
+                .is_some_and(|chain| chain.node == self.node && self.spared.contains(&chain.job))
+    }
+
     /// The uploads of exactly this key; `None` where they cannot be listed.
     async fn look_up(&self, key: &ObjectKey) -> Result<Option<Vec<UploadHandle>>, store::Error> {
         let listed = self.list(key.as_str()).await?;

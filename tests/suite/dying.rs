@@ -17,17 +17,29 @@ pub(crate) struct Dying {
     store: Arc<MemoryStore>,
     requests: u32,
     left: AtomicU32,
+    parts: AtomicU32,
     dead: CancellationToken,
 }
 
 impl Dying {
     pub(crate) fn new(store: Arc<MemoryStore>, requests: u32) -> Self {
-        Self { store, requests, left: AtomicU32::new(requests), dead: CancellationToken::new() }
+        Self {
+            store,
+            requests,
+            left: AtomicU32::new(requests),
+            parts: AtomicU32::new(0),
+            dead: CancellationToken::new(),
+        }
     }
 
     /// Requests that were answered.
     pub(crate) fn answered(&self) -> u32 {
         self.requests - self.left.load(Ordering::Relaxed)
+    }
+
+    /// Parts that were taken.
+    pub(crate) fn parts(&self) -> u32 {
+        self.parts.load(Ordering::Relaxed)
     }
 
     /// Waits for the end.
@@ -66,7 +78,9 @@ impl Store for Dying {
         self.request().await.create_upload(key).await
     }
     async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
-        self.request().await.upload_part(to, n, payload).await
+        let part = self.request().await.upload_part(to, n, payload).await;
+        self.parts.fetch_add(1, Ordering::Relaxed);
+        part
     }
     async fn complete_upload(
         &self,

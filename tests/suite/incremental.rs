@@ -12,6 +12,7 @@ use penstock::format::manifest::{DataObject, Manifest, Outcome, Stream};
 use penstock::job::{self, Context, Progress, Reuse};
 use penstock::store::{Overwrite, Payload, Store as _};
 use penstock::stream::frame::Compression;
+use penstock::upload::journal;
 use tokio_util::sync::CancellationToken;
 
 use crate::dying::Dying;
@@ -24,6 +25,7 @@ const ZSTD: Compression = Compression::Zstd { level: 1 };
 struct Done {
     manifest: Manifest,
     requests: u32,
+    parts: u32,
     read: u64,
     deduplicated: u64,
 }
@@ -48,14 +50,14 @@ fn counter(context: &Context, name: &str) -> u64 {
 async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
     tick(world.folder.path());
     let counted = Arc::new(Dying::new(world.store.clone(), u32::MAX));
-    let (mut context, mut spec) = (World::context(counted.clone()), world.spec(reuse, ZSTD, 300));
+    let (mut context, mut spec) = (world.context(counted.clone()), world.spec(reuse, ZSTD, 300));
     adapt(&mut context, &mut spec);
     let before = facts(&world.tree());
     let result = job::run(&context, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
     let manifest = result.unwrap().manifest;
     world.kept.push((manifest.clone(), before));
     let (read, deduplicated) = (counter(&context, "source_bytes_total"), counter(&context, "deduplicated_bytes_total"));
-    Done { manifest, requests: counted.answered(), read, deduplicated }
+    Done { manifest, requests: counted.answered(), parts: counted.parts(), read, deduplicated }
 }
 
 async fn incremental(world: &mut World) -> Done {
@@ -135,6 +137,12 @@ async fn a_parent_that_is_damaged_is_a_warning_and_the_one_before_it_is_asked() 
     assert_eq!((third.manifest.outcome, third.stream().new_bytes), (Outcome::Partial, 0));
     assert!(third.warnings()[0].contains(index.as_str()), "{:?}", third.warnings());
     replace(&world, &index, good).await;
+    let fourth = incremental(&mut world).await;
+    assert_eq!(
+        (fourth.read, &fourth.manifest.parent),
+        (1024, &Some(third.manifest.id)),
+        "the warning was about no file"
+    );
     world.check().await;
 }
 
@@ -190,4 +198,85 @@ async fn an_object_of_little_use_is_let_go() {
     assert_eq!(names(&third), None, "what was live of it is stored again");
     assert!(third.stream().new_bytes > 0);
     world.check().await;
+}
+
+/// A run that dies with its n-th request.
+async fn die(world: &World, requests: u32) {
+    let dying = Arc::new(Dying::new(world.store.clone(), requests));
+    let mut context = world.context(dying.clone());
+    context.upload.object_size = 1 << 30;
+    let spec = world.spec(Reuse::Files, Compression::None, 300);
+    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    tokio::select! {
+        _ = job::run(&context, &spec, &progress, &cancel) => panic!("it came to its end"),
+        () = dying.dead() => {}
+    }
+}
+
+/// Waits until what the dead run had under way is on the disk, and its entry is nobody's.
+async fn buried(world: &World) -> usize {
+    for _ in 0..1000 {
+        let entries = journal::interrupted(&world.state()).unwrap();
+        if let [entry] = &entries[..] {
+            return entry.parts().unwrap().len();
+        }
+        drop(entries);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("the entry stays locked");
+}
+
+async fn again(world: &mut World) -> Done {
+    let large = |context: &mut Context, spec: &mut job::Spec| {
+        context.upload.object_size = 1 << 30;
+        spec.compression = Compression::None;
+    };
+    run(world, Reuse::Files, large).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_upload_is_gone_on_with() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(40_000_000, 99)).unwrap();
+    // The listing, the create and four parts.
+    die(&world, 6).await;
+    let stored = buried(&world).await;
+    assert!((1..=4).contains(&stored), "{stored}");
+    let uploads = world.store.list_uploads("").await.unwrap();
+    let run = again(&mut world).await;
+    let plain = run.stream().plain_bytes;
+    assert_eq!(u64::from(run.parts), plain.div_ceil(5 << 20) - stored as u64);
+    assert_eq!(run.stream().objects[0].key, uploads[0].upload.key, "the object is the one that was begun");
+    assert_eq!(run.stream().objects[0].size, plain, "and a plain archive");
+    world.check().await;
+    world.sweep().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_changed_since_is_sent_again() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(40_000_000, 99)).unwrap();
+    die(&world, 6).await;
+    buried(&world).await;
+    // In the first part of the archive.
+    fs::write(world.path(2), noise(40_000, 1234)).unwrap();
+    let run = again(&mut world).await;
+    assert!(run.parts >= 1 && run.stream().objects.len() == 1);
+    world.check().await;
+    world.sweep().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_gone_is_begun_afresh() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(40_000_000, 99)).unwrap();
+    die(&world, 6).await;
+    buried(&world).await;
+    let gone = world.store.list_uploads("").await.unwrap();
+    world.store.abort_upload(&gone[0].upload).await.unwrap();
+    let run = again(&mut world).await;
+    assert_eq!(u64::from(run.parts), run.stream().plain_bytes.div_ceil(5 << 20));
+    assert_ne!(run.stream().objects[0].key, gone[0].upload.key);
+    world.check().await;
+    world.sweep().await;
 }

@@ -1,9 +1,11 @@
-//! A model of backups: random trees, random edits, full and incremental runs, crashes. After every run, every backup that was
-//! committed restores bit for bit to what the tree was.
+//! A model of backups: random trees, random edits, full and incremental runs, pruning, crashes of both. After every run, every backup
+//! that is kept restores bit for bit to what the tree was; after every pruning, nothing is in the bucket that no manifest names; and in the
+//! end no upload is in progress.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -11,17 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock::budget::Budget;
+use penstock::catalog::{Catalog, Scope};
 use penstock::checksum::Algorithm;
-use penstock::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use penstock::config::{Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
 use penstock::download;
-use penstock::format::key::Name;
+use penstock::format::key::{Chain, Name, ObjectKey};
 use penstock::format::manifest::Manifest;
 use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use penstock::metrics::Metrics;
+use penstock::prune;
 use penstock::restore::{self, restore};
 use penstock::retry::Endpoint;
+use penstock::store::Store;
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
+use penstock::upload::journal::Journal;
+use penstock::upload::sweep::{Mode, Place, sweep};
 use penstock::verify::{Depth, verify};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +90,11 @@ enum Step {
     Crash {
         requests: u32,
     },
+    /// Pruning; the process dies with the n-th request, where there is a number.
+    Prune {
+        keep_last: u32,
+        requests: Option<u32>,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -104,6 +116,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (reuse, compression, min_live)
             .prop_map(|(reuse, compression, min_live)| Step::Backup { reuse, compression, min_live }),
         1 => (0..12_u32).prop_map(|requests| Step::Crash { requests }),
+        1 => (1..4_u32, prop::option::of(0..8_u32))
+            .prop_map(|(keep_last, requests)| Step::Prune { keep_last, requests }),
     ]
 }
 
@@ -192,11 +206,81 @@ impl World {
                 }
                 Ok(())
             }
-            Step::Backup { .. } | Step::Crash { .. } => Ok(()),
+            Step::Backup { .. } | Step::Crash { .. } | Step::Prune { .. } => Ok(()),
         }
     }
 
-    pub(crate) fn context(store: Arc<dyn penstock::store::Store>) -> job::Context {
+    /// The state directory, with the journal of uploads.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn catalog(store: Arc<dyn Store>) -> Catalog {
+        Catalog { store, prefix: "fleet".to_owned(), cluster: name("c") }
+    }
+
+    async fn prune(&mut self, keep_last: u32, requests: Option<u32>) {
+        let dying = Arc::new(Dying::new(self.store.clone(), requests.unwrap_or(u32::MAX)));
+        let context = prune::Context {
+            catalog: Self::catalog(dying.clone()),
+            checksum: Algorithm::Crc64nvme,
+            grace: Duration::ZERO,
+            outside: None,
+            metrics: Metrics::new().job("model"),
+        };
+        let chain = Chain { cluster: name("c"), job: name("model"), node: name("n") };
+        let retention = Retention { keep_last: Some(keep_last), ..Retention::default() };
+        let rules = prune::Rules { retention: Some(retention), zone: jiff::tz::TimeZone::UTC };
+        let cancel = CancellationToken::new();
+        let (now, mut whole) = (jiff::Timestamp::now(), false);
+        tokio::select! {
+            pruned = prune::prune(&context, &chain, &rules, now, &cancel) => {
+                assert_eq!(pruned.unwrap().failures.count, 0);
+                whole = true;
+            }
+            () = dying.dead() => {}
+        }
+        let entries = Self::catalog(self.store.clone()).entries(Scope::default()).await.unwrap();
+        self.kept.retain(|(manifest, _)| entries.iter().any(|entry| entry.id == manifest.id));
+        if whole {
+            assert_eq!(self.kept.len(), entries.len());
+            let named: HashSet<ObjectKey> =
+                self.kept.iter().flat_map(|(manifest, _)| manifest.named().cloned()).collect();
+            let manifests: HashSet<ObjectKey> = entries.into_iter().map(|entry| entry.key).collect();
+            let there = self.store.list("", None).await.unwrap().objects.into_iter().map(|object| object.key);
+            let unnamed: Vec<ObjectKey> =
+                there.filter(|key| !named.contains(key) && !manifests.contains(key)).collect();
+            assert_eq!(unnamed, []);
+        }
+        self.check().await;
+    }
+
+    /// Sweeps until nobody holds an entry of a run that died, and then nothing may be left.
+    pub(crate) async fn sweep(&self) {
+        let endpoint = Endpoint::new(Metrics::new().location("primary"), Concurrency::AtMost(2).into());
+        let place = Place {
+            location: "primary".to_owned(),
+            bucket: "bucket".to_owned(),
+            prefix: "fleet".to_owned(),
+            cluster: name("c"),
+            node: name("n"),
+            store: self.store.clone(),
+            endpoint,
+            spared: BTreeSet::new(),
+        };
+        let journal = self.state().join("uploads");
+        for _ in 0..1000 {
+            sweep(&self.state(), std::slice::from_ref(&place), Mode::Abort).await.unwrap();
+            if fs::read_dir(&journal).map_or(0, Iterator::count) == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(fs::read_dir(&journal).map_or(0, Iterator::count), 0);
+        assert!(self.store.list_uploads("").await.unwrap().is_empty());
+    }
+
+    pub(crate) fn context(&self, store: Arc<dyn Store>) -> job::Context {
         job::Context {
             store,
             budget: Budget::new(64 * MIB),
@@ -213,7 +297,7 @@ impl World {
             checksum: Algorithm::Crc64nvme,
             metrics: Metrics::new(),
             endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
-            journal: None,
+            journal: Some(Journal::open(&self.state(), "primary", "bucket").unwrap()),
             snapshots: crate::no_snapshots(),
         }
     }
@@ -240,7 +324,7 @@ impl World {
         match step {
             Step::Backup { reuse, compression, min_live } => {
                 let before = facts(&self.tree());
-                let context = Self::context(self.store.clone());
+                let context = self.context(self.store.clone());
                 let spec = self.spec(*reuse, *compression, *min_live);
                 let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
                 assert_eq!(manifest.warnings.list, []);
@@ -249,7 +333,7 @@ impl World {
             }
             Step::Crash { requests } => {
                 let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = Self::context(dying.clone());
+                let context = self.context(dying.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {
@@ -260,6 +344,7 @@ impl World {
                 }
                 self.check().await;
             }
+            Step::Prune { keep_last, requests } => self.prune(*keep_last, *requests).await,
             // Its failure is a step that has changed nothing.
             edit => drop(self.edit(edit)),
         }
@@ -308,6 +393,7 @@ fn play(steps: &[Step]) {
         }
         let last = Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 };
         Box::pin(world.step(&last)).await;
+        world.sweep().await;
     });
 }
 

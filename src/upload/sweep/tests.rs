@@ -111,6 +111,7 @@ impl House {
             node: Name::new("n").unwrap(),
             store: Arc::new(Refusing { inner: Arc::clone(&self.store), refuses }),
             endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
+            spared: BTreeSet::new(),
         }
     }
 

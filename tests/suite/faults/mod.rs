@@ -130,6 +130,7 @@ impl House {
             node: name("n"),
             store: Arc::clone(&self.direct),
             endpoint: self.context.endpoint.clone(),
+            spared: std::collections::BTreeSet::new(),
         };
         let swept = sweep::sweep(&self.servers.folder().join("state"), &[place], Mode::Abort).await.unwrap();
         assert!(
