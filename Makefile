@@ -12,6 +12,11 @@ CARGO_FUZZ_VERSION := 0.13.2
 DENY       := .tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 FUZZ       := .tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
 FUZZ_SECONDS ?= 60
+SHIPPING   := .tools/shipping/ready
+SHIPPING_PYTHON := $(CURDIR)/.tools/shipping/venv/bin/python
+DRILL      := .tools/drill/ready
+PACKAGERS  := .tools/packagers/ready
+DEBUG_BINARY = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/penstock
 
 .PHONY: help
 help: ## list the targets
@@ -76,9 +81,46 @@ fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (need
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=64 -rss_limit_mb=1024; \
 	done
 
+# Manifests, chart, units, Dockerfile, documentation: tests/shipping. The binary is the one that cargo test builds as well.
+.PHONY: shipping
+shipping: $(SHIPPING) debug-build ## config/, systemd/, Dockerfile and docs/ are valid, agree with each other and with the binary
+	cd tests/shipping && PENSTOCK=$(DEBUG_BINARY) $(SHIPPING_PYTHON) -m unittest
+
+.PHONY: docs
+docs: $(SHIPPING) debug-build ## write docs/commands.md from what the binary says
+	cd tests/shipping && PENSTOCK=$(DEBUG_BINARY) $(SHIPPING_PYTHON) commands.py
+
+.PHONY: package
+package: $(SHIPPING) $(DRILL) $(PACKAGERS) ## .deb, .rpm, image, SBOM into dist/, each of them tried; installs apt packages; root
+	tests/shipping/package.sh
+
+.PHONY: reproducible
+reproducible: ## build the release twice, in two folders, and compare
+	tests/shipping/reproducible.sh
+
+.PHONY: debug-build
+debug-build:
+	$(CARGO) build --locked
+
 .PHONY: clean-tools
-clean-tools: ## remove what the targets installed or made: .tools/ .demo/ .bench/
-	rm -rf .tools .demo .bench
+clean-tools: ## remove what the targets installed or made: .tools/ .demo/ .bench/ dist/
+	rm -rf .tools .demo .bench dist
+
+$(SHIPPING): tests/shipping/install.sh tests/shipping/requirements.txt
+	tests/shipping/install.sh $(@D)
+
+$(DRILL): tests/shipping/requirements-drill.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)/venv
+	$(@D)/venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+$(PACKAGERS):
+	for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1 cargo-cyclonedx@0.5.9; do \
+	  $(CARGO) install "$$tool" --locked --root .tools/packagers --target-dir .tools/build; \
+	done
+	rm -rf .tools/build
+	touch $@
 
 $(DENY):
 	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root .tools/cargo-deny-$(CARGO_DENY_VERSION) --target-dir .tools/build

@@ -7,18 +7,20 @@
 //! 2. `daemon` (not built yet): when things run.
 //! 3. [`job`], [`restore`], [`verify`], [`prune`], [`stats`]: what runs.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
-//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither.
+//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
 //! 6. [`retry`]: when a failed request of the engine is made again.
-//! 7. The port: [`store`].
-//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the port.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`].
+//! 7. The ports: [`store`] and [`disks`].
+//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`], [`clock`].
 
 pub mod aws;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod disks;
 pub mod download;
 pub mod error;
 pub mod format;
@@ -28,6 +30,7 @@ pub mod prune;
 pub mod restore;
 pub mod retention;
 pub mod retry;
+pub mod snapshot;
 pub mod source;
 pub mod stats;
 pub mod store;

@@ -27,6 +27,7 @@ use crate::error::{Class, Classify as _};
 use crate::format::index::Record;
 use crate::format::key::{Name, ObjectKey};
 use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
+use crate::snapshot;
 
 /// After so many bad ranges, the rest of a stream is not read.
 pub const MAX_CHUNK_FINDINGS: usize = 100;
@@ -58,7 +59,22 @@ pub struct Findings {
     pub list: Vec<Finding>,
 }
 
-/// Checks all streams of a backup.
+/// Asks EC2 for the snapshots of a backup: each must be there, complete, and of the volume that the manifest says.
+///
+/// # Errors
+/// When EC2 cannot be asked.
+pub async fn snapshots(service: &snapshot::Service, manifest: &Manifest) -> Result<Vec<Finding>, snapshot::Error> {
+    let findings = snapshot::check(service, manifest).await?;
+    let finding = |(item, error): (Name, snapshot::Error)| Finding {
+        item,
+        key: None,
+        class: error.class(),
+        message: error.to_string(),
+    };
+    Ok(findings.into_iter().map(finding).collect())
+}
+
+/// Checks all streams of a backup; of its snapshots, whether the manifest has them ([`snapshots`] asks EC2).
 ///
 /// # Errors
 /// When the check cannot be made, or is cancelled.
@@ -71,11 +87,16 @@ pub async fn verify(
 ) -> Result<Findings, Error> {
     let mut check = Check { ctx, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
     for item in &manifest.items {
-        let Content::Stream { stream } = &item.content;
         check.findings.items += 1;
-        if let Some(stream) = stream {
-            check.stream(item, stream, depth).await?;
-        } else {
+        let there = match &item.content {
+            Content::Stream { stream: Some(stream) } => {
+                check.stream(item, stream, depth).await?;
+                true
+            }
+            Content::EbsSnapshot { snapshot } => snapshot.is_some(),
+            Content::Stream { stream: None } => false,
+        };
+        if !there {
             let why = item.error.as_ref().map_or("no reason is recorded", |error| error.message.as_str());
             let message = format!("the item failed in the backup: {why}");
             check.push(&item.name, None, Class::NotFound, message);

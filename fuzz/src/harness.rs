@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use super::format::ebs::MAX_TAGS;
 use super::format::index::{self, Encoding, Record};
 use super::format::key::{BackupId, Chain, Name, ObjectKey};
 use super::format::manifest::{DataObject, IndexObject, Manifest, Stream};
@@ -135,6 +136,10 @@ pub fn manifest(input: &[u8]) -> Verdict {
         }
         let live: u64 = stream.objects.iter().map(|object| object.live_bytes).sum();
         assert!(live == stream.stored_bytes && stream.new_bytes <= live);
+    }
+    for (_, snapshot) in manifest.snapshots() {
+        assert!(snapshot.size_gib > 0 && snapshot.tags.len() <= MAX_TAGS);
+        assert!(snapshot.snapshot_id.as_str().starts_with("snap-") && snapshot.volume_id.as_str().starts_with("vol-"));
     }
     let again = Manifest::parse(&manifest.to_json(), &chain, &id, PREFIX);
     assert_eq!(again.as_ref(), Ok(&manifest));

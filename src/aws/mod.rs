@@ -7,6 +7,7 @@
 
 pub mod classify;
 pub mod credentials;
+mod ec2;
 mod failure;
 mod s3;
 mod sts;
@@ -21,12 +22,14 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{IdentityCache, StalledStreamProtectionConfig};
 
+pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
 use self::classify::{Context, Service};
 use self::failure::Call;
 use self::tls::{BundleError, Trust};
 use crate::config::{EncryptionMode, Location};
+use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
 use crate::store::{self, Store};
 
@@ -77,6 +80,7 @@ impl Classify for Error {
 pub struct AwsLocation {
     store: Arc<S3Store>,
     ec2: aws_sdk_ec2::Client,
+    disks: Arc<Ec2Disks>,
     credentials: credentials::Provider,
     trust: Arc<Trust>,
     context: Arc<Context>,
@@ -135,12 +139,20 @@ impl AwsLocation {
         let store =
             S3Store::new(location, &with(&location.s3_url), credentials.clone(), context.clone(), trust.to_string());
         let ec2 = aws_sdk_ec2::Client::new(&with(&location.ec2_url));
-        Self { store: Arc::new(store), ec2, credentials, trust: Arc::new(trust), context }
+        // A volume's key is its own, not the bucket's.
+        let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
+        let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
+        Self { store: Arc::new(store), ec2, disks, credentials, trust: Arc::new(trust), context }
     }
 
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    #[must_use]
+    pub fn disks(&self) -> Arc<dyn Disks> {
+        self.disks.clone()
     }
 
     #[must_use]

@@ -40,6 +40,17 @@ const BASE_TIMEOUT: Duration = Duration::from_mins(1);
 
 const PROVIDER: &str = "penstock";
 
+/// What the SDK's providers of credentials and metadata need: region, HTTP client, the process's environment.
+pub(crate) fn providers(sdk: &SdkConfig) -> ProviderConfig {
+    let providers = ProviderConfig::without_region()
+        .with_region(sdk.region().cloned())
+        .with_behavior_version(sdk.behavior_version());
+    match sdk.http_client() {
+        Some(client) => providers.with_http_client(client),
+        None => providers,
+    }
+}
+
 /// A location's base credentials and hops.
 pub(crate) struct Chain {
     base: config::Credentials,
@@ -79,13 +90,7 @@ impl Fetch for Chain {
 impl Chain {
     /// `sdk` has no credentials; its endpoint is STS's.
     pub(crate) fn new(location: &config::Location, sdk: SdkConfig, trust: String, env: Env) -> Self {
-        let providers = ProviderConfig::without_region()
-            .with_region(sdk.region().cloned())
-            .with_behavior_version(sdk.behavior_version());
-        let providers = match sdk.http_client() {
-            Some(client) => providers.with_http_client(client),
-            None => providers,
-        };
+        let providers = providers(&sdk);
         let link = |hop: &Hop| Link { hop: hop.clone(), shortened: AtomicBool::new(false) };
         let hops = location.assume_role.iter().map(link).collect();
         Self { base: location.credentials.clone(), hops, providers, sts: sdk, trust, env }

@@ -63,6 +63,9 @@ pub(super) enum Command {
     Delete(Delete),
     /// What the backups of each job and node take in the bucket.
     Stats(Stats),
+    /// EBS snapshots: a volume from one.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -267,6 +270,71 @@ pub(super) struct Verify {
     /// Read and hash every chunk.
     #[arg(long)]
     pub(super) data: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
+    Restore(SnapshotRestore),
+}
+
+/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
+///
+/// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
+/// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
+#[derive(Debug, Args)]
+pub(super) struct SnapshotRestore {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
+    #[arg(value_name = "BACKUP")]
+    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
+    #[arg(long, value_name = "VOL")]
+    pub(super) volume: String,
+    #[arg(long, value_name = "AZ")]
+    pub(super) availability_zone: String,
+    /// gp3, io2, …; the original's where not given.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) volume_type: Option<String>,
+    /// GiB, not less than the original.
+    #[arg(long, value_name = "GIB")]
+    pub(super) size: Option<u32>,
+    /// For gp3, io1 and io2.
+    #[arg(long)]
+    pub(super) iops: Option<u32>,
+    /// MiB per second, for gp3.
+    #[arg(long, value_name = "MIBPS")]
+    pub(super) throughput: Option<u32>,
+    /// Encrypt what was not encrypted, with the account's default key.
+    #[arg(long)]
+    pub(super) encrypted: bool,
+    /// Encrypt with this KMS key instead of the snapshot's.
+    #[arg(long, value_name = "KEY")]
+    pub(super) kms_key_id: Option<String>,
+    /// Besides the original's tags; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = tag)]
+    pub(super) tag: Vec<(String, String)>,
+    /// Any word: with another one the same command makes another volume.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    pub(super) copy: String,
+    /// How long to wait until the volume is available.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Duration,
+    /// Print a PersistentVolume for the new volume.
+    #[arg(long)]
+    pub(super) manifest: bool,
+    /// The PersistentVolume's file system.
+    #[arg(long, value_name = "TYPE", default_value = "ext4", requires = "manifest")]
+    pub(super) fs_type: String,
+    /// The PersistentVolume's storage class, which must be the claim's.
+    #[arg(long, value_name = "CLASS", default_value = "", requires = "manifest")]
+    pub(super) storage_class: String,
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

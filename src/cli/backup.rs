@@ -14,8 +14,9 @@ use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Progress, Spec};
+use crate::job::{self, Hooks, Progress, Snapshots, Spec};
 use crate::metrics::Metrics;
+use crate::snapshot;
 use crate::stream::frame;
 
 pub(super) async fn run(
@@ -34,8 +35,9 @@ pub(super) async fn run(
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
     for (location, spec) in &planned {
+        let connected = session::connect(location)?;
         let context = job::Context {
-            store: session::connect(location)?,
+            store: connected.store(),
             budget: budget.clone(),
             pool: Arc::clone(&pool),
             prefix: location.prefix.clone(),
@@ -44,6 +46,11 @@ pub(super) async fn run(
             upload: location.upload,
             checksum: location.checksum,
             metrics: metrics.clone(),
+            snapshots: Snapshots {
+                service: snapshot::Service::new(connected.disks()),
+                records: snapshot::Records::new(&config.state_dir),
+                location: location.name.clone(),
+            },
         };
         match run_one(&context, spec, format, cancel).await {
             Ok(committed) => {
@@ -81,7 +88,11 @@ async fn run_one(
     let done = Arc::new(Progress::default());
     let state = || {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        let mut message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        let snapshots = read(&done.snapshots.snapshots);
+        if snapshots > 0 {
+            message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
+        }
         (read(&done.plain), read(&done.expected), message)
     };
     progress::shown(format, "backup", state, Box::pin(job::run(context, spec, &done, cancel))).await

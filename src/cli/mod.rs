@@ -12,6 +12,7 @@ mod progress;
 mod prune;
 mod read;
 mod session;
+mod snapshot;
 mod stats;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, LogFormat};
+use args::{Cli, Command, ConfigCommand, LogFormat, SnapshotCommand};
 use output::Done;
 
 /// EX_USAGE of clap and of every shell tool.
@@ -90,6 +91,7 @@ fn run(cli: Cli) -> Result<Done, Failure> {
             Command::Show(args) => read::show(&config, &args).await,
             Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, &args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, &args, &cancel).await,
             Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
             Command::Prune(args) => prune::prune(&config, &args, &cancel).await,
             Command::Delete(args) => prune::delete(&config, &args, &cancel).await,

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::args::OutputFormat;
 use crate::error::Report;
-use crate::format::manifest::{Manifest, Outcome};
+use crate::format::manifest::{Item, Manifest, Outcome};
+use crate::snapshot::claim;
 
 /// "Finished, but something in it failed."
 const SOMETHING_FAILED: u8 = 1;
@@ -113,7 +114,7 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
     let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
-    let items: Vec<&str> = manifest.items.iter().map(|item| item.name.as_str()).collect();
+    let items: Vec<String> = manifest.items.iter().map(item_name).collect();
     let flag = if manifest.outcome == Outcome::Success { "" } else { manifest.outcome.as_str() };
     format!(
         "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",
@@ -129,6 +130,14 @@ pub(super) fn row(manifest: &Manifest) -> String {
     .trim_end()
     .to_owned()
         + "\n"
+}
+
+/// A volume is known by its claim, where it has one.
+fn item_name(item: &Item) -> String {
+    match claim(&item.labels) {
+        Some(claim) => format!("{}({claim})", item.name),
+        None => item.name.to_string(),
+    }
 }
 
 pub(super) fn header() -> String {

@@ -1,7 +1,7 @@
 //! `prune` and `delete`: what goes, what stays, and why.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::args;
 use super::output::{self, Done};
 use super::{Failure, session};
+use crate::aws::AwsLocation;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
 use crate::error::{Class, Classify as _, Report};
@@ -19,7 +20,6 @@ use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
 use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::Reason;
-use crate::store::Store;
 
 /// A chain in a location, and what decides about it.
 struct Target<'a> {
@@ -31,9 +31,9 @@ struct Target<'a> {
 
 pub(super) async fn prune(config: &Config, args: &args::Prune, cancel: &CancellationToken) -> Result<Done, Failure> {
     let targets = targets(config, args)?;
-    let (mut stores, mut told, now) = (Stores::default(), Told::default(), Timestamp::now());
+    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
     for target in &targets {
-        let ctx = stores.context(config, target.location, &target.chain.job, target.grace)?;
+        let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
         let work = async {
             let plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
             let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
@@ -84,12 +84,12 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
 
 pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &CancellationToken) -> Result<Done, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
-    let (mut stores, mut told, now) = (Stores::default(), Told::default(), Timestamp::now());
+    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
     // Everything is found before anything is deleted.
     let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
     for selector in &args.backups {
         let location = session::location_of(config, args.location.as_deref(), selector.job())?;
-        let catalog = stores.catalog(config, location)?;
+        let catalog = connections.catalog(config, location)?;
         let entry = catalog.resolve(selector, node).await?;
         if entry.chain.node != *node {
             let theirs = &entry.chain.node;
@@ -106,7 +106,7 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
     for ((location, chain), ids) in &doomed {
         let location = &config.locations[*location];
         let grace = prune::grace_of(config.jobs.get(&chain.job));
-        let ctx = stores.context(config, location, &chain.job, grace)?;
+        let ctx = connections.context(config, location, &chain.job, grace)?;
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
@@ -121,14 +121,18 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
 
 /// One connection for each location.
 #[derive(Default)]
-struct Stores(BTreeMap<String, Arc<dyn Store>>);
+struct Connections(BTreeMap<String, AwsLocation>);
 
-impl Stores {
+impl Connections {
+    fn get(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
+        match self.0.entry(location.name.clone()) {
+            Entry::Occupied(there) => Ok(there.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(session::connect(location)?)),
+        }
+    }
+
     fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
-        let store = match self.0.get(&location.name) {
-            Some(store) => Arc::clone(store),
-            None => Arc::clone(self.0.entry(location.name.clone()).or_insert(session::connect(location)?)),
-        };
+        let store = self.get(location)?.store();
         Ok(Catalog { store, prefix: location.prefix.clone(), cluster: config.cluster.clone() })
     }
 
@@ -140,9 +144,10 @@ impl Stores {
         grace: Duration,
     ) -> Result<Context, Failure> {
         let catalog = self.catalog(config, location)?;
+        let disks = self.get(location)?.disks();
         // Nobody scrapes a command.
         let metrics = Metrics::new().job(job.as_str());
-        Ok(Context { catalog, checksum: location.checksum, grace, outside: None, metrics })
+        Ok(Context { catalog, checksum: location.checksum, grace, disks, metrics })
     }
 }
 

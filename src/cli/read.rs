@@ -16,9 +16,11 @@ use crate::catalog::{Entry, Scope, Selector};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
+use crate::format::ebs::{EbsSnapshot, State};
 use crate::format::index::{FileKind, Record};
 use crate::format::manifest::{Content, Item, Manifest};
 use crate::restore as files;
+use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
 
 pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
@@ -49,7 +51,7 @@ pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Fai
 }
 
 /// The manifest a selector means; says so where it is another node's that was not asked for.
-async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
+pub(super) async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
     let entry = reading.catalog.resolve(selector, &config.node).await?;
     if selector.node().is_none() && entry.chain.node != config.node {
         tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
@@ -99,7 +101,15 @@ fn item_lines(item: &Item) -> Vec<String> {
     let mut lines = vec![format!("item      {} ({}): {}", item.name, item.source, item.outcome.as_str())];
     lines.extend(item.error.iter().map(|error| format!("          {}: {}", error.class, error.message)));
     match &item.content {
-        Content::Stream { stream: None } => {}
+        Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
+        Content::EbsSnapshot { snapshot: Some(snapshot) } => {
+            let EbsSnapshot { snapshot_id, volume_id, size_gib, volume_type, availability_zone, state, .. } = snapshot;
+            let of = claim(&item.labels).map_or_else(String::new, |claim| format!(", the claim {claim}"));
+            let state = if *state == State::Completed { "completed" } else { "pending" };
+            lines.push(format!(
+                "          {snapshot_id} of {volume_id}{of}: {size_gib} GiB {volume_type} in {availability_zone}, {state}"
+            ));
+        }
         Content::Stream { stream: Some(stream) } => {
             let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
             let (files, objects) = (stream.files, output::count(stream.objects.len() as u64, "object"));
@@ -279,6 +289,7 @@ async fn verify_one(
     let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
     let work = check::verify(&reading.download, &manifest, depth, cancel, &count);
-    let findings = progress::shown(format, "verify", state, work).await?;
-    Ok(findings.list.into_iter().map(|finding| (finding.class, finding.message)).collect())
+    let mut findings = progress::shown(format, "verify", state, work).await?.list;
+    findings.extend(check::snapshots(&reading.snapshots, &manifest).await?);
+    Ok(findings.into_iter().map(|finding| (finding.class, finding.message)).collect())
 }

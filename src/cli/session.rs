@@ -12,7 +12,7 @@ use crate::config::{self, Config, Location};
 use crate::download;
 use crate::error::{Class, Report};
 use crate::format::key::Name;
-use crate::store::Store;
+use crate::snapshot;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -59,8 +59,8 @@ pub(super) fn location_of<'a>(
     location(config, name.or(own))
 }
 
-pub(super) fn connect(location: &Location) -> Result<Arc<dyn Store>, Failure> {
-    Ok(AwsLocation::connect(location)?.store())
+pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
+    Ok(AwsLocation::connect(location)?)
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
@@ -73,6 +73,7 @@ pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
 pub(super) struct Reading {
     pub(super) catalog: Catalog,
     pub(super) download: download::Context,
+    pub(super) snapshots: snapshot::Service,
     pub(super) location: String,
 }
 
@@ -89,7 +90,8 @@ impl Reading {
     }
 
     fn of(config: &Config, place: &args::Place, location: &Location) -> Result<Self, Failure> {
-        let store = connect(location)?;
+        let connected = connect(location)?;
+        let store = connected.store();
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
             catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
@@ -99,6 +101,7 @@ impl Reading {
                 pool: pool(config)?,
                 concurrency: location.upload.concurrency,
             },
+            snapshots: snapshot::Service::new(connected.disks()),
             location: location.name.clone(),
         })
     }

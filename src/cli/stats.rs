@@ -17,7 +17,7 @@ pub(super) async fn run(config: &Config, args: &args::Stats) -> Result<Done, Fai
     let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     for location in session::locations(config, args.place.location.as_deref())? {
-        let store = session::connect(location)?;
+        let store = session::connect(location)?.store();
         let catalog = Catalog { store, prefix: location.prefix.clone(), cluster: cluster.clone() };
         let chains = stats::stats(&catalog, scope).await?;
         all.extend(chains.into_iter().map(|(chain, stats)| ((location.name.clone(), chain), stats)));

@@ -3,7 +3,9 @@
 
 use globset::GlobBuilder;
 
+use super::model::AttachedTo;
 use super::values::shown;
+use crate::format::ebs::VolumeId;
 use crate::format::key::Name;
 
 type Form<T = String> = Result<T, String>;
@@ -210,21 +212,16 @@ pub(super) fn time_zone(text: &str) -> Form {
     ))
 }
 
-pub(super) fn volume(text: &str) -> Form {
-    let hex = text.strip_prefix("vol-").unwrap_or_default();
-    if matches!(hex.len(), 8 | 17) && hex.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("is {}; expected a volume's ID such as \"vol-0123456789abcdef0\"", shown(text)))
+pub(super) fn volume(text: &str) -> Form<VolumeId> {
+    text.parse().map_err(|_| format!("is {}; expected a volume's ID such as \"vol-0123456789abcdef0\"", shown(text)))
 }
 
-pub(super) fn attached_to(text: &str) -> Form {
-    let hex = text.strip_prefix("i-").unwrap_or_default();
-    let instance = matches!(hex.len(), 8 | 17) && hex.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase());
-    if instance || text == "this-instance" {
-        return Ok(text.to_owned());
+pub(super) fn attached_to(text: &str) -> Form<AttachedTo> {
+    if text == "this-instance" {
+        return Ok(AttachedTo::ThisInstance);
     }
-    Err(format!("is {}; expected \"this-instance\" or an instance's ID such as \"i-0123456789abcdef0\"", shown(text)))
+    let expected = "expected \"this-instance\" or an instance's ID such as \"i-0123456789abcdef0\"";
+    text.parse().map(AttachedTo::Instance).map_err(|_| format!("is {}; {expected}", shown(text)))
 }
 
 #[cfg(test)]

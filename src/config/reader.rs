@@ -122,9 +122,10 @@ impl<'a> Section<'a> {
         self.file.faults.borrow().iter().any(|fault| fault.key.strip_prefix(path.as_str()).is_some_and(inside))
     }
 
-    /// A fault where `key` is present although it has no meaning here; `where_it_has` says when it would.
+    /// A fault where `key` is set although it has no meaning here; `where_it_has` says when it would. An empty string
+    /// does not set it, so that one file with variables serves several kinds of credentials.
     pub(super) fn belongs_only(&self, key: &'static str, applies: Applies, where_it_has: &str) {
-        if applies == Applies::No && self.has(key) {
+        if applies == Applies::No && self.has(key) && !self.is_empty_text(key) {
             self.fault(key, format!("has a meaning only with {where_it_has}; remove it, or change that"));
         }
     }

@@ -245,7 +245,7 @@ fn source() -> Value {
         "One thing that a job saves.",
         &["type", "name"],
         [
-            ("type", words("What it is. ebs is not yet supported.", &["tree", "file", "command", "ebs"])),
+            ("type", words("What it is.", &["tree", "file", "command", "ebs"])),
             ("name", text("Names the item in the backup, once in a job: [a-z0-9._-].")),
             ("path", text("tree: a glob, one item for each match. file: the file. Begins with /.")),
             ("exclude", list("tree: what is left out.", &text("A glob against the path below the folder."))),
@@ -257,13 +257,18 @@ fn source() -> Value {
                     &text("One word; no shell reads it."),
                 ),
             ),
-            ("volumes", list("ebs: the volumes.", &text("A volume's ID."))),
+            ("volumes", list("ebs: the volumes; not together with select_tags.", &text("A volume's ID."))),
             ("select_tags", tags("ebs: the tags that select volumes.", 50)),
             ("attached_to", text("ebs: only volumes attached to this-instance, or to an instance's ID.")),
             ("tags", tags("ebs: put on the snapshots.", 50)),
             ("copy_volume_tags", boolean("ebs: put the volume's tags on the snapshots too.", true)),
+            (
+                "on_no_match",
+                default_words("ebs: what it means that no volume is selected.", &["error", "warn", "ignore"]),
+            ),
+            ("concurrency", integer("ebs: snapshots being created at a time.", 1, 100, 8)),
             ("wait", boolean("ebs: wait until the snapshots are complete.", true)),
-            ("wait_timeout", text("ebs: for how long.")),
+            ("wait_timeout", with_default(text("ebs: for how long."), "4h")),
         ],
     )
 }

@@ -33,6 +33,13 @@ impl Section<'_> {
         Some(text).filter(|text| !text.is_empty())
     }
 
+    /// Whether `key` is a string that is empty once its variables are filled in.
+    pub(super) fn is_empty_text(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|value| {
+            matches!(value.get_ref(), DeValue::String(_)) && self.string(value).is_ok_and(|text| text.is_empty())
+        })
+    }
+
     /// A string that `parse` understands. Its error says what was expected and what came, and follows the key.
     pub(super) fn parsed<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         parse(&self.text(key)?).map_err(|message| self.fault(key, message)).ok()

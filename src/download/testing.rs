@@ -1,5 +1,6 @@
 //! A stream in a store, as a backup would leave it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -131,7 +132,7 @@ impl House {
 
 pub(crate) fn item(item: &str, source: SourceDescription, stream: Option<Stream>) -> Item {
     let content = Content::Stream { stream };
-    Item { name: name(item), source, outcome: Outcome::Success, error: None, content }
+    Item { name: name(item), source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
 }
 
 pub(crate) fn manifest(items: Vec<Item>) -> Manifest {

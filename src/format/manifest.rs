@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::ebs::{EbsSnapshot, MAX_TAGS};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 
 /// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
@@ -68,6 +69,9 @@ pub struct Item {
     /// Why it failed, for an item that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ItemError>,
+    /// What the cluster calls it: of a volume, its claim's namespace and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     #[serde(flatten)]
     pub content: Content,
 }
@@ -81,10 +85,20 @@ pub struct ItemError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum SourceDescription {
-    Tree { path: String },
-    File { path: String },
-    Command { argv: Vec<String> },
+    Tree {
+        path: String,
+    },
+    File {
+        path: String,
+    },
+    Command {
+        argv: Vec<String>,
+    },
     Stdin,
+    /// A volume, and what chose it.
+    Ebs {
+        selected_by: String,
+    },
 }
 
 impl fmt::Display for SourceDescription {
@@ -94,6 +108,7 @@ impl fmt::Display for SourceDescription {
             Self::File { path } => write!(f, "file {path}"),
             Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
             Self::Stdin => f.write_str("standard input"),
+            Self::Ebs { selected_by } => write!(f, "ebs {selected_by}"),
         }
     }
 }
@@ -104,7 +119,7 @@ impl SourceDescription {
     pub const fn is_tree(&self) -> bool {
         match self {
             Self::Tree { .. } => true,
-            Self::File { .. } | Self::Command { .. } | Self::Stdin => false,
+            Self::File { .. } | Self::Command { .. } | Self::Stdin | Self::Ebs { .. } => false,
         }
     }
 }
@@ -115,6 +130,10 @@ pub enum Content {
     Stream {
         /// Absent in an item that failed.
         stream: Option<Stream>,
+    },
+    EbsSnapshot {
+        /// Absent in an item that failed.
+        snapshot: Option<EbsSnapshot>,
     },
 }
 
@@ -235,8 +254,11 @@ impl Manifest {
             if !names.insert(&item.name) {
                 return Err(mismatch("items", "names that are unique", &item.name));
             }
-            let Content::Stream { stream: Some(stream) } = &item.content else { continue };
-            stream.check(&item.name, &home)?;
+            match &item.content {
+                Content::Stream { stream: Some(stream) } => stream.check(&item.name, &home)?,
+                Content::EbsSnapshot { snapshot: Some(snapshot) } => check_snapshot(&item.name, snapshot)?,
+                Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
+            }
         }
         Ok(())
     }
@@ -245,6 +267,15 @@ impl Manifest {
     pub fn streams(&self) -> impl Iterator<Item = (&Item, &Stream)> {
         self.items.iter().filter_map(|item| match &item.content {
             Content::Stream { stream } => stream.as_ref().map(|stream| (item, stream)),
+            Content::EbsSnapshot { .. } => None,
+        })
+    }
+
+    /// The EBS snapshots, pending ones too, with the item each belongs to.
+    pub fn snapshots(&self) -> impl Iterator<Item = (&Item, &EbsSnapshot)> {
+        self.items.iter().filter_map(|item| match &item.content {
+            Content::EbsSnapshot { snapshot } => snapshot.as_ref().map(|snapshot| (item, snapshot)),
+            Content::Stream { .. } => None,
         })
     }
 
@@ -262,6 +293,17 @@ impl Manifest {
         json.push(b'\n');
         json
     }
+}
+
+fn check_snapshot(item: &Name, snapshot: &EbsSnapshot) -> Result<(), ManifestError> {
+    let field = |name: &str| format!("items.{item}.snapshot.{name}");
+    if snapshot.size_gib == 0 {
+        return Err(mismatch(field("size_gib"), "at least 1", 0));
+    }
+    if snapshot.tags.len() > MAX_TAGS {
+        return Err(mismatch(field("tags"), format!("at most {MAX_TAGS}"), snapshot.tags.len()));
+    }
+    Ok(())
 }
 
 impl Stream {

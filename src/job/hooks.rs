@@ -30,7 +30,12 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(super) struct Runner<'a> {
     hooks: &'a Hooks,
     environment: Vec<(&'static str, String)>,
+    /// How `after` went, where it ran before the end.
+    thawed: Mutex<Option<Thawed>>,
 }
+
+/// `after` has run, with its first failure.
+struct Thawed(Option<Error>);
 
 enum End {
     Exited(std::io::Result<ExitStatus>),
@@ -46,7 +51,7 @@ impl<'a> Runner<'a> {
             ("PENSTOCK_CLUSTER", context.cluster.to_string()),
             ("PENSTOCK_NODE", context.node.to_string()),
         ];
-        Self { hooks, environment }
+        Self { hooks, environment, thawed: Mutex::default() }
     }
 
     /// In order; the first that fails ends it.
@@ -57,8 +62,23 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// All of them, whatever failed: a volume that was frozen must thaw. Returns the first failure.
+    /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
+    pub(super) async fn thaw(&self, captured: Manifest) {
+        let first = self.all_after(&Ok(captured)).await;
+        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Thawed(first));
+    }
+
+    /// The `after` commands, unless they ran already. Returns the first failure.
     pub(super) async fn after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
+        let thawed = self.thawed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thawed {
+            Some(Thawed(first)) => first,
+            None => self.all_after(result).await,
+        }
+    }
+
+    /// All of them, whatever failed: a volume that was frozen must thaw.
+    async fn all_after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
         let (outcome, class) = match result {
             Ok(manifest) => (manifest.outcome, failed_item(manifest)),
             Err(error) => (outcome_of(error), Some(error.class())),

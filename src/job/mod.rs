@@ -6,10 +6,13 @@
 //! - **Failure of the store** fails the run.
 //! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
 //!   and cannot undo a commit: its failure is said beside the backup.
+//! - **Snapshots** are taken before anything is read and waited for when all else is done, after `after` (the module `snapshot`). Once all
+//!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
+mod disks;
 mod hooks;
 mod item;
 mod plan;
@@ -29,9 +32,12 @@ use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::with_retries;
+use crate::snapshot;
 use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::{self, encode};
 use crate::upload;
+
+pub use self::disks::Snapshots;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -51,6 +57,7 @@ pub struct Context {
     pub upload: config::Upload,
     pub checksum: Algorithm,
     pub metrics: Metrics,
+    pub snapshots: Snapshots,
 }
 
 impl std::fmt::Debug for Context {
@@ -123,6 +130,7 @@ pub struct Progress {
     pub warnings: AtomicU64,
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
+    pub snapshots: snapshot::Progress,
 }
 
 impl Progress {
@@ -139,6 +147,14 @@ pub enum Error {
         #[source]
         error: crate::source::Error,
     },
+    #[error("item {item}: {error}")]
+    Snapshot {
+        item: Name,
+        #[source]
+        error: Box<snapshot::Error>,
+    },
+    #[error(transparent)]
+    Snapshots(snapshot::Error),
     #[error(transparent)]
     Stream(stream::encode::Error),
     #[error(transparent)]
@@ -167,6 +183,8 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshots(error) => error.report(),
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),
             Self::Store(error) => error.report(),
@@ -267,7 +285,7 @@ async fn within_time(
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
     let metrics = context.metrics.job(spec.job.as_str());
-    let mut run = Run { context, spec, progress, metrics, stop: stop.clone(), written: Vec::new() };
+    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop.clone(), written: Vec::new() };
     let work = async {
         hooks.before(&stop).await?;
         run.backup(started, id).await
@@ -299,6 +317,7 @@ struct Run<'a> {
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
+    hooks: &'a hooks::Runner<'a>,
     stop: CancellationToken,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
@@ -309,16 +328,7 @@ impl Run<'_> {
         let Context { cluster, node, prefix, .. } = self.context;
         let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
         let backup = BackupPrefix::new(prefix, &chain, &id);
-        tracing::info!("backup started");
-        let mut warnings = Warnings::default();
-        let (items, first_error) = self.items(&backup, &mut warnings).await?;
-        if let Some(error) = first_error
-            && items.iter().all(|item| item.outcome == Outcome::Failure)
-        {
-            return Err(error);
-        }
-        let whole = warnings.count == 0 && items.iter().all(|item| item.outcome == Outcome::Success);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
             job: chain.job,
@@ -326,28 +336,31 @@ impl Run<'_> {
             node: chain.node,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             started,
-            finished: Timestamp::now(),
+            finished: started,
             parent: None,
             labels: std::collections::BTreeMap::new(),
-            outcome: if whole { Outcome::Success } else { Outcome::Partial },
-            items,
-            warnings,
+            outcome: Outcome::Partial,
+            items: Vec::new(),
+            warnings: Warnings::default(),
         };
-        self.commit(&backup.manifest(), &manifest).await?;
+        tracing::info!("backup started");
+        let volumes = plan::volumes(self.spec);
+        if volumes.is_empty() {
+            let failed = self.items(&backup, &mut manifest).await?;
+            finish(&mut manifest, failed)?;
+            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
+        } else {
+            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
+        }
         tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
     }
 
-    /// Every item's stream, and the first failure of a source.
-    async fn items(
-        &mut self,
-        backup: &BackupPrefix,
-        warnings: &mut Warnings,
-    ) -> Result<(Vec<Item>, Option<Error>), Error> {
-        let mut items = Vec::new();
+    /// Every stream, as an item of `manifest`. The first failure of a source.
+    async fn items(&mut self, backup: &BackupPrefix, manifest: &mut Manifest) -> Result<Option<Error>, Error> {
         let mut first_error = None;
         for planned in plan::items(self.spec)? {
-            let (outcome, error, stream) = match self.item(backup, &planned, warnings).await {
+            let (outcome, error, stream) = match self.item(backup, &planned, &mut manifest.warnings).await {
                 Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
                 Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
                 Err(error @ Error::Source { .. }) => {
@@ -359,18 +372,19 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             let (name, source) = (planned.name, planned.description);
-            items.push(Item { name, source, outcome, error, content: Content::Stream { stream } });
+            let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
+            manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
-        Ok((items, first_error))
+        Ok(first_error)
     }
 
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest) -> Result<(), Error> {
+    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
         let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -398,6 +412,19 @@ impl Run<'_> {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
     }
+}
+
+/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
+fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
+    if let Some(error) = failed
+        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
+    {
+        return Err(error);
+    }
+    manifest.finished = Timestamp::now();
+    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
+    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Spec};
-use crate::config::{self, SourceKind};
+use crate::config::{self, Ebs, SourceKind};
 use crate::format::key::Name;
 use crate::format::manifest::SourceDescription;
 use crate::source::command::CommandSource;
@@ -35,11 +35,20 @@ pub(super) fn items(spec: &Spec) -> Result<Vec<PlannedItem<'_>>, Error> {
     for source in &spec.sources {
         expand(source, &mut items)?;
     }
-    if items.is_empty() {
+    if items.is_empty() && volumes(spec).is_empty() {
         let patterns = spec.sources.iter().map(|source| source.name.to_string()).collect::<Vec<_>>().join(", ");
         return Err(Error::Nothing { job: spec.job.clone(), patterns });
     }
     Ok(items)
+}
+
+/// The sources that are EBS volumes: their items are snapshots, not streams.
+pub(super) fn volumes(spec: &Spec) -> Vec<(&Name, &Ebs)> {
+    let ebs = spec.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::Ebs(ebs) => Some((&source.name, ebs)),
+        SourceKind::Tree { .. } | SourceKind::File { .. } | SourceKind::Command { .. } | SourceKind::Stdin => None,
+    });
+    ebs.collect()
 }
 
 fn expand<'a>(source: &'a config::Source, items: &mut Vec<PlannedItem<'a>>) -> Result<(), Error> {
@@ -62,6 +71,7 @@ fn expand<'a>(source: &'a config::Source, items: &mut Vec<PlannedItem<'a>>) -> R
         }
         SourceKind::Command { argv } => (SourceDescription::Command { argv: argv.clone() }, Origin::Command(argv)),
         SourceKind::Stdin => (SourceDescription::Stdin, Origin::Stdin),
+        SourceKind::Ebs(_) => return Ok(()),
     };
     items.push(PlannedItem { name, description, origin });
     Ok(())

@@ -4,7 +4,7 @@
 //! A backup is deleted by renaming its manifest to `deleted.json` (written first, then the manifest is deleted): from then on it
 //! is not there for anybody, but what it names stays for the grace period, so that a restore that has begun ends well. Objects
 //! go after that, and only those that neither a manifest of the same chain nor a deleted one within its grace period names. The
-//! deleted manifest goes last, after what the backup kept [`Outside`] of the store.
+//! deleted manifest goes last, after the EBS snapshots that it names: without it they could not be found.
 //!
 //! One chain is one job on one node; nothing here looks at another, or at a key that Penstock does not write. A manifest that
 //! cannot be read stops the whole chain: what it names is not known.
@@ -30,7 +30,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -39,12 +38,14 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{self, Catalog, Entry, Found};
 use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
-use crate::error::{Class, Classify, Report, ServiceError};
+use crate::disks::Disks;
+use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
-use crate::format::manifest::{Manifest, Outcome};
+use crate::format::manifest::Outcome;
 use crate::metrics;
 use crate::retention::{self, Reason};
 use crate::retry::with_retries;
+use crate::snapshot;
 use crate::store::{self, Overwrite, Payload};
 
 pub use garbage::Garbage;
@@ -64,14 +65,6 @@ const PARALLEL: usize = 16;
 /// Failures that are kept with their text; above that only the count goes up.
 const MAX_FAILURES: usize = 100;
 
-/// What a backup keeps outside of the store (EBS snapshots), to be deleted with it.
-#[async_trait]
-pub trait Outside: Send + Sync {
-    /// Deletes what `manifest` names outside of the store. Called when the backup is gone and its grace period is over, and again
-    /// with each run until it succeeds: what is gone already is success.
-    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError>;
-}
-
 /// What pruning needs of the process and its location.
 #[derive(Clone)]
 pub struct Context {
@@ -80,14 +73,14 @@ pub struct Context {
     pub checksum: Algorithm,
     /// See [`grace_of`].
     pub grace: Duration,
-    /// `None` only where no manifest of the chain can have anything outside of the store: it would be forgotten there.
-    pub outside: Option<Arc<dyn Outside>>,
+    /// Where the snapshots are that manifests name; not asked where they name none.
+    pub disks: Arc<dyn Disks>,
     pub metrics: metrics::Job,
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { catalog, checksum: _, grace, outside: _, metrics: _ } = self;
+        let Self { catalog, checksum: _, grace, disks: _, metrics: _ } = self;
         f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
     }
 }
@@ -406,7 +399,7 @@ async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     }
 }
 
-/// Ends deleted backups whose grace period is over: what they keep outside of the store, then the last of their manifest.
+/// Ends deleted backups whose grace period is over: their snapshots, then the last of their manifest.
 async fn close_graves(
     ctx: &Context,
     plan: &Plan,
@@ -419,25 +412,39 @@ async fn close_graves(
     let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
     for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
         // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
-        let is_live = live.contains(&grave.found.id);
-        if !is_live && let Err(report) = close_outside(ctx, &grave.found.entry()).await {
-            pruned.failures.push(&grave.found.key, report);
-            continue;
+        if !live.contains(&grave.found.id) {
+            match delete_snapshots(ctx, &grave.found.entry()).await {
+                Ok(Snapshots::Gone) => {}
+                Ok(Snapshots::Left) => continue,
+                Err(report) => {
+                    pruned.failures.push(&grave.found.key, report);
+                    continue;
+                }
+            }
         }
         remove(ctx, std::slice::from_ref(&grave.found), pruned).await;
     }
 }
 
-async fn close_outside(ctx: &Context, entry: &Entry) -> Result<(), Report> {
-    let Some(outside) = &ctx.outside else { return Ok(()) };
-    match ctx.catalog.manifest(entry).await {
-        Ok(manifest) => outside.delete(&manifest).await.map_err(|error| error.report()),
+/// Of a deleted backup.
+enum Snapshots {
+    Gone,
+    /// An AMI uses one, or it lost its tags: the log says so, and the next run asks again.
+    Left,
+}
+
+async fn delete_snapshots(ctx: &Context, entry: &Entry) -> Result<Snapshots, Report> {
+    let manifest = match ctx.catalog.manifest(entry).await {
+        Ok(manifest) => manifest,
         Err(error) if error.class() == Class::Integrity => {
-            tracing::warn!(backup = %entry.id, %error, "what the deleted backup keeps outside of the store cannot be known");
-            Ok(())
+            tracing::warn!(backup = %entry.id, %error, "whether the deleted backup has snapshots cannot be known");
+            return Ok(Snapshots::Gone);
         }
         // Another run was faster.
-        Err(error) if error.class() == Class::NotFound => Ok(()),
-        Err(error) => Err(error.report()),
-    }
+        Err(error) if error.class() == Class::NotFound => return Ok(Snapshots::Gone),
+        Err(error) => return Err(error.report()),
+    };
+    let deletion = snapshot::delete::backup(&*ctx.disks, &entry.chain, &manifest).await;
+    let deletion = deletion.map_err(|error| error.report())?;
+    Ok(if deletion.kept.is_empty() { Snapshots::Gone } else { Snapshots::Left })
 }

@@ -157,7 +157,19 @@ fn choose<'a>(
     }
     let mut chosen = Vec::new();
     for item in manifest.items.iter().filter(|item| names.is_empty() || names.contains(&item.name)) {
-        let Content::Stream { stream } = &item.content;
+        let stream = match &item.content {
+            Content::Stream { stream } => stream.as_ref(),
+            Content::EbsSnapshot { .. } if names.is_empty() => {
+                tracing::info!(item = %item.name, "is an EBS snapshot: `penstock snapshot restore` makes a volume of it");
+                continue;
+            }
+            Content::EbsSnapshot { .. } => {
+                return Err(Error::Usage(format!(
+                    "{} is an EBS snapshot: `penstock snapshot restore` makes a volume of it",
+                    item.name
+                )));
+            }
+        };
         if let Some(stream) = stream {
             chosen.push((item, stream));
             continue;
@@ -170,7 +182,12 @@ fn choose<'a>(
         summary.warn(&item.name, String::new(), message);
     }
     if chosen.is_empty() {
-        return Err(Error::NotFound(format!("the backup {} holds nothing that can be restored", manifest.id)));
+        let only = if manifest.snapshots().next().is_some() {
+            "; its EBS snapshots are restored by `penstock snapshot restore`"
+        } else {
+            ""
+        };
+        return Err(Error::NotFound(format!("the backup {} holds no files that can be restored{only}", manifest.id)));
     }
     Ok(chosen)
 }
@@ -278,9 +295,10 @@ fn file_name(item: &Item) -> String {
             let safe = !matches!(base, "" | "." | "..") && base.len() <= 255 && !base.contains(char::is_control);
             if safe { base.to_owned() } else { item.name.to_string() }
         }
-        SourceDescription::Tree { .. } | SourceDescription::Command { .. } | SourceDescription::Stdin => {
-            item.name.to_string()
-        }
+        SourceDescription::Tree { .. }
+        | SourceDescription::Command { .. }
+        | SourceDescription::Stdin
+        | SourceDescription::Ebs { .. } => item.name.to_string(),
     }
 }
 

@@ -89,6 +89,35 @@ fn valid_manifest() -> serde_json::Value {
     })
 }
 
+/// The same with EBS snapshots beside the streams.
+fn valid_with_snapshots() -> serde_json::Value {
+    let mut manifest = valid_manifest();
+    let item = |name: &str, snapshot: serde_json::Value| {
+        serde_json::json!({
+            "name": name, "source": {"type": "ebs", "selected_by": "tagged role=data"}, "outcome": "success",
+            "labels": {"pvc_namespace": "shop", "pvc_name": "db"}, "kind": "ebs-snapshot", "snapshot": snapshot,
+        })
+    };
+    let snapshot = serde_json::json!({
+        "snapshot_id": "snap-0123456789abcdef0", "volume_id": "vol-0123456789abcdef0", "size_gib": 100,
+        "availability_zone": "eu-west-1a", "volume_type": "gp3", "iops": 3000, "throughput": 125, "encrypted": true,
+        "kms_key_id": "arn:aws:kms:eu-west-1:222222222222:key/1", "tags": {"Name": "db"}, "state": "completed",
+        "started": "2026-11-23T22:13:01Z", "completed": "2026-11-23T22:40:00Z",
+    });
+    let mut pending = snapshot.clone();
+    pending["state"] = "pending".into();
+    pending["completed"] = serde_json::Value::Null;
+    let mut failed = item("data-vol-2", serde_json::Value::Null);
+    failed["outcome"] = "failure".into();
+    failed["error"] = serde_json::json!({"class": "kms-denied", "message": "Given key ID is not accessible"});
+    manifest["items"].as_array_mut().unwrap().extend([
+        item("data-vol-0", snapshot),
+        item("data-vol-1", pending),
+        failed,
+    ]);
+    manifest
+}
+
 type Read = fn(&[u8]) -> Verdict;
 
 /// Name, bytes, and what the reader must say to them.
@@ -135,10 +164,22 @@ fn manifest_seeds() -> Vec<Seed> {
         *manifest.pointer_mut(pointer).unwrap() = value;
         serde_json::to_vec_pretty(&manifest).unwrap()
     };
+    let of_snapshot = |field: &str, value: serde_json::Value| {
+        let mut manifest = valid_with_snapshots();
+        manifest["items"][2]["snapshot"][field] = value;
+        serde_json::to_vec_pretty(&manifest).unwrap()
+    };
+    let many_tags: serde_json::Map<_, _> = (0..51).map(|number| (format!("t{number}"), "".into())).collect();
     let valid = serde_json::to_vec_pretty(&valid_manifest()).unwrap();
     let key = "/items/0/stream/objects/0/key";
     vec![
         ("valid", valid.clone(), Verdict::Accepted),
+        ("valid-snapshots", serde_json::to_vec_pretty(&valid_with_snapshots()).unwrap(), Verdict::Accepted),
+        ("snapshot-other-id", of_snapshot("snapshot_id", "vol-0123456789abcdef0".into()), Verdict::Refused),
+        ("snapshot-no-size", of_snapshot("size_gib", 0.into()), Verdict::Refused),
+        ("snapshot-size-over", of_snapshot("size_gib", u64::MAX.into()), Verdict::Refused),
+        ("snapshot-other-state", of_snapshot("state", "error".into()), Verdict::Refused),
+        ("snapshot-51-tags", of_snapshot("tags", many_tags.into()), Verdict::Refused),
         ("no-items", edited("/items", serde_json::json!([])), Verdict::Accepted),
         ("truncated", valid[..valid.len() / 2].to_vec(), Verdict::Refused),
         ("newer-version", edited("/version", 2.into()), Verdict::Refused),
@@ -264,7 +305,7 @@ proptest! {
 
     #[test]
     fn a_mutated_manifest_is_refused_or_fits(mutations in mutations()) {
-        let mut bytes = serde_json::to_vec(&valid_manifest()).unwrap();
+        let mut bytes = serde_json::to_vec(&valid_with_snapshots()).unwrap();
         for mutation in mutations {
             mutation.apply(&mut bytes);
         }

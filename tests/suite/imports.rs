@@ -13,12 +13,12 @@ const LEVELS: &[&[&str]] = &[
     &["daemon"],
     &["job", "restore", "verify", "prune", "stats"],
     &["catalog", "download", "retention"],
-    &["stream", "upload"],
+    &["stream", "upload", "snapshot"],
     &["source"],
     &["retry"],
-    &["store"],
+    &["store", "disks"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum"],
+    &["config", "format", "error", "metrics", "budget", "checksum", "clock"],
 ];
 
 /// Files longer than this are two rooms, or a framework.
@@ -40,8 +40,8 @@ fn objection(from: &str, to: &str) -> Option<String> {
     let allowed = match (from, to) {
         _ if from == to => true,
         ("main" | "cli", _) => to != "main",
-        // The adapter implements the port, so it is the one room that looks up; and only `cli` plugs it in.
-        ("aws", "store") => true,
+        // The adapter implements the ports, so it is the one room that looks up; and only `cli` plugs it in.
+        ("aws", "store" | "disks") => true,
         (_, "aws") => false,
         _ => above < below || (above == ground && below == ground),
     };

@@ -6,8 +6,11 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod ec2_client;
 mod end_to_end;
+mod fake_ec2;
 mod imports;
 mod retention;
 mod servers;
+mod snapshots;
 mod tar;

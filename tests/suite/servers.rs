@@ -163,6 +163,8 @@ impl Servers {
                 let response = Response::builder()
                     .status(status)
                     .header("x-amzn-requestid", id)
+                    // Without it the instance metadata service's token is none.
+                    .header("x-aws-ec2-metadata-token-ttl-seconds", "21600")
                     .body(Full::new(Bytes::from(body)));
                 Ok::<_, hyper::Error>(response.unwrap())
             }

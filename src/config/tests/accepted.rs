@@ -157,6 +157,12 @@ fn empty_is_not_set() {
     let hop = "[[locations.primary.assume_role]]\nrole_arn = \"arn:aws:iam::222222222222:role/x\"\nexternal_id = \"${X:-}\"\n";
     let config = good(&format!("{BASE}{hop}external_id_file = \"/x\"\n"));
     assert!(matches!(config.locations["primary"].assume_role[0].external_id, Some(SecretSource::File(_))));
+    let keys = "[locations.primary.credentials]\naccess_key_id_file = \"${X:-}\"\nprofile = \"\"\n";
+    let config = good(&format!("{BASE}{keys}[locations.primary.encryption]\nkms_key_id = \"\"\n"));
+    assert!(
+        matches!(config.locations["primary"].credentials, Credentials::Default),
+        "keys of other sources, all empty"
+    );
 }
 
 #[test]
@@ -191,4 +197,34 @@ fn a_file_is_loaded_and_named_in_its_faults() {
     assert!(load(&vec![b'#'; 2 << 20]).unwrap_err().contains("longer than 1MiB"));
     let missing = Config::load(Path::new("/no/such/file"), &environment(&[])).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file: cannot be read: "), "{missing}");
+}
+
+#[test]
+fn ebs_sources() {
+    let ebs = |keys: &str| {
+        let config = good(&format!("{BASE}[[jobs.etcd.sources]]\ntype = \"ebs\"\nname = \"data\"\n{keys}\n"));
+        let job = config.jobs.into_values().next().unwrap();
+        match &job.sources[1].kind {
+            SourceKind::Ebs(ebs) => ebs.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let defaults = ebs("volumes = [\"vol-01234567\"]");
+    assert_eq!(
+        (defaults.concurrency, defaults.on_no_match, defaults.wait),
+        (8, OnNoMatch::Error, Some(Duration::from_hours(4)))
+    );
+    assert!(defaults.copy_volume_tags && defaults.tags.is_empty() && defaults.attached_to.is_none());
+    let other = ebs(
+        "select_tags = { \"kubernetes.io/cluster/c\" = \"owned\" }\nattached_to = \"this-instance\"\nwait = false\n\
+         on_no_match = \"ignore\"\ncopy_volume_tags = false\ntags = { team = \"x\" }",
+    );
+    assert_eq!(
+        (other.wait, other.on_no_match, other.attached_to),
+        (None, OnNoMatch::Ignore, Some(AttachedTo::ThisInstance))
+    );
+    assert_eq!(other.select_tags["kubernetes.io/cluster/c"], "owned");
+    let alone = ebs("attached_to = \"i-0123456789abcdef0\"\nwait_timeout = \"90m\"");
+    assert!(matches!(alone.attached_to, Some(AttachedTo::Instance(_))) && alone.volumes.is_empty());
+    assert_eq!(alone.wait, Some(Duration::from_mins(90)));
 }

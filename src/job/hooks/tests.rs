@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Progress, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{SignPayload, Source, SourceKind, Upload};
@@ -49,6 +49,7 @@ impl Site {
             },
             checksum: Algorithm::default(),
             metrics: Metrics::new(),
+            snapshots: Snapshots::none(),
         };
         Self { store, context, folder: tempfile::tempdir().unwrap() }
     }

@@ -1,0 +1,129 @@
+//! What a manifest says of an EBS snapshot: all that a volume like the original needs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// EC2 User Guide, "Tag restrictions": tags on a resource.
+pub const MAX_TAGS: usize = 50;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is not {expected}")]
+pub struct IdError {
+    found: String,
+    expected: &'static str,
+}
+
+/// EC2 ids: a prefix and 8 or 17 hexadecimal digits.
+fn parse_id(text: &str, prefix: &str, expected: &'static str) -> Result<String, IdError> {
+    let hex = text.strip_prefix(prefix).unwrap_or_default();
+    if matches!(hex.len(), 8 | 17) && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
+        return Ok(text.to_owned());
+    }
+    Err(IdError { found: text.chars().take(64).collect(), expected })
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse_id(text, $prefix, $expected).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// `vol-0123456789abcdef0`.
+    VolumeId, "vol-", "a volume's ID such as \"vol-0123456789abcdef0\""
+);
+id!(
+    /// `snap-0123456789abcdef0`.
+    SnapshotId, "snap-", "a snapshot's ID such as \"snap-0123456789abcdef0\""
+);
+id!(
+    /// `i-0123456789abcdef0`.
+    InstanceId, "i-", "an instance's ID such as \"i-0123456789abcdef0\""
+);
+
+/// One snapshot and the volume it was taken of, as that was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EbsSnapshot {
+    pub snapshot_id: SnapshotId,
+    pub volume_id: VolumeId,
+    pub size_gib: u32,
+    pub availability_zone: String,
+    /// As EC2 names it, `gp3`.
+    pub volume_type: String,
+    pub iops: Option<u32>,
+    /// MiB per second; only gp3 has one.
+    pub throughput: Option<u32>,
+    pub encrypted: bool,
+    pub kms_key_id: Option<String>,
+    /// The volume's.
+    pub tags: BTreeMap<String, String>,
+    pub state: State,
+    pub started: jiff::Timestamp,
+    /// When EC2 had all of it; as far as EC2 says.
+    pub completed: Option<jiff::Timestamp>,
+}
+
+/// Only [`State::Completed`] is a backup of anything. A pending one is finished by a later run, or becomes an item that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Pending,
+    Completed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_one_form() {
+        for good in ["vol-0123456789abcdef0", "vol-01234567"] {
+            assert_eq!(good.parse::<VolumeId>().unwrap().as_str(), good);
+        }
+        for bad in ["", "vol-", "vol-012345678", "vol-0123456789ABCDEF0", "snap-01234567", "vol-0123456789abcdef0 "] {
+            assert!(bad.parse::<VolumeId>().is_err(), "{bad}");
+        }
+        assert!("snap-01234567".parse::<SnapshotId>().is_ok() && "i-01234567".parse::<InstanceId>().is_ok());
+    }
+}

@@ -1,0 +1,143 @@
+//! Whole runs with snapshots, on the store and the block service in memory, in virtual time.
+
+mod exactly_once;
+mod selection;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
+use crate::budget::Budget;
+use crate::catalog::Catalog;
+use crate::checksum::Algorithm;
+use crate::clock::Virtual;
+use crate::config::{Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
+use crate::disks::Volume;
+use crate::disks::memory::{self, MemoryDisks};
+use crate::format::ebs::VolumeId;
+use crate::format::key::Name;
+use crate::format::manifest::Manifest;
+use crate::metrics::Metrics;
+use crate::snapshot::{Records, Service};
+use crate::store::memory::MemoryStore;
+use crate::stream::frame::Compression;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn volume_id(number: usize) -> VolumeId {
+    format!("vol-{number:08x}").parse().unwrap()
+}
+
+fn volumes(count: usize) -> Vec<Volume> {
+    (0..count).map(|number| memory::volume(&volume_id(number), &[("role", "data")])).collect()
+}
+
+/// Every volume tagged `role=data`.
+fn by_tag() -> Ebs {
+    Ebs {
+        volumes: Vec::new(),
+        select_tags: [("role".to_owned(), "data".to_owned())].into(),
+        attached_to: None,
+        on_no_match: OnNoMatch::Error,
+        tags: [("team".to_owned(), "platform".to_owned())].into(),
+        copy_volume_tags: true,
+        concurrency: 8,
+        wait: Some(Duration::from_hours(4)),
+    }
+}
+
+struct World {
+    clock: Virtual,
+    disks: Arc<MemoryDisks>,
+    store: Arc<MemoryStore>,
+    metrics: Metrics,
+    folder: tempfile::TempDir,
+    sources: Vec<Source>,
+    hooks: Hooks,
+    memory: u64,
+}
+
+impl World {
+    fn new(volumes: Vec<Volume>, ebs: Ebs) -> Self {
+        let clock = Virtual::default();
+        Self {
+            disks: Arc::new(MemoryDisks::with_clock(volumes, Arc::new(clock.clone()))),
+            clock,
+            store: Arc::new(MemoryStore::new()),
+            metrics: Metrics::new(),
+            folder: tempfile::tempdir().unwrap(),
+            sources: vec![Source { name: name("data"), kind: SourceKind::Ebs(ebs) }],
+            hooks: Hooks::default(),
+            memory: 64 << 20,
+        }
+    }
+
+    /// Another process each time: nothing is shared but the disk, the store and the block service.
+    fn context(&self) -> Context {
+        Context {
+            store: self.store.clone(),
+            budget: Budget::new(self.memory),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
+            prefix: "fleet".to_owned(),
+            cluster: name("prod"),
+            node: name("n1"),
+            upload: Upload {
+                part_size: 5 << 20,
+                concurrency: 1,
+                object_size: 1 << 30,
+                sign_payload: SignPayload::Auto,
+            },
+            checksum: Algorithm::default(),
+            metrics: self.metrics.clone(),
+            snapshots: Snapshots {
+                service: Service::with_clock(self.disks.clone(), Arc::new(self.clock.clone())),
+                records: self.records(),
+                location: "primary".to_owned(),
+            },
+        }
+    }
+
+    fn records(&self) -> Records {
+        Records::new(self.folder.path())
+    }
+
+    async fn run(&self) -> Result<Committed, Error> {
+        self.run_until(&CancellationToken::new()).await
+    }
+
+    async fn run_until(&self, cancel: &CancellationToken) -> Result<Committed, Error> {
+        let spec = Spec {
+            job: name("disks"),
+            sources: self.sources.clone(),
+            compression: Compression::Zstd { level: 1 },
+            timeout: None,
+            hooks: self.hooks.clone(),
+        };
+        let (context, progress) = (self.context(), Arc::new(Progress::default()));
+        Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
+    }
+
+    /// Every committed manifest, newest first.
+    async fn manifests(&self) -> Vec<Manifest> {
+        let catalog = Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod") };
+        let entries = catalog.entries().await.unwrap();
+        catalog.manifests(&entries).await.into_iter().map(Result::unwrap).collect()
+    }
+
+    /// The sum over a family's series.
+    fn metric(&self, family: &str) -> u64 {
+        let families = self.metrics.gather();
+        let of = families
+            .iter()
+            .filter(|found| found.name() == family)
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
+        let value = of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum::<f64>();
+        // Counts are whole.
+        format!("{value}").parse().unwrap()
+    }
+}

@@ -1,0 +1,135 @@
+//! Deleting snapshots: with the backup that owns them, and those that nobody owns.
+//!
+//! Only snapshots that carry the tags of this cluster and job are ever deleted, whatever a manifest names. One that is gone is
+//! deleted; one that an AMI uses is kept and reported, and deleted when it is asked for again and no longer used.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::select::MAX_PAGES;
+use super::{Owner, tags, wait};
+use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
+use crate::format::ebs::SnapshotId;
+use crate::format::key::{BackupId, Chain};
+use crate::format::manifest::Manifest;
+use crate::retry::with_retries;
+
+/// A snapshot whose backup nobody knows is an orphan after this long: before, a run on a machine that has lost its name may be
+/// at work on it.
+const ORPHAN_AGE: Duration = Duration::from_hours(24);
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Deletion {
+    pub deleted: Vec<SnapshotId>,
+    /// With the reason.
+    pub kept: Vec<(SnapshotId, String)>,
+}
+
+impl Deletion {
+    pub(super) fn log(&self, owner: &Owner) {
+        for id in &self.deleted {
+            tracing::info!(backup = %owner.id, snapshot = %id, "snapshot deleted");
+        }
+        for (id, why) in &self.kept {
+            tracing::warn!(backup = %owner.id, snapshot = %id, "snapshot kept: {why}");
+        }
+    }
+}
+
+/// Every page of the snapshots that fit.
+pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
+    let (mut snapshots, mut from) = (Vec::new(), None);
+    for _ in 0..MAX_PAGES {
+        let page = with_retries("DescribeSnapshots", &"snapshots", || disks.snapshots(filter, from.as_deref())).await?;
+        snapshots.extend(page.items);
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    Ok(snapshots)
+}
+
+/// Deletes the snapshots of a backup, found by their tags and by its manifest. To be repeated until it succeeds; the manifest
+/// is deleted first, so that no reader meets a backup that is half gone.
+///
+/// # Errors
+/// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
+pub async fn backup(disks: &dyn Disks, chain: &Chain, manifest: &Manifest) -> Result<Deletion, disks::Error> {
+    let owner = Owner { chain: chain.clone(), id: manifest.id.clone() };
+    let named: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
+    if named.is_empty() {
+        return Ok(Deletion::default());
+    }
+    let mut found = wait::look(disks, &named).await?;
+    let filter = SnapshotFilter { tags: tags::of_backup(&owner), ..SnapshotFilter::default() };
+    found.extend(list(disks, &filter).await?.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
+    let deletion = delete(disks, found.into_values(), &tags::of_backup(&owner)).await?;
+    deletion.log(&owner);
+    Ok(deletion)
+}
+
+/// Deletes the snapshots of a backup that are not in `named`.
+pub(super) async fn all_but(
+    disks: &dyn Disks,
+    owner: &Owner,
+    named: &BTreeSet<SnapshotId>,
+) -> Result<Deletion, disks::Error> {
+    let filter = SnapshotFilter { tags: tags::of_backup(owner), ..SnapshotFilter::default() };
+    let found = list(disks, &filter).await?;
+    delete(disks, found.into_iter().filter(|snapshot| !named.contains(&snapshot.id)), &filter.tags).await
+}
+
+/// Deletes the snapshots of a chain whose backup is neither among the `known` ones nor young: what a machine that lost its state
+/// directory, or a deletion that was cut off, has left. `known` are the committed backups and [`super::Records::backups`].
+///
+/// # Errors
+/// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
+pub async fn orphans(
+    disks: &dyn Disks,
+    chain: &Chain,
+    known: &BTreeSet<BackupId>,
+    now: Timestamp,
+) -> Result<Deletion, disks::Error> {
+    let filter = SnapshotFilter { tags: tags::of_chain(chain), ..SnapshotFilter::default() };
+    let orphan = |snapshot: &Snapshot| {
+        let id = snapshot.tags.get(tags::BACKUP_ID).and_then(|id| id.parse().ok());
+        let old = snapshot.started.is_some_and(|started| {
+            now.duration_since(started) > jiff::SignedDuration::try_from(ORPHAN_AGE).unwrap_or_default()
+        });
+        old && id.is_some_and(|id| !known.contains(&id))
+    };
+    let found = list(disks, &filter).await?.into_iter().filter(orphan);
+    let deletion = delete(disks, found, &filter.tags).await?;
+    for id in &deletion.deleted {
+        tracing::info!(snapshot = %id, "deleted a snapshot that no backup names");
+    }
+    Ok(deletion)
+}
+
+async fn delete(
+    disks: &dyn Disks,
+    snapshots: impl IntoIterator<Item = Snapshot>,
+    must_carry: &disks::Tags,
+) -> Result<Deletion, disks::Error> {
+    let mut deletion = Deletion::default();
+    for snapshot in snapshots {
+        let id = &snapshot.id;
+        if !tags::belongs(&snapshot, must_carry) {
+            deletion.kept.push((id.clone(), "it does not carry this backup's tags".to_owned()));
+            continue;
+        }
+        match with_retries("DeleteSnapshot", id, || disks.delete_snapshot(id)).await {
+            Ok(()) => deletion.deleted.push(id.clone()),
+            Err(error) if error.code.as_deref() == Some("InvalidSnapshot.InUse") => {
+                let why = format!("an AMI uses it; deregister that, and delete again: {}", error.message);
+                deletion.kept.push((id.clone(), why));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deletion)
+}

@@ -1,0 +1,340 @@
+//! The snapshots of one run: taken, waited for, and either committed with the manifest or discarded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::record::{Lock, Record};
+use super::wait::{self, Seen};
+use super::{Error, Owner, Records, Service, create, delete, pace, select, tags};
+use crate::config::{Ebs, OnNoMatch};
+use crate::disks::{Snapshot, Volume};
+use crate::error::{Classify as _, Report, Retry};
+use crate::format::ebs::{EbsSnapshot, SnapshotId, State, VolumeId};
+use crate::format::key::Name;
+use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription, Warning};
+use crate::metrics;
+
+/// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
+const MISSES: u32 = 5;
+
+/// What a status page reads at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub snapshots: AtomicU64,
+    pub completed: AtomicU64,
+}
+
+pub struct Session<'a> {
+    service: &'a Service,
+    record: Record<'a>,
+    metrics: metrics::Job,
+    progress: &'a Progress,
+    /// Until when each pending snapshot is waited for; those that are not waited for are not in it.
+    deadlines: BTreeMap<SnapshotId, Instant>,
+    /// A creation was cut off: its snapshot may appear later than anything that is deleted now.
+    cut_off: bool,
+    first_error: Option<(Name, Error)>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+/// Where a session's record lies and whose it is.
+#[derive(Debug)]
+pub struct Place<'a> {
+    pub records: &'a Records,
+    pub lock: &'a Lock,
+    pub location: &'a str,
+    pub prefix: &'a str,
+}
+
+impl<'a> Session<'a> {
+    /// Writes the record; nothing is asked of EC2 yet.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written to.
+    pub fn begin(
+        service: &'a Service,
+        place: &Place<'a>,
+        owner: &Owner,
+        metrics: metrics::Job,
+        progress: &'a Progress,
+    ) -> Result<Self, Error> {
+        let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
+        Ok(Self { service, record, metrics, progress, deadlines: BTreeMap::new(), cut_off: false, first_error: None })
+    }
+
+    /// An item for each volume of the sources, pending or failed; and for each source that could not be had, one of its name.
+    ///
+    /// # Errors
+    /// Only when cancelled: [`Session::discard`] then.
+    pub async fn take(
+        &mut self,
+        sources: &[(&Name, &Ebs)],
+        warnings: &mut Vec<Warning>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Item>, Error> {
+        let (mut items, mut taken) = (Vec::new(), BTreeSet::new());
+        for (name, ebs) in sources {
+            let selection = tokio::select! {
+                () = stop.cancelled() => return Err(Error::Cancelled),
+                selection = select::select(&*self.service.disks, ebs) => selection,
+            };
+            match selection {
+                Ok(mut selection) => {
+                    selection.volumes.retain(|volume| taken.insert(volume.id.clone()));
+                    self.of_source(name, ebs, selection, &mut items, warnings, stop).await?;
+                }
+                Err(error) => items.push(self.failed((*name).clone(), "the job's configuration", error.into())),
+            }
+        }
+        Ok(items)
+    }
+
+    async fn of_source(
+        &mut self,
+        name: &Name,
+        ebs: &Ebs,
+        selection: select::Selection,
+        items: &mut Vec<Item>,
+        warnings: &mut Vec<Warning>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let select::Selection { volumes, missing, reason } = selection;
+        tracing::info!(source = %name, volumes = volumes.len(), "volumes {reason}");
+        if volumes.is_empty() && missing.is_empty() {
+            let error = Error::Nothing { source_name: name.clone(), selection: format!("is {reason}") };
+            match ebs.on_no_match {
+                OnNoMatch::Error => items.push(self.failed(name.clone(), &reason, error)),
+                OnNoMatch::Warn => {
+                    tracing::warn!(source = %name, "{error}");
+                    warnings.push(Warning { item: name.clone(), path: String::new(), message: error.to_string() });
+                }
+                OnNoMatch::Ignore => {}
+            }
+        }
+        for volume in missing {
+            let item = item_name(name, &volume);
+            items.push(self.failed(item, &reason, Error::NoVolume(volume)));
+        }
+        self.cut_off = true;
+        let created = create::all(self.service, &self.record.saved.owner(), ebs, &volumes, stop).await?;
+        self.cut_off = false;
+        for (volume, created) in volumes.iter().zip(created) {
+            let item = item_name(name, &volume.id);
+            items.push(match created {
+                Ok(snapshot) => self.pending(item, &reason, volume, &snapshot, ebs.wait),
+                Err(error) => self.failed(item, &reason, error),
+            });
+        }
+        Ok(())
+    }
+
+    fn pending(
+        &mut self,
+        name: Name,
+        reason: &str,
+        volume: &Volume,
+        snapshot: &Snapshot,
+        wait: Option<Duration>,
+    ) -> Item {
+        tracing::info!(item = %name, volume = %volume.id, snapshot = %snapshot.id, "snapshot started");
+        if let Some(wait) = wait {
+            self.deadlines.insert(snapshot.id.clone(), self.service.clock.now() + wait);
+        }
+        self.progress.snapshots.fetch_add(1, Ordering::Relaxed);
+        let recorded = EbsSnapshot {
+            snapshot_id: snapshot.id.clone(),
+            volume_id: volume.id.clone(),
+            size_gib: volume.size_gib,
+            availability_zone: volume.availability_zone.clone(),
+            volume_type: volume.volume_type.clone(),
+            iops: volume.iops,
+            throughput: volume.throughput,
+            encrypted: snapshot.encrypted || volume.encrypted,
+            kms_key_id: snapshot.kms_key_id.clone().or_else(|| volume.kms_key_id.clone()),
+            tags: tags::fill(BTreeMap::new(), &volume.tags).0,
+            state: State::Pending,
+            started: snapshot.started.unwrap_or_else(jiff::Timestamp::now),
+            completed: None,
+        };
+        Item {
+            name,
+            source: SourceDescription::Ebs { selected_by: reason.to_owned() },
+            outcome: Outcome::Partial,
+            error: None,
+            labels: tags::labels(&volume.tags),
+            content: Content::EbsSnapshot { snapshot: Some(recorded) },
+        }
+    }
+
+    fn failed(&mut self, name: Name, reason: &str, error: Error) -> Item {
+        let Report { class, message, .. } = error.report();
+        tracing::error!(item = %name, %class, %error, "the item failed");
+        self.metrics.snapshot_ended(Outcome::Failure, Some(class), None);
+        self.first_error.get_or_insert((name.clone(), error));
+        Item {
+            name,
+            source: SourceDescription::Ebs { selected_by: reason.to_owned() },
+            outcome: Outcome::Failure,
+            error: Some(ItemError { class: class.to_string(), message }),
+            labels: BTreeMap::new(),
+            content: Content::EbsSnapshot { snapshot: None },
+        }
+    }
+
+    /// The first failure of an item, to be told where nothing is committed.
+    pub fn first_error(&mut self) -> Option<(Name, Error)> {
+        self.first_error.take()
+    }
+
+    /// Writes down that only waiting is left: should this process die, the next start commits `manifest`.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written to.
+    pub fn captured(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        self.record.captured(manifest)
+    }
+
+    /// Waits until each snapshot has ended or its time is over; those of the latter kind stay pending. A stop ends the waiting, as
+    /// does a refusal to show the snapshots: they are there, and a later run looks again.
+    pub async fn wait(&mut self, items: &mut [Item], stop: &CancellationToken) {
+        let mut misses: BTreeMap<SnapshotId, u32> = BTreeMap::new();
+        for look in 0.. {
+            let waited_for = self.waited_for(items);
+            self.metrics.snapshots_pending(waited_for.len());
+            let Some(last) = waited_for.iter().map(|(_, deadline)| *deadline).max() else { break };
+            let left = last.duration_since(self.service.clock.now());
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.service.clock.sleep(wait::pause(look, pace::random()).min(left)) => {}
+            }
+            let ids: Vec<SnapshotId> = waited_for.into_iter().map(|(id, _)| id).collect();
+            match wait::look(&*self.service.disks, &ids).await {
+                Ok(seen) => self.settle(items, &seen, &mut misses),
+                Err(error) if error.class.retry() == Retry::No => {
+                    tracing::error!(class = %error.class, %error, "the snapshots cannot be looked at: they stay pending");
+                    break;
+                }
+                Err(error) => tracing::warn!(class = %error.class, %error, "the snapshots are looked at again later"),
+            }
+        }
+        // Whoever is asked to stop leaves this to the next look at the record, or to pruning.
+        if !stop.is_cancelled() {
+            self.strays(items).await;
+        }
+    }
+
+    /// The pending snapshots whose time is not over.
+    fn waited_for(&self, items: &[Item]) -> Vec<(SnapshotId, Instant)> {
+        let now = self.service.clock.now();
+        let waited_for = |id: SnapshotId| Some((id.clone(), *self.deadlines.get(&id).filter(|at| **at > now)?));
+        wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
+    }
+
+    fn settle(
+        &mut self,
+        items: &mut [Item],
+        seen: &BTreeMap<SnapshotId, Snapshot>,
+        misses: &mut BTreeMap<SnapshotId, u32>,
+    ) {
+        for item in items {
+            let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
+            if !self.deadlines.contains_key(&id) {
+                continue;
+            }
+            let ended = if let Some(snapshot) = seen.get(&id) {
+                misses.remove(&id);
+                wait::settle(item, snapshot, jiff::Timestamp::now())
+            } else {
+                let in_a_row = misses.entry(id.clone()).or_default();
+                *in_a_row += 1;
+                if *in_a_row < MISSES {
+                    continue;
+                }
+                let error = Error::Gone(id);
+                wait::fail(item, &error);
+                Seen::Failed(error)
+            };
+            match ended {
+                Seen::Pending => {}
+                Seen::Completed(took) => {
+                    tracing::info!(item = %item.name, took_s = took.as_secs(), "snapshot completed");
+                    self.progress.completed.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.snapshot_ended(Outcome::Success, None, Some(took));
+                }
+                Seen::Failed(error) => {
+                    self.metrics.snapshot_ended(Outcome::Failure, Some(error.class()), None);
+                    self.first_error.get_or_insert((item.name.clone(), error));
+                }
+            }
+        }
+    }
+
+    /// Deletes what this backup created and its items do not name: a creation whose reply was lost, a snapshot that failed.
+    async fn strays(&self, items: &[Item]) {
+        let named = named(items);
+        let owner = self.record.saved.owner();
+        match delete::all_but(&*self.service.disks, &owner, &named).await {
+            Ok(deletion) => deletion.log(&owner),
+            Err(error) => tracing::warn!(class = %error.class, %error, "snapshots that no item names may be left"),
+        }
+    }
+
+    /// The manifest is committed. The record, which the manifest in the store now overrules, stays for as long as a snapshot is
+    /// pending.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written to.
+    pub fn committed(self, manifest: &Manifest) -> Result<(), Error> {
+        let pending = wait::pending_ids(&manifest.items).len();
+        self.metrics.snapshots_pending(pending);
+        if pending > 0 {
+            tracing::warn!(backup = %manifest.id, pending, "snapshots are still pending: a later run finishes the record");
+            return Ok(());
+        }
+        self.record.remove()
+    }
+
+    /// Nothing will be committed: deletes every snapshot of this backup. What cannot be deleted now is what the record is for.
+    pub async fn discard(mut self) {
+        self.metrics.snapshots_pending(0);
+        // Should this be cut off, the next start must not commit what is going to be deleted.
+        if let Err(error) = self.record.creating() {
+            tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
+        }
+        let owner = self.record.saved.owner();
+        match delete::all_but(&*self.service.disks, &owner, &BTreeSet::new()).await {
+            Ok(deletion) => {
+                deletion.log(&owner);
+                if deletion.kept.is_empty()
+                    && !self.cut_off
+                    && let Err(error) = self.record.remove()
+                {
+                    tracing::warn!(%error, "the record stays");
+                }
+            }
+            Err(error) => {
+                tracing::error!(class = %error.class, %error, "the failed backup's snapshots are left; a later run deletes them");
+            }
+        }
+    }
+}
+
+pub(super) fn named(items: &[Item]) -> BTreeSet<SnapshotId> {
+    let named = items.iter().filter_map(|item| match &item.content {
+        Content::EbsSnapshot { snapshot } => snapshot.as_ref().map(|snapshot| snapshot.snapshot_id.clone()),
+        Content::Stream { .. } => None,
+    });
+    named.collect()
+}
+
+fn item_name(source: &Name, volume: &VolumeId) -> Name {
+    Name::new(format!("{source}-{volume}")).expect("the configuration leaves room for a volume's ID")
+}

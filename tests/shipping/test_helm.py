@@ -1,0 +1,190 @@
+"""config/helm/penstock gives what config/kubernetes gives, and a wrong value is refused by name."""
+
+import copy
+import json
+import re
+import unittest
+
+import yaml
+
+from common import CHART, HELM, KUBERNETES, agent_of, documents, kustomize, one, output, pod_of, run, validate
+
+REQUIRED = {
+    "cluster": "prod-eu-1",
+    "location": {
+        "bucket": "acme-cluster-backups",
+        "region": "eu-west-1",
+        "prefix": "fleet",
+        "roleArn": "arn:aws:iam::222222222222:role/BackupWriter",
+    },
+}
+STATIC = {"credentials": {"kind": "static"}}
+BUNDLE = (KUBERNETES / "overlays" / "private-ca" / "ca.pem").read_text()
+# Which values make each overlay.
+SAME = {
+    "irsa": {"serviceAccount": {"annotations": {
+        "eks.amazonaws.com/role-arn": "arn:aws:iam::111111111111:role/PenstockBase",
+        "eks.amazonaws.com/sts-regional-endpoints": "true",
+    }}},
+    "pod-identity": {},
+    "static-credentials": {"credentials": {"kind": "static", "externalIdInSecret": True}},
+    "private-ca": STATIC | {"certificate": {"bundle": BUNDLE}, "location": {
+        "s3Url": "https://s3.example.internal", "stsUrl": "https://sts.example.internal", "ec2Url": "https://ec2.example.internal",
+    }},
+    "control-plane": STATIC | {"etcd": {"enabled": True}, "resources": {"limits": {"memory": "768Mi"}}},
+}
+
+
+def merged(base, more):
+    result = copy.deepcopy(base)
+    for key, value in more.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+    return result
+
+
+def template(values):
+    return run(HELM, "template", "penstock", CHART, "--namespace", "penstock", "--values", "-", stdin=yaml.safe_dump(values))
+
+
+def rendered(more):
+    done = template(merged(REQUIRED, more))
+    assert done.returncode == 0, done.stderr
+    return documents(done.stdout)
+
+
+def plain(objects):
+    """Without what the two are meant to differ in: Helm's labels and checksum, kustomize's hashes, the order of lists that are sets."""
+    text = json.dumps(objects)
+    for name in {each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"}:
+        text = text.replace(f'"{name}"', f'"{re.sub("-[a-z0-9]{10}$", "", name)}"')
+    result = {}
+    for each in json.loads(text):
+        if each["kind"] == "Namespace":
+            continue  # Helm makes it, or whoever installs the chart
+        labels = each["metadata"].get("labels", {})
+        for label in list(labels):
+            if label.startswith("helm.sh/") or label.removeprefix("app.kubernetes.io/") in ("instance", "version", "managed-by"):
+                del labels[label]
+        if each["kind"] == "DaemonSet":
+            metadata = each["spec"]["template"]["metadata"]
+            metadata["annotations"] = {
+                name: value for name, value in metadata.get("annotations", {}).items() if not name.startswith("checksum/")
+            }
+            pod = each["spec"]["template"]["spec"]
+            pod["volumes"].sort(key=lambda volume: volume["name"])
+            for container in pod["containers"]:
+                container["volumeMounts"].sort(key=lambda mount: mount["name"])
+            # The overlay leaves copying etcdctl at the base's limit; the chart has one value for both containers.
+            for container in pod.get("initContainers", []):
+                container["resources"]["limits"].pop("memory")
+        if each["kind"] == "ConfigMap":
+            each["data"] = {key: value.rstrip("\n") for key, value in (each.get("data") or {}).items()}
+        result[each["kind"], each["metadata"]["name"]] = each
+    return result
+
+
+class Chart(unittest.TestCase):
+    maxDiff = None
+
+    def test_it_gives_what_each_overlay_gives(self):
+        for name, values in SAME.items():
+            with self.subTest(overlay=name):
+                ours, theirs = plain(rendered(values)), plain(kustomize(KUBERNETES / "overlays" / name))
+                self.assertEqual(ours.keys(), theirs.keys())
+                for key in theirs:
+                    self.assertEqual(ours[key], theirs[key], key)
+
+    def test_every_overlay_is_compared(self):
+        self.assertEqual(sorted(SAME), sorted(path.name for path in (KUBERNETES / "overlays").iterdir() if path.is_dir()))
+
+    def test_lint_and_schemas(self):
+        for values in (*SAME.values(), {"podMonitor": {"enabled": True}, "hostPaths": ["/srv/data"]}):
+            done = run(HELM, "lint", "--strict", CHART, "--values", "-", stdin=yaml.safe_dump(merged(REQUIRED, values)))
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            validate(rendered(values))
+
+    def test_more_of_the_host_is_mounted_read_only(self):
+        objects = rendered({"hostPaths": ["/srv/data"]})
+        [mount] = [mount for mount in agent_of(objects)["volumeMounts"] if mount["mountPath"] == "/srv/data"]
+        [volume] = [volume for volume in pod_of(objects)["volumes"] if volume["name"] == mount["name"]]
+        self.assertEqual((mount["readOnly"], volume["hostPath"]["path"]), (True, "/srv/data"))
+
+    def test_a_change_rolls_out(self):
+        def annotation(values):
+            return one(rendered(values), "DaemonSet")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+
+        seen = {annotation(values) for values in ({}, {"cluster": "other"}, {"config": "cluster = \"x\"\n"}, {"schedule": "0 1 * * *"})}
+        self.assertEqual(len(seen), 4)
+
+    def test_a_mistake_names_the_value(self):
+        for values, named in (
+            ({"cluster": "Prod EU"}, "/cluster"),
+            ({"clusterr": "x"}, "'clusterr'"),
+            ({"location": {"bucket": "Bad_Bucket"}}, "/location/bucket"),
+            ({"location": {"region": ""}}, "/location/region"),
+            ({"location": {"roleArn": "BackupWriter"}}, "/location/roleArn"),
+            ({"location": {"externalId": "x"}}, "/location/externalId"),
+            ({"location": {"s3Url": "s3.example.com"}}, "/location/s3Url"),
+            ({"location": {"encryption": {"mode": "kms"}}}, "/location/encryption/mode"),
+            ({"location": {"encryption": {"kmsKeyId": "k"}}}, "location.encryption.kmsKeyId"),
+            ({"location": {"buckett": "x"}}, "'buckett'"),
+            ({"credentials": {"kind": "statik"}}, "/credentials/kind"),
+            ({"credentials": {"externalIdInSecret": True}}, "credentials.externalIdInSecret"),
+            ({"certificate": {"bundle": "no PEM"}}, "/certificate/bundle"),
+            ({"certificate": {"bundle": BUNDLE, "configMap": "x"}}, "certificate.configMap"),
+            ({"certificate": {"mode": "replace"}}, "/certificate/mode"),
+            ({"schedule": "hourly"}, "/schedule"),
+            ({"memory": "lots"}, "/memory"),
+            ({"memory": "1GiB"}, "resources.limits.memory"),
+            ({"hostPaths": ["srv"]}, "/hostPaths/0"),
+            ({"image": {"tag": "a b"}}, "/image/tag"),
+            ({"resources": {"limits": {"memory": 512}}}, "/resources/limits/memory"),
+            ({"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "x"}}}, "role-arn"),
+            ({"tolerations": [{"effect": "Never"}]}, "/tolerations/0/effect"),
+            ({"updateStrategy": {"maxUnavailable": "many"}}, "/updateStrategy/maxUnavailable"),
+            ({"terminationGracePeriodSeconds": 5}, "/terminationGracePeriodSeconds"),
+            ({"networkPolicy": {"metricsNamespace": "A"}}, "/networkPolicy/metricsNamespace"),
+            ({"podMonitor": {"interval": "often"}}, "/podMonitor/interval"),
+        ):
+            with self.subTest(values=values):
+                done = template(merged(REQUIRED, values))
+                self.assertNotEqual(done.returncode, 0, "was taken")
+                self.assertIn(named, done.stderr)
+
+    def test_values_and_schema_have_the_same_names(self):
+        def of_values(values, path=""):
+            for key, value in values.items():
+                yield f"{path}/{key}"
+                if isinstance(value, dict) and value and not re.search("/(requests|limits)$", f"{path}/{key}"):
+                    yield from of_values(value, f"{path}/{key}")
+
+        def of_schema(schema, path=""):
+            for key, value in schema.get("properties", {}).items():
+                yield f"{path}/{key}"
+                if value.get("additionalProperties") is False and key not in ("requests", "limits"):
+                    yield from of_schema(value, f"{path}/{key}")
+
+        values = yaml.safe_load((CHART / "values.yaml").read_text())
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        self.assertEqual(sorted(of_values(values)), sorted(set(of_schema(schema)) - {"/global"}))
+
+    def test_the_files_are_the_manifests_own(self):
+        for ours, theirs in (("penstock.toml", "base"), ("penstock-etcd.toml", "components/etcd")):
+            self.assertEqual((CHART / "files" / ours).read_text(), (KUBERNETES / theirs / "penstock.toml").read_text())
+
+    def test_versions_agree_with_the_package(self):
+        version = re.search(r'^version = "(.+)"$', (CHART.parents[2] / "Cargo.toml").read_text(), re.M)[1]
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
+        [image] = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["images"]
+        self.assertEqual(image["newTag"], version)
+
+    def test_it_can_be_packaged(self):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertIn("penstock-", output(HELM, "package", CHART, "--destination", folder))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,200 @@
+"""config/kubernetes: each overlay renders, is valid, is as hardened as it says, and holds a configuration that Penstock takes."""
+
+import pathlib
+import shutil
+import tempfile
+import tomllib
+import unittest
+
+from common import (
+    KUBERNETES,
+    PENSTOCK,
+    agent_of,
+    config_check,
+    configuration_of,
+    environment_of,
+    kustomize,
+    mebibytes,
+    one,
+    overlays,
+    pod_of,
+    run,
+    validate,
+)
+
+
+class Overlays(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.rendered = {name: kustomize(KUBERNETES / "overlays" / name) for name in overlays()}
+
+    def test_there_is_one_for_each_way_in(self):
+        self.assertEqual(overlays(), ["control-plane", "irsa", "pod-identity", "private-ca", "static-credentials"])
+
+    def test_valid_against_the_schemas(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                validate(objects)
+
+    def test_a_wrong_field_would_be_seen(self):
+        objects = kustomize(KUBERNETES / "overlays" / "irsa")
+        pod_of(objects)["hostnetwork"] = True
+        with self.assertRaises(Exception) as raised:
+            validate(objects)
+        self.assertIn("hostnetwork", str(raised.exception))
+
+    def test_the_configuration_is_one(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                with tempfile.TemporaryDirectory() as folder:
+                    done = config_check(objects, folder)
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_mistake_names_the_value(self):
+        wrong = {
+            "PENSTOCK_CLUSTER": ("Prod", "cluster:"),
+            "PENSTOCK_BUCKET": ("Bad_Bucket", "locations.primary.bucket:"),
+            "PENSTOCK_REGION": ("", "locations.primary.region:"),
+            "PENSTOCK_ROLE_ARN": ("BackupWriter", "locations.primary.assume_role[0].role_arn:"),
+            "PENSTOCK_EXTERNAL_ID": ("x", "locations.primary.assume_role[0].external_id:"),
+            "PENSTOCK_S3_URL": ("s3.example.com", "locations.primary.s3_url:"),
+            "PENSTOCK_CREDENTIALS": ("statik", "locations.primary.credentials.source:"),
+            "PENSTOCK_ENCRYPTION": ("kms", "locations.primary.encryption.mode:"),
+            "PENSTOCK_MEMORY": ("lots", "limits.memory:"),
+            "PENSTOCK_LISTEN": ("9632", "admin.listen:"),
+            "PENSTOCK_VOLUMES_SCHEDULE": ("hourly", "jobs.volumes.schedule:"),
+        }
+        objects = self.rendered["irsa"]
+        for name, (value, key) in wrong.items():
+            with self.subTest(setting=name), tempfile.TemporaryDirectory() as folder:
+                done = config_check(objects, folder, **{name: value})
+                self.assertEqual(done.returncode, 78, done.stdout)
+                self.assertIn(key, done.stderr)
+
+    def test_a_setting_that_is_missing_is_named(self):
+        objects = kustomize(KUBERNETES / "base")
+        one(objects, "ConfigMap", agent_of(objects)["envFrom"][0]["configMapRef"]["name"])["data"] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            done = config_check(objects, folder)
+        for name in ("PENSTOCK_CLUSTER", "PENSTOCK_BUCKET", "PENSTOCK_REGION", "PENSTOCK_ROLE_ARN"):
+            self.assertIn(f"names the environment variable {name}, which is not set", done.stderr)
+
+    def test_every_setting_is_a_variable_of_the_file(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                for name in environment_of(objects):
+                    if name.startswith("PENSTOCK_"):
+                        self.assertIn(f"${{{name}", configuration_of(objects))
+
+    def test_a_change_rolls_out(self):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = pathlib.Path(folder) / "kubernetes"
+            shutil.copytree(KUBERNETES, copy)
+            changed = copy / "base" / "penstock.toml"
+            changed.write_text(changed.read_text().replace("concurrent_jobs = 2", "concurrent_jobs = 3"))
+            after = pod_of(kustomize(copy / "overlays" / "irsa"))
+        self.assertNotEqual(pod_of(self.rendered["irsa"]), after)
+
+    def test_hardened(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                pod = pod_of(objects)
+                self.assertEqual(pod["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+                self.assertIs(pod["automountServiceAccountToken"], False)
+                self.assertIs(one(objects, "ServiceAccount")["automountServiceAccountToken"], False)
+                for shared in ("hostNetwork", "hostPID", "hostIPC"):
+                    self.assertFalse(pod.get(shared))
+                for container in pod["containers"] + pod.get("initContainers", []):
+                    context = container["securityContext"]
+                    self.assertIs(context["allowPrivilegeEscalation"], False)
+                    self.assertIs(context["readOnlyRootFilesystem"], True)
+                    self.assertEqual(context["capabilities"]["drop"], ["ALL"])
+                    extra = ["DAC_READ_SEARCH"] if container["name"] == "penstock" else None
+                    self.assertEqual(context["capabilities"].get("add"), extra)
+                    self.assertIn("memory", container["resources"]["limits"])
+                self.assertEqual({each["kind"] for each in objects} & {"Role", "ClusterRole", "Secret"}, set())
+
+    def test_host_folders_are_read_only_and_are_what_is_backed_up(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                volumes = {volume["name"]: volume for volume in pod_of(objects)["volumes"]}
+                host = set()
+                for mount in agent_of(objects)["volumeMounts"]:
+                    source = volumes[mount["name"]].get("hostPath")
+                    if source is None or mount["name"] == "state":
+                        continue
+                    self.assertIs(mount["readOnly"], True)
+                    self.assertEqual(mount["mountPath"], source["path"], "paths in backups are the node's")
+                    host.add(mount["mountPath"])
+                jobs = tomllib.loads(configuration_of(objects))["jobs"].values()
+                sources = [source["path"] for job in jobs for source in job["sources"] if "path" in source]
+                for folder in host:
+                    self.assertTrue(any(path.startswith(folder) for path in sources), f"{folder} is mounted for nothing")
+                mounted = [mount["mountPath"] for mount in agent_of(objects)["volumeMounts"]]
+                for path in sources:
+                    self.assertTrue(any(path.startswith(folder) for folder in mounted), f"{path} is not mounted")
+
+    def test_volumes_mounted_later_are_seen(self):
+        [mount] = [mount for mount in agent_of(self.rendered["irsa"])["volumeMounts"] if mount["name"] == "pods"]
+        self.assertEqual(mount["mountPropagation"], "HostToContainer")
+
+    def test_the_state_survives_the_pod(self):
+        homes = set()
+        for name in ("irsa", "control-plane"):
+            [state] = [each for each in pod_of(self.rendered[name])["volumes"] if each["name"] == "state"]
+            homes.add(state["hostPath"]["path"])
+        self.assertEqual(homes, {"/var/lib/penstock", "/var/lib/penstock-etcd"}, "two agents of a node share no state")
+
+    def test_the_limit_fits_the_budget(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                budget = tomllib.loads(configuration_of(objects))["limits"]["memory"]
+                budget = mebibytes(environment_of(objects).get("PENSTOCK_MEMORY", budget.split(":-")[1].rstrip("}")))
+                self.assertGreaterEqual(mebibytes(agent_of(objects)["resources"]["limits"]["memory"]), budget + 128)
+
+    def test_ports_and_selectors_agree(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                agent, daemonset = agent_of(objects), one(objects, "DaemonSet")
+                labels = daemonset["spec"]["template"]["metadata"]["labels"]
+                selectors = [daemonset["spec"]["selector"]["matchLabels"], one(objects, "Service")["spec"]["selector"]]
+                selectors.append(one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
+                for selector in selectors:
+                    self.assertLessEqual(selector.items(), labels.items())
+                [port] = agent["ports"]
+                listen = tomllib.loads(configuration_of(objects))["admin"]["listen"]
+                self.assertIn(f":{port['containerPort']}}}", listen)
+                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                    self.assertEqual(agent[probe]["httpGet"]["port"], port["name"])
+
+    def test_the_two_configurations_are_one_down_to_the_jobs(self):
+        def head(path):
+            lines = (KUBERNETES / path).read_text().splitlines()
+            start, end = lines.index('cluster = "${PENSTOCK_CLUSTER}"'), lines.index('mode = "${PENSTOCK_ENCRYPTION:-bucket-default}"')
+            return lines[start : end + 2]
+
+        self.assertEqual(head("base/penstock.toml"), head("components/etcd/penstock.toml"))
+
+    def test_the_binary_takes_the_arguments(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                done = run(PENSTOCK, *agent_of(objects)["args"], "--help")
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class PodMonitor(unittest.TestCase):
+    def test_it_names_a_port_of_the_pod(self):
+        with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
+            (pathlib.Path(folder) / "kustomization.yaml").write_text(
+                "resources: [../irsa]\ncomponents: [../../components/pod-monitor]\n"
+            )
+            objects = kustomize(folder)
+        monitor = one(objects, "PodMonitor")
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        self.assertEqual(endpoint["port"], agent_of(objects)["ports"][0]["name"])
+        labels = one(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(monitor["spec"]["selector"]["matchLabels"].items(), labels.items())
+
+
+if __name__ == "__main__":
+    unittest.main()

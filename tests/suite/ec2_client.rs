@@ -1,0 +1,198 @@
+//! The EC2 adapter on a real socket: what each refusal means, and how often it is asked again.
+
+use std::sync::Arc;
+
+use penstock::aws::AwsLocation;
+use penstock::disks::{Disks, Encryption, NewSnapshot, NewVolume, SnapshotFilter, SnapshotState, Tags, VolumeFilter};
+use penstock::error::{Class, Classify as _};
+
+use crate::fake_ec2::{FakeEc2, When, refusal};
+use crate::servers::{Scheme, Servers};
+
+struct Site {
+    _servers: Servers,
+    ec2: FakeEc2,
+    disks: Arc<dyn Disks>,
+}
+
+fn site() -> Site {
+    let servers = Servers::start();
+    let ec2 = FakeEc2::start(&servers, Scheme::Https);
+    let mut location = servers.s3(Scheme::Https).location();
+    location.ec2_url = Some(ec2.server.url.clone());
+    let disks = AwsLocation::connect(&location).unwrap().disks();
+    ec2.volume("vol-0123456789abcdef0", &[("role", "data"), ("odd", "a*b")]);
+    Site { _servers: servers, ec2, disks }
+}
+
+fn new_snapshot() -> NewSnapshot {
+    NewSnapshot {
+        volume: "vol-0123456789abcdef0".parse().unwrap(),
+        description: "a test's".to_owned(),
+        tags: [("penstock:job".to_owned(), "disks".to_owned())].into(),
+    }
+}
+
+/// Code, status, message, class, a word of the remedy or "".
+type Row = (&'static str, u16, &'static str, Class, &'static str);
+
+const ROWS: [Row; 13] = [
+    (
+        "SnapshotCreationPerVolumeRateExceeded",
+        400,
+        "The maximum per volume CreateSnapshot request rate has been exceeded.",
+        Class::Busy,
+        "",
+    ),
+    (
+        "ConcurrentSnapshotLimitExceeded",
+        400,
+        "Maximum allowed in-progress snapshots for a single volume exceeded.",
+        Class::Busy,
+        "",
+    ),
+    ("PendingSnapshotLimitExceeded", 400, "", Class::Busy, ""),
+    ("IncorrectState", 400, "The volume is in the creating state.", Class::Busy, ""),
+    ("SnapshotLimitExceeded", 400, "You have reached your quota.", Class::Quota, "quota"),
+    ("RequestLimitExceeded", 503, "Request limit exceeded.", Class::Throttled, ""),
+    (
+        "UnauthorizedOperation",
+        403,
+        "You are not authorized to perform this operation. Encoded authorization failure message: abc",
+        Class::AccessDenied,
+        "ec2:CreateSnapshot",
+    ),
+    (
+        "UnauthorizedOperation",
+        403,
+        "User: arn:aws:sts::1:assumed-role/W/s is not authorized to perform: ec2:CreateTags on resource: arn:aws:ec2:x because no identity-based policy allows it",
+        Class::AccessDenied,
+        "ec2:CreateTags",
+    ),
+    ("RequestExpired", 400, "Request has expired.", Class::CredentialsExpired, ""),
+    (
+        "InvalidKMSKey.InvalidState",
+        400,
+        "The KMS key provided is in an incorrect state.",
+        Class::KmsKeyState,
+        "enable it",
+    ),
+    ("InvalidVolume.NotFound", 400, "The volume 'vol-0123456789abcdef0' does not exist.", Class::NotFound, ""),
+    ("InternalError", 500, "An internal error has occurred.", Class::Transient, ""),
+    ("InvalidParameterValue", 400, "Value (x) for parameter is invalid.", Class::Config, ""),
+];
+
+#[tokio::test]
+async fn every_refusal_of_create_snapshot_is_classed_and_never_repeated() {
+    for (code, status, message, class, remedy) in ROWS {
+        let site = site();
+        site.ec2.script(move |_, when, _, _| (when == When::Before).then(|| refusal(status, code, message)));
+        let error = site.disks.create_snapshot(&new_snapshot()).await.unwrap_err();
+        assert_eq!(error.class, class, "{code}: {error:?}");
+        assert_eq!((error.code.as_deref(), error.status), (Some(code), Some(status)));
+        assert!(error.report().request_id.is_some(), "{error:?}");
+        assert!(error.remedy.clone().unwrap_or_default().contains(remedy), "{code}: {:?}", error.remedy);
+        assert_eq!(site.ec2.state().actions, ["CreateSnapshot"], "{code}: whoever repeats it may double it");
+    }
+}
+
+#[tokio::test]
+async fn describing_is_repeated_where_it_may_help() {
+    let site = site();
+    site.ec2.script(|_, when, _, number| {
+        (when == When::Before && number < 2).then(|| refusal(503, "RequestLimitExceeded", "Request limit exceeded."))
+    });
+    let page = site.disks.volumes(&VolumeFilter::default(), None).await.unwrap();
+    assert_eq!((page.items.len(), site.ec2.state().actions.len()), (1, 3));
+}
+
+#[tokio::test]
+async fn filters_say_what_is_meant() {
+    let site = site();
+    let tags = |key: &str, value: &str| -> Tags { [(key.to_owned(), value.to_owned())].into() };
+    let found = async |filter: VolumeFilter| site.disks.volumes(&filter, None).await.unwrap().items.len();
+    assert_eq!(found(VolumeFilter { tags: tags("role", "data"), ..VolumeFilter::default() }).await, 1);
+    assert_eq!(found(VolumeFilter { tags: tags("role", "other"), ..VolumeFilter::default() }).await, 0);
+    let ids = vec!["vol-0123456789abcdef0".parse().unwrap(), "vol-0123456789abcdeff".parse().unwrap()];
+    assert_eq!(found(VolumeFilter { ids, ..VolumeFilter::default() }).await, 1);
+    let body = || site.ec2.server.seen().last().unwrap().body.clone();
+    // A star in a tag's value is a star, not anything.
+    assert_eq!(found(VolumeFilter { tags: tags("odd", "a*b"), ..VolumeFilter::default() }).await, 0);
+    assert!(body().contains("a%5C%2Ab"), "{}", body());
+    site.disks.snapshots(&SnapshotFilter::default(), None).await.unwrap();
+    assert!(body().contains("Owner.1=self") && body().contains("MaxResults=1000"), "{}", body());
+}
+
+#[tokio::test]
+async fn a_snapshots_states_are_told_apart() {
+    let site = site();
+    let created = site.disks.create_snapshot(&new_snapshot()).await.unwrap();
+    assert!(matches!(created.state, SnapshotState::Pending(_)) && created.tags["penstock:job"] == "disks");
+    let look = async |state: &'static str, message: &'static str| {
+        {
+            let mut inner = site.ec2.state();
+            inner.snapshots[0].state = state;
+            inner.snapshots[0].message = message;
+            inner.snapshots[0].looks = 9;
+        }
+        site.disks.snapshots(&SnapshotFilter::default(), None).await.unwrap().items.remove(0).state
+    };
+    assert!(matches!(look("pending", "").await, SnapshotState::Pending(Some(42))));
+    assert!(matches!(look("recovering", "").await, SnapshotState::Pending(_)));
+    assert!(matches!(look("recoverable", "").await, SnapshotState::InRecycleBin));
+    assert!(matches!(look("completed", "").await, SnapshotState::Completed));
+    for (message, class) in
+        [("Given key ID is not accessible", Class::KmsDenied), ("An internal error occurred", Class::Transient)]
+    {
+        let SnapshotState::Failed(error) = look("error", message).await else { panic!("{message}") };
+        assert_eq!(error.class, class, "{error}");
+        assert!(error.to_string().contains(message) && error.resource == created.id.as_str(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn deleting_what_is_gone_succeeds_and_what_is_in_use_says_so() {
+    let site = site();
+    let id = "snap-0123456789abcdef0".parse().unwrap();
+    for (code, gone) in [("InvalidSnapshot.NotFound", true), ("InvalidSnapshot.InUse", false)] {
+        site.ec2.script(move |_, when, _, _| (when == When::Before).then(|| refusal(400, code, "because")));
+        let result = site.disks.delete_snapshot(&id).await;
+        assert_eq!(result.is_ok(), gone, "{code}: {result:?}");
+        assert!(gone || result.unwrap_err().code.as_deref() == Some("InvalidSnapshot.InUse"));
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_vanishes_after_its_creation_was_denied_its_key() {
+    let site = site();
+    let new = NewVolume {
+        snapshot: "snap-0123456789abcdef0".parse().unwrap(),
+        availability_zone: "eu-west-1b".to_owned(),
+        volume_type: "gp3".to_owned(),
+        size_gib: 20,
+        iops: Some(5000),
+        throughput: Some(250),
+        encryption: Encryption::Key("alias/restored".to_owned()),
+        tags: [("Name".to_owned(), "db".to_owned())].into(),
+        client_token: "token".to_owned(),
+    };
+    let volume = site.disks.create_volume(&new).await.unwrap();
+    let asked = site.ec2.state().volumes[1].asked.clone();
+    for (key, value) in [
+        ("SnapshotId", "snap-0123456789abcdef0"),
+        ("Size", "20"),
+        ("Iops", "5000"),
+        ("Throughput", "250"),
+        ("Encrypted", "true"),
+        ("KmsKeyId", "alias/restored"),
+        ("ClientToken", "token"),
+        ("TagSpecification.1.ResourceType", "volume"),
+    ] {
+        assert_eq!(asked.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    assert_eq!(site.disks.new_volume(&volume.id).await.unwrap().iops, Some(5000));
+    site.ec2.state().volumes.pop();
+    let error = site.disks.new_volume(&volume.id).await.unwrap_err();
+    assert_eq!((error.class, error.code.as_deref()), (Class::KmsDenied, Some("InvalidVolume.NotFound")));
+    assert!(error.remedy.unwrap().starts_with("inferred"));
+}
