@@ -26,9 +26,15 @@ help: ## list the targets
 build: ## the release binary, target/release/penstock
 	$(CARGO) build --locked --release
 
+# The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
+.PHONY: test-tools
+test-tools: ## what the tests need from apt: prometheus with promtool, chromium (installs them system-wide)
+	@if ! (command -v prometheus && command -v promtool && command -v chromium) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus chromium fonts-dejavu-core; fi
+
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
-test: fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
+test: test-tools fmt-check deny lint ## everything CI runs: formatting, licences, bans, yanked versions, clippy, all tests
 	$(CARGO) test --locked
 
 .PHONY: lint

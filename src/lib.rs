@@ -4,7 +4,7 @@
 //! go only downward in this list; `tests/suite/imports.rs` holds the rule:
 //!
 //! 1. [`cli`]: arguments in, exit code out.
-//! 2. `daemon` (not built yet): when things run.
+//! 2. [`daemon`]: when things run.
 //! 3. [`job`], [`restore`], [`verify`], [`prune`], [`stats`]: what runs.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
@@ -20,6 +20,7 @@ pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod disks;
 pub mod download;
 pub mod error;

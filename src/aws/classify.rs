@@ -98,7 +98,8 @@ fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let throttled = message.contains("KMS") && (code == "SlowDown" || code.starts_with("Throttling"));
     let header = code == "InvalidArgument" && message.contains("AWS KMS managed key");
     Some(match code {
-        "AccessDenied" | "KMS.AccessDeniedException" | "UnauthorizedOperation" if denied => kms_denied(reply, context),
+        "UnauthorizedOperation" if denied => Verdict::new(Class::KmsDenied, volume_key_grant(context)),
+        "AccessDenied" | "KMS.AccessDeniedException" if denied => kms_denied(reply, context),
         "KMS.DisabledException" | "KMS.KMSInvalidStateException" => key_state(message),
         "KMS.NotFoundException" | "KMS.InvalidKeyUsageException" => key_config(context),
         _ if throttled || code == "KMS.ThrottlingException" => {
@@ -110,7 +111,14 @@ fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
         _ if reply.service == Service::Ec2 && (code.contains("KMSKey") || code.contains("KmsKey")) => {
             let state = ["State", "Disabled", "Pending"].iter().any(|word| code.contains(word))
                 || ["disabled", "pending deletion", "invalid state"].iter().any(|word| message.contains(word));
-            if state { key_state(message) } else { key_config(context) }
+            if state {
+                key_state(message)
+            } else {
+                Verdict::new(
+                    Class::KmsConfig,
+                    "check the key: a symmetric one, by its full ARN, in the volume's region",
+                )
+            }
         }
         _ => return None,
     })
@@ -350,8 +358,10 @@ fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
         }
         "InvalidVolume.NotFound" if context.just_created => Verdict::new(
             Class::KmsDenied,
-            "inferred, EC2 does not say: a new volume that disappears had a KMS key that was not accessible; grant \
-             kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on it",
+            format!(
+                "inferred, EC2 does not say: a new volume that disappears had a KMS key that was not accessible; {}",
+                volume_key_grant(context)
+            ),
         ),
         _ if code.ends_with(".NotFound") => Verdict::bare(Class::NotFound),
         _ if code.ends_with("LimitExceeded") => {
@@ -367,16 +377,18 @@ fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     })
 }
 
+/// What EBS needs of a key.
+fn volume_key_grant(context: &Context) -> String {
+    let key = context.kms_key.as_deref().unwrap_or("the volume's KMS key");
+    let role = context.role.as_deref().unwrap_or("the role in use");
+    format!("grant kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on {key} to {role}")
+}
+
 /// A snapshot that ended in the state `error`: EC2 reports it in the snapshot's state message, not as an error.
 #[must_use]
 pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdict {
     if state_message.contains("key ID is not accessible") || state_message.contains("KMS") {
-        let key = context.kms_key.as_deref().unwrap_or("the volume's KMS key");
-        let role = context.role.as_deref().unwrap_or("the role in use");
-        Verdict::new(
-            Class::KmsDenied,
-            format!("grant kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on {key} to {role}"),
-        )
+        Verdict::new(Class::KmsDenied, volume_key_grant(context))
     } else {
         Verdict::bare(Class::Transient)
     }

@@ -45,6 +45,8 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
     /// Committed backups, newest first.
@@ -63,6 +65,12 @@ pub(super) enum Command {
     Delete(Delete),
     /// What the backups of each job and node take in the bucket.
     Stats(Stats),
+    /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    Status,
+    /// Ask the running daemon to run a job now.
+    Trigger(Trigger),
+    /// Ask the running daemon to read its configuration again.
+    Reload,
     /// EBS snapshots: a volume from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -102,6 +110,15 @@ pub(super) struct Backup {
     /// The item's name: makes this an ad-hoc backup.
     #[arg(long, value_name = "ITEM")]
     pub(super) name: Option<Name>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Trigger {
+    #[arg(value_name = "JOB")]
+    pub(super) job: String,
+    /// Wait for the run to end, and exit as `backup` would.
+    #[arg(long)]
+    pub(super) wait: bool,
 }
 
 /// Where to look for backups.

@@ -5,7 +5,9 @@
 
 mod args;
 mod backup;
+mod daemon;
 mod help;
+mod logging;
 mod output;
 mod pages;
 mod progress;
@@ -19,15 +21,18 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, LogFormat, SnapshotCommand};
+use args::{Cli, Command, ConfigCommand, SnapshotCommand};
+use logging::Levels;
 use output::Done;
 
 /// EX_USAGE of clap and of every shell tool.
 const USAGE: u8 = 2;
+
+/// Threads of the runtime: they wait for the network, and encrypt. What costs more has threads of its own.
+const WORKERS: usize = 2;
 
 /// A failure on its way to the user.
 #[derive(Debug)]
@@ -43,6 +48,12 @@ impl<E: Classify> From<E> for Failure {
     }
 }
 
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Self::Report(report)
+    }
+}
+
 impl Failure {
     fn local(action: &str, error: &std::io::Error) -> Self {
         Self::Report(Report::new(Class::Local, format!("{action}: {error}")))
@@ -53,15 +64,15 @@ impl Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(&cli);
+    let levels = logging::start(&cli);
     let format = cli.output;
-    let result = match cli.command {
+    let result = match &cli.command {
         Command::Config(ConfigCommand::Example) => Ok(Done::text(config::example())),
         Command::Config(ConfigCommand::Schema) => Ok(Done::json(config::schema())),
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
-        Command::Completions { shell } => Ok(pages::completions(shell)),
-        Command::Man { folder } => pages::man(&folder),
-        _ => run(cli),
+        Command::Completions { shell } => Ok(pages::completions(*shell)),
+        Command::Man { folder } => pages::man(folder),
+        _ => run(&cli, &levels),
     };
     match result {
         Ok(done) => done.print(format),
@@ -76,26 +87,34 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Done, Failure> {
+fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
     let config = session::load(&cli.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(|error| Failure::local("starting the runtime", &error))?;
     let cancel = CancellationToken::new();
     let result = runtime.block_on(async {
         cancel_on_signals(&cancel)?;
-        match cli.command {
-            Command::Backup(args) => backup::run(&config, &args, cli.output, &cancel).await,
-            Command::List(args) => read::list(&config, &args).await,
-            Command::Show(args) => read::show(&config, &args).await,
-            Command::Restore(args) => read::restore(&config, &args, cli.output, &cancel).await,
-            Command::Cat(args) => read::cat(&config, &args, &cancel).await,
-            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, &args, &cancel).await,
-            Command::Verify(args) => read::verify(&config, &args, cli.output, &cancel).await,
-            Command::Prune(args) => prune::prune(&config, &args, &cancel).await,
-            Command::Delete(args) => prune::delete(&config, &args, &cancel).await,
-            Command::Stats(args) => stats::run(&config, &args).await,
+        match &cli.command {
+            Command::Run => daemon::run(cli, &config, levels, &cancel).await,
+            Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
+            Command::List(args) => read::list(&config, args).await,
+            Command::Show(args) => read::show(&config, args).await,
+            Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
+            Command::Cat(args) => read::cat(&config, args, &cancel).await,
+            Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
+            Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
+            Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
+            Command::Trigger(args) => {
+                let trigger = daemon::trigger(&config, args, cli.output);
+                cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
+            }
+            Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
+            Command::Prune(args) => prune::prune(&config, args, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, args, &cancel).await,
+            Command::Stats(args) => stats::run(&config, args).await,
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")
             }
@@ -104,6 +123,10 @@ fn run(cli: Cli) -> Result<Done, Failure> {
     // A read of standard input cannot be interrupted: whoever is still in one is left behind.
     runtime.shutdown_background();
     result
+}
+
+fn cancelled() -> Result<Done, Failure> {
+    Err(Failure::Report(Report::new(Class::Cancelled, "not waited for; the daemon goes on")))
 }
 
 /// The first Ctrl-C or SIGTERM cancels, so that uploads are aborted; the second one ends the process at once.
@@ -123,21 +146,4 @@ fn cancel_on_signals(cancel: &CancellationToken) -> Result<(), Failure> {
         }
     });
     Ok(())
-}
-
-fn log_to_stderr(cli: &Cli) {
-    let level = match cli.verbose {
-        0 => "warn,penstock=info",
-        1 => "info,penstock=debug",
-        2 => "debug",
-        _ => "trace",
-    };
-    // The SDK logs whole requests, signatures included, at trace: those targets stay at debug whatever is asked.
-    let filter =
-        EnvFilter::new(format!("{level},aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,hyper_util=info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(progress::LogWriter::default);
-    match cli.log_format {
-        LogFormat::Text => builder.with_ansi(false).with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

@@ -5,16 +5,24 @@
 //! the clock is known (`daemon::schedule`), after Vixie cron's rule, which needs [`Cron::follows_clock`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 /// A schedule that comes again and again.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cron {
     text: String,
-    expression: croner::Cron,
+    /// Shared: it has a field for each of 5,000 years.
+    expression: Arc<croner::Cron>,
+}
+
+impl fmt::Debug for Cron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cron({:?})", self.text)
+    }
 }
 
 impl PartialEq for Cron {
@@ -38,7 +46,7 @@ impl Cron {
                  \"30 2 * * *\", or @hourly, @daily, @weekly"
             )
         })?;
-        let cron = Self { text: text.to_owned(), expression };
+        let cron = Self { text: text.to_owned(), expression: Arc::new(expression) };
         match cron.first_from(DateTime::constant(2000, 1, 1, 0, 0, 0, 0)) {
             Some(_) => Ok(cron),
             None => Err(format!("is {text:?}, a day that never comes")),
@@ -53,7 +61,8 @@ impl Cron {
     /// Whether the schedule is one of intervals rather than of fixed times: minute or hour begins with `*`.
     #[must_use]
     pub fn follows_clock(&self) -> bool {
-        self.text == "@hourly" || self.text.split_whitespace().take(2).any(|field| field.starts_with('*'))
+        // croner has written the nicknames out.
+        self.expression.as_str().split_whitespace().take(2).any(|field| field.starts_with('*'))
     }
 
     /// The first minute at or after `from`; `None` only at the end of time.

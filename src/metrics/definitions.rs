@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Counter, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
+    Counter, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, Result,
 };
 
 /// Requests: from a local store's milliseconds to a stalled one's minute.
@@ -21,10 +22,12 @@ pub(super) struct Definitions {
     pub(super) build_info: IntGaugeVec,
     pub(super) start_time: Gauge,
     pub(super) job_runs: IntCounterVec,
+    pub(super) job_runs_skipped: IntCounterVec,
     pub(super) job_last_success: GaugeVec,
     pub(super) job_last_outcome: IntGaugeVec,
     pub(super) job_duration: HistogramVec,
     pub(super) job_next_run: GaugeVec,
+    pub(super) job_interval: GaugeVec,
     pub(super) jobs_running: IntGauge,
     pub(super) source_bytes: IntCounterVec,
     pub(super) source_files: IntCounterVec,
@@ -57,6 +60,7 @@ pub(super) struct Definitions {
     pub(super) backups: IntGaugeVec,
     pub(super) backups_deleted: IntCounterVec,
     pub(super) config_last_reload_successful: IntGauge,
+    pub(super) state_write_failures: IntCounter,
     /// Every family above that has labels.
     families: Vec<Box<dyn Forget>>,
 }
@@ -70,10 +74,12 @@ impl Definitions {
             build_info: r.gauges("build_info", "The version that runs; always 1. More than one version for long is a rollout that stopped.", &["version", "commit"])?,
             start_time: r.plain(Gauge::with_opts(opts("start_time_seconds", "When the process started, Unix time. One that keeps changing is a crash loop: see the log before the restart."))?)?,
             job_runs: r.counters("job_runs_total", "Runs that ended, by outcome and by the class of the failure. Look up the class in docs/runbooks.md.", &["job", "outcome", "class"])?,
+            job_runs_skipped: r.counters("job_runs_skipped_total", "Runs that were due and were not made. `overlap`: the last one had not ended, it needs a longer interval. `missed`: the machine was off, and catch_up is never.", &["job", "reason"])?,
             job_last_success: r.floats("job_last_success_timestamp_seconds", "When the last good backup was committed, Unix time; kept over restarts. Alert on its age against the schedule.", &["job"])?,
             job_last_outcome: r.gauges("job_last_outcome", "How the last run ended: 0 success, 1 partial, 2 failure, 3 cancelled. The log and `penstock status` say why.", &["job"])?,
             job_duration: r.histograms("job_duration_seconds", "How long runs took. One that nears the job's timeout or its schedule's interval needs more concurrency or a longer one.", &["job"], RUN_SECONDS)?,
             job_next_run: r.floats("job_next_run_timestamp_seconds", "When the job starts next, Unix time. In the past for long: the scheduler waits for concurrent_jobs, or hangs.", &["job"])?,
+            job_interval: r.floats("job_interval_seconds", "The longest time between two runs of the job's schedule. What the age of the last success is compared with.", &["job"])?,
             jobs_running: r.plain(IntGauge::with_opts(opts("jobs_running", "Jobs that run now. At limits.concurrent_jobs for long, others wait: raise it, or spread the schedules."))?)?,
             source_bytes: r.counters("source_bytes_total", "Plain bytes read from sources.", &["job"])?,
             source_files: r.counters("source_files_total", "Files, folders and links found in trees.", &["job"])?,
@@ -106,6 +112,7 @@ impl Definitions {
             backups: r.gauges("backups", "Committed backups of this node in the store. Growing without end: the job has no retention, or prune fails.", &["job"])?,
             backups_deleted: r.counters("backups_deleted_total", "Backups that retention or `delete` removed, by outcome. `failure`: the role lacks s3:DeleteObject, or see the log.", &["job", "outcome"])?,
             config_last_reload_successful: r.plain(IntGauge::with_opts(opts("config_last_reload_successful", "0: the file on disk was refused and the old configuration goes on. `penstock config check` says why."))?)?,
+            state_write_failures: r.plain(IntCounter::with_opts(opts("state_write_failures_total", "Records that could not be written to state_dir. Its disk is full or read-only: a restart would forget when jobs last succeeded."))?)?,
             families: r.families,
         })
     }

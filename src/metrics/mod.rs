@@ -8,6 +8,7 @@
 //! - What is removed from the configuration is forgotten ([`Metrics::forget_job`], [`Metrics::forget_location`]).
 
 mod definitions;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,25 @@ impl AbortReason {
             Self::Failure => "failure",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Why a run that was due was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SkipReason {
+    /// The job's last run had not ended.
+    Overlap,
+    /// The machine was off or asleep, and `catch_up` is `never`.
+    Missed,
+}
+
+impl SkipReason {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::Missed => "missed",
         }
     }
 }
@@ -118,6 +138,11 @@ impl Metrics {
         self.all().memory_in_use.set(bytes(budget.in_use()));
         let waited = budget.waited().as_secs_f64() - self.all().memory_wait.get();
         self.all().memory_wait.inc_by(waited.max(0.0));
+    }
+
+    /// What a job's last outcome was could not be written to the state directory.
+    pub fn state_not_written(&self) {
+        self.all().state_write_failures.inc();
     }
 
     pub fn jobs_running(&self, count: usize) {
@@ -268,6 +293,10 @@ impl Job {
         self.last_outcome(outcome);
     }
 
+    pub fn skipped(&self, reason: SkipReason) {
+        self.all().job_runs_skipped.with_label_values(&[&self.name, reason.as_str()]).inc();
+    }
+
     /// Also when restored from the state directory at start.
     pub fn last_outcome(&self, outcome: Outcome) {
         self.all().job_last_outcome.with_label_values(&[&self.name]).set(number(outcome));
@@ -283,6 +312,14 @@ impl Job {
         match unix_seconds {
             Some(seconds) => self.all().job_next_run.with_label_values(&[&self.name]).set(seconds),
             None => drop(self.all().job_next_run.remove_label_values(&[&self.name])),
+        }
+    }
+
+    /// The longest time between two runs; `None` for a job that runs only by hand.
+    pub fn interval(&self, interval: Option<Duration>) {
+        match interval {
+            Some(interval) => self.all().job_interval.with_label_values(&[&self.name]).set(interval.as_secs_f64()),
+            None => drop(self.all().job_interval.remove_label_values(&[&self.name])),
         }
     }
 

@@ -26,7 +26,9 @@ pub(super) async fn all(
     stop: &CancellationToken,
 ) -> Result<Vec<Result<Snapshot, Error>>, Error> {
     let create = |(index, volume)| async move { (index, one(service, owner, ebs, volume).await) };
-    let created = stream::iter(volumes.iter().enumerate()).map(create).buffer_unordered(ebs.concurrency.max(1));
+    // The futures are made here rather than by the stream: rustc cannot see that a closure held in it is Send.
+    let created: Vec<_> = volumes.iter().enumerate().map(create).collect();
+    let created = stream::iter(created).buffer_unordered(ebs.concurrency.max(1));
     let mut created: Vec<_> = tokio::select! {
         () = stop.cancelled() => return Err(Error::Cancelled),
         created = created.collect() => created,

@@ -33,6 +33,8 @@ pub mod restore;
 mod select;
 mod session;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::fmt;

@@ -6,11 +6,15 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod daemon;
+mod daemon_site;
 mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
 mod imports;
+mod page;
 mod retention;
 mod servers;
 mod snapshots;
 mod tar;
+mod watched;

@@ -176,7 +176,7 @@ fn ec2_replies() {
             ("DescribeVolumes", 400, "RequestExpired", "Request has expired.", C::CredentialsExpired, ""),
             ("DescribeVolumes", 400, "InvalidVolume.NotFound", "The volume 'vol-1' does not exist.", C::NotFound, ""),
             ("CreateVolume", 400, "InvalidKMSKey.InvalidState", "The KMS key provided is in an incorrect state", C::KmsKeyState, "enable"),
-            ("CreateVolume", 400, "InvalidKmsKeyId", "The key is malformed", C::KmsConfig, "kms_key_id"),
+            ("CreateVolume", 400, "InvalidKmsKeyId", "The key is malformed", C::KmsConfig, "in the volume's region"),
             ("CreateVolume", 400, "KMSKeyNotAccessibleFault", "", C::KmsConfig, ""),
             ("DescribeVolumes", 401, "AuthFailure", "AWS was not able to validate the provided access credentials", C::AccessDenied, ""),
         ],

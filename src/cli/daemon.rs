@@ -1,0 +1,223 @@
+//! `penstock run`, and what asks it: `status`, `trigger`, `reload`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Cli, OutputFormat, Trigger};
+use super::logging::Levels;
+use super::output::{self, Done};
+use super::{Failure, progress};
+use crate::aws::AwsLocation;
+use crate::config::{Config, Location};
+use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
+use crate::disks::Disks;
+use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::metrics::{self, Outcome};
+use crate::store::Store;
+
+/// Opens locations with the AWS adapter.
+struct Aws;
+
+impl Connect for Aws {
+    fn connect(&self, location: &Location, _metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
+        let location = AwsLocation::connect(location).map_err(|error| error.report())?;
+        Ok(Arc::new(Open(location)))
+    }
+}
+
+struct Open(AwsLocation);
+
+#[async_trait]
+impl Remote for Open {
+    fn store(&self) -> Arc<dyn Store> {
+        self.0.store()
+    }
+
+    fn disks(&self) -> Arc<dyn Disks> {
+        self.0.disks()
+    }
+
+    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
+        Ok(self.0.credentials().get().await?.expiry())
+    }
+
+    fn certificate_expiry(&self) -> Option<Timestamp> {
+        self.0.trust().certificates().iter().map(|certificate| certificate.not_after).min()
+    }
+}
+
+pub(super) async fn run(
+    cli: &Cli,
+    config: &Config,
+    levels: &Levels,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
+    let levels = levels.clone();
+    let setup = Setup {
+        file: cli.config.clone(),
+        config: config.clone(),
+        connect: Arc::new(Aws),
+        set_log_level: Box::new(move |level| levels.set(level)),
+    };
+    daemon::run(setup, cancel.clone()).await?;
+    Ok(Done::text(""))
+}
+
+fn unexpected(answer: &Answer) -> Failure {
+    match answer {
+        Answer::Refused(failed) => Failure::Report(report(failed)),
+        other => Failure::Report(Report::new(Class::Internal, format!("the daemon answered {other:?}"))),
+    }
+}
+
+fn report(failed: &Failed) -> Report {
+    let class = Class::named(&failed.class).unwrap_or(Class::Internal);
+    Report { remedy: failed.remedy.clone(), ..Report::new(class, failed.message.clone()) }
+}
+
+pub(super) async fn status(config: &Config) -> Result<Done, Failure> {
+    match Client::send(&config.admin.socket, &Request::Status).await?.answer().await? {
+        Answer::Status(status) => {
+            let json = serde_json::to_value(&status).expect("it came as JSON");
+            Ok(Done::new(text(&status), json))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) async fn reload(config: &Config) -> Result<Done, Failure> {
+    match Client::send(&config.admin.socket, &Request::Reload).await?.answer().await? {
+        Answer::Reloaded => Ok(Done::new("reloaded\n", serde_json::json!({ "ok": true }))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputFormat) -> Result<Done, Failure> {
+    let request = Request::Trigger { job: args.job.clone() };
+    let mut client = Client::send(&config.admin.socket, &request).await?;
+    match client.answer().await? {
+        Answer::Queued if args.wait => {}
+        Answer::Queued => {
+            let text = format!("{} is queued; `penstock status` shows how it goes\n", args.job);
+            return Ok(Done::new(text, serde_json::json!({ "job": args.job, "queued": true })));
+        }
+        other => return Err(unexpected(&other)),
+    }
+    let seen = std::sync::Mutex::new((0, 0, "waiting".to_owned()));
+    let lock = || seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let waiting = async {
+        loop {
+            match client.answer().await? {
+                Answer::Progress(run) => *lock() = shown(&run),
+                Answer::Ended(last) => return Ok(last),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    };
+    let last: LastRun = progress::shown(format, "trigger", || lock().clone(), Box::pin(waiting)).await?;
+    ended(&args.job, &last)
+}
+
+fn shown(run: &RunningStatus) -> (u64, u64, String) {
+    let message = format!("{} files, {} stored", run.files, output::size(run.stored_bytes));
+    (run.plain_bytes, run.expected_bytes.unwrap_or(0), message)
+}
+
+fn ended(job: &str, last: &LastRun) -> Result<Done, Failure> {
+    let backup = last.backup.as_deref().unwrap_or("nothing");
+    let done = Done::new(
+        format!("{job}: {}, {backup} committed\n", last.outcome.as_str()),
+        serde_json::json!({ "job": job, "run": last }),
+    );
+    match (last.outcome, &last.error) {
+        (Outcome::Success, _) => Ok(done),
+        (Outcome::Partial, _) => Ok(done.something_failed()),
+        (Outcome::Failure | Outcome::Cancelled, Some(failed)) => Err(Failure::Report(report(failed))),
+        (Outcome::Failure | Outcome::Cancelled, None) => Ok(done.code(Class::Cancelled.exit_code())),
+    }
+}
+
+/// The status for a terminal.
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_text(&mut text, status);
+    text
+}
+
+fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
+    let now = status.now;
+    let ready = status.not_ready.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("NOT READY: {why}"));
+    writeln!(text, "penstock {} on {}/{}: {ready}", status.version, status.cluster, status.node)?;
+    if let Some(refused) = &status.configuration.refused {
+        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.failed.message)?;
+    }
+    writeln!(text, "\n{:<16} {:<8} {:<12} CREDENTIALS", "LOCATION", "STATE", "CHECKED")?;
+    for location in &status.locations {
+        let state = location.up.map_or("unknown", |up| if up { "up" } else { "DOWN" });
+        let expiry = location.credentials_expire.map_or_else(String::new, |at| format!(", until {}", when(at, now)));
+        let (name, credentials) = (&location.name, &location.credentials);
+        writeln!(text, "{name:<16} {state:<8} {:<12} {credentials}{expiry}", or_dash(location.last_check, now))?;
+        if let Some(failed) = &location.error {
+            write_failed(text, failed)?;
+        }
+    }
+    writeln!(text, "\n{:<16} {:<12} {:<12} {:<12} {:<12} RUNS NOW", "JOB", "NEXT", "LAST", "OUTCOME", "SUCCESS")?;
+    for job in &status.jobs {
+        let next = job.retry.or(job.next_run);
+        let (finished, outcome) = match &job.last {
+            Some(last) => (Some(last.finished), last.outcome.as_str()),
+            None => (None, "-"),
+        };
+        let runs = match (&job.running, job.waiting_since) {
+            (Some(run), _) => running(run),
+            (None, Some(_)) => "waits for others".to_owned(),
+            (None, None) => String::new(),
+        };
+        let [next, finished, success] = [next, finished, job.last_success].map(|at| or_dash(at, now));
+        let line = format!("{:<16} {next:<12} {finished:<12} {outcome:<12} {success:<12} {runs}", job.name);
+        writeln!(text, "{}", line.trim_end())?;
+        if let Some(failed) = job.last.as_ref().and_then(|last| last.error.as_ref()) {
+            write_failed(text, failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn running(run: &RunningStatus) -> String {
+    let read = output::size(run.plain_bytes);
+    match run.expected_bytes {
+        Some(expected) => {
+            let expected = expected.max(run.plain_bytes);
+            format!("{read} of {} ({} %)", output::size(expected), run.plain_bytes * 100 / expected.max(1))
+        }
+        None => read,
+    }
+}
+
+fn write_failed(text: &mut String, failed: &Failed) -> std::fmt::Result {
+    writeln!(text, "  {}: {}", failed.class, failed.message)?;
+    failed.remedy.as_ref().map_or(Ok(()), |remedy| writeln!(text, "  what to do: {remedy}"))
+}
+
+fn or_dash(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| when(at, now))
+}
+
+/// `in 5m 3s`, `2h 1m ago`.
+fn when(at: Timestamp, now: Timestamp) -> String {
+    let away = at.duration_since(now);
+    let seconds = away.unsigned_abs().as_secs();
+    let text = match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d", seconds / 86_400),
+    };
+    if away.is_positive() { format!("in {text}") } else { format!("{text} ago") }
+}

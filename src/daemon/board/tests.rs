@@ -1,0 +1,229 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A configuration with these lines for each job, by its name.
+fn config(concurrent: usize, jobs: &[(&str, &str)]) -> Config {
+    let mut text = format!(
+        "cluster = \"c\"\nnode = \"n\"\nlimits = {{ concurrent_jobs = {concurrent} }}\n\
+         [locations.a]\nprovider = \"aws\"\nbucket = \"acme-backups\"\nregion = \"eu-west-1\"\n"
+    );
+    for (name, lines) in jobs {
+        let source = "sources = [{ type = \"file\", name = \"n\", path = \"/n\" }]";
+        text.extend(["[jobs.", name, "]\nlocation = \"a\"\n", lines, "\n", source, "\n"]);
+    }
+    Config::parse(&text, &BTreeMap::new()).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+const HOURLY: &str = "schedule = \"0 * * * *\"";
+
+/// Minutes after midnight.
+fn at(minute: i64) -> Timestamp {
+    "2026-06-01T00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_mins(minute)
+}
+
+fn board(config: &Config, minute: i64) -> Board {
+    Board::new(config, Metrics::new(), at(minute), |_| Record::default())
+}
+
+/// Ticks, and says which jobs start.
+fn tick(board: &mut Board, minute: i64) -> Vec<(String, Cause)> {
+    board.tick(at(minute)).into_iter().map(|start| (start.job.name.to_string(), start.running.cause)).collect()
+}
+
+fn starts(names: &[&str], cause: Cause) -> Vec<(String, Cause)> {
+    names.iter().map(|name| ((*name).to_owned(), cause)).collect()
+}
+
+fn end(board: &mut Board, name: &str, class: Option<Class>, minute: i64) {
+    let error = class.map(|class| Fault { class, message: "refused".into(), remedy: None });
+    let (outcome, good) = match class {
+        None => (Outcome::Success, Some(at(minute))),
+        Some(_) => (Outcome::Failure, None),
+    };
+    board.finish(&Name::new(name).unwrap(), Verdict { outcome, backup: None, error, good }, at(minute));
+}
+
+fn entry<'a>(board: &'a Board, name: &str) -> &'a Entry {
+    board.jobs().find(|entry| entry.job.name.as_str() == name).unwrap()
+}
+
+/// The value of the one series of a family that has all these labels.
+fn metric(board: &Board, name: &str, labels: &[&str]) -> Option<f64> {
+    let family = board.metrics.gather().into_iter().find(|family| family.name() == name)?;
+    let fits = |metric: &&prometheus::proto::Metric| {
+        labels.iter().all(|label| metric.get_label().iter().any(|pair| pair.value() == *label))
+    };
+    let metric = family.get_metric().iter().find(fits)?;
+    Some(metric.get_counter().get_value() + metric.get_gauge().get_value())
+}
+
+#[test]
+fn a_job_runs_when_it_is_due_and_again_an_hour_later() {
+    let config = config(2, &[("etcd", HOURLY), ("by-hand", "")]);
+    let mut board = board(&config, 30);
+    assert_eq!(board.next_wake(), Some(at(60)));
+    assert_eq!(tick(&mut board, 59), []);
+    assert_eq!(tick(&mut board, 60), starts(&["etcd"], Cause::Schedule));
+    end(&mut board, "etcd", None, 70);
+    assert_eq!(tick(&mut board, 71), []);
+    assert_eq!(board.next_wake(), Some(at(120)));
+    assert_eq!(entry(&board, "etcd").record.last_success, Some(at(70)));
+    assert_eq!(tick(&mut board, 120), starts(&["etcd"], Cause::Schedule));
+}
+
+#[test]
+fn runs_do_not_overlap_and_what_is_skipped_is_counted() {
+    let mut board = board(&config(2, &[("etcd", HOURLY)]), 30);
+    assert_eq!(tick(&mut board, 60).len(), 1);
+    assert_eq!(tick(&mut board, 120), []);
+    assert_eq!(tick(&mut board, 121), []);
+    assert_eq!(metric(&board, "penstock_job_runs_skipped_total", &["etcd", "overlap"]), Some(1.0));
+    end(&mut board, "etcd", None, 130);
+    assert_eq!(tick(&mut board, 131), [], "a skipped run is not made up for");
+    assert_eq!(tick(&mut board, 180).len(), 1);
+}
+
+#[test]
+fn the_first_in_line_starts_first_and_no_more_than_may_run() {
+    let mut board =
+        board(&config(2, &[("c", HOURLY), ("a", HOURLY), ("b", "schedule = \"59 * * * *\""), ("d", "")]), 30);
+    assert_eq!(tick(&mut board, 59), starts(&["b"], Cause::Schedule));
+    assert_eq!(tick(&mut board, 60), starts(&["a"], Cause::Schedule));
+    let ticket = board.trigger("d", at(61)).unwrap();
+    assert_eq!(tick(&mut board, 62), []);
+    assert_eq!(metric(&board, "penstock_jobs_running", &[]), Some(2.0));
+    end(&mut board, "b", None, 63);
+    assert_eq!(tick(&mut board, 63), starts(&["c"], Cause::Schedule));
+    end(&mut board, "a", None, 64);
+    assert_eq!(tick(&mut board, 64), starts(&["d"], Cause::Trigger));
+    end(&mut board, "d", None, 65);
+    assert_eq!(entry(&board, "d").ended, ticket);
+}
+
+#[test]
+fn missed_runs_are_one_or_none_and_a_first_start_misses_nothing() {
+    let config = config(9, &[("never", &format!("{HOURLY}\ncatch_up = \"never\"")), ("once", HOURLY), ("new", HOURLY)]);
+    let recall = |name: &Name| {
+        let planned = (name.as_str() != "new").then(|| at(-600));
+        Record { schedule: planned.map(|_| "0 * * * * UTC".to_owned()), planned, ..Record::default() }
+    };
+    let mut board = Board::new(&config, Metrics::new(), at(30), recall);
+    assert_eq!(tick(&mut board, 30), starts(&["once"], Cause::CatchUp));
+    end(&mut board, "once", None, 31);
+    assert_eq!(tick(&mut board, 32), []);
+    assert_eq!(tick(&mut board, 60), starts(&["never", "new", "once"], Cause::Schedule));
+    for job in ["never", "new", "once"] {
+        end(&mut board, job, None, 61);
+    }
+    // The machine sleeps from 61 to 200.
+    assert_eq!(tick(&mut board, 200), starts(&["new", "once"], Cause::CatchUp));
+    assert_eq!(metric(&board, "penstock_job_runs_skipped_total", &["never", "missed"]), Some(1.0));
+}
+
+#[test]
+fn a_run_that_was_missed_under_another_schedule_is_not_made_up_for() {
+    let recall =
+        |_: &Name| Record { schedule: Some("5 * * * * UTC".into()), planned: Some(at(-600)), ..Record::default() };
+    let mut board = Board::new(&config(9, &[("etcd", HOURLY)]), Metrics::new(), at(30), recall);
+    assert_eq!(tick(&mut board, 30), []);
+}
+
+#[test]
+fn a_transient_failure_comes_back_and_a_denial_waits_for_the_schedule() {
+    let mut board =
+        board(&config(2, &[("denied", HOURLY), ("transient", HOURLY), ("often", "schedule = \"* * * * *\"")]), 59);
+    assert_eq!(tick(&mut board, 60).len(), 2);
+    end(&mut board, "denied", Some(Class::KmsDenied), 61);
+    end(&mut board, "often", Some(Class::Transient), 61);
+    assert!(entry(&board, "denied").retry.is_none());
+    assert!(entry(&board, "often").retry.is_none(), "the schedule comes first");
+    assert_eq!(tick(&mut board, 61), starts(&["transient", "often"], Cause::Schedule));
+    end(&mut board, "transient", Some(Class::Transient), 62);
+    let mut retries = 0;
+    for minute in 62..119 {
+        for (name, cause) in tick(&mut board, minute) {
+            if name == "transient" {
+                assert_eq!(cause, Cause::Retry);
+                retries += 1;
+                end(&mut board, "transient", Some(Class::Transient), minute);
+            } else {
+                end(&mut board, "often", None, minute);
+            }
+        }
+    }
+    assert!((4..=6).contains(&retries), "{retries} retries of a minute, two, four …");
+    let failed = entry(&board, "transient").record.last.clone().unwrap();
+    assert_eq!((failed.outcome, failed.error.unwrap().class), (Outcome::Failure, Class::Transient));
+}
+
+#[test]
+fn a_run_by_hand_and_a_cancelled_one_are_not_made_again() {
+    let mut board = board(&config(2, &[("etcd", HOURLY)]), 0);
+    board.trigger("etcd", at(1)).unwrap();
+    assert_eq!(tick(&mut board, 1), starts(&["etcd"], Cause::Trigger));
+    end(&mut board, "etcd", Some(Class::Transient), 2);
+    assert!(entry(&board, "etcd").retry.is_none());
+}
+
+#[test]
+fn triggers_that_make_no_sense_are_refused() {
+    let mut board = board(&config(1, &[("etcd", HOURLY)]), 0);
+    let unknown = board.trigger("etc", at(0)).unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no job etc; the configuration has etcd");
+    let ticket = board.trigger("etcd", at(0)).unwrap();
+    assert_eq!(board.trigger("etcd", at(0)), Ok(ticket), "it waits already");
+    assert_eq!(tick(&mut board, 0).len(), 1);
+    assert!(matches!(board.trigger("etcd", at(1)), Err(Refusal::Runs(..))));
+    board.stop();
+    assert!(entry(&board, "etcd").running.as_ref().unwrap().cancel.is_cancelled());
+    assert_eq!(board.trigger("etcd", at(1)), Err(Refusal::Stopping));
+    assert_eq!(tick(&mut board, 60), []);
+}
+
+#[test]
+fn a_reload_adds_changes_and_removes_and_leaves_what_runs_alone() {
+    let mut board = board(&config(9, &[("a", HOURLY), ("b", HOURLY), ("c", HOURLY)]), 0);
+    assert_eq!(tick(&mut board, 60).len(), 3);
+    end(&mut board, "c", None, 61);
+    let changed = config(9, &[("b", "schedule = \"30 * * * *\""), ("d", HOURLY)]);
+    board.reconfigure(&changed, at(62), |_| Record::default());
+    let names: Vec<_> = board.jobs().map(|entry| entry.job.name.to_string()).collect();
+    assert_eq!(names, ["a", "b", "d"], "a still runs, c does not");
+    assert!(board.running().all(|(_, running)| !running.cancel.is_cancelled()));
+    assert_eq!(entry(&board, "b").next, Some(at(90)));
+    assert!(matches!(board.trigger("a", at(62)), Err(Refusal::Unknown(..))));
+    assert!(metric(&board, "penstock_job_next_run_timestamp_seconds", &["c"]).is_none());
+    end(&mut board, "a", None, 63);
+    assert!(board.jobs().all(|entry| entry.job.name.as_str() != "a"));
+    assert_eq!(tick(&mut board, 90), [], "b still runs");
+    // What comes back while it runs is the same job.
+    board.reconfigure(&config(9, &[]), at(91), |_| Record::default());
+    board.reconfigure(&changed, at(92), |_| Record::default());
+    assert!(entry(&board, "b").running.is_some());
+    assert_eq!(entry(&board, "b").next, Some(at(150)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_the_schedule() {
+    let mut board = board(&config(9, &[("etcd", HOURLY)]), 60 * 24 * 365);
+    tick(&mut board, 60 * 24 * 365);
+    assert_eq!(tick(&mut board, 10), []);
+    assert_eq!(board.next_wake(), Some(at(60)));
+    assert_eq!(tick(&mut board, 60), starts(&["etcd"], Cause::Schedule));
+}
+
+#[test]
+fn what_is_remembered_comes_back_with_its_metrics_and_is_saved_when_it_changes() {
+    let mut first = board(&config(9, &[("etcd", HOURLY)]), 0);
+    assert_eq!(first.take_unsaved().len(), 1);
+    assert!(first.take_unsaved().is_empty());
+    tick(&mut first, 60);
+    end(&mut first, "etcd", None, 61);
+    let saved = first.take_unsaved();
+    let recall = |_: &Name| saved[0].1.clone();
+    let second = Board::new(&config(9, &[("etcd", HOURLY)]), Metrics::new(), at(65), recall);
+    assert_eq!(metric(&second, "penstock_job_last_success_timestamp_seconds", &["etcd"]), Some(seconds(at(61))));
+    assert_eq!(metric(&second, "penstock_job_last_outcome", &["etcd"]), Some(0.0));
+    assert_eq!(second.next_wake(), Some(at(120)));
+}

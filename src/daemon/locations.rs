@@ -1,0 +1,246 @@
+//! The locations that are open, and what the last look at each of them found.
+//!
+//! Each has a task that looks: at its credentials every [`CREDENTIALS_EVERY`], which also renews them before a job would
+//! have to wait for that, and at its bucket every [`CHECK_EVERY`], by listing a prefix that holds nothing. What it finds
+//! is logged when it changes. Nothing waits for these tasks: a job tries for itself.
+//!
+//! A location that leaves the configuration, or changes, stays open for as long as a run holds it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::files::Fingerprint;
+use super::history::History;
+use super::state::Fault;
+use crate::config;
+use crate::disks::Disks;
+use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::format::key::cluster_prefix;
+use crate::metrics::{self, Metrics};
+use crate::snapshot;
+use crate::store::Store;
+
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
+const CHECK_EVERY: Duration = Duration::from_mins(5);
+/// While something is wrong.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// The adapter's own timeouts end a request before this.
+const LONGEST_LOOK: Duration = Duration::from_mins(2);
+
+/// Below the cluster's prefix; no job's name begins with a dot.
+const NOTHING: &str = ".penstock-check/";
+
+/// How the daemon gets at locations; `cli` plugs the adapter in.
+pub trait Connect: Send + Sync {
+    /// Reads files, talks to nobody.
+    ///
+    /// # Errors
+    /// When the location cannot be used as it is configured.
+    fn connect(&self, location: &config::Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report>;
+}
+
+/// One location that is open.
+#[async_trait]
+pub trait Remote: Send + Sync {
+    fn store(&self) -> Arc<dyn Store>;
+
+    fn disks(&self) -> Arc<dyn Disks>;
+
+    /// When the credentials that hold now expire, after obtaining them if none do; `None` for those that do not expire.
+    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
+
+    /// When the first certificate of the CA bundle expires.
+    fn certificate_expiry(&self) -> Option<Timestamp>;
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) enum Credentials {
+    #[default]
+    Unknown,
+    Valid {
+        expiry: Option<Timestamp>,
+    },
+    Refused(Fault),
+}
+
+/// What the last look found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Health {
+    pub(super) credentials: Credentials,
+    pub(super) checked: Option<(Timestamp, Result<(), Fault>)>,
+}
+
+impl Health {
+    /// Why the location cannot be used now.
+    pub(super) fn objection(&self, now: Timestamp) -> Option<String> {
+        match &self.credentials {
+            Credentials::Unknown => Some("no credentials yet".to_owned()),
+            Credentials::Valid { expiry: Some(expiry) } if *expiry <= now => {
+                Some(format!("the credentials expired at {expiry}"))
+            }
+            Credentials::Valid { .. } => None,
+            Credentials::Refused(fault) => Some(format!("{} ({})", fault.message, fault.class)),
+        }
+    }
+}
+
+/// One open location and its looking task, which ends with it.
+pub(super) struct Location {
+    pub(super) config: config::Location,
+    certificate: Option<Fingerprint>,
+    /// A prefix with nothing below it.
+    probe: String,
+    pub(super) remote: Arc<dyn Remote>,
+    /// One for all runs: they share its pace.
+    pub(super) snapshots: snapshot::Service,
+    metrics: metrics::Location,
+    health: Mutex<Health>,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+pub(super) type Locations = BTreeMap<String, Arc<Location>>;
+
+/// Opens what is new or changed, and keeps the others.
+///
+/// # Errors
+/// The first location that cannot be opened; nothing has changed then.
+pub(super) fn open(
+    config: &config::Config,
+    old: &Locations,
+    connect: &dyn Connect,
+    metrics: &Metrics,
+) -> Result<Locations, Report> {
+    let mut opened = Locations::new();
+    for (name, wanted) in &config.locations {
+        let certificate = wanted.certificate.as_ref().map(Fingerprint::of);
+        let kept = old.get(name).filter(|old| old.config == *wanted && old.certificate == certificate);
+        let location = if let Some(location) = kept {
+            Arc::clone(location)
+        } else {
+            let metrics = metrics.location(name);
+            let remote = connect.connect(wanted, &metrics)?;
+            metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
+            let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
+            let snapshots = snapshot::Service::new(remote.disks());
+            let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
+            Arc::new(Location { config, certificate, probe, remote, snapshots, metrics, health, task })
+        };
+        opened.insert(name.clone(), location);
+    }
+    Ok(opened)
+}
+
+/// The files whose change makes a location another.
+pub(super) fn files(config: &config::Config) -> impl Iterator<Item = PathBuf> {
+    config.locations.values().filter_map(|location| location.certificate.clone())
+}
+
+impl Location {
+    pub(super) fn health(&self) -> Health {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts looking, if nothing looks yet.
+    pub(super) fn watch(self: &Arc<Self>, history: &History, stop: &CancellationToken) {
+        self.task().get_or_insert_with(|| {
+            // It holds no reference while it sleeps, so that a location that nobody has any more ends it.
+            let (location, history, stop) = (Arc::downgrade(self), history.clone(), stop.clone());
+            let task = async move {
+                let mut last_good = None;
+                while let Some(location) = location.upgrade() {
+                    let pause = location.look(&history, &mut last_good).await;
+                    drop(location);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            };
+            tokio::spawn(task).abort_handle()
+        });
+    }
+
+    /// Returns how long nothing need be looked at.
+    async fn look(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
+        let credentials = self.within_time(self.remote.credentials()).await;
+        let usable = credentials.as_ref().map(drop).map_err(Clone::clone);
+        self.note_credentials(credentials, history);
+        if usable.is_ok() && last_good.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
+            return CREDENTIALS_EVERY;
+        }
+        let store = self.remote.store();
+        let result = match usable {
+            Ok(()) => self.within_time(store.list(&self.probe, None)).await.map(drop),
+            Err(fault) => Err(fault),
+        };
+        *last_good = result.is_ok().then(Instant::now);
+        self.note_check(result, history);
+        if last_good.is_some() { CREDENTIALS_EVERY } else { AGAIN_AFTER }
+    }
+
+    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Fault> {
+        match tokio::time::timeout(LONGEST_LOOK, look).await {
+            Ok(result) => result.map_err(|error| error.report().into()),
+            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}")).into()),
+        }
+    }
+
+    fn note_credentials(&self, found: Result<Option<SystemTime>, Fault>, history: &History) {
+        let found = match found {
+            Ok(expiry) => Credentials::Valid { expiry: expiry.and_then(|expiry| Timestamp::try_from(expiry).ok()) },
+            Err(fault) => Credentials::Refused(fault),
+        };
+        let before = std::mem::replace(&mut self.lock().credentials, found.clone());
+        match (before, found) {
+            (Credentials::Refused(old), Credentials::Refused(new)) if old.class == new.class => {}
+            (_, Credentials::Refused(fault)) => history.failed("location", &self.config.name, &fault),
+            (Credentials::Refused(_) | Credentials::Unknown, Credentials::Valid { expiry }) => {
+                let expiry = expiry.map(tracing::field::display);
+                tracing::info!(location = self.config.name, expiry, "credentials obtained");
+            }
+            (Credentials::Valid { .. }, Credentials::Valid { .. }) | (_, Credentials::Unknown) => {}
+        }
+    }
+
+    fn note_check(&self, found: Result<(), Fault>, history: &History) {
+        let now = Timestamp::now();
+        self.metrics.checked(found.as_ref().map(drop).map_err(drop), now.as_duration().as_secs_f64());
+        let (before, refused) = {
+            let mut health = self.lock();
+            let before = health.checked.replace((now, found.clone()));
+            (before.map(|(_, result)| result), matches!(health.credentials, Credentials::Refused(_)))
+        };
+        match (before, found) {
+            (Some(Err(old)), Err(new)) if old.class == new.class => {}
+            // Said already, when the credentials were looked at.
+            (_, Err(_)) if refused => {}
+            (_, Err(fault)) => history.failed("location", &self.config.name, &fault),
+            (Some(Ok(())), Ok(())) => {}
+            (None | Some(Err(_)), Ok(())) => tracing::info!(location = self.config.name, "the location is up"),
+        }
+    }
+}
+
+impl Drop for Location {
+    fn drop(&mut self) {
+        if let Some(task) = self.task().take() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The daemon: when things run. `penstock run`.
+//!
+//! - **One loop** ([`scheduler`]) decides; what it decides is in [`board`], without I/O. Runs, locations' checks and callers are
+//!   tasks of their own and never wait for each other: what they share is behind one lock that is held for no I/O.
+//! - **Start**: everything is read and checked before anything is bound. What the network refuses does not stop the start: the
+//!   daemon is up, not ready, and says why.
+//! - **Reload**: SIGHUP, a changed file, or the control socket. The new configuration is taken whole or not at all; runs keep what
+//!   they started with. What needs a restart is said.
+//! - **Stop**: SIGTERM starts nothing more and cancels what runs, which aborts its uploads. What is not done after [`GRACE`] is
+//!   left to the sweep of the next start.
+//! - **Idle**, it wakes up every [`HEARTBEAT`] and holds no threads but the runtime's.
+
+mod admin;
+mod board;
+mod control;
+mod files;
+mod history;
+mod locations;
+mod reload;
+mod runner;
+mod schedule;
+mod scheduler;
+mod state;
+mod status;
+mod systemd;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, LogLevel};
+use crate::error::{Class, Classify, Report};
+use crate::metrics::Metrics;
+use board::Board;
+pub use control::{Answer, Client, Request};
+use locations::Locations;
+pub use locations::{Connect, Remote};
+use runner::Runner;
+use scheduler::Scheduler;
+use state::{Fault, State};
+pub use status::{Failed, LastRun, RunningStatus, Status};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The longest sleep of the scheduler: how late a changed file or a set clock is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A scheduler that has not come round for this long hangs.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// For uploads to be aborted after SIGTERM. Kubernetes kills after 30 s unless told otherwise.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Orders that wait for the scheduler.
+const ORDERS: usize = 16;
+
+/// What `cli` hands over.
+pub struct Setup {
+    pub file: PathBuf,
+    /// As it was just read from `file`.
+    pub config: Config,
+    pub connect: Arc<dyn Connect>,
+    pub set_log_level: Box<dyn Fn(LogLevel) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{action} {object}: {error}")]
+    Local {
+        action: &'static str,
+        object: String,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("{}", .0.message)]
+    Configuration(Report),
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        match self {
+            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
+            Self::Configuration(report) => report.clone(),
+        }
+    }
+}
+
+/// What the scheduler, the servers and the runs share.
+struct Daemon {
+    file: PathBuf,
+    started: Timestamp,
+    connect: Arc<dyn Connect>,
+    set_log_level: Box<dyn Fn(LogLevel) + Send + Sync>,
+    runner: Runner,
+    tls: admin::Tls,
+    panicked: Arc<AtomicBool>,
+    stop: CancellationToken,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    config: Arc<Config>,
+    loaded: Timestamp,
+    /// What was wrong with the file when it was last read.
+    refused: Option<(Timestamp, Fault)>,
+    board: Board,
+    locations: Locations,
+    /// Locations that left, until no run uses them: their series go then.
+    left: Vec<String>,
+    /// When the scheduler last came round.
+    beat: Instant,
+}
+
+/// Runs until `stop`, and until what runs then has ended or [`GRACE`] is over.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
+    let local = |action, object: String| move |error| Error::Local { action, object, error };
+    let state_dir = setup.config.state_dir.display().to_string();
+    let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
+    let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
+    let config = Arc::clone(&daemon.lock().config);
+    let listen = config.admin.listen.to_string();
+    let listener = admin::listen(&config.admin).map_err(local("listening on", listen.clone()))?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(local("listening on", listen))?;
+    let path = config.admin.socket.display().to_string();
+    let socket = control::Socket::bind(&config.admin.socket).map_err(local("making the control socket", path))?;
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    let scheduler =
+        Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
+    tracing::info!(
+        version = VERSION,
+        address = listener.local_addr().ok().map(tracing::field::display),
+        jobs = config.jobs.len(),
+        "started"
+    );
+    drop(config);
+    let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
+    let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
+    daemon.watch_locations();
+    scheduler.run().await;
+    for server in [admin, control] {
+        server.abort();
+        // Its end removes the socket; that it was aborted is no news.
+        let _ = server.await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+impl Daemon {
+    fn new(setup: Setup, state: &State, stop: CancellationToken) -> Result<Self, Error> {
+        let Setup { file, config, connect, set_log_level } = setup;
+        let (now, metrics) = (Timestamp::now(), Metrics::new());
+        let commit = option_env!("PENSTOCK_COMMIT").unwrap_or("unknown");
+        metrics.started(VERSION, commit, now.as_duration().as_secs_f64());
+        metrics.config_reloaded(Ok(()));
+        set_log_level(config.log.level);
+        let tls = admin::Tls::default();
+        tls.replace(admin::Tls::load(&config.admin).map_err(Error::Configuration)?);
+        let opened = locations::open(&config, &Locations::new(), connect.as_ref(), &metrics);
+        let inside = Inside {
+            loaded: now,
+            refused: None,
+            board: Board::new(&config, metrics.clone(), now, |job| state.load(job)),
+            locations: opened.map_err(Error::Configuration)?,
+            left: Vec::new(),
+            beat: Instant::now(),
+            config: Arc::new(config),
+        };
+        let runner = Runner::new(&inside.config, metrics);
+        let panicked = notice_panics();
+        Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, stop, inside: Mutex::new(inside) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch_locations(&self) {
+        for location in self.lock().locations.values() {
+            location.watch(&self.runner.history, &self.stop);
+        }
+    }
+
+    /// With the numbers that are kept elsewhere brought in.
+    fn observed_metrics(&self) -> &Metrics {
+        self.runner.metrics.observe_budget(&self.runner.budget);
+        &self.runner.metrics
+    }
+
+    /// Whether the process makes progress.
+    fn health(&self) -> Result<(), String> {
+        let still = self.lock().beat.elapsed();
+        if self.panicked.load(Ordering::Relaxed) {
+            return Err("a task has panicked, see the log; this is a bug in Penstock: please report it".to_owned());
+        }
+        if still > STALLED {
+            return Err(format!("the scheduler has not come round for {} s", still.as_secs()));
+        }
+        Ok(())
+    }
+
+    /// Whether every location's credentials hold now.
+    fn readiness(&self, now: Timestamp) -> Result<(), String> {
+        if self.stop.is_cancelled() {
+            return Err("stopping".to_owned());
+        }
+        let locations = self.lock().locations.clone();
+        let objections = locations.values().filter_map(|location| {
+            let why = location.health().objection(now)?;
+            Some(format!("location {}: {why}", location.config.name))
+        });
+        let objections: Vec<_> = objections.collect();
+        if objections.is_empty() { Ok(()) } else { Err(objections.join("; ")) }
+    }
+
+    /// How many runs of the job have ended, and how it stands.
+    fn job(&self, name: &str) -> Option<(u64, status::JobStatus)> {
+        let inside = self.lock();
+        let entry = inside.board.jobs().find(|entry| entry.job.name.as_str() == name)?;
+        Some((entry.ended, status::job_status(entry)))
+    }
+
+    /// Forgets the series of locations that have left and that no run uses any more.
+    fn forget_left(&self) {
+        let mut inside = self.lock();
+        let Inside { left, board, config, .. } = &mut *inside;
+        let used: Vec<String> =
+            board.jobs().filter(|job| job.running.is_some()).map(|job| job.job.location.clone()).collect();
+        left.retain(|name| {
+            if !used.contains(name) && !config.locations.contains_key(name) {
+                self.runner.metrics.forget_location(name);
+            }
+            used.contains(name)
+        });
+    }
+}
+
+/// Whether any thread has panicked since: the hook that was there still prints it.
+fn notice_panics() -> Arc<AtomicBool> {
+    let panicked = Arc::new(AtomicBool::new(false));
+    let (seen, print) = (Arc::clone(&panicked), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        seen.store(true, Ordering::Relaxed);
+        tracing::error!(class = %Class::Internal, "{info}");
+        print(info);
+    }));
+    panicked
+}

@@ -1,0 +1,76 @@
+//! A new configuration in place of the old one: whole, or not at all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::files::Watched;
+use super::state::State;
+use super::{Daemon, admin, locations};
+use crate::config::{Config, System};
+use crate::error::{Classify as _, Report};
+
+impl Daemon {
+    /// Reads the file again, and everything it names that is read at once.
+    pub(super) fn reload(&self, state: &State) -> Result<(), Report> {
+        let result = self.try_reload(state);
+        self.runner.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
+        if let Err(report) = &result {
+            let fault = report.clone().into();
+            self.runner.history.failed("configuration", "", &fault);
+            tracing::error!("the configuration was refused; the old one goes on");
+            self.lock().refused = Some((Timestamp::now(), fault));
+        }
+        result
+    }
+
+    fn try_reload(&self, state: &State) -> Result<(), Report> {
+        let config = Config::load(&self.file, &System).map_err(|faults| faults.report())?;
+        let tls = admin::Tls::load(&config.admin)?;
+        let (old, opened) = {
+            let inside = self.lock();
+            (Arc::clone(&inside.config), inside.locations.clone())
+        };
+        let opened = locations::open(&config, &opened, self.connect.as_ref(), &self.runner.metrics)?;
+        // From here on nothing fails.
+        for setting in needs_restart(&old, &config) {
+            tracing::warn!(setting, "the setting has changed, and takes effect with the next start");
+        }
+        (self.set_log_level)(config.log.level);
+        self.tls.replace(tls);
+        let config = Arc::new(config);
+        let mut inside = self.lock();
+        let gone = old.locations.keys().filter(|name| !config.locations.contains_key(*name));
+        inside.left.extend(gone.cloned());
+        inside.board.reconfigure(&config, Timestamp::now(), |job| state.load(job));
+        (inside.loaded, inside.refused, inside.locations) = (Timestamp::now(), None, opened);
+        inside.config = config;
+        drop(inside);
+        self.watch_locations();
+        self.forget_left();
+        tracing::info!("configuration reloaded");
+        Ok(())
+    }
+
+    /// Every file whose change asks for a reload.
+    pub(super) fn watched(&self) -> Watched {
+        let config = Arc::clone(&self.lock().config);
+        let named: Vec<PathBuf> = admin::Tls::files(&config.admin).chain(locations::files(&config)).collect();
+        Watched::new(std::iter::once(self.file.clone()).chain(named))
+    }
+}
+
+/// The settings that are bound to what was made at the start.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("cluster", old.cluster != new.cluster),
+        ("node", old.node != new.node),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("admin.socket", old.admin.socket != new.admin.socket),
+        ("limits.memory", old.limits.memory != new.limits.memory),
+        ("limits.compression_threads", old.limits.compression_threads != new.limits.compression_threads),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(setting, _)| setting).collect()
+}

@@ -1,0 +1,224 @@
+//! What `/api/v1/status`, `penstock status` and the page show: one document, described in docs/status.schema.json.
+
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Daemon;
+use super::board::{Cause, Entry};
+use super::locations::{Credentials, Location};
+use super::state::{Ended, Fault};
+use crate::metrics::Outcome;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub cluster: String,
+    pub node: String,
+    pub started: Timestamp,
+    /// When this was written.
+    pub now: Timestamp,
+    pub ready: bool,
+    /// Why it is not.
+    pub not_ready: Option<String>,
+    pub configuration: Configuration,
+    pub memory: Memory,
+    pub locations: Vec<LocationStatus>,
+    pub jobs: Vec<JobStatus>,
+    /// Newest first.
+    pub errors: Vec<ErrorStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Configuration {
+    pub file: String,
+    /// When the configuration in use was read.
+    pub loaded: Timestamp,
+    /// What is wrong with the file as it is now; the configuration in use is an older one then.
+    pub refused: Option<ErrorStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Memory {
+    pub budget_bytes: u64,
+    pub in_use_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LocationStatus {
+    pub name: String,
+    pub bucket: String,
+    pub region: String,
+    /// `None` until it was looked at.
+    pub up: Option<bool>,
+    pub last_check: Option<Timestamp>,
+    pub error: Option<Failed>,
+    /// `unknown`, `valid` or `refused`.
+    pub credentials: String,
+    /// `None` for credentials that do not expire.
+    pub credentials_expire: Option<Timestamp>,
+    pub certificate_expires: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobStatus {
+    pub name: String,
+    pub location: String,
+    pub schedule: Option<String>,
+    pub time_zone: String,
+    /// By the schedule, the node's delay included.
+    pub next_run: Option<Timestamp>,
+    /// When a failed run is made again, if before that.
+    pub retry: Option<Timestamp>,
+    /// Due, and waiting for others to end.
+    pub waiting_since: Option<Timestamp>,
+    pub running: Option<RunningStatus>,
+    pub last: Option<LastRun>,
+    /// When the last good backup was committed.
+    pub last_success: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningStatus {
+    pub since: Timestamp,
+    /// `schedule`, `catch-up`, `retry` or `trigger`.
+    pub cause: String,
+    pub plain_bytes: u64,
+    /// `None` where the source does not know.
+    pub expected_bytes: Option<u64>,
+    pub stored_bytes: u64,
+    pub files: u64,
+    pub warnings: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LastRun {
+    pub started: Timestamp,
+    pub finished: Timestamp,
+    pub outcome: Outcome,
+    /// The committed backup's ID.
+    pub backup: Option<String>,
+    pub error: Option<Failed>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    pub class: String,
+    pub message: String,
+    pub remedy: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorStatus {
+    pub at: Timestamp,
+    /// `job`, `location` or `configuration`.
+    pub kind: String,
+    /// Of the job or location; empty for the configuration.
+    pub name: String,
+    #[serde(flatten)]
+    pub failed: Failed,
+}
+
+impl From<&Fault> for Failed {
+    fn from(fault: &Fault) -> Self {
+        let Fault { class, message, remedy } = fault.clone();
+        Self { class: class.to_string(), message, remedy }
+    }
+}
+
+impl From<&Ended> for LastRun {
+    fn from(ended: &Ended) -> Self {
+        let Ended { started, finished, outcome, backup, error } = ended.clone();
+        Self { started, finished, outcome, backup, error: error.as_ref().map(Failed::from) }
+    }
+}
+
+impl Cause {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::CatchUp => "catch-up",
+            Self::Retry => "retry",
+            Self::Trigger => "trigger",
+        }
+    }
+}
+
+impl Status {
+    pub(super) fn of(daemon: &Daemon, now: Timestamp) -> Self {
+        let not_ready = daemon.readiness(now).err();
+        let (budget, history) = (&daemon.runner.budget, daemon.runner.history.list());
+        let inside = daemon.lock();
+        let refused = inside.refused.as_ref().map(|(at, fault)| error(*at, "configuration", "", fault));
+        Self {
+            version: super::VERSION.to_owned(),
+            cluster: inside.config.cluster.to_string(),
+            node: inside.config.node.to_string(),
+            started: daemon.started,
+            now,
+            ready: not_ready.is_none(),
+            not_ready,
+            configuration: Configuration { file: daemon.file.display().to_string(), loaded: inside.loaded, refused },
+            memory: Memory { budget_bytes: budget.total(), in_use_bytes: budget.in_use() },
+            locations: inside.locations.values().map(|location| location_status(location)).collect(),
+            jobs: inside.board.jobs().map(job_status).collect(),
+            errors: history
+                .iter()
+                .map(|failure| error(failure.at, failure.kind, &failure.name, &failure.fault))
+                .collect(),
+        }
+    }
+}
+
+fn error(at: Timestamp, kind: &str, name: &str, fault: &Fault) -> ErrorStatus {
+    ErrorStatus { at, kind: kind.to_owned(), name: name.to_owned(), failed: fault.into() }
+}
+
+fn location_status(location: &Location) -> LocationStatus {
+    let health = location.health();
+    let (credentials, credentials_expire) = match &health.credentials {
+        Credentials::Unknown => ("unknown", None),
+        Credentials::Valid { expiry } => ("valid", *expiry),
+        Credentials::Refused(_) => ("refused", None),
+    };
+    LocationStatus {
+        name: location.config.name.clone(),
+        bucket: location.config.bucket.clone(),
+        region: location.config.region.clone(),
+        up: health.checked.as_ref().map(|(_, result)| result.is_ok()),
+        last_check: health.checked.as_ref().map(|(at, _)| *at),
+        error: health.checked.and_then(|(_, result)| result.err()).as_ref().map(Failed::from),
+        credentials: credentials.to_owned(),
+        credentials_expire,
+        certificate_expires: location.remote.certificate_expiry(),
+    }
+}
+
+pub(super) fn job_status(entry: &Entry) -> JobStatus {
+    let running = entry.running.as_ref().map(|running| {
+        let progress = &running.progress;
+        let expected = progress.expected.load(Ordering::Relaxed);
+        RunningStatus {
+            since: running.since,
+            cause: running.cause.as_str().to_owned(),
+            plain_bytes: progress.plain.load(Ordering::Relaxed),
+            expected_bytes: (expected > 0).then_some(expected),
+            stored_bytes: progress.stored.load(Ordering::Relaxed),
+            files: progress.files.load(Ordering::Relaxed),
+            warnings: progress.warnings.load(Ordering::Relaxed),
+        }
+    });
+    JobStatus {
+        name: entry.job.name.to_string(),
+        location: entry.job.location.clone(),
+        schedule: entry.job.schedule.as_ref().map(ToString::to_string),
+        time_zone: entry.job.time_zone.clone(),
+        next_run: entry.next,
+        retry: entry.retry,
+        waiting_since: entry.waiting.as_ref().map(|waiting| waiting.since),
+        running,
+        last: entry.record.last.as_ref().map(LastRun::from),
+        last_success: entry.record.last_success,
+    }
+}
