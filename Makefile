@@ -79,6 +79,12 @@ soak: ## the long tests, which `make test` shows as ignored
 	  echo 'soak: there are no soak tests' >&2; exit 1; fi
 	$(CARGO) test --locked --release --test suite -- --ignored soak
 
+.PHONY: radosgw
+radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs Debian's ceph packages: benches/radosgw.sh)
+	benches/radosgw.sh start .tools/radosgw
+	trap 'benches/radosgw.sh stop .tools/radosgw' EXIT; \
+	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw
+
 .PHONY: fuzz
 fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)
 	for target in index manifest; do \

@@ -11,6 +11,8 @@
 //!
 //! A request that could never be met is refused at once, naming the setting.
 
+pub mod stream;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -108,6 +110,11 @@ impl Budget {
             Vec::with_capacity(capacity)
         });
         Buffer { data, length: 0, budget: self.clone(), _permit: permit }
+    }
+
+    /// Gives all idle memory back to the system: for when no stream runs, and none is expected soon.
+    pub fn release(&self) {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Gives idle memory back until it fits into what nobody has taken.

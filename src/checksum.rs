@@ -41,6 +41,16 @@ pub fn crc64nvme(data: &[u8]) -> u64 {
 }
 
 impl Checksum {
+    /// Which algorithm's it is.
+    #[must_use]
+    pub const fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Crc64nvme(_) => Algorithm::Crc64nvme,
+            Self::Crc32c(_) => Algorithm::Crc32c,
+            Self::Sha256(_) => Algorithm::Sha256,
+        }
+    }
+
     /// The checksum of `self`'s bytes followed by `next`'s, of which there are `next_len`. `None` where the algorithm
     /// cannot combine or the two are not of one algorithm.
     #[must_use]

@@ -227,6 +227,16 @@ pub struct ServiceError {
     pub message: String,
     pub request_id: Option<String>,
     pub remedy: Option<String>,
+    pub delivery: Delivery,
+}
+
+/// Whether the service can have seen a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// No connection came about, or no credentials to sign with.
+    Never,
+    /// It was sent, at least in part. Without an answer it may have been carried out all the same.
+    Sent,
 }
 
 impl ServiceError {
@@ -248,6 +258,17 @@ impl ServiceError {
             message: message.into(),
             request_id: None,
             remedy: None,
+            delivery: Delivery::Sent,
+        }
+    }
+
+    /// The request may have been carried out although it failed: no answer came, or one of a server in trouble, or a good one that was cut.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        match (self.delivery, self.status) {
+            (Delivery::Never, _) => false,
+            (Delivery::Sent, None | Some(200..300)) => true,
+            (Delivery::Sent, Some(status)) => status >= 500 && self.class != Class::Throttled,
         }
     }
 }
@@ -285,6 +306,20 @@ impl Classify for ServiceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_may_have_happened() {
+        let error = |status, class, delivery| {
+            ServiceError { status, delivery, ..ServiceError::local("CreateMultipartUpload", "k", class, "") }
+                .may_have_happened()
+        };
+        assert!(error(None, Class::Transient, Delivery::Sent), "no answer");
+        assert!(error(Some(500), Class::Transient, Delivery::Sent));
+        assert!(error(Some(200), Class::Transient, Delivery::Sent), "an answer that was cut");
+        assert!(!error(None, Class::Transient, Delivery::Never), "no connection");
+        assert!(!error(Some(503), Class::Throttled, Delivery::Sent));
+        assert!(!error(Some(403), Class::AccessDenied, Delivery::Sent));
+    }
 
     #[test]
     fn serde_name_and_as_str_agree_for_every_class() {

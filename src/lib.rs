@@ -5,13 +5,13 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. [`job`], [`restore`], [`verify`], [`prune`], [`stats`]: what runs.
+//! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
-//! 6. [`retry`]: when a failed request of the engine is made again.
-//! 7. The ports: [`store`] and [`disks`].
+//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
+//! 7. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`checksum`], [`clock`].
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
 
 pub mod aws;
 pub mod budget;
@@ -26,15 +26,20 @@ pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod limits;
 pub mod metrics;
+pub mod policy;
 pub mod prune;
 pub mod restore;
 pub mod retention;
 pub mod retry;
+pub mod site;
 pub mod snapshot;
 pub mod source;
+pub mod state;
 pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod upload;
+pub mod validate;
 pub mod verify;

@@ -16,6 +16,7 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -198,15 +199,16 @@ impl Check<'_> {
         index: IndexFile,
         bad: &BTreeSet<ObjectKey>,
     ) -> Result<(), Error> {
-        let mut from = 0;
+        let mut left: Vec<Range<u64>> = std::iter::once(0..stream.plain_bytes).collect();
         for _ in 0..MAX_CHUNK_FINDINGS {
-            let rest = std::iter::once(from..stream.plain_bytes).collect();
-            let selection = Selection::Ranges(rest);
+            let selection = Selection::Ranges(left.clone());
             let mut reader = plain::read(self.ctx, stream, index.clone(), selection, self.cancel.clone());
+            let mut read = 0;
             let error = loop {
                 match reader.next().await {
                     Ok(None) => return Ok(()),
                     Ok(Some(bytes)) => {
+                        read += bytes.len() as u64;
                         self.findings.bytes += bytes.len() as u64;
                         (self.progress)(bytes.len() as u64);
                     }
@@ -221,12 +223,28 @@ impl Check<'_> {
                 self.findings.list.push(found);
             }
             let Some(positions) = positions else { return Ok(()) };
-            from = positions.end;
+            left = without(left, read, &positions);
         }
         let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are bad; the rest was not read");
         self.push(item, None, Class::Integrity, message);
         Ok(())
     }
+}
+
+/// What is left of `ranges` after their first `read` bytes and `bad`. What was fetched along with the bad bytes is read again.
+fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let done = read.min(range.end - range.start);
+        read -= done;
+        let range = range.start + done..range.end;
+        for part in [range.start..range.end.min(bad.start), range.start.max(bad.end)..range.end] {
+            if part.start < part.end {
+                left.push(part);
+            }
+        }
+    }
+    left
 }
 
 fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result<(), Error> {

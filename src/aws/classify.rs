@@ -304,7 +304,7 @@ fn compat(message: &str) -> Verdict {
 
 fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
     Some(match code {
-        "AccessDenied" | "AccessDeniedException" => Verdict::new(
+        "AccessDenied" | "AccessDeniedException" if reply.operation.starts_with("AssumeRole") => Verdict::new(
             Class::TrustDenied,
             format!(
                 "AWS does not say which of these refused: the trust policy of {} (its Principal must be the caller), its \
@@ -406,6 +406,10 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
             Service::S3 => s3_denied(reply, context),
             Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
         },
+        // A HEAD of the bucket has no code either.
+        Some(404) if reply.operation == "HeadBucket" => {
+            Verdict::new(Class::Config, "there is no such bucket: check `bucket`, `region` and `s3_url`")
+        }
         Some(404) => Verdict::bare(Class::NotFound),
         Some(405 | 501) => compat(reply.message),
         Some(407) => {

@@ -1,16 +1,25 @@
 //! The credentials of one location: obtained, kept fresh, shared by its S3 and EC2 clients.
 //!
-//! The SDK's own cache refreshes seconds before expiry and fails the request when the refresh fails, although the old
-//! credentials still hold. This one refreshes when less than a quarter of the lifetime (at most five minutes) is left,
-//! one refresh at a time, and while the last good credentials hold it goes on with them, says so in the log, and tries
-//! again after [`RETRY_PAUSE`]. Once they have expired a failed refresh is the request's error, and is given to
-//! everyone who asks within the pause: a dozen parts do not ask a refusing STS a dozen times.
+//! The SDK's own cache refreshes seconds before expiry, on demand, and fails the request when the refresh fails, although
+//! the old credentials still hold. This one promises:
 //!
-//! Nothing here refreshes in the background yet: a refresh is done by the request that finds it due.
+//! - **A refresh in the background**, with a third of the lifetime left (at most [`REFRESH_MARGIN`]) and up to half of that
+//!   earlier, at random, so that a fleet does not ask STS in one second. It runs from the first request on, until the
+//!   provider is dropped.
+//! - **One refresh at a time.** Whoever has nothing that holds waits for it; whoever has does not.
+//! - **The last good credentials until they expire**, whatever a refresh says. After a failure it is tried again with growing
+//!   pauses ([`pause`]), for as long as the process lives; a failure is the answer to everyone who asks within the pause, so
+//!   that a dozen parts do not ask a refusing STS a dozen times.
+//! - **What a service calls expired is dropped** ([`Provider::refused`]), and only that: newer credentials stay.
+//!
+//! Costs one request for each hop and refresh, and no thread. Requests in flight keep what they were signed with.
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -18,22 +27,35 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 
+use crate::error::Class;
+use crate::metrics::{self, Outcome};
 use crate::store;
 
-/// The most that is left of the lifetime when a refresh begins; long sessions need no more than this.
-pub const REFRESH_MARGIN: Duration = Duration::from_mins(5);
+/// The most that is left of the lifetime when a refresh begins (botocore's advisory refresh): how long STS may be away
+/// before anything fails.
+pub const REFRESH_MARGIN: Duration = Duration::from_mins(15);
 
-/// Of short sessions (a chain's last quarter of an hour, an emulator's few minutes) this share instead.
-const REFRESH_SHARE: u32 = 4;
+/// Of short sessions (a chain's, an emulator's) this share instead.
+const REFRESH_SHARE: u32 = 3;
 
 /// Credentials that do not expire (files, a profile) are read again after this long: a rotated key is found.
 pub const REREAD: Duration = Duration::from_mins(1);
 
-/// How long a failed refresh is remembered.
-pub const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// However short a session is, it is not replaced sooner.
+const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A request signed at the last moment still has to arrive.
+/// Bounds of the pause after a failed refresh; it doubles with each failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_mins(1);
+
+/// A request signed at the last moment still has to arrive. Of a short session, a sixteenth.
 const LAST_MOMENT: Duration = Duration::from_secs(10);
+
+/// The background looks at the clock at least this often: the host may have slept, or its clock been set.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Credentials younger than this are no reason for a service to call a request expired.
+const FRESH: Duration = Duration::from_mins(2);
 
 /// Where credentials come from.
 #[async_trait]
@@ -41,7 +63,8 @@ pub(crate) trait Fetch: fmt::Debug + Send + Sync {
     async fn fetch(&self) -> Result<Credentials, store::Error>;
 }
 
-type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+/// The time of whoever wrote the expiry.
+pub(super) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Cheap to clone; all clones are one cache.
 #[derive(Clone)]
@@ -53,100 +76,159 @@ struct Inner {
     location: String,
     source: Box<dyn Fetch>,
     clock: Clock,
+    metrics: metrics::Location,
     state: Mutex<State>,
     /// Held by the one refresh.
-    refresh: tokio::sync::Mutex<()>,
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     held: Option<Held>,
-    /// Counts what was obtained, so that a late "expired" cannot drop what came after it.
-    generation: u64,
-    failed: Option<(SystemTime, store::Error)>,
+    failure: Option<Failure>,
+    /// The background task was started.
+    kept_fresh: bool,
 }
 
-#[derive(Clone)]
 struct Held {
     credentials: Credentials,
+    obtained: SystemTime,
     refresh_at: SystemTime,
+    /// `None`: they do not expire.
+    holds_until: Option<SystemTime>,
 }
 
-/// Which credentials a request was sent with, for [`Provider::invalidate`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(u64);
+impl Held {
+    fn holds(&self, now: SystemTime) -> bool {
+        self.holds_until.is_none_or(|until| now < until)
+    }
+}
 
-enum Now {
-    Serve(Credentials),
-    /// What is held still serves if the refresh fails.
-    Refresh(Option<Credentials>),
-    Fail(store::Error),
+struct Failure {
+    error: store::Error,
+    /// In a row.
+    count: u32,
+    at: SystemTime,
+    pause: Duration,
+}
+
+impl Failure {
+    /// Until the next refresh may begin. A clock that was set back does not make it longer.
+    fn left(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.at).map_or(Duration::ZERO, |since| self.pause.saturating_sub(since))
+    }
+}
+
+/// Whether there are credentials that hold now: what `/readyz` and `status` show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody has asked for any yet.
+    Unasked,
+    Valid,
+    /// None are held, or they have expired, and the last refresh failed or is under way.
+    Missing,
+}
+
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub standing: Standing,
+    /// Of the credentials held now; `None` when none are held or they do not expire.
+    pub expiry: Option<SystemTime>,
+    /// Why the last refresh failed; `None` after one that succeeded.
+    pub last_error: Option<store::Error>,
 }
 
 impl Provider {
-    pub(crate) fn new(location: &str, source: Box<dyn Fetch>) -> Self {
-        Self::with_clock(location, source, Arc::new(SystemTime::now))
-    }
-
-    fn with_clock(location: &str, source: Box<dyn Fetch>, clock: Clock) -> Self {
+    pub(super) fn new(location: &str, source: Box<dyn Fetch>, clock: Clock, metrics: metrics::Location) -> Self {
         let inner = Inner {
             location: location.to_owned(),
             source,
             clock,
+            metrics,
             state: Mutex::default(),
-            refresh: tokio::sync::Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Asks nobody, and costs a lock.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let now = (self.inner.clock)();
+        let state = self.inner.state();
+        let standing = match &state.held {
+            Some(held) if held.holds(now) => Standing::Valid,
+            None if !state.kept_fresh => Standing::Unasked,
+            Some(_) | None => Standing::Missing,
+        };
+        Status {
+            standing,
+            expiry: state.held.as_ref().and_then(|held| held.credentials.expiry()),
+            last_error: state.failure.as_ref().map(|failure| failure.error.clone()),
+        }
     }
 
     /// When the credentials held now expire; `None` when none are held or they do not expire.
     #[must_use]
     pub fn expiry(&self) -> Option<SystemTime> {
-        self.inner.state().held.as_ref().and_then(|held| held.credentials.expiry())
-    }
-
-    #[must_use]
-    pub fn generation(&self) -> Generation {
-        Generation(self.inner.state().generation)
-    }
-
-    /// Which credentials a request that begins now will be sent with, after obtaining them if none are held. A failure
-    /// is left to the request, which meets it again.
-    pub(crate) async fn ready(&self) -> Generation {
-        drop(self.get().await);
-        self.generation()
-    }
-
-    /// The service refused credentials of `generation` as expired: they are dropped, whatever their expiry says, and
-    /// the next request obtains others. Newer ones are kept.
-    pub fn invalidate(&self, generation: Generation) {
-        let mut state = self.inner.state();
-        if state.generation == generation.0 {
-            state.held = None;
-        }
+        self.status().expiry
     }
 
     /// Credentials that hold now.
     ///
     /// # Errors
-    /// When none are held that do and none can be obtained: what the failing hop or provider said.
+    /// When none are held that do and none can be obtained: what the failing hop or provider said. One that may pass is
+    /// [`Class::CredentialsUnavailable`].
     pub async fn get(&self) -> Result<Credentials, store::Error> {
-        let spare = match self.inner.now() {
-            Now::Serve(credentials) => return Ok(credentials),
-            Now::Fail(error) => return Err(error),
-            Now::Refresh(spare) => spare,
-        };
-        let _one = match (self.inner.refresh.try_lock(), spare) {
-            (Ok(guard), _) => guard,
-            // Someone is at it, and what is held still holds.
-            (Err(_), Some(credentials)) => return Ok(credentials),
-            (Err(_), None) => self.inner.refresh.lock().await,
-        };
-        match self.inner.now() {
-            Now::Serve(credentials) => Ok(credentials),
-            Now::Fail(error) => Err(error),
-            Now::Refresh(spare) => self.inner.obtain(spare).await,
+        self.keep_fresh();
+        if let Some(answer) = self.inner.at_hand() {
+            return answer;
         }
+        let _one = self.inner.refreshing.lock().await;
+        // Whoever was before us may have answered already.
+        match self.inner.at_hand() {
+            Some(answer) => answer,
+            None => self.inner.obtain().await,
+        }
+    }
+
+    /// The service refused the credentials with this access key ID as expired: they are dropped, whatever their expiry says,
+    /// and the next request obtains others.
+    pub(super) fn refused(&self, access_key_id: &str) {
+        let mut state = self.inner.state();
+        if state.held.as_ref().is_some_and(|held| held.credentials.access_key_id() == access_key_id) {
+            tracing::warn!(
+                location = self.inner.location,
+                "the credentials were refused as expired: obtaining new ones"
+            );
+            state.held = None;
+        }
+    }
+
+    /// Whether the credentials held were obtained moments ago.
+    pub(super) fn is_fresh(&self) -> bool {
+        let now = (self.inner.clock)();
+        let age = self.inner.state().held.as_ref().map(|held| now.duration_since(held.obtained).unwrap_or_default());
+        age.is_some_and(|age| age < FRESH)
+    }
+
+    /// Starts the background once. Outside a runtime there is none, and requests refresh what has expired.
+    fn keep_fresh(&self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut state = self.inner.state();
+        if !state.kept_fresh {
+            state.kept_fresh = true;
+            runtime.spawn(keep_fresh(Arc::downgrade(&self.inner)));
+        }
+    }
+}
+
+/// The background: refreshes what is due, and ends with the provider.
+async fn keep_fresh(provider: Weak<Inner>) {
+    while let Some(inner) = provider.upgrade() {
+        let due = inner.tick().await;
+        drop(inner);
+        tokio::time::sleep(due.min(LOOK)).await;
     }
 }
 
@@ -156,53 +238,146 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Now {
+    /// What holds now, or the error of a moment ago; `None` when somebody has to ask.
+    fn at_hand(&self) -> Option<Result<Credentials, store::Error>> {
         let now = (self.clock)();
         let state = self.state();
-        let holds = |held: &&Held| held.credentials.expiry().is_none_or(|expiry| now + LAST_MOMENT < expiry);
-        let held = state.held.as_ref().filter(holds);
-        let paused =
-            state.failed.as_ref().filter(|(at, _)| now.duration_since(*at).is_ok_and(|since| since < RETRY_PAUSE));
-        match (held, paused) {
-            (Some(held), _) if now < held.refresh_at => Now::Serve(held.credentials.clone()),
-            (Some(held), Some(_)) => Now::Serve(held.credentials.clone()),
-            (None, Some((_, error))) => Now::Fail(error.clone()),
-            (held, None) => Now::Refresh(held.map(|held| held.credentials.clone())),
+        if let Some(held) = state.held.as_ref().filter(|held| held.holds(now)) {
+            return Some(Ok(held.credentials.clone()));
+        }
+        let paused = state.failure.as_ref().filter(|failure| !failure.left(now).is_zero());
+        paused.map(|failure| Err(failure.error.clone()))
+    }
+
+    /// Refreshes if it is due; how long until it is the next time.
+    async fn tick(&self) -> Duration {
+        if self.due_in().is_zero() {
+            let _one = self.refreshing.lock().await;
+            if self.due_in().is_zero() {
+                // A failure is logged, counted and remembered there.
+                let _ = self.obtain().await;
+            }
+        }
+        self.due_in()
+    }
+
+    fn due_in(&self) -> Duration {
+        let now = (self.clock)();
+        let state = self.state();
+        let fresh_for = state.held.as_ref().map(|held| held.refresh_at.duration_since(now).unwrap_or_default());
+        let paused_for = state.failure.as_ref().map(|failure| failure.left(now));
+        fresh_for.unwrap_or_default().max(paused_for.unwrap_or_default())
+    }
+
+    /// One refresh. The caller holds `refreshing`.
+    async fn obtain(&self) -> Result<Credentials, store::Error> {
+        let result = self.source.fetch().await;
+        let now = (self.clock)();
+        match result.and_then(|credentials| not_expired(credentials, now)) {
+            Ok(credentials) => {
+                self.keep(credentials.clone(), now);
+                Ok(credentials)
+            }
+            Err(error) => Err(self.failed(unavailable(error), now)),
         }
     }
 
-    async fn obtain(&self, spare: Option<Credentials>) -> Result<Credentials, store::Error> {
-        let result = self.source.fetch().await;
-        let now = (self.clock)();
+    fn keep(&self, credentials: Credentials, now: SystemTime) {
+        let expiry = credentials.expiry();
+        let held = Held {
+            obtained: now,
+            refresh_at: refresh_at(now, expiry, random()),
+            holds_until: expiry.map(|expiry| holds_until(now, expiry)),
+            credentials,
+        };
         let mut state = self.state();
-        match result {
-            Ok(credentials) => {
-                let refresh_at = refresh_at(now, credentials.expiry());
-                state.held = Some(Held { credentials: credentials.clone(), refresh_at });
-                state.generation += 1;
-                state.failed = None;
-                Ok(credentials)
-            }
-            Err(error) => {
-                state.failed = Some((now, error.clone()));
-                let Some(spare) = spare else { return Err(error) };
-                let expiry = spare.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok());
-                tracing::warn!(
-                    location = self.location, class = %error.class, error = %error, remedy = error.remedy,
-                    "the credentials could not be refreshed; going on with the old ones until {}",
-                    expiry.map_or_else(|| "they are refused".to_owned(), |expiry| expiry.to_string()),
-                );
-                Ok(spare)
-            }
+        state.held = Some(held);
+        if state.failure.take().is_some() {
+            tracing::info!(location = self.location, "the credentials were refreshed again");
+        }
+        self.metrics.credentials_refreshed(Outcome::Success);
+        self.metrics.credentials_expiry(expiry.map(unix_seconds));
+    }
+
+    /// Remembers the failure, and hands it back.
+    fn failed(&self, error: store::Error, now: SystemTime) -> store::Error {
+        let mut state = self.state();
+        let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+        let failure = Failure { error: error.clone(), count, at: now, pause: pause(count, random()) };
+        state.failure = Some(failure);
+        let holds = match state.held.as_ref().filter(|held| held.holds(now)) {
+            Some(held) => match held.credentials.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok()) {
+                Some(expiry) => format!("the old ones hold until {expiry}"),
+                None => "the old ones do not expire".to_owned(),
+            },
+            None => "there are none that hold".to_owned(),
+        };
+        drop(state);
+        tracing::warn!(
+            location = self.location, class = %error.class, error = %error, remedy = error.remedy, failures = count,
+            "the credentials could not be refreshed; {holds}"
+        );
+        self.metrics.credentials_refreshed(Outcome::Failure);
+        error
+    }
+}
+
+/// When credentials obtained at `now` are due. `random` is uniform.
+fn refresh_at(now: SystemTime, expiry: Option<SystemTime>, random: u64) -> SystemTime {
+    let Some(expiry) = expiry else { return now + REREAD };
+    let lifetime = expiry.duration_since(now).unwrap_or_default();
+    let margin = REFRESH_MARGIN.min(lifetime / REFRESH_SHARE);
+    let jitter = below(margin / 2, random);
+    expiry.checked_sub(margin + jitter).unwrap_or(now).max(now + SHORTEST)
+}
+
+/// Until when credentials are handed out.
+fn holds_until(now: SystemTime, expiry: SystemTime) -> SystemTime {
+    let lifetime = expiry.duration_since(now).unwrap_or_default();
+    expiry.checked_sub(LAST_MOMENT.min(lifetime / 16)).unwrap_or(expiry)
+}
+
+/// How long after that many failures in a row the next refresh may begin: half of a bound that doubles, and up to all of it.
+fn pause(failures: u32, random: u64) -> Duration {
+    let bound = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LAST_PAUSE);
+    bound / 2 + below(bound / 2, random)
+}
+
+fn below(most: Duration, random: u64) -> Duration {
+    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
+    Duration::from_micros(random % (micros + 1))
+}
+
+fn random() -> u64 {
+    // Without randomness it is all as late as it may be: nothing breaks.
+    getrandom::u64().unwrap_or(u64::MAX)
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Taken as they are, they would be asked for again with every request.
+fn not_expired(credentials: Credentials, now: SystemTime) -> Result<Credentials, store::Error> {
+    match credentials.expiry().filter(|expiry| *expiry <= now) {
+        None => Ok(credentials),
+        Some(expiry) => {
+            let shown = |time| jiff::Timestamp::try_from(time).map_or_else(|_| "?".to_owned(), |time| time.to_string());
+            let message = format!("those obtained expired at {}, and it is {} here", shown(expiry), shown(now));
+            let error = store::Error::local("credentials", "(obtained just now)", Class::ClockSkew, message);
+            Err(store::Error { service: "sts", remedy: Some("fix NTP on this host".to_owned()), ..error })
         }
     }
 }
 
-/// When credentials obtained at `now` are due: with a quarter of their lifetime left, or [`REFRESH_MARGIN`] if that is less.
-fn refresh_at(now: SystemTime, expiry: Option<SystemTime>) -> SystemTime {
-    let Some(expiry) = expiry else { return now + REREAD };
-    let lifetime = expiry.duration_since(now).unwrap_or_default();
-    expiry.checked_sub(REFRESH_MARGIN.min(lifetime / REFRESH_SHARE)).unwrap_or(expiry)
+/// What may pass is one class for whoever waits for credentials, whatever stood in their way.
+fn unavailable(error: store::Error) -> store::Error {
+    match error.class {
+        Class::Transient | Class::Throttled | Class::Timeout => {
+            store::Error { class: Class::CredentialsUnavailable, ..error }
+        }
+        _ => error,
+    }
 }
 
 impl ProvideCredentials for Provider {
@@ -226,132 +401,5 @@ impl fmt::Debug for Provider {
             .field("location", &self.inner.location)
             .field("expiry", &self.expiry())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::error::Class;
-    use crate::format::key::ObjectKey;
-
-    /// Hands out key `AK1`, `AK2`, … for an hour each, or fails while `down` is not 0.
-    #[derive(Debug, Default)]
-    struct Script {
-        calls: AtomicUsize,
-        down: AtomicUsize,
-        lifetime: Option<Duration>,
-        now: Arc<AtomicU64>,
-    }
-
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
-    }
-
-    #[async_trait]
-    impl Fetch for Arc<Script> {
-        async fn fetch(&self) -> Result<Credentials, store::Error> {
-            let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-            tokio::task::yield_now().await;
-            if self.down.load(Ordering::SeqCst) > 0 {
-                return Err(store::Error::local(
-                    "AssumeRole",
-                    ObjectKey::new("r"),
-                    Class::Transient,
-                    format!("down at call {call}"),
-                ));
-            }
-            let expiry = self.lifetime.map(|lifetime| at(self.now.load(Ordering::SeqCst)) + lifetime);
-            Ok(Credentials::new(format!("AK{call}"), "very-secret", None, expiry, "test"))
-        }
-    }
-
-    fn provider(lifetime: Option<u64>) -> (Provider, Arc<Script>) {
-        let script = Arc::new(Script { lifetime: lifetime.map(Duration::from_secs), ..Script::default() });
-        let now = script.now.clone();
-        let clock: Clock = Arc::new(move || at(now.load(Ordering::SeqCst)));
-        (Provider::with_clock("primary", Box::new(script.clone()), clock), script)
-    }
-
-    async fn key(provider: &Provider) -> String {
-        provider.get().await.unwrap().access_key_id().to_owned()
-    }
-
-    #[tokio::test]
-    async fn refreshes_early_once_and_for_everyone() {
-        let (provider, script) = provider(Some(3600));
-        let all = futures_util::future::join_all((0..20).map(|_| key(&provider))).await;
-        assert!(all.iter().all(|key| key == "AK1"), "{all:?}");
-        assert_eq!(provider.expiry(), Some(at(3600)));
-        script.now.store(3299, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK1");
-        script.now.store(3300, Ordering::SeqCst);
-        let all = futures_util::future::join_all((0..20).map(|_| key(&provider))).await;
-        // The first refreshes; the others do not wait for it.
-        assert_eq!(all.iter().filter(|key| *key == "AK2").count(), 1, "{all:?}");
-        assert_eq!(key(&provider).await, "AK2");
-        assert_eq!(script.calls.load(Ordering::SeqCst), 2);
-    }
-
-    #[tokio::test]
-    async fn a_failed_refresh_leaves_the_old_ones_until_they_expire() {
-        let (provider, script) = provider(Some(3600));
-        assert_eq!(key(&provider).await, "AK1");
-        script.down.store(1, Ordering::SeqCst);
-        script.now.store(3400, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK1");
-        assert_eq!(key(&provider).await, "AK1");
-        assert_eq!(script.calls.load(Ordering::SeqCst), 2, "no sooner than after the pause");
-        script.now.store(3405, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK1");
-        assert_eq!(script.calls.load(Ordering::SeqCst), 3);
-        script.now.store(3595, Ordering::SeqCst);
-        assert!(provider.get().await.unwrap_err().to_string().contains("call 4"));
-        assert!(provider.get().await.unwrap_err().to_string().contains("call 4"));
-        script.now.store(3600, Ordering::SeqCst);
-        script.down.store(0, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK5");
-    }
-
-    #[tokio::test]
-    async fn what_does_not_expire_is_read_again() {
-        let (provider, script) = provider(None);
-        assert_eq!(key(&provider).await, "AK1");
-        assert_eq!(provider.expiry(), None);
-        script.now.store(59, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK1");
-        script.now.store(60, Ordering::SeqCst);
-        assert_eq!(key(&provider).await, "AK2");
-    }
-
-    #[tokio::test]
-    async fn invalidating_drops_only_what_was_used() {
-        let (provider, _) = provider(Some(3600));
-        assert_eq!(key(&provider).await, "AK1");
-        let used = provider.generation();
-        provider.invalidate(used);
-        assert_eq!(key(&provider).await, "AK2");
-        provider.invalidate(used);
-        assert_eq!(key(&provider).await, "AK2");
-    }
-
-    #[test]
-    fn when_a_refresh_is_due() {
-        let due = |lifetime| refresh_at(at(0), Some(at(lifetime))).duration_since(at(0)).unwrap().as_secs();
-        assert_eq!(due(12 * 3600), 12 * 3600 - 300);
-        assert_eq!(due(3600), 3300);
-        assert_eq!(due(900), 675);
-        assert_eq!(due(0), 0);
-        assert_eq!(refresh_at(at(100), Some(at(0))), at(0));
-    }
-
-    #[tokio::test]
-    async fn debug_holds_no_secret() {
-        let (provider, _) = provider(Some(3600));
-        key(&provider).await;
-        let shown = format!("{provider:?}");
-        assert!(!shown.contains("AK1") && !shown.contains("secret"), "{shown}");
     }
 }

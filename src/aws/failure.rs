@@ -11,11 +11,15 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::{Context, Reply, Service, Verdict, classify};
-use crate::error::Class;
+use super::watch::FreshCredentials;
+use crate::error::{Class, Delivery};
 use crate::store;
 
 /// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
 const MAX_CAUSES: usize = 32;
+
+/// How hyper's client names a failure to connect, TLS included; the SDK hides the type.
+const CONNECT: &str = "client error (Connect)";
 
 /// What was asked, for the error if it fails.
 #[derive(Debug, Clone)]
@@ -41,6 +45,7 @@ impl Call<'_> {
             message: message.into(),
             request_id: None,
             remedy: None,
+            delivery: Delivery::Sent,
         }
     }
 
@@ -68,10 +73,7 @@ impl Call<'_> {
         let header = |name: &str| raw.headers().get(name).map(str::to_owned);
         let status = raw.status().as_u16();
         let message = meta.message().unwrap_or(otherwise);
-        let context = match header("x-amz-bucket-region") {
-            Some(region) => &Context { bucket_region: Some(region), ..self.context.clone() },
-            None => self.context,
-        };
+        let context = &context_of(raw, self.context);
         let reply = Reply {
             service: self.service,
             operation: self.operation,
@@ -104,13 +106,37 @@ impl Call<'_> {
                 message,
                 status: None,
                 code: None,
+                delivery: Delivery::Never,
                 ..cause.clone()
             };
         }
         let message = tell(error);
         let Verdict { class, remedy } = classify_transport(&causes, &message, self.trust);
-        store::Error { remedy, ..self.error(class, message) }
+        let unconnected = causes.iter().any(|cause| cause.to_string() == CONNECT);
+        let delivery = if unconnected { Delivery::Never } else { Delivery::Sent };
+        store::Error { remedy, delivery, ..self.error(class, message) }
     }
+}
+
+/// What the reply's headers, and the watch over the request, add to what is known.
+pub(super) fn context_of(raw: &HttpResponse, known: &Context) -> Context {
+    let region = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
+    let credentials_fresh = known.credentials_fresh || raw.extension::<FreshCredentials>().is_some();
+    Context { bucket_region: region, credentials_fresh, ..known.clone() }
+}
+
+/// The class of a failure that is not a reply.
+pub(super) fn class_of_transport(error: &(dyn StdError + 'static)) -> Class {
+    let causes = causes(error);
+    match causes.iter().find_map(|cause| cause.downcast_ref::<store::Error>()) {
+        Some(cause) => cause.class,
+        None => classify_transport(&causes, &tell(error), "").class,
+    }
+}
+
+/// A handshake failed, or what came was no TLS.
+pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).iter().any(|cause| cause.is::<TlsError>())
 }
 
 type Cause<'a> = &'a (dyn StdError + 'static);
@@ -134,8 +160,7 @@ pub(crate) fn tell(error: Cause<'_>) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in causes(error) {
         let text = cause.to_string();
-        let layer =
-            ["dispatch failure", "io error", "other", "service error", "unhandled error", "client error (Connect)"];
+        let layer = ["dispatch failure", "io error", "other", "service error", "unhandled error", CONNECT];
         let known = told.iter().any(|earlier| earlier.contains(&text));
         if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
             // A cause that repeats the one above it and goes on replaces it.

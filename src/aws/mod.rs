@@ -7,11 +7,16 @@
 
 pub mod classify;
 pub mod credentials;
+mod dry_run;
 mod ec2;
 mod failure;
+pub mod handshake;
+pub mod http;
 mod s3;
+mod site;
 mod sts;
 pub mod tls;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +31,15 @@ pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
 use self::classify::{Context, Service};
-use self::failure::Call;
-use self::tls::{BundleError, Trust};
+use self::tls::{BundleError, Proxy, Trust};
+pub use self::watch::Skew;
+use self::watch::Watch;
 use crate::config::{EncryptionMode, Location};
 use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
-use crate::store::{self, Store};
+use crate::limits::Bandwidth;
+use crate::metrics;
+use crate::store::Store;
 
 /// TCP and TLS together; a node whose routes are fine needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,15 +90,28 @@ pub struct AwsLocation {
     ec2: aws_sdk_ec2::Client,
     disks: Arc<Ec2Disks>,
     credentials: credentials::Provider,
-    trust: Arc<Trust>,
+    http: http::Client,
     context: Arc<Context>,
+    skew: Skew,
+    chain: Arc<sts::Chain>,
+    addresses: Arc<Addresses>,
+}
+
+/// Where the services are, as configured.
+#[derive(Debug)]
+struct Addresses {
+    bucket: String,
+    region: String,
+    s3_url: Option<String>,
+    sts_url: Option<String>,
+    ec2_url: Option<String>,
 }
 
 impl AwsLocation {
     /// # Errors
     /// When the CA bundle, a URL or the environment's proxy cannot be used.
-    pub fn connect(location: &Location) -> Result<Self, Error> {
-        Self::connect_with(location, |name| std::env::var(name).ok())
+    pub fn connect(location: &Location, metrics: metrics::Location) -> Result<Self, Error> {
+        Self::connect_with(location, metrics, |name| std::env::var(name).ok())
     }
 
     /// As [`AwsLocation::connect`], with the proxy and the default chain's web identity read through `env`.
@@ -99,6 +120,7 @@ impl AwsLocation {
     /// The same.
     pub fn connect_with(
         location: &Location,
+        metrics: metrics::Location,
         env: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let name = || location.name.clone();
@@ -109,45 +131,88 @@ impl AwsLocation {
                 return Err(Error::Url { location: name(), key, url: url.to_owned() });
             }
         }
-        let trust = Trust::load(location.certificate.as_deref(), location.certificate_mode)
-            .map_err(|error| Error::Bundle { location: name(), error })?;
-        for warning in trust.warnings(jiff::Timestamp::now()) {
-            tracing::warn!(location = location.name, "{warning}");
-        }
-        let proxy = tls::proxy(&env).map_err(|message| Error::Proxy { location: name(), message })?;
+        let proxy = Proxy::from_environment(&env).map_err(|message| Error::Proxy { location: name(), message })?;
+        let settings = http::Settings {
+            location: name(),
+            certificate: location.certificate.clone(),
+            mode: location.certificate_mode,
+            concurrency: location.upload.concurrency.most().into(),
+            proxy,
+            metrics: metrics.clone(),
+        };
+        let http = http::Client::new(settings).map_err(|error| Error::Bundle { location: name(), error })?;
         let shared = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(location.region.clone()))
-            .http_client(trust.http_client(location.upload.concurrency, proxy))
+            .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build())
+            // Uploads have a watch of their own, which knows our own waits for bandwidth (`s3::body`).
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().upload_enabled(false).grace_period(STALL_GRACE).build(),
+            )
             // The provider decides what is fresh, for every client alike.
             .identity_cache(IdentityCache::no_cache())
             .build();
-        Ok(Self::assemble(location, trust, &shared, Arc::new(env)))
+        Ok(Self::assemble(location, metrics, http, &shared, Arc::new(env)))
     }
 
-    fn assemble(location: &Location, trust: Trust, shared: &SdkConfig, env: Env) -> Self {
+    fn assemble(
+        location: &Location,
+        metrics: metrics::Location,
+        http: http::Client,
+        shared: &SdkConfig,
+        env: Env,
+    ) -> Self {
+        let trust = http.trust();
         let at = |url: &Option<String>| shared.to_builder().clone_endpoint(url.as_deref());
         let impatient = at(&location.sts_url).timeout_config(timeouts(STS_ATTEMPT_TIMEOUT));
-        let chain = sts::Chain::new(location, impatient.build(), trust.to_string(), env);
-        let credentials = credentials::Provider::new(&location.name, Box::new(chain));
+        let context = Arc::new(context(location));
+        let watch = |service| Watch {
+            service,
+            context: context.clone(),
+            metrics: metrics.clone(),
+            credentials: None,
+            skew: Skew::default(),
+        };
+        let sts = watch(Service::Sts);
+        // An expiry is in STS's time.
+        let skew = sts.skew.clone();
+        let chain = Arc::new(sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env));
+        let clock = Arc::new(move || skew.now());
+        let credentials = credentials::Provider::new(&location.name, Box::new(chain.clone()), clock, metrics.clone());
         let provider = SharedCredentialsProvider::new(credentials.clone());
         let with = |url: &Option<String>| at(url).credentials_provider(provider.clone()).build();
-        let context = Arc::new(context(location));
-        let store =
-            S3Store::new(location, &with(&location.s3_url), credentials.clone(), context.clone(), trust.to_string());
-        let ec2 = aws_sdk_ec2::Client::new(&with(&location.ec2_url));
+        let signed = |service| Watch { credentials: Some(credentials.clone()), ..watch(service) };
+        let s3 = signed(Service::S3);
+        let skew = s3.skew.clone();
+        let store = S3Store::new(location, &with(&location.s3_url), s3, context.clone(), trust.to_string());
+        let ec2 = signed(Service::Ec2);
+        let ec2 =
+            aws_sdk_ec2::config::Builder::from(&with(&location.ec2_url)).interceptor(ec2.clone()).retry_classifier(ec2);
+        let ec2 = aws_sdk_ec2::Client::from_conf(ec2.build());
         // A volume's key is its own, not the bucket's.
         let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
         let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
-        Self { store: Arc::new(store), ec2, disks, credentials, trust: Arc::new(trust), context }
+        let addresses = Arc::new(Addresses {
+            bucket: location.bucket.clone(),
+            region: location.region.clone(),
+            s3_url: location.s3_url.clone(),
+            sts_url: location.sts_url.clone(),
+            ec2_url: location.ec2_url.clone(),
+        });
+        Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew, chain, addresses }
     }
 
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// The same, sending no faster than `bandwidth`.
+    #[must_use]
+    pub fn limited(self, bandwidth: Bandwidth) -> Self {
+        Self { store: Arc::new(self.store.limited(bandwidth)), ..self }
     }
 
     #[must_use]
@@ -160,37 +225,22 @@ impl AwsLocation {
         &self.credentials
     }
 
+    /// Who is trusted now: the bundle may have changed since.
     #[must_use]
-    pub fn trust(&self) -> &Trust {
-        &self.trust
+    pub fn trust(&self) -> Arc<Trust> {
+        self.http.trust()
+    }
+
+    /// How far S3's clock is ahead of this host's.
+    #[must_use]
+    pub fn skew(&self) -> &Skew {
+        &self.skew
     }
 
     /// The client for snapshots and volumes.
     #[must_use]
     pub fn ec2(&self) -> &aws_sdk_ec2::Client {
         &self.ec2
-    }
-
-    /// Whether the role may describe volumes, without describing any: `DryRunOperation` is EC2's "yes".
-    ///
-    /// # Errors
-    /// What stands in the way, classed.
-    pub async fn check_ec2(&self) -> Result<(), store::Error> {
-        let trust = self.trust.to_string();
-        let call = Call {
-            service: Service::Ec2,
-            operation: "DescribeVolumes",
-            resource: "volumes (dry run)".to_owned(),
-            context: &self.context,
-            trust: &trust,
-        };
-        match self.ec2.describe_volumes().dry_run(true).send().await {
-            Ok(_) => Ok(()),
-            Err(error) => match call.sdk(&error) {
-                error if error.code.as_deref() == Some("DryRunOperation") => Ok(()),
-                error => Err(error),
-            },
-        }
     }
 }
 

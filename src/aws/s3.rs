@@ -4,9 +4,11 @@
 //! tries again. Their checksum goes as a plain header: the SDK's own way, a trailer in aws-chunked encoding, is refused
 //! by several stores. Over TLS a body is not signed (TLS protects it and the checksum proves it), over plain HTTP it is.
 //!
-//! A method makes one request, of up to three attempts, and returns what the last one said. A reply that the
-//! credentials have expired drops them, so that the caller's next try has new ones.
+//! A method makes one request, of up to three attempts, and returns what the last one said; a part and the creation of an upload have one
+//! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
 
+mod body;
+mod probe;
 mod wire;
 
 use std::fmt;
@@ -19,44 +21,49 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use bytes::Bytes;
 use futures_util::stream;
 
-use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, attempt_timeout, limited};
+use self::body::{Outgoing, Progress};
+use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, limited, once, untimed};
 use super::classify::{Context, Service};
-use super::credentials::{Generation, Provider};
 use super::failure::Call;
+use super::watch::Watch;
 use crate::checksum::{Algorithm, Checksum};
 use crate::config::Location;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
+use crate::limits::Bandwidth;
 use crate::store::{
-    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 /// 10,000 parts in pages of at least one: a store that pages without end is not followed for ever.
 const MAX_PART_PAGES: usize = 10_000;
 
+/// Of a thousand uploads each. They are all ours, since they are asked for by prefix.
+const MAX_UPLOAD_PAGES: usize = 1000;
+
+#[derive(Clone)]
 pub struct S3Store {
     client: Client,
+    bandwidth: Option<Bandwidth>,
     bucket: String,
     algorithm: Algorithm,
     new_object: NewObject,
     signing: PayloadSigning,
-    credentials: Provider,
     context: Arc<Context>,
     trust: String,
     bare_parts: Once,
+    unlisted_uploads: Once,
 }
 
-/// One request: what it is for the error, and which credentials it was begun with.
+/// One request, for the error if it fails.
 struct Request<'a> {
-    store: &'a S3Store,
     call: Call<'a>,
-    generation: Generation,
 }
 
 impl Request<'_> {
@@ -64,11 +71,22 @@ impl Request<'_> {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let error = self.call.sdk(error);
-        if error.class == Class::CredentialsExpired {
-            self.store.credentials.invalidate(self.generation);
+        self.call.sdk(error)
+    }
+
+    /// The answer, unless the body stalls before it comes.
+    async fn watched<T, E>(
+        &self,
+        progress: &Progress,
+        answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Error>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        tokio::select! {
+            answer = answer => answer.map_err(|error| self.failed(&error)),
+            why = progress.stalled() => Err(self.odd(Class::Transient, why)),
         }
-        error
     }
 
     fn odd(&self, class: Class, message: impl Into<String>) -> Error {
@@ -91,32 +109,41 @@ impl S3Store {
     pub(super) fn new(
         location: &Location,
         sdk: &SdkConfig,
-        credentials: Provider,
+        watch: Watch,
         context: Arc<Context>,
         trust: String,
     ) -> Self {
         let config = aws_sdk_s3::config::Builder::from(sdk)
+            .interceptor(watch.clone())
+            .retry_classifier(watch)
             .force_path_style(location.force_path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
         Self {
             client: Client::from_conf(config),
+            bandwidth: None,
             bucket: location.bucket.clone(),
             algorithm: location.checksum,
             new_object: NewObject::of(location),
             signing: PayloadSigning::of(location),
-            credentials,
             context,
             trust,
             bare_parts: Once::default(),
+            unlisted_uploads: Once::default(),
         }
     }
 
-    async fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
+    /// The same, sending no faster than `bandwidth`.
+    #[must_use]
+    pub fn limited(&self, bandwidth: Bandwidth) -> Self {
+        Self { bandwidth: Some(bandwidth), ..self.clone() }
+    }
+
+    fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
         let resource = format!("s3://{}/{key}", self.bucket);
         let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
-        Request { store: self, call, generation: self.credentials.ready().await }
+        Request { call }
     }
 }
 
@@ -129,23 +156,22 @@ impl fmt::Debug for S3Store {
     }
 }
 
-fn body(data: Bytes) -> ByteStream {
-    ByteStream::new(SdkBody::from(data))
-}
-
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        let request = self.request("PutObject", key.as_str()).await;
+        let request = self.request("PutObject", key.as_str());
         let checksum = Headers::from(payload.checksum);
         let new = self.new_object.clone();
         let condition = match overwrite {
             Overwrite::Allow => None,
             Overwrite::Refuse => Some("*".to_owned()),
         };
-        let timeout = attempt_timeout(payload.data.len());
-        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body(payload.data));
-        put.set_if_none_match(condition)
+        let signing = self.signing.interceptor(&payload).await;
+        let progress = Arc::new(Progress::default());
+        let body = Outgoing::stream(&payload.data, self.bandwidth.as_ref(), &progress);
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body);
+        let put = put
+            .set_if_none_match(condition)
             .set_checksum_crc64_nvme(checksum.crc64nvme)
             .set_checksum_crc32_c(checksum.crc32c)
             .set_checksum_sha256(checksum.sha256)
@@ -155,16 +181,15 @@ impl Store for S3Store {
             .set_storage_class(new.storage_class)
             .set_tagging(new.tagging)
             .customize()
-            .interceptor(self.signing.interceptor(payload.checksum))
-            .config_override(limited(timeout))
-            .send()
-            .await
-            .map_err(|error| request.failed(&error))?;
+            .interceptor(signing)
+            .config_override(untimed())
+            .send();
+        request.watched(&progress, put).await?;
         Ok(())
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let request = self.request("GetObject", key.as_str()).await;
+        let request = self.request("GetObject", key.as_str());
         // HTTP cannot ask for no bytes.
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
@@ -189,7 +214,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        let request = self.request("HeadObject", key.as_str()).await;
+        let request = self.request("HeadObject", key.as_str());
         let mode = match self.algorithm {
             Algorithm::None => None,
             Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Sha256 => Some(ChecksumMode::Enabled),
@@ -205,7 +230,7 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
-        let request = self.request("DeleteObject", key.as_str()).await;
+        let request = self.request("DeleteObject", key.as_str());
         let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
         match delete.send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -216,7 +241,7 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        let request = self.request("ListObjectsV2", prefix).await;
+        let request = self.request("ListObjectsV2", prefix);
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
         let list = list.set_continuation_token(from.map(str::to_owned));
         let output = list.send().await.map_err(|error| request.failed(&error))?;
@@ -237,7 +262,7 @@ impl Store for S3Store {
     }
 
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        let request = self.request("CreateMultipartUpload", key.as_str()).await;
+        let request = self.request("CreateMultipartUpload", key.as_str());
         let new = self.new_object.clone();
         let (algorithm, kind) = wire::declared(self.algorithm);
         let create = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
@@ -249,6 +274,8 @@ impl Store for S3Store {
             .set_bucket_key_enabled(new.bucket_key)
             .set_storage_class(new.storage_class)
             .set_tagging(new.tagging)
+            .customize()
+            .config_override(once(aws_sdk_s3::config::Config::builder()))
             .send()
             .await
             .map_err(|error| request.failed(&error))?;
@@ -262,22 +289,24 @@ impl Store for S3Store {
         number: PartNumber,
         payload: Payload,
     ) -> Result<UploadedPart, Error> {
-        let request = self.request("UploadPart", upload.key.as_str()).await;
+        let request = self.request("UploadPart", upload.key.as_str());
         let size = payload.data.len();
         let headers = Headers::from(payload.checksum);
+        let signing = self.signing.interceptor(&payload).await;
+        let progress = Arc::new(Progress::default());
+        let body = Outgoing::stream(&payload.data, self.bandwidth.as_ref(), &progress);
         let put = self.client.upload_part().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
-        let output = put
+        let put = put
             .part_number(i32::from(number.get()))
-            .body(body(payload.data))
+            .body(body)
             .set_checksum_crc64_nvme(headers.crc64nvme)
             .set_checksum_crc32_c(headers.crc32c)
             .set_checksum_sha256(headers.sha256)
             .customize()
-            .interceptor(self.signing.interceptor(payload.checksum))
-            .config_override(limited(attempt_timeout(size)))
-            .send()
-            .await
-            .map_err(|error| request.failed(&error))?;
+            .interceptor(signing)
+            .config_override(once(untimed()))
+            .send();
+        let output = request.watched(&progress, put).await?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         request.agree(payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
         let etag = output.e_tag.ok_or_else(|| request.odd(Class::Compat, "the reply holds no ETag"))?;
@@ -291,7 +320,9 @@ impl Store for S3Store {
         size: u64,
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
-        let request = self.request("CompleteMultipartUpload", upload.key.as_str()).await;
+        let request = self.request("CompleteMultipartUpload", upload.key.as_str());
+        // S3 has SHA-256 of a multipart object only as a hash of the parts' hashes.
+        let checksum = checksum.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
         let headers = Headers::from(checksum);
         let list =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();
@@ -317,7 +348,7 @@ impl Store for S3Store {
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        let request = self.request("AbortMultipartUpload", upload.key.as_str()).await;
+        let request = self.request("AbortMultipartUpload", upload.key.as_str());
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
         match abort.upload_id(&upload.id.0).send().await.map_err(|error| request.failed(&error)) {
             Ok(_) => Ok(()),
@@ -327,7 +358,7 @@ impl Store for S3Store {
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        let request = self.request("ListParts", upload.key.as_str()).await;
+        let request = self.request("ListParts", upload.key.as_str());
         let mut parts = Vec::new();
         let mut marker = None;
         for _ in 0..MAX_PART_PAGES {
@@ -350,6 +381,31 @@ impl Store for S3Store {
             }
         }
         Err(request.odd(Class::Compat, format!("more than {MAX_PART_PAGES} pages of parts")))
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        let request = self.request("ListMultipartUploads", prefix);
+        let (mut uploads, mut key, mut id) = (Vec::new(), None, None);
+        for _ in 0..MAX_UPLOAD_PAGES {
+            let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);
+            let list = list.set_key_marker(key).set_upload_id_marker(id).send().await;
+            let page = list.map_err(|error| self.cannot_list(request.failed(&error)))?;
+            uploads.extend(page.uploads().iter().filter_map(wire::listed_upload));
+            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || key.is_none() {
+                return Ok(uploads);
+            }
+        }
+        Err(request.odd(Class::Compat, format!("more than {MAX_UPLOAD_PAGES} pages of uploads")))
+    }
+}
+
+impl S3Store {
+    fn cannot_list(&self, error: Error) -> Error {
+        if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
+            tracing::info!(bucket = self.bucket, %error, "multipart uploads cannot be listed here: an upload whose ID a crash lost is reported, not aborted");
+        }
+        error
     }
 }
 

@@ -9,8 +9,9 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -28,8 +29,10 @@ use super::Env;
 use super::classify::{Context, Service};
 use super::credentials::Fetch;
 use super::failure::{Call, tell};
+use super::watch::{Skew, Watch};
 use crate::config::{self, Hop, SecretSource};
 use crate::error::Class;
+use crate::site::{Identity, Step};
 use crate::store;
 
 /// A hop may not ask for more when the caller is itself a role, nor when the role does not allow it.
@@ -59,6 +62,9 @@ pub(crate) struct Chain {
     providers: ProviderConfig,
     /// For STS: the endpoint too, but no credentials.
     sts: SdkConfig,
+    watch: Watch,
+    /// The store is not AWS's, and no STS is named.
+    elsewhere: bool,
     trust: String,
     env: Env,
 }
@@ -77,23 +83,94 @@ impl fmt::Debug for Chain {
 }
 
 #[async_trait]
-impl Fetch for Chain {
+impl Fetch for Arc<Chain> {
     async fn fetch(&self) -> Result<Credentials, store::Error> {
         let mut credentials = self.base().await?;
         for index in 0..self.hops.len() {
-            credentials = self.assume(index, credentials).await?;
+            credentials = self.assume(index, credentials).await?.credentials;
         }
         Ok(credentials)
     }
 }
 
+/// What a hop came to.
+struct Granted {
+    credentials: Credentials,
+    /// Of the session.
+    arn: String,
+}
+
 impl Chain {
+    /// As a refresh does it, with who one is after each step; up to the first that fails.
+    pub(super) async fn who(&self) -> Vec<Step> {
+        let began = Instant::now();
+        let mut steps = Vec::new();
+        let mut add = |hop, began: Instant, result| steps.push(Step { hop, took: began.elapsed(), result });
+        let base = match self.base().await {
+            Ok(base) => base,
+            Err(error) => {
+                add(0, began, Err(error));
+                return steps;
+            }
+        };
+        let identity = self.identity(&base).await;
+        let failed = identity.is_err();
+        add(0, began, identity);
+        if failed {
+            return steps;
+        }
+        let mut caller = base;
+        for index in 0..self.hops.len() {
+            let began = Instant::now();
+            match self.assume(index, caller).await {
+                Ok(Granted { credentials, arn }) => {
+                    add(index + 1, began, Ok(identity_of(arn, &credentials)));
+                    caller = credentials;
+                }
+                Err(error) => {
+                    add(index + 1, began, Err(error));
+                    return steps;
+                }
+            }
+        }
+        steps
+    }
+
+    /// Whether STS is spoken to at all: another store's own keys need none.
+    pub(super) fn asks_sts(&self) -> bool {
+        let own_keys = matches!(self.base, config::Credentials::Static { .. });
+        !(own_keys && self.hops.is_empty() && self.elsewhere)
+    }
+
+    pub(super) const fn skew(&self) -> &Skew {
+        &self.watch.skew
+    }
+
+    async fn identity(&self, base: &Credentials) -> Result<Identity, store::Error> {
+        if !self.asks_sts() {
+            let arn = format!("access key {} (STS is not asked: the store is not AWS's)", base.access_key_id());
+            return Ok(Identity { account: None, arn, expiry: None });
+        }
+        let context = Context::default();
+        let call = Call {
+            service: Service::Sts,
+            operation: "GetCallerIdentity",
+            resource: "(base credentials)".to_owned(),
+            context: &context,
+            trust: &self.trust,
+        };
+        let output = self.client(Some(base.clone())).get_caller_identity().send().await;
+        let output = output.map_err(|error| call.sdk(&error))?;
+        Ok(identity_of(output.arn().unwrap_or("unknown").to_owned(), base))
+    }
+
     /// `sdk` has no credentials; its endpoint is STS's.
-    pub(crate) fn new(location: &config::Location, sdk: SdkConfig, trust: String, env: Env) -> Self {
+    pub(super) fn new(location: &config::Location, sdk: SdkConfig, watch: Watch, trust: String, env: Env) -> Self {
         let providers = providers(&sdk);
         let link = |hop: &Hop| Link { hop: hop.clone(), shortened: AtomicBool::new(false) };
         let hops = location.assume_role.iter().map(link).collect();
-        Self { base: location.credentials.clone(), hops, providers, sts: sdk, trust, env }
+        let elsewhere = location.s3_url.is_some() && location.sts_url.is_none();
+        Self { base: location.credentials.clone(), hops, providers, sts: sdk, watch, elsewhere, trust, env }
     }
 
     async fn base(&self) -> Result<Credentials, store::Error> {
@@ -221,13 +298,23 @@ impl Chain {
             context: &context,
             trust: &self.trust,
         };
-        let client = aws_sdk_sts::Client::new(&self.sts);
+        let client = self.client(None);
         let request = client.assume_role_with_web_identity().role_arn(role).role_session_name(session);
         let output = request.web_identity_token(token.expose()).send().await.map_err(|error| call.sdk(&error))?;
         keep(&call, output.credentials())
     }
 
-    async fn assume(&self, index: usize, caller: Credentials) -> Result<Credentials, store::Error> {
+    /// STS, as `caller` or as nobody.
+    fn client(&self, caller: Option<Credentials>) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&self.sts).interceptor(self.watch.clone());
+        let config = match caller {
+            Some(caller) => config.credentials_provider(caller),
+            None => config,
+        };
+        aws_sdk_sts::Client::from_conf(config.build())
+    }
+
+    async fn assume(&self, index: usize, caller: Credentials) -> Result<Granted, store::Error> {
         let Link { hop, shortened } = &self.hops[index];
         let context = Context { role: Some(hop.role_arn.clone()), ..Context::default() };
         let resource = format!("{} (hop {} of {})", hop.role_arn, index + 1, self.hops.len());
@@ -238,8 +325,7 @@ impl Chain {
             remedy: Some("check external_id_file and that Penstock's user may read it".to_owned()),
             ..call.error(Class::CredentialsUnavailable, format!("the external ID cannot be read: {error}"))
         })?;
-        let own = aws_sdk_sts::config::Builder::from(&self.sts).credentials_provider(caller).build();
-        let client = aws_sdk_sts::Client::from_conf(own);
+        let client = self.client(Some(caller));
         let ask = |duration: Duration| {
             let seconds = i32::try_from(duration.as_secs()).unwrap_or(i32::MAX);
             let request = client.assume_role().role_arn(&hop.role_arn).role_session_name(&hop.session_name);
@@ -261,8 +347,16 @@ impl Chain {
             }
             result => result,
         };
-        keep(&call, result?.credentials())
+        let output = result?;
+        let arn = output.assumed_role_user().map_or(hop.role_arn.as_str(), |user| user.arn()).to_owned();
+        Ok(Granted { credentials: keep(&call, output.credentials())?, arn })
     }
+}
+
+fn identity_of(arn: String, credentials: &Credentials) -> Identity {
+    let account = arn.split(':').nth(4).filter(|account| !account.is_empty()).map(str::to_owned);
+    let expiry = credentials.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok());
+    Identity { account, arn, expiry }
 }
 
 fn too_long(error: &store::Error) -> bool {

@@ -1,42 +1,34 @@
-//! Which certificates are trusted, and the one HTTP client of a location.
+//! Which certificates are trusted, and through which proxy.
 //!
 //! The SDK reads no `AWS_CA_BUNDLE`, takes a file with no certificate for "nothing to add", and panics at the first
 //! request over a bad PEM. So a bundle is read and parsed here, once, when a location is connected, and the SDK gets
 //! only certificates that rustls has already accepted as trust anchors. A bundle that cannot be used is an error that
 //! names the file and what to do; an expired certificate in it is a warning, since the others may do.
 //!
-//! Costs one read of the file. A changed bundle takes effect with the next `connect` (a reload).
+//! Costs one read of the file. [`super::http`] reads it again when it changes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
 use base64::Engine as _;
+use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
+use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{SectionKind, SliceIter};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::CertificateMode;
 use crate::error::{Class, Classify, Report};
+use crate::site::Certificate;
 
 /// Far above the system bundle of any distribution (about 250 KiB); below what a mistaken path could hold.
 const MAX_BUNDLE: u64 = 8 << 20;
 
-/// S3 closes an idle connection after some tens of seconds; one that is kept longer only fails its next request.
-const POOL_IDLE: Duration = Duration::from_secs(20);
-
-/// Requests besides parts in flight (STS, EC2, listings) find an idle connection too.
-const POOL_SPARE: usize = 8;
-
 /// This host, instance metadata, and the two container credential endpoints: never behind a proxy.
 const NEVER_PROXIED: &str =
-    "localhost,127.0.0.0/8,[::1],169.254.169.254,169.254.170.2,169.254.170.23,[fd00:ec2::254],[fd00:ec2::23]";
+    "localhost,127.0.0.0/8,::1,169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Why a CA bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,14 +92,6 @@ impl Classify for BundleError {
     }
 }
 
-/// A certificate of the bundle, as far as an operator cares.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    pub subject: String,
-    pub not_before: Timestamp,
-    pub not_after: Timestamp,
-}
-
 /// The trust anchors of one location. `Display` says which they are, for the remedy of a TLS failure.
 #[derive(Clone)]
 pub struct Trust {
@@ -141,6 +125,12 @@ impl Trust {
         &self.certificates
     }
 
+    /// When the first certificate of the bundle expires.
+    #[must_use]
+    pub fn first_expiry(&self) -> Option<Timestamp> {
+        self.certificates.iter().map(|certificate| certificate.not_after).min()
+    }
+
     /// One sentence for each certificate that does not hold at `now`.
     #[must_use]
     pub fn warnings(&self, now: Timestamp) -> Vec<String> {
@@ -157,32 +147,25 @@ impl Trust {
         self.certificates.iter().filter_map(state).collect()
     }
 
-    /// The one client of a location: S3, STS, EC2 and the credential providers share its trust and its pool.
-    /// `concurrency` is the number of parts in flight.
-    #[must_use]
-    pub fn http_client(&self, concurrency: usize, proxy: Option<ProxyConfig>) -> SharedHttpClient {
-        let context = self.tls_context();
-        Builder::new().build_with_connector_fn(move |settings, components| {
-            let mut builder = Connector::builder()
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(concurrency.saturating_add(POOL_SPARE));
-            builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            builder.set_proxy_config(proxy.clone());
-            builder.tls_provider(Provider::rustls(CryptoMode::AwsLc)).tls_context(context.clone()).build()
-        })
-    }
-
-    fn tls_context(&self) -> TlsContext {
-        let native = match self.mode {
+    pub(super) const fn adds_system_roots(&self) -> bool {
+        match self.mode {
             CertificateMode::Add => true,
             CertificateMode::Only => false,
-        };
-        let mut store = TrustStore::empty().with_native_roots(native);
-        for der in &self.ders {
-            store.add_pem_certificate(encode(der));
         }
-        TlsContext::builder().with_trust_store(store).build().unwrap_or_default()
+    }
+
+    pub(super) fn ders(&self) -> &[CertificateDer<'static>] {
+        &self.ders
+    }
+
+    /// All of it, as rustls wants it. The system's roots that rustls cannot read are left out, as the SDK does.
+    pub(super) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        if self.adds_system_roots() {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        roots.add_parsable_certificates(self.ders.iter().cloned());
+        roots
     }
 }
 
@@ -251,19 +234,23 @@ const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
 fn check(number: usize, der: &CertificateDer<'static>) -> Result<Certificate, Fault> {
     let fault = |reason: String| Fault::Certificate { number, reason };
     // The very call the SDK makes, and unwraps.
-    rustls::RootCertStore::empty().add(der.clone()).map_err(|error| fault(error.to_string()))?;
-    let (_, x509) = X509Certificate::from_der(der).map_err(|error| fault(error.to_string()))?;
-    let time = |time: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(time.timestamp()).map_err(|error| fault(error.to_string()))
-    };
+    RootCertStore::empty().add(der.clone()).map_err(|error| fault(error.to_string()))?;
+    describe(der).map_err(fault)
+}
+
+pub(super) fn describe(der: &CertificateDer<'_>) -> Result<Certificate, String> {
+    let (_, x509) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+    let time =
+        |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).map_err(|error| error.to_string());
     Ok(Certificate {
         subject: x509.subject().to_string(),
+        issuer: x509.issuer().to_string(),
         not_before: time(x509.validity().not_before)?,
         not_after: time(x509.validity().not_after)?,
     })
 }
 
-fn encode(der: &CertificateDer<'_>) -> Vec<u8> {
+pub(super) fn pem(der: &CertificateDer<'_>) -> Vec<u8> {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let mut pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
     for line in text.as_bytes().chunks(64) {
@@ -274,27 +261,72 @@ fn encode(der: &CertificateDer<'_>) -> Vec<u8> {
     pem
 }
 
-/// The proxy for HTTPS, from `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` as `lookup` has them, in upper or lower
-/// case. Plain HTTP goes direct: it is instance metadata, container credentials, or a store on this network.
-///
-/// # Errors
-/// When the proxy's URL is malformed; the text never holds the URL, which may carry a password.
-pub fn proxy(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<ProxyConfig>, String> {
-    let either =
-        |name: &str| lookup(name).or_else(|| lookup(&name.to_lowercase())).filter(|value| !value.trim().is_empty());
-    let Some((name, url)) = ["HTTPS_PROXY", "ALL_PROXY"].into_iter().find_map(|name| Some((name, either(name)?)))
-    else {
-        return Ok(None);
-    };
-    // curl and the AWS CLI take a bare host:port for an HTTP proxy.
-    let url = if url.contains("://") { url } else { format!("http://{url}") };
-    let config = ProxyConfig::https(url.trim()).map_err(|_| {
-        format!(
-            "{name} is not a proxy URL; expected http://HOST:PORT or https://HOST:PORT, perhaps with USER:PASSWORD@"
-        )
-    })?;
-    let direct = either("NO_PROXY").map_or_else(|| NEVER_PROXIED.to_owned(), |more| format!("{more},{NEVER_PROXIED}"));
-    Ok(Some(config.no_proxy(direct)))
+/// The proxy for HTTPS. Plain HTTP goes direct: it is instance metadata, container credentials, or a store on this network.
+#[derive(Clone)]
+pub struct Proxy {
+    url: String,
+    direct: String,
+    config: ProxyConfig,
+}
+
+/// The first stop of a connection that goes through a proxy.
+pub(super) struct Way {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: bool,
+    pub(super) authorization: Option<String>,
+}
+
+impl Proxy {
+    /// From `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` as `lookup` has them, in upper or lower case.
+    ///
+    /// # Errors
+    /// When the proxy's URL is malformed; the text never holds the URL, which may carry a password.
+    pub fn from_environment(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let either =
+            |name: &str| lookup(name).or_else(|| lookup(&name.to_lowercase())).filter(|value| !value.trim().is_empty());
+        let Some((name, url)) = ["HTTPS_PROXY", "ALL_PROXY"].into_iter().find_map(|name| Some((name, either(name)?)))
+        else {
+            return Ok(None);
+        };
+        // curl and the AWS CLI take a bare host:port for an HTTP proxy.
+        let url = if url.contains("://") { url.trim().to_owned() } else { format!("http://{}", url.trim()) };
+        let config = ProxyConfig::https(url.as_str()).map_err(|_| {
+            format!(
+                "{name} is not a proxy URL; expected http://HOST:PORT or https://HOST:PORT, perhaps with USER:PASSWORD@"
+            )
+        })?;
+        let direct =
+            either("NO_PROXY").map_or_else(|| NEVER_PROXIED.to_owned(), |more| format!("{more},{NEVER_PROXIED}"));
+        let config = config.no_proxy(&direct);
+        Ok(Some(Self { url, direct, config }))
+    }
+
+    pub(super) fn config(&self) -> ProxyConfig {
+        self.config.clone()
+    }
+
+    /// `None` for a host that is reached without it.
+    pub(super) fn on_the_way_to(&self, host: &str, port: u16) -> Option<Way> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let target = format!("https://{host}:{port}").parse().ok()?;
+        // The matcher of the SDK's own connector.
+        let matcher = Matcher::builder().https(self.url.as_str()).no(self.direct.as_str()).build();
+        let way = matcher.intercept(&target)?;
+        let tls = way.uri().scheme_str() == Some("https");
+        Some(Way {
+            host: way.uri().host()?.trim_matches(['[', ']']).to_owned(),
+            port: way.uri().port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            tls,
+            authorization: way.basic_auth().and_then(|value| value.to_str().ok()).map(str::to_owned),
+        })
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("direct", &self.direct).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -368,24 +400,30 @@ mod tests {
 
     #[test]
     fn what_the_sdk_gets_it_can_read() {
-        let (pem, _) = ca(2026);
-        let (_, ders) = parse(format!("noise before\n{pem}\nnoise after").as_bytes()).unwrap();
-        let (_, again) = parse(&encode(&ders[0])).unwrap();
+        let (text, _) = ca(2026);
+        let (_, ders) = parse(format!("noise before\n{text}\nnoise after").as_bytes()).unwrap();
+        let (_, again) = parse(&pem(&ders[0])).unwrap();
         assert_eq!(ders, again);
     }
 
     #[test]
     fn proxies_are_read_in_either_case() {
-        let config = |pairs: &[(&str, &str)]| {
+        let proxy = |pairs: &[(&str, &str)]| {
             let map: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-            proxy(move |name| map.get(name).cloned())
+            Proxy::from_environment(move |name| map.get(name).cloned())
         };
-        assert!(config(&[]).unwrap().is_none());
-        assert!(config(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
-        assert!(config(&[("HTTP_PROXY", "http://proxy:3128")]).unwrap().is_none());
-        let found = format!("{:?}", config(&[("https_proxy", "proxy:3128"), ("NO_PROXY", ".corp")]).unwrap().unwrap());
-        assert!(found.contains("proxy:3128") && found.contains(".corp,localhost,127.0.0.0/8"), "{found}");
-        let error = config(&[("ALL_PROXY", "socks5://user:secret@proxy")]).unwrap_err();
+        assert!(proxy(&[]).unwrap().is_none());
+        assert!(proxy(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
+        assert!(proxy(&[("HTTP_PROXY", "http://proxy:3128")]).unwrap().is_none());
+        let found = proxy(&[("https_proxy", "user:secret@proxy:3128"), ("NO_PROXY", ".corp")]).unwrap().unwrap();
+        let way = found.on_the_way_to("s3.eu-west-1.amazonaws.com", 443).unwrap();
+        assert_eq!((way.host.as_str(), way.port, way.tls), ("proxy", 3128, false));
+        assert_eq!(way.authorization.as_deref(), Some("Basic dXNlcjpzZWNyZXQ="));
+        for direct in ["s3.corp", "127.0.0.1", "::1", "169.254.169.254", "localhost"] {
+            assert!(found.on_the_way_to(direct, 443).is_none(), "{direct}");
+        }
+        assert!(!format!("{found:?}").contains("secret"), "{found:?}");
+        let error = proxy(&[("ALL_PROXY", "socks5://user:secret@proxy")]).unwrap_err();
         assert!(error.contains("ALL_PROXY") && !error.contains("secret"), "{error}");
     }
 }

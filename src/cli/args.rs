@@ -1,5 +1,8 @@
 //! The command line, as `--help` teaches it.
 
+mod site;
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
+
+pub(super) use site::{Policy, Skipped, Validate};
+pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 
 /// Streams cluster backups to S3 and restores them.
 ///
@@ -59,21 +65,27 @@ pub(super) enum Command {
     Cat(Cat),
     /// Check that manifests, indexes and objects are there and agree.
     Verify(Verify),
-    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
-    Prune(Prune),
-    /// Delete backups by name.
-    Delete(Delete),
-    /// What the backups of each job and node take in the bucket.
-    Stats(Stats),
     /// Ask the running daemon: locations, credentials, jobs, and what runs now.
     Status,
     /// Ask the running daemon to run a job now.
     Trigger(Trigger),
     /// Ask the running daemon to read its configuration again.
     Reload,
+    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+    Prune(Prune),
+    /// Delete backups by name.
+    Delete(Delete),
+    /// What the backups of each job and node take in the bucket.
+    Stats(Stats),
+    /// Abort uploads that a crash has left.
+    Sweep(Sweep),
     /// EBS snapshots: a volume from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Prove locations: every permission, connection and credential that Penstock needs there.
+    Validate(Validate),
+    /// Print IAM policies for a location, ready to paste.
+    Policy(Policy),
     /// Check the configuration, or show how to write one.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -110,6 +122,24 @@ pub(super) struct Backup {
     /// The item's name: makes this an ad-hoc backup.
     #[arg(long, value_name = "ITEM")]
     pub(super) name: Option<Name>,
+    /// Store everything again: a full backup stands alone, and is a plain archive for other tools.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// Read every file, also those that have not changed by size, times and inode; store what the last backup does not have.
+    #[arg(long, conflicts_with = "full")]
+    pub(super) force: bool,
+}
+
+impl Backup {
+    /// What the flags say, where they say anything.
+    pub(super) fn reuse(&self) -> Option<crate::job::Reuse> {
+        use crate::job::Reuse;
+        match (self.full, self.force) {
+            (true, _) => Some(Reuse::Nothing),
+            (false, true) => Some(Reuse::Chunks),
+            (false, false) => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -289,69 +319,15 @@ pub(super) struct Verify {
     pub(super) data: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
-    Restore(SnapshotRestore),
-}
-
-/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
+/// Abort uploads that a crash has left.
 ///
-/// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
-/// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
-#[derive(Debug, Args)]
-pub(super) struct SnapshotRestore {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
-    #[command(flatten)]
-    pub(super) place: Place,
-    /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
-    #[arg(long, value_name = "VOL")]
-    pub(super) volume: String,
-    #[arg(long, value_name = "AZ")]
-    pub(super) availability_zone: String,
-    /// gp3, io2, …; the original's where not given.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(super) volume_type: Option<String>,
-    /// GiB, not less than the original.
-    #[arg(long, value_name = "GIB")]
-    pub(super) size: Option<u32>,
-    /// For gp3, io1 and io2.
+/// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
+/// starts and every hour, `penstock backup` when it ends.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Sweep {
+    /// Only say what would be aborted.
     #[arg(long)]
-    pub(super) iops: Option<u32>,
-    /// MiB per second, for gp3.
-    #[arg(long, value_name = "MIBPS")]
-    pub(super) throughput: Option<u32>,
-    /// Encrypt what was not encrypted, with the account's default key.
-    #[arg(long)]
-    pub(super) encrypted: bool,
-    /// Encrypt with this KMS key instead of the snapshot's.
-    #[arg(long, value_name = "KEY")]
-    pub(super) kms_key_id: Option<String>,
-    /// Besides the original's tags; may be repeated.
-    #[arg(long, value_name = "K=V", value_parser = tag)]
-    pub(super) tag: Vec<(String, String)>,
-    /// Any word: with another one the same command makes another volume.
-    #[arg(long, value_name = "WORD", default_value = "")]
-    pub(super) copy: String,
-    /// How long to wait until the volume is available.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
-    pub(super) timeout: Duration,
-    /// Print a PersistentVolume for the new volume.
-    #[arg(long)]
-    pub(super) manifest: bool,
-    /// The PersistentVolume's file system.
-    #[arg(long, value_name = "TYPE", default_value = "ext4", requires = "manifest")]
-    pub(super) fs_type: String,
-    /// The PersistentVolume's storage class, which must be the claim's.
-    #[arg(long, value_name = "CLASS", default_value = "", requires = "manifest")]
-    pub(super) storage_class: String,
-}
-
-fn tag(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -8,16 +8,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
-use super::{Failure, progress, session};
+use super::session::Open;
+use super::{Failure, progress, session, sweep};
 use crate::budget::Budget;
 use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::Classify;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Progress, Snapshots, Spec};
+use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
 use crate::metrics::Metrics;
 use crate::snapshot;
+use crate::state::{Holder, StateDir};
 use crate::stream::frame;
+use crate::upload::journal::Journal;
 
 pub(super) async fn run(
     config: &Config,
@@ -29,15 +32,36 @@ pub(super) async fn run(
         Some(name) => vec![ad_hoc(config, args, name)?],
         None => configured(config, args)?,
     };
+    let state = StateDir::lock(&config.state_dir, Holder::Backup)?;
+    let metrics = Metrics::new();
+    let open = sweep::open(config, planned.iter().map(|(location, _)| *location), &metrics)?;
+    let result = run_all(config, &state, &planned, &open, &metrics, format, cancel).await;
+    if !cancel.is_cancelled() {
+        sweep::after_backup(config, open).await;
+    }
+    result
+}
+
+async fn run_all(
+    config: &Config,
+    state: &StateDir,
+    planned: &[(&Location, Spec)],
+    open: &[Open],
+    metrics: &Metrics,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let budget = Budget::new(config.limits.memory);
     let pool = session::pool(config)?;
-    let metrics = Metrics::new();
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
-    for (location, spec) in &planned {
-        let connected = session::connect(location)?;
+    for (location, spec) in planned {
+        let Open { place, disks } =
+            open.iter().find(|open| open.place.location == location.name).expect("each location in use is open");
         let context = job::Context {
-            store: connected.store(),
+            store: Arc::clone(&place.store),
+            endpoint: place.endpoint.clone(),
+            journal: Some(Journal::open(state.path(), &location.name, &location.bucket)?),
             budget: budget.clone(),
             pool: Arc::clone(&pool),
             prefix: location.prefix.clone(),
@@ -47,7 +71,7 @@ pub(super) async fn run(
             checksum: location.checksum,
             metrics: metrics.clone(),
             snapshots: Snapshots {
-                service: snapshot::Service::new(connected.disks()),
+                service: snapshot::Service::new(Arc::clone(disks)),
                 records: snapshot::Records::new(&config.state_dir),
                 location: location.name.clone(),
             },
@@ -115,11 +139,13 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
                 "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
             ))
         })?;
-        if job.incremental {
-            tracing::debug!(job = %job.name, "this version makes full backups only");
-        }
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
-        planned.push((location, Spec::of(job)));
+        let mut spec = Spec::of(job);
+        // A job that is not incremental stays so with --force.
+        if let Some(reuse) = args.reuse().filter(|_| job.incremental) {
+            spec.parent.reuse = reuse;
+        }
+        planned.push((location, spec));
     }
     Ok(planned)
 }
@@ -135,7 +161,8 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
     let compression = frame::Compression::Zstd { level: 1 };
-    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default() }))
+    let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
+    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default(), parent }))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

@@ -24,8 +24,8 @@ use crate::store::Store;
 struct Aws;
 
 impl Connect for Aws {
-    fn connect(&self, location: &Location, _metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
-        let location = AwsLocation::connect(location).map_err(|error| error.report())?;
+    fn connect(&self, location: &Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
+        let location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
         Ok(Arc::new(Open(location)))
     }
 }

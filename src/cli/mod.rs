@@ -16,6 +16,8 @@ mod read;
 mod session;
 mod snapshot;
 mod stats;
+mod sweep;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -66,12 +68,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let levels = logging::start(&cli);
     let format = cli.output;
-    let result = match &cli.command {
+    let result = match cli.command {
         Command::Config(ConfigCommand::Example) => Ok(Done::text(config::example())),
         Command::Config(ConfigCommand::Schema) => Ok(Done::json(config::schema())),
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
-        Command::Completions { shell } => Ok(pages::completions(*shell)),
-        Command::Man { folder } => pages::man(folder),
+        Command::Completions { shell } => Ok(pages::completions(shell)),
+        Command::Man { folder } => pages::man(&folder),
         _ => run(&cli, &levels),
     };
     match result {
@@ -115,6 +117,9 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Prune(args) => prune::prune(&config, args, &cancel).await,
             Command::Delete(args) => prune::delete(&config, args, &cancel).await,
             Command::Stats(args) => stats::run(&config, args).await,
+            Command::Sweep(args) => sweep::run(&config, *args).await,
+            Command::Validate(args) => validate::validate(&config, args, &cancel).await,
+            Command::Policy(args) => validate::policy(&config, args),
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")
             }

@@ -20,6 +20,7 @@ use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
 use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::Reason;
+use crate::snapshot;
 
 /// A chain in a location, and what decides about it.
 struct Target<'a> {
@@ -124,15 +125,15 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
 struct Connections(BTreeMap<String, AwsLocation>);
 
 impl Connections {
-    fn get(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
-        match self.0.entry(location.name.clone()) {
-            Entry::Occupied(there) => Ok(there.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(session::connect(location)?)),
-        }
+    fn to(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
+        Ok(match self.0.entry(location.name.clone()) {
+            Entry::Occupied(connected) => connected.into_mut(),
+            Entry::Vacant(empty) => empty.insert(session::connect(location)?),
+        })
     }
 
     fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
-        let store = self.get(location)?.store();
+        let store = self.to(location)?.store();
         Ok(Catalog { store, prefix: location.prefix.clone(), cluster: config.cluster.clone() })
     }
 
@@ -144,10 +145,10 @@ impl Connections {
         grace: Duration,
     ) -> Result<Context, Failure> {
         let catalog = self.catalog(config, location)?;
-        let disks = self.get(location)?.disks();
+        let snapshots = snapshot::Service::new(self.to(location)?.disks());
         // Nobody scrapes a command.
         let metrics = Metrics::new().job(job.as_str());
-        Ok(Context { catalog, checksum: location.checksum, grace, disks, metrics })
+        Ok(Context { catalog, checksum: location.checksum, grace, snapshots, metrics })
     }
 }
 

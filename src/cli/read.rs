@@ -16,7 +16,7 @@ use crate::catalog::{Entry, Scope, Selector};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
-use crate::format::ebs::{EbsSnapshot, State};
+use crate::format::ebs::EbsSnapshot;
 use crate::format::index::{FileKind, Record};
 use crate::format::manifest::{Content, Item, Manifest};
 use crate::restore as files;
@@ -103,11 +103,11 @@ fn item_lines(item: &Item) -> Vec<String> {
     match &item.content {
         Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
         Content::EbsSnapshot { snapshot: Some(snapshot) } => {
-            let EbsSnapshot { snapshot_id, volume_id, size_gib, volume_type, availability_zone, state, .. } = snapshot;
-            let of = claim(&item.labels).map_or_else(String::new, |claim| format!(", the claim {claim}"));
-            let state = if *state == State::Completed { "completed" } else { "pending" };
+            let EbsSnapshot { snapshot_id, volume_id, size_gib, availability_zone, volume_type, state, .. } = snapshot;
+            let claim = claim(&item.labels).map_or_else(String::new, |claim| format!("; the claim {claim}"));
+            let state = state.as_str();
             lines.push(format!(
-                "          {snapshot_id} of {volume_id}{of}: {size_gib} GiB {volume_type} in {availability_zone}, {state}"
+                "          {snapshot_id} of {volume_id}: {state}; {size_gib} GiB {volume_type} in {availability_zone}{claim}"
             ));
         }
         Content::Stream { stream: Some(stream) } => {

@@ -9,10 +9,15 @@ use crate::aws::AwsLocation;
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{self, Config, Location};
+use crate::disks::Disks;
 use crate::download;
-use crate::error::{Class, Report};
 use crate::format::key::Name;
+use crate::job;
+use crate::limits::Bandwidth;
+use crate::metrics::Metrics;
+use crate::retry::Endpoint;
 use crate::snapshot;
+use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -59,14 +64,41 @@ pub(super) fn location_of<'a>(
     location(config, name.or(own))
 }
 
+/// A location that is connected: what a sweep and a job need of it.
+pub(super) struct Open {
+    pub(super) place: Place,
+    pub(super) disks: Arc<dyn Disks>,
+}
+
+pub(super) fn open(
+    config: &Config,
+    location: &Location,
+    bandwidth: Option<&Bandwidth>,
+    metrics: &Metrics,
+) -> Result<Open, Failure> {
+    let mut connected = AwsLocation::connect(location, metrics.location(&location.name))?;
+    if let Some(bandwidth) = bandwidth {
+        connected = connected.limited(bandwidth.clone());
+    }
+    let place = Place {
+        location: location.name.clone(),
+        bucket: location.bucket.clone(),
+        prefix: location.prefix.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        store: connected.store(),
+        endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
+    };
+    Ok(Open { place, disks: connected.disks() })
+}
+
+/// For a command that nobody scrapes.
 pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
-    Ok(AwsLocation::connect(location)?)
+    Ok(AwsLocation::connect(location, Metrics::new().location(&location.name))?)
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(config.limits.compression_threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    pool.map(Arc::new).map_err(|error| Failure::Report(Report::new(Class::Local, format!("starting threads: {error}"))))
+    Ok(job::pool(config.limits.compression_threads)?)
 }
 
 /// For the commands that read backups.
@@ -99,7 +131,7 @@ impl Reading {
                 store,
                 budget: Budget::new(config.limits.memory),
                 pool: pool(config)?,
-                concurrency: location.upload.concurrency,
+                concurrency: location.upload.concurrency.most().into(),
             },
             snapshots: snapshot::Service::new(connected.disks()),
             location: location.name.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cron::Cron;
 use super::forms;
-use super::model::{CatchUp, Compression, Job, Retention, Source};
+use super::model::{CatchUp, Compression, Job, MIN_LIVE, Retention, Source};
 use super::reader::{Applies, Section};
 use super::source;
 use super::values::shown;
@@ -34,13 +34,19 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
     let location = section.parsed("location", |location| known_location(location, locations));
     let location = section.required("location", location, "name one of [locations]");
     let catch_up = section.choice("catch_up", &[("once", CatchUp::Once), ("never", CatchUp::Never)]);
+    let incremental = section.boolean("incremental").unwrap_or(true);
+    for key in ["full_every", "min_live"] {
+        section.belongs_only(key, Applies::from(incremental), "incremental = true");
+    }
     let job = Job {
         schedule: section.parsed("schedule", Cron::parse),
         jitter: section.duration("jitter").unwrap_or_default(),
         catch_up: catch_up.unwrap_or_default(),
         time_zone: section.parsed("time_zone", forms::time_zone).unwrap_or_else(|| "UTC".into()),
         timeout: time_limit(section, "timeout"),
-        incremental: section.boolean("incremental").unwrap_or(true),
+        incremental,
+        full_every: time_limit(section, "full_every"),
+        min_live: section.share("min_live").unwrap_or(MIN_LIVE),
         compression: compression(section),
         retention: section.has("retention").then(|| section.table("retention", retention)),
         before: section.commands("before"),

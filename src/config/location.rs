@@ -2,7 +2,7 @@
 
 use super::credentials;
 use super::forms;
-use super::model::{CertificateMode, Encryption, EncryptionMode, Location, SignPayload, Upload};
+use super::model::{CertificateMode, Concurrency, Encryption, EncryptionMode, Location, SignPayload, Upload};
 use super::reader::{Applies, Section};
 use super::units::{GIB, MIB, TIB, show_size};
 use crate::checksum::Algorithm;
@@ -16,8 +16,8 @@ const MAX_PART: u64 = GIB;
 
 const DEFAULT_PART: u64 = 16 * MIB;
 const DEFAULT_OBJECT: u64 = 64 * GIB;
-/// What `concurrency = 0` resolves to, and the default.
-const DEFAULT_CONCURRENCY: u32 = 8;
+/// The default.
+const DEFAULT_CONCURRENCY: u16 = 8;
 
 /// S3 User Guide, "Categorizing your objects using tags".
 const MAX_OBJECT_TAGS: usize = 10;
@@ -123,20 +123,16 @@ fn upload(section: &Section) -> Upload {
             format!("expected {least} to {most}, which is from one part of {part} to 10000, and never over 5TiB");
         section.fault("object_size", format!("is {size}; {expected}"));
     }
-    let concurrency = section.integer("concurrency", 0..=1000).filter(|count| *count > 0);
+    let concurrency = section.integer("concurrency", 0..=1000).and_then(|count| u16::try_from(count).ok());
     let signing = [("auto", SignPayload::Auto), ("always", SignPayload::Always), ("never", SignPayload::Never)];
     Upload {
         part_size,
-        concurrency: concurrency.unwrap_or(DEFAULT_CONCURRENCY) as usize,
+        concurrency: match concurrency.unwrap_or(DEFAULT_CONCURRENCY) {
+            0 => Concurrency::Auto,
+            most => Concurrency::AtMost(most),
+        },
         // A small part_size alone must not make the default object_size a fault.
         object_size: object_size.unwrap_or(DEFAULT_OBJECT.min(most)),
         sign_payload: section.choice("sign_payload", &signing).unwrap_or_default(),
     }
-}
-
-/// Bytes of `limits.memory` that one stream needs at least: a part being filled and one being sent, and the pipeline
-/// of chunks and frames before them.
-#[must_use]
-pub const fn minimum_memory(part_size: u64) -> u64 {
-    part_size * 2 + 24 * MIB
 }

@@ -38,10 +38,10 @@ pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
 pub use job::AD_HOC;
-pub use location::minimum_memory;
 pub use model::*;
 pub use schema::schema;
 
+use crate::budget;
 use crate::format::key::{MAX_NAME, Name};
 use reader::{Reading, Section};
 use units::{MIB, show_size};
@@ -51,6 +51,9 @@ const MAX_FILE: u64 = MIB;
 
 /// What [`Config::parse`] calls the file.
 const NO_FILE: &str = "<configuration>";
+
+/// Below this a part's share is so small that it cannot be told from a connection that hangs.
+const MIN_BANDWIDTH: u64 = 64 << 10;
 
 const DEFAULT_MEMORY: u64 = 256 * MIB;
 
@@ -80,6 +83,14 @@ impl Config {
     pub fn parse(text: &str, environment: &dyn Environment) -> Result<Self, Faults> {
         read(Path::new(NO_FILE), text, environment)
     }
+}
+
+/// Whether STS would take it as an external ID; the error is the end of a sentence, and never repeats it.
+///
+/// # Errors
+/// When it would not.
+pub fn check_external_id(text: &str) -> Result<(), String> {
+    forms::external_id(text)
 }
 
 /// The commented example: what `penstock config example` prints.
@@ -183,9 +194,10 @@ fn log(section: &Section) -> Log {
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     let memory = section.size("memory").unwrap_or(DEFAULT_MEMORY);
-    let needed = locations.iter().map(|(name, location)| (minimum_memory(location.upload.part_size), name)).max();
+    let needed =
+        locations.iter().map(|(name, location)| (budget::stream::least(location.upload.part_size), name)).max();
     if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
-        let (memory, needed) = (show_size(memory), show_size(needed));
+        let (memory, needed) = (show_size(memory), show_size(needed.next_multiple_of(MIB)));
         let default = if section.has("memory") { "" } else { " by default" };
         let message = format!(
             "is {memory}{default}, too little for one stream to {location}; give at least {needed}, or a smaller part_size there"
@@ -193,8 +205,11 @@ fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
         section.fault("memory", message);
     }
     let bandwidth = section.size("bandwidth").filter(|bandwidth| *bandwidth > 0);
-    if bandwidth.is_some() {
-        section.fault("bandwidth", "is not yet supported; remove it, or set it to \"0\"");
+    if let Some(slow) = bandwidth.filter(|bandwidth| *bandwidth < MIN_BANDWIDTH) {
+        section.fault(
+            "bandwidth",
+            format!("is {}; expected at least 64KiB a second, or \"0\" for no limit", show_size(slow)),
+        );
     }
     let threads = section.integer("compression_threads", 0..=1024).filter(|threads| *threads > 0);
     Limits {

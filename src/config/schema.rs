@@ -67,9 +67,9 @@ fn limits() -> Value {
         "What Penstock may use.",
         &[],
         [
-            ("memory", size("Buffers of every job together. A stream needs two parts and 24MiB.", "256MiB")),
+            ("memory", size("Buffers of every job together. A stream needs one part and 25MiB.", "256MiB")),
             ("concurrent_jobs", integer("Jobs that run at a time.", 1, 1000, 2)),
-            ("bandwidth", size("Bytes per second of all uploads, 0 for no limit. A limit is not yet supported.", "0")),
+            ("bandwidth", size("Bytes per second of all uploads together, at least 64KiB; 0 for no limit.", "0")),
             ("compression_threads", integer("0: one for each core.", 0, 1024, 0)),
         ],
     )
@@ -207,6 +207,11 @@ fn job() -> Value {
             ("time_zone", with_default(text("Whose clock the schedule goes by, such as Europe/Berlin."), "UTC")),
             ("timeout", text("A run that takes longer is stopped. Not set: no limit.")),
             ("incremental", boolean("Store only what the last backup does not have.", true)),
+            (
+                "full_every",
+                text("So long after the last full backup, the next one is full, such as 30d. Not set: never."),
+            ),
+            ("min_live", share("An object of which less is needed is not referred to any more.", 0.3)),
             ("compression", default_words("How data is compressed.", &["zstd", "none"])),
             ("compression_level", integer("zstd: its level.", 1, 19, 1)),
             ("retention", retention()),
@@ -312,6 +317,10 @@ fn boolean(description: &str, default: bool) -> Value {
 
 fn integer(description: &str, least: u32, most: u32, default: u32) -> Value {
     json!({"description": description, "type": "integer", "minimum": least, "maximum": most, "default": default})
+}
+
+fn share(description: &str, default: f64) -> Value {
+    json!({"description": description, "type": "number", "minimum": 0, "maximum": 1, "default": default})
 }
 
 fn size(description: &str, default: &str) -> Value {

@@ -105,6 +105,24 @@ impl Section<'_> {
         self.parsed(key, units::duration)
     }
 
+    /// A share from 0 to 1, in thousandths.
+    pub(super) fn share(&self, key: &'static str) -> Option<u16> {
+        let (text, whole) = match self.value(key)?.get_ref() {
+            DeValue::Float(value) => (value.to_string(), false),
+            DeValue::Integer(value) => (shown_number(value), true),
+            other => {
+                self.fault(key, format!("expected a number from 0 to 1, came a value of type {}", other.type_str()));
+                return None;
+            }
+        };
+        let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share) && (!whole || text.len() == 1));
+        if share.is_none() {
+            self.fault(key, format!("is {text}; expected a number from 0 to 1, such as 0.3"));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        share.map(|share| (share * 1000.0).round() as u16)
+    }
+
     /// One of the words of `choices`.
     pub(super) fn choice<T: Copy>(&self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         self.parsed(key, |text| {

@@ -3,7 +3,7 @@
 //!
 //! - **No overlap**: a job that is due while it waits or runs is skipped, said and counted.
 //! - **Order**: who was due first starts first, `concurrent_jobs` at a time.
-//! - **Missed runs** (the machine was off, or asleep): `catch_up` decides; several missed ones are one.
+//! - **Missed runs** (the machine was off or asleep, or the process ended during the run): `catch_up` decides; several missed ones are one.
 //! - **The clock**: one that is set back by more than [`STEP`] makes every schedule be planned anew; one that is set forward
 //!   is a missed run.
 
@@ -159,7 +159,7 @@ impl Board {
                 if let Some(success) = entry.record.last_success {
                     handle.last_success(seconds(success));
                 }
-                tracing::info!(job = %name, schedule = entry.schedule(), next = entry.next.map(tracing::field::display), "job added");
+                tracing::debug!(job = %name, schedule = entry.schedule(), next = entry.next.map(tracing::field::display), "job added");
                 self.jobs.insert(name.clone(), entry);
             }
         }
@@ -248,6 +248,8 @@ impl Board {
         if let Some(retry) = entry.retry {
             tracing::info!(job = %name, at = %retry, retry = entry.retries, "the run is made again");
         }
+        // Nothing cancels a run but the process's own end.
+        entry.record.interrupted = verdict.outcome == Outcome::Cancelled;
         entry.record.last_success = verdict.good.or(entry.record.last_success);
         entry.record.last = Some(Ended {
             started: running.since,
@@ -323,7 +325,7 @@ impl Entry {
             record,
         };
         entry.interval = entry.longest_gap(now);
-        let missed = entry.record.planned.is_some_and(|planned| planned <= now);
+        let missed = entry.record.interrupted || entry.record.planned.is_some_and(|planned| planned <= now);
         let same = entry.schedule().is_some() && entry.record.schedule == entry.schedule();
         if missed && same && job.catch_up == CatchUp::Once {
             // Not before the node's own turn: a whole site that comes back does not start as one either.
@@ -404,6 +406,7 @@ impl Entry {
         let cause = self.waiting.take()?.cause;
         let running = Running { since: now, cause, progress: Arc::default(), cancel: CancellationToken::new() };
         self.running = Some(running.clone());
+        (self.record.interrupted, self.unsaved) = (true, true);
         Some(Start { job: Arc::clone(&self.job), running })
     }
 

@@ -10,11 +10,29 @@ use super::state::Fault;
 /// How many are kept.
 const LENGTH: usize = 20;
 
+/// What failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    Job,
+    Location,
+    Configuration,
+}
+
+impl About {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::Location => "location",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub(super) at: Timestamp,
-    /// `job`, `location`, `configuration`.
-    pub(super) kind: &'static str,
+    pub(super) about: About,
+    /// Empty for the configuration.
     pub(super) name: String,
     pub(super) fault: Fault,
 }
@@ -27,17 +45,17 @@ pub(super) struct History {
 
 impl History {
     /// Logs the failure and keeps it.
-    pub(super) fn failed(&self, kind: &'static str, name: &str, fault: &Fault) {
+    pub(super) fn failed(&self, about: About, name: &str, fault: &Fault) {
         let Fault { class, message, remedy } = fault;
         let (message, remedy) = (message.replace('\n', "; "), remedy.as_deref());
-        match kind {
-            "job" => tracing::error!(job = name, %class, remedy, "{message}"),
-            "location" => tracing::error!(location = name, %class, remedy, "{message}"),
-            _ => tracing::error!(%class, remedy, "{message}"),
+        match about {
+            About::Job => tracing::error!(job = name, %class, remedy, "{message}"),
+            About::Location => tracing::error!(location = name, %class, remedy, "{message}"),
+            About::Configuration => tracing::error!(%class, remedy, "{message}"),
         }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.truncate(LENGTH - 1);
-        failures.push_front(Failure { at: Timestamp::now(), kind, name: name.to_owned(), fault: fault.clone() });
+        failures.push_front(Failure { at: Timestamp::now(), about, name: name.to_owned(), fault: fault.clone() });
     }
 
     /// Newest first.

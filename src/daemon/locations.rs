@@ -18,13 +18,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Fingerprint;
-use super::history::History;
+use super::history::{About, History};
 use super::state::Fault;
 use crate::config;
 use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
 use crate::metrics::{self, Metrics};
+use crate::retry::Endpoint;
 use crate::snapshot;
 use crate::store::Store;
 
@@ -79,6 +80,11 @@ pub(super) struct Health {
 }
 
 impl Health {
+    /// Whether the last check found nothing wrong.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.checked, Some((_, Ok(()))))
+    }
+
     /// Why the location cannot be used now.
     pub(super) fn objection(&self, now: Timestamp) -> Option<String> {
         match &self.credentials {
@@ -99,6 +105,8 @@ pub(super) struct Location {
     /// A prefix with nothing below it.
     probe: String,
     pub(super) remote: Arc<dyn Remote>,
+    /// What all uploads there have learned about it: how much it takes, and how often it fails.
+    pub(super) endpoint: Endpoint,
     /// One for all runs: they share its pace.
     pub(super) snapshots: snapshot::Service,
     metrics: metrics::Location,
@@ -129,9 +137,10 @@ pub(super) fn open(
             let remote = connect.connect(wanted, &metrics)?;
             metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
             let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
+            let endpoint = Endpoint::new(metrics.clone(), wanted.upload.concurrency.into());
             let snapshots = snapshot::Service::new(remote.disks());
             let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
-            Arc::new(Location { config, certificate, probe, remote, snapshots, metrics, health, task })
+            Arc::new(Location { config, certificate, probe, remote, endpoint, snapshots, metrics, health, task })
         };
         opened.insert(name.clone(), location);
     }
@@ -209,7 +218,7 @@ impl Location {
         let before = std::mem::replace(&mut self.lock().credentials, found.clone());
         match (before, found) {
             (Credentials::Refused(old), Credentials::Refused(new)) if old.class == new.class => {}
-            (_, Credentials::Refused(fault)) => history.failed("location", &self.config.name, &fault),
+            (_, Credentials::Refused(fault)) => history.failed(About::Location, &self.config.name, &fault),
             (Credentials::Refused(_) | Credentials::Unknown, Credentials::Valid { expiry }) => {
                 let expiry = expiry.map(tracing::field::display);
                 tracing::info!(location = self.config.name, expiry, "credentials obtained");
@@ -230,7 +239,7 @@ impl Location {
             (Some(Err(old)), Err(new)) if old.class == new.class => {}
             // Said already, when the credentials were looked at.
             (_, Err(_)) if refused => {}
-            (_, Err(fault)) => history.failed("location", &self.config.name, &fault),
+            (_, Err(fault)) => history.failed(About::Location, &self.config.name, &fault),
             (Some(Ok(())), Ok(())) => {}
             (None | Some(Err(_)), Ok(())) => tracing::info!(location = self.config.name, "the location is up"),
         }

@@ -12,6 +12,7 @@
 
 mod admin;
 mod board;
+mod chores;
 mod control;
 mod files;
 mod history;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, LogLevel};
 use crate::error::{Class, Classify, Report};
 use crate::metrics::Metrics;
+use crate::state::{Holder, StateDir};
 use board::Board;
 pub use control::{Answer, Client, Request};
 use locations::Locations;
@@ -86,6 +88,8 @@ pub enum Error {
     },
     #[error("{}", .0.message)]
     Configuration(Report),
+    #[error(transparent)]
+    State(#[from] crate::state::Error),
 }
 
 impl Classify for Error {
@@ -93,6 +97,7 @@ impl Classify for Error {
         match self {
             Self::Local { .. } => Report::new(Class::Local, self.to_string()),
             Self::Configuration(report) => report.clone(),
+            Self::State(error) => error.report(),
         }
     }
 }
@@ -129,6 +134,7 @@ struct Inside {
 /// When it cannot start.
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
+    let _lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
     let state_dir = setup.config.state_dir.display().to_string();
     let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
@@ -150,9 +156,10 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     drop(config);
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon), orders));
+    let chores = tokio::spawn(chores::run(Arc::clone(&daemon)));
     daemon.watch_locations();
     scheduler.run().await;
-    for server in [admin, control] {
+    for server in [admin, control, chores] {
         server.abort();
         // Its end removes the socket; that it was aborted is no news.
         let _ = server.await;

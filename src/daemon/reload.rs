@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::files::Watched;
+use super::history::About;
 use super::state::State;
 use super::{Daemon, admin, locations};
 use crate::config::{Config, System};
@@ -18,7 +19,7 @@ impl Daemon {
         self.runner.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
         if let Err(report) = &result {
             let fault = report.clone().into();
-            self.runner.history.failed("configuration", "", &fault);
+            self.runner.history.failed(About::Configuration, "", &fault);
             tracing::error!("the configuration was refused; the old one goes on");
             self.lock().refused = Some((Timestamp::now(), fault));
         }

@@ -2,16 +2,23 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
 use super::board::{Start, Verdict};
-use super::history::History;
+use super::history::{About, History};
 use super::locations::Location;
 use crate::budget::Budget;
-use crate::config::Config;
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::manifest::Manifest;
+use crate::format::key::Chain;
 use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
-use crate::snapshot;
+use crate::prune;
+use crate::snapshot::{self, recover};
+use crate::upload::journal::Journal;
+use crate::upload::sweep::{self, Mode, Place};
 
 /// What every run shares.
 #[derive(Debug, Clone)]
@@ -35,10 +42,7 @@ impl Pool {
         if let Some(pool) = current.upgrade() {
             return Ok(pool);
         }
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-        let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-        let pool = pool.map_err(|error| Report::new(Class::Local, format!("starting threads: {error}")))?;
-        let pool = Arc::new(pool);
+        let pool = job::pool(self.threads).map_err(|error| error.report())?;
         *current = Arc::downgrade(&pool);
         Ok(pool)
     }
@@ -51,36 +55,96 @@ impl Runner {
         Self { budget, metrics, history: History::default(), pool: Arc::new(pool) }
     }
 
-    /// Runs the job to its end, and says how that was.
-    pub(super) async fn run(&self, config: &Config, location: &Location, start: &Start) -> Verdict {
-        let pool = match self.pool.get() {
-            Ok(pool) => pool,
-            Err(report) => return self.failed(start, Outcome::Failure, report),
-        };
-        let context = Context {
+    fn context(&self, config: &Config, location: &Location) -> Result<Context, Report> {
+        let place = &location.config;
+        let journal = Journal::open(&config.state_dir, &place.name, &place.bucket).map_err(|error| error.report())?;
+        Ok(Context {
             store: location.remote.store(),
             budget: self.budget.clone(),
-            pool,
+            pool: self.pool.get()?,
             prefix: location.config.prefix.clone(),
             cluster: config.cluster.clone(),
             node: config.node.clone(),
             upload: location.config.upload,
             checksum: location.config.checksum,
             metrics: self.metrics.clone(),
+            endpoint: location.endpoint.clone(),
+            journal: Some(journal),
             snapshots: Snapshots {
                 service: location.snapshots.clone(),
                 records: snapshot::Records::new(&config.state_dir),
                 location: location.config.name.clone(),
             },
+        })
+    }
+
+    /// What earlier runs left at the location: uploads and snapshots.
+    pub(super) async fn chores(&self, config: &Config, location: &Location) {
+        let place = Place {
+            location: location.config.name.clone(),
+            bucket: location.config.bucket.clone(),
+            prefix: location.config.prefix.clone(),
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            store: location.remote.store(),
+            endpoint: location.endpoint.clone(),
+        };
+        match sweep::sweep(&config.state_dir, &[place], Mode::Abort).await {
+            Ok(swept) if swept.is_empty() => {}
+            Ok(swept) => {
+                tracing::info!(location = location.config.name, uploads = swept.len(), "swept interrupted uploads");
+            }
+            Err(error) => self.history.failed(About::Location, &location.config.name, &error.report().into()),
+        }
+        let recovery = recover::Context {
+            service: &location.snapshots,
+            store: &*location.remote.store(),
+            records: &snapshot::Records::new(&config.state_dir),
+            location: &location.config.name,
+            checksum: location.config.checksum,
+            metrics: &self.metrics,
+        };
+        recover::all(recovery).await;
+    }
+
+    /// After a good backup. Its failure is the log's and not the backup's: the next one tries again.
+    async fn retain(&self, config: &Config, location: &Location, job: &config::Job, stop: &CancellationToken) {
+        let (cluster, node) = (config.cluster.clone(), config.node.clone());
+        let chain = Chain { cluster: cluster.clone(), job: job.name.clone(), node };
+        let context = prune::Context {
+            catalog: Catalog { store: location.remote.store(), prefix: location.config.prefix.clone(), cluster },
+            checksum: location.config.checksum,
+            grace: prune::grace_of(Some(job)),
+            snapshots: location.snapshots.clone(),
+            metrics: self.metrics.job(job.name.as_str()),
+        };
+        match prune::prune(&context, &chain, &prune::Rules::of(job), Timestamp::now(), stop).await {
+            Ok(pruned) => {
+                if let Some((_, failure)) = pruned.failures.list.first() {
+                    self.history.failed(About::Job, job.name.as_str(), &failure.clone().into());
+                }
+            }
+            Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report().into()),
+        }
+    }
+
+    /// Runs the job to its end, and says how that was.
+    pub(super) async fn run(&self, config: &Config, location: &Location, start: &Start) -> Verdict {
+        let context = match self.context(config, location) {
+            Ok(context) => context,
+            Err(report) => return self.failed(start, Outcome::Failure, report),
         };
         let spec = Spec::of(&start.job);
         match job::run(&context, &spec, &start.running.progress, &start.running.cancel).await {
             Ok(committed) => {
                 let good = committed.is_good().then_some(committed.manifest.finished);
-                let (outcome, class) = committed.verdict();
-                let error = class.map(|class| partial(class, &committed.manifest, committed.after.as_ref()));
+                let (outcome, _) = committed.verdict();
+                let error = committed.failure();
                 if let Some(report) = &error {
-                    self.history.failed("job", start.job.name.as_str(), &report.clone().into());
+                    self.history.failed(About::Job, start.job.name.as_str(), &report.clone().into());
+                }
+                if good.is_some() {
+                    self.retain(config, location, &start.job, &start.running.cancel).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());
                 Verdict { outcome, backup, error: error.map(Into::into), good }
@@ -94,19 +158,9 @@ impl Runner {
         match outcome {
             Outcome::Cancelled => tracing::warn!(job = %start.job.name, class = %Class::Cancelled, "run cancelled"),
             Outcome::Success | Outcome::Partial | Outcome::Failure => {
-                self.history.failed("job", start.job.name.as_str(), &fault);
+                self.history.failed(About::Job, start.job.name.as_str(), &fault);
             }
         }
         Verdict { outcome, backup: None, error: Some(fault), good: None }
-    }
-}
-
-/// What failed in a run that committed.
-fn partial(class: Class, manifest: &Manifest, after: Option<&job::Error>) -> Report {
-    let failed = manifest.items.iter().find_map(|item| Some((&item.name, item.error.as_ref()?)));
-    match (failed, after) {
-        (Some((name, error)), _) => Report::new(class, format!("item {name}: {}", error.message)),
-        (None, Some(after)) => after.report(),
-        (None, None) => Report::new(class, "the backup is partial"),
     }
 }

@@ -110,7 +110,7 @@ impl Scheduler {
             return self.finish(&start.job.name, internal("the job's location is not open"));
         };
         let (runner, name) = (self.daemon.runner.clone(), start.job.name.clone());
-        let task = self.runs.spawn(async move { runner.run(&config, &location, &start).await });
+        let task = self.runs.spawn(async move { Box::pin(runner.run(&config, &location, &start)).await });
         self.jobs.insert(task.id(), name);
     }
 
@@ -125,7 +125,14 @@ impl Scheduler {
     }
 
     fn finish(&self, job: &Name, verdict: Verdict) {
-        self.daemon.lock().board.finish(job, verdict, Timestamp::now());
+        let idle = {
+            let mut inside = self.daemon.lock();
+            inside.board.finish(job, verdict, Timestamp::now());
+            inside.board.running().next().is_none()
+        };
+        if idle {
+            self.daemon.runner.budget.release();
+        }
         self.daemon.forget_left();
     }
 

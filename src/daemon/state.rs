@@ -26,6 +26,9 @@ pub(super) struct Record {
     /// When the next run was due; in the past after a start, it was missed.
     #[serde(default)]
     pub(super) planned: Option<Timestamp>,
+    /// A run has begun and not come to its own end: the process ended it, or ended itself.
+    #[serde(default)]
+    pub(super) interrupted: bool,
     #[serde(default)]
     pub(super) last: Option<Ended>,
     /// When the last good backup was committed.
@@ -120,6 +123,7 @@ mod tests {
         let record = Record {
             schedule: Some("@daily UTC".into()),
             planned: Some(at(90)),
+            interrupted: true,
             last: Some(Ended {
                 started: at(1),
                 finished: at(2),

@@ -165,7 +165,7 @@ impl Status {
             jobs: inside.board.jobs().map(job_status).collect(),
             errors: history
                 .iter()
-                .map(|failure| error(failure.at, failure.kind, &failure.name, &failure.fault))
+                .map(|failure| error(failure.at, failure.about.as_str(), &failure.name, &failure.fault))
                 .collect(),
         }
     }

@@ -9,20 +9,23 @@
 //! its own, so groups cannot wait for each other.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
+use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
-use super::plan::{self, Group, PLAIN, STORED};
+use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
 use super::{Context, Error, Selection, get_into};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
+use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::retry::Attempts;
 use crate::stream::frame;
@@ -65,7 +68,8 @@ pub fn read(
     cancel: CancellationToken,
 ) -> PlainReader {
     let (sender, plain) = mpsc::channel(1);
-    let driver = Driver { ctx: ctx.clone(), stream: Arc::new(stream.clone()) };
+    let requests = Arc::new(Semaphore::new(ctx.concurrency.clamp(1, MAX_REQUESTS)));
+    let driver = Driver { ctx: ctx.clone(), stream: Arc::new(stream.clone()), requests };
     let driver = Some(Task(tokio::spawn(driver.run(index, selection, sender))));
     PlainReader { plain, driver, cancel }
 }
@@ -137,6 +141,8 @@ fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
 struct Driver {
     ctx: Context,
     stream: Arc<Stream>,
+    /// Requests at a time: a group may need several.
+    requests: Arc<Semaphore>,
 }
 
 impl Driver {
@@ -171,41 +177,65 @@ impl Driver {
     }
 
     async fn fetch(self, group: Group, buffers: (Buffer, Buffer)) -> Result<(Group, Bytes), Error> {
-        let positions = group.positions.clone();
+        let all = group.positions.clone();
         let fetched = self.fetch_checked(group, buffers).await;
-        fetched.map_err(|error| Error::Fetch { positions, error: Box::new(error) })
+        fetched
+            .map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
     }
 
+    /// An error comes with the positions of the chunks at fault, where it is some.
     async fn fetch_checked(
         &self,
         mut group: Group,
         (mut stored, mut plain): (Buffer, Buffer),
-    ) -> Result<(Group, Bytes), Error> {
-        let object = self.stream.objects.get(group.object as usize).ok_or(Error::Stopped)?;
+    ) -> Result<(Group, Bytes), (Option<Range<u64>>, Error)> {
         let mut attempts = Attempts::default();
         loop {
-            let into = stored.spare(group.stored);
-            let result = match get_into(&*self.ctx.store, &object.key, group.offset, into).await {
+            let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(()) => {
                     let opened;
-                    (group, stored, plain, opened) = self.open(group, stored, plain).await?;
-                    opened.map_err(|(offset, reason)| Error::Chunk { key: object.key.clone(), offset, reason })
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => {
-                    plain.commit(group.plain);
-                    return Ok((group, plain.freeze()));
-                }
-                Err(error) => {
-                    if !attempts.wait(error.class()).await {
-                        return Err(error);
+                    (group, stored, plain, opened) =
+                        self.open(group, stored, plain).await.map_err(|error| (None, error))?;
+                    match opened {
+                        Ok(()) => {
+                            plain.commit(group.plain);
+                            return Ok((group, plain.freeze()));
+                        }
+                        Err(bad) => self.refused(&bad),
                     }
-                    tracing::debug!(%error, "fetching the range again");
                 }
+                Err((extent, error)) => (group.first_of(extent), error),
+            };
+            if !attempts.wait(error.class()).await {
+                return Err((positions, error));
             }
+            tracing::debug!(%error, "fetching the group again");
         }
+    }
+
+    /// Fills `into` with the extents, one behind the other. An error comes with the number of the extent at fault.
+    async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<(), (usize, Error)> {
+        let mut requests = Vec::with_capacity(extents.len());
+        for (number, extent) in extents.iter().enumerate() {
+            let part;
+            (part, into) = into.split_at_mut(extent.length);
+            let request = self.get_extent(extent, part);
+            requests.push(async move { request.await.map_err(|error| (number, error)) });
+        }
+        try_join_all(requests).await.map(drop)
+    }
+
+    async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
+        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
+        let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
+        get_into(&*self.ctx.store, &object.key, extent.offset, into).await
+    }
+
+    fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
+        let Chunk { object, offset, plain_len, .. } = piece.chunk;
+        let positions = piece.position..piece.position + u64::from(plain_len);
+        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::Stopped) };
+        (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
     }
 
     /// Decompresses and checks on the pool.
@@ -214,10 +244,10 @@ impl Driver {
         group: Group,
         mut stored: Buffer,
         mut plain: Buffer,
-    ) -> Result<(Group, Buffer, Buffer, Result<(), (u64, String)>), Error> {
+    ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
         self.ctx.pool.spawn(move || {
-            let result = open_group(&group, stored.spare(group.stored), plain.spare(group.plain));
+            let result = open_group(&group, stored.spare(group.stored()), plain.spare(group.plain));
             // An error is only that nobody waits any more.
             let _ = sender.send((group, stored, plain, result));
         });
@@ -225,13 +255,20 @@ impl Driver {
     }
 }
 
-/// Fills `plain`; an error is the offset in the object of the chunk that is wrong, and why it is.
-fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), (u64, String)> {
+/// A chunk that is not what its name says.
+struct Bad {
+    piece: Piece,
+    reason: String,
+}
+
+/// Fills `plain`.
+fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), Bad> {
     for piece in &group.pieces {
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into).map_err(|error| (piece.chunk.offset, error.to_string()))?;
+        frame::open(&piece.chunk, from, into)
+            .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
 }

@@ -20,7 +20,8 @@ use crate::format::manifest::{
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
 use crate::stream::frame::{self, Compression};
 
@@ -147,6 +148,7 @@ pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
         started,
         finished: started,
         parent: None,
+        base: None,
         labels: std::collections::BTreeMap::new(),
         outcome: Outcome::Success,
         items,
@@ -216,5 +218,8 @@ impl Store for Flaky {
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         self.store.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.store.list_uploads(prefix).await
     }
 }

@@ -121,7 +121,7 @@ async fn a_damaged_index_is_refused_before_it_is_decoded() {
     refused(read(&house, &stream, Selection::Whole).await, key, &["expected"]);
     // A manifest that was swapped along with it is found out by its totals.
     let swapped = Stream { index: other.index.clone(), ..stream.clone() };
-    refused(read(&house, &swapped, Selection::Whole).await, &stream.objects[0].key, &["expected"]);
+    refused(read(&house, &swapped, Selection::Whole).await, &other.index.key, &["expected"]);
     house.put(key, good).await;
     read(&house, &stream, Selection::Whole).await.unwrap();
 }

@@ -112,6 +112,16 @@ pub enum State {
     Completed,
 }
 
+impl State {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Completed => "completed",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,7 +104,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// `20261123T221300Z-4f9a2c`: UTC start to the second and 24 random bits. Sorts by time.
+/// `20261123T221300Z-4f9a2c`: UTC start to the second, two digits that say which 256th of it, and 16 random bits. Sorts by time, so
+/// that of two short backups one after the other the second one is the newest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BackupId(String);
@@ -116,7 +117,8 @@ pub struct BackupIdError(String);
 impl BackupId {
     #[must_use]
     pub fn new(started: jiff::Timestamp, random: u32) -> Self {
-        Self(format!("{}-{:06x}", started.strftime("%Y%m%dT%H%M%SZ"), random & 0x00ff_ffff))
+        let fraction = started.subsec_nanosecond().unsigned_abs() / (1_000_000_000 / 256);
+        Self(format!("{}-{:02x}{:04x}", started.strftime("%Y%m%dT%H%M%SZ"), fraction.min(255), random & 0xffff))
     }
 
     #[must_use]
@@ -236,6 +238,17 @@ pub fn chain_prefix(prefix: &str, chain: &Chain) -> String {
     format!("{}{}/{}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node)
 }
 
+/// Whose backup an object's key belongs to. `None` for a key that is not of one backup of this cluster.
+#[must_use]
+pub fn owner(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<Chain> {
+    let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
+    let mut parts = rest.split('/');
+    let job = parts.next()?.parse().ok()?;
+    let node = parts.next()?.parse().ok()?;
+    let _: BackupId = parts.next()?.parse().ok()?;
+    Some(Chain { cluster: cluster.clone(), job, node })
+}
+
 impl BackupPrefix {
     #[must_use]
     pub fn new(prefix: &str, chain: &Chain, id: &BackupId) -> Self {
@@ -312,7 +325,9 @@ mod tests {
     fn backup_ids() {
         let started: jiff::Timestamp = "2026-11-23T22:13:00.75Z".parse().unwrap();
         let id = BackupId::new(started, 0xff4f_9a2c);
-        assert_eq!(id.as_str(), "20261123T221300Z-4f9a2c");
+        assert_eq!(id.as_str(), "20261123T221300Z-c09a2c");
+        let later: jiff::Timestamp = "2026-11-23T22:13:00.999999999Z".parse().unwrap();
+        assert_eq!(BackupId::new(later, 0).as_str(), "20261123T221300Z-ff0000");
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
         assert_eq!(id.started(), Some("2026-11-23T22:13:00Z".parse().unwrap()));
         assert_eq!("20269923T221300Z-4f9a2c".parse::<BackupId>().unwrap().started(), None);

@@ -29,6 +29,9 @@ pub struct Manifest {
     pub started: jiff::Timestamp,
     pub finished: jiff::Timestamp,
     pub parent: Option<BackupId>,
+    /// The full backup that it goes back to; absent in a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BackupId>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub outcome: Outcome,
@@ -108,7 +111,7 @@ impl fmt::Display for SourceDescription {
             Self::File { path } => write!(f, "file {path}"),
             Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
             Self::Stdin => f.write_str("standard input"),
-            Self::Ebs { selected_by } => write!(f, "ebs {selected_by}"),
+            Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
         }
     }
 }

@@ -6,3 +6,4 @@ pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
+pub mod table;

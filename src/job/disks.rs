@@ -36,12 +36,6 @@ impl fmt::Debug for Snapshots {
 }
 
 impl Context {
-    /// Looks after what earlier runs at this location left: pending snapshots, and those of runs that died. To be called at
-    /// start and now and then; a run does it for its own job.
-    pub async fn recover_snapshots(&self) {
-        recover::all(self.recovery()).await;
-    }
-
     fn recovery(&self) -> recover::Context<'_> {
         let Snapshots { service, records, location } = &self.snapshots;
         recover::Context {
@@ -68,8 +62,8 @@ impl Run<'_> {
         let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };
         let owner = Owner { chain, id: manifest.id.clone() };
         let lock = records.lock(&manifest.job).map_err(Error::Snapshots)?;
-        recover::job(context.recovery(), &lock).await;
-        let place = Place { records, lock: &lock, location, prefix: &context.prefix };
+        let pending = recover::job(context.recovery(), &lock).await;
+        let place = Place { records, lock: &lock, location, prefix: &context.prefix, pending };
         let (metrics, progress) = (self.metrics.clone(), &self.progress.snapshots);
         let mut session = Session::begin(service, &place, &owner, metrics, progress).map_err(Error::Snapshots)?;
         let result = self.capture_and_wait(backup, manifest, &mut session, volumes).await;

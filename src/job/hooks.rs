@@ -80,7 +80,7 @@ impl<'a> Runner<'a> {
     /// All of them, whatever failed: a volume that was frozen must thaw.
     async fn all_after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
         let (outcome, class) = match result {
-            Ok(manifest) => (manifest.outcome, failed_item(manifest)),
+            Ok(manifest) => (manifest.outcome, failed_item(manifest).map(|report| report.class)),
             Err(error) => (outcome_of(error), Some(error.class())),
         };
         let mut environment = self.environment.clone();

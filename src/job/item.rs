@@ -7,12 +7,16 @@ use std::sync::atomic::Ordering;
 use sha2::{Digest as _, Sha256};
 use tempfile::SpooledTempFile;
 
+use super::objects::Objects;
+use super::parent::Parent;
 use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
+use crate::budget::stream::{BLOCK, BLOCKS, Plan};
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
-use crate::format::manifest::{DataObject, IndexObject, Stream, Warning, Warnings};
+use crate::format::manifest::{IndexObject, Manifest, Stream, Warning, Warnings};
+use crate::metrics::AbortReason;
 use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written};
@@ -31,11 +35,13 @@ impl Run<'_> {
         item: &PlannedItem<'_>,
         warnings: &mut Warnings,
     ) -> Result<(Stream, u64), Error> {
-        let (window, bytes) = self.context.memory();
-        let reservation = tokio::select! {
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
-            reservation = self.context.budget.reserve(bytes) => Arc::new(reservation?),
+        let Plan { window, bytes } = self.context.memory();
+        let (stop, before) = (self.stop.clone(), warnings.count);
+        let (reservation, parent) = tokio::select! {
+            () = stop.cancelled() => return Err(Error::Cancelled),
+            parent = self.parent(&item.name, bytes, warnings) => parent?,
         };
+        let reservation = Arc::new(reservation);
         let budget = &self.context.budget;
         let part_size = usize::try_from(self.context.upload.part_size).unwrap_or(usize::MAX);
         let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
@@ -43,13 +49,18 @@ impl Run<'_> {
         let stop_source = self.stop.child_token();
         let _guard = stop_source.clone().drop_guard();
         let named = |error| Error::Source { item: item.name.clone(), error };
-        let source = item.open(stop_source).map_err(named)?;
+        let of_tree = match &parent {
+            Some(parent) if item.description.is_tree() => parent.of_tree(&self.spec.parent)?,
+            _ => None,
+        };
+        let source = item.open(stop_source, of_tree).map_err(named)?;
         self.progress.expected.fetch_add(source.size_hint().unwrap_or(0), Ordering::Relaxed);
         let options = Options {
             compression: self.spec.compression,
             pool: Arc::clone(&self.context.pool),
-            blocks: own(encode::BLOCKS, encode::BLOCK),
+            blocks: own(BLOCKS, BLOCK),
             window,
+            parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
         let thread = |error| Error::Local { action: "starting the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
@@ -58,23 +69,29 @@ impl Run<'_> {
             budget: budget.clone(),
             own: own(1, part_size),
             part_size,
-            concurrency: self.context.upload.concurrency,
+            endpoint: self.context.endpoint.clone(),
+            journal: self.context.journal.clone(),
             checksum: self.context.checksum,
         };
-        let before = warnings.count;
-        let mut writer = ItemWriter::new(self, uploader, backup, item)?;
+        let mut writer = ItemWriter::new(self, uploader, backup, item, parent.as_ref())?;
         let stopped = self.stop.clone();
         let result = tokio::select! {
             () = stopped.cancelled() => Err(Error::Cancelled),
             result = writer.write(encoder, warnings) => result,
         };
-        let ItemWriter { current, objects, .. } = writer;
-        if let Some(current) = current {
-            current.abort().await;
+        let ItemWriter { current, written, .. } = writer;
+        if let Some((_, current)) = current {
+            // Its completion may have succeeded although nobody heard of it.
+            self.written.push(current.key().clone());
+            current.abort(reason(&result)).await;
         }
-        self.written.extend(objects.into_iter().map(|(written, _)| written.key));
+        self.written.extend(written);
         match result {
             Ok(stream) => {
+                let newer = |than: &Arc<Manifest>| parent.as_ref().is_some_and(|parent| parent.manifest.id > than.id);
+                if self.parent.as_ref().is_none_or(newer) {
+                    self.parent = parent.map(|parent| parent.manifest);
+                }
                 self.written.push(stream.index.key.clone());
                 Ok((stream, warnings.count - before))
             }
@@ -105,10 +122,20 @@ struct ItemWriter<'a> {
     item: &'a Name,
     suffix: &'static str,
     object_size: u64,
-    current: Option<ObjectWriter>,
-    objects: Vec<(Written, u64)>,
+    /// The object being written, and its number.
+    current: Option<(u32, ObjectWriter)>,
+    /// Our own complete objects.
+    written: Vec<ObjectKey>,
+    objects: Objects,
     index: Option<index::Writer<SpooledTempFile>>,
     stored: u64,
+}
+
+const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
+    match result {
+        Err(Error::Cancelled) => AbortReason::Cancelled,
+        _ => AbortReason::Failure,
+    }
 }
 
 /// The suffix tells a reader without Penstock what to do with the object.
@@ -131,7 +158,9 @@ impl<'a> ItemWriter<'a> {
         uploader: Uploader,
         backup: &'a BackupPrefix,
         item: &'a PlannedItem<'_>,
+        parent: Option<&Parent>,
     ) -> Result<Self, Error> {
+        let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
         let index = index::Writer::new(tempfile::spooled_tempfile(INDEX_IN_MEMORY)).map_err(index_error)?;
         Ok(Self {
             uploader,
@@ -142,7 +171,8 @@ impl<'a> ItemWriter<'a> {
             suffix: suffix(item.description.is_tree(), run.spec.compression),
             object_size: run.context.upload.object_size,
             current: None,
-            objects: Vec::new(),
+            written: Vec::new(),
+            objects: objects.unwrap_or_default(),
             index: Some(index),
             stored: 0,
         })
@@ -164,26 +194,28 @@ impl<'a> ItemWriter<'a> {
                     warnings.push(Warning { item: self.item.clone(), path, message: warning.message });
                 }
                 Event::Frame(frame) => self.frame(&frame).await?,
+                Event::Reference(position) => {
+                    let plain = self.reference(position)?;
+                    self.metrics.read(plain);
+                }
+                Event::Taken(position) => {
+                    self.reference(position)?;
+                }
             }
         }
         self.roll_over().await?;
         let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
         let index = self.upload_index(file).await?;
-        let objects = self.objects.iter().map(|(written, live)| DataObject {
-            key: written.key.clone(),
-            size: written.size,
-            crc64nvme: written.crc64nvme.to_be_bytes(),
-            live_bytes: *live,
-        });
+        let objects = std::mem::take(&mut self.objects).into_list();
         Ok(Stream {
             plain_bytes: totals.plain_bytes,
-            stored_bytes: self.stored,
+            stored_bytes: objects.iter().map(|object| object.live_bytes).sum(),
             new_bytes: self.stored,
             chunks: totals.chunks,
             files: totals.files,
             digest: totals.digest,
             index,
-            objects: objects.collect(),
+            objects,
         })
     }
 
@@ -192,7 +224,7 @@ impl<'a> ItemWriter<'a> {
         let item = self.item;
         let event = match &mut self.current {
             None => encoder.next().await,
-            Some(current) => tokio::select! {
+            Some((_, current)) => tokio::select! {
                 event = encoder.next() => event,
                 error = current.failure() => return Err(error.into()),
             },
@@ -210,21 +242,23 @@ impl<'a> ItemWriter<'a> {
 
     async fn frame(&mut self, frame: &encode::Frame) -> Result<(), Error> {
         let length = frame.stored.len() as u64;
-        if self.current.as_ref().is_some_and(|current| current.size() + length > self.object_size) {
+        if self.current.as_ref().is_some_and(|(_, current)| current.size() + length > self.object_size) {
             self.roll_over().await?;
         }
-        let number = u32::try_from(self.objects.len()).unwrap_or(u32::MAX - 1);
-        let current = self.current.get_or_insert_with(|| {
-            ObjectWriter::new(self.uploader.clone(), self.backup.data(self.item, number + 1, self.suffix))
+        let (number, current) = self.current.get_or_insert_with(|| {
+            let nth = u32::try_from(self.written.len()).unwrap_or(u32::MAX - 1) + 1;
+            let key = self.backup.data(self.item, nth, self.suffix);
+            (self.objects.begin(key.clone()), ObjectWriter::new(self.uploader.clone(), key))
         });
         let chunk = Chunk {
             id: frame.id,
             plain_len: frame.plain_len,
             encoding: frame.encoding,
-            object: number,
+            object: *number,
             offset: current.size(),
             stored_len: u32::try_from(length).expect("a frame is little more than 4 MiB"),
         };
+        current.chunk(chunk);
         current.write(&frame.stored).await?;
         self.index().chunk(&chunk).map_err(index_error)?;
         self.stored += length;
@@ -235,46 +269,45 @@ impl<'a> ItemWriter<'a> {
         Ok(())
     }
 
+    /// A chunk that the parent has. Returns its plain length.
+    fn reference(&mut self, position: u32) -> Result<u64, Error> {
+        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::Stopped))?;
+        self.index().chunk(&chunk).map_err(index_error)?;
+        let plain = u64::from(chunk.plain_len);
+        Progress::add(&self.progress.plain, plain);
+        self.metrics.deduplicated(plain);
+        Ok(plain)
+    }
+
     /// Completes the current object; the next frame starts another.
     async fn roll_over(&mut self) -> Result<(), Error> {
         // Stays in its place until it is complete: a cancelled run aborts it from there.
-        if let Some(current) = &mut self.current {
+        if let Some((number, current)) = &mut self.current {
             let written = current.finish().await?;
+            self.objects.complete(*number, &written);
             self.current = None;
-            let live = written.size;
-            self.objects.push((written, live));
+            self.written.push(written.key);
         }
         Ok(())
     }
 
     async fn upload_index(&mut self, mut file: SpooledTempFile) -> Result<IndexObject, Error> {
         file.rewind().map_err(index_error)?;
-        let key: ObjectKey = self.backup.index(self.item);
         let mut digest = Sha256::new();
         let mut buffer = vec![0; INDEX_READ];
-        let mut writer = ObjectWriter::new(self.uploader.clone(), key);
+        // In the same place as the data, so that it is aborted from there too.
+        let (_, writer) =
+            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.backup.index(self.item))));
         loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) => {
-                    writer.abort().await;
-                    return Err(index_error(error));
-                }
-            };
+            let count = file.read(&mut buffer).map_err(index_error)?;
+            if count == 0 {
+                break;
+            }
             digest.update(&buffer[..count]);
-            if let Err(error) = writer.write(&buffer[..count]).await {
-                writer.abort().await;
-                return Err(error.into());
-            }
+            writer.write(&buffer[..count]).await?;
         }
-        let Written { key, size, .. } = match writer.finish().await {
-            Ok(written) => written,
-            Err(error) => {
-                writer.abort().await;
-                return Err(error.into());
-            }
-        };
+        let Written { key, size, .. } = writer.finish().await?;
+        self.current = None;
         Ok(IndexObject { key, size, sha256: digest.finalize().into() })
     }
 }

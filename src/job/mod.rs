@@ -10,45 +10,56 @@
 //!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
+//! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
 //! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
 
 mod disks;
+mod failure;
 mod hooks;
 mod item;
+mod objects;
+mod parent;
 mod plan;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::{self, Budget};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
-use crate::retry::with_retries;
+use crate::retry::Endpoint;
 use crate::snapshot;
-use crate::store::{self, Overwrite, Payload, Store};
-use crate::stream::{self, encode};
-use crate::upload;
+use crate::store::{Overwrite, Payload, Store};
+use crate::stream::frame::Compression;
+use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
+pub use self::failure::Error;
+use self::parent::Ancestors;
+pub use self::parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The longest queue between the cutter and the uploader: more only costs memory.
-const MAX_WINDOW: usize = 64;
+/// Objects of a failed run that are deleted at a time.
+const DELETES: usize = 8;
 
 /// What a run needs of the process and its location.
 #[derive(Clone)]
 pub struct Context {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// See [`upload::Uploader`].
+    pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
     pub prefix: String,
@@ -67,14 +78,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Chunks in flight and the bytes that one stream reserves: two blocks, the window's frames and one part. The window is one
-    /// chunk for each thread and two to queue, or fewer where half of the budget would not hold them.
-    fn memory(&self) -> (usize, u64) {
-        let frame = encode::reserve(1) - encode::reserve(0);
-        let affordable = (self.budget.total() / 2).saturating_sub(encode::reserve(0)) / frame;
-        let wanted = self.pool.current_num_threads() + 2;
-        let window = wanted.min(usize::try_from(affordable).unwrap_or(MAX_WINDOW)).clamp(2, MAX_WINDOW);
-        (window, encode::reserve(window) + self.upload.part_size)
+    /// What one stream reserves before it reads anything.
+    fn memory(&self) -> budget::stream::Plan {
+        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
     }
 }
 
@@ -83,9 +89,10 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: stream::frame::Compression,
+    pub compression: Compression,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
+    pub parent: Policy,
 }
 
 /// Commands around a run.
@@ -107,11 +114,17 @@ impl Spec {
             compression: job.compression.into(),
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
+            parent: Policy {
+                reuse: if job.incremental { Reuse::Files } else { Reuse::Nothing },
+                full_every: job.full_every,
+                min_live: job.min_live,
+                ..Policy::default()
+            },
         }
     }
 }
 
-impl From<config::Compression> for stream::frame::Compression {
+impl From<config::Compression> for Compression {
     fn from(configured: config::Compression) -> Self {
         match configured {
             config::Compression::None => Self::None,
@@ -139,68 +152,6 @@ impl Progress {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("item {item}: {error}")]
-    Source {
-        item: Name,
-        #[source]
-        error: crate::source::Error,
-    },
-    #[error("item {item}: {error}")]
-    Snapshot {
-        item: Name,
-        #[source]
-        error: Box<snapshot::Error>,
-    },
-    #[error(transparent)]
-    Snapshots(snapshot::Error),
-    #[error(transparent)]
-    Stream(stream::encode::Error),
-    #[error(transparent)]
-    Upload(#[from] upload::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error("not enough memory for one stream: {0}")]
-    Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
-    Local {
-        action: &'static str,
-        #[source]
-        error: std::io::Error,
-    },
-    #[error("job {job}: no source matched anything: {patterns}")]
-    Nothing { job: Name, patterns: String },
-    #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
-    Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
-    #[error("cancelled; nothing was committed")]
-    Cancelled,
-    #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
-    Timeout { job: Name, limit: Duration },
-}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        match self {
-            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Snapshots(error) => error.report(),
-            Self::Stream(error) => error.report(),
-            Self::Upload(error) => error.report(),
-            Self::Store(error) => error.report(),
-            Self::Memory(_) => Report::new(Class::Config, self.to_string())
-                .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
-            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
-            Self::Nothing { .. } => {
-                Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
-            }
-            Self::Hook { class, .. } => Report::new(*class, self.to_string()),
-            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
-            Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
-        }
-    }
-}
-
 /// A run that committed its backup.
 #[derive(Debug)]
 pub struct Committed {
@@ -213,12 +164,14 @@ impl Committed {
     /// How the run ended, and the class of the first thing that failed in it.
     #[must_use]
     pub fn verdict(&self) -> (Outcome, Option<Class>) {
-        let after = self.after.as_ref().map(Classify::class);
-        let item = failed_item(&self.manifest);
-        match self.manifest.outcome {
-            Outcome::Success if after.is_none() => (Outcome::Success, None),
-            outcome => (if after.is_some() { Outcome::Partial } else { outcome }, item.or(after)),
-        }
+        let outcome = if self.after.is_some() { Outcome::Partial } else { self.manifest.outcome };
+        (outcome, self.failure().map(|report| report.class))
+    }
+
+    /// The first thing that failed in it.
+    #[must_use]
+    pub fn failure(&self) -> Option<Report> {
+        failed_item(&self.manifest).or_else(|| self.after.as_ref().map(Classify::report))
     }
 
     /// Whether every item is there: warnings leave a backup good, a failed item does not.
@@ -228,9 +181,22 @@ impl Committed {
     }
 }
 
-/// The class of the first item that failed in a committed backup.
-fn failed_item(manifest: &Manifest) -> Option<Class> {
-    manifest.items.iter().find_map(|item| item.error.as_ref()).and_then(|error| Class::named(&error.class))
+/// The first item that failed in a committed backup.
+fn failed_item(manifest: &Manifest) -> Option<Report> {
+    let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
+    let (name, error) = failed.next()?;
+    Some(Report::new(Class::named(&error.class)?, format!("item {name}: {}", error.message)))
+}
+
+/// The threads that compress, for every run of the process.
+///
+/// # Errors
+/// When they cannot be started.
+pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
+    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
+    pool.map(Arc::new).map_err(failed)
 }
 
 /// How a run that committed nothing ended.
@@ -258,7 +224,7 @@ pub async fn run(
     let metrics = context.metrics.job(spec.job.as_str());
     let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
     let run = async {
-        let result = within_time(context, spec, progress, cancel, &hooks, (started, id.clone())).await;
+        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
@@ -285,10 +251,14 @@ async fn within_time(
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
     let metrics = context.metrics.job(spec.job.as_str());
-    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop.clone(), written: Vec::new() };
+    let Context { cluster, node, .. } = context;
+    let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
+    let ancestors = Ancestors::new(context, &chain, spec.parent, started);
+    let (stop_run, written) = (stop.clone(), Vec::new());
+    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop_run, ancestors, parent: None, written };
     let work = async {
         hooks.before(&stop).await?;
-        run.backup(started, id).await
+        run.backup(chain, started, id).await
     };
     let result = match spec.timeout {
         None => work.await,
@@ -319,15 +289,16 @@ struct Run<'a> {
     metrics: metrics::Job,
     hooks: &'a hooks::Runner<'a>,
     stop: CancellationToken,
+    ancestors: Ancestors,
+    /// The newest backup that an item refers to.
+    parent: Option<Arc<Manifest>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }
 
 impl Run<'_> {
-    async fn backup(&mut self, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let Context { cluster, node, prefix, .. } = self.context;
-        let chain = Chain { cluster: cluster.clone(), job: self.spec.job.clone(), node: node.clone() };
-        let backup = BackupPrefix::new(prefix, &chain, &id);
+    async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
+        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
         let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
@@ -338,6 +309,7 @@ impl Run<'_> {
             started,
             finished: started,
             parent: None,
+            base: None,
             labels: std::collections::BTreeMap::new(),
             outcome: Outcome::Partial,
             items: Vec::new(),
@@ -375,14 +347,25 @@ impl Run<'_> {
             let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
             manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
+        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
+        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
         Ok(first_error)
+    }
+
+    /// Says something about an item that does not keep it from being backed up.
+    fn warn(&self, item: &Name, path: &str, message: String, warnings: &mut Warnings) {
+        Progress::add(&self.progress.warnings, 1);
+        self.metrics.warning();
+        tracing::warn!(%item, path, "{message}");
+        warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
     }
 
     async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
         let store = &self.context.store;
-        let put = with_retries("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
+        let endpoint = &self.context.endpoint;
+        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let refused = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
             result = put => match result {
@@ -400,14 +383,15 @@ impl Run<'_> {
     }
 
     async fn clean_up(&self) {
-        let delete = async {
-            for key in &self.written {
-                let store = &self.context.store;
-                if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                    tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
-                }
+        let Context { store, endpoint, .. } = self.context;
+        let delete = |key| async move {
+            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
         };
+        // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+        let deletions: Vec<_> = self.written.iter().map(delete).collect();
+        let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
             tracing::error!(objects = self.written.len(), "deleting the failed backup's objects timed out");
         }
@@ -426,6 +410,3 @@ fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
     manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -78,12 +78,16 @@ fn expand<'a>(source: &'a config::Source, items: &mut Vec<PlannedItem<'a>>) -> R
 }
 
 impl PlannedItem<'_> {
-    /// Opens the source. `stop` ends a command's process group.
-    pub(super) fn open(&self, stop: CancellationToken) -> Result<Box<dyn Source>, source::Error> {
+    /// Opens the source; `parent` is for a tree. `stop` ends a command's process group.
+    pub(super) fn open(
+        &self,
+        stop: CancellationToken,
+        parent: Option<tree::Parent>,
+    ) -> Result<Box<dyn Source>, source::Error> {
         Ok(match &self.origin {
             Origin::Tree { root, exclude, one_file_system } => {
                 let options = tree::Options { exclude: exclude.to_vec(), one_file_system: *one_file_system };
-                Box::new(TreeSource::new(root, &options)?)
+                Box::new(TreeSource::new(root, &options, parent)?)
             }
             Origin::File(path) => Box::new(FileSource::open(path)?),
             Origin::Command(argv) => Box::new(CommandSource::spawn(argv, stop)?),

@@ -27,7 +27,6 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -38,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{self, Catalog, Entry, Found};
 use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
-use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
 use crate::format::manifest::Outcome;
@@ -73,14 +71,14 @@ pub struct Context {
     pub checksum: Algorithm,
     /// See [`grace_of`].
     pub grace: Duration,
-    /// Where the snapshots are that manifests name; not asked where they name none.
-    pub disks: Arc<dyn Disks>,
+    /// Not asked where no manifest names a snapshot.
+    pub snapshots: snapshot::Service,
     pub metrics: metrics::Job,
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { catalog, checksum: _, grace, disks: _, metrics: _ } = self;
+        let Self { catalog, checksum: _, grace, snapshots: _, metrics: _ } = self;
         f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
     }
 }
@@ -202,7 +200,8 @@ impl Failures {
     }
 }
 
-/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`].
+/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
+/// nothing was left behind, costs its listing and no more.
 ///
 /// # Errors
 /// When the chain cannot be read, or not all of it was done in time.
@@ -213,7 +212,15 @@ pub async fn prune(
     now: Timestamp,
     cancel: &CancellationToken,
 ) -> Result<Pruned, Error> {
-    let work = async { Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await) };
+    let work = async {
+        if rules.retention.is_none()
+            && let Some(kept) = read::tidy(ctx, chain).await?
+        {
+            ctx.metrics.backups(kept);
+            return Ok(Pruned { kept, ..Pruned::default() });
+        }
+        Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await)
+    };
     bounded(work, cancel).await
 }
 
@@ -331,8 +338,11 @@ impl Plan {
 /// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let mut pruned = Pruned::default();
+    // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
+    // daemon's tasks (rust-lang/rust#102211).
     let doomed = plan.backups.iter().filter(|backup| !backup.stays());
-    let mut burials = stream::iter(doomed).map(|backup| bury(ctx, backup)).buffer_unordered(PARALLEL);
+    let burials: Vec<_> = doomed.map(|backup| bury(ctx, backup)).collect();
+    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
     let mut deleted = HashSet::new();
     while let Some((entry, result)) = burials.next().await {
         ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
@@ -379,15 +389,16 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
     (entry, result.await)
 }
 
+async fn gone(store: &dyn store::Store, object: &Found) -> Result<(), store::Error> {
+    with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
+}
+
 /// Deletes objects, and counts.
 async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     let store = &ctx.catalog.store;
-    let mut deletions =
-        stream::iter(objects)
-            .map(|object| async move {
-                (object, with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await)
-            })
-            .buffer_unordered(PARALLEL);
+    let delete = |object| async move { (object, gone(&**store, object).await) };
+    let deletions: Vec<_> = objects.iter().map(delete).collect();
+    let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
     while let Some((object, result)) = deletions.next().await {
         match result {
             Ok(()) => {
@@ -444,7 +455,6 @@ async fn delete_snapshots(ctx: &Context, entry: &Entry) -> Result<Snapshots, Rep
         Err(error) if error.class() == Class::NotFound => return Ok(Snapshots::Gone),
         Err(error) => return Err(error.report()),
     };
-    let deletion = snapshot::delete::backup(&*ctx.disks, &entry.chain, &manifest).await;
-    let deletion = deletion.map_err(|error| error.report())?;
+    let deletion = ctx.snapshots.delete_backup(&manifest).await.map_err(|error| error.report())?;
     Ok(if deletion.kept.is_empty() { Snapshots::Gone } else { Snapshots::Left })
 }

@@ -19,7 +19,8 @@ use crate::format::manifest::{
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error as StoreError, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId, UploadedPart,
+    Download, Error as StoreError, ListedUpload, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
 
 const HOUR: i64 = 3600;
@@ -62,7 +63,8 @@ impl World {
         let metrics = Metrics::new().job("j");
         let disks = Arc::new(MemoryDisks::new([volume(&"vol-01234567".parse().unwrap(), &[])]));
         let checksum = Algorithm::Crc64nvme;
-        let ctx = Context { catalog, checksum, grace: GRACE, disks: Arc::clone(&disks) as _, metrics };
+        let snapshots = snapshot::Service::new(Arc::clone(&disks) as _);
+        let ctx = Context { catalog, checksum, grace: GRACE, snapshots, metrics };
         let mut world = Self { store, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
         world.pass(0);
         world
@@ -127,6 +129,7 @@ impl World {
             started: at(self.now),
             finished: at(self.now),
             parent: parent.map(|parent| parent.id.clone()),
+            base: parent.map(|parent| parent.base.clone().unwrap_or_else(|| parent.id.clone())),
             labels: BTreeMap::new(),
             outcome: Outcome::Success,
             items: vec![item],
@@ -273,6 +276,9 @@ impl Store for Obstacle {
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, StoreError> {
         self.inner.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, StoreError> {
+        self.inner.list_uploads(prefix).await
     }
 }
 
@@ -607,6 +613,24 @@ async fn snapshots_go_with_the_last_of_the_manifest() {
     let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
     assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (1, 0, 1));
     assert_eq!(world.keys(), world.whole().await);
+}
+
+#[tokio::test]
+async fn a_job_without_retention_costs_a_listing_until_something_is_left_behind() {
+    let metrics = Metrics::new();
+    let mut world = World::new();
+    world.ctx.metrics = metrics.job("j");
+    let chain = node("a");
+    // Not a manifest is read: this one could not be.
+    for _ in 0..3 {
+        let manifest = world.upload(&chain, 1, None, &[]).await;
+        world.put(&BackupPrefix::new("p", &chain, &manifest.id).manifest(), "{").await;
+    }
+    assert_eq!(world.prune(&chain, &KEEP_ALL).await.unwrap().kept, 3);
+    let backups = metrics.gather().into_iter().find(|family| family.name() == "penstock_backups").unwrap();
+    assert_eq!(format!("{}", backups.get_metric()[0].get_gauge().get_value()), "3");
+    world.upload(&chain, 1, None, &[]).await;
+    assert_eq!(world.prune(&chain, &KEEP_ALL).await.unwrap_err().class(), Class::Integrity);
 }
 
 /// What may happen to a chain.

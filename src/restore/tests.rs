@@ -11,12 +11,12 @@ use crate::source::Source as _;
 use crate::source::tree::{Options as TreeOptions, TreeSource};
 
 fn archive(root: &Path) -> (Vec<u8>, Vec<FileEntry>) {
-    let mut source = TreeSource::new(root, &TreeOptions::default()).unwrap();
+    let mut source = TreeSource::new(root, &TreeOptions::default(), None).unwrap();
     let (mut bytes, mut files, mut buffer) = (Vec::new(), Vec::new(), vec![0; 10_000]);
     loop {
         let count = source.read(&mut buffer).unwrap();
         files.extend(source.take_entries());
-        if count == 0 {
+        if count == 0 && source.take_marks().is_empty() {
             return (bytes, files);
         }
         bytes.extend_from_slice(&buffer[..count]);

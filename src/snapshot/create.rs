@@ -26,9 +26,9 @@ pub(super) async fn all(
     stop: &CancellationToken,
 ) -> Result<Vec<Result<Snapshot, Error>>, Error> {
     let create = |(index, volume)| async move { (index, one(service, owner, ebs, volume).await) };
-    // The futures are made here rather than by the stream: rustc cannot see that a closure held in it is Send.
-    let created: Vec<_> = volumes.iter().enumerate().map(create).collect();
-    let created = stream::iter(created).buffer_unordered(ebs.concurrency.max(1));
+    // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+    let creations: Vec<_> = volumes.iter().enumerate().map(create).collect();
+    let created = stream::iter(creations).buffer_unordered(ebs.concurrency.max(1));
     let mut created: Vec<_> = tokio::select! {
         () = stop.cancelled() => return Err(Error::Cancelled),
         created = created.collect() => created,

@@ -45,9 +45,10 @@ pub use self::record::Records;
 pub use self::session::{Place, Progress, Session};
 pub use self::tags::{BACKUP_ID, claim};
 
+use self::delete::Deletion;
 use self::pace::Pace;
 use crate::clock::{self, Clock};
-use crate::disks::Disks;
+use crate::disks::{self, Disks};
 use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey};
@@ -71,6 +72,16 @@ impl Service {
     #[must_use]
     pub fn with_clock(disks: Arc<dyn Disks>, clock: Arc<dyn Clock>) -> Self {
         Self { disks, pace: Arc::new(Pace::default()), clock }
+    }
+
+    /// Deletes a backup's snapshots; see [`delete::backup`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn delete_backup(&self, manifest: &Manifest) -> Result<Deletion, disks::Error> {
+        let Manifest { cluster, job, node, .. } = manifest;
+        let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
+        delete::backup(&*self.disks, &chain, manifest).await
     }
 }
 

@@ -29,6 +29,12 @@ pub struct Lock {
     _file: File,
 }
 
+impl Lock {
+    pub(super) fn job(&self) -> &Name {
+        &self.job
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Saved {
     version: u32,

@@ -48,33 +48,45 @@ pub async fn all(context: Context<'_>) {
     };
     for name in jobs {
         match context.records.lock(&name) {
-            Ok(lock) => job(context, &lock).await,
+            Ok(lock) => drop(job(context, &lock).await),
             Err(Error::Running { .. }) => {}
             Err(error) => tracing::error!(job = %name, class = %error.class(), %error, "records of snapshots are left"),
         }
     }
 }
 
-/// Works on the records of the job that `lock` is for. Failures are logged, and leave the record.
-pub async fn job(context: Context<'_>, lock: &Lock) {
+/// Works on the records of the job that `lock` is for. Failures are logged, and leave the record. How many snapshots are known to
+/// be pending still.
+pub async fn job(context: Context<'_>, lock: &Lock) -> usize {
     let records = match context.records.of(lock, context.location) {
         Ok(records) => records,
-        Err(error) => return tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read"),
+        Err(error) => {
+            tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read");
+            return 0;
+        }
     };
+    let mut pending = 0;
     for record in records {
         let owner = record.saved.owner();
-        if let Err(error) = one(context, record).await {
-            tracing::error!(backup = %owner, class = %error.class(), %error, "its snapshots are looked after again later");
+        match one(context, record).await {
+            Ok(count) => pending += count,
+            Err(error) => {
+                tracing::error!(backup = %owner, class = %error.class(), %error, "its snapshots are looked after again later");
+            }
         }
     }
+    context.metrics.job(lock.job().as_str()).snapshots_pending(pending);
+    pending
 }
 
-async fn one(context: Context<'_>, record: Record<'_>) -> Result<(), Error> {
+/// How many snapshots are pending still.
+async fn one(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
     match (committed(context, &record).await?, record.saved.phase.clone()) {
         (Some(manifest), _) => finish(context, record, manifest, Overwrite::Allow).await,
         (None, Phase::Captured(_)) if was_deleted(context, &record).await? => {
             tracing::info!(backup = %record.saved.owner(), "it was deleted while its snapshots were pending");
-            record.remove()
+            record.remove()?;
+            Ok(0)
         }
         (None, Phase::Captured(manifest)) => finish(context, record, *manifest, Overwrite::Refuse).await,
         (None, Phase::Creating) => abandon(context, record).await,
@@ -114,7 +126,7 @@ async fn was_deleted(context: Context<'_>, record: &Record<'_>) -> Result<bool, 
 }
 
 /// Nothing was captured: the snapshots are deleted, since no manifest will ever name them.
-async fn abandon(context: Context<'_>, record: Record<'_>) -> Result<(), Error> {
+async fn abandon(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
     let owner = record.saved.owner();
     let deletion = delete::all_but(&*context.service.disks, &owner, &BTreeSet::new()).await?;
     deletion.log(&owner);
@@ -122,7 +134,7 @@ async fn abandon(context: Context<'_>, record: Record<'_>) -> Result<(), Error> 
     if deletion.kept.is_empty() && Duration::try_from(age).is_ok_and(|age| age > LATE) {
         record.remove()?;
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Everything was captured: what EC2 says of the pending snapshots now goes into the manifest.
@@ -131,7 +143,7 @@ async fn finish(
     record: Record<'_>,
     mut manifest: Manifest,
     overwrite: Overwrite,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let owner = record.saved.owner();
     let job = context.metrics.job(owner.chain.job.as_str());
     let ids = wait::pending_ids(&manifest.items);
@@ -139,7 +151,7 @@ async fn finish(
     let late = Duration::try_from(Timestamp::now().duration_since(record.saved.written)).is_ok_and(|age| age > LATE);
     if overwrite == Overwrite::Refuse && late && seen.is_empty() && !ids.is_empty() {
         tracing::warn!(backup = %owner, "its snapshots are gone: it was deleted, and is not committed again");
-        return record.remove();
+        return record.remove().map(|()| 0);
     }
     let before = manifest.clone();
     for item in &mut manifest.items {
@@ -162,13 +174,12 @@ async fn finish(
         tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "the record of its snapshots is brought up to date");
     }
     let pending = wait::pending_ids(&manifest.items).len();
-    job.snapshots_pending(pending);
     if pending > 0 {
-        return Ok(());
+        return Ok(pending);
     }
     let strays = delete::all_but(&*context.service.disks, &owner, &named(&manifest.items)).await?;
     strays.log(&owner);
-    record.remove()
+    record.remove().map(|()| 0)
 }
 
 fn count(job: &metrics::Job, seen: &Seen) {

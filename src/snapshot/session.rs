@@ -18,7 +18,7 @@ use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, Sourc
 use crate::metrics;
 
 /// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
-const MISSES: u32 = 5;
+const MISSES: u32 = 7;
 
 /// What a status page reads at any time.
 #[derive(Debug, Default)]
@@ -31,6 +31,7 @@ pub struct Session<'a> {
     service: &'a Service,
     record: Record<'a>,
     metrics: metrics::Job,
+    earlier: usize,
     progress: &'a Progress,
     /// Until when each pending snapshot is waited for; those that are not waited for are not in it.
     deadlines: BTreeMap<SnapshotId, Instant>,
@@ -52,6 +53,8 @@ pub struct Place<'a> {
     pub lock: &'a Lock,
     pub location: &'a str,
     pub prefix: &'a str,
+    /// Snapshots of earlier backups of the job that are pending still.
+    pub pending: usize,
 }
 
 impl<'a> Session<'a> {
@@ -67,7 +70,9 @@ impl<'a> Session<'a> {
         progress: &'a Progress,
     ) -> Result<Self, Error> {
         let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
-        Ok(Self { service, record, metrics, progress, deadlines: BTreeMap::new(), cut_off: false, first_error: None })
+        let earlier = place.pending;
+        let deadlines = BTreeMap::new();
+        Ok(Self { service, record, metrics, earlier, progress, deadlines, cut_off: false, first_error: None })
     }
 
     /// An item for each volume of the sources, pending or failed; and for each source that could not be had, one of its name.
@@ -88,13 +93,38 @@ impl<'a> Session<'a> {
             };
             match selection {
                 Ok(mut selection) => {
+                    self.none_selected(name, ebs, &selection, &mut items, warnings);
+                    // What an earlier source has taken is there already.
                     selection.volumes.retain(|volume| taken.insert(volume.id.clone()));
-                    self.of_source(name, ebs, selection, &mut items, warnings, stop).await?;
+                    self.of_source(name, ebs, selection, &mut items, stop).await?;
                 }
                 Err(error) => items.push(self.failed((*name).clone(), "the job's configuration", error.into())),
             }
         }
         Ok(items)
+    }
+
+    /// A source that selects nothing is what its configuration says it is.
+    fn none_selected(
+        &mut self,
+        name: &Name,
+        ebs: &Ebs,
+        selection: &select::Selection,
+        items: &mut Vec<Item>,
+        warnings: &mut Vec<Warning>,
+    ) {
+        if !selection.volumes.is_empty() || !selection.missing.is_empty() {
+            return;
+        }
+        let error = Error::Nothing { source_name: name.clone(), selection: format!("is {}", selection.reason) };
+        match ebs.on_no_match {
+            OnNoMatch::Error => items.push(self.failed(name.clone(), &selection.reason, error)),
+            OnNoMatch::Warn => {
+                tracing::warn!(source = %name, "{error}");
+                warnings.push(Warning { item: name.clone(), path: String::new(), message: error.to_string() });
+            }
+            OnNoMatch::Ignore => {}
+        }
     }
 
     async fn of_source(
@@ -103,22 +133,10 @@ impl<'a> Session<'a> {
         ebs: &Ebs,
         selection: select::Selection,
         items: &mut Vec<Item>,
-        warnings: &mut Vec<Warning>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let select::Selection { volumes, missing, reason } = selection;
         tracing::info!(source = %name, volumes = volumes.len(), "volumes {reason}");
-        if volumes.is_empty() && missing.is_empty() {
-            let error = Error::Nothing { source_name: name.clone(), selection: format!("is {reason}") };
-            match ebs.on_no_match {
-                OnNoMatch::Error => items.push(self.failed(name.clone(), &reason, error)),
-                OnNoMatch::Warn => {
-                    tracing::warn!(source = %name, "{error}");
-                    warnings.push(Warning { item: name.clone(), path: String::new(), message: error.to_string() });
-                }
-                OnNoMatch::Ignore => {}
-            }
-        }
         for volume in missing {
             let item = item_name(name, &volume);
             items.push(self.failed(item, &reason, Error::NoVolume(volume)));
@@ -208,7 +226,7 @@ impl<'a> Session<'a> {
         let mut misses: BTreeMap<SnapshotId, u32> = BTreeMap::new();
         for look in 0.. {
             let waited_for = self.waited_for(items);
-            self.metrics.snapshots_pending(waited_for.len());
+            self.metrics.snapshots_pending(self.earlier + waited_for.len());
             let Some(last) = waited_for.iter().map(|(_, deadline)| *deadline).max() else { break };
             let left = last.duration_since(self.service.clock.now());
             tokio::select! {
@@ -294,7 +312,7 @@ impl<'a> Session<'a> {
     /// When the state directory cannot be written to.
     pub fn committed(self, manifest: &Manifest) -> Result<(), Error> {
         let pending = wait::pending_ids(&manifest.items).len();
-        self.metrics.snapshots_pending(pending);
+        self.metrics.snapshots_pending(self.earlier + pending);
         if pending > 0 {
             tracing::warn!(backup = %manifest.id, pending, "snapshots are still pending: a later run finishes the record");
             return Ok(());
@@ -304,7 +322,7 @@ impl<'a> Session<'a> {
 
     /// Nothing will be committed: deletes every snapshot of this backup. What cannot be deleted now is what the record is for.
     pub async fn discard(mut self) {
-        self.metrics.snapshots_pending(0);
+        self.metrics.snapshots_pending(self.earlier);
         // Should this be cut off, the next start must not commit what is going to be deleted.
         if let Err(error) = self.record.creating() {
             tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");

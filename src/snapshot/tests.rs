@@ -113,6 +113,7 @@ fn manifest(owner: &Owner, snapshots: Vec<EbsSnapshot>) -> Manifest {
         started: jiff::Timestamp::UNIX_EPOCH,
         finished: jiff::Timestamp::UNIX_EPOCH,
         parent: None,
+        base: None,
         labels: [].into(),
         outcome: Outcome::Success,
         items: snapshots.into_iter().map(item).collect(),

@@ -11,17 +11,24 @@ mod page_cache;
 pub mod stdin;
 pub mod tree;
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::error::{Class, Classify, Report};
 use crate::format::index::FileEntry;
 
 pub trait Source: Send {
-    /// Fills the start of `buffer` with the stream's next bytes; 0 is the end, and says that all went well.
+    /// Fills the start of `buffer` with the stream's next bytes, at most up to the next [`Mark`]; 0 without a mark is the
+    /// end, and says that all went well.
     ///
     /// # Errors
     /// When the item is worthless. The source is not read again after an error.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error>;
+
+    /// What stands in the stream behind the bytes of the last call of [`Source::read`]. Only a tree has any.
+    fn take_marks(&mut self) -> Vec<Mark> {
+        Vec::new()
+    }
 
     /// The members whose headers have been yielded since the last call, in stream order. Only a tree has any.
     fn take_entries(&mut self) -> Vec<FileEntry> {
@@ -37,6 +44,15 @@ pub trait Source: Send {
     fn size_hint(&self) -> Option<u64> {
         None
     }
+}
+
+/// What a source knows about its stream beyond the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// A chunk should end here, for what follows is likely to come again as it is, whatever was before it.
+    Border,
+    /// Here the stream has these chunks of the parent's table, whose bytes are neither read nor yielded. A border too.
+    Taken(Range<u32>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

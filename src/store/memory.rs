@@ -13,10 +13,10 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{
-    Download, Error, ListedObject, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::Checksum;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 
@@ -61,6 +61,7 @@ struct Object {
 #[derive(Debug)]
 struct Upload {
     key: ObjectKey,
+    initiated: jiff::Timestamp,
     parts: BTreeMap<PartNumber, (UploadedPart, Bytes)>,
 }
 
@@ -132,18 +133,9 @@ fn no_such_upload(operation: &'static str, key: &ObjectKey) -> Error {
     error(operation, key, Class::NotFound, 404, "NoSuchUpload", "The specified upload does not exist.")
 }
 
-/// The algorithm of a checksum that is there.
-fn algorithm(checksum: &Checksum) -> Algorithm {
-    match checksum {
-        Checksum::Crc64nvme(_) => Algorithm::Crc64nvme,
-        Checksum::Crc32c(_) => Algorithm::Crc32c,
-        Checksum::Sha256(_) => Algorithm::Sha256,
-    }
-}
-
 fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result<(), Error> {
     let Some(claimed) = &payload.checksum else { return Ok(()) };
-    if algorithm(claimed).compute(&payload.data).as_ref() == Some(claimed) {
+    if claimed.algorithm().compute(&payload.data).as_ref() == Some(claimed) {
         return Ok(());
     }
     let message = "The checksum you specified did not match the calculated checksum.";
@@ -219,7 +211,9 @@ impl Store for MemoryStore {
         let mut state = self.state();
         state.uploads_ever += 1;
         let id = format!("upload-{:06}", state.uploads_ever);
-        state.uploads.insert(id.clone(), Upload { key: key.clone(), parts: BTreeMap::new() });
+        state
+            .uploads
+            .insert(id.clone(), Upload { key: key.clone(), initiated: jiff::Timestamp::now(), parts: BTreeMap::new() });
         Ok(UploadId(id))
     }
 
@@ -266,6 +260,15 @@ impl Store for MemoryStore {
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         let mut state = self.state();
         Ok(find(&mut state, upload).map(|held| held.parts.values().map(|(part, _)| part.clone()).collect()))
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        let state = self.state();
+        let listed = |(id, held): (&String, &Upload)| ListedUpload {
+            upload: UploadHandle { key: held.key.clone(), id: UploadId(id.clone()) },
+            initiated: Some(held.initiated),
+        };
+        Ok(state.uploads.iter().filter(|(_, held)| held.key.as_str().starts_with(prefix)).map(listed).collect())
     }
 }
 

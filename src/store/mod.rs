@@ -114,6 +114,14 @@ pub struct ListedObject {
     pub modified: jiff::Timestamp,
 }
 
+/// An upload in progress, somebody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedUpload {
+    pub upload: UploadHandle,
+    /// When it was begun, where the store says so.
+    pub initiated: Option<jiff::Timestamp>,
+}
+
 #[async_trait]
 pub trait Store: Send + Sync {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
@@ -143,4 +151,7 @@ pub trait Store: Send + Sync {
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error>;
     /// The parts the server holds; `None` when the upload does not exist (any more).
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error>;
+    /// Every upload in progress whose key starts with `prefix`. The policy need not permit it: nothing may depend on it, and a
+    /// refusal ([`Class::AccessDenied`], [`Class::Compat`]) is logged once, here.
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error>;
 }

@@ -1,12 +1,13 @@
 //! The pipeline from a source to frames in order.
 //!
 //! ```text
-//! source ─ read and cut (one thread) ─┬─ hash, compress ─┬─ frames, in stream order
-//!                                     └─ hash, compress ─┘  (the pool, `window` chunks at most)
+//! source ─ read and cut (one thread) ─┬─ hash, look up, compress ─┬─ frames and references, in stream order
+//!                                     └─ hash, look up, compress ─┘  (the pool)
 //! ```
 //!
-//! Memory: [`BLOCKS`] blocks of [`BLOCK`] bytes out of the stream's own buffers, plus at most `window` frames of a chunk's size; see
-//! [`reserve`]. A slow consumer stops the reader: every queue is bounded.
+//! Memory: [`BLOCKS`](crate::budget::stream::BLOCKS) blocks of [`BLOCK`](crate::budget::stream::BLOCK) bytes out of the stream's own
+//! buffers, plus frames of at most `window` of the largest chunks together; see [`crate::budget::stream`]. A slow consumer stops the
+//! reader: every queue is bounded.
 //!
 //! Failure: the first error of the source ends the stream with that error. When the consumer drops the [`Encoder`], the thread ends at
 //! its next chunk; a source that blocks for ever is the source's to interrupt.
@@ -14,47 +15,49 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::cut::{self, More};
 use super::frame::{self, Compression};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::format::index::{ChunkId, Encoding, FileEntry, MAX_CHUNK, max_stored};
-use crate::source::{self, Source, Warning};
-
-/// A block holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part of it.
-pub const BLOCK: usize = 2 * cut::MAX;
-
-/// One is cut and hashed while the other is filled.
-pub const BLOCKS: usize = 2;
+use crate::format::table::ChunkTable;
+use crate::source::{self, Mark, Source, Warning};
 
 /// The smallest request made of the source, so that a pipe's few bytes do not each cost a pass over what is there.
 const READ: usize = 1 << 20;
 
-/// Bytes of buffers that an encoder with this window needs.
-#[must_use]
-pub const fn reserve(window: usize) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * max_stored(MAX_CHUNK) as u64
-}
+/// Marks of a block before it is cut, full or not: a source that takes over all it has yields no bytes that would fill one.
+const MAX_MARKS: usize = 256;
+
+/// Events between the cutter and the consumer. The chunks among them are bounded by their bytes.
+const QUEUE: usize = 512;
+
+/// What memory for frames is counted in.
+const UNIT: usize = 1 << 10;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub compression: Compression,
     /// Where chunks are hashed and compressed.
     pub pool: Arc<rayon::ThreadPool>,
-    /// [`BLOCKS`] buffers of [`BLOCK`] bytes.
+    /// Of [`crate::budget::stream`].
     pub blocks: OwnBuffers,
-    /// Chunks between the cutter and the consumer, at least 1.
+    /// How many of the largest chunks there is memory for between the cutter and the consumer, at least 1.
     pub window: usize,
+    /// What need not be stored again.
+    pub parent: Option<Arc<ChunkTable>>,
 }
 
 /// One chunk, ready to be stored.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Frame {
     pub id: ChunkId,
     pub plain_len: u32,
     pub encoding: Encoding,
     pub stored: Bytes,
+    /// Given back when the consumer is done with the frame.
+    _memory: OwnedSemaphorePermit,
 }
 
 /// What comes out, in stream order. Files and warnings come no later than the chunk in which they begin.
@@ -63,13 +66,19 @@ pub enum Event {
     File(FileEntry),
     Warning(Warning),
     Frame(Frame),
+    /// A chunk that was read and that the parent has, by its position in the table.
+    Reference(u32),
+    /// A chunk of the parent that was not read.
+    Taken(u32),
 }
+
+type Encoded = std::io::Result<Event>;
 
 #[derive(Debug)]
 enum Pending {
-    File(FileEntry),
-    Warning(Warning),
-    Chunk(oneshot::Receiver<std::io::Result<Frame>>),
+    Ready(Event),
+    /// A [`Event::Frame`] or a [`Event::Reference`].
+    Chunk(oneshot::Receiver<Encoded>),
     Failed(source::Error),
     End,
 }
@@ -101,7 +110,7 @@ impl crate::error::Classify for Error {
 pub struct Encoder {
     pending: mpsc::Receiver<Pending>,
     /// The chunk whose turn it is: kept here so that a dropped [`Encoder::next`] loses nothing.
-    current: Option<oneshot::Receiver<std::io::Result<Frame>>>,
+    current: Option<oneshot::Receiver<Encoded>>,
     ended: bool,
 }
 
@@ -111,10 +120,11 @@ impl Encoder {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(source: Box<dyn Source>, options: Options) -> std::io::Result<Self> {
-        let (sender, pending) = mpsc::channel(options.window);
+        let (sender, pending) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
+        let memory = Arc::new(Semaphore::new(options.window * units(MAX_CHUNK as usize)));
         std::thread::Builder::new().name("penstock-read".to_owned()).spawn(move || {
-            let mut cutter = Cutter { source, options, runtime, sender };
+            let mut cutter = Cutter { source, options, runtime, memory, sender };
             // An error here is only that nobody listens any more.
             let _ = cutter.run();
         })?;
@@ -128,17 +138,16 @@ impl Encoder {
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(current) = &mut self.current {
-                let frame = current.await.map_err(|_| Error::Stopped)?.map_err(Error::Compress)?;
+                let event = current.await.map_err(|_| Error::Stopped)?.map_err(Error::Compress)?;
                 self.current = None;
-                return Ok(Some(Event::Frame(frame)));
+                return Ok(Some(event));
             }
             if self.ended {
                 return Ok(None);
             }
             match self.pending.recv().await {
-                Some(Pending::File(file)) => return Ok(Some(Event::File(file))),
-                Some(Pending::Warning(warning)) => return Ok(Some(Event::Warning(warning))),
-                Some(Pending::Chunk(frame)) => self.current = Some(frame),
+                Some(Pending::Ready(event)) => return Ok(Some(event)),
+                Some(Pending::Chunk(chunk)) => self.current = Some(chunk),
                 Some(Pending::Failed(error)) => return Err(error.into()),
                 Some(Pending::End) => self.ended = true,
                 None => return Err(Error::Stopped),
@@ -154,20 +163,23 @@ struct Cutter {
     source: Box<dyn Source>,
     options: Options,
     runtime: tokio::runtime::Handle,
+    /// [`UNIT`]s for what is between here and the consumer.
+    memory: Arc<Semaphore>,
     sender: mpsc::Sender<Pending>,
 }
 
 impl Cutter {
     fn run(&mut self) -> Result<(), Gone> {
         let mut block = self.block();
+        let mut marks = Vec::new();
         loop {
-            let more = match self.fill(&mut block) {
+            let more = match self.fill(&mut block, &mut marks) {
                 Ok(more) => more,
                 Err(error) => return self.send(Pending::Failed(error)),
             };
             self.annotations()?;
             let bytes = block.freeze();
-            let used = self.cut(&bytes, more)?;
+            let used = self.cut(&bytes, marks.drain(..), more)?;
             if more == More::No {
                 return self.send(Pending::End);
             }
@@ -180,40 +192,61 @@ impl Cutter {
         self.options.blocks.blocking_get(&self.runtime)
     }
 
-    /// Reads until the block is full or the source has ended.
-    fn fill(&mut self, block: &mut Buffer) -> Result<More, source::Error> {
-        while block.room() > 0 {
+    /// Reads until the block is full, has marks enough, or the source has ended.
+    fn fill(&mut self, block: &mut Buffer, marks: &mut Vec<(usize, Mark)>) -> Result<More, source::Error> {
+        while block.room() > 0 && marks.len() < MAX_MARKS {
             let count = self.source.read(block.spare(READ))?;
-            if count == 0 {
+            block.commit(count);
+            let found = self.source.take_marks();
+            if count == 0 && found.is_empty() {
                 return Ok(More::No);
             }
-            block.commit(count);
+            marks.extend(found.into_iter().map(|mark| (block.len(), mark)));
         }
         Ok(More::Maybe)
     }
 
     fn annotations(&mut self) -> Result<(), Gone> {
         for file in self.source.take_entries() {
-            self.send(Pending::File(file))?;
+            self.send(Pending::Ready(Event::File(file)))?;
         }
         for warning in self.source.take_warnings() {
-            self.send(Pending::Warning(warning))?;
+            self.send(Pending::Ready(Event::Warning(warning)))?;
         }
         Ok(())
     }
 
     /// Hands over every chunk whose end is certain; returns how many bytes they were.
-    fn cut(&self, block: &Bytes, more: More) -> Result<usize, Gone> {
+    fn cut(&self, block: &Bytes, marks: impl Iterator<Item = (usize, Mark)>, more: More) -> Result<usize, Gone> {
         let mut used = 0;
-        while let Some(length) = cut::first_chunk(&block[used..], more) {
-            let plain = block.slice(used..used + length);
+        for (at, mark) in marks {
+            used += self.chunks(&block.slice(used..at), More::No)?;
+            match mark {
+                Mark::Border => {}
+                Mark::Taken(chunks) => {
+                    for position in chunks {
+                        self.send(Pending::Ready(Event::Taken(position)))?;
+                    }
+                }
+            }
+        }
+        Ok(used + self.chunks(&block.slice(used..), more)?)
+    }
+
+    fn chunks(&self, bytes: &Bytes, more: More) -> Result<usize, Gone> {
+        let mut used = 0;
+        while let Some(length) = cut::first_chunk(&bytes[used..], more) {
+            let plain = bytes.slice(used..used + length);
             used += length;
+            let units = u32::try_from(units(length)).expect("a chunk is at most 4 MiB");
+            let memory = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(units));
+            let memory = memory.expect("the semaphore is never closed");
             let (sender, receiver) = oneshot::channel();
             self.send(Pending::Chunk(receiver))?;
-            let compression = self.options.compression;
+            let (compression, parent) = (self.options.compression, self.options.parent.clone());
             self.options.pool.spawn(move || {
                 // An error here is only that nobody waits any more.
-                let _ = sender.send(encode_chunk(plain, compression));
+                let _ = sender.send(encode_chunk(plain, compression, parent.as_deref(), memory));
             });
         }
         Ok(used)
@@ -224,12 +257,25 @@ impl Cutter {
     }
 }
 
-fn encode_chunk(plain: Bytes, compression: Compression) -> std::io::Result<Frame> {
+/// Memory for what a chunk of that length may become.
+fn units(plain_len: usize) -> usize {
+    (max_stored(u32::try_from(plain_len).unwrap_or(MAX_CHUNK)) as usize).div_ceil(UNIT)
+}
+
+fn encode_chunk(
+    plain: Bytes,
+    compression: Compression,
+    parent: Option<&ChunkTable>,
+    memory: OwnedSemaphorePermit,
+) -> Encoded {
     let id = frame::digest(&plain);
+    if let Some(position) = parent.and_then(|parent| parent.find(&id)) {
+        return Ok(Event::Reference(position));
+    }
     let plain_len = u32::try_from(plain.len()).expect("a chunk is at most 4 MiB");
     let stored = match compression {
         Compression::None => plain,
         Compression::Zstd { level } => frame::compress(&plain, level)?.into(),
     };
-    Ok(Frame { id, plain_len, encoding: compression.encoding(), stored })
+    Ok(Event::Frame(Frame { id, plain_len, encoding: compression.encoding(), stored, _memory: memory }))
 }

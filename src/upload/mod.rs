@@ -3,51 +3,58 @@
 //! - **Memory**: bytes are copied into buffers of the budget. One buffer is the stream's own for as long as it runs; more are taken
 //!   only when free right now. So an upload never waits for another job's memory while it holds its own.
 //! - **Small objects**: one that ends within its first part is a single PUT; nothing is created that would need cleaning up.
-//! - **Retries**: the SDK owns a request, [`crate::retry`] owns a part.
-//! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read — count, sizes, checksums — and the
-//!   combined checksum goes along for the server to check.
-//! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves an upload behind, so the callers do not.
+//! - **Retries**: a part is one request of the SDK's, and repeated here ([`crate::retry::Endpoint`]), so that a store that asks to slow down
+//!   is heard at once. Other requests have the SDK's attempts within each of ours.
+//! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read ([`review`]) — count, sizes, checksums — and
+//!   the combined checksum goes along for the server to check. What a lost or odd answer means is [`complete`]'s to find out.
+//! - **Crash**: the [`journal`] knows every upload before the store does; [`sweep`] aborts what a crash has left.
+//! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves
+//!   its upload to the sweeper, so the callers do not.
 
+mod abort;
+mod complete;
+pub mod journal;
 mod review;
+pub mod sweep;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
+use self::journal::{Entry, Journal, Part};
 use crate::budget::{Budget, Buffer, OwnBuffers};
 use crate::checksum::{self, Algorithm, Checksum};
 use crate::error::{Class, Classify, Report};
+use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
-use crate::retry::with_retries;
-use crate::store::{self, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
+use crate::metrics::{AbortReason, Outcome};
+use crate::retry::Endpoint;
+use crate::store::{self, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart};
 
-/// How long an abort may take before the upload is reported as left behind.
-const ABORT_DEADLINE: Duration = Duration::from_secs(60);
-
-/// An abort is repeated until ListParts says that the upload is gone: parts in flight may land after the first one.
-const ABORT_ROUNDS: u32 = 10;
+/// How long an abort waits for a CreateMultipartUpload that is on its way, so that what it creates can be aborted.
+const CREATE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What every object of a stream is uploaded with.
 #[derive(Clone)]
 pub struct Uploader {
     pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+    /// `None` only where there is no state directory: then nobody finds what a crash leaves.
+    pub journal: Option<Journal>,
     pub budget: Budget,
     /// One buffer of `part_size` bytes at least.
     pub own: OwnBuffers,
     pub part_size: usize,
-    /// Parts in flight, at least 1.
-    pub concurrency: usize,
     pub checksum: Algorithm,
 }
 
 impl std::fmt::Debug for Uploader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Uploader")
-            .field("part_size", &self.part_size)
-            .field("concurrency", &self.concurrency)
-            .finish_non_exhaustive()
+        f.debug_struct("Uploader").field("part_size", &self.part_size).finish_non_exhaustive()
     }
 }
 
@@ -55,6 +62,8 @@ impl std::fmt::Debug for Uploader {
 pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     #[error("{key}: before completing the upload, {what} is {found}; expected {expected}")]
     Review { key: ObjectKey, what: &'static str, expected: String, found: String },
     #[error("{key}: would need more than {} parts", PartNumber::MAX)]
@@ -67,6 +76,7 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Store(error) => error.report(),
+            Self::Journal(error) => error.report(),
             Self::Review { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("nothing was committed; run the backup again, and if it happens again check the store and the network between"),
             Self::TooManyParts { .. } => {
@@ -96,18 +106,34 @@ struct Sent {
     crc64nvme: u64,
 }
 
+/// What a CreateMultipartUpload came to.
+#[derive(Debug)]
+struct Created {
+    result: Result<UploadId, store::Error>,
+    in_doubt: bool,
+}
+
 /// One object being written.
 #[derive(Debug)]
 pub struct ObjectWriter {
     uploader: Uploader,
     key: ObjectKey,
+    /// On its way. A task, so that an abort can wait for what it creates.
+    creating: Option<JoinHandle<Created>>,
     /// Created with the first full part.
     upload: Option<UploadHandle>,
+    entry: Option<Entry>,
+    /// There may be an upload of this key whose ID never came: an attempt to create one was not answered.
+    in_doubt: bool,
     next_part: Option<PartNumber>,
     buffer: Option<Buffer>,
     in_flight: JoinSet<Result<(Sent, UploadedPart), Error>>,
     done: Vec<(Sent, UploadedPart)>,
+    /// Bytes written, and how many of them have been sent.
     size: u64,
+    sent: u64,
+    /// Those whose last byte has not been sent.
+    chunks: Vec<Chunk>,
 }
 
 impl ObjectWriter {
@@ -116,13 +142,23 @@ impl ObjectWriter {
         Self {
             uploader,
             key,
+            creating: None,
             upload: None,
+            entry: None,
+            in_doubt: false,
             next_part: Some(PartNumber::FIRST),
             buffer: None,
             in_flight: JoinSet::new(),
             done: Vec::new(),
             size: 0,
+            sent: 0,
+            chunks: Vec::new(),
         }
+    }
+
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
     }
 
     /// Bytes written so far.
@@ -131,7 +167,14 @@ impl ObjectWriter {
         self.size
     }
 
-    /// Appends `bytes`; waits while `concurrency` parts are in flight or no buffer is free.
+    /// Says that the next bytes written are this chunk's, for the journal: with its last byte it counts as stored.
+    pub fn chunk(&mut self, chunk: Chunk) {
+        if self.uploader.journal.is_some() {
+            self.chunks.push(chunk);
+        }
+    }
+
+    /// Appends `bytes`; waits while the window of parts in flight is full or no buffer is free.
     ///
     /// # Errors
     /// The first failure of any part. Abort then.
@@ -183,16 +226,28 @@ impl ObjectWriter {
 
     async fn send(&mut self, buffer: Buffer) -> Result<(), Error> {
         let upload = self.upload().await?;
-        while self.in_flight.len() >= self.uploader.concurrency {
+        while self.in_flight.len() >= self.uploader.endpoint.window() {
             self.part_finished().await?;
         }
         let number = self.next_part.ok_or_else(|| Error::TooManyParts { key: self.key.clone() })?;
         self.next_part = number.next();
-        let (store, algorithm, data) = (Arc::clone(&self.uploader.store), self.uploader.checksum, buffer.freeze());
+        let data = buffer.freeze();
+        self.sent += data.len() as u64;
+        let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
+        let chunks = self.chunks.drain(..ends_here).collect();
+        let (uploader, entry) = (self.uploader.clone(), self.entry.clone());
+        let launch = uploader.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
-            let (sent, payload) = seal(number, data, algorithm, &upload.key).await?;
-            let part =
-                with_retries("UploadPart", &upload.key, || store.upload_part(&upload, number, payload.clone())).await?;
+            let (sent, payload) = seal(number, data, uploader.checksum, &upload.key).await?;
+            let (metrics, started) = (uploader.endpoint.metrics(), Instant::now());
+            let in_flight = metrics.part_in_flight();
+            let put = || uploader.store.upload_part(&upload, number, payload.clone());
+            let part = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, put).await?;
+            in_flight.arrived(started.elapsed());
+            metrics.uploaded(sent.size);
+            if let Some(entry) = entry {
+                entry.finished(Part { uploaded: part.clone(), crc64nvme: sent.crc64nvme, chunks });
+            }
             Ok((sent, part))
         });
         Ok(())
@@ -202,9 +257,29 @@ impl ObjectWriter {
         if let Some(upload) = &self.upload {
             return Ok(upload.clone());
         }
-        let id =
-            with_retries("CreateMultipartUpload", &self.key, || self.uploader.store.create_upload(&self.key)).await?;
-        let upload = UploadHandle { key: self.key.clone(), id };
+        if let (None, Some(journal)) = (&self.entry, &self.uploader.journal) {
+            self.entry = Some(journal.begin(&self.key, self.uploader.part_size as u64).await?);
+        }
+        let creating = self.creating.insert(tokio::spawn(create(self.uploader.clone(), self.key.clone())));
+        let created = creating.await;
+        self.creating = None;
+        let upload = self.created(created)?;
+        if let Some(entry) = &self.entry {
+            entry.created(&upload.id).await?;
+        }
+        Ok(upload)
+    }
+
+    fn created(&mut self, created: Result<Created, tokio::task::JoinError>) -> Result<UploadHandle, Error> {
+        let created = match created {
+            Ok(created) => created,
+            Err(error) => {
+                self.in_doubt = true;
+                return Err(Error::Task { key: self.key.clone(), reason: error.to_string() });
+            }
+        };
+        self.in_doubt = created.in_doubt;
+        let upload = UploadHandle { key: self.key.clone(), id: created.result? };
         self.upload = Some(upload.clone());
         Ok(upload)
     }
@@ -238,68 +313,78 @@ impl ObjectWriter {
         }
         self.done.sort_by_key(|(sent, _)| sent.number);
         let whole = review::review(&self.key, &self.done, self.size, self.uploader.part_size as u64)?;
-        let parts: Vec<UploadedPart> = self.done.iter().map(|(_, part)| part.clone()).collect();
-        self.complete(&upload, &parts, whole.checksum).await?;
+        let object = complete::Object { upload: &upload, parts: &self.done, size: self.size, checksum: whole.checksum };
+        complete::complete(&*self.uploader.store, &self.uploader.endpoint, object).await?;
         self.upload = None;
+        self.uploader.endpoint.metrics().upload_ended(Outcome::Success);
+        self.close_entry().await;
         Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme })
     }
 
-    /// Completes; when the answer was lost and the upload is gone, the object itself says whether it succeeded.
-    async fn complete(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
-        let store = &self.uploader.store;
-        let completed = with_retries("CompleteMultipartUpload", &self.key, || {
-            store.complete_upload(upload, parts, self.size, checksum)
-        });
-        let Err(error) = completed.await else { return Ok(()) };
-        if !matches!(error.class, Class::NotFound | Class::Transient) {
-            return Err(error.into());
-        }
-        match store.head(&self.key).await {
-            Ok(object) if object.size == self.size && (object.checksum.is_none() || object.checksum == checksum) => {
-                Ok(())
-            }
-            _ => Err(error.into()),
-        }
-    }
-
     async fn put(&self, data: Bytes) -> Result<Written, Error> {
-        let (sent, payload) = seal(PartNumber::FIRST, data, self.uploader.checksum, &self.key).await?;
-        let store = &self.uploader.store;
-        with_retries("PutObject", &self.key, || store.put(&self.key, payload.clone(), Overwrite::Allow)).await?;
+        let Uploader { store, endpoint, checksum, .. } = &self.uploader;
+        let (sent, payload) = seal(PartNumber::FIRST, data, *checksum, &self.key).await?;
+        endpoint.retrying("PutObject", &self.key, || store.put(&self.key, payload.clone(), Overwrite::Allow)).await?;
+        endpoint.metrics().uploaded(sent.size);
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })
     }
 
-    /// Stops sending and aborts the upload, until the server says that it is gone. What cannot be aborted is logged with its ID.
-    pub async fn abort(mut self) {
+    /// Stops sending and aborts the upload, until the server says that it is gone. What cannot be aborted is logged with its ID and left
+    /// to the sweeper.
+    pub async fn abort(mut self, reason: AbortReason) {
         self.in_flight.shutdown().await;
-        let Some(upload) = self.upload.take() else { return };
-        let aborted = tokio::time::timeout(ABORT_DEADLINE, abort_until_gone(&*self.uploader.store, &upload)).await;
-        match aborted {
-            Ok(Ok(())) => tracing::info!(key = %upload.key, "aborted the upload"),
-            Ok(Err(error)) => {
-                tracing::error!(key = %upload.key, upload_id = %upload.id.0, %error, "the upload could not be aborted and still costs storage");
+        if let Some(mut creating) = self.creating.take() {
+            if let Ok(created) = tokio::time::timeout(CREATE_DEADLINE, &mut creating).await {
+                // Its failure is not the one to report.
+                drop(self.created(created));
+            } else {
+                creating.abort();
+                self.in_doubt = true;
             }
-            Err(_) => {
-                tracing::error!(key = %upload.key, upload_id = %upload.id.0, "aborting the upload timed out; it still costs storage");
+        }
+        if let Some(upload) = self.upload.take() {
+            let Uploader { store, endpoint, .. } = &self.uploader;
+            let aborted = abort::abort_until_gone(&**store, endpoint, &upload).await;
+            let outcome = if aborted.is_ok() { Outcome::Success } else { Outcome::Failure };
+            endpoint.metrics().upload_aborted(reason, outcome);
+            let ended = match reason {
+                AbortReason::Cancelled => Outcome::Cancelled,
+                AbortReason::Failure | AbortReason::Interrupted => Outcome::Failure,
+            };
+            endpoint.metrics().upload_ended(ended);
+            if let Err(error) = aborted {
+                tracing::error!(key = %upload.key, upload_id = %upload.id.0, class = %error.class, %error,
+                    "the upload could not be aborted and still costs storage: `penstock sweep` tries again");
+                return;
             }
+            tracing::info!(key = %upload.key, "aborted the upload");
+        }
+        self.close_entry().await;
+    }
+
+    /// The upload that is known has ended.
+    async fn close_entry(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        if !self.in_doubt {
+            entry.close().await;
+        } else if let Err(error) = entry.in_doubt().await {
+            tracing::error!(key = %self.key, %error, "an attempt to create this upload was not answered, and that cannot be noted");
         }
     }
 }
 
-async fn abort_until_gone(store: &dyn Store, upload: &UploadHandle) -> Result<(), store::Error> {
-    for _ in 0..ABORT_ROUNDS {
-        with_retries("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await?;
-        if with_retries("ListParts", &upload.key, || store.list_parts(upload)).await?.is_none() {
-            return Ok(());
+/// Creates an upload. An attempt without an answer may have created one more, which only a listing can find.
+async fn create(uploader: Uploader, key: ObjectKey) -> Created {
+    let unanswered = AtomicBool::new(false);
+    let attempt = || async {
+        let result = uploader.store.create_upload(&key).await;
+        if result.as_ref().is_err_and(store::Error::may_have_happened) {
+            unanswered.store(true, Ordering::Relaxed);
         }
-    }
-    let message = format!("the upload still exists after {ABORT_ROUNDS} aborts");
-    Err(store::Error::local("AbortMultipartUpload", &upload.key, Class::Transient, message))
+        result
+    };
+    let result = uploader.endpoint.retrying("CreateMultipartUpload", &key, attempt).await;
+    Created { result, in_doubt: unanswered.into_inner() }
 }
 
 /// Computes a part's checksums, once, away from the runtime's threads: 16 MiB of SHA-256 take 11 ms.

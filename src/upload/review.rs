@@ -34,7 +34,6 @@ pub(super) fn review(
             return Err(wrong("a part's size", format!("{part_size} (part {number})"), uploaded.size.to_string()));
         }
         if uploaded.checksum.is_some() && uploaded.checksum != sent.checksum {
-            let show = |checksum: Option<Checksum>| checksum.map_or_else(|| "none".to_owned(), Checksum::to_header);
             return Err(wrong("a part's checksum", show(sent.checksum), show(uploaded.checksum)));
         }
         total += sent.size;
@@ -44,6 +43,42 @@ pub(super) fn review(
         return Err(wrong("the sum of the parts", size.to_string(), total.to_string()));
     }
     whole.ok_or_else(|| wrong("the number of parts", "at least 1".to_owned(), "0".to_owned()))
+}
+
+/// What a store that refused our list says it holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// The list is not what it refused.
+    AsTold,
+    /// The same bytes, under these ETags.
+    WithOtherETags(Vec<UploadedPart>),
+}
+
+/// Compares what was sent with what the store holds: the same parts of the same sizes, and the same checksums where it says them.
+pub(super) fn held(key: &ObjectKey, parts: &[(Sent, UploadedPart)], listed: &[UploadedPart]) -> Result<Parts, Error> {
+    let wrong = |what, expected: String, found: String| Error::Review { key: key.clone(), what, expected, found };
+    if listed.len() != parts.len() {
+        return Err(wrong("the number of parts the store holds", parts.len().to_string(), listed.len().to_string()));
+    }
+    let mut other = Vec::new();
+    for ((sent, told), have) in parts.iter().zip(listed) {
+        if (have.number, have.size) != (sent.number, sent.size) {
+            let (expected, found) =
+                (format!("{} bytes", sent.size), format!("{} bytes, as part {}", have.size, have.number));
+            return Err(wrong("a part the store holds", format!("part {}, {expected}", sent.number), found));
+        }
+        if have.checksum.is_some() && have.checksum != sent.checksum {
+            return Err(wrong("the checksum of a part the store holds", show(sent.checksum), show(have.checksum)));
+        }
+        let etag = if have.etag.is_empty() { &told.etag } else { &have.etag };
+        other.push(UploadedPart { etag: etag.clone(), ..told.clone() });
+    }
+    let as_told = other.iter().zip(parts).all(|(other, (_, told))| other.etag == told.etag);
+    Ok(if as_told { Parts::AsTold } else { Parts::WithOtherETags(other) })
+}
+
+fn show(checksum: Option<Checksum>) -> String {
+    checksum.map_or_else(|| "none".to_owned(), Checksum::to_header)
 }
 
 fn append(whole: Option<Whole>, part: &Sent) -> Whole {
@@ -103,5 +138,26 @@ mod tests {
         let mut bad = good;
         bad[2].1.checksum = None;
         assert!(check(&bad, 9).is_ok(), "a server that returns none");
+    }
+
+    #[test]
+    fn what_the_store_holds_must_be_what_was_sent() {
+        let sent = parts(&[b"abcd", b"efgh", b"i"]);
+        let key = ObjectKey::new("k");
+        let good: Vec<UploadedPart> = sent.iter().map(|(_, part)| part.clone()).collect();
+        assert_eq!(held(&key, &sent, &good).unwrap(), Parts::AsTold);
+        let bare: Vec<_> =
+            good.iter().map(|part| UploadedPart { etag: String::new(), checksum: None, ..part.clone() }).collect();
+        assert_eq!(held(&key, &sent, &bare).unwrap(), Parts::AsTold, "a store that lists neither");
+        let mut other = good.clone();
+        other[1].etag = "other".to_owned();
+        let Parts::WithOtherETags(found) = held(&key, &sent, &other).unwrap() else { panic!("another ETag") };
+        assert_eq!(found, other);
+        other[1].checksum = Algorithm::Crc32c.compute(b"j");
+        assert!(held(&key, &sent, &other).is_err(), "other bytes");
+        assert!(held(&key, &sent, &good[..2]).is_err(), "a lost part");
+        let mut short = good;
+        short[2].size = 0;
+        assert!(held(&key, &sent, &short).is_err(), "a short part");
     }
 }

@@ -1,4 +1,8 @@
+use std::sync::Mutex;
+
 use super::*;
+use crate::config::Concurrency;
+use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 
 const PART: usize = 64 << 10;
@@ -9,8 +13,9 @@ async fn uploader(store: &Arc<MemoryStore>, budget: &Budget, algorithm: Algorith
         store: Arc::clone(store) as Arc<dyn Store>,
         budget: budget.clone(),
         own: OwnBuffers::new(budget.clone(), reservation, 1, PART),
+        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
+        journal: None,
         part_size: PART,
-        concurrency: 3,
         checksum: algorithm,
     }
 }
@@ -58,8 +63,196 @@ async fn abort_leaves_nothing() {
     let mut writer = ObjectWriter::new(uploader(&store, &budget, Algorithm::Crc64nvme).await, key);
     writer.write(&data(3 * PART + 5)).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
-    writer.abort().await;
+    writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
     assert!(store.keys().is_empty());
     assert_eq!(budget.in_use(), 0);
+}
+
+/// A store whose answers are odd: what it says instead, once for each operation.
+struct Odd {
+    inner: Arc<MemoryStore>,
+    /// Taken by the first request of its operation.
+    says: Mutex<Vec<Say>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Say {
+    /// An upload is created, but nobody hears of it.
+    CreateUnanswered,
+    /// The part is taken twice, and the second time under another ETag.
+    PartTwice,
+    /// The object is there, but nobody hears of it.
+    CompleteUnanswered,
+    /// Nothing was done, and nobody hears of it.
+    CompleteLost,
+}
+
+impl Odd {
+    fn uploader(says: &[Say], journal: Option<Journal>) -> (Arc<MemoryStore>, Uploader) {
+        let store = Arc::new(MemoryStore::with_limits(0, 100));
+        let budget = Budget::new(20 * PART as u64);
+        let reservation =
+            Arc::new(futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap());
+        let uploader = Uploader {
+            store: Arc::new(Self { inner: Arc::clone(&store), says: Mutex::new(says.to_vec()) }),
+            endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
+            journal,
+            budget: budget.clone(),
+            own: OwnBuffers::new(budget, reservation, 1, PART),
+            part_size: PART,
+            checksum: Algorithm::Crc64nvme,
+        };
+        (store, uploader)
+    }
+
+    fn take(&self, say: Say) -> bool {
+        let mut says = self.says.lock().unwrap();
+        let found = says.iter().position(|one| *one == say);
+        found.map(|index| says.remove(index)).is_some()
+    }
+}
+
+fn unanswered(operation: &'static str, key: &ObjectKey) -> store::Error {
+    store::Error::local(operation, key, Class::Transient, "the connection was reset")
+}
+
+#[async_trait::async_trait]
+impl Store for Odd {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), store::Error> {
+        self.inner.put(key, payload, overwrite).await
+    }
+    async fn get(&self, key: &ObjectKey, range: Option<std::ops::Range<u64>>) -> Result<store::Download, store::Error> {
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &ObjectKey) -> Result<store::ObjectInfo, store::Error> {
+        self.inner.head(key).await
+    }
+    async fn delete(&self, key: &ObjectKey) -> Result<(), store::Error> {
+        self.inner.delete(key).await
+    }
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<store::Page, store::Error> {
+        self.inner.list(prefix, from).await
+    }
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, store::Error> {
+        let id = self.inner.create_upload(key).await?;
+        if self.take(Say::CreateUnanswered) { Err(unanswered("CreateMultipartUpload", key)) } else { Ok(id) }
+    }
+    async fn upload_part(
+        &self,
+        to: &UploadHandle,
+        n: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, store::Error> {
+        let told = self.inner.upload_part(to, n, payload.clone()).await?;
+        if self.take(Say::PartTwice) {
+            self.inner.upload_part(to, n, payload).await?;
+        }
+        Ok(told)
+    }
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), store::Error> {
+        if self.take(Say::CompleteLost) {
+            return Err(unanswered("CompleteMultipartUpload", &upload.key));
+        }
+        self.inner.complete_upload(upload, parts, size, checksum).await?;
+        if self.take(Say::CompleteUnanswered) {
+            Err(unanswered("CompleteMultipartUpload", &upload.key))
+        } else {
+            Ok(())
+        }
+    }
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), store::Error> {
+        self.inner.abort_upload(upload).await
+    }
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, store::Error> {
+        self.inner.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<store::ListedUpload>, store::Error> {
+        self.inner.list_uploads(prefix).await
+    }
+}
+
+#[tokio::test]
+async fn odd_answers_do_not_change_what_is_stored() {
+    for says in [
+        &[Say::PartTwice][..],
+        &[Say::CompleteUnanswered],
+        &[Say::CompleteLost],
+        &[Say::PartTwice, Say::PartTwice, Say::CompleteLost, Say::CompleteUnanswered],
+    ] {
+        let (store, uploader) = Odd::uploader(says, None);
+        let (key, data) = (ObjectKey::new("k"), data(3 * PART + 7));
+        let mut writer = ObjectWriter::new(uploader, key.clone());
+        writer.write(&data).await.unwrap();
+        let written = writer.finish().await.unwrap();
+        assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{says:?}");
+        assert_eq!(store.uploads_in_progress(), [], "{says:?}");
+    }
+}
+
+/// The upload nobody heard of outlives the object; its entry stays until a listing has found it.
+#[tokio::test]
+async fn a_create_without_an_answer_is_remembered() {
+    for finish in [true, false] {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::open(state.path(), "test", "b").unwrap();
+        let (store, uploader) = Odd::uploader(&[Say::CreateUnanswered], Some(journal));
+        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        writer.write(&data(2 * PART)).await.unwrap();
+        if finish {
+            writer.finish().await.unwrap();
+        } else {
+            writer.abort(AbortReason::Cancelled).await;
+        }
+        assert_eq!(store.uploads_in_progress().len(), 1);
+        let found = journal::interrupted(state.path()).unwrap();
+        assert_eq!(found.iter().map(|one| (one.id.clone(), one.in_doubt)).collect::<Vec<_>>(), [(None, true)]);
+    }
+}
+
+/// The chunks of a finished part are those that end in it.
+#[tokio::test]
+async fn the_journal_knows_which_chunks_a_part_completes() {
+    let state = tempfile::tempdir().unwrap();
+    let journal = Journal::open(state.path(), "test", "b").unwrap();
+    let (_store, uploader) = Odd::uploader(&[], Some(journal));
+    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    let length = PART * 2 / 5;
+    let mut offset = 0;
+    for _ in 0..8 {
+        let chunk = Chunk {
+            id: crate::format::index::ChunkId([1; 32]),
+            plain_len: 1,
+            encoding: crate::format::index::Encoding::Raw,
+            object: 0,
+            offset,
+            stored_len: u32::try_from(length).unwrap(),
+        };
+        writer.chunk(chunk);
+        writer.write(&data(length)).await.unwrap();
+        offset += length as u64;
+    }
+    // Three parts are full: 7.5 chunks.
+    while !writer.in_flight.is_empty() {
+        writer.part_finished().await.unwrap();
+    }
+    drop(writer);
+    let interrupted = loop {
+        // The journal is written by a thread of its own, which holds the lock until it is done.
+        if let Some(one) = journal::interrupted(state.path()).unwrap().pop() {
+            break one;
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut parts = interrupted.parts().unwrap();
+    parts.sort_by_key(|part| part.uploaded.number);
+    let chunks: Vec<Vec<u64>> =
+        parts.iter().map(|part| part.chunks.iter().map(|chunk| chunk.offset / length as u64).collect()).collect();
+    assert_eq!(chunks, [vec![0, 1], vec![2, 3, 4], vec![5, 6]]);
 }

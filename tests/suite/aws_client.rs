@@ -9,6 +9,8 @@ use penstock::aws::{AwsLocation, Error as ConnectError};
 use penstock::config::{CertificateMode, Credentials, Hop, Location, Secret, SecretSource};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::ObjectKey;
+use penstock::metrics::Metrics;
+use penstock::site::{Ec2Action, Site as _};
 use penstock::store::{Error, Overwrite, Payload};
 
 use crate::servers::{
@@ -17,7 +19,14 @@ use crate::servers::{
 };
 
 fn connect(location: &Location) -> AwsLocation {
-    AwsLocation::connect_with(location, |_| None).unwrap()
+    connect_in(location, |_| None).unwrap()
+}
+
+fn connect_in(
+    location: &Location,
+    env: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> Result<AwsLocation, ConnectError> {
+    AwsLocation::connect_with(location, Metrics::new().location("test"), env)
 }
 
 async fn list(location: &Location) -> Result<(), Error> {
@@ -83,7 +92,7 @@ fn a_bundle_that_cannot_be_used_is_refused_before_any_request() {
         (file("key.pem", &key), Class::Tls, "private key"),
     ];
     for (path, class, word) in rows {
-        let error = AwsLocation::connect_with(&trusting(&server, path, CertificateMode::Add), |_| None).unwrap_err();
+        let error = connect_in(&trusting(&server, path, CertificateMode::Add), |_| None).unwrap_err();
         let report = error.report();
         assert_eq!(report.class, class, "{error}");
         assert!(report.message.contains(word) && report.message.contains("location test"), "{}", report.message);
@@ -91,7 +100,7 @@ fn a_bundle_that_cannot_be_used_is_refused_before_any_request() {
     }
     assert_eq!(server.requests(), 0);
     let bad = Location { sts_url: Some("sts.example".into()), ..server.location() };
-    assert!(matches!(AwsLocation::connect_with(&bad, |_| None), Err(ConnectError::Url { key: "sts_url", .. })));
+    assert!(matches!(connect_in(&bad, |_| None), Err(ConnectError::Url { key: "sts_url", .. })));
 }
 
 #[tokio::test]
@@ -188,14 +197,14 @@ async fn https_goes_through_the_proxy_of_the_environment() {
     let server = servers.s3(Scheme::Https);
     let remote = Location { s3_url: Some("https://s3.invalid:8443".into()), ..server.location() };
     let env = move |name: &str| (name == "HTTPS_PROXY").then(|| proxy.clone());
-    let error = AwsLocation::connect_with(&remote, env.clone()).unwrap().store().list("", None).await.unwrap_err();
+    let error = connect_in(&remote, env.clone()).unwrap().store().list("", None).await.unwrap_err();
     let asked = asked.lock().unwrap()[0].clone();
     assert!(asked.starts_with("CONNECT s3.invalid:8443 HTTP/1.1\r\n"), "{asked}");
     assert!(asked.to_lowercase().contains("proxy-authorization: basic dxnlcjpwyxnz"), "{asked}");
     assert_eq!(error.class, Class::Config, "{error}");
     assert!(!format!("{error:?}").contains("pass@"), "{error:?}");
     // This host is reached without it.
-    AwsLocation::connect_with(&server.location(), env).unwrap().store().list("", None).await.unwrap();
+    connect_in(&server.location(), env).unwrap().store().list("", None).await.unwrap();
 }
 
 const ROLE_A: &str = "arn:aws:iam::111111111111:role/Middle";
@@ -328,35 +337,49 @@ async fn a_session_that_is_too_long_is_asked_for_again_with_an_hour() {
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
         ),
     });
-    let aws = connect(&chained(&server, &sts, vec![hop(ROLE_B, None, 7200)]));
-    for requests in [2, 3] {
-        aws.store().list("", None).await.unwrap();
-        assert_eq!(sts.seen().len(), requests, "refused once, then never again");
-        aws.credentials().invalidate(aws.credentials().generation());
-    }
+    let s3 = servers.scripted(Scheme::Http, in_turn([expired_token(), empty_listing()]));
+    let location = Location { s3_url: Some(s3.url.clone()), ..chained(&server, &sts, vec![hop(ROLE_B, None, 7200)]) };
+    list(&location).await.unwrap();
+    let durations: Vec<_> = sts.seen().iter().map(|request| field(request, "DurationSeconds").unwrap()).collect();
+    assert_eq!(durations, ["7200", "3600", "3600"], "refused once, then never again");
     let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert_eq!(log.matches("does not grant a session of 7200 s").count(), 1, "{log}");
 }
 
-#[tokio::test]
-async fn credentials_that_the_service_calls_expired_are_dropped() {
+fn expired_token() -> Answer {
+    (400, "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>".into())
+}
+
+fn empty_listing() -> Answer {
+    (200, "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>".into())
+}
+
+/// One listing at an S3 whose first answer is `code`; what STS and S3 were asked, and the outcome.
+async fn list_after(code: &'static str) -> (usize, Vec<String>, Result<(), Error>) {
     let servers = Servers::start();
     let sts =
         servers.scripted(Scheme::Http, in_turn([granted("ASIAFIRST", "1", LATER), granted("ASIASECOND", "2", LATER)]));
-    let s3 = servers.scripted(Scheme::Http, |request, _| {
-        if request.header("authorization").unwrap().contains("ASIAFIRST") {
-            (400, "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>".into())
-        } else {
-            (200, "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>".into())
-        }
+    let s3 = servers.scripted(Scheme::Http, move |_, before| {
+        let expired = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+        if before == 0 { (400, expired) } else { empty_listing() }
     });
     let server = servers.s3(Scheme::Http);
     let location = Location { s3_url: Some(s3.url.clone()), ..chained(&server, &sts, vec![hop(ROLE_B, None, 3600)]) };
-    let store = connect(&location).store();
-    assert_eq!(store.list("", None).await.unwrap_err().class, Class::CredentialsExpired);
-    store.list("", None).await.unwrap();
-    assert_eq!(sts.seen().len(), 2);
-    assert!(s3.seen().iter().all(|request| request.uri.contains("list-type=2")));
+    let result = list(&location).await;
+    let key = |request: &Seen| request.header("authorization").unwrap().split(['=', '/']).nth(1).unwrap().to_owned();
+    (sts.seen().len(), s3.seen().iter().map(key).collect(), result)
+}
+
+#[tokio::test]
+async fn credentials_that_the_service_calls_expired_are_replaced_unseen() {
+    for code in ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"] {
+        let (asked, keys, result) = list_after(code).await;
+        result.unwrap();
+        assert_eq!((asked, keys), (2, vec!["ASIAFIRST".to_owned(), "ASIASECOND".to_owned()]), "{code}");
+    }
+    // EC2's word for either: what was obtained moments ago has not expired, so it is the clock.
+    let (asked, keys, result) = list_after("RequestExpired").await;
+    assert_eq!((asked, keys.len(), result.unwrap_err().class), (1, 1, Class::ClockSkew));
 }
 
 #[tokio::test]
@@ -391,15 +414,18 @@ async fn ec2_trusts_the_private_ca_too() {
         .scripted(Scheme::Https, in_turn([answer(412, "DryRunOperation"), answer(403, "UnauthorizedOperation")]));
     let location = Location { ec2_url: Some(ec2.url.clone()), ..server.location() };
     let aws = connect(&location);
-    aws.check_ec2().await.unwrap();
+    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
     assert_eq!(field(&ec2.seen()[0], "Action").as_deref(), Some("DescribeVolumes"));
     assert_eq!(field(&ec2.seen()[0], "DryRun").as_deref(), Some("true"));
-    let denied = aws.check_ec2().await.unwrap_err();
+    let denied = aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap_err();
     assert_eq!((denied.class, denied.request_id.as_deref()), (Class::AccessDenied, Some("scripted-1")));
     assert!(denied.remedy.unwrap().contains("ec2:DescribeVolumes"));
 
     let other = servers.folder().join("other.pem");
     std::fs::write(&other, authority("another CA").1).unwrap();
-    let error = connect(&Location { certificate: Some(other), ..location }).check_ec2().await.unwrap_err();
+    let error = connect(&Location { certificate: Some(other), ..location })
+        .dry_run(Ec2Action::DescribeVolumes)
+        .await
+        .unwrap_err();
     assert_eq!(error.class, Class::Tls, "{error}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use penstock::aws::AwsLocation;
 use penstock::disks::{Disks, Encryption, NewSnapshot, NewVolume, SnapshotFilter, SnapshotState, Tags, VolumeFilter};
 use penstock::error::{Class, Classify as _};
+use penstock::metrics::Metrics;
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
 use crate::servers::{Scheme, Servers};
@@ -20,7 +21,7 @@ fn site() -> Site {
     let ec2 = FakeEc2::start(&servers, Scheme::Https);
     let mut location = servers.s3(Scheme::Https).location();
     location.ec2_url = Some(ec2.server.url.clone());
-    let disks = AwsLocation::connect(&location).unwrap().disks();
+    let disks = AwsLocation::connect(&location, Metrics::new().location("test")).unwrap().disks();
     ec2.volume("vol-0123456789abcdef0", &[("role", "data"), ("odd", "a*b")]);
     Site { _servers: servers, ec2, disks }
 }

@@ -52,6 +52,7 @@ impl Site {
             r#"
 cluster = "test"
 node = "node-1"
+state_dir = "{state}"
 [limits]
 memory = "64MiB"
 [locations.primary]
@@ -99,6 +100,7 @@ type = "command"
 name = "dump"
 argv = ["cat", "/dev/zero"]
 "#,
+            state = folder.join("state").display(),
             bucket = s3.bucket,
             s3 = s3.url,
             sts = sts.url,

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["main", "cli"],
     &["daemon"],
-    &["job", "restore", "verify", "prune", "stats"],
+    &["job", "policy", "restore", "validate", "verify", "prune", "stats"],
     &["catalog", "download", "retention"],
     &["stream", "upload", "snapshot"],
     &["source"],
-    &["retry"],
-    &["store", "disks"],
+    &["retry", "state"],
+    &["store", "disks", "site"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "checksum", "clock"],
+    &["config", "format", "error", "metrics", "budget", "limits", "checksum", "clock"],
 ];
 
 /// Files longer than this are two rooms, or a framework.
@@ -41,7 +41,7 @@ fn objection(from: &str, to: &str) -> Option<String> {
         _ if from == to => true,
         ("main" | "cli", _) => to != "main",
         // The adapter implements the ports, so it is the one room that looks up; and only `cli` plugs it in.
-        ("aws", "store" | "disks") => true,
+        ("aws", "disks" | "site" | "store") => true,
         (_, "aws") => false,
         _ => above < below || (above == ground && below == ground),
     };

@@ -6,15 +6,33 @@
 mod aws_client;
 mod conformance;
 mod corpus;
+mod crash;
 mod daemon;
 mod daemon_site;
+mod dying;
 mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
+mod faults;
 mod imports;
+mod incremental;
+mod memory;
+mod model;
+mod moto;
 mod page;
 mod retention;
 mod servers;
 mod snapshots;
 mod tar;
+mod uploads;
 mod watched;
+
+/// For jobs without EBS volumes.
+fn no_snapshots() -> penstock::job::Snapshots {
+    let disks = penstock::disks::memory::MemoryDisks::new([]);
+    penstock::job::Snapshots {
+        service: penstock::snapshot::Service::new(std::sync::Arc::new(disks)),
+        records: penstock::snapshot::Records::new(std::path::Path::new("/nonexistent")),
+        location: "test".to_owned(),
+    }
+}

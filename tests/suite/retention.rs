@@ -203,7 +203,7 @@ fn retention_is_applied_and_the_space_comes_back_after_the_grace_period() {
     let pruned = site.done("node-1", &["prune"]);
     assert_eq!((&pruned["chains"][0]["deleted"], &pruned["chains"][0]["removed"]["objects"]), (&2.into(), &0.into()));
     let unneeded: Vec<String> = site.objects().difference(&site.named()).cloned().collect();
-    let waiting = unneeded.iter().filter(|key| key.ends_with(".zst")).count();
+    let waiting = unneeded.iter().filter(|key| key.contains(".zst")).count();
     assert!(waiting >= 4, "two indexes of two backups at least: {unneeded:?}");
     assert_eq!(pruned["chains"][0]["waiting"]["objects"], waiting);
     assert_eq!(site.ids(&[]), set([&ids[3], &ids[2], &others[0], &others[1]]));

@@ -26,6 +26,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::faults::proxy::Proxy;
+use crate::uploads::Uploads;
+
 pub(crate) const ACCESS_KEY: &str = "AKIATESTS3";
 pub(crate) const SECRET_KEY: &str = "secret-of-the-tests";
 /// A second key the S3 server knows: what a scripted STS hands out.
@@ -41,6 +44,15 @@ pub(crate) enum Scheme {
     HttpsExpired,
     /// The same, for another name.
     HttpsOtherName,
+}
+
+/// What an S3 server knows of multipart uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Multipart {
+    /// As s3s-fs does.
+    AsServed,
+    /// See [`Uploads`].
+    AsInS3,
 }
 
 /// The runtime, the folder and the CA of a test's servers.
@@ -112,6 +124,15 @@ impl Servers {
 
     /// An S3 with one empty bucket, [`ACCESS_KEY`] and [`SESSION_ACCESS_KEY`].
     pub(crate) fn s3(&self, scheme: Scheme) -> S3Server {
+        self.s3_with(scheme, Multipart::AsServed)
+    }
+
+    /// The same, knowing of multipart uploads what S3 knows.
+    pub(crate) fn s3_with_uploads(&self) -> S3Server {
+        self.s3_with(Scheme::Http, Multipart::AsInS3)
+    }
+
+    fn s3_with(&self, scheme: Scheme, multipart: Multipart) -> S3Server {
         let number = self.buckets.fetch_add(1, Ordering::Relaxed);
         let (root, bucket) = (self.folder.path().join(format!("s3-{number}")), "backups".to_owned());
         std::fs::create_dir_all(root.join(&bucket)).unwrap();
@@ -122,16 +143,32 @@ impl Servers {
         let (inner, log) = (builder.build(), Log::default());
         let denied: Arc<Mutex<Denied>> = Arc::new(Mutex::new(Box::new(|_| false)));
         let (seen, refuse) = (log.clone(), Arc::clone(&denied));
+        let uploads = match multipart {
+            Multipart::AsServed => None,
+            Multipart::AsInS3 => Some(Arc::new(Uploads::new(root.clone()))),
+        };
         let service = service_fn(move |request: Request<Incoming>| {
+            let (inner, uploads) = (inner.clone(), uploads.clone());
             let head = see(&request, String::new());
             let denied = refuse.lock().unwrap()(&head);
-            seen.lock().unwrap().push(head);
-            let answer = (!denied).then(|| Service::call(&inner, request));
+            seen.lock().unwrap().push(head.clone());
             async move {
-                match answer {
-                    Some(answer) => answer.await.map_err(|error| std::io::Error::other(format!("{error:?}"))),
-                    None => Ok(access_denied()),
+                if denied {
+                    return Ok(access_denied());
                 }
+                let (path, query) = head.uri.split_once('?').unwrap_or((&head.uri, ""));
+                if let Some(answer) = uploads.as_ref().and_then(|uploads| uploads.instead(&head.method, query)) {
+                    return Ok::<_, std::io::Error>(answer);
+                }
+                let answer = Service::call(&inner, request)
+                    .await
+                    .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+                Ok(match uploads {
+                    Some(uploads) if head.method == "POST" && query.starts_with("uploads") => {
+                        uploads.created(path, answer).await
+                    }
+                    _ => answer,
+                })
             }
         });
         let url = self.serve(scheme, service);
@@ -189,6 +226,11 @@ impl Servers {
         let (listener, address) = self.listen();
         drop(listener);
         format!("http://{address}")
+    }
+
+    /// A proxy in front of `s3`, faultless until it is told otherwise.
+    pub(crate) fn proxy(&self, s3: &S3Server) -> Proxy {
+        Proxy::start(self.runtime().handle(), self.listen(), &s3.url)
     }
 
     fn runtime(&self) -> &tokio::runtime::Runtime {
@@ -365,7 +407,7 @@ impl S3Server {
             },
             upload: config::Upload {
                 part_size: 16 << 20,
-                concurrency: 4,
+                concurrency: config::Concurrency::AtMost(4),
                 object_size: 64 << 30,
                 sign_payload: config::SignPayload::Auto,
             },

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use penstock::aws::AwsLocation;
 use penstock::config::Location;
+use penstock::metrics::Metrics;
 use serde_json::Value;
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
@@ -37,6 +38,9 @@ impl Site {
 cluster = "test"
 node = "node-1"
 state_dir = "{state}"
+[admin]
+listen = "127.0.0.1:{port}"
+socket = "{socket}"
 [limits]
 memory = "64MiB"
 [locations.primary]
@@ -62,6 +66,8 @@ name = "files"
 path = "{tree}"
 "#,
             state = folder.join("state").display(),
+            port = free_port(),
+            socket = folder.join("control.sock").display(),
             tree = tree.display(),
         );
         let config = folder.join("penstock.toml");
@@ -90,6 +96,10 @@ path = "{tree}"
         let ids = list["backups"].as_array().unwrap().iter().map(|backup| backup["id"].as_str().unwrap().to_owned());
         ids.map(|id| self.json(&["show", &id]).1).collect()
     }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn by_tag(servers: Servers, s3: &S3Server, ec2: &FakeEc2, more: &str) -> Site {
@@ -179,6 +189,34 @@ fn what_is_pending_is_finished_by_the_next_run() {
     assert_eq!(site.json(&["verify", first]).0, Some(0));
 }
 
+/// A run that died while it waited, and then a daemon whose jobs have no schedule: it commits what was captured.
+#[test]
+fn the_daemon_finishes_what_a_dead_run_had_captured() {
+    let servers = Servers::start();
+    let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
+    ec2.state().looks = 1_000_000;
+    let site = by_tag(servers, &s3, &ec2, "");
+    let mut run = site.command(&["backup", "disks"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !ec2.state().actions.iter().any(|action| action == "DescribeSnapshots") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(site.manifests().is_empty());
+    ec2.state().snapshots.iter_mut().for_each(|snapshot| snapshot.looks = 0);
+    let mut daemon = site.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while site.manifests().is_empty() && start.elapsed() < Duration::from_mins(1) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let manifests = site.manifests();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(manifests.len(), 1);
+    assert_eq!((&manifests[0]["outcome"], snapshots_in(&manifests).len()), (&"success".into(), 2));
+    assert_eq!(ec2.state().snapshots.len(), 2);
+}
+
 /// The instance metadata service, as version 2 has it: a token first.
 #[test]
 fn this_instance_is_asked_for_its_id() {
@@ -232,7 +270,7 @@ impl Moto {
         let installed = Command::new(format!("{root}/tests/tools/moto.sh")).stderr(Stdio::inherit()).output().unwrap();
         assert!(installed.status.success(), "moto cannot be installed");
         let server = String::from_utf8(installed.stdout).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let child = Command::new(server.trim())
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdin(Stdio::null())
@@ -269,7 +307,7 @@ impl Drop for Moto {
 
 /// The SDK's own client, to make volumes and to look at what Penstock made.
 fn ec2(location: Location) -> aws_sdk_ec2::Client {
-    AwsLocation::connect(&location).unwrap().ec2().clone()
+    AwsLocation::connect(&location, Metrics::new().location("test")).unwrap().ec2().clone()
 }
 
 async fn make_volume(ec2: &aws_sdk_ec2::Client, tags: &[(&str, &str)]) -> String {

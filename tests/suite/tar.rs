@@ -24,7 +24,7 @@ use rustix::fs::{
 
 /// Everything about one path that a restore must bring back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
+pub(crate) struct Facts {
     mode: u32,
     owner: (u32, u32),
     mtime: (i64, u64),
@@ -39,10 +39,10 @@ struct Facts {
     data: Vec<(u64, Vec<u8>)>,
 }
 
-type Facility = BTreeMap<Vec<u8>, Facts>;
+pub(crate) type Facility = BTreeMap<Vec<u8>, Facts>;
 
 /// Looks at a tree with nothing that the code under test uses but system calls.
-fn facts(root: &Path) -> Facility {
+pub(crate) fn facts(root: &Path) -> Facility {
     let fd = openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let mut all = Facility::new();
     let mut inodes = BTreeMap::new();
@@ -113,7 +113,7 @@ fn data(parent: &OwnedFd, name: &std::ffi::CStr) -> Vec<(u64, Vec<u8>)> {
 }
 
 #[track_caller]
-fn assert_same(left: &Facility, right: &Facility) {
+pub(crate) fn assert_same(left: &Facility, right: &Facility) {
     let names = |all: &Facility| all.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect::<Vec<_>>();
     assert_eq!(names(left), names(right));
     for (path, facts) in left {
@@ -194,7 +194,7 @@ impl Builder {
 }
 
 /// `system.posix_acl_*` of tag, permissions and id.
-fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut binary = 2_u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in entries {
         binary.extend(tag.to_le_bytes());
@@ -308,7 +308,7 @@ struct Streamed {
 }
 
 fn stream(root: &Path, options: &Options, step: usize) -> Streamed {
-    let mut source = TreeSource::new(root, options).unwrap();
+    let mut source = TreeSource::new(root, options, None).unwrap();
     let mut all = Streamed { bytes: Vec::new(), entries: Vec::new(), warnings: Vec::new() };
     let mut buffer = vec![0xaa; step];
     loop {
@@ -316,7 +316,7 @@ fn stream(root: &Path, options: &Options, step: usize) -> Streamed {
         all.bytes.extend_from_slice(&buffer[..length]);
         all.entries.append(&mut source.take_entries());
         all.warnings.append(&mut source.take_warnings());
-        if length == 0 {
+        if length == 0 && source.take_marks().is_empty() {
             return all;
         }
     }

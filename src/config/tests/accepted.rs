@@ -22,10 +22,14 @@ fn defaults() {
     assert!(matches!(location.credentials, Credentials::Default) && location.assume_role.is_empty());
     assert_eq!(location.encryption.mode, EncryptionMode::BucketDefault);
     let Upload { part_size, concurrency, object_size, sign_payload } = location.upload;
-    assert_eq!((part_size, concurrency, object_size, sign_payload), (16 * MIB, 8, 64 * GIB, SignPayload::Auto));
+    assert_eq!(
+        (part_size, concurrency, object_size, sign_payload),
+        (16 * MIB, Concurrency::AtMost(8), 64 * GIB, SignPayload::Auto)
+    );
     let job = config.jobs.values().next().unwrap();
     assert_eq!((job.schedule.as_ref().map(Cron::as_str), job.time_zone.as_str(), job.timeout), (None, "UTC", None));
     assert!(job.incremental && job.retention.is_none());
+    assert_eq!((job.full_every, job.min_live), (None, 300));
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
 
@@ -168,7 +172,7 @@ fn empty_is_not_set() {
 #[test]
 fn small_choices() {
     let upload = |keys: &str| good(&format!("{BASE}[locations.primary.upload]\n{keys}\n")).locations["primary"].upload;
-    assert_eq!(upload("concurrency = 0").concurrency, 8, "auto");
+    assert_eq!(upload("concurrency = 0").concurrency, Concurrency::Auto);
     assert_eq!(upload("part_size = \"5MiB\"").object_size, 50_000 * MIB, "the default follows a small part_size");
     assert_eq!(upload("part_size = 5_242_880").part_size, 5 * MIB);
     assert_eq!(upload("part_size = 0x500000").part_size, 5 * MIB);

@@ -164,13 +164,13 @@ fn encryption_and_upload() {
         ),
         (
             "[locations.primary.upload]\npart_size = \"512MiB\"",
-            "1:1 limits.memory: is 256MiB by default, too little for one stream to primary; give at least 1048MiB",
+            "1:1 limits.memory: is 256MiB by default, too little for one stream to primary; give at least 537MiB",
         ),
         (
             "[limits]\nmemory = \"32MiB\"",
-            "13:10 limits.memory: is 32MiB, too little for one stream to primary; give at least 56MiB",
+            "13:10 limits.memory: is 32MiB, too little for one stream to primary; give at least 41MiB",
         ),
-        ("[limits]\nbandwidth = \"1MiB\"", "13:13 limits.bandwidth: is not yet supported"),
+        ("[limits]\nbandwidth = \"1KiB\"", "13:13 limits.bandwidth: is 1KiB; expected at least 64KiB a second"),
         ("[limits]\nconcurrent_jobs = 0", "13:19 limits.concurrent_jobs: is 0; expected a whole number from 1 to 1000"),
         (
             "[limits]\ncompression_threads = 1.5",

@@ -33,7 +33,7 @@ const CONNECTIONS: usize = 64;
 const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 
-/// For a request's head to arrive, and for the next one on a connection that is kept.
+/// For a request's head to arrive, and for the next one on a connection that is kept: more than the minute between two scrapes.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 

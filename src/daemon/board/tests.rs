@@ -122,6 +122,30 @@ fn missed_runs_are_one_or_none_and_a_first_start_misses_nothing() {
 }
 
 #[test]
+fn a_run_that_the_processs_end_interrupted_is_made_again() {
+    let config = config(9, &[("etcd", HOURLY), ("never", &format!("{HOURLY}\ncatch_up = \"never\"")), ("by-hand", "")]);
+    let mut first = board(&config, 0);
+    first.trigger("by-hand", at(59)).unwrap();
+    assert_eq!(tick(&mut first, 60).len(), 3);
+    let saved = first.take_unsaved();
+    let recall = |wanted: &Name| saved.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
+    // Killed, as it stood; then stopped, with every run cancelled.
+    let mut killed = Board::new(&config, Metrics::new(), at(65), recall);
+    assert_eq!(tick(&mut killed, 65), starts(&["etcd"], Cause::CatchUp));
+    killed.stop();
+    let cancelled = Verdict { outcome: Outcome::Cancelled, backup: None, error: None, good: None };
+    killed.finish(&Name::new("etcd").unwrap(), cancelled, at(66));
+    let saved = killed.take_unsaved();
+    let recall = |wanted: &Name| {
+        saved.iter().find(|(name, _)| name == wanted).map(|(_, record)| record.clone()).unwrap_or_default()
+    };
+    let mut stopped = Board::new(&config, Metrics::new(), at(67), recall);
+    assert_eq!(tick(&mut stopped, 67), starts(&["etcd"], Cause::CatchUp));
+    end(&mut stopped, "etcd", None, 68);
+    assert!(!entry(&stopped, "etcd").record.interrupted);
+}
+
+#[test]
 fn a_run_that_was_missed_under_another_schedule_is_not_made_up_for() {
     let recall =
         |_: &Name| Record { schedule: Some("5 * * * * UTC".into()), planned: Some(at(-600)), ..Record::default() };

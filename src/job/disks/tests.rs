@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Scope};
 use crate::checksum::Algorithm;
 use crate::clock::Virtual;
-use crate::config::{Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
+use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
 use crate::disks::Volume;
 use crate::disks::memory::{self, MemoryDisks};
 use crate::format::ebs::VolumeId;
 use crate::format::key::Name;
 use crate::format::manifest::Manifest;
 use crate::metrics::Metrics;
+use crate::retry::Endpoint;
 use crate::snapshot::{Records, Service};
 use crate::store::memory::MemoryStore;
 use crate::stream::frame::Compression;
@@ -81,6 +82,8 @@ impl World {
     fn context(&self) -> Context {
         Context {
             store: self.store.clone(),
+            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
+            journal: None,
             budget: Budget::new(self.memory),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
             prefix: "fleet".to_owned(),
@@ -88,7 +91,7 @@ impl World {
             node: name("n1"),
             upload: Upload {
                 part_size: 5 << 20,
-                concurrency: 1,
+                concurrency: Concurrency::AtMost(1),
                 object_size: 1 << 30,
                 sign_payload: SignPayload::Auto,
             },
@@ -117,6 +120,7 @@ impl World {
             compression: Compression::Zstd { level: 1 },
             timeout: None,
             hooks: self.hooks.clone(),
+            parent: Policy::default(),
         };
         let (context, progress) = (self.context(), Arc::new(Progress::default()));
         Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
@@ -125,7 +129,7 @@ impl World {
     /// Every committed manifest, newest first.
     async fn manifests(&self) -> Vec<Manifest> {
         let catalog = Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod") };
-        let entries = catalog.entries().await.unwrap();
+        let entries = catalog.entries(Scope::default()).await.unwrap();
         catalog.manifests(&entries).await.into_iter().map(Result::unwrap).collect()
     }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
-use crate::config::{SignPayload, Source, SourceKind, Upload};
+use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use crate::error::{Class, Classify as _};
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
@@ -36,6 +36,8 @@ impl Site {
         let store = Arc::new(MemoryStore::new());
         let context = Context {
             store: store.clone(),
+            endpoint: crate::retry::Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
+            journal: None,
             budget: Budget::new(64 << 20),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
             prefix: String::new(),
@@ -43,7 +45,7 @@ impl Site {
             node: name("node-1"),
             upload: Upload {
                 part_size: 5 << 20,
-                concurrency: 1,
+                concurrency: Concurrency::AtMost(1),
                 object_size: 1 << 30,
                 sign_payload: SignPayload::Auto,
             },
@@ -84,6 +86,7 @@ impl Site {
             compression: Compression::None,
             timeout,
             hooks: Hooks { before, after, time_limit },
+            parent: Policy::default(),
         };
         run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
     }

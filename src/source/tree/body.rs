@@ -31,6 +31,11 @@ impl Body {
         Self { fd, announced, segments, trail, gave_up: None }
     }
 
+    /// Bytes still to be yielded.
+    pub(super) fn left(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
     /// Fills the start of `buffer`, which is not empty; 0 is the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> usize {
         let segment = loop {

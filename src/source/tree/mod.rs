@@ -6,6 +6,8 @@
 //! them. Members are in depth-first order, sorted by the bytes of their names, and are encoded the same way each time,
 //! so an unchanged tree is an unchanged stream. Symbolic links are never followed, but for the root itself.
 //!
+//! With a [`Parent`], what has not changed since ([`unchanged`]) is not opened, as far as it fills whole chunks ([`runs`]).
+//!
 //! # What it costs
 //! Memory for the names of the directories on the way down, for one path of each inode with several names, and for one
 //! header. A file's data goes from the kernel into the caller's buffer and is not touched.
@@ -16,6 +18,9 @@
 //! is open, and exactly as much data follows as it said.
 
 mod body;
+mod inode;
+mod runs;
+mod unchanged;
 mod walk;
 
 pub(crate) mod acl;
@@ -24,6 +29,7 @@ pub(crate) mod meta;
 pub(crate) mod sparse;
 pub(crate) mod xattr;
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -33,8 +39,12 @@ use rustix::io::Errno;
 
 use self::body::Body;
 use self::header::{BLOCK, Header, kind};
-use self::walk::{Content, Found, Walk};
-use super::{Error, Source, Warning};
+use self::inode::Content;
+use self::runs::{Held, LARGE, Runs, Verdict};
+use self::unchanged::Comparison;
+pub use self::unchanged::Parent;
+use self::walk::{Found, Step, Walk};
+use super::{Error, Mark, Source, Warning};
 use crate::format::index::{FileEntry, FileKind};
 
 /// Two blocks of zeros end an archive.
@@ -58,6 +68,14 @@ pub struct Options {
 pub struct TreeSource {
     walk: Walk,
     state: State,
+    /// What becomes of unchanged members, with a parent.
+    runs: Option<Runs>,
+    verdicts: VecDeque<Verdict>,
+    /// What the walk found behind them.
+    found: Option<Found>,
+    /// The last member ends a group: see [`runs::border`].
+    group_ends: bool,
+    marks: Vec<Mark>,
     /// Bytes yielded.
     offset: u64,
     entries: Vec<FileEntry>,
@@ -94,67 +112,125 @@ impl TreeSource {
     ///
     /// # Errors
     /// When the root cannot be opened, is not a directory, or a glob is malformed.
-    pub fn new(root: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+    pub fn new(root: impl AsRef<Path>, options: &Options, parent: Option<Parent>) -> Result<Self, Error> {
         let root = root.as_ref();
         let exclude = globs(&options.exclude)?;
         let fd = open_root(root)?;
         let mut warnings = Pending::default();
-        let walk = Walk::new(root, fd, exclude, options.one_file_system, &mut warnings)
+        let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, settled, doubtful }| {
+            (Some(Runs::new(chunks)), Some(Comparison::new(files, settled, doubtful)))
+        });
+        let walk = Walk::new(root, fd, (exclude, options.one_file_system), comparison, &mut warnings)
             .map_err(|error| io_error(root, error))?;
-        let state = State::Zeros { left: 0, last: false };
-        Ok(Self { walk, state, offset: 0, entries: Vec::new(), warnings })
+        Ok(Self {
+            walk,
+            state: State::Zeros { left: 0, last: false },
+            runs,
+            verdicts: VecDeque::new(),
+            found: None,
+            group_ends: false,
+            marks: Vec::new(),
+            offset: 0,
+            entries: Vec::new(),
+            warnings,
+        })
     }
 
     /// Brings `state` to what follows it.
     fn advance(&mut self, done: State) {
         self.state = match done {
-            State::Header { body: Some((body, path)), .. } => State::Data { body, path },
+            State::Header { body: Some((body, path)), .. } => {
+                if body.left() >= LARGE {
+                    self.marks.push(Mark::Border);
+                }
+                State::Data { body, path }
+            }
             State::Data { body, path } => {
                 if let Some(message) = body.finish() {
                     self.warnings.push(path, message);
                 }
                 State::Zeros { left: padding(self.offset), last: false }
             }
-            State::Header { .. } | State::Zeros { last: false, .. } => match self.walk.next(&mut self.warnings) {
-                Some(found) => self.member(found),
-                None => State::Zeros { left: END, last: true },
-            },
+            State::Header { .. } | State::Zeros { last: false, .. } => self.next_member(),
             State::Zeros { last: true, .. } | State::Done => State::Done,
         };
     }
 
+    /// The next member that is read; what is taken over before it becomes marks.
+    fn next_member(&mut self) -> State {
+        loop {
+            match self.verdicts.pop_front() {
+                Some(Verdict::Read(held)) => {
+                    if let Some(found) = self.walk.read_again(*held, &mut self.warnings) {
+                        return self.member(found);
+                    }
+                }
+                Some(Verdict::Take { members, chunks }) => {
+                    self.take_over(members);
+                    self.marks.push(Mark::Taken(chunks));
+                    return State::Zeros { left: 0, last: false };
+                }
+                None if self.found.is_some() => {
+                    if let Some(found) = self.found.take() {
+                        return self.member(found);
+                    }
+                }
+                None => match self.walk.next(&mut self.warnings) {
+                    Some(Step::Unchanged(held)) => {
+                        let runs = self.runs.as_mut().expect("only what is compared with a parent is unchanged");
+                        runs.offer(held, &mut self.verdicts);
+                    }
+                    Some(Step::Found(found)) => {
+                        self.found = Some(found);
+                        self.break_run();
+                    }
+                    None => {
+                        self.break_run();
+                        if self.verdicts.is_empty() {
+                            self.marks.push(Mark::Border);
+                            return State::Zeros { left: END, last: true };
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn break_run(&mut self) {
+        if let Some(runs) = &mut self.runs {
+            runs.broken(&mut self.verdicts);
+        }
+    }
+
+    /// Passes over members, header and all.
+    fn take_over(&mut self, members: Vec<Held>) {
+        for Held { mut entry, meta, .. } in members {
+            let member = entry.member();
+            entry.content_start = self.offset + (entry.content_start - entry.member_start);
+            entry.member_start = self.offset;
+            entry.device = meta.device;
+            self.offset += member.end - member.start;
+            self.entries.push(entry);
+        }
+        self.group_ends = false;
+    }
+
     fn member(&mut self, found: Found) -> State {
         let Found { path, meta, attributes, content } = found;
-        let mut name = path.clone();
         let full = self.walk.full(&path);
-        let mut link = Vec::new();
-        let mut segments = None;
-        let mut file = None;
-        let (kind, file_kind) = match content {
-            Content::File(fd) => {
-                segments = sparse::scan(&fd, &meta);
-                file = Some(fd);
-                (kind::REGULAR, FileKind::Regular)
-            }
-            Content::Directory => {
-                name.push(b'/');
-                (kind::DIRECTORY, FileKind::Directory)
-            }
-            Content::Symlink(target) => {
-                link = target;
-                (kind::SYMLINK, FileKind::Symlink)
-            }
-            Content::HardLink(first) => {
-                link = first;
-                (kind::HARD_LINK, FileKind::HardLink)
-            }
-            Content::Fifo => (kind::FIFO, FileKind::Fifo),
-            Content::CharDevice => (kind::CHAR_DEVICE, FileKind::CharDevice),
-            Content::BlockDevice => (kind::BLOCK_DEVICE, FileKind::BlockDevice),
-        };
+        let Shape { kind, file_kind, link, file } = Shape::of(content);
+        let mut name = path.clone();
+        if file_kind == FileKind::Directory {
+            name.push(b'/');
+        }
+        let segments = file.as_ref().and_then(|file| sparse::scan(file, &meta));
         let map = segments.as_deref().map(sparse::encode).unwrap_or_default();
-        let data = segments.as_deref().map_or(meta.size, |list| list.iter().map(|segment| segment.length).sum());
-        let stored = if file.is_some() { map.len() as u64 + data } else { 0 };
+        let data = match (&file, &segments) {
+            (None, _) => 0,
+            (Some(_), None) => meta.size,
+            (Some(_), Some(list)) => list.iter().map(|segment| segment.length).sum(),
+        };
+        let stored = map.len() as u64 + data;
         let device = matches!(file_kind, FileKind::CharDevice | FileKind::BlockDevice);
         let header = Header {
             kind,
@@ -173,6 +249,10 @@ impl TreeSource {
         header.encode(&mut bytes);
         let content_start = self.offset + bytes.len() as u64;
         bytes.extend_from_slice(&map);
+        if std::mem::take(&mut self.group_ends) || data >= LARGE {
+            self.marks.push(Mark::Border);
+        }
+        self.group_ends = runs::border(&path, bytes.len() as u64 + data.next_multiple_of(BLOCK as u64));
         self.entries.push(FileEntry {
             path,
             kind: file_kind,
@@ -194,10 +274,33 @@ impl TreeSource {
     }
 }
 
+/// What a member is, in the archive and in the index.
+struct Shape {
+    kind: u8,
+    file_kind: FileKind,
+    link: Vec<u8>,
+    file: Option<OwnedFd>,
+}
+
+impl Shape {
+    fn of(content: Content) -> Self {
+        let plain = |kind, file_kind| Self { kind, file_kind, link: Vec::new(), file: None };
+        match content {
+            Content::File(fd) => Self { file: Some(fd), ..plain(kind::REGULAR, FileKind::Regular) },
+            Content::Directory => plain(kind::DIRECTORY, FileKind::Directory),
+            Content::Symlink(target) => Self { link: target, ..plain(kind::SYMLINK, FileKind::Symlink) },
+            Content::HardLink(first) => Self { link: first, ..plain(kind::HARD_LINK, FileKind::HardLink) },
+            Content::Fifo => plain(kind::FIFO, FileKind::Fifo),
+            Content::CharDevice => plain(kind::CHAR_DEVICE, FileKind::CharDevice),
+            Content::BlockDevice => plain(kind::BLOCK_DEVICE, FileKind::BlockDevice),
+        }
+    }
+}
+
 impl Source for TreeSource {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         let mut filled = 0;
-        while filled < buffer.len() {
+        while filled < buffer.len() && self.marks.is_empty() {
             let free = &mut buffer[filled..];
             let length = match &mut self.state {
                 State::Header { bytes, yielded, .. } => {
@@ -223,6 +326,10 @@ impl Source for TreeSource {
             }
         }
         Ok(filled)
+    }
+
+    fn take_marks(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.marks)
     }
 
     fn take_entries(&mut self) -> Vec<FileEntry> {

@@ -6,7 +6,17 @@ use std::os::unix::net::UnixListener;
 use super::*;
 
 fn open(root: &Path, options: &Options) -> TreeSource {
-    TreeSource::new(root, options).unwrap()
+    TreeSource::new(root, options, None).unwrap()
+}
+
+/// Reads on over marks.
+fn read(source: &mut TreeSource, buffer: &mut [u8]) -> usize {
+    loop {
+        let length = source.read(buffer).unwrap();
+        if length > 0 || source.take_marks().is_empty() {
+            return length;
+        }
+    }
 }
 
 /// Reads on until `path`'s header has been yielded, with the smallest steps.
@@ -14,13 +24,13 @@ fn read_until(source: &mut TreeSource, path: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut byte = [0];
     loop {
-        assert_eq!(source.read(&mut byte).unwrap(), 1);
+        assert_eq!(read(source, &mut byte), 1);
         all.push(byte[0]);
         if let Some(entry) = source.take_entries().into_iter().find(|entry| entry.path == path) {
             // The header's first byte is in `all` already.
             let rest = usize::try_from(entry.content_start - entry.member_start).unwrap() - 1;
             let mut header = vec![0; rest];
-            assert_eq!(source.read(&mut header).unwrap(), rest);
+            assert_eq!(read(source, &mut header), rest);
             all.append(&mut header);
             return all;
         }
@@ -31,7 +41,7 @@ fn drain(source: &mut TreeSource) -> (Vec<u8>, Vec<String>) {
     let (mut all, mut paths) = (Vec::new(), Vec::new());
     let mut buffer = [0; 700];
     loop {
-        let length = source.read(&mut buffer).unwrap();
+        let length = read(source, &mut buffer);
         all.extend_from_slice(&buffer[..length]);
         paths.extend(source.take_entries().into_iter().map(|entry| String::from_utf8(entry.path).unwrap()));
         if length == 0 {
@@ -75,7 +85,8 @@ fn what_is_excluded_is_left_out_with_all_below_it() {
     assert_eq!(paths(dir.path(), &["**/lost+found", "*.tmp"]), [".", "a", "a/b.tmp", "a/c", "a/c/d.tmp", "keep"]);
     assert_eq!(paths(dir.path(), &["/a/", "**/*.tmp"]), [".", "keep", "lost+found", "lost+found/x"]);
     assert_eq!(paths(dir.path(), &["a/*"]).len(), 6);
-    let error = TreeSource::new(dir.path(), &Options { exclude: vec!["a[".into()], ..Options::default() }).unwrap_err();
+    let error =
+        TreeSource::new(dir.path(), &Options { exclude: vec!["a[".into()], ..Options::default() }, None).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("\"a[\""), "{error}");
 }
 
@@ -84,9 +95,9 @@ fn the_root_may_be_a_link_but_not_a_file() {
     let dir = tree(&["real/x"]);
     symlink("real", dir.path().join("link")).unwrap();
     assert_eq!(paths(&dir.path().join("link"), &[]), [".", "x"]);
-    let error = TreeSource::new(dir.path().join("real/x"), &Options::default()).unwrap_err();
+    let error = TreeSource::new(dir.path().join("real/x"), &Options::default(), None).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("type \"file\""), "{error}");
-    assert!(matches!(TreeSource::new(dir.path().join("none"), &Options::default()), Err(Error::Io { .. })));
+    assert!(matches!(TreeSource::new(dir.path().join("none"), &Options::default(), None), Err(Error::Io { .. })));
 }
 
 #[test]

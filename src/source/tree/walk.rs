@@ -9,26 +9,25 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use globset::{Candidate, GlobSet};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, fstat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, OFlags, RawDir, fstat, statat};
 use rustix::io::Errno;
 
 use super::Pending;
-use super::header::device_fits;
+use super::inode::{self, Content, Inode, OPEN, Skip, failed, open};
 use super::meta::Meta;
+use super::runs::Held;
+use super::unchanged::Comparison;
 use super::xattr::Attributes;
 use super::{acl, xattr};
-use crate::format::index::MAX_PATH;
+use crate::format::index::{FileKind, MAX_PATH};
 
 /// A process may have 1024 files open by default, and several trees are read at once.
 const OPEN_LEVELS: usize = 32;
-
-const OPEN: OFlags =
-    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// One inode, ready to become a member.
 #[derive(Debug)]
@@ -40,42 +39,12 @@ pub(super) struct Found {
     pub(super) content: Content,
 }
 
+/// What the walk comes to.
 #[derive(Debug)]
-pub(super) enum Content {
-    File(OwnedFd),
-    Directory,
-    Symlink(Vec<u8>),
-    /// Another name of the inode that was found at this path.
-    HardLink(Vec<u8>),
-    Fifo,
-    CharDevice,
-    BlockDevice,
-}
-
-/// Why something is left out.
-#[derive(Debug, thiserror::Error)]
-enum Skip {
-    #[error("it is gone: it was removed or renamed before it was read")]
-    Vanished,
-    #[error("{action}: {error}")]
-    Failed { action: &'static str, error: Errno },
-    #[error("it is no longer {0}: it was replaced before it was read")]
-    Replaced(&'static str),
-    #[error("it is a socket, which cannot be stored")]
-    Socket,
-    #[error("its {0} has {1} bytes; at most {MAX_PATH} can be stored")]
-    TooLong(&'static str, usize),
-    #[error("it is a device of a number that tar has no room for")]
-    DeviceNumber,
-    #[error("it is of a type that cannot be stored")]
-    Type,
-}
-
-fn failed(action: &'static str) -> impl Fn(Errno) -> Skip {
-    move |error| match error {
-        Errno::NOENT => Skip::Vanished,
-        error => Skip::Failed { action, error },
-    }
+pub(super) enum Step {
+    Found(Found),
+    /// As it was in the parent backup, and not opened.
+    Unchanged(Held),
 }
 
 struct FirstName {
@@ -93,8 +62,17 @@ struct Level {
     names: Vec<CString>,
     /// How much of the walk's path is this directory's.
     path_length: usize,
-    /// What is made in it inherits an ACL.
-    bequeaths: bool,
+    bequest: Bequest,
+}
+
+/// Whether what is made in a directory inherits an ACL: then the header of each member in it says what it has instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bequest {
+    /// If there was one in the parent, the worst an old header can have is an ACL that says the same as its mode.
+    None,
+    /// The same as in the parent: the headers of what has not changed are the same.
+    Unchanged,
+    New,
 }
 
 pub(super) struct Walk {
@@ -107,7 +85,11 @@ pub(super) struct Walk {
     links: HashMap<(u64, u64), FirstName>,
     xattrs: xattr::Reader,
     names: Box<[MaybeUninit<u8>]>,
-    first: Option<Found>,
+    /// The root, as it was found.
+    first: Option<Step>,
+    comparison: Option<Comparison>,
+    /// The directory that [`Walk::read_again`] was in last.
+    again: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl Walk {
@@ -115,8 +97,8 @@ impl Walk {
     pub(super) fn new(
         root: &Path,
         fd: OwnedFd,
-        exclude: GlobSet,
-        one_file_system: bool,
+        (exclude, one_file_system): (GlobSet, bool),
+        comparison: Option<Comparison>,
         warnings: &mut Pending,
     ) -> Result<Self, Errno> {
         let meta = Meta::from(fstat(&fd)?);
@@ -125,16 +107,18 @@ impl Walk {
             exclude,
             only_device: one_file_system.then_some(meta.device),
             levels: Vec::new(),
-            path: Vec::new(),
+            path: b".".to_vec(),
             links: HashMap::new(),
             xattrs: xattr::Reader::new(),
             names: vec![MaybeUninit::uninit(); 32 << 10].into_boxed_slice(),
             first: None,
+            comparison,
+            again: None,
         };
-        let attributes = walk.attributes(xattr::Target::Open(fd.as_fd()), warnings);
-        let bequeaths = attributes.default_acl.is_some();
-        walk.first = Some(Found { path: b".".to_vec(), meta, attributes, content: Content::Directory });
-        walk.enter(fd, &meta, bequeaths, warnings);
+        let (attributes, complaint) = walk.xattrs.read(xattr::Target::Open(fd.as_fd()));
+        let inode = Inode { meta, attributes, content: Content::Directory, complaint };
+        let root = walk.directory(fd, inode, warnings);
+        walk.first = Some(root);
         Ok(walk)
     }
 
@@ -144,7 +128,7 @@ impl Walk {
     }
 
     /// The next inode that can be stored; `None` is the end.
-    pub(super) fn next(&mut self, warnings: &mut Pending) -> Option<Found> {
+    pub(super) fn next(&mut self, warnings: &mut Pending) -> Option<Step> {
         if let Some(root) = self.first.take() {
             return Some(root);
         }
@@ -163,13 +147,13 @@ impl Walk {
                 continue;
             }
             match self.visit(&name, warnings) {
-                Ok(found) => return Some(found),
+                Ok(step) => return Some(step),
                 Err(skip) => warnings.push(self.full(&self.path), skip.to_string()),
             }
         }
     }
 
-    fn visit(&mut self, name: &CStr, warnings: &mut Pending) -> Result<Found, Skip> {
+    fn visit(&mut self, name: &CStr, warnings: &mut Pending) -> Result<Step, Skip> {
         if self.path.len() > MAX_PATH {
             return Err(Skip::TooLong("path", self.path.len()));
         }
@@ -177,88 +161,129 @@ impl Walk {
             statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?,
         );
         match meta.file_type {
-            FileType::Directory => return self.directory(name, warnings),
+            FileType::Directory => {
+                let (fd, inode) = inode::read_directory(open_directory(&self.levels), name, &mut self.xattrs)?;
+                return Ok(self.directory(fd, inode, warnings));
+            }
             FileType::Socket => return Err(Skip::Socket),
             _ => {}
         }
-        if let Some(found) = self.known(&meta) {
-            return Ok(found);
-        }
-        let parent = self.parent();
-        let (meta, content) = match meta.file_type {
-            FileType::RegularFile => {
-                let fd = open(parent, name, OPEN).map_err(failed("it cannot be opened"))?;
-                let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
-                if meta.file_type != FileType::RegularFile {
-                    return Err(Skip::Replaced("a regular file"));
-                }
-                (meta, Content::File(fd))
-            }
-            FileType::Symlink => {
-                let target = readlinkat(parent, name, Vec::new()).map_err(failed("its target cannot be read"))?;
-                (meta, Content::Symlink(target.into_bytes()))
-            }
-            FileType::Fifo => (meta, Content::Fifo),
-            FileType::CharacterDevice | FileType::BlockDevice if !device_fits(meta.rdev) => {
-                return Err(Skip::DeviceNumber);
-            }
-            FileType::CharacterDevice => (meta, Content::CharDevice),
-            FileType::BlockDevice => (meta, Content::BlockDevice),
-            _ => return Err(Skip::Type),
+        let first_name = self.first_name(&meta);
+        let (kind, link) = match &first_name {
+            Some(first) => (Some(FileKind::HardLink), &first[..]),
+            None => (inode::kind(&meta), &b""[..]),
         };
-        let mut attributes = if let Content::File(fd) = &content {
-            self.attributes(xattr::Target::Open(fd.as_fd()), warnings)
-        } else {
-            let path = by_proc(parent, name);
-            self.attributes(xattr::Target::Path(&path), warnings)
-        };
-        if !matches!(content, Content::Symlink(_)) {
-            self.disinherit(&meta, &mut attributes);
+        let unchanged = kind.and_then(|kind| self.unchanged(kind, link, &meta));
+        if let Some(first) = first_name {
+            let (attributes, content) = (Attributes::default(), Content::HardLink(first));
+            let found = Found { path: self.path.clone(), meta, attributes, content };
+            return Ok(unchanged.map_or(Step::Found(found), Step::Unchanged));
         }
-        self.remember(&meta);
-        Ok(Found { path: self.path.clone(), meta, attributes, content })
+        if let Some(held) = unchanged {
+            self.remember(&meta);
+            return Ok(Step::Unchanged(held));
+        }
+        let directory = open_directory(&self.levels);
+        let mut inode = inode::read(directory, name, meta, &mut self.xattrs)?;
+        self.complain(inode.complaint.take(), warnings);
+        disinherit(self.inherits(), &mut inode);
+        self.remember(&inode.meta);
+        Ok(Step::Found(Found::new(self.path.clone(), inode)))
     }
 
-    fn directory(&mut self, name: &CStr, warnings: &mut Pending) -> Result<Found, Skip> {
-        let fd = match open(self.parent(), name, OPEN.union(OFlags::DIRECTORY)) {
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(Skip::Replaced("a directory")),
-            other => other.map_err(failed("it cannot be opened"))?,
+    /// The directory at the walk's path. What is in it comes next, unless it is on another device than the root.
+    fn directory(&mut self, fd: OwnedFd, mut inode: Inode, warnings: &mut Pending) -> Step {
+        self.complain(inode.complaint.take(), warnings);
+        disinherit(self.inherits(), &mut inode);
+        let meta = inode.meta;
+        let unchanged = self.unchanged(FileKind::Directory, b"", &meta);
+        let bequest = match (&inode.attributes.default_acl, &unchanged) {
+            (None, _) => Bequest::None,
+            (Some(_), Some(_)) => Bequest::Unchanged,
+            (Some(_), None) => Bequest::New,
         };
-        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
-        let mut attributes = self.attributes(xattr::Target::Open(fd.as_fd()), warnings);
-        self.disinherit(&meta, &mut attributes);
+        let step = unchanged.map_or_else(|| Step::Found(Found::new(self.path.clone(), inode)), Step::Unchanged);
         if self.only_device.is_none_or(|device| device == meta.device) {
-            self.enter(fd, &meta, attributes.default_acl.is_some(), warnings);
+            self.enter(fd, &meta, bequest, warnings);
         }
-        Ok(Found { path: self.path.clone(), meta, attributes, content: Content::Directory })
+        step
     }
 
-    fn attributes(&mut self, target: xattr::Target<'_>, warnings: &mut Pending) -> Attributes {
-        let (attributes, complaint) = self.xattrs.read(target);
+    /// Reads what was passed over as unchanged, after all. It is where it was a moment ago, or there is a warning.
+    pub(super) fn read_again(&mut self, held: Held, warnings: &mut Pending) -> Option<Found> {
+        let path = held.entry.path.clone();
+        match self.try_again(held) {
+            Ok((found, complaint)) => {
+                if let Some(complaint) = complaint {
+                    warnings.push(self.full(&path), complaint);
+                }
+                Some(found)
+            }
+            Err(skip) => {
+                warnings.push(self.full(&path), skip.to_string());
+                None
+            }
+        }
+    }
+
+    fn try_again(&mut self, held: Held) -> Result<(Found, Option<String>), Skip> {
+        let Held { entry, meta, inherits } = held;
+        if entry.kind == FileKind::HardLink {
+            let (attributes, content) = (Attributes::default(), Content::HardLink(entry.link));
+            return Ok((Found { path: entry.path, meta, attributes, content }, None));
+        }
+        let (directory, name) = match entry.path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&entry.path[..slash], &entry.path[slash + 1..]),
+            None => (&b"."[..], &entry.path[..]),
+        };
+        let name = CString::new(name).map_err(|_| Skip::Vanished)?;
+        if self.again.as_ref().is_none_or(|(path, _)| path != directory) {
+            let fd = self.find_again(directory).map_err(failed("its directory cannot be opened again"))?;
+            self.again = Some((directory.to_vec(), fd));
+        }
+        let (_, fd) = self.again.as_ref().expect("set just above");
+        let mut inode = if entry.kind == FileKind::Directory {
+            inode::read_directory(fd.as_fd(), &name, &mut self.xattrs)?.1
+        } else {
+            let stat = statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?;
+            let now = Meta::from(stat);
+            if now.file_type != meta.file_type {
+                return Err(Skip::Replaced("what it was"));
+            }
+            inode::read(fd.as_fd(), &name, now, &mut self.xattrs)?
+        };
+        disinherit(inherits, &mut inode);
+        let complaint = inode.complaint.take();
+        Ok((Found::new(entry.path, inode), complaint))
+    }
+
+    /// What is at the walk's path, if it is as it was in the parent.
+    fn unchanged(&mut self, kind: FileKind, link: &[u8], meta: &Meta) -> Option<Held> {
+        if self.levels.last().is_some_and(|level| level.bequest == Bequest::New) {
+            return None;
+        }
+        let entry = self.comparison.as_mut()?.unchanged(&self.path, kind, link, meta)?;
+        Some(Held { entry, meta: *meta, inherits: self.inherits() })
+    }
+
+    fn complain(&self, complaint: Option<String>, warnings: &mut Pending) {
         if let Some(complaint) = complaint {
             warnings.push(self.full(&self.path), complaint);
         }
-        attributes
     }
 
-    /// Says in so many words that a member has no ACL but its mode, where it would otherwise get one from its directory:
-    /// GNU tar restores a directory's default ACL before what is in it.
-    fn disinherit(&self, meta: &Meta, attributes: &mut Attributes) {
-        if attributes.access_acl.is_none() && self.levels.last().is_some_and(|level| level.bequeaths) {
-            attributes.access_acl = Some(acl::of_mode(meta.mode));
-        }
+    fn inherits(&self) -> bool {
+        self.levels.last().is_some_and(|level| level.bequest != Bequest::None)
     }
 
-    /// The member for one more name of an inode that is in the stream already.
-    fn known(&mut self, meta: &Meta) -> Option<Found> {
+    /// Where an inode is in the stream already that the walk now has one more name of.
+    fn first_name(&mut self, meta: &Meta) -> Option<Vec<u8>> {
         if meta.links < 2 {
             return None;
         }
         let Entry::Occupied(mut first) = self.links.entry(meta.id()) else { return None };
         first.get_mut().left -= 1;
-        let first = if first.get().left == 0 { first.remove().path } else { first.get().path.clone() };
-        let content = Content::HardLink(first);
-        Some(Found { path: self.path.clone(), meta: *meta, attributes: Attributes::default(), content })
+        Some(if first.get().left == 0 { first.remove().path } else { first.get().path.clone() })
     }
 
     fn remember(&mut self, meta: &Meta) {
@@ -268,16 +293,17 @@ impl Walk {
     }
 
     fn parent(&self) -> BorrowedFd<'_> {
-        let level = self.levels.last().and_then(|level| level.fd.as_ref());
-        level.expect("the innermost level with names left is open: `leave` sees to it").as_fd()
+        open_directory(&self.levels)
     }
 
-    fn enter(&mut self, fd: OwnedFd, meta: &Meta, bequeaths: bool, warnings: &mut Pending) {
+    fn enter(&mut self, fd: OwnedFd, meta: &Meta, bequest: Bequest, warnings: &mut Pending) {
         let (names, error) = list(&fd, &mut self.names);
         if let Some(error) = error {
             warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}"));
         }
-        self.levels.push(Level { fd: Some(fd), id: meta.id(), names, path_length: self.path.len(), bequeaths });
+        // The root's is no part of the paths in it.
+        let path_length = if self.levels.is_empty() { 0 } else { self.path.len() };
+        self.levels.push(Level { fd: Some(fd), id: meta.id(), names, path_length, bequest });
         // The root stays open: it is where everything else is found again from.
         if let Some(outer) = self.levels.len().checked_sub(OPEN_LEVELS + 1).filter(|outer| *outer > 0) {
             self.levels[outer].fd = None;
@@ -295,7 +321,7 @@ impl Walk {
         let id = outer.id;
         let is_it = |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| Meta::from(stat).id() == id);
         let up = inner.fd.and_then(|fd| open(fd.as_fd(), c"..", OPEN.union(OFlags::DIRECTORY)).ok());
-        let again = up.filter(is_it).or_else(|| self.find_again().ok().filter(is_it));
+        let again = up.filter(is_it).or_else(|| self.find_again(&self.path).ok().filter(is_it));
         let path = self.full(&self.path);
         let Some(outer) = self.levels.last_mut() else { return };
         if again.is_none() && !outer.names.is_empty() {
@@ -306,10 +332,10 @@ impl Walk {
         outer.fd = again;
     }
 
-    /// Opens the directory at the walk's path, from the root.
-    fn find_again(&self) -> Result<OwnedFd, Errno> {
+    /// Opens the directory at `path`, from the root.
+    fn find_again(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let root = self.levels.first().and_then(|level| level.fd.as_ref()).ok_or(Errno::NOENT)?;
-        let mut components = self.path.split(|byte| *byte == b'/');
+        let mut components = path.split(|byte| *byte == b'/');
         let flags = OPEN.union(OFlags::DIRECTORY);
         let mut fd = open(root.as_fd(), components.next().unwrap_or_default(), flags)?;
         for component in components {
@@ -319,18 +345,24 @@ impl Walk {
     }
 }
 
-/// A path to `name` that is short however deep `directory` lies. (`fgetxattr` does not work on `O_PATH`.)
-fn by_proc(directory: BorrowedFd<'_>, name: &CStr) -> CString {
-    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
-    CString::new(path).expect("neither a number nor a CStr's bytes hold a NUL")
+impl Found {
+    fn new(path: Vec<u8>, inode: Inode) -> Self {
+        let Inode { meta, attributes, content, complaint: _ } = inode;
+        Self { path, meta, attributes, content }
+    }
 }
 
-/// Opens without touching the access time, where the file's owner allows that.
-fn open(directory: BorrowedFd<'_>, name: impl rustix::path::Arg + Copy, flags: OFlags) -> Result<OwnedFd, Errno> {
-    match openat(directory, name, flags.union(OFlags::NOATIME), Mode::empty()) {
-        Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),
-        other => other,
+fn open_directory(levels: &[Level]) -> BorrowedFd<'_> {
+    let level = levels.last().and_then(|level| level.fd.as_ref());
+    level.expect("the innermost level with names left is open: `leave` sees to it").as_fd()
+}
+
+/// Says in so many words that a member has no ACL but its mode, where it would otherwise get one from its directory:
+/// GNU tar restores a directory's default ACL before what is in it.
+fn disinherit(inherits: bool, inode: &mut Inode) {
+    let has_acl = inode.attributes.access_acl.is_some() || matches!(inode.content, Content::Symlink(_));
+    if inherits && !has_acl {
+        inode.attributes.access_acl = Some(acl::of_mode(inode.meta.mode));
     }
 }
 

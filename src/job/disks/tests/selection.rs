@@ -93,6 +93,8 @@ async fn a_volume_that_two_sources_select_has_one_snapshot() {
     let mut world = World::new(fleet(), by_tag());
     let ebs = Ebs { volumes: vec![volume_id(0)], select_tags: [].into(), ..by_tag() };
     world.sources.insert(0, Source { name: name("root"), kind: SourceKind::Ebs(ebs) });
+    // A third source finds nothing that is not taken already, and that is no failure.
+    world.sources.push(Source { name: name("again"), kind: SourceKind::Ebs(by_tag()) });
     let manifest = world.run().await.unwrap().manifest;
     let names: Vec<_> = manifest.items.iter().map(|item| item.name.as_str()).collect();
     assert_eq!(names, ["root-vol-00000000", "data-vol-00000001", "data-vol-00000002"]);

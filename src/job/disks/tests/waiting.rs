@@ -88,9 +88,10 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     assert_eq!(world.records().backups().unwrap().len(), 1);
     // Still pending when the second run begins, complete when the daemon looks after it.
     let second = world.run().await.unwrap().manifest;
+    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 4);
     assert_eq!(world.manifests().await[1].outcome, Outcome::Partial);
     world.clock.run(world.clock.sleep(Duration::from_hours(1))).await;
-    world.clock.run(world.context().recover_snapshots()).await;
+    world.clock.run(crate::snapshot::recover::all(world.context().recovery())).await;
     let manifests = world.manifests().await;
     assert_eq!((manifests.len(), &manifests[0].id), (2, &second.id));
     for manifest in manifests {
@@ -99,6 +100,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     }
     assert!(world.records().backups().unwrap().is_empty());
     assert_eq!(world.metric("penstock_ebs_snapshots_total"), 4);
+    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 0);
 }
 
 #[tokio::test]

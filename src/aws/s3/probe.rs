@@ -1,0 +1,30 @@
+//! What only `validate` asks of S3.
+
+use aws_sdk_s3::types::ServerSideEncryption;
+use bytes::Bytes;
+
+use super::S3Store;
+use crate::format::key::ObjectKey;
+use crate::store::Error;
+
+impl S3Store {
+    /// The bucket's region, where the store says it: also in a refusal.
+    pub(in crate::aws) async fn bucket_region(&self) -> Result<Option<String>, Error> {
+        let request = self.request("HeadBucket", "");
+        match self.client.head_bucket().bucket(&self.bucket).send().await {
+            Ok(output) => Ok(output.bucket_region().map(str::to_owned)),
+            Err(error) => {
+                let header = error.raw_response().and_then(|raw| raw.headers().get("x-amz-bucket-region"));
+                header.map(|region| Some(region.to_owned())).ok_or_else(|| request.failed(&error))
+            }
+        }
+    }
+
+    /// With SSE-S3, whatever is configured: what is refused with KMS and not without is refused by the key.
+    pub(in crate::aws) async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
+        let request = self.request("PutObject", key.as_str());
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(data.into());
+        let put = put.server_side_encryption(ServerSideEncryption::Aes256);
+        put.send().await.map(drop).map_err(|error| request.failed(&error))
+    }
+}

@@ -1,0 +1,361 @@
+//! What happens to every request, on its way through the SDK: no call of a client can escape it.
+//!
+//! - It is counted and timed, its failed attempts too, by class ([`metrics`]). A request whose future is dropped counts as
+//!   cancelled.
+//! - Credentials that the service calls expired are dropped, and the attempt is made again with new ones: whoever made the
+//!   request does not see it.
+//! - The server's clock is read off its replies ([`Skew`]) and a difference that matters is reported. The SDK corrects for
+//!   it: it signs with the server's time.
+//!
+//! The class comes from what is on the wire (status and error document), since an interceptor sees the SDK's typed error only
+//! as a black box.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+    BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::{Error as Erased, InterceptorContext};
+use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
+use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use aws_smithy_types::date_time::{DateTime, Format};
+
+use super::classify::{Context, Reply, Service, classify};
+use super::credentials::Provider;
+use super::failure;
+use crate::error::Class;
+use crate::metrics::{self, Outcome};
+
+/// A difference below this is a network's delay and NTP at work; STS refuses from five minutes on.
+const SKEW_THAT_MATTERS: Duration = Duration::from_mins(1);
+
+/// EC2's way to say that a dry run would have succeeded.
+pub(super) const DRY_RUN: &str = "DryRunOperation";
+
+/// How far the server's clock is ahead of this host's, as its last reply said.
+#[derive(Clone, Default)]
+pub struct Skew {
+    milliseconds: Arc<AtomicI64>,
+    measured: Arc<AtomicBool>,
+    matters: Arc<AtomicBool>,
+}
+
+impl Skew {
+    /// Milliseconds the server is ahead; negative when it is behind, `None` when no reply has come yet.
+    #[must_use]
+    pub fn milliseconds(&self) -> Option<i64> {
+        self.measured.load(Ordering::Relaxed).then(|| self.milliseconds.load(Ordering::Relaxed))
+    }
+
+    /// The server's time, as well as it is known. Small differences are left out: the reply's date has whole seconds.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        let now = SystemTime::now();
+        if !self.matters.load(Ordering::Relaxed) {
+            return now;
+        }
+        let ahead = self.milliseconds.load(Ordering::Relaxed);
+        let by = Duration::from_millis(ahead.unsigned_abs());
+        if ahead >= 0 { now.checked_add(by) } else { now.checked_sub(by) }.unwrap_or(now)
+    }
+
+    /// Takes a new measurement; the sentence to log when a difference begins or ceases to matter.
+    fn measure(&self, server: SystemTime, here: SystemTime) -> Option<String> {
+        let millis = |by: Duration| i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        let ahead = match server.duration_since(here) {
+            Ok(by) => millis(by),
+            Err(error) => -millis(error.duration()),
+        };
+        self.milliseconds.store(ahead, Ordering::Relaxed);
+        self.measured.store(true, Ordering::Relaxed);
+        let matters = ahead.unsigned_abs() >= millis(SKEW_THAT_MATTERS).unsigned_abs();
+        if self.matters.swap(matters, Ordering::Relaxed) == matters {
+            return None;
+        }
+        if !matters {
+            return Some("this host's clock agrees with the server's again".to_owned());
+        }
+        let direction = if ahead > 0 { "behind" } else { "ahead of" };
+        let seconds = ahead.unsigned_abs() / 1000;
+        Some(format!(
+            "this host's clock is {seconds} s {direction} the server's; requests are signed with the server's time: fix NTP"
+        ))
+    }
+}
+
+impl fmt::Debug for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Skew({:?})", self.milliseconds())
+    }
+}
+
+/// The watch over one service of a location.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    pub(super) service: Service,
+    pub(super) context: Arc<Context>,
+    pub(super) metrics: metrics::Location,
+    /// Those the requests are signed with; STS is asked with credentials of the moment, which nobody keeps.
+    pub(super) credentials: Option<Provider>,
+    pub(super) skew: Skew,
+}
+
+/// The credentials a request was signed with were obtained moments ago.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FreshCredentials;
+
+/// One request, from its first attempt to its end.
+#[derive(Debug)]
+struct Running {
+    service: &'static str,
+    operation: String,
+    metrics: metrics::Location,
+    began: Instant,
+    ended: AtomicBool,
+    attempt: Mutex<Attempt>,
+}
+
+#[derive(Debug, Default)]
+struct Attempt {
+    sent: Option<SystemTime>,
+    access_key_id: Option<String>,
+    failed: Option<Class>,
+}
+
+impl Storable for Running {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Running {
+    fn attempt(&self) -> std::sync::MutexGuard<'_, Attempt> {
+        // Nothing that can panic runs under it.
+        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, outcome: Outcome) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.metrics.request(self.service, &self.operation, outcome, self.began.elapsed());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
+
+type Outcomes<'a> = Option<Result<(), &'a OrchestratorError<Erased>>>;
+
+impl Watch {
+    /// The class of an attempt that failed; `None` for one that did not.
+    fn class(&self, outcome: Outcomes<'_>, response: Option<&HttpResponse>, operation: &str) -> Option<Class> {
+        let error = outcome?.err()?;
+        let Some(response) = response.filter(|_| error.is_operation_error() || error.is_response_error()) else {
+            return Some(failure::class_of_transport(error));
+        };
+        let document = response.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+        let code = element(&document, "Code");
+        if code == Some(DRY_RUN) {
+            return None;
+        }
+        let reply = Reply {
+            service: self.service,
+            operation,
+            resource: "",
+            status: Some(response.status().as_u16()),
+            code,
+            message: element(&document, "Message").unwrap_or_default(),
+        };
+        Some(classify(&reply, &failure::context_of(response, &self.context)).class)
+    }
+}
+
+/// The text of the first element of that name: an error document is flat, and short.
+fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    rest.split_once('<').map(|(text, _)| text)
+}
+
+/// `AWS4-HMAC-SHA256 Credential=AKIA…/20261124/…`
+fn signed_with(authorization: &str) -> Option<&str> {
+    authorization.split_once("Credential=")?.1.split('/').next()
+}
+
+impl Intercept for Watch {
+    fn name(&self) -> &'static str {
+        "Watch"
+    }
+
+    fn read_before_execution(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let running = Running {
+            service: self.service.as_str(),
+            operation: config.load::<Metadata>().map_or("unknown", |metadata| metadata.name()).to_owned(),
+            metrics: self.metrics.clone(),
+            began: Instant::now(),
+            ended: AtomicBool::new(false),
+            attempt: Mutex::default(),
+        };
+        config.interceptor_state().store_put(running);
+        Ok(())
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(running) = config.load::<Running>() else { return Ok(()) };
+        let before = std::mem::take(&mut *running.attempt());
+        if let Some(class) = before.failed {
+            self.metrics.retried(self.service.as_str(), class);
+            tracing::debug!(service = self.service.as_str(), operation = running.operation, %class, "trying again");
+        }
+        Ok(())
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(running) = config.load::<Running>() else { return Ok(()) };
+        let key = context.request().headers().get("authorization").and_then(signed_with).map(str::to_owned);
+        *running.attempt() = Attempt { sent: Some(SystemTime::now()), access_key_id: key, failed: None };
+        Ok(())
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.response().headers();
+        let date = headers.get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        let server = date.and_then(|date| SystemTime::try_from(date).ok());
+        let sent = config.load::<Running>().and_then(|running| running.attempt().sent);
+        // A reply out of a cache has the date it was put there.
+        if let (Some(server), Some(sent), None) = (server, sent, headers.get("age")) {
+            let half = SystemTime::now().duration_since(sent).unwrap_or_default() / 2;
+            if let Some(changed) = self.skew.measure(server, sent + half) {
+                tracing::warn!(service = self.service.as_str(), "{changed}");
+            }
+        }
+        Ok(())
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if self.credentials.as_ref().is_some_and(Provider::is_fresh) {
+            context.response_mut().add_extension(FreshCredentials);
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(running) = config.load::<Running>() else { return Ok(()) };
+        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
+        let class = self.class(outcome, context.response(), &running.operation);
+        let mut attempt = running.attempt();
+        attempt.failed = class;
+        if let (Some(Class::CredentialsExpired), Some(provider), Some(key)) =
+            (class, &self.credentials, &attempt.access_key_id)
+        {
+            provider.refused(key);
+        }
+        Ok(())
+    }
+
+    fn read_after_execution(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(running) = config.load::<Running>() else { return Ok(()) };
+        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
+        match self.class(outcome, context.response(), &running.operation) {
+            None => running.end(Outcome::Success),
+            Some(class) => {
+                running.end(Outcome::Failure);
+                self.metrics.failed(self.service.as_str(), class);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ClassifyRetry for Watch {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
+        match self.class(outcome, context.response(), "") {
+            // The attempt's credentials were just dropped: the next one has others.
+            Some(Class::CredentialsExpired) if self.credentials.is_some() => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "Watch"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_document_is_read() {
+        let document = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please</Message></Error>";
+        assert_eq!((element(document, "Code"), element(document, "Message")), (Some("SlowDown"), Some("Please")));
+        assert_eq!((element("", "Code"), element("<Code>", "Code"), element("<html>", "Code")), (None, None, None));
+    }
+
+    #[test]
+    fn the_access_key_is_in_the_signature() {
+        let header =
+            "AWS4-HMAC-SHA256 Credential=ASIA1/20261124/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        assert_eq!(signed_with(header), Some("ASIA1"));
+        assert_eq!(signed_with("Basic dXNlcg=="), None);
+    }
+
+    #[test]
+    fn a_skew_is_told_when_it_begins_and_when_it_ends() {
+        let (skew, here) = (Skew::default(), SystemTime::now());
+        assert_eq!(skew.milliseconds(), None);
+        let minutes = |n| Duration::from_mins(n);
+        assert_eq!(skew.measure(here + Duration::from_secs(59), here), None);
+        assert_eq!(skew.milliseconds(), Some(59_000));
+        let told = skew.measure(here + minutes(10), here).unwrap();
+        assert!(told.contains("600 s behind"), "{told}");
+        assert!(skew.now() > here + minutes(9));
+        assert_eq!(skew.measure(here + minutes(10), here), None, "said once");
+        assert!(skew.measure(here, here).unwrap().contains("agrees"));
+        assert!(skew.measure(here, here + minutes(10)).unwrap().contains("600 s ahead of"));
+        assert!(skew.now() < here);
+    }
+}

@@ -1,0 +1,85 @@
+//! What one stream of a backup takes of the budget: its pipeline, and one part to send.
+
+use crate::format::index::{MAX_CHUNK, max_stored};
+
+/// A block of the reader holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part
+/// of it.
+pub const BLOCK: usize = 2 * MAX_CHUNK as usize;
+
+/// One is cut and hashed while the other is filled.
+pub const BLOCKS: usize = 2;
+
+/// A frame being made, and one being sent.
+const LEAST_WINDOW: usize = 2;
+
+/// The longest queue between the cutter and the uploader: more only costs memory.
+const MOST_WINDOW: usize = 64;
+
+/// A frame is at most so long.
+const FRAME: u64 = max_stored(MAX_CHUNK) as u64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Chunks in flight between the cutter and the upload.
+    pub window: usize,
+    /// What to reserve before reading anything.
+    pub bytes: u64,
+}
+
+/// The smallest budget in which one stream with such parts runs. The configuration is refused below it.
+#[must_use]
+pub const fn least(part_size: u64) -> u64 {
+    bytes(LEAST_WINDOW, part_size)
+}
+
+const fn bytes(window: usize, part_size: u64) -> u64 {
+    (BLOCKS * BLOCK) as u64 + window as u64 * FRAME + part_size
+}
+
+/// For a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
+/// the pipeline would take more than half of the budget, or leave no room for a part.
+#[must_use]
+pub fn plan(total: u64, part_size: u64, threads: usize) -> Plan {
+    let blocks = (BLOCKS * BLOCK) as u64;
+    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / FRAME;
+    let affordable = usize::try_from(frames).unwrap_or(MOST_WINDOW);
+    let window = (threads + 2).min(affordable).clamp(LEAST_WINDOW, MOST_WINDOW);
+    Plan { window, bytes: bytes(window, part_size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    proptest! {
+        /// What the configuration accepts, a run gets.
+        #[test]
+        fn whatever_is_not_refused_fits(part in 5_u64..1024, spare in 0_u64..4096, threads in 1_usize..1024) {
+            let part_size = part * MIB;
+            let total = least(part_size) + spare * MIB / 7;
+            let plan = plan(total, part_size, threads);
+            prop_assert!(plan.bytes <= total, "{plan:?} of {total}");
+            prop_assert!((LEAST_WINDOW..=MOST_WINDOW).contains(&plan.window));
+        }
+    }
+
+    #[test]
+    fn the_usual_ones() {
+        for (total, part, threads, window) in [
+            (256, 16, 2, 4),
+            (256, 16, 32, 27),
+            (64, 5, 2, 3),
+            (1024, 16, 64, 64),
+            (least(16 * MIB) / MIB + 1, 16, 8, 2),
+        ] {
+            assert_eq!(plan(total * MIB, part * MIB, threads).window, window, "{total} MiB, {threads} threads");
+        }
+        let least = least(5 * MIB);
+        assert_eq!(plan(least, 5 * MIB, 8).bytes, least, "the same number");
+        assert!(plan(least - 1, 5 * MIB, 8).bytes > least - 1);
+    }
+}

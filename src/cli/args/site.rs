@@ -1,0 +1,62 @@
+//! `penstock validate` and `penstock policy`.
+
+use clap::{Args, ValueEnum};
+
+/// Prove locations: every permission, connection and credential that Penstock needs there.
+///
+/// Each check is real: objects and uploads are made below `PREFIX/CLUSTER/.validate/` and removed again, EC2 is asked with `DryRun`.
+/// The exit code is that of the first failure's class.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Validate {
+    /// Which locations; all of them where none is named.
+    #[arg(value_name = "LOCATION")]
+    pub(in crate::cli) locations: Vec<String>,
+    /// Leave out what the site does not use: `ec2` where there are no EBS volumes.
+    #[arg(long, value_enum)]
+    pub(in crate::cli) skip: Vec<Skipped>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Skipped {
+    Ec2,
+}
+
+/// Print IAM policies for a location, ready to paste.
+///
+/// Without options: what the location's role may do, and nothing more. `--trust --account 333333333333 --external-id ID` prints the
+/// trust policy of that role: for one account (`--account` its own, with `--role` of the nodes or pods), for several
+/// (`--account` the one that has to name the external ID, `--also` each that need not), or for a user outside AWS (`--user`). `--caller` prints
+/// what the base credentials, and each role before the last, need in order to assume the next one.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Policy {
+    /// The location; needed only where the configuration has several.
+    #[arg(long)]
+    pub(in crate::cli) location: Option<String>,
+    /// The key that the bucket or the location encrypts with; the location's `kms_key_id` where that is an ARN.
+    #[arg(long, value_name = "ARN", conflicts_with_all = ["trust", "caller"])]
+    pub(in crate::cli) kms_key: Option<String>,
+    /// Leave out the actions of EBS snapshots.
+    #[arg(long, value_enum, conflicts_with_all = ["trust", "caller"])]
+    pub(in crate::cli) skip: Vec<Skipped>,
+    /// The trust policy instead: who may assume the role.
+    #[arg(long, requires = "account", conflicts_with = "caller")]
+    pub(in crate::cli) trust: bool,
+    /// The account that is trusted: all of it, unless --role or --user names one.
+    #[arg(long, value_name = "ACCOUNT", requires = "trust")]
+    pub(in crate::cli) account: Option<String>,
+    /// Trust only this role of --account.
+    #[arg(long, value_name = "NAME", requires = "trust", conflicts_with = "user")]
+    pub(in crate::cli) role: Option<String>,
+    /// Trust only this user of --account.
+    #[arg(long, value_name = "NAME", requires = "trust")]
+    pub(in crate::cli) user: Option<String>,
+    /// The external ID that --account has to name.
+    #[arg(long, value_name = "ID", requires = "trust")]
+    pub(in crate::cli) external_id: Option<String>,
+    /// Trust this account, or this role of it, too, without an external ID; may be repeated.
+    #[arg(long, value_name = "ACCOUNT[/ROLE]", requires = "trust")]
+    pub(in crate::cli) also: Vec<String>,
+    /// What the callers need instead: the base credentials, and each role before the last.
+    #[arg(long)]
+    pub(in crate::cli) caller: bool,
+}

@@ -1,0 +1,87 @@
+//! `penstock sweep`, and what `penstock backup` sweeps at its end.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::output::Done;
+use super::session::Open;
+use super::{Failure, args, session};
+use crate::config::{Config, Location};
+use crate::error::Class;
+use crate::limits::Bandwidth;
+use crate::metrics::Metrics;
+use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
+
+pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Abort };
+    let open = open(config, config.locations.values(), &Metrics::new())?;
+    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
+    let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
+    let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
+    let done =
+        Done::new(text, json!({ "dry_run": args.dry_run, "uploads": swept.iter().map(value).collect::<Vec<_>>() }));
+    Ok(match swept.iter().find_map(|one| class(&one.fate)) {
+        Some(class) => done.code(class.exit_code()),
+        None if swept.iter().any(|one| matches!(one.fate, Fate::Unknown)) => done.something_failed(),
+        None => done,
+    })
+}
+
+/// Every configured location. Those that are `used` must be fit to be connected to, others that are not are left out.
+pub(super) fn open<'a>(
+    config: &'a Config,
+    used: impl Iterator<Item = &'a Location>,
+    metrics: &Metrics,
+) -> Result<Vec<Open>, Failure> {
+    let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
+    // One line for all of them.
+    let bandwidth = config.limits.bandwidth.map(Bandwidth::new);
+    let mut all = Vec::new();
+    for location in config.locations.values() {
+        match session::open(config, location, bandwidth.as_ref(), metrics) {
+            Ok(open) => all.push(open),
+            Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
+            Err(_) => tracing::warn!(
+                location = location.name,
+                "this location cannot be used, so it is not swept: see `penstock validate`"
+            ),
+        }
+    }
+    Ok(all)
+}
+
+/// After a backup: what an earlier one left. What goes wrong is in the log, and not the backup's failure.
+pub(super) async fn after_backup(config: &Config, open: Vec<Open>) {
+    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
+    match sweep::sweep(&config.state_dir, &places, Mode::Abort).await {
+        Ok(swept) if swept.is_empty() => {}
+        Ok(swept) => tracing::info!(uploads = swept.len(), "swept interrupted uploads"),
+        Err(error) => tracing::error!(%error, "interrupted uploads could not be swept"),
+    }
+}
+
+const fn class(fate: &Fate) -> Option<Class> {
+    match fate {
+        Fate::Failed(report) => Some(report.class),
+        Fate::Aborted | Fate::WouldAbort | Fate::Nothing | Fate::Unknown => None,
+    }
+}
+
+fn line(swept: &Swept) -> String {
+    let Swept { location, key, id, begun, fate } = swept;
+    let id = id.as_ref().map_or("no ID", |id| id.0.as_str());
+    let begun = begun.map_or_else(|| "-".to_owned(), |begun| format!("{begun:.0}"));
+    let why =
+        if let Fate::Failed(report) = fate { format!("  {}: {}", report.class, report.message) } else { String::new() };
+    format!("{:<13}  {begun:<20}  {location}  {key}  {id}{why}\n", fate.as_str())
+}
+
+fn value(swept: &Swept) -> Value {
+    let Swept { location, key, id, begun, fate } = swept;
+    let error = if let Fate::Failed(report) = fate { Some(report) } else { None };
+    json!({
+        "location": location, "key": key, "upload_id": id.as_ref().map(|id| &id.0), "begun": begun,
+        "outcome": fate.as_str(), "error": error,
+    })
+}

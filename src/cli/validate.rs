@@ -1,0 +1,94 @@
+//! `penstock validate` and `penstock policy`.
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Policy, Skipped, Validate};
+use super::output::Done;
+use super::{Failure, session};
+use crate::aws::{self, AwsLocation};
+use crate::config::{Config, Location};
+use crate::error::Classify as _;
+use crate::metrics::Metrics;
+use crate::policy::{self, Principal, Snapshots, Trusted};
+use crate::validate::{Proof, Skip, Whose, prove};
+
+/// The named locations, or all of them, one after the other.
+pub(super) async fn validate(config: &Config, args: &Validate, cancel: &CancellationToken) -> Result<Done, Failure> {
+    let locations = if args.locations.is_empty() {
+        config.locations.values().collect()
+    } else {
+        args.locations.iter().map(|name| session::location(config, Some(name))).collect::<Result<Vec<_>, _>>()?
+    };
+    let skip = if args.skip.contains(&Skipped::Ec2) { Skip::Ec2 } else { Skip::Nothing };
+    let mut proofs = Vec::new();
+    for location in locations {
+        if !cancel.is_cancelled() {
+            proofs.push(one(config, location, skip, cancel).await);
+        }
+    }
+    let text: Vec<_> = proofs.iter().map(Proof::to_text).collect();
+    let json = json!({ "locations": proofs.iter().map(Proof::to_json).collect::<Vec<_>>() });
+    let done = Done::new(text.join("\n"), json);
+    let first = proofs.iter().find_map(Proof::first_failure);
+    Ok(match first {
+        Some(report) => done.code(report.class.exit_code()),
+        None => done,
+    })
+}
+
+async fn one(config: &Config, location: &Location, skip: Skip, cancel: &CancellationToken) -> Proof {
+    let metrics = Metrics::new().location(&location.name);
+    let connected = match AwsLocation::connect(location, metrics) {
+        Ok(connected) => connected,
+        Err(error) => {
+            let check = match error {
+                aws::Error::Bundle { .. } => "certificate",
+                aws::Error::Proxy { .. } | aws::Error::Url { .. } => "configuration",
+            };
+            return Proof::refused(&location.name, check, error.report());
+        }
+    };
+    let whose = Whose { cluster: &config.cluster, node: &config.node };
+    let store = connected.store();
+    prove(location, whose, &connected, &store, skip, cancel).await
+}
+
+pub(super) fn policy(config: &Config, args: &Policy) -> Result<Done, Failure> {
+    let location = session::location(config, args.location.as_deref())?;
+    let refused = |error: policy::Error| Failure::Usage(error.to_string());
+    if args.caller {
+        return policy::callers(location).map(Done::json).map_err(refused);
+    }
+    if args.trust {
+        return policy::trust(location, &trusted(args)).map(Done::json).map_err(refused);
+    }
+    let configured = location.encryption.kms_key_id.as_deref();
+    let key = args.kms_key.as_deref().or(configured.filter(|key| key.starts_with("arn:")));
+    if let (Some(id), None) = (configured, key) {
+        let message = format!("the location's key is {id:?}, and a policy needs its ARN: give it with --kms-key");
+        return Err(Failure::Usage(message));
+    }
+    let snapshots = if args.skip.contains(&Skipped::Ec2) { Snapshots::No } else { Snapshots::Yes };
+    policy::permissions(location, key, snapshots).map(Done::json).map_err(refused)
+}
+
+fn trusted(args: &Policy) -> Vec<Trusted> {
+    let who = match (&args.role, &args.user) {
+        (Some(role), _) => Principal::Role(role.clone()),
+        (None, Some(user)) => Principal::User(user.clone()),
+        (None, None) => Principal::Account,
+    };
+    let first = args.account.iter().map(|account| Trusted {
+        account: account.clone(),
+        who: who.clone(),
+        external_id: args.external_id.clone(),
+    });
+    let also = args.also.iter().map(|also| match also.split_once('/') {
+        None => Trusted { account: also.clone(), who: Principal::Account, external_id: None },
+        Some((account, role)) => {
+            Trusted { account: account.to_owned(), who: Principal::Role(role.to_owned()), external_id: None }
+        }
+    });
+    first.chain(also).collect()
+}

@@ -1,0 +1,78 @@
+//! Why a run committed nothing.
+
+use std::time::Duration;
+
+use super::hooks;
+use crate::budget::TooSmall;
+use crate::error::{Class, Classify, Report};
+use crate::format::key::Name;
+use crate::stream::encode;
+use crate::{catalog, download, snapshot, store, upload};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("item {item}: {error}")]
+    Source {
+        item: Name,
+        #[source]
+        error: crate::source::Error,
+    },
+    #[error("item {item}: {error}")]
+    Snapshot {
+        item: Name,
+        #[source]
+        error: Box<snapshot::Error>,
+    },
+    #[error(transparent)]
+    Snapshots(snapshot::Error),
+    #[error(transparent)]
+    Stream(encode::Error),
+    #[error(transparent)]
+    Upload(#[from] upload::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Parent(#[from] download::Error),
+    #[error("not enough memory for one stream: {0}")]
+    Memory(#[from] TooSmall),
+    #[error("{action}: {error}")]
+    Local {
+        action: &'static str,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("job {job}: no source matched anything: {patterns}")]
+    Nothing { job: Name, patterns: String },
+    #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
+    Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
+    #[error("cancelled; nothing was committed")]
+    Cancelled,
+    #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
+    Timeout { job: Name, limit: Duration },
+}
+
+impl Classify for Error {
+    fn report(&self) -> Report {
+        match self {
+            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Snapshots(error) => error.report(),
+            Self::Stream(error) => error.report(),
+            Self::Upload(error) => error.report(),
+            Self::Store(error) => error.report(),
+            Self::Catalog(error) => error.report(),
+            Self::Parent(error) => error.report(),
+            Self::Memory(_) => Report::new(Class::Config, self.to_string())
+                .remedy("raise limits.memory, or lower upload.part_size or limits.compression_threads"),
+            Self::Local { .. } => Report::new(Class::Local, self.to_string()),
+            Self::Nothing { .. } => {
+                Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
+            }
+            Self::Hook { class, .. } => Report::new(*class, self.to_string()),
+            Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
+            Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
+        }
+    }
+}

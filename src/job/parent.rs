@@ -1,0 +1,360 @@
+//! What a run takes over from the backups before it.
+//!
+//! - **Which**: for each item, the last committed backup of the chain that has it and whose index can be read. Its objects are looked
+//!   for in the listing of the chain that is made anyway; what lies in one that is missing, or of another size, is stored again.
+//! - **Compaction**: so is what lies in an object of which less than `min_live` is live. That is all there is: nothing refers to
+//!   the object any more then, and it goes with the backups that still do.
+//! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the one before it is
+//!   asked; without any, the backup is a full one. A store that cannot be reached fails the run, as it would anywhere else.
+//! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, out of the budget and reserved together with the stream's own. Where the
+//!   whole budget is too small for that, the backup is a full one and says so.
+//! - **Requests**: one listing (of each thousand objects), one GET of the manifest, one of each item's index.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Context, Error, Run};
+use crate::budget::Reservation;
+use crate::catalog::{self, Catalog, Entry, Found, Scope};
+use crate::config;
+use crate::download;
+use crate::download::index::{self, IndexFile, Records};
+use crate::error::{Class, Classify as _};
+use crate::format::index::{FileEntry, FileTime, IndexError, Record};
+use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey};
+use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
+use crate::format::table::ChunkTable;
+use crate::source::tree;
+
+/// Manifests that are read to find an item: one that has not been there for so long is new.
+const LOOK_BACK: usize = 8;
+
+/// What a run may use of the backups before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// A full backup.
+    Nothing,
+    /// Chunks; every file is read.
+    Chunks,
+    /// Chunks, and files that have not changed are not read.
+    Files,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub reuse: Reuse,
+    /// After so long since the last full backup, the next one is full. `None`: never.
+    pub full_every: Option<Duration>,
+    /// Thousandths of an object that must be live for this backup to refer to it.
+    pub min_live: u16,
+    /// How long before the parent's start a file must have been left alone to count as unchanged.
+    pub settle: Duration,
+}
+
+/// The coarsest times of a file system (FAT's, 2 s), and a file server's clock that is not quite ours.
+const SETTLE: Duration = Duration::from_secs(3);
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { reuse: Reuse::Files, full_every: None, min_live: config::MIN_LIVE, settle: SETTLE }
+    }
+}
+
+/// The chain's backups, newest first; they are listed and read as they are asked for.
+pub(super) struct Ancestors {
+    catalog: Catalog,
+    chain: Chain,
+    policy: Policy,
+    /// When the run started.
+    now: Timestamp,
+    /// `None`: not listed yet.
+    unread: Option<std::vec::IntoIter<Entry>>,
+    read: Vec<Arc<Manifest>>,
+    /// What the listing says of the chain's objects.
+    sizes: HashMap<ObjectKey, u64>,
+}
+
+/// One item's stream in an earlier backup, ready to be referred to.
+pub(super) struct Parent {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) chunks: Arc<ChunkTable>,
+    stream: Stream,
+    index: IndexFile,
+    /// What it has warned about; `None`: that is not all known.
+    doubtful: Option<HashSet<String>>,
+}
+
+/// Whether a failure is the parent's own.
+fn excusable(class: Class) -> bool {
+    matches!(
+        class,
+        Class::Integrity
+            | Class::NotFound
+            | Class::Compat
+            | Class::AccessDenied
+            | Class::KmsDenied
+            | Class::KmsKeyState
+            | Class::KmsConfig
+    )
+}
+
+impl Ancestors {
+    pub(super) fn new(context: &Context, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
+        let Context { store, prefix, cluster, .. } = context;
+        let catalog = Catalog { store: Arc::clone(store), prefix: prefix.clone(), cluster: cluster.clone() };
+        let unread = (policy.reuse == Reuse::Nothing).then(|| Vec::new().into_iter());
+        Self { catalog, chain: chain.clone(), policy, now, unread, read: Vec::new(), sizes: HashMap::new() }
+    }
+
+    /// The newest backup that has the item, of those behind the first `depth` that could be read; and how many that makes.
+    async fn candidate(
+        &mut self,
+        item: &Name,
+        mut depth: usize,
+    ) -> Result<Option<(Arc<Manifest>, usize)>, catalog::Error> {
+        loop {
+            if depth >= self.read.len() && !self.read_next().await? {
+                return Ok(None);
+            }
+            let manifest = &self.read[depth];
+            depth += 1;
+            if stream_of(manifest, item).is_some() {
+                return Ok(Some((Arc::clone(manifest), depth)));
+            }
+        }
+    }
+
+    /// `false` when there is none. One that is refused is not asked for again.
+    async fn read_next(&mut self) -> Result<bool, catalog::Error> {
+        if self.unread.is_none() {
+            // Once, also when it fails.
+            self.unread = Some(Vec::new().into_iter());
+            self.unread = Some(self.list().await?.into_iter());
+        }
+        let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
+        let manifest = self.catalog.manifest(&entry).await?;
+        if self.read.is_empty() && full_is_due(&manifest, self.policy.full_every, self.now) {
+            tracing::info!(every = ?self.policy.full_every, last = %base(&manifest), "a full backup is due");
+            self.unread = Some(Vec::new().into_iter());
+            return Ok(false);
+        }
+        self.read.push(Arc::new(manifest));
+        Ok(true)
+    }
+
+    /// The chain's backups, newest first, and on the way the sizes of all its objects.
+    async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
+        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let mut entries = Vec::new();
+        let sizes = &mut self.sizes;
+        let visit = |found: Found| {
+            if found.kind == Kind::Manifest {
+                entries.push(found.entry());
+            }
+            sizes.insert(found.key, found.size);
+        };
+        self.catalog.walk(scope, visit).await?;
+        entries.sort_by(|a, b| b.id.cmp(&a.id));
+        entries.truncate(LOOK_BACK);
+        Ok(entries)
+    }
+
+    /// Why an object is not what it was, by the listing.
+    fn complaint(&self, object: &DataObject) -> Option<String> {
+        match self.sizes.get(&object.key) {
+            None => Some("is missing".to_owned()),
+            Some(size) if *size != object.size => Some(format!("has {size} bytes; expected {}", object.size)),
+            Some(_) => None,
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Reserves `bytes` and whatever the item's parent needs, and opens the parent if there is one.
+    pub(super) async fn parent(
+        &mut self,
+        item: &Name,
+        bytes: u64,
+        warnings: &mut Warnings,
+    ) -> Result<(Reservation, Option<Parent>), Error> {
+        let mut depth = 0;
+        loop {
+            let error = match self.try_parent(item, &mut depth, bytes, warnings).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if !excusable(error.class()) {
+                return Err(error);
+            }
+            self.warn(item, "", format!("an earlier backup cannot be built on: {error}"), warnings);
+        }
+    }
+
+    async fn try_parent(
+        &mut self,
+        item: &Name,
+        depth: &mut usize,
+        bytes: u64,
+        warnings: &mut Warnings,
+    ) -> Result<(Reservation, Option<Parent>), Error> {
+        let budget = &self.context.budget;
+        let Some((manifest, deeper)) = self.ancestors.candidate(item, *depth).await? else {
+            return Ok((budget.reserve(bytes).await?, None));
+        };
+        *depth = deeper;
+        let Some((old, stream)) = stream_of(&manifest, item) else { return Err(download::Error::Stopped.into()) };
+        let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
+        let wanted = bytes.saturating_add(table);
+        if wanted > budget.total() {
+            let reservation = budget.reserve(bytes).await?;
+            let message = format!(
+                "this is a full backup, for the table of the {} chunks that {} has needs {table} bytes of memory; raise limits.memory to {wanted}",
+                stream.chunks, manifest.id
+            );
+            self.warn(item, "", message, warnings);
+            return Ok((reservation, None));
+        }
+        let reservation = budget.reserve(wanted).await?;
+        let Context { store, pool, .. } = self.context;
+        let download = download::Context {
+            store: Arc::clone(store),
+            budget: budget.clone(),
+            pool: Arc::clone(pool),
+            concurrency: 1,
+        };
+        let index = index::fetch(&download, stream).await?;
+        let let_go = self.let_go(item, stream, warnings);
+        let (records, stream) = (index.open(stream)?, stream.clone());
+        let of_file = index.clone();
+        let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &let_go));
+        let chunks = Arc::new(chunks.await.map_err(|_| download::Error::Stopped)??);
+        let doubtful = doubtful(&manifest, old);
+        tracing::info!(%item, parent = %manifest.id, chunks = chunks.len(), "incremental");
+        Ok((reservation, Some(Parent { manifest, chunks, stream, index, doubtful })))
+    }
+
+    /// For each of the stream's objects, whether nothing may refer to it any more.
+    fn let_go(&mut self, item: &Name, stream: &Stream, warnings: &mut Warnings) -> Vec<bool> {
+        let min_live = self.spec.parent.min_live;
+        let judge = |object: &DataObject| {
+            if let Some(complaint) = self.ancestors.complaint(object) {
+                let message = format!("an object of an earlier backup {complaint}; what was in it is stored again");
+                self.warn(item, object.key.as_str(), message, warnings);
+                return true;
+            }
+            if wasted(object, min_live) {
+                tracing::info!(key = %object.key, size = object.size, live = object.live_bytes, "letting go of an object");
+                return true;
+            }
+            false
+        };
+        stream.objects.iter().map(judge).collect()
+    }
+}
+
+impl Parent {
+    /// The objects that the table counts by position.
+    pub(super) fn objects(&self) -> &[DataObject] {
+        &self.stream.objects
+    }
+
+    /// What a tree needs to pass over what has not changed.
+    pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
+        let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
+        let files = Files { records: Some(self.index.open(&self.stream)?), index: self.index.clone() };
+        let settled = settled(self.manifest.started, policy.settle);
+        Ok(Some(tree::Parent { chunks: Arc::clone(&self.chunks), files: Box::new(files), settled, doubtful }))
+    }
+}
+
+fn settled(started: Timestamp, settle: Duration) -> FileTime {
+    let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
+    let time = started.checked_sub(settle).unwrap_or(Timestamp::MIN);
+    let whole = time.as_nanosecond().div_euclid(1_000_000_000);
+    let nanoseconds = u32::try_from(time.as_nanosecond().rem_euclid(1_000_000_000)).unwrap_or(0);
+    FileTime { seconds: i64::try_from(whole).unwrap_or(i64::MIN), nanoseconds }
+}
+
+/// The members of an index that has been read once already.
+struct Files {
+    records: Option<Records>,
+    index: IndexFile,
+}
+
+impl Iterator for Files {
+    type Item = FileEntry;
+
+    fn next(&mut self) -> Option<FileEntry> {
+        loop {
+            match self.records.as_mut()?.next_record() {
+                Ok(Some(Record::File(file))) => return Some(file),
+                Ok(Some(_)) => {}
+                Ok(None) => self.records = None,
+                Err(error) => {
+                    // Its copy on this machine: what is left of the tree is read as if it were new.
+                    tracing::warn!(error = %self.index.refused(error), "the parent's list of files ends early");
+                    self.records = None;
+                }
+            }
+        }
+    }
+}
+
+/// Reads the whole index, which checks it. On a thread that may block.
+fn read_table(mut records: Records, index: &IndexFile, let_go: &[bool]) -> Result<ChunkTable, download::Error> {
+    let mut chunks = Vec::new();
+    while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
+        if let Record::Chunk(chunk) = record {
+            // An eighth more at a time: what has been paid for is one table, not the two that doubling would need.
+            if chunks.len() == chunks.capacity() {
+                chunks.reserve_exact(1024 + chunks.len() / 8);
+            }
+            chunks.push(chunk);
+        }
+    }
+    let gone = |object: u32| let_go.get(object as usize).copied().unwrap_or(true);
+    ChunkTable::new(chunks, gone).map_err(|chunks| {
+        let reason = format!("it has {} chunks; at most 2^32 can be looked up", chunks.len());
+        index.refused(IndexError::Record { record: 0, reason })
+    })
+}
+
+fn stream_of<'a>(manifest: &'a Manifest, item: &Name) -> Option<(&'a Item, &'a Stream)> {
+    manifest.streams().find(|(found, _)| found.name == *item)
+}
+
+/// The full backup that a backup goes back to.
+pub(super) fn base(manifest: &Manifest) -> &BackupId {
+    manifest.base.as_ref().unwrap_or(&manifest.id)
+}
+
+fn full_is_due(parent: &Manifest, every: Option<Duration>, now: Timestamp) -> bool {
+    let (Some(every), Some(full)) = (every, base(parent).started()) else { return false };
+    SignedDuration::try_from(every).is_ok_and(|every| now.duration_since(full) >= every)
+}
+
+/// Whether too little of an object is live for it to be kept.
+fn wasted(object: &DataObject, min_live: u16) -> bool {
+    u128::from(object.live_bytes) * 1000 < u128::from(object.size) * u128::from(min_live)
+}
+
+/// What a backup has warned about in one item, by the path in its archive; `None` when that is not all known.
+fn doubtful(manifest: &Manifest, item: &Item) -> Option<HashSet<String>> {
+    let Warnings { count, list } = &manifest.warnings;
+    let SourceDescription::Tree { path: root } = &item.source else { return Some(HashSet::new()) };
+    let mine = || list.iter().filter(|warning| warning.item == item.name);
+    if *count > list.len() as u64 || mine().any(|warning| warning.path.is_empty()) {
+        return None;
+    }
+    let relative = |warning: &Warning| {
+        let below = warning.path.strip_prefix(root.trim_end_matches('/'))?;
+        Some(if below.is_empty() { ".".to_owned() } else { below.strip_prefix('/')?.to_owned() })
+    };
+    Some(mine().filter_map(relative).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::budget::Budget;
+use crate::checksum::Algorithm;
+use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use crate::download::testing::{item, manifest, noise};
+use crate::job::{Hooks, Progress, Snapshots, Spec, run};
+use crate::metrics::Metrics;
+use crate::retry::Endpoint;
+use crate::store::memory::MemoryStore;
+use crate::stream::frame::Compression;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn object(size: u64, live_bytes: u64) -> DataObject {
+    DataObject { key: ObjectKey::new("o"), size, crc64nvme: [0; 8], live_bytes }
+}
+
+#[test]
+fn a_full_backup_is_due_so_long_after_the_last_one() {
+    let day = |days: u64| Some(Duration::from_hours(24 * days));
+    let now = time("2026-11-23T02:30:00Z");
+    let full = Manifest { id: BackupId::new(time("2026-10-24T02:30:00Z"), 0), ..manifest(Vec::new()) };
+    let base = Some(full.id.clone());
+    let incremental = Manifest { id: BackupId::new(time("2026-11-22T02:30:00Z"), 0), base, ..full.clone() };
+    for (parent, every, due) in [
+        (&full, None, false),
+        (&full, day(30), true),
+        (&full, day(31), false),
+        (&incremental, day(30), true),
+        (&incremental, day(31), false),
+    ] {
+        assert_eq!(full_is_due(parent, every, now), due, "{every:?}");
+    }
+}
+
+#[test]
+fn an_object_is_wasted_below_the_share() {
+    for (size, live, min_live, expected) in [
+        (1000, 299, 300, true),
+        (1000, 300, 300, false),
+        (1000, 0, 0, false),
+        (1000, 999, 1000, true),
+        (1000, 1000, 1000, false),
+        (0, 0, 300, false),
+        (u64::MAX, u64::MAX, 1000, false),
+    ] {
+        assert_eq!(wasted(&object(size, live), min_live), expected, "{live} of {size}, {min_live}");
+    }
+}
+
+#[test]
+fn what_is_settled_changed_before_the_parent_began() {
+    let at = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
+    assert_eq!(settled(time("1970-01-01T00:01:40.5Z"), Duration::from_secs(3)), at(97, 500_000_000));
+    assert_eq!(settled(time("1970-01-01T00:00:00.5Z"), Duration::from_secs(3)), at(-3, 500_000_000));
+    assert!(settled(Timestamp::MIN, Duration::MAX) < at(0, 0));
+}
+
+#[test]
+fn what_was_warned_about_is_doubtful() {
+    let tree = item("a", SourceDescription::Tree { path: "/data/x".to_owned() }, None);
+    let doubt = |paths: &[(&str, &str)], count| {
+        let warning = |(item, path): &(&str, &str)| Warning {
+            item: name(item),
+            path: (*path).to_owned(),
+            message: String::new(),
+        };
+        let warnings = Warnings { count, list: paths.iter().map(warning).collect() };
+        let mut found: Vec<String> =
+            doubtful(&Manifest { warnings, ..manifest(Vec::new()) }, &tree)?.into_iter().collect();
+        found.sort();
+        Some(found)
+    };
+    let some = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
+    assert_eq!(doubt(&[], 0), some(&[]));
+    let paths = [("a", "/data/x/y/z"), ("b", "/data/x/other"), ("a", "/data/x"), ("a", "fleet/c/j/n/id/a.index.zst")];
+    assert_eq!(doubt(&paths, 4), some(&[".", "y/z"]));
+    assert_eq!(doubt(&[("a", "/data/x/y")], 2), None, "more than are listed");
+    assert_eq!(doubt(&[("a", "")], 1), None, "somewhere");
+    assert_eq!(doubt(&[("b", "")], 1), some(&[]), "in another item");
+}
+
+fn context(memory: u64) -> Context {
+    Context {
+        store: Arc::new(MemoryStore::new()),
+        budget: Budget::new(memory),
+        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
+        prefix: String::new(),
+        cluster: name("c"),
+        node: name("n"),
+        upload: Upload {
+            part_size: 5 << 20,
+            concurrency: Concurrency::AtMost(1),
+            object_size: 1 << 30,
+            sign_payload: SignPayload::Auto,
+        },
+        checksum: Algorithm::default(),
+        metrics: Metrics::new(),
+        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
+        journal: None,
+        snapshots: Snapshots::none(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_does_not_fit_makes_a_full_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, noise(60 << 20, 1)).unwrap();
+    // Enough for a stream, not for the table of the sixty chunks or so.
+    let least = crate::budget::stream::least(5 << 20);
+    let mut context = context(least.next_multiple_of(1024));
+    assert_eq!(context.memory().bytes, least, "the window is the smallest one");
+    let spec = Spec {
+        job: name("j"),
+        sources: vec![Source { name: name("file"), kind: SourceKind::File { path } }],
+        compression: Compression::None,
+        timeout: None,
+        hooks: Hooks::default(),
+        parent: Policy::default(),
+    };
+    let progress = Arc::new(Progress::default());
+    let first = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    let second = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    assert_eq!((second.parent, second.warnings.count), (None, 1));
+    assert!(second.warnings.list[0].message.contains("raise limits.memory to"), "{:?}", second.warnings);
+    context.budget = Budget::new(least + (64 << 10));
+    let third = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    assert_eq!((third.parent.as_ref(), third.warnings.count), (Some(&second.id), 0));
+    let (_, stream) = third.streams().next().unwrap();
+    assert_eq!((stream.new_bytes, stream.objects.len()), (0, 1));
+    assert!(first.id < second.id);
+}
+
+#[test]
+fn only_what_is_the_parents_own_fault_is_excused() {
+    let excused: Vec<Class> = Class::ALL.into_iter().filter(|class| excusable(*class)).collect();
+    assert!(excused.contains(&Class::Integrity) && excused.contains(&Class::NotFound));
+    for class in
+        [Class::Transient, Class::Throttled, Class::CredentialsExpired, Class::Tls, Class::Local, Class::Cancelled]
+    {
+        assert!(!excused.contains(&class), "{class}");
+    }
+}

@@ -1,0 +1,245 @@
+//! IAM policies made for the user, as JSON to paste: what the role may do, who may assume it, what its caller may do.
+//!
+//! The permission policy is the whole list of what Penstock ever asks for; `tests/suite/layouts.rs` runs it under exactly these.
+
+use serde_json::{Value, json};
+
+use crate::config::Location;
+use crate::site::Ec2Action;
+
+/// What a backup location's objects need; each is proven by `penstock validate`.
+const OBJECT_ACTIONS: [&str; 5] =
+    ["s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
+
+/// A multipart upload reads its data key back: PutObject alone would do without Decrypt.
+const KEY_ACTIONS: [&str; 2] = ["kms:GenerateDataKey", "kms:Decrypt"];
+
+/// Whether the role takes EBS snapshots too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshots {
+    Yes,
+    No,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{0:?} is not an account: expected 12 digits")]
+    Account(String),
+    #[error("{0:?} is not a KMS key's ARN: a policy needs it in full, arn:aws:kms:REGION:ACCOUNT:key/ID")]
+    Key(String),
+    #[error("the external ID {0}")]
+    ExternalId(String),
+    #[error("{0}")]
+    Principal(String),
+    #[error("location {0} assumes no role, so that its credentials need no policy to assume one")]
+    NoHop(String),
+}
+
+/// `arn:aws`, `arn:aws-cn`, `arn:aws-us-gov`: as the region's partition has it.
+fn partition(region: &str) -> &'static str {
+    match region {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        region if region.starts_with("eusc-") => "aws-eusc",
+        _ => "aws",
+    }
+}
+
+fn document(statements: Vec<Value>) -> Value {
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+/// What the location's role may do, and nothing more. `kms_key` is the key of the bucket's or the location's encryption.
+///
+/// # Errors
+/// When `kms_key` is no ARN: an ID or an alias says nothing to IAM.
+pub fn permissions(location: &Location, kms_key: Option<&str>, snapshots: Snapshots) -> Result<Value, Error> {
+    let bucket = format!("arn:{}:s3:::{}", partition(&location.region), location.bucket);
+    let mut statements = vec![
+        json!({ "Sid": "Objects", "Effect": "Allow", "Action": OBJECT_ACTIONS, "Resource": format!("{bucket}/*") }),
+        json!({ "Sid": "Bucket", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket }),
+    ];
+    if let Some(key) = kms_key {
+        let parts: Vec<_> = key.split(':').collect();
+        if parts.len() != 6 || parts[0] != "arn" || parts[2] != "kms" || !parts[5].starts_with("key/") {
+            return Err(Error::Key(key.to_owned()));
+        }
+        statements.push(json!({ "Sid": "Key", "Effect": "Allow", "Action": KEY_ACTIONS, "Resource": key }));
+    }
+    if snapshots == Snapshots::Yes {
+        let actions: Vec<_> = Ec2Action::ALL.iter().map(|action| format!("ec2:{}", action.as_str())).collect();
+        statements.push(json!({ "Sid": "Snapshots", "Effect": "Allow", "Action": actions, "Resource": "*" }));
+    }
+    Ok(document(statements))
+}
+
+/// Who may assume the role.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    pub account: String,
+    pub who: Principal,
+    /// Asked of this principal, and of no other.
+    pub external_id: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Principal {
+    /// Whomever the account's own policies let assume it.
+    Account,
+    Role(String),
+    User(String),
+}
+
+/// The role's trust policy: one statement for each principal, since an external ID is asked of one and not of another.
+///
+/// # Errors
+/// When an account, a name or an external ID has a form that IAM does not take.
+pub fn trust(location: &Location, trusted: &[Trusted]) -> Result<Value, Error> {
+    let partition = partition(&location.region);
+    let statement = |one: &Trusted| {
+        if one.account.len() != 12 || !one.account.chars().all(|c| c.is_ascii_digit()) {
+            return Err(Error::Account(one.account.clone()));
+        }
+        let name = match &one.who {
+            Principal::Account => "root".to_owned(),
+            Principal::Role(name) => format!("role/{}", plain(name)?),
+            Principal::User(name) => format!("user/{}", plain(name)?),
+        };
+        let principal = format!("arn:{partition}:iam::{}:{name}", one.account);
+        let mut statement = json!({ "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": { "AWS": principal } });
+        if let Some(id) = &one.external_id {
+            crate::config::check_external_id(id).map_err(Error::ExternalId)?;
+            statement["Condition"] = json!({ "StringEquals": { "sts:ExternalId": id } });
+        }
+        Ok(statement)
+    };
+    Ok(document(trusted.iter().map(statement).collect::<Result<_, _>>()?))
+}
+
+/// A role's or user's name, perhaps with its path.
+fn plain(name: &str) -> Result<&str, Error> {
+    let name = name.trim_start_matches('/');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-/".contains(c);
+    if !name.is_empty() && name.len() <= 576 && name.chars().all(allowed) {
+        return Ok(name);
+    }
+    Err(Error::Principal(format!("{name:?} is not a role's or a user's name: give it without `arn:…`")))
+}
+
+/// What the base credentials need, for the first hop; and what each hop's role needs for the next one. One document each, with
+/// whom to give it to.
+///
+/// # Errors
+/// When the location assumes no role.
+pub fn callers(location: &Location) -> Result<Value, Error> {
+    if location.assume_role.is_empty() {
+        return Err(Error::NoHop(location.name.clone()));
+    }
+    let before =
+        std::iter::once("the base credentials").chain(location.assume_role.iter().map(|hop| hop.role_arn.as_str()));
+    let grant = |(caller, hop): (&str, &crate::config::Hop)| {
+        let statement = json!({ "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": hop.role_arn });
+        json!({ "attach_to": caller, "policy": document(vec![statement]) })
+    };
+    let grants: Vec<_> = before.zip(&location.assume_role).map(grant).collect();
+    Ok(match grants.as_slice() {
+        // The usual case is ready to paste.
+        [only] => only["policy"].clone(),
+        _ => json!(grants),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn location(extra: &str) -> Location {
+        let text = format!(
+            "cluster = \"c\"\nnode = \"n\"\n[locations.primary]\nprovider = \"aws\"\nbucket = \"acme-backups\"\n{extra}\n\
+             [[locations.primary.assume_role]]\nrole_arn = \"arn:aws:iam::222222222222:role/BackupWriter\"\n"
+        );
+        Config::parse(&text, &BTreeMap::new()).unwrap().locations.remove("primary").unwrap()
+    }
+
+    #[test]
+    fn the_role_may_do_what_the_design_lists() {
+        let policy = permissions(&location("region = \"eu-west-1\""), None, Snapshots::Yes).unwrap();
+        let expected = json!({ "Version": "2012-10-17", "Statement": [
+            { "Sid": "Objects", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups/*", "Action": [
+                "s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"] },
+            { "Sid": "Bucket", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups", "Action": "s3:ListBucket" },
+            { "Sid": "Snapshots", "Effect": "Allow", "Resource": "*", "Action": ["ec2:DescribeVolumes",
+                "ec2:DescribeSnapshots", "ec2:CreateTags", "ec2:CreateVolume", "ec2:CreateSnapshot", "ec2:DeleteSnapshot"] },
+        ]});
+        assert_eq!(policy, expected);
+    }
+
+    #[test]
+    fn a_key_adds_what_a_multipart_upload_needs_of_it() {
+        let key = "arn:aws-cn:kms:cn-north-1:222222222222:key/1";
+        let policy = permissions(&location("region = \"cn-north-1\""), Some(key), Snapshots::No).unwrap();
+        let statements = policy["Statement"].as_array().unwrap();
+        assert_eq!(statements.len(), 3);
+        assert_eq!(statements[0]["Resource"], "arn:aws-cn:s3:::acme-backups/*");
+        assert_eq!(statements[2]["Action"], json!(["kms:GenerateDataKey", "kms:Decrypt"]));
+        assert_eq!(statements[2]["Resource"], key);
+        for bad in ["alias/backups", "1234", "arn:aws:kms:eu-west-1:222222222222:alias/x", "arn:aws:s3:::x"] {
+            let error = permissions(&location("region = \"eu-west-1\""), Some(bad), Snapshots::No).unwrap_err();
+            assert_eq!(error, Error::Key(bad.to_owned()));
+        }
+    }
+
+    fn one(account: &str, who: Principal, external_id: Option<&str>) -> Trusted {
+        Trusted { account: account.into(), who, external_id: external_id.map(str::to_owned) }
+    }
+
+    #[test]
+    fn an_external_id_is_asked_of_one_and_not_of_the_other() {
+        let trusted = [
+            one("333333333333", Principal::Account, Some("acme-7f3a")),
+            one("111111111111", Principal::Role("nodes/Node".into()), None),
+        ];
+        let policy = trust(&location("region = \"eu-west-1\""), &trusted).unwrap();
+        let expected = json!({ "Version": "2012-10-17", "Statement": [
+            { "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": { "AWS": "arn:aws:iam::333333333333:root" },
+              "Condition": { "StringEquals": { "sts:ExternalId": "acme-7f3a" } } },
+            { "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": { "AWS": "arn:aws:iam::111111111111:role/nodes/Node" } },
+        ]});
+        assert_eq!(policy, expected);
+    }
+
+    #[test]
+    fn what_iam_would_refuse_is_refused() {
+        let location = location("region = \"eu-west-1\"");
+        let refused = |one: Trusted| trust(&location, &[one]).unwrap_err().to_string();
+        assert!(refused(one("12345", Principal::Account, None)).contains("12 digits"));
+        assert!(
+            refused(one("111111111111", Principal::Role("arn:aws:iam::1:role/x".into()), None)).contains("without")
+        );
+        let long = "x".repeat(1225);
+        for bad in ["a", "has space", long.as_str()] {
+            assert!(refused(one("111111111111", Principal::Account, Some(bad))).starts_with("the external ID"));
+        }
+    }
+
+    #[test]
+    fn each_caller_may_assume_the_next_role() {
+        let mut location = location("region = \"eu-west-1\"");
+        let policy = callers(&location).unwrap();
+        assert_eq!(policy["Statement"][0]["Resource"], "arn:aws:iam::222222222222:role/BackupWriter");
+        let first = crate::config::Hop {
+            role_arn: "arn:aws:iam::111111111111:role/Middle".into(),
+            ..location.assume_role[0].clone()
+        };
+        location.assume_role.insert(0, first);
+        let policies = callers(&location).unwrap();
+        assert_eq!(policies[0]["attach_to"], "the base credentials");
+        assert_eq!(policies[0]["policy"]["Statement"][0]["Resource"], "arn:aws:iam::111111111111:role/Middle");
+        assert_eq!(policies[1]["attach_to"], "arn:aws:iam::111111111111:role/Middle");
+        location.assume_role.clear();
+        assert_eq!(callers(&location).unwrap_err(), Error::NoHop("primary".into()));
+    }
+}

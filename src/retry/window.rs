@@ -1,0 +1,135 @@
+//! How many parts one stream may have in flight at a location: additive increase, multiplicative decrease.
+//!
+//! As TCP finds its rate (Chiu and Jain 1989): each window's worth of parts that arrive while the window was full widens it by one; a store
+//! that asks to slow down, or a part that is lost, halves it, once for all the parts that were on their way together. A
+//! configured `concurrency` is where it starts and its upper end; `0` starts at [`FIRST`] and finds its own, up to
+//! [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
+
+use tokio::time::Instant;
+
+use crate::config::Concurrency;
+use crate::error::Class;
+
+/// What saturates most links at 16 MiB a part.
+const FIRST: f64 = 8.0;
+
+#[derive(Debug, Clone)]
+pub struct Window {
+    size: f64,
+    most: f64,
+    /// Parts launched before this met the same congestion: they do not count again.
+    halved: Option<Instant>,
+}
+
+/// When a part was sent, and whether the window was what kept it from going earlier.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch {
+    at: Instant,
+    full: bool,
+}
+
+impl From<Concurrency> for Window {
+    fn from(concurrency: Concurrency) -> Self {
+        let most = f64::from(concurrency.most());
+        let size = match concurrency {
+            Concurrency::Auto => FIRST,
+            Concurrency::AtMost(_) => most,
+        };
+        Self { size, most, halved: None }
+    }
+}
+
+impl Window {
+    pub(super) fn size(&self) -> usize {
+        // At most a thousand; the fraction is progress towards the next whole part.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 1000")]
+        let whole = self.size as usize;
+        whole.max(1)
+    }
+
+    pub(super) fn launch(&self, in_flight: usize, now: Instant) -> Launch {
+        Launch { at: now, full: in_flight + 1 >= self.size() }
+    }
+
+    pub(super) fn arrived(&mut self, launch: Launch) {
+        if launch.full {
+            self.size = (self.size + 1.0 / self.size).min(self.most);
+        }
+    }
+
+    /// `launch` is the attempt that failed; from here on it is the next one.
+    pub(super) fn failed(&mut self, launch: &mut Launch, class: Class, now: Instant) {
+        let congested = matches!(class, Class::Throttled | Class::KmsThrottled | Class::Transient);
+        if congested && self.halved.is_none_or(|halved| launch.at > halved) {
+            self.size = (self.size / 2.0).max(1.0);
+            self.halved = Some(now);
+        }
+        launch.at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn auto() -> Window {
+        Window::from(Concurrency::Auto)
+    }
+
+    #[test]
+    fn parts_that_fail_together_halve_it_once() {
+        let mut window = auto();
+        let start = Instant::now();
+        let mut launches: Vec<_> = (0..8).map(|n| window.launch(n, start)).collect();
+        let mut now = start;
+        for launch in &mut launches {
+            now += Duration::from_millis(10);
+            window.failed(launch, Class::Throttled, now);
+        }
+        assert_eq!(window.size(), 4);
+        // The same parts again, after their pause: the store is still slow.
+        now += Duration::from_secs(1);
+        for launch in &mut launches {
+            window.failed(launch, Class::Throttled, now);
+        }
+        assert_eq!(window.size(), 2);
+        for _ in 0..10 {
+            now += Duration::from_secs(1);
+            let mut launch = window.launch(0, now);
+            window.failed(&mut launch, Class::Transient, now + Duration::from_millis(1));
+        }
+        assert_eq!(window.size(), 1, "never less than one");
+    }
+
+    #[test]
+    fn success_widens_it_by_one_a_window_up_to_the_most() {
+        let now = Instant::now();
+        let mut window = auto();
+        for expected in [8, 9, 10, 11] {
+            assert_eq!(window.size(), expected);
+            let size = window.size();
+            // One more than a window, since 1/size shrinks on the way.
+            (0..=size).for_each(|_| window.arrived(window.launch(size - 1, now)));
+        }
+        (0..100_000).for_each(|_| window.arrived(window.launch(1000, now)));
+        assert_eq!(window.size(), usize::from(crate::config::MOST_CONCURRENCY));
+        let mut fixed = Window::from(Concurrency::AtMost(3));
+        (0..100).for_each(|_| fixed.arrived(fixed.launch(2, now)));
+        assert_eq!(fixed.size(), 3);
+    }
+
+    #[test]
+    fn what_is_bound_by_the_source_or_by_memory_says_nothing() {
+        let mut window = auto();
+        let launch = window.launch(2, Instant::now());
+        (0..1000).for_each(|_| window.arrived(launch));
+        assert_eq!(window.size(), 8);
+        let mut launch = window.launch(0, Instant::now());
+        for class in [Class::Integrity, Class::CredentialsExpired, Class::AccessDenied] {
+            window.failed(&mut launch, class, Instant::now());
+        }
+        assert_eq!(window.size(), 8, "neither does a failure that is not congestion");
+    }
+}

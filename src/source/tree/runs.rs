@@ -1,0 +1,240 @@
+//! Which chunks of the parent are taken over: those that are exactly a run of unchanged members.
+//!
+//! A run begins where a member and a chunk of the parent begin together, and ends where both end; borders are set so that
+//! this is often ([`border`]). Members are held back until their run is complete, and read after all when it is broken.
+//! So every member is either taken over whole, header and all, or read as if there were no parent: there is nothing
+//! in between that could not fit together.
+//!
+//! Memory: at most [`MAX_HELD`] members.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::meta::Meta;
+use crate::checksum::crc64nvme;
+use crate::format::index::FileEntry;
+use crate::format::table::ChunkTable;
+
+/// A longer run is read: with [`GROUP`] there are hardly any.
+const MAX_HELD: usize = 4096;
+
+/// From here on a member's content has chunks of its own: it is known again when the
+/// file is renamed, or gets another owner, or its neighbours change.
+pub(super) const LARGE: u64 = 512 << 10;
+
+/// Expected bytes of smaller members between two borders. A change moves at least the group it is in: of scattered
+/// files of 4 KiB about twenty each. Half of it costs twice the chunks in every index, and compresses less well.
+const GROUP: u64 = 128 << 10;
+
+/// Whether a chunk ends with the member of that path and length: evenly often for each byte, and the same every time, whatever is around it.
+pub(super) fn border(path: &[u8], length: u64) -> bool {
+    u128::from(crc64nvme(path)) * u128::from(GROUP) < u128::from(length) << 64
+}
+
+/// An unchanged member, not yet in the stream.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The parent's.
+    pub(super) entry: FileEntry,
+    pub(super) meta: Meta,
+    /// See [`super::walk::Found`].
+    pub(super) inherits: bool,
+}
+
+/// What becomes of held members.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Read(Box<Held>),
+    Take { members: Vec<Held>, chunks: Range<u32> },
+}
+
+#[derive(Debug)]
+pub(super) struct Runs {
+    table: Arc<ChunkTable>,
+    /// The first chunk that does not end before what has been offered, and where it starts in the parent's stream.
+    chunk: u32,
+    position: u64,
+    held: Vec<Held>,
+    first_chunk: u32,
+}
+
+impl Runs {
+    pub(super) fn new(table: Arc<ChunkTable>) -> Self {
+        Self { table, chunk: 0, position: 0, held: Vec::new(), first_chunk: 0 }
+    }
+
+    /// Takes the next unchanged member, in the parent's order.
+    pub(super) fn offer(&mut self, held: Held, verdicts: &mut VecDeque<Verdict>) {
+        let member = held.entry.member();
+        if self.held.last().is_some_and(|last| last.entry.member().end != member.start) {
+            self.broken(verdicts);
+        }
+        if self.held.is_empty() {
+            if !self.chunk_starts_at(member.start) {
+                verdicts.push_back(Verdict::Read(Box::new(held)));
+                return;
+            }
+            self.first_chunk = self.chunk;
+        }
+        self.held.push(held);
+        if self.chunk_starts_at(member.end) {
+            let chunks = self.first_chunk..self.chunk;
+            if chunks.clone().all(|position| self.referable(position)) {
+                let members = std::mem::take(&mut self.held);
+                verdicts.push_back(Verdict::Take { members, chunks });
+            } else {
+                self.broken(verdicts);
+            }
+        } else if self.held.len() >= MAX_HELD {
+            self.broken(verdicts);
+        }
+    }
+
+    /// A member follows that the parent does not have, or none.
+    pub(super) fn broken(&mut self, verdicts: &mut VecDeque<Verdict>) {
+        verdicts.extend(self.held.drain(..).map(|held| Verdict::Read(Box::new(held))));
+    }
+
+    /// Goes on to the first chunk that starts at `position` or behind it, and says whether it starts there.
+    fn chunk_starts_at(&mut self, position: u64) -> bool {
+        while self.position < position {
+            let Some(chunk) = self.table.get(self.chunk) else { return false };
+            self.position += u64::from(chunk.plain_len);
+            self.chunk += 1;
+        }
+        self.position == position
+    }
+
+    fn referable(&self, position: u32) -> bool {
+        self.table.get(position).is_some_and(|chunk| self.table.find(&chunk.id).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustix::fs::FileType;
+
+    use super::*;
+    use crate::format::index::{Chunk, ChunkId, Encoding, FileKind, FileTime};
+
+    const TIME: FileTime = FileTime { seconds: 0, nanoseconds: 0 };
+
+    fn held(start: u64, blocks: u64) -> Held {
+        let entry = FileEntry {
+            path: start.to_string().into_bytes(),
+            kind: FileKind::Regular,
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: TIME,
+            ctime: TIME,
+            inode: 0,
+            device: 0,
+            link: Vec::new(),
+            member_start: start,
+            content_start: start + 512,
+            content_len: (blocks - 1) * 512,
+        };
+        let meta = Meta {
+            file_type: FileType::RegularFile,
+            size: 0,
+            allocated: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: TIME,
+            ctime: TIME,
+            inode: 0,
+            device: 0,
+            links: 1,
+            rdev: (0, 0),
+        };
+        Held { entry, meta, inherits: false }
+    }
+
+    fn table(lengths: &[u64], let_go: impl Fn(u32) -> bool) -> Arc<ChunkTable> {
+        let chunk = |(number, length): (usize, &u64)| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_le_bytes());
+            let plain_len = u32::try_from(*length).unwrap();
+            let object = u32::try_from(number).unwrap();
+            Chunk { id: ChunkId(id), plain_len, encoding: Encoding::Raw, object, offset: 0, stored_len: plain_len }
+        };
+        Arc::new(ChunkTable::new(lengths.iter().enumerate().map(chunk).collect(), let_go).unwrap())
+    }
+
+    fn run(lengths: &[u64], members: &[(u64, u64)], let_go: impl Fn(u32) -> bool) -> Vec<String> {
+        let (mut runs, mut verdicts) = (Runs::new(table(lengths, let_go)), VecDeque::new());
+        for (start, blocks) in members {
+            runs.offer(held(start * 512, *blocks), &mut verdicts);
+        }
+        runs.broken(&mut verdicts);
+        let show = |verdict| match verdict {
+            Verdict::Read(held) => format!("read {}", held.entry.member_start / 512),
+            Verdict::Take { members, chunks } => format!("take {} of {chunks:?}", members.len()),
+        };
+        verdicts.into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn whole_runs_are_taken_and_others_read() {
+        let lengths = [1024, 1024, 512, 2048];
+        let all = [(0, 1), (1, 1), (2, 3), (5, 4)];
+        assert_eq!(run(&lengths, &all, |_| false), ["take 2 of 0..1", "take 1 of 1..3", "take 1 of 3..4"]);
+        assert_eq!(run(&lengths, &all[1..], |_| false), ["read 1", "take 1 of 1..3", "take 1 of 3..4"]);
+        assert_eq!(run(&lengths, &[all[0], all[2]], |_| false), ["read 0", "take 1 of 1..3"]);
+        assert_eq!(run(&lengths, &all, |chunk| chunk == 1), ["take 2 of 0..1", "read 2", "take 1 of 3..4"]);
+        assert_eq!(run(&[9 * 512], &all[..3], |_| false), ["read 0", "read 1", "read 2"]);
+    }
+
+    #[test]
+    fn groups_have_the_expected_size_and_large_members_end_one() {
+        for length in [1024, 5120, 25_600] {
+            let members = 100_000;
+            let borders = (0..members).filter(|n| border(format!("usr/share/doc/file-{n}").as_bytes(), length)).count();
+            let average = members * length / u64::try_from(borders).unwrap();
+            assert!((GROUP * 9 / 10..GROUP * 11 / 10).contains(&average), "{length}: {average}");
+        }
+        assert!(border(b"anything", GROUP));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_exactly_what_the_members_are(
+            chunks in prop::collection::vec(1_u64..9, 1..40),
+            blocks in prop::collection::vec((1_u64..9, any::<bool>()), 1..40),
+        ) {
+            let lengths: Vec<u64> = chunks.iter().map(|length| length * 512).collect();
+            let (mut runs, mut verdicts, mut start) = (Runs::new(table(&lengths, |_| false)), VecDeque::new(), 0);
+            let mut offered = Vec::new();
+            for (blocks, unchanged) in blocks {
+                if unchanged {
+                    runs.offer(held(start, blocks), &mut verdicts);
+                    offered.push(start);
+                } else {
+                    runs.broken(&mut verdicts);
+                }
+                start += blocks * 512;
+            }
+            runs.broken(&mut verdicts);
+            let mut seen = Vec::new();
+            for verdict in verdicts {
+                match verdict {
+                    Verdict::Read(held) => seen.push(held.entry.member_start),
+                    Verdict::Take { members, chunks } => {
+                        let (from, to) = (chunks.start as usize, chunks.end as usize);
+                        let start: u64 = lengths[..from].iter().sum();
+                        let end: u64 = lengths[..to].iter().sum();
+                        prop_assert_eq!(members[0].entry.member_start, start);
+                        prop_assert_eq!(members[members.len() - 1].entry.member().end, end);
+                        seen.extend(members.iter().map(|held| held.entry.member_start));
+                    }
+                }
+            }
+            prop_assert_eq!(seen, offered);
+        }
+    }
+}

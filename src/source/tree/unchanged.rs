@@ -1,0 +1,167 @@
+//! Which inodes are what they were in the parent backup.
+//!
+//! Both trees are walked in one order, so the parent's list is read along, one entry at a time: memory does not depend
+//! on how many files there are. A parent in another order, from another version, is only less use.
+//!
+//! Unchanged means: the same path, type, link, size, mode, owner, mtime, ctime and inode. (Not the device: volumes get another
+//! number each time they are mounted.) That is only evidence when nothing can have been changed unseen since:
+//! - what changed too close to the parent's start, or later ([`Parent::settled`]), may have been written after it was read, in the same
+//!   tick of the clock;
+//! - what the parent has warned about is not stored as it was.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use super::meta::Meta;
+use crate::format::index::{FileEntry, FileKind, FileTime};
+use crate::format::table::ChunkTable;
+
+/// What a tree needs of the parent's stream.
+pub struct Parent {
+    pub chunks: Arc<ChunkTable>,
+    /// Its members, in stream order.
+    pub files: Box<dyn Iterator<Item = FileEntry> + Send>,
+    /// What changed before this has not changed again while the parent was made.
+    pub settled: FileTime,
+    /// Paths in the archive, in lossy UTF-8, that it has warned about.
+    pub doubtful: HashSet<String>,
+}
+
+impl std::fmt::Debug for Parent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parent").field("settled", &self.settled).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Comparison {
+    files: Peekable<Box<dyn Iterator<Item = FileEntry> + Send>>,
+    settled: FileTime,
+    doubtful: HashSet<String>,
+}
+
+impl Comparison {
+    pub(super) fn new(
+        files: Box<dyn Iterator<Item = FileEntry> + Send>,
+        settled: FileTime,
+        doubtful: HashSet<String>,
+    ) -> Self {
+        Self { files: files.peekable(), settled, doubtful }
+    }
+
+    /// The parent's entry of an inode that has not changed since. To be asked in the order of the walk.
+    pub(super) fn unchanged(&mut self, path: &[u8], kind: FileKind, link: &[u8], meta: &Meta) -> Option<FileEntry> {
+        while self.files.next_if(|entry| order(&entry.path, path) == Ordering::Less).is_some() {}
+        let entry = self.files.next_if(|entry| entry.path == path)?;
+        let doubtful = !self.doubtful.is_empty() && self.doubtful.contains(&*String::from_utf8_lossy(path));
+        (!doubtful && entry.kind == kind && (link.is_empty() || entry.link == link) && same(&entry, meta, self.settled))
+            .then_some(entry)
+    }
+}
+
+fn same(entry: &FileEntry, meta: &Meta, settled: FileTime) -> bool {
+    entry.size == meta.size
+        && entry.mode == meta.mode
+        && (entry.uid, entry.gid) == (meta.uid, meta.gid)
+        && entry.mtime == meta.mtime
+        && entry.ctime == meta.ctime
+        && entry.inode == meta.inode
+        && meta.mtime < settled
+        && meta.ctime < settled
+}
+
+/// The walk's order: a directory, what is in it, and then its siblings; names by their bytes.
+fn order(a: &[u8], b: &[u8]) -> Ordering {
+    let root = |path: &[u8]| path != b".";
+    // No name holds a NUL, so a slash that sorts as one comes before whatever goes on a name.
+    let bytes = |path| <[u8]>::iter(path).map(|byte| if *byte == b'/' { 0 } else { *byte });
+    root(a).cmp(&root(b)).then_with(|| bytes(a).cmp(bytes(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::FileType;
+
+    use super::*;
+
+    fn meta() -> Meta {
+        let time = FileTime { seconds: 1000, nanoseconds: 5 };
+        Meta {
+            file_type: FileType::RegularFile,
+            size: 10,
+            allocated: 4096,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            mtime: time,
+            ctime: time,
+            inode: 7,
+            device: 1,
+            links: 1,
+            rdev: (0, 0),
+        }
+    }
+
+    fn entry(path: &str) -> FileEntry {
+        let Meta { size, mode, uid, gid, mtime, ctime, inode, .. } = meta();
+        FileEntry {
+            path: path.into(),
+            kind: FileKind::Regular,
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            ctime,
+            inode,
+            device: 99,
+            link: Vec::new(),
+            member_start: 0,
+            content_start: 512,
+            content_len: 10,
+        }
+    }
+
+    #[test]
+    fn only_what_is_the_same_in_everything_is_unchanged() {
+        let settled = FileTime { seconds: 1000, nanoseconds: 6 };
+        let later = |time: FileTime| FileTime { nanoseconds: time.nanoseconds + 1, ..time };
+        assert!(same(&entry("a"), &meta(), settled));
+        for (what, changed) in [
+            ("size", Meta { size: 11, ..meta() }),
+            ("mode", Meta { mode: 0o600, ..meta() }),
+            ("owner", Meta { uid: 9, ..meta() }),
+            ("group", Meta { gid: 9, ..meta() }),
+            ("mtime", Meta { mtime: later(meta().mtime), ..meta() }),
+            ("ctime", Meta { ctime: later(meta().ctime), ..meta() }),
+            ("inode", Meta { inode: 8, ..meta() }),
+        ] {
+            assert!(!same(&entry("a"), &changed, settled), "{what}");
+        }
+        assert!(same(&entry("a"), &Meta { device: 3, ..meta() }, settled), "a device's number says nothing");
+        assert!(!same(&entry("a"), &meta(), meta().ctime), "too close to the start");
+    }
+
+    #[test]
+    fn the_lists_are_merged_in_the_order_of_the_walk() {
+        let settled = FileTime { seconds: 2000, nanoseconds: 0 };
+        let old = [".", "a", "a/gone", "a/x", "a-", "b", "d"].map(entry);
+        let mut comparison = Comparison::new(Box::new(old.into_iter()), settled, HashSet::from(["b".to_owned()]));
+        let mut found = |path: &str| comparison.unchanged(path.as_bytes(), FileKind::Regular, b"", &meta()).is_some();
+        assert_eq!(
+            [".", "a", "a/new", "a/x", "a\u{1}", "a-", "b", "c", "d", "e"].map(&mut found),
+            [true, true, false, true, false, true, false, false, true, false]
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_has_changed() {
+        let settled = FileTime { seconds: 2000, nanoseconds: 0 };
+        let links =
+            ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
+        let mut comparison = Comparison::new(Box::new(links.into_iter()), settled, HashSet::new());
+        assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
+        assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());
+    }
+}

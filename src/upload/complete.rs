@@ -1,0 +1,60 @@
+//! Committing an object, also when the answer is lost or odd.
+//!
+//! A Complete whose answer did not come may have succeeded; then the next attempt says NoSuchUpload. HeadObject decides: an object of
+//! the right size and checksum is ours, since nobody else writes this key. A Complete that refuses the part list makes us ask for the
+//! store's own: where a part was taken twice (its first answer was late), its ETag may be another than the one we were told, of the same bytes.
+
+use super::review::{self, Parts};
+use super::{Error, Sent};
+use crate::checksum::Checksum;
+use crate::error::Class;
+use crate::retry::Endpoint;
+use crate::store::{self, Store, UploadHandle, UploadedPart};
+
+/// What is to be committed; its parts have been reviewed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Object<'a> {
+    pub(super) upload: &'a UploadHandle,
+    pub(super) parts: &'a [(Sent, UploadedPart)],
+    pub(super) size: u64,
+    pub(super) checksum: Option<Checksum>,
+}
+
+/// # Errors
+/// When the object is not there, whole, afterwards.
+pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Object<'_>) -> Result<(), Error> {
+    let told: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
+    let Err(error) = object.commit(store, endpoint, &told).await else { return Ok(()) };
+    let key = &object.upload.key;
+    match error.class {
+        Class::NotFound | Class::Transient | Class::Timeout => {
+            match endpoint.retrying("HeadObject", key, || store.head(key)).await {
+                Ok(found)
+                    if found.size == object.size && (found.checksum.is_none() || found.checksum == object.checksum) =>
+                {
+                    Ok(())
+                }
+                _ => Err(error.into()),
+            }
+        }
+        Class::Integrity => {
+            let listed = endpoint.retrying("ListParts", key, || store.list_parts(object.upload)).await;
+            let Ok(Some(listed)) = listed else { return Err(error.into()) };
+            match review::held(key, object.parts, &listed)? {
+                Parts::AsTold => Err(error.into()),
+                Parts::WithOtherETags(parts) => {
+                    tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
+                    Ok(object.commit(store, endpoint, &parts).await?)
+                }
+            }
+        }
+        _ => Err(error.into()),
+    }
+}
+
+impl Object<'_> {
+    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), store::Error> {
+        let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
+        endpoint.retrying("CompleteMultipartUpload", &self.upload.key, complete).await
+    }
+}

@@ -1,0 +1,175 @@
+//! The file format of a journal entry, version 1.
+//!
+//! One line for each record: CRC-32C of what follows the blank, eight hex digits; a blank; JSON; a line feed.
+//!
+//! ```text
+//! 8f0c3e5a {"intent":{"version":1,"location":"primary","bucket":"b","key":"…","part_size":16777216,"begun":"…"}}
+//! 1c9a77d0 {"created":{"id":"…"}}
+//! 03b1f2c4 {"part":{"number":2,"size":16777216,"etag":"…","checksum":["crc64nvme","…"],"crc64nvme":"…","chunks":"…"}}
+//! ```
+//!
+//! Parts come in the order in which they finished. `chunks` is base64 of postcard: the chunks whose last byte lies in that part,
+//! so a chunk is stored when every part up to that one is. Reading ends at the first line that is torn or wrong.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::checksum::{Algorithm, Checksum};
+use crate::format::index::Chunk;
+use crate::format::key::ObjectKey;
+use crate::store::{PartNumber, UploadId, UploadedPart};
+
+pub(super) const VERSION: u32 = 1;
+
+/// A part of 1 GiB completes 2,048 chunks at most, of some 60 bytes each: far below this.
+const MAX_LINE: u64 = 4 << 20;
+
+/// What is to be uploaded, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    pub version: u32,
+    pub location: String,
+    pub bucket: String,
+    pub key: ObjectKey,
+    pub part_size: u64,
+    pub begun: jiff::Timestamp,
+}
+
+/// A part that the store has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raw", into = "Raw")]
+pub struct Part {
+    pub uploaded: UploadedPart,
+    /// Of the part's bytes, whatever the location's checksum is.
+    pub crc64nvme: u64,
+    /// The chunks that end in this part.
+    pub chunks: Vec<Chunk>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Line {
+    Intent(Intent),
+    Created { id: String },
+    Part(Part),
+    InDoubt,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Raw {
+    number: u16,
+    size: u64,
+    etag: String,
+    checksum: Option<(Algorithm, String)>,
+    crc64nvme: String,
+    chunks: String,
+}
+
+impl From<Part> for Raw {
+    fn from(part: Part) -> Self {
+        let UploadedPart { number, size, etag, checksum } = part.uploaded;
+        let chunks = postcard::to_stdvec(&part.chunks).expect("plain numbers into a growing buffer");
+        Self {
+            number: number.get(),
+            size,
+            etag,
+            checksum: checksum.map(|checksum| (checksum.algorithm(), checksum.to_header())),
+            crc64nvme: Checksum::Crc64nvme(part.crc64nvme).to_header(),
+            chunks: STANDARD.encode(chunks),
+        }
+    }
+}
+
+impl TryFrom<Raw> for Part {
+    type Error = &'static str;
+
+    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
+        let checksum = match &raw.checksum {
+            Some((algorithm, header)) => {
+                Some(Checksum::from_header(*algorithm, header).ok_or("a checksum is malformed")?)
+            }
+            None => None,
+        };
+        let Some(Checksum::Crc64nvme(crc64nvme)) = Checksum::from_header(Algorithm::Crc64nvme, &raw.crc64nvme) else {
+            return Err("crc64nvme is malformed");
+        };
+        let chunks = STANDARD.decode(&raw.chunks).map_err(|_| "chunks is not base64")?;
+        let number = PartNumber::new(raw.number).ok_or("there is no such part number")?;
+        Ok(Self {
+            uploaded: UploadedPart { number, size: raw.size, etag: raw.etag, checksum },
+            crc64nvme,
+            chunks: postcard::from_bytes(&chunks).map_err(|_| "chunks is malformed")?,
+        })
+    }
+}
+
+fn crc(text: &[u8]) -> u32 {
+    match Algorithm::Crc32c.compute(text) {
+        Some(Checksum::Crc32c(value)) => value,
+        _ => unreachable!("an algorithm gives its own checksum"),
+    }
+}
+
+pub(super) fn encode(line: &Line) -> Vec<u8> {
+    let json = serde_json::to_string(line).expect("string keys and plain values");
+    format!("{:08x} {json}\n", crc(json.as_bytes())).into_bytes()
+}
+
+fn decode(line: &[u8]) -> Option<Line> {
+    let (head, json) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
+    let claimed = u32::from_str_radix(std::str::from_utf8(head).ok()?.strip_suffix(' ')?, 16).ok()?;
+    if claimed != crc(json) {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+/// The records up to the first that is torn or wrong.
+pub(super) fn read(path: &Path) -> io::Result<impl Iterator<Item = Line>> {
+    let mut file = BufReader::new(File::open(path)?);
+    Ok(std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        // A read that fails is a tail that is lost.
+        let _ = file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        decode(&line)
+    }))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Newer(u32),
+    Damaged,
+}
+
+/// What an entry comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) intent: Intent,
+    pub(super) id: Option<UploadId>,
+    pub(super) in_doubt: bool,
+}
+
+impl State {
+    pub(super) fn of(mut lines: impl Iterator<Item = Line>) -> Result<Self, Fault> {
+        // The intent is there whole before the file has its name: no crash explains its absence.
+        let Some(Line::Intent(intent)) = lines.next() else { return Err(Fault::Damaged) };
+        if intent.version > VERSION {
+            return Err(Fault::Newer(intent.version));
+        }
+        let mut state = Self { intent, id: None, in_doubt: false };
+        for line in lines {
+            match line {
+                Line::Created { id } => state.id = Some(UploadId(id)),
+                // What had an ID has ended: only the other one is left.
+                Line::InDoubt => state = Self { id: None, in_doubt: true, ..state },
+                Line::Intent(_) | Line::Part(_) => {}
+            }
+        }
+        Ok(state)
+    }
+}

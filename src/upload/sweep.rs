@@ -1,0 +1,255 @@
+//! The sweeper: aborts uploads whose process died.
+//!
+//! - **What is dead** is said by the journal: an entry that no process has locked. An upload that is alive, in this process or
+//!   another, is never touched.
+//! - **Permissions**: AbortMultipartUpload and ListMultipartUploadParts. Where ListMultipartUploads is permitted too, it finds what the journal
+//!   cannot: the upload of an intent whose ID was lost, and uploads of this very node that no journal knows (its disk was
+//!   lost) and that are older than [`SAFE_AGE`]. Nobody else's are ever touched.
+//! - **Failure**: an entry stays until its upload is gone, and is tried again by the next sweep; one sweep's failures do not stop the
+//!   others. Where uploads cannot be listed, an intent without an ID is reported for [`REPORTED_FOR`], then forgotten, with a
+//!   last word on what to do.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+
+use super::abort::abort_until_gone;
+use super::journal::{self, Interrupted};
+use crate::error::{Class, Classify as _, Report};
+use crate::format::key::{self, Name, ObjectKey};
+use crate::metrics::{AbortReason, Outcome};
+use crate::retry::Endpoint;
+use crate::store::{self, Store, UploadHandle, UploadId};
+
+/// An upload that no journal knows may be another agent's with another state directory: it is left alone for longer than any single
+/// object takes. The default of 64 GiB in seven days is 114 kB/s.
+pub const SAFE_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long an intent that nobody can look up counts as interrupted.
+pub const REPORTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Uploads that are dealt with at a time.
+const AT_A_TIME: usize = 8;
+
+/// A location to sweep, and whose uploads there are ours.
+#[derive(Clone)]
+pub struct Place {
+    pub location: String,
+    pub bucket: String,
+    pub prefix: String,
+    pub cluster: Name,
+    pub node: Name,
+    pub store: Arc<dyn Store>,
+    pub endpoint: Endpoint,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("location", &self.location).field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Abort,
+    /// Only look.
+    DryRun,
+}
+
+/// What became of one interrupted upload.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    Aborted,
+    /// [`Mode::DryRun`].
+    WouldAbort,
+    /// The process died before the upload was created: there was nothing.
+    Nothing,
+    /// Its ID is not known, and uploads cannot be listed: it may exist.
+    Unknown,
+    /// It could not be aborted, or its entry not removed. The next sweep tries again.
+    Failed(Report),
+}
+
+impl Fate {
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::WouldAbort => "would-abort",
+            Self::Nothing => "nothing-there",
+            Self::Unknown => "unknown",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    const fn is_left(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Failed(_) | Self::WouldAbort)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Swept {
+    pub location: String,
+    pub key: ObjectKey,
+    pub id: Option<UploadId>,
+    pub begun: Option<Timestamp>,
+    pub fate: Fate,
+}
+
+/// Sweeps the state directory's journal and, as far as the policy permits, the places. Needs no lock on the directory: it may run beside
+/// a daemon or a backup, and twice.
+///
+/// # Errors
+/// When the journal cannot be read. What goes wrong with one upload is its [`Fate`].
+pub async fn sweep(state_dir: &Path, places: &[Place], mode: Mode) -> Result<Vec<Swept>, journal::Error> {
+    let now = Timestamp::now();
+    let dir = state_dir.to_owned();
+    let entries = tokio::task::spawn_blocking(move || journal::interrupted(&dir)).await;
+    let entries = entries.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let entries = stream::iter(entries).map(|entry| entry_swept(entry, places, mode, now));
+    let mut swept: Vec<Swept> = entries.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await.concat();
+    for place in places {
+        swept.extend(strays(state_dir, place, mode, now).await);
+        let left = swept.iter().filter(|one| one.location == place.location && one.fate.is_left()).count();
+        place.endpoint.metrics().interrupted_uploads(left);
+    }
+    Ok(swept)
+}
+
+async fn entry_swept(entry: Interrupted, places: &[Place], mode: Mode, now: Timestamp) -> Vec<Swept> {
+    let intent = entry.intent.clone();
+    let swept = |id, fate| Swept {
+        location: intent.location.clone(),
+        key: intent.key.clone(),
+        id,
+        begun: Some(intent.begun),
+        fate,
+    };
+    let place = places.iter().find(|place| place.location == intent.location && place.bucket == intent.bucket);
+    let Some(place) = place else {
+        let message = format!(
+            "{}: there is no location {} of the bucket {} to abort it at",
+            intent.key, intent.location, intent.bucket
+        );
+        let report = Report::new(Class::Config, message)
+            .remedy("sweep with the configuration that the upload was begun with, or abort it by hand");
+        return vec![swept(entry.id.clone(), Fate::Failed(report))];
+    };
+    let uploads = match &entry.id {
+        Some(id) => Ok(Some(vec![UploadHandle { key: intent.key.clone(), id: id.clone() }])),
+        None => place.look_up(&intent.key).await,
+    };
+    let uploads = match uploads {
+        Ok(Some(uploads)) => uploads,
+        Ok(None) => {
+            let fate = Fate::Unknown;
+            if mode == Mode::Abort {
+                tracing::warn!(key = %intent.key, location = intent.location, begun = %intent.begun,
+                    "an upload was begun, its ID was lost, and uploads cannot be listed: it may exist; a lifecycle rule with AbortIncompleteMultipartUpload ends it");
+                if age(intent.begun, now) > REPORTED_FOR {
+                    entry.into_entry().close().await;
+                }
+            }
+            return vec![swept(None, fate)];
+        }
+        Err(error) => return vec![swept(None, place.failed(&error))],
+    };
+    let mut done = Vec::new();
+    for upload in &uploads {
+        done.push(swept(Some(upload.id.clone()), place.end(upload, mode).await));
+    }
+    if done.is_empty() {
+        done.push(swept(None, Fate::Nothing));
+    }
+    if mode == Mode::Abort && !done.iter().any(|one| one.fate.is_left()) {
+        entry.into_entry().close().await;
+    }
+    done
+}
+
+impl Place {
+    /// The uploads of exactly this key; `None` where they cannot be listed.
+    async fn look_up(&self, key: &ObjectKey) -> Result<Option<Vec<UploadHandle>>, store::Error> {
+        let listed = self.list(key.as_str()).await?;
+        Ok(listed.map(|uploads| {
+            uploads.into_iter().map(|listed| listed.upload).filter(|upload| upload.key == *key).collect()
+        }))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Option<Vec<store::ListedUpload>>, store::Error> {
+        let list = || self.store.list_uploads(prefix);
+        match self.endpoint.retrying("ListMultipartUploads", &prefix, list).await {
+            Ok(uploads) => Ok(Some(uploads)),
+            Err(error) if matches!(error.class, Class::AccessDenied | Class::Compat) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn end(&self, upload: &UploadHandle, mode: Mode) -> Fate {
+        if mode == Mode::DryRun {
+            return Fate::WouldAbort;
+        }
+        let metrics = self.endpoint.metrics();
+        match abort_until_gone(&*self.store, &self.endpoint, upload).await {
+            Ok(()) => {
+                tracing::info!(key = %upload.key, location = self.location, "aborted an interrupted upload");
+                metrics.upload_aborted(AbortReason::Interrupted, Outcome::Success);
+                metrics.swept(Outcome::Success);
+                Fate::Aborted
+            }
+            Err(error) => {
+                metrics.upload_aborted(AbortReason::Interrupted, Outcome::Failure);
+                metrics.swept(Outcome::Failure);
+                self.failed(&error)
+            }
+        }
+    }
+
+    fn failed(&self, error: &store::Error) -> Fate {
+        tracing::error!(location = self.location, class = %error.class, %error, "an interrupted upload could not be ended");
+        Fate::Failed(error.report())
+    }
+}
+
+/// Uploads of this node that no journal knows. Finding them is an extra: where it fails, it is left out.
+async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> Vec<Swept> {
+    let prefix = key::cluster_prefix(&place.prefix, &place.cluster);
+    let listed = match place.list(&prefix).await {
+        Ok(listed) => listed.unwrap_or_default(),
+        Err(error) => {
+            tracing::debug!(location = place.location, %error, "uploads could not be listed");
+            return Vec::new();
+        }
+    };
+    // Read after the listing: what is begun from now on is not in it.
+    let known: HashSet<ObjectKey> = match journal::keys(state_dir) {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::debug!(%error, "the journal's keys could not be read");
+            return Vec::new();
+        }
+    };
+    let mut swept = Vec::new();
+    for store::ListedUpload { upload, initiated } in listed {
+        let old = initiated.is_some_and(|initiated| age(initiated, now) > SAFE_AGE);
+        let ours = key::owner(&place.prefix, &place.cluster, &upload.key).is_some_and(|chain| chain.node == place.node);
+        if old && ours && !known.contains(&upload.key) {
+            let fate = place.end(&upload, mode).await;
+            let UploadHandle { key, id } = upload;
+            swept.push(Swept { location: place.location.clone(), key, id: Some(id), begun: initiated, fate });
+        }
+    }
+    swept
+}
+
+/// Zero for what lies in the future: a clock that was set back makes nothing old.
+fn age(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

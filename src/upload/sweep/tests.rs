@@ -1,0 +1,209 @@
+use std::ops::Range;
+
+use super::*;
+use crate::checksum::Checksum;
+use crate::config::Concurrency;
+use crate::metrics::Metrics;
+use crate::store::memory::MemoryStore;
+use crate::store::{Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadedPart};
+use crate::upload::journal::Journal;
+
+/// A store in memory that refuses some operations.
+struct Refusing {
+    inner: Arc<MemoryStore>,
+    /// Operations that fail, and how.
+    refuses: &'static [(&'static str, Class)],
+}
+
+impl Refusing {
+    fn may(&self, operation: &'static str) -> Result<(), Error> {
+        match self.refuses.iter().find(|(refused, _)| *refused == operation) {
+            Some((_, class)) => Err(Error::local(operation, "k", *class, "refused")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Refusing {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        self.inner.put(key, payload, overwrite).await
+    }
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        self.inner.head(key).await
+    }
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.inner.delete(key).await
+    }
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        self.inner.list(prefix, from).await
+    }
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        self.inner.create_upload(key).await
+    }
+    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
+        self.inner.upload_part(to, n, payload).await
+    }
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error> {
+        self.inner.complete_upload(upload, parts, size, checksum).await
+    }
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
+        self.may("AbortMultipartUpload")?;
+        self.inner.abort_upload(upload).await
+    }
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        self.inner.list_parts(upload).await
+    }
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.may("ListMultipartUploads")?;
+        self.inner.list_uploads(prefix).await
+    }
+}
+
+struct House {
+    state: tempfile::TempDir,
+    store: Arc<MemoryStore>,
+    metrics: Metrics,
+}
+
+const DENIED: (&str, Class) = ("ListMultipartUploads", Class::AccessDenied);
+
+impl House {
+    fn new() -> Self {
+        Self { state: tempfile::tempdir().unwrap(), store: Arc::new(MemoryStore::new()), metrics: Metrics::new() }
+    }
+
+    fn key(node: &str, item: &str) -> ObjectKey {
+        ObjectKey::new(format!("p/c/job/{node}/20261123T221300Z-4f9a2c/{item}.0001.tar.zst"))
+    }
+
+    /// An upload whose process dies after `steps`: 1 the intent, 2 the upload, 3 its ID, 4 a part.
+    async fn crash(&self, item: &str, steps: u32) {
+        let key = Self::key("n", item);
+        let entry = Journal::open(self.state.path(), "primary", "b").unwrap().begin(&key, 16).await.unwrap();
+        if steps >= 2 {
+            let id = self.store.create_upload(&key).await.unwrap();
+            if steps >= 3 {
+                entry.created(&id).await.unwrap();
+            }
+            if steps >= 4 {
+                let payload = Payload { data: "x".into(), checksum: None };
+                self.store.upload_part(&UploadHandle { key, id }, PartNumber::FIRST, payload).await.unwrap();
+            }
+        }
+    }
+
+    fn place(&self, refuses: &'static [(&'static str, Class)]) -> Place {
+        Place {
+            location: "primary".to_owned(),
+            bucket: "b".to_owned(),
+            prefix: "p".to_owned(),
+            cluster: Name::new("c").unwrap(),
+            node: Name::new("n").unwrap(),
+            store: Arc::new(Refusing { inner: Arc::clone(&self.store), refuses }),
+            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
+        }
+    }
+
+    async fn sweep(&self, refuses: &'static [(&'static str, Class)], mode: Mode) -> Vec<&'static str> {
+        let swept = sweep(self.state.path(), &[self.place(refuses)], mode).await.unwrap();
+        swept.iter().map(|one| one.fate.as_str()).collect()
+    }
+
+    fn entries(&self) -> usize {
+        journal::keys(self.state.path()).unwrap().len()
+    }
+
+    fn interrupted(&self) -> f64 {
+        let families = self.metrics.gather();
+        let family = families.iter().find(|family| family.name() == "penstock_interrupted_uploads").unwrap();
+        family.get_metric()[0].get_gauge().get_value()
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_crash_leaves_is_ended() {
+    for (steps, fate) in [(1, "nothing-there"), (2, "aborted"), (3, "aborted"), (4, "aborted")] {
+        let house = House::new();
+        house.crash("item", steps).await;
+        let left = house.store.uploads_in_progress();
+        if steps > 1 {
+            assert_eq!(house.sweep(&[], Mode::DryRun).await, ["would-abort"]);
+        }
+        assert_eq!((house.store.uploads_in_progress(), house.entries()), (left, 1), "a dry run changes nothing");
+        assert_eq!(house.sweep(&[], Mode::Abort).await, [fate]);
+        assert_eq!((house.store.uploads_in_progress(), house.entries()), (Vec::new(), 0), "after step {steps}");
+        assert!(house.interrupted().abs() < 0.1);
+        assert_eq!(house.sweep(&[], Mode::Abort).await, Vec::<&str>::new());
+    }
+}
+
+#[tokio::test]
+async fn without_permission_to_list_only_a_lost_id_stays_and_is_counted() {
+    let house = House::new();
+    house.crash("a", 4).await;
+    house.crash("b", 2).await;
+    let mut fates = house.sweep(&[DENIED], Mode::Abort).await;
+    fates.sort_unstable();
+    assert_eq!(fates, ["aborted", "unknown"]);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (1, 1));
+    assert!((house.interrupted() - 1.0).abs() < 0.1);
+    // Once it is permitted, what is known is enough to find it.
+    assert_eq!(house.sweep(&[], Mode::Abort).await, ["aborted"]);
+    assert_eq!(house.entries(), 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
+    let house = House::new();
+    house.crash("a", 4).await;
+    let refuses = &[("AbortMultipartUpload", Class::AccessDenied)];
+    assert_eq!(house.sweep(refuses, Mode::Abort).await, ["failed"]);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (1, 1));
+    assert_eq!(house.sweep(&[], Mode::Abort).await, ["aborted"]);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (0, 0));
+}
+
+#[tokio::test]
+async fn another_locations_entry_is_not_aborted_here() {
+    let house = House::new();
+    house.crash("a", 4).await;
+    let elsewhere = Place { bucket: "other".to_owned(), ..house.place(&[]) };
+    let swept = sweep(house.state.path(), &[elsewhere], Mode::Abort).await.unwrap();
+    let Fate::Failed(report) = &swept[0].fate else { panic!("{swept:?}") };
+    assert_eq!(report.class, Class::Config);
+    assert!(report.message.contains("primary") && report.message.contains("bucket b"), "{}", report.message);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (1, 1));
+}
+
+#[tokio::test]
+async fn strangers_and_the_young_are_left_alone() {
+    let house = House::new();
+    let now = Timestamp::now();
+    let old = now - SAFE_AGE - Duration::from_secs(60);
+    house.crash("known", 3).await;
+    for key in [
+        House::key("n", "old"),
+        House::key("n2", "other-node"),
+        ObjectKey::new("p/c/job/n/not-a-backup/x"),
+        ObjectKey::new("p/c2/job/n/20261123T221300Z-4f9a2c/x"),
+    ] {
+        house.store.create_upload(&key).await.unwrap();
+    }
+    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, now).await.is_empty(), "all are young");
+    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, old).await.is_empty(), "the clock was set back");
+    let later = now + SAFE_AGE + Duration::from_secs(60);
+    let swept = strays(house.state.path(), &house.place(&[]), Mode::Abort, later).await;
+    assert_eq!(swept.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), [House::key("n", "old")]);
+    assert_eq!(house.store.uploads_in_progress().len(), 4);
+    assert!(strays(house.state.path(), &house.place(&[DENIED]), Mode::Abort, later).await.is_empty());
+}

@@ -1,0 +1,365 @@
+//! Proves a location: each permission is exercised or dry-run, each connection made, and every failure names what is missing.
+//!
+//! - A check is one line with its time: [`Check`]. One that cannot be tried because an earlier one failed says so, and is
+//!   neither a success nor a failure of its own.
+//! - **Nothing is left behind**: what is written lies under one key prefix of its own, is remembered before it is sent, and is
+//!   removed whatever happens, also when the run is cancelled; where the role may not delete, nothing is written at all.
+//! - A bare "Access Denied" under SSE-KMS is told apart: the same request is made without KMS.
+//!
+//! Costs about thirty requests and 5 MiB of upload. [`light`] is the one request that the daemon makes each few minutes.
+
+mod objects;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Location;
+use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::format::key::Name;
+use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
+use crate::store::Store;
+
+/// A certificate that expires sooner is a warning.
+const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// A clock that is off by this much is a warning; STS refuses what is off by five minutes.
+const SKEW_NOTED: u64 = 60_000;
+const SKEW_REFUSED: u64 = 300_000;
+
+/// What `--skip` leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    Nothing,
+    Ec2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Passed,
+    /// It works, and somebody should look at it.
+    Warning,
+    Failed,
+    NotTried,
+}
+
+/// One line of a proof.
+#[derive(Debug)]
+pub struct Check {
+    pub name: String,
+    state: State,
+    took: Duration,
+    /// What was found; of a failure, what the service said.
+    message: String,
+    failure: Option<Report>,
+}
+
+/// All that was found at one location.
+#[derive(Debug)]
+pub struct Proof {
+    pub location: String,
+    pub checks: Vec<Check>,
+}
+
+/// What a check came to.
+enum Found {
+    Good(String),
+    Odd(String),
+    NotTried(String),
+}
+
+type Outcome = Result<Found, Report>;
+
+impl Proof {
+    #[must_use]
+    pub fn new(location: &str) -> Self {
+        Self { location: location.to_owned(), checks: Vec::new() }
+    }
+
+    /// A location that could not even be connected.
+    #[must_use]
+    pub fn refused(location: &str, check: &str, report: Report) -> Self {
+        let mut proof = Self::new(location);
+        proof.add(check, Duration::ZERO, Err(report));
+        proof
+    }
+
+    /// What decides the exit code.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<&Report> {
+        self.checks.iter().find_map(|check| check.failure.as_ref())
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let check = |check: &Check| {
+            let failure = check.failure.as_ref();
+            json!({
+                "name": check.name,
+                "ok": matches!(check.state, State::Passed | State::Warning),
+                "state": check.state.as_str(),
+                "seconds": check.took.as_secs_f64(),
+                "class": failure.map(|report| report.class),
+                "code": failure.and_then(|report| report.code.as_deref()),
+                "request_id": failure.and_then(|report| report.request_id.as_deref()),
+                "message": check.message,
+                "remedy": failure.and_then(|report| report.remedy.as_deref()),
+            })
+        };
+        json!({
+            "name": self.location,
+            "ok": self.first_failure().is_none(),
+            "checks": self.checks.iter().map(check).collect::<Vec<_>>(),
+        })
+    }
+
+    /// For a terminal: a line for each check, and under a failure what to do.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("{}\n", self.location);
+        for check in &self.checks {
+            let (mark, seconds) = (check.state.mark(), check.took.as_secs_f64());
+            let line = format!("  {mark:<7} {:<28} {seconds:>7.2} s  {}", check.name, check.message);
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{}", line.trim_end());
+            let Some(report) = &check.failure else { continue };
+            if let Some(remedy) = &report.remedy {
+                let _ = writeln!(text, "          what to do: {remedy}");
+            }
+            let code = report.code.as_ref().map_or_else(String::new, |code| format!(", code {code}"));
+            let id = report.request_id.as_ref().map_or_else(String::new, |id| format!(", request {id}"));
+            let _ = writeln!(text, "          class: {}{code}{id}", report.class);
+        }
+        text
+    }
+
+    fn add(&mut self, name: impl Into<String>, took: Duration, outcome: Outcome) {
+        let (state, message, failure) = match outcome {
+            Ok(Found::Good(message)) => (State::Passed, message, None),
+            Ok(Found::Odd(message)) => (State::Warning, message, None),
+            Ok(Found::NotTried(message)) => (State::NotTried, format!("not tried: {message}"), None),
+            Err(report) => (State::Failed, report.message.clone(), Some(report)),
+        };
+        self.checks.push(Check { name: name.into(), state, took, message, failure });
+    }
+
+    fn last_failed(&self) -> bool {
+        self.checks.last().is_some_and(|check| check.state == State::Failed)
+    }
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::NotTried => "not-tried",
+        }
+    }
+
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Passed => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "FAILED",
+            Self::NotTried => "-",
+        }
+    }
+}
+
+/// One request: is the bucket there, and may it be listed? What `location_up` shows.
+///
+/// # Errors
+/// What stands in the way.
+pub async fn light(location: &Location, store: &dyn Store) -> Result<(), ServiceError> {
+    store.list(&objects::folder(&location.prefix, "-", "-"), None).await.map(drop)
+}
+
+/// Who validates, for the keys it writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Whose<'a> {
+    pub cluster: &'a Name,
+    pub node: &'a Name,
+}
+
+/// Makes every check. Cancelled, it removes what it made and says which checks are missing.
+pub async fn prove(
+    location: &Location,
+    whose: Whose<'_>,
+    site: &dyn Site,
+    store: &Arc<dyn Store>,
+    skip: Skip,
+    cancel: &CancellationToken,
+) -> Proof {
+    let mut proof = Proof::new(&location.name);
+    proof.add("configuration", Duration::ZERO, Ok(Found::Good(configured(location))));
+    proof.add("certificate", Duration::ZERO, Ok(certificate(&site.certificates(), &site.trusted(), Timestamp::now())));
+    let made = objects::Made::new(location, whose);
+    let rest = async {
+        let known = identities(&mut proof, location, site).await;
+        connections(&mut proof, site, skip).await;
+        bucket(&mut proof, location, site, known).await;
+        objects::prove(&mut proof, location, site, store.as_ref(), &made, known).await;
+        if skip == Skip::Nothing {
+            ec2(&mut proof, site, known).await;
+        }
+    };
+    let cancelled = tokio::select! {
+        () = rest => false,
+        () = cancel.cancelled() => true,
+    };
+    objects::clean_up(&mut proof, store.as_ref(), &made).await;
+    if cancelled {
+        let report =
+            Report::new(Class::Cancelled, "stopped before every check was made; what had been written is removed");
+        proof.add("all checks", Duration::ZERO, Err(report));
+    }
+    proof
+}
+
+fn configured(location: &Location) -> String {
+    let at = location.s3_url.as_ref().map_or_else(String::new, |url| format!(" at {url}"));
+    let prefix = if location.prefix.is_empty() { String::new() } else { format!(" under {}", location.prefix) };
+    let hops = match location.assume_role.len() {
+        0 => "no role".to_owned(),
+        1 => "one role".to_owned(),
+        hops => format!("{hops} roles"),
+    };
+    format!("bucket {} in {}{at}{prefix}, through {hops}", location.bucket, location.region)
+}
+
+/// The bundle was read and parsed when the location was connected.
+fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> Found {
+    let odd = |one: &Certificate| one.not_before > now || one.not_after.duration_since(now) < SOON;
+    let told = |one: &Certificate| {
+        let state = if one.not_before > now {
+            "is not valid before ".to_owned() + &one.not_before.to_string()
+        } else if one.not_after < now {
+            format!("EXPIRED at {}", one.not_after)
+        } else {
+            format!("expires at {}", one.not_after)
+        };
+        format!("{} {state}", one.subject)
+    };
+    let all = certificates.iter().map(told).collect::<Vec<_>>().join("; ");
+    let message = if all.is_empty() { trusted.to_owned() } else { format!("{trusted}: {all}") };
+    if certificates.iter().any(odd) { Found::Odd(message) } else { Found::Good(message) }
+}
+
+/// Whether the checks that follow have credentials to be made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Yes,
+    No,
+}
+
+const NO_CREDENTIALS: &str = "there are no credentials";
+
+async fn identities(proof: &mut Proof, location: &Location, site: &dyn Site) -> Known {
+    let mut failed = false;
+    let steps = site.who().await;
+    let reached = steps.len();
+    for Step { hop, took, result } in steps {
+        failed |= result.is_err();
+        let found = result.map(|identity| {
+            let account = identity.account.map_or_else(String::new, |account| format!(", account {account}"));
+            let expiry = identity.expiry.map_or_else(String::new, |expiry| format!(", until {expiry}"));
+            Found::Good(format!("{}{account}{expiry}", identity.arn))
+        });
+        proof.add(step_name(hop), took, found.map_err(|error| error.report()));
+    }
+    for hop in reached..=location.assume_role.len() {
+        let message = format!("{} failed", step_name(reached.saturating_sub(1)));
+        proof.add(step_name(hop), Duration::ZERO, Ok(Found::NotTried(message)));
+    }
+    if failed { Known::No } else { Known::Yes }
+}
+
+fn step_name(hop: usize) -> String {
+    if hop == 0 { "base credentials".to_owned() } else { format!("AssumeRole {hop}") }
+}
+
+async fn connections(proof: &mut Proof, site: &dyn Site, skip: Skip) {
+    let mut services = vec![("TLS s3", Service::S3), ("TLS sts", Service::Sts)];
+    if skip == Skip::Nothing {
+        services.push(("TLS ec2", Service::Ec2));
+    }
+    for (name, service) in services {
+        let began = Instant::now();
+        let Some(result) = site.handshake(service).await else { continue };
+        let found = result.map(|handshake| match handshake {
+            Handshake::Plain { url } => Found::Odd(format!("{url} is plain HTTP: nothing on the way is encrypted")),
+            Handshake::Tls { url, protocol, certificate } => Found::Good(format!(
+                "{url}: {protocol}, {} by {}, until {}",
+                certificate.subject, certificate.issuer, certificate.not_after
+            )),
+        });
+        proof.add(name, began.elapsed(), found.map_err(|error| error.report()));
+    }
+}
+
+/// The region, and the clock, which is read off the replies.
+async fn bucket(proof: &mut Proof, location: &Location, site: &dyn Site, known: Known) {
+    let began = Instant::now();
+    let region = match known {
+        Known::Yes => Some(site.bucket_region().await),
+        Known::No => None,
+    };
+    let took = began.elapsed();
+    proof.add("clock", Duration::ZERO, clock(site.skew()));
+    proof.add(
+        "region",
+        took,
+        match region {
+            None => Ok(Found::NotTried(NO_CREDENTIALS.to_owned())),
+            Some(Err(error)) => Err(error.report()),
+            Some(Ok(found)) => judge_region(&location.region, found.as_deref(), location.s3_url.is_some()),
+        },
+    );
+}
+
+fn clock(skew: Option<i64>) -> Outcome {
+    let Some(ahead) = skew else { return Ok(Found::NotTried("no server has answered yet".to_owned())) };
+    let seconds = Duration::from_millis(ahead.unsigned_abs()).as_secs();
+    let direction = if ahead > 0 { "behind" } else { "ahead of" };
+    let message = format!("this host's clock is {seconds} s {direction} the server's");
+    match ahead.unsigned_abs() {
+        SKEW_REFUSED.. => Err(Report::new(Class::ClockSkew, message).remedy("fix NTP on this host")),
+        SKEW_NOTED.. => Ok(Found::Odd(format!("{message}: fix NTP on this host"))),
+        _ => Ok(Found::Good(message)),
+    }
+}
+
+fn judge_region(configured: &str, found: Option<&str>, elsewhere: bool) -> Outcome {
+    match found {
+        None => Ok(Found::Good(format!("{configured}; the store does not say where the bucket is"))),
+        Some(found) if found == configured => Ok(Found::Good(found.to_owned())),
+        // Other stores call their region what they like, and take any.
+        Some(found) if elsewhere => {
+            Ok(Found::Odd(format!("the bucket is in {found:?}, and `region` is {configured:?}")))
+        }
+        Some(found) => Err(Report::new(Class::Config, format!("the bucket is in {found:?}, not in {configured:?}"))
+            .remedy(format!("set region = {found:?}"))),
+    }
+}
+
+async fn ec2(proof: &mut Proof, site: &dyn Site, known: Known) {
+    for action in Ec2Action::ALL {
+        let name = format!("ec2:{}", action.as_str());
+        if known == Known::No {
+            proof.add(name, Duration::ZERO, Ok(Found::NotTried(NO_CREDENTIALS.to_owned())));
+            continue;
+        }
+        let began = Instant::now();
+        let result = site.dry_run(action).await;
+        let found = result.map(|()| Found::Good("allowed (dry run)".to_owned())).map_err(|error| error.report());
+        proof.add(name, began.elapsed(), found);
+    }
+}

@@ -1,0 +1,374 @@
+//! The checks that write: everything they make is below one folder of their own, and is removed again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+
+use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof, Whose};
+use crate::config::{EncryptionMode, Location};
+use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::format::key::ObjectKey;
+use crate::retry::with_retries;
+use crate::site::Site;
+use crate::store::{Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
+
+/// The smallest part S3 takes that is not the last one.
+const PART: usize = 5 << 20;
+
+/// What is removed at the end has this long, also when the run was cancelled.
+const CLEAN_UP: Duration = Duration::from_secs(30);
+
+const UNDELETABLE: &str = "what is written could not be deleted again (s3:DeleteObject failed)";
+
+/// Where validation writes. No job's name begins with a dot, so that it is never taken for a backup.
+pub(super) fn folder(prefix: &str, cluster: &str, leaf: &str) -> String {
+    let prefix = prefix.trim_end_matches('/');
+    let slash = if prefix.is_empty() { "" } else { "/" };
+    format!("{prefix}{slash}{cluster}/.validate/{leaf}/")
+}
+
+/// What was made and not yet removed. An object is entered before it is sent: a PUT that seemed to fail may have arrived.
+pub(super) struct Made {
+    folder: String,
+    left: Mutex<Left>,
+}
+
+#[derive(Default)]
+struct Left {
+    objects: Vec<ObjectKey>,
+    uploads: Vec<UploadHandle>,
+}
+
+impl Made {
+    pub(super) fn new(location: &Location, whose: Whose<'_>) -> Self {
+        // Without randomness two validations of one node would share a folder: they would only be in each other's way.
+        let random = getrandom::u32().unwrap_or_default();
+        let leaf = format!("{}-{random:08x}", whose.node);
+        Self { folder: folder(&location.prefix, whose.cluster.as_str(), &leaf), left: Mutex::default() }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        // Nothing that can panic runs under it.
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn absent(&self) -> ObjectKey {
+        ObjectKey::new(format!("{}absent", self.folder))
+    }
+
+    fn object(&self, name: &str) -> ObjectKey {
+        let key = ObjectKey::new(format!("{}{name}", self.folder));
+        self.left().objects.push(key.clone());
+        key
+    }
+
+    fn upload(&self, handle: &UploadHandle) {
+        self.left().uploads.push(handle.clone());
+    }
+
+    fn upload_is_gone(&self, handle: &UploadHandle) {
+        self.left().uploads.retain(|left| left != handle);
+    }
+}
+
+/// The S3 checks of one location.
+struct Writing<'a> {
+    location: &'a Location,
+    site: &'a dyn Site,
+    store: &'a dyn Store,
+    made: &'a Made,
+}
+
+type Failed = ServiceError;
+
+pub(super) async fn prove(
+    proof: &mut Proof,
+    location: &Location,
+    site: &dyn Site,
+    store: &dyn Store,
+    made: &Made,
+    known: Known,
+) {
+    if known == Known::No {
+        for name in [
+            "ListBucket",
+            "PutObject",
+            "GetObject",
+            "multipart upload",
+            "ListMultipartUploadParts",
+            "AbortMultipartUpload",
+        ] {
+            proof.add(format!("s3:{name}").replace("s3:multi", "multi"), Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
+        }
+        return;
+    }
+    let writing = Writing { location, site, store, made };
+    timed(proof, "s3:ListBucket", writing.list()).await;
+    // Asked first and of a key that is not there, so that nothing is written that could not be deleted.
+    let absent = made.absent();
+    let began = Instant::now();
+    if let Err(error) = with_retries("DeleteObject", &absent, || store.delete(&absent)).await {
+        for name in [
+            "s3:PutObject",
+            "s3:GetObject",
+            "multipart upload",
+            "s3:ListMultipartUploadParts",
+            "s3:AbortMultipartUpload",
+        ] {
+            proof.add(name, Duration::ZERO, Ok(not_tried(UNDELETABLE)));
+        }
+        proof.add("s3:DeleteObject", began.elapsed(), Err(error.report()));
+        return;
+    }
+    timed(proof, "s3:PutObject", writing.put()).await;
+    let put = !proof.last_failed();
+    timed(proof, "s3:GetObject", writing.get(put)).await;
+    timed(proof, "multipart upload", writing.complete()).await;
+    writing.list_and_abort(proof).await;
+}
+
+fn not_tried(why: &str) -> Found {
+    Found::NotTried(why.to_owned())
+}
+
+fn good(message: impl Into<String>) -> Found {
+    Found::Good(message.into())
+}
+
+async fn timed(proof: &mut Proof, name: &str, check: impl Future<Output = Outcome>) {
+    let began = Instant::now();
+    let outcome = check.await;
+    proof.add(name, began.elapsed(), outcome);
+}
+
+/// Some bytes that no other run has.
+fn content(made: &Made) -> Bytes {
+    Bytes::from(format!("penstock validate wrote this; it may be deleted: {}", made.folder))
+}
+
+impl Writing<'_> {
+    fn payload(&self, data: Bytes) -> Payload {
+        Payload { checksum: self.location.checksum.compute(&data), data }
+    }
+
+    async fn list(&self) -> Outcome {
+        let folder = &self.made.folder;
+        let result = with_retries("ListObjectsV2", folder, || self.store.list(folder, None)).await;
+        result.map_err(|error| error.report()).map(|_| good("allowed"))
+    }
+
+    async fn put(&self) -> Outcome {
+        let key = self.made.object("object");
+        match self.put_as_configured(&key, content(self.made)).await {
+            Ok(()) => Ok(good(format!("written with {}", self.encryption()))),
+            Err(error) => Err(self.tell_apart(error, "kms:GenerateDataKey", "object").await),
+        }
+    }
+
+    async fn put_as_configured(&self, key: &ObjectKey, data: Bytes) -> Result<(), Failed> {
+        let payload = self.payload(data);
+        with_retries("PutObject", key, || self.store.put(key, payload.clone(), Overwrite::Allow)).await
+    }
+
+    const fn encryption(&self) -> &'static str {
+        match self.location.encryption.mode {
+            EncryptionMode::BucketDefault => "the bucket's default encryption",
+            EncryptionMode::SseS3 => "SSE-S3",
+            EncryptionMode::SseKms => "SSE-KMS",
+            EncryptionMode::DsseKms => "DSSE-KMS",
+        }
+    }
+
+    async fn get(&self, put: bool) -> Outcome {
+        if !put {
+            // Who may read is told that it is not there; who may not is refused (or may not list, and cannot tell).
+            let absent = self.made.absent();
+            return match with_retries("GetObject", &absent, || self.store.get(&absent, None)).await {
+                Err(error) if error.class == Class::NotFound => Ok(good("allowed (asked for a key that is not there)")),
+                Err(error) => Err(error.report()),
+                Ok(_) => Ok(not_tried("there is no object to read")),
+            };
+        }
+        let key = ObjectKey::new(format!("{}object", self.made.folder));
+        match self.read(&key).await {
+            Ok(data) if data == content(self.made) => Ok(good("what was written came back")),
+            Ok(data) => Err(Report::new(
+                Class::Integrity,
+                format!(
+                    "{} bytes were written to {key}, and {} others came back",
+                    content(self.made).len(),
+                    data.len()
+                ),
+            )),
+            Err(error) => Err(self.tell_apart(error, "kms:Decrypt", "readable").await),
+        }
+    }
+
+    async fn read(&self, key: &ObjectKey) -> Result<Vec<u8>, Failed> {
+        let read = || async move {
+            let download = self.store.get(key, None).await?;
+            let add = |mut all: Vec<u8>, bytes: Bytes| async move {
+                all.extend_from_slice(&bytes);
+                Ok(all)
+            };
+            download.body.try_fold(Vec::new(), add).await
+        };
+        with_retries("GetObject", key, read).await
+    }
+
+    /// A bare "Access Denied" is S3's or the key's. The same request without KMS says which.
+    async fn tell_apart(&self, error: Failed, action: &str, name: &str) -> Report {
+        let report = error.report();
+        let bare = error.class == Class::AccessDenied && !error.message.contains("not authorized to perform");
+        if !bare || matches!(self.location.encryption.mode, EncryptionMode::SseS3) {
+            return report;
+        }
+        let key = self.made.object(&format!("{name}-without-kms"));
+        let without = match self.site.put_without_kms(&key, content(self.made)).await {
+            Ok(()) if action == "kms:Decrypt" => self.read(&key).await.map(drop),
+            result => result,
+        };
+        match without {
+            Ok(()) => {
+                let of = self.location.encryption.kms_key_id.as_deref().unwrap_or("the bucket's KMS key");
+                let remedy = format!(
+                    "the same request without KMS succeeds, so it is the key: grant {action} on {of}, in the key policy too if \
+                     the key is in another account"
+                );
+                Report { class: Class::KmsDenied, ..report }.remedy(remedy)
+            }
+            Err(other) if other.class == Class::AccessDenied => {
+                let remedy = report.remedy.clone().unwrap_or_default();
+                report.remedy(format!("{remedy} (the same request without KMS is refused too)"))
+            }
+            Err(_) => report,
+        }
+    }
+
+    async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
+        let key = self.made.object(name);
+        let id = with_retries("CreateMultipartUpload", &key, || self.store.create_upload(&key)).await?;
+        let handle = UploadHandle { key, id };
+        self.made.upload(&handle);
+        Ok(handle)
+    }
+
+    async fn part(&self, upload: &UploadHandle, number: PartNumber, data: Bytes) -> Result<UploadedPart, Failed> {
+        let payload = self.payload(data);
+        with_retries("UploadPart", &upload.key, || self.store.upload_part(upload, number, payload.clone())).await
+    }
+
+    async fn complete(&self) -> Outcome {
+        match self.two_parts().await {
+            Ok(size) => Ok(good(format!("two parts, {size} bytes, completed"))),
+            // PutObject has passed with this encryption: what UploadPart needs besides is kms:Decrypt.
+            Err(error) => Err(self.tell_apart(error, "kms:GenerateDataKey and kms:Decrypt", "parts").await),
+        }
+    }
+
+    async fn two_parts(&self) -> Result<u64, Failed> {
+        let upload = self.begin("two-parts").await?;
+        let (first, last) = (Bytes::from(vec![0x50; PART]), content(self.made));
+        let whole: Vec<u8> = [first.as_ref(), last.as_ref()].concat();
+        let (size, checksum) = (whole.len() as u64, self.location.checksum.compute(&whole));
+        let numbers = (PartNumber::FIRST, PartNumber::FIRST.next().expect("there is a second part"));
+        let parts = [self.part(&upload, numbers.0, first).await?, self.part(&upload, numbers.1, last).await?];
+        let complete = || self.store.complete_upload(&upload, &parts, size, checksum);
+        with_retries("CompleteMultipartUpload", &upload.key, complete).await?;
+        self.made.upload_is_gone(&upload);
+        let info = with_retries("HeadObject", &upload.key, || self.store.head(&upload.key)).await?;
+        if info.size == size {
+            return Ok(size);
+        }
+        let message = format!("{size} bytes were sent, the store has {}", info.size);
+        Err(Failed::local("HeadObject", &upload.key, Class::Integrity, message))
+    }
+
+    async fn list_and_abort(&self, proof: &mut Proof) {
+        let since = Instant::now();
+        let started = match self.begin("aborted").await {
+            Ok(upload) => self.part(&upload, PartNumber::FIRST, content(self.made)).await.map(|part| (upload, part)),
+            Err(error) => Err(error),
+        };
+        let (upload, part) = match started {
+            Ok(both) => both,
+            Err(error) => {
+                let message = format!("there is no upload ({})", error.class);
+                proof.add("s3:ListMultipartUploadParts", since.elapsed(), Ok(not_tried(&message)));
+                proof.add("s3:AbortMultipartUpload", Duration::ZERO, Ok(not_tried(&message)));
+                return;
+            }
+        };
+        timed(proof, "s3:ListMultipartUploadParts", self.list_parts(&upload)).await;
+        let began = Instant::now();
+        let aborted = with_retries("AbortMultipartUpload", &upload.key, || self.store.abort_upload(&upload)).await;
+        if aborted.is_err() {
+            // Completed it is an object, which may be deleted: better than an upload that nobody can remove.
+            let parts = [part];
+            let checksum = self.location.checksum.compute(&content(self.made));
+            let completed = self.store.complete_upload(&upload, &parts, parts[0].size, checksum).await;
+            if completed.is_err() {
+                proof.add("s3:AbortMultipartUpload", began.elapsed(), report_abort(aborted));
+                return;
+            }
+        }
+        self.made.upload_is_gone(&upload);
+        proof.add("s3:AbortMultipartUpload", began.elapsed(), report_abort(aborted));
+    }
+
+    async fn list_parts(&self, upload: &UploadHandle) -> Outcome {
+        match with_retries("ListParts", &upload.key, || self.store.list_parts(upload)).await {
+            Ok(Some(parts)) if parts.len() == 1 => Ok(good("the part that was sent is listed")),
+            Ok(Some(parts)) => {
+                Err(Report::new(Class::Compat, format!("one part was sent, and {} are listed", parts.len())))
+            }
+            Ok(None) => Err(Report::new(Class::Compat, "the upload that was begun is not known")),
+            Err(error) => Err(error.report()),
+        }
+    }
+}
+
+fn report_abort(aborted: Result<(), Failed>) -> Outcome {
+    aborted.map_err(|error| error.report()).map(|()| good("aborted"))
+}
+
+/// Aborts and deletes all that is left. It is the DeleteObject check, where anything had been written.
+pub(super) async fn clean_up(proof: &mut Proof, store: &dyn Store, made: &Made) {
+    let left = std::mem::take(&mut *made.left());
+    if left.objects.is_empty() {
+        return;
+    }
+    let began = Instant::now();
+    let all = left.objects.len();
+    let removing = async {
+        let mut failed: Vec<(String, Failed)> = Vec::new();
+        for upload in &left.uploads {
+            if let Err(error) = with_retries("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await {
+                failed.push((format!("the upload of {}", upload.key), error));
+            }
+        }
+        for key in &left.objects {
+            if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
+                failed.push((key.to_string(), error));
+            }
+        }
+        failed
+    };
+    let outcome = match tokio::time::timeout(CLEAN_UP, removing).await {
+        Err(_) => {
+            let message = format!("not done within {} s; left behind under {}", CLEAN_UP.as_secs(), made.folder);
+            Err(Report::new(Class::Timeout, message))
+        }
+        Ok(failed) => match failed.first() {
+            None => Ok(good(format!("{all} objects removed"))),
+            Some((_, error)) => {
+                let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
+                let message = format!("{error}; left behind: {}", names.join(", "));
+                Err(Report { message, ..error.report() })
+            }
+        },
+    };
+    proof.add("s3:DeleteObject", began.elapsed(), outcome);
+}

@@ -1,0 +1,331 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::*;
+use crate::checksum::Checksum;
+use crate::config::Config;
+use crate::format::key::ObjectKey;
+use crate::site::Identity;
+use crate::store::memory::MemoryStore;
+use crate::store::{
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
+    UploadedPart,
+};
+
+/// A store, and what surrounds it, where the named operations are refused.
+struct Refusing {
+    memory: MemoryStore,
+    refused: BTreeSet<&'static str>,
+    /// What the refusal says.
+    message: &'static str,
+    /// Cancelled when this operation is asked for.
+    cancels: Option<(&'static str, CancellationToken)>,
+    skew: i64,
+}
+
+impl Refusing {
+    fn new(refused: &[&'static str]) -> Arc<Self> {
+        Arc::new(Self::with(refused, "User: u is not authorized to perform: it"))
+    }
+
+    fn with(refused: &[&'static str], message: &'static str) -> Self {
+        let refused = refused.iter().copied().collect();
+        Self { memory: MemoryStore::new(), refused, message, cancels: None, skew: 300 }
+    }
+
+    async fn ask(&self, operation: &'static str) -> Result<(), Error> {
+        if let Some((_, cancel)) = self.cancels.as_ref().filter(|(at, _)| *at == operation) {
+            cancel.cancel();
+            std::future::pending::<()>().await;
+        }
+        if !self.refused.contains(operation) {
+            return Ok(());
+        }
+        let error = Error::local(operation, "it", Class::AccessDenied, self.message);
+        Err(Error { code: Some("AccessDenied".into()), remedy: Some(format!("grant {operation}")), ..error })
+    }
+}
+
+#[async_trait]
+impl Store for Refusing {
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        self.ask("PutObject").await?;
+        self.memory.put(key, payload, overwrite).await
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
+        if !key.as_str().ends_with("-without-kms") {
+            self.ask("GetObject").await?;
+        }
+        self.memory.get(key, range).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        self.memory.head(key).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.ask("DeleteObject").await?;
+        self.memory.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        self.ask("ListBucket").await?;
+        self.memory.list(prefix, from).await
+    }
+
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        self.ask("PutObject").await?;
+        self.memory.create_upload(key).await
+    }
+
+    async fn upload_part(&self, upload: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
+        self.ask("UploadPart").await?;
+        self.memory.upload_part(upload, n, payload).await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Result<(), Error> {
+        self.memory.complete_upload(upload, parts, size, checksum).await
+    }
+
+    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
+        self.ask("AbortMultipartUpload").await?;
+        self.memory.abort_upload(upload).await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        self.memory.list_uploads(prefix).await
+    }
+
+    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        self.ask("ListMultipartUploadParts").await?;
+        self.memory.list_parts(upload).await
+    }
+}
+
+#[async_trait]
+impl Site for Refusing {
+    fn trusted(&self) -> String {
+        "the system's root certificates".into()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        Vec::new()
+    }
+
+    async fn who(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (hop, operation) in ["GetCallerIdentity", "AssumeRole"].into_iter().enumerate() {
+            let identity = Identity { account: Some("111111111111".into()), arn: format!("arn-{hop}"), expiry: None };
+            let result = self.ask(operation).await.map(|()| identity);
+            let failed = result.is_err();
+            steps.push(Step { hop, took: Duration::ZERO, result });
+            if failed {
+                break;
+            }
+        }
+        steps
+    }
+
+    async fn handshake(&self, _: Service) -> Option<Result<Handshake, Error>> {
+        Some(Ok(Handshake::Plain { url: "http://127.0.0.1".into() }))
+    }
+
+    fn skew(&self) -> Option<i64> {
+        Some(self.skew)
+    }
+
+    async fn bucket_region(&self) -> Result<Option<String>, Error> {
+        Ok(Some("eu-west-1".into()))
+    }
+
+    async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
+        self.ask("PutObject without KMS").await?;
+        self.memory.put(key, Payload { data, checksum: None }, Overwrite::Allow).await
+    }
+
+    async fn dry_run(&self, action: Ec2Action) -> Result<(), Error> {
+        self.ask(action.as_str()).await
+    }
+}
+
+fn location() -> Location {
+    let text = "cluster = \"c\"\nnode = \"n\"\n[locations.primary]\nprovider = \"aws\"\nbucket = \"backups\"\n\
+                region = \"eu-west-1\"\nprefix = \"fleet\"\n[locations.primary.encryption]\nmode = \"sse-kms\"\n\
+                [[locations.primary.assume_role]]\nrole_arn = \"arn:aws:iam::222222222222:role/BackupWriter\"\n";
+    Config::parse(text, &BTreeMap::new()).unwrap().locations.remove("primary").unwrap()
+}
+
+async fn prove_at(site: &Arc<Refusing>, skip: Skip, cancel: &CancellationToken) -> Proof {
+    let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
+    let store: Arc<dyn Store> = site.clone();
+    let whose = Whose { cluster: &cluster, node: &node };
+    prove(&location(), whose, site.as_ref(), &store, skip, cancel).await
+}
+
+async fn proof_of(site: &Arc<Refusing>) -> Proof {
+    prove_at(site, Skip::Nothing, &CancellationToken::new()).await
+}
+
+fn nothing_is_left(site: &Refusing) {
+    assert_eq!((site.memory.keys(), site.memory.uploads_in_progress()), (Vec::new(), Vec::new()));
+}
+
+fn states(proof: &Proof, state: State) -> Vec<&str> {
+    proof.checks.iter().filter(|check| check.state == state).map(|check| check.name.as_str()).collect()
+}
+
+const ALL: [&str; 19] = [
+    "configuration",
+    "certificate",
+    "base credentials",
+    "AssumeRole 1",
+    "TLS s3",
+    "TLS sts",
+    "TLS ec2",
+    "clock",
+    "region",
+    "s3:ListBucket",
+    "s3:PutObject",
+    "s3:GetObject",
+    "multipart upload",
+    "s3:ListMultipartUploadParts",
+    "s3:AbortMultipartUpload",
+    "ec2:DescribeVolumes",
+    "ec2:DescribeSnapshots",
+    "ec2:CreateTags",
+    "ec2:CreateVolume",
+];
+
+#[tokio::test]
+async fn a_good_location_passes_every_check_and_is_left_as_it_was() {
+    let site = Refusing::new(&[]);
+    let proof = proof_of(&site).await;
+    assert!(proof.first_failure().is_none(), "{}", proof.to_text());
+    let names: Vec<_> = proof.checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(&names[..ALL.len()], ALL);
+    assert_eq!(&names[ALL.len()..], ["ec2:CreateSnapshot", "ec2:DeleteSnapshot", "s3:DeleteObject"]);
+    assert_eq!(states(&proof, State::NotTried), Vec::<&str>::new());
+    nothing_is_left(&site);
+    let without = prove_at(&site, Skip::Ec2, &CancellationToken::new()).await;
+    assert!(!without.checks.iter().any(|check| check.name.contains("ec2")));
+    let json = proof.to_json();
+    assert_eq!((&json["name"], &json["ok"]), (&json!("primary"), &json!(true)));
+    for field in ["name", "ok", "seconds", "class", "code", "message", "remedy"] {
+        assert!(json["checks"][0].get(field).is_some(), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_named_and_nothing_is_left() {
+    let rows: [(&'static str, &[&str]); 11] = [
+        ("ListBucket", &["s3:ListBucket"]),
+        ("PutObject", &["s3:PutObject", "multipart upload"]),
+        ("GetObject", &["s3:GetObject"]),
+        ("UploadPart", &["multipart upload"]),
+        ("ListMultipartUploadParts", &["s3:ListMultipartUploadParts"]),
+        ("AbortMultipartUpload", &["s3:AbortMultipartUpload"]),
+        ("DeleteObject", &["s3:DeleteObject"]),
+        ("CreateTags", &["ec2:CreateTags"]),
+        ("DeleteSnapshot", &["ec2:DeleteSnapshot"]),
+        ("AssumeRole", &["AssumeRole 1"]),
+        ("GetCallerIdentity", &["base credentials"]),
+    ];
+    for (operation, failing) in rows {
+        let site = Refusing::new(&[operation]);
+        let proof = proof_of(&site).await;
+        assert_eq!(states(&proof, State::Failed), failing, "{operation}: {}", proof.to_text());
+        let report = proof.first_failure().unwrap();
+        assert_eq!(report.class, Class::AccessDenied);
+        assert!(report.remedy.as_ref().unwrap().contains(operation), "{report:?}");
+        assert!(proof.to_text().contains("what to do: grant"), "{}", proof.to_text());
+        nothing_is_left(&site);
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_nothing_is_asked_of_the_bucket() {
+    let site = Refusing::new(&["GetCallerIdentity"]);
+    let proof = proof_of(&site).await;
+    let untried = states(&proof, State::NotTried);
+    assert!(untried.contains(&"AssumeRole 1") && untried.contains(&"s3:PutObject"), "{untried:?}");
+    assert!(untried.contains(&"ec2:CreateVolume") && untried.contains(&"region"), "{untried:?}");
+    assert!(proof.to_json()["checks"].as_array().unwrap().iter().all(|check| check["name"] != "s3:DeleteObject"));
+}
+
+#[tokio::test]
+async fn a_bare_denial_under_kms_is_told_apart() {
+    let bare = |refused: &[&'static str]| Arc::new(Refusing::with(refused, "Access Denied"));
+    let put = proof_of(&bare(&["PutObject"])).await;
+    let report = put.first_failure().unwrap();
+    assert_eq!(report.class, Class::KmsDenied);
+    assert!(report.remedy.as_ref().unwrap().contains("kms:GenerateDataKey"), "{report:?}");
+    let get = proof_of(&bare(&["GetObject"])).await;
+    let report = get.first_failure().unwrap();
+    assert_eq!((report.class, states(&get, State::Failed)), (Class::KmsDenied, vec!["s3:GetObject"]));
+    assert!(report.remedy.as_ref().unwrap().contains("grant kms:Decrypt"), "{report:?}");
+    let both = bare(&["PutObject", "PutObject without KMS"]);
+    let report = proof_of(&both).await.first_failure().unwrap().clone();
+    assert_eq!(report.class, Class::AccessDenied);
+    assert!(report.remedy.unwrap().contains("refused too"));
+    nothing_is_left(&both);
+}
+
+#[tokio::test]
+async fn cancelled_anywhere_it_leaves_nothing() {
+    for operation in ["ListBucket", "PutObject", "GetObject", "UploadPart", "ListMultipartUploadParts", "CreateVolume"]
+    {
+        let cancel = CancellationToken::new();
+        let site = Refusing { cancels: Some((operation, cancel.clone())), ..Refusing::with(&[], "") };
+        let site = Arc::new(site);
+        let proof = prove_at(&site, Skip::Nothing, &cancel).await;
+        assert_eq!(proof.first_failure().unwrap().class, Class::Cancelled, "{operation}");
+        nothing_is_left(&site);
+    }
+}
+
+#[test]
+fn clocks_regions_and_certificates_are_judged() {
+    let failed = |outcome: Outcome| outcome.err().map(|report| report.class);
+    assert!(matches!(clock(Some(-59_000)), Ok(Found::Good(_))));
+    assert!(matches!(clock(Some(61_000)), Ok(Found::Odd(text)) if text.contains("61 s behind")));
+    assert_eq!(failed(clock(Some(-300_000))), Some(Class::ClockSkew));
+    assert!(matches!(clock(None), Ok(Found::NotTried(_))));
+
+    assert!(matches!(judge_region("eu-west-1", Some("eu-west-1"), false), Ok(Found::Good(_))));
+    assert!(matches!(judge_region("eu-west-1", None, false), Ok(Found::Good(_))));
+    assert!(matches!(judge_region("eu-west-1", Some("garage"), true), Ok(Found::Odd(_))));
+    assert_eq!(failed(judge_region("eu-west-1", Some("us-east-1"), false)), Some(Class::Config));
+
+    let now: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
+    let valid = |from: &str, to: &str| Certificate {
+        subject: "CN=Acme CA".into(),
+        issuer: "CN=Acme CA".into(),
+        not_before: from.parse().unwrap(),
+        not_after: to.parse().unwrap(),
+    };
+    let rows = [
+        (valid("2020-01-01T00:00:00Z", "2030-01-01T00:00:00Z"), false, "expires at 2030"),
+        (valid("2020-01-01T00:00:00Z", "2026-12-20T00:00:00Z"), true, "expires at 2026-12-20"),
+        (valid("2020-01-01T00:00:00Z", "2025-01-01T00:00:00Z"), true, "EXPIRED"),
+        (valid("2027-01-01T00:00:00Z", "2030-01-01T00:00:00Z"), true, "not valid before"),
+    ];
+    for (one, odd, words) in rows {
+        let (message, is_odd) = match certificate(&[one], "the CA bundle /ca.pem alone", now) {
+            Found::Odd(message) => (message, true),
+            Found::Good(message) => (message, false),
+            Found::NotTried(message) => unreachable!("{message}"),
+        };
+        assert_eq!(is_odd, odd, "{message}");
+        assert!(message.contains(words) && message.contains("CN=Acme CA"), "{message}");
+    }
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# usage: image.sh build DIST    builds the Dockerfile with buildah; DIST/penstock-image.tar, and the program out of it, DIST/penstock
+#        image.sh try DIST      looks into the image and runs it
+# BUILD_IMAGE names a base with Rust; without it, one is made of debootstrap's packages and this machine's toolchain.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+command=$1
+dist=$(realpath "$2")
+work=$PWD/.tools/image
+mkdir -p "$work"
+storage=(--root "$work/storage" --runroot "$work/run" --storage-driver overlay)
+mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1)
+mirror=${mirror:-$(sed -n 's/^deb *\([^ ]*\).*/\1/p' /etc/apt/sources.list | head -1)}
+tag=localhost/penstock:test
+
+base() { # Debian 12 with a C compiler; Rust comes from this machine, read-only
+  if ! podman "${storage[@]}" image exists localhost/penstock-base:1; then
+    rm -rf "$work/root"
+    debootstrap --variant=minbase --include=gcc,g++,libc6-dev,ca-certificates bookworm "$work/root" "$mirror" >"$work/debootstrap.log"
+    tar -C "$work/root" -c . | podman "${storage[@]}" import --quiet \
+      --change 'ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo' - localhost/penstock-base:1 >/dev/null
+    rm -rf "$work/root"
+  fi
+  echo localhost/penstock-base:1
+}
+
+build() {
+  local arguments=(--isolation chroot --format docker --layers --network host --build-arg "REVISION=$(git rev-parse HEAD)")
+  if [[ -n ${BUILD_IMAGE:-} ]]; then
+    arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
+  else
+    arguments+=(--build-arg "BUILD_IMAGE=$(base)" --volume "$(rustc --print sysroot):/usr/local/rust:ro")
+    arguments+=(--volume "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry")
+  fi
+  [[ -z ${PROFILE:-} ]] || arguments+=(--build-arg "PROFILE=$PROFILE")
+  buildah "${storage[@]}" bud "${arguments[@]}" --tag "$tag" . >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; exit 1; }
+  podman "${storage[@]}" save --quiet --output "$dist/penstock-image.tar" "$tag"
+  local container
+  container=$(podman "${storage[@]}" create "$tag")
+  podman "${storage[@]}" cp "$container:/usr/bin/penstock" "$dist/penstock"
+  podman "${storage[@]}" rm "$container" >/dev/null
+}
+
+fail() { echo "image: $*" >&2; exit 1; }
+inside() { # ARGUMENTS…: of the program, in the image, as Kubernetes would: nothing writable, nothing allowed
+  podman "${storage[@]}" --runtime /usr/sbin/runc --cgroup-manager=cgroupfs run --rm --network=host --read-only --cap-drop=ALL \
+    --ulimit nofile=20000:20000 --ulimit nproc=20000:20000 "${options[@]}" "$tag" "$@"
+}
+
+try() {
+  local options=() files container inspected code=0
+  container=$(podman "${storage[@]}" create "$tag")
+  files=$(podman "${storage[@]}" export "$container" | tar --list)
+  podman "${storage[@]}" rm "$container" >/dev/null
+  for name in etc/ssl/certs/ca-certificates.crt etc/passwd usr/bin/penstock; do
+    grep -qx "$name" <<<"$files" || fail "there is no /$name"
+  done
+  if grep -E '(^|/)(sh|bash|dash|busybox|apt|dpkg|ldd)$' <<<"$files"; then fail 'it holds a shell or a package manager'; fi
+  [[ $(grep -c '/penstock$' <<<"$files") == 1 ]] || fail 'it holds another program'
+  inspected=$(podman "${storage[@]}" inspect --format '{{.Config.User}} {{index .Config.Labels "org.opencontainers.image.revision"}}' "$tag")
+  [[ $inspected == "65532:65532 $(git rev-parse HEAD)" ]] || fail "user and revision are $inspected"
+  [[ $(inside --version) == "penstock "* ]] || fail 'it does not say its version'
+  inside config example | grep -q '^cluster = ' || fail 'it does not print the example'
+  # DNS and the CA roots are there: what fails is the name, not the lookup of it, nor the trust.
+  cat >"$work/penstock.toml" <<'T'
+cluster = "x"
+node = "x"
+[locations.x]
+provider = "aws"
+bucket = "some-bucket"
+region = "eu-west-1"
+s3_url = "https://localhost:9"
+[locations.x.credentials]
+source = "static"
+access_key_id = "x"
+secret_access_key = "x"
+T
+  options=(--volume "$work/penstock.toml:/etc/penstock/penstock.toml:ro")
+  inside list >"$work/list.log" 2>&1 || code=$?
+  [[ $code == 75 ]] || fail "list ended with $code: $(cat "$work/list.log")"
+  grep -qi 'refused' "$work/list.log" || fail "localhost was not resolved: $(cat "$work/list.log")"
+  options=(--user 0:0)
+  inside --version >/dev/null || fail 'it does not run as root'
+  echo "image: $(wc -l <<<"$files") files, $(stat --format %s "$dist/penstock-image.tar") bytes; runs without a writable file or a capability"
+}
+
+"$command"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# make package: the image, the binary out of it, a .deb, an .rpm and an SBOM into dist/, each of them tried. Root; Debian 12.
+#
+# One compilation: the Dockerfile's. Everything else wraps that binary. On a machine that reaches no image registry the base
+# image is made here, from Debian's packages and this machine's own Rust (BUILD_IMAGE=… takes another one).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+needed=(buildah podman runc debootstrap rpm etcd-server etcd-client zstd man-db)
+missing=()
+for package in "${needed[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done
+if ((${#missing[@]})); then
+  echo "== apt-get install ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+export PATH=$PWD/.tools/packagers/bin:$PATH
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+
+rm -rf dist
+mkdir -p dist/man dist/completions
+echo '== image'
+tests/shipping/image.sh build dist
+echo '== man pages and completions'
+dist/penstock man dist/man
+dist/penstock completions bash >dist/completions/penstock.bash
+dist/penstock completions zsh >dist/completions/_penstock
+dist/penstock completions fish >dist/completions/penstock.fish
+echo '== .deb, .rpm, SBOM'
+cargo deb --quiet --locked --no-build --no-strip --output dist/
+cargo generate-rpm --output dist/
+cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename penstock.cdx
+mv penstock.cdx.json dist/
+(cd dist && sha256sum penstock ./*.deb ./*.rpm ./*.json ./*.tar >SHA256SUMS)
+
+tests/shipping/image.sh try dist
+tests/shipping/try_packages.sh dist
+PENSTOCK=dist/penstock tests/shipping/run_docs.sh
+ls -l dist

@@ -1,0 +1,383 @@
+//! Jobs through a proxy that breaks things, to a real S3 server. After each: what is committed reads back, and nothing is left.
+
+pub(crate) mod proxy;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock::aws::AwsLocation;
+use penstock::budget::Budget;
+use penstock::checksum::Algorithm;
+use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
+use penstock::error::{Class, Classify as _};
+use penstock::format::key::Name;
+use penstock::format::manifest::Manifest;
+use penstock::job::{self, Context, Hooks, Policy, Progress, Spec};
+use penstock::limits::Bandwidth;
+use penstock::metrics::Metrics;
+use penstock::retry::Endpoint;
+use penstock::store::Store;
+use penstock::stream::frame::Compression;
+use penstock::upload::journal::Journal;
+use penstock::upload::sweep::{self, Mode, Place};
+use penstock::{download, verify};
+use tokio_util::sync::CancellationToken;
+
+use self::proxy::{Fault, Operation, Proxy};
+use crate::servers::{S3Server, Servers};
+
+const MIB: usize = 1 << 20;
+
+/// Three parts and a rest; with objects of 11 MiB, two objects.
+const LENGTH: usize = 16 * MIB + 12_345;
+
+struct House {
+    s3: S3Server,
+    proxy: Proxy,
+    metrics: Metrics,
+    context: Context,
+    source: PathBuf,
+    /// Past the proxy.
+    direct: Arc<dyn Store>,
+    servers: Servers,
+}
+
+impl House {
+    fn new() -> Self {
+        Self::with(Duration::from_secs(60), None)
+    }
+
+    fn with(patience: Duration, bandwidth: Option<Bandwidth>) -> Self {
+        let servers = Servers::start();
+        let s3 = servers.s3_with_uploads();
+        let proxy = servers.proxy(&s3);
+        let upload = config::Upload {
+            part_size: 5 << 20,
+            concurrency: Concurrency::AtMost(3),
+            object_size: 11 << 20,
+            sign_payload: SignPayload::Never,
+        };
+        let location = config::Location { upload, ..s3.location() };
+        let direct = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store();
+        let location = config::Location { s3_url: Some(proxy.url.clone()), ..location };
+        let aws = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap();
+        let metrics = Metrics::new();
+        let endpoint = Endpoint::new(metrics.location("test"), upload.concurrency.into()).patient_for(patience);
+        let source = servers.folder().join("source");
+        std::fs::write(&source, noise(LENGTH, 42)).unwrap();
+        let context = Context {
+            store: match bandwidth {
+                Some(bandwidth) => aws.limited(bandwidth).store(),
+                None => aws.store(),
+            },
+            endpoint,
+            journal: Some(Journal::open(&servers.folder().join("state"), "test", &s3.bucket).unwrap()),
+            budget: Budget::new(64 << 20),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            prefix: String::new(),
+            cluster: name("c"),
+            node: name("n"),
+            upload,
+            checksum: Algorithm::default(),
+            metrics: metrics.clone(),
+            snapshots: crate::no_snapshots(),
+        };
+        Self { s3, proxy, metrics, context, source, direct, servers }
+    }
+
+    fn spec(&self, job: &str) -> Spec {
+        Spec {
+            job: name(job),
+            sources: vec![Source { name: name("item"), kind: SourceKind::File { path: self.source.clone() } }],
+            compression: Compression::None,
+            timeout: None,
+            hooks: Hooks::default(),
+            parent: Policy::default(),
+        }
+    }
+
+    async fn run(&self) -> Result<Manifest, job::Error> {
+        let cancel = CancellationToken::new();
+        let committed = job::run(&self.context, &self.spec("job"), &Arc::new(Progress::default()), &cancel).await;
+        committed.map(|committed| committed.manifest)
+    }
+
+    /// Reads everything back, past the proxy.
+    async fn verify(&self, manifest: &Manifest) {
+        let pool = Arc::clone(&self.context.pool);
+        let ctx =
+            download::Context { store: Arc::clone(&self.direct), budget: Budget::new(64 << 20), pool, concurrency: 2 };
+        let cancel = CancellationToken::new();
+        let count: download::Progress = Arc::new(|_| {});
+        let findings = verify::verify(&ctx, manifest, verify::Depth::Data, &cancel, &count).await.unwrap();
+        assert!(findings.list.is_empty(), "{:?}", findings.list);
+        assert_eq!(findings.bytes, LENGTH as u64);
+    }
+
+    fn entries(&self) -> usize {
+        let folder = self.servers.folder().join("state/uploads");
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    async fn sweep(&self) {
+        let place = Place {
+            location: "test".to_owned(),
+            bucket: self.s3.bucket.clone(),
+            prefix: String::new(),
+            cluster: name("c"),
+            node: name("n"),
+            store: Arc::clone(&self.direct),
+            endpoint: self.context.endpoint.clone(),
+        };
+        let swept = sweep::sweep(&self.servers.folder().join("state"), &[place], Mode::Abort).await.unwrap();
+        assert!(
+            swept.iter().all(|one| !matches!(one.fate, sweep::Fate::Failed(_) | sweep::Fate::Unknown)),
+            "{swept:?}"
+        );
+    }
+
+    fn nothing_is_left(&self, after: &str) {
+        assert_eq!((self.s3.uploads_in_progress(), self.entries()), (0, 0), "uploads, journal entries after {after}");
+        assert_eq!(self.context.budget.in_use(), 0, "after {after}");
+    }
+
+    /// The objects in the bucket that no such manifest names.
+    async fn orphans(&self, manifests: &[Manifest]) -> Vec<String> {
+        let mut named = HashSet::new();
+        for manifest in manifests {
+            let backup = format!("c/job/n/{}/manifest.json", manifest.id);
+            named.insert(backup);
+            for (_, stream) in manifest.streams() {
+                named.insert(stream.index.key.as_str().to_owned());
+                named.extend(stream.objects.iter().map(|object| object.key.as_str().to_owned()));
+            }
+        }
+        let page = self.direct.list("", None).await.unwrap();
+        assert!(page.next.is_none());
+        page.objects
+            .into_iter()
+            .map(|object| object.key.as_str().to_owned())
+            .filter(|key| !named.contains(key))
+            .collect()
+    }
+}
+
+fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+pub(crate) fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&next(&mut seed).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// SplitMix64.
+pub(crate) fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *seed;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+const WRITES: [Operation; 4] = [Operation::Put, Operation::UploadPart, Operation::Create, Operation::Complete];
+
+fn faults() -> Vec<(&'static str, Fault)> {
+    vec![
+        ("delay", Fault::Delay(Duration::from_millis(300))),
+        ("drop", Fault::Drop),
+        ("reset in the body", Fault::ResetInBody(100_000)),
+        ("half-close", Fault::HalfClose),
+        ("500 without a body", Fault::Answer(500, None)),
+        ("500", Fault::Answer(500, Some("InternalError"))),
+        ("503 without a body", Fault::Answer(503, None)),
+        ("slow down", Fault::Answer(503, Some("SlowDown"))),
+        ("429", Fault::Answer(429, None)),
+        ("timeout of the server", Fault::Answer(400, Some("RequestTimeout"))),
+        ("expired token", Fault::Answer(400, Some("ExpiredToken"))),
+        ("bad digest", Fault::Answer(400, Some("BadDigest"))),
+        ("answer lost", Fault::LoseAnswer),
+        ("answer cut", Fault::TruncateAnswer),
+        ("wrong checksum in the answer", Fault::Header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")),
+        ("slow line", Fault::Slow(20 * MIB)),
+    ]
+}
+
+/// Every kind of write meets every fault once, at its first request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_is_got_over_once() {
+    let house = House::new();
+    let mut manifests = Vec::new();
+    for (fault, how) in faults() {
+        let before = house.proxy.injected();
+        // The manifest is the second object that is put; the index was put twice.
+        house.proxy.script(move |operation, count| {
+            let hit = count == 0 || (operation == Operation::Put && count == 2);
+            (hit && WRITES.contains(&operation)).then(|| how.clone())
+        });
+        let manifest = house.run().await.unwrap_or_else(|error| panic!("{fault}: {error}"));
+        assert!(house.proxy.injected() >= before + WRITES.len(), "{fault}: was not injected everywhere");
+        house.verify(&manifest).await;
+        // A Create whose answer was lost has left an upload that only a listing finds.
+        house.sweep().await;
+        house.nothing_is_left(fault);
+        manifests.push(manifest);
+    }
+    assert_eq!(house.orphans(&manifests).await, Vec::<String>::new());
+    assert!(retries(&house.metrics) >= 26.0, "{} retries were counted", retries(&house.metrics));
+}
+
+fn retries(metrics: &Metrics) -> f64 {
+    let families = metrics.gather();
+    let family = families.iter().find(|family| family.name() == "penstock_request_retries_total").unwrap();
+    family.get_metric().iter().map(|one| one.get_counter().get_value()).sum()
+}
+
+/// A Complete that answers 200 with an error inside was not carried out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complete_that_fails_inside_its_200_is_made_again() {
+    let house = House::new();
+    house.proxy.script(|operation, count| (operation == Operation::Complete && count < 2).then_some(Fault::ErrorIn200));
+    let manifest = house.run().await.unwrap();
+    house.verify(&manifest).await;
+    house.nothing_is_left("the run");
+    assert_eq!(house.proxy.seen(Operation::Complete), 4, "two objects, two failures");
+}
+
+/// What is wrong again after it was sent again ends the job, and says what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stays_wrong_fails_the_job_and_leaves_nothing() {
+    for (how, class) in [
+        (Fault::Header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA="), Class::Integrity),
+        (Fault::Answer(400, Some("BadDigest")), Class::Integrity),
+        (Fault::Answer(403, Some("AccessDenied")), Class::AccessDenied),
+        (Fault::Answer(404, Some("NoSuchUpload")), Class::NotFound),
+        (Fault::Answer(501, Some("NotImplemented")), Class::Compat),
+    ] {
+        let house = House::new();
+        house.proxy.script(move |operation, _| (operation == Operation::UploadPart).then(|| how.clone()));
+        let failed = house.run().await.unwrap_err();
+        assert_eq!(failed.class(), class, "{failed}");
+        house.proxy.behave();
+        house.nothing_is_left("the run");
+        assert_eq!(house.orphans(&[]).await, Vec::<String>::new());
+    }
+}
+
+/// Nothing can be cleaned up at a store that is not there; the journal remembers, and the next sweep does it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later() {
+    let house = House::with(Duration::from_secs(2), None);
+    house.proxy.script(|operation, count| {
+        let up = operation == Operation::Create || (operation == Operation::UploadPart && count < 1);
+        (!up).then_some(Fault::Drop)
+    });
+    let started = Instant::now();
+    let failed = house.run().await.unwrap_err();
+    assert_eq!(failed.class(), Class::Transient, "{failed}");
+    assert!(started.elapsed() < Duration::from_secs(100), "{:?}", started.elapsed());
+    assert_eq!((house.s3.uploads_in_progress(), house.entries()), (1, 1));
+    house.proxy.behave();
+    house.sweep().await;
+    house.nothing_is_left("the run");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_back_in_time_is_as_if_nothing_had_happened() {
+    let house = House::new();
+    let down_until = Arc::new(std::sync::OnceLock::new());
+    house.proxy.script(move |operation, count| {
+        let down = *down_until.get_or_init(|| Instant::now() + Duration::from_secs(3));
+        let up = operation == Operation::Create && count == 0;
+        (!up && Instant::now() < down).then_some(Fault::Drop)
+    });
+    let manifest = house.run().await.unwrap();
+    assert!(house.proxy.injected() > 3, "{}", house.proxy.injected());
+    house.verify(&manifest).await;
+    house.sweep().await;
+    house.nothing_is_left("the run");
+}
+
+/// The rule is 30 seconds without progress; the other parts go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_hangs_is_cut_and_sent_again() {
+    let house = House::new();
+    house
+        .proxy
+        .script(|operation, count| (operation == Operation::UploadPart && count == 1).then_some(Fault::Stall(100_000)));
+    let started = Instant::now();
+    let manifest = house.run().await.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(29), "{:?}", started.elapsed());
+    house.verify(&manifest).await;
+    house.nothing_is_left("the run");
+}
+
+/// Two jobs at once share `limits.bandwidth`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bandwidth_is_for_all_jobs_together() {
+    let rate = 8 * MIB as u64;
+    let house = House::with(Duration::from_secs(60), Some(Bandwidth::new(rate)));
+    let (cancel, started) = (CancellationToken::new(), Instant::now());
+    let (one, two) = (house.spec("one"), house.spec("two"));
+    let (progress, other) = (Arc::default(), Arc::default());
+    let (one, two) = tokio::join!(
+        job::run(&house.context, &one, &progress, &cancel),
+        job::run(&house.context, &two, &other, &cancel)
+    );
+    let least = Duration::from_secs(2 * LENGTH as u64 / rate);
+    assert!(started.elapsed() + Duration::from_millis(100) >= least, "{:?} instead of {least:?}", started.elapsed());
+    house.verify(&one.unwrap().manifest).await;
+    house.verify(&two.unwrap().manifest).await;
+    house.nothing_is_left("the run");
+}
+
+/// Whatever happens in whatever order: what is committed is whole, and what is not leaves nothing once the store is well again.
+async fn storm(seeds: std::ops::Range<u64>) {
+    let house = House::with(Duration::from_secs(20), None);
+    let (mut manifests, mut failed) = (Vec::new(), 0);
+    for seed in seeds {
+        let dice = std::sync::Mutex::new(seed);
+        house.proxy.script(move |_, _| {
+            let mut dice = dice.lock().unwrap();
+            let hit = next(&mut dice).is_multiple_of(4);
+            let faults = faults();
+            hit.then(|| faults[usize::try_from(next(&mut dice)).unwrap() % faults.len()].1.clone())
+        });
+        match house.run().await {
+            Ok(manifest) => {
+                house.verify(&manifest).await;
+                manifests.push(manifest);
+            }
+            Err(error) => {
+                let class = error.class();
+                assert!(
+                    matches!(class, Class::Transient | Class::Throttled | Class::Integrity | Class::CredentialsExpired),
+                    "seed {seed}: {error}"
+                );
+                failed += 1;
+            }
+        }
+        house.proxy.behave();
+        house.sweep().await;
+        house.nothing_is_left(&format!("seed {seed}"));
+    }
+    println!("{} committed, {failed} failed, {} faults injected", manifests.len(), house.proxy.injected());
+    assert!(!manifests.is_empty() && house.proxy.injected() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm() {
+    storm(0..4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes: make soak"]
+async fn soak_a_long_storm() {
+    storm(100..200).await;
+}

@@ -1,0 +1,193 @@
+//! What an incremental backup reads, stores and asks for; and that a parent that is not what it was is only a warning.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use penstock::checksum::Algorithm;
+use penstock::format::key::ObjectKey;
+use penstock::format::manifest::{DataObject, Manifest, Outcome, Stream};
+use penstock::job::{self, Context, Progress, Reuse};
+use penstock::store::{Overwrite, Payload, Store as _};
+use penstock::stream::frame::Compression;
+use tokio_util::sync::CancellationToken;
+
+use crate::dying::Dying;
+use crate::model::{World, noise, tick};
+use crate::tar::facts;
+
+const ZSTD: Compression = Compression::Zstd { level: 1 };
+
+/// What a run did.
+struct Done {
+    manifest: Manifest,
+    requests: u32,
+    read: u64,
+    deduplicated: u64,
+}
+
+impl Done {
+    fn stream(&self) -> &Stream {
+        self.manifest.streams().next().unwrap().1
+    }
+
+    fn warnings(&self) -> Vec<&str> {
+        self.manifest.warnings.list.iter().map(|warning| warning.message.as_str()).collect()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "these counters count bytes")]
+fn counter(context: &Context, name: &str) -> u64 {
+    let families = context.metrics.gather();
+    let family = families.iter().find(|family| family.name() == format!("penstock_{name}"));
+    family.map_or(0, |family| family.get_metric()[0].get_counter().get_value() as u64)
+}
+
+async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
+    tick(world.folder.path());
+    let counted = Arc::new(Dying::new(world.store.clone(), u32::MAX));
+    let (mut context, mut spec) = (World::context(counted.clone()), world.spec(reuse, ZSTD, 300));
+    adapt(&mut context, &mut spec);
+    let before = facts(&world.tree());
+    let result = job::run(&context, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
+    let manifest = result.unwrap().manifest;
+    world.kept.push((manifest.clone(), before));
+    let (read, deduplicated) = (counter(&context, "source_bytes_total"), counter(&context, "deduplicated_bytes_total"));
+    Done { manifest, requests: counted.answered(), read, deduplicated }
+}
+
+async fn incremental(world: &mut World) -> Done {
+    run(world, Reuse::Files, |_, _| {}).await
+}
+
+async fn replace(world: &World, key: &ObjectKey, data: Vec<u8>) {
+    let data = bytes::Bytes::from(data);
+    let payload = Payload { checksum: Algorithm::Crc64nvme.compute(&data), data };
+    world.store.put(key, payload, Overwrite::Allow).await.unwrap();
+}
+
+async fn object(world: &World, key: &ObjectKey) -> Vec<u8> {
+    use futures_util::TryStreamExt as _;
+    let pieces: Vec<bytes::Bytes> = world.store.get(key, None).await.unwrap().body.try_collect().await.unwrap();
+    pieces.concat()
+}
+
+fn manifest_key(manifest: &Manifest) -> ObjectKey {
+    ObjectKey::new(format!("fleet/c/model/n/{}/manifest.json", manifest.id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_not_changed_is_neither_read_nor_stored() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(9_000_000, 99)).unwrap();
+    let first = incremental(&mut world).await;
+    let plain = first.stream().plain_bytes;
+    assert_eq!((first.read, first.deduplicated, &first.manifest.parent), (plain, 0, &None));
+
+    let second = incremental(&mut world).await;
+    assert_eq!(second.manifest.parent.as_ref(), Some(&first.manifest.id));
+    assert_eq!(second.manifest.base.as_ref(), Some(&first.manifest.id));
+    // The end of the archive is all that is read.
+    assert_eq!((second.read, second.deduplicated), (1024, plain));
+    assert_eq!((second.stream().new_bytes, second.stream().digest), (0, first.stream().digest));
+    assert!(second.requests <= 12, "{}", second.requests);
+
+    let third = run(&mut world, Reuse::Chunks, |_, _| {}).await;
+    assert_eq!((third.read, third.stream().new_bytes), (plain, 0), "--force");
+    let fourth = run(&mut world, Reuse::Nothing, |_, _| {}).await;
+    assert_eq!((fourth.manifest.parent, fourth.manifest.base), (None, None), "--full");
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_moves_little_more_than_itself() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(9_000_000, 99)).unwrap();
+    incremental(&mut world).await;
+    fs::write(world.path(3), noise(40_000, 77)).unwrap();
+    let small = incremental(&mut world).await;
+    assert!((40_000..400_000).contains(&small.read), "{}", small.read);
+    assert!((40_000..400_000).contains(&small.stream().new_bytes), "{}", small.stream().new_bytes);
+
+    // Another header, the same content: it is read, but not stored again.
+    fs::rename(world.path(20), world.path(21)).unwrap();
+    fs::set_permissions(world.path(21), fs::Permissions::from_mode(0o600)).unwrap();
+    let large = incremental(&mut world).await;
+    assert!((9_000_000..9_500_000).contains(&large.read), "{}", large.read);
+    assert!(large.stream().new_bytes < 300_000, "{}", large.stream().new_bytes);
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_is_damaged_is_a_warning_and_the_one_before_it_is_asked() {
+    let mut world = World::new();
+    let first = incremental(&mut world).await;
+    let second = incremental(&mut world).await;
+    let index = second.stream().index.key.clone();
+    let good = object(&world, &index).await;
+    let mut bad = good.clone();
+    bad[40] ^= 1;
+    replace(&world, &index, bad).await;
+    let third = incremental(&mut world).await;
+    assert_eq!(third.manifest.parent.as_ref(), Some(&first.manifest.id));
+    assert_eq!((third.manifest.outcome, third.stream().new_bytes), (Outcome::Partial, 0));
+    assert!(third.warnings()[0].contains(index.as_str()), "{:?}", third.warnings());
+    replace(&world, &index, good).await;
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_parent_that_can_be_read_the_backup_is_full() {
+    let mut world = World::new();
+    let first = incremental(&mut world).await;
+    let key = manifest_key(&first.manifest);
+    let good = object(&world, &key).await;
+    let newer = String::from_utf8(good.clone()).unwrap().replacen("\"version\": 1", "\"version\": 2", 1);
+    for (bad, said) in [(newer.into_bytes(), "version 2"), (b"{".to_vec(), "not a manifest")] {
+        replace(&world, &key, bad).await;
+        let run = incremental(&mut world).await;
+        assert_eq!((&run.manifest.parent, run.deduplicated), (&None, 0));
+        assert!(run.warnings().len() == 1 && run.warnings()[0].contains(said), "{:?}", run.warnings());
+        world.store.delete(&manifest_key(&run.manifest)).await.unwrap();
+        world.kept.pop();
+    }
+    replace(&world, &key, good).await;
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_a_lost_object_is_stored_again() {
+    let mut world = World::new();
+    fs::write(world.path(20), noise(9_000_000, 99)).unwrap();
+    let first = incremental(&mut world).await;
+    let lost = first.stream().objects[1].clone();
+    world.store.delete(&lost.key).await.unwrap();
+    // The one backup that cannot be restored any more.
+    world.kept.clear();
+    let second = incremental(&mut world).await;
+    assert!(second.warnings()[0].contains("is missing"), "{:?}", second.warnings());
+    let new = second.stream().new_bytes;
+    assert!((lost.size..lost.size + 200_000).contains(&new), "{new} of {}", lost.size);
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_little_use_is_let_go() {
+    let mut world = World::new();
+    let first = incremental(&mut world).await;
+    for file in 0..13 {
+        fs::write(world.path(file), noise(40_000, 500 + u64::from(file))).unwrap();
+    }
+    let names = |run: &Done| {
+        let mine = |object: &&DataObject| object.key == first.stream().objects[0].key;
+        run.stream().objects.iter().find(mine).map(|object| object.live_bytes * 100 / object.size)
+    };
+    let second = incremental(&mut world).await;
+    assert!(names(&second).is_some_and(|live| live < 30), "{:?}", names(&second));
+    let third = incremental(&mut world).await;
+    assert_eq!(names(&third), None, "what was live of it is stored again");
+    assert!(third.stream().new_bytes > 0);
+    world.check().await;
+}

@@ -1,0 +1,147 @@
+//! Eight jobs at once, and a store that has stopped answering: what they hold, by the budget's own gauge and by the kernel's.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock::aws::AwsLocation;
+use penstock::budget::Budget;
+use penstock::checksum::Algorithm;
+use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
+use penstock::error::{Class, Classify as _};
+use penstock::format::key::Name;
+use penstock::job::{self, Context, Hooks, Policy, Spec};
+use penstock::metrics::Metrics;
+use penstock::retry::Endpoint;
+use penstock::stream::frame::Compression;
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::proxy::{Fault, Operation};
+use crate::servers::Servers;
+
+const MIB: u64 = 1 << 20;
+
+/// For four of the eight jobs; the others wait for their turn.
+const BUDGET: u64 = 128 * MIB;
+
+/// What a process of this binary takes besides: the binary, threads, TLS, zstd's contexts.
+const CONSTANT: u64 = 64 * MIB;
+
+fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
+    let upload = config::Upload {
+        part_size: 5 * MIB,
+        concurrency: Concurrency::AtMost(8),
+        object_size: 64 << 30,
+        sign_payload: SignPayload::Never,
+    };
+    let location = config::Location { upload, s3_url: Some(url.to_owned()), ..s3 };
+    let metrics = Metrics::new();
+    Context {
+        store: AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store(),
+        endpoint: Endpoint::new(metrics.location("test"), upload.concurrency.into()),
+        journal: None,
+        budget: budget.clone(),
+        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+        prefix: String::new(),
+        cluster: Name::new("c").unwrap(),
+        node: Name::new("n").unwrap(),
+        upload,
+        checksum: Algorithm::default(),
+        metrics,
+        snapshots: crate::no_snapshots(),
+    }
+}
+
+fn endless(number: usize, limit: Duration) -> Spec {
+    let argv = ["cat", "/dev/urandom"].map(str::to_owned).to_vec();
+    Spec {
+        job: Name::new(format!("job-{number}")).unwrap(),
+        sources: vec![Source { name: Name::new("item").unwrap(), kind: SourceKind::Command { argv } }],
+        compression: Compression::Zstd { level: 1 },
+        timeout: Some(limit),
+        hooks: Hooks::default(),
+        parent: Policy::default(),
+    }
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// In a process of its own, so that its resident memory is its own too.
+#[tokio::test]
+#[ignore = "a part of eight_jobs_stay_within_the_budget"]
+async fn eight_jobs_in_this_process() {
+    let url = std::env::var("PENSTOCK_TEST_STORE").expect("started by the other test");
+    // Only for a location to change.
+    let servers = Servers::start();
+    let s3 = servers.s3(crate::servers::Scheme::Http).location();
+    let budget = Budget::new(BUDGET);
+    let context = Arc::new(context(&url, s3, &budget));
+    let jobs = (0..8).map(|number| {
+        let context = Arc::clone(&context);
+        tokio::spawn(async move {
+            let spec = endless(number, Duration::from_secs(12));
+            job::run(&context, &spec, &Arc::default(), &CancellationToken::new()).await
+        })
+    });
+    let mut all = std::pin::pin!(futures_util::future::join_all(jobs));
+    let (mut most_held, mut most_resident) = (0, 0);
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let ended = loop {
+        tokio::select! {
+            ended = &mut all => break ended,
+            _ = ticks.tick() => {
+                most_held = most_held.max(budget.in_use());
+                most_resident = most_resident.max(resident());
+            }
+        }
+    };
+    for result in ended {
+        let error = result.unwrap().unwrap_err();
+        assert_eq!(error.class(), Class::Timeout, "nobody is locked out for ever: {error}");
+    }
+    println!("held {} MiB of {}, resident {} MiB", most_held / MIB, BUDGET / MIB, most_resident / MIB);
+    assert!(most_held <= BUDGET && most_held > BUDGET / 2, "{most_held}");
+    assert!(most_resident <= BUDGET + CONSTANT, "{most_resident}");
+    assert_eq!(budget.in_use(), 0);
+}
+
+#[test]
+fn eight_jobs_stay_within_the_budget() {
+    let servers = Servers::start();
+    let s3 = servers.s3_with_uploads();
+    let proxy = servers.proxy(&s3);
+    proxy.script(|operation, _| (operation == Operation::UploadPart).then_some(Fault::Stall(0)));
+    let test = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::eight_jobs_in_this_process", "--ignored", "--nocapture"])
+        .env("PENSTOCK_TEST_STORE", &proxy.url)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(test.status.success(), "{test:?}");
+    let told = String::from_utf8_lossy(&test.stdout);
+    assert!(told.contains("1 passed"), "{told}");
+    println!("{}", told.lines().find(|line| line.starts_with("held")).unwrap());
+    assert_eq!(s3.uploads_in_progress(), 0);
+}
+
+/// Said at once, not found out by waiting.
+#[tokio::test]
+async fn a_job_that_can_never_have_its_part_is_told_so() {
+    let servers = Servers::start();
+    let s3 = servers.s3(crate::servers::Scheme::Http);
+    let least = penstock::budget::stream::least(5 * MIB);
+    let context = context(&s3.url, s3.location(), &Budget::new(least - 1));
+    let (spec, progress, cancel) = (endless(1, Duration::from_secs(60)), Arc::default(), CancellationToken::new());
+    let report = job::run(&context, &spec, &progress, &cancel).await.unwrap_err().report();
+    assert_eq!(report.class, Class::Config);
+    assert!(
+        report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"),
+        "{}",
+        report.message
+    );
+    assert_eq!(s3.requests(), 0);
+}

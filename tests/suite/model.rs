@@ -1,0 +1,329 @@
+//! A model of backups: random trees, random edits, full and incremental runs, crashes. After every run, every backup that was
+//! committed restores bit for bit to what the tree was.
+
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock::budget::Budget;
+use penstock::checksum::Algorithm;
+use penstock::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use penstock::download;
+use penstock::format::key::Name;
+use penstock::format::manifest::Manifest;
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
+use penstock::metrics::Metrics;
+use penstock::restore::{self, restore};
+use penstock::retry::Endpoint;
+use penstock::store::memory::MemoryStore;
+use penstock::stream::frame::Compression;
+use penstock::verify::{Depth, verify};
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use crate::dying::Dying;
+use crate::tar::{Facility, assert_same, facts};
+
+const MIB: u64 = 1 << 20;
+
+/// Files of a group of small ones, of several groups, and of several chunks.
+const SIZES: [usize; 7] = [0, 100, 5_000, 40_000, 200_000, 700_000, 2_500_000];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write {
+        file: u8,
+        size: usize,
+        seed: u64,
+    },
+    /// A few bytes in the middle; the size stays.
+    Overwrite {
+        file: u8,
+        seed: u64,
+    },
+    Truncate {
+        file: u8,
+    },
+    Punch {
+        file: u8,
+    },
+    Remove {
+        file: u8,
+    },
+    Rename {
+        from: u8,
+        to: u8,
+    },
+    Link {
+        from: u8,
+        to: u8,
+    },
+    Symlink {
+        file: u8,
+        target: u8,
+    },
+    Mode {
+        file: u8,
+        mode: u32,
+    },
+    DefaultAcl {
+        directory: u8,
+    },
+    Backup {
+        reuse: Reuse,
+        compression: Compression,
+        min_live: u16,
+    },
+    /// The process dies with its n-th request.
+    Crash {
+        requests: u32,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let file = || 0_u8..24;
+    let reuse = prop_oneof![6 => Just(Reuse::Files), 2 => Just(Reuse::Chunks), 1 => Just(Reuse::Nothing)];
+    let compression = prop_oneof![3 => Just(Compression::Zstd { level: 1 }), 1 => Just(Compression::None)];
+    let min_live = prop_oneof![3 => Just(300_u16), 1 => Just(0), 1 => Just(900)];
+    prop_oneof![
+        4 => (file(), 0..SIZES.len(), any::<u64>()).prop_map(|(file, size, seed)| Step::Write { file, size, seed }),
+        4 => (file(), any::<u64>()).prop_map(|(file, seed)| Step::Overwrite { file, seed }),
+        1 => file().prop_map(|file| Step::Truncate { file }),
+        1 => file().prop_map(|file| Step::Punch { file }),
+        2 => file().prop_map(|file| Step::Remove { file }),
+        2 => (file(), file()).prop_map(|(from, to)| Step::Rename { from, to }),
+        2 => (file(), file()).prop_map(|(from, to)| Step::Link { from, to }),
+        1 => (file(), file()).prop_map(|(file, target)| Step::Symlink { file, target }),
+        1 => (file(), 0..0o777_u32).prop_map(|(file, mode)| Step::Mode { file, mode }),
+        1 => (0..4_u8).prop_map(|directory| Step::DefaultAcl { directory }),
+        6 => (reuse, compression, min_live)
+            .prop_map(|(reuse, compression, min_live)| Step::Backup { reuse, compression, min_live }),
+        1 => (0..12_u32).prop_map(|requests| Step::Crash { requests }),
+    ]
+}
+
+/// The tree, the store, and what must come back.
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) kept: Vec<(Manifest, Facility)>,
+}
+
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world =
+            Self { folder: tempfile::tempdir().unwrap(), store: Arc::new(MemoryStore::new()), kept: Vec::new() };
+        for directory in 0..4 {
+            fs::create_dir_all(world.directory(directory)).unwrap();
+        }
+        for file in 0..16 {
+            fs::write(world.path(file), noise(SIZES[3], file.into())).unwrap();
+        }
+        world
+    }
+
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.folder.path().join("tree")
+    }
+
+    fn directory(&self, number: u8) -> PathBuf {
+        self.tree().join(["", "a", "a/b", "c"][usize::from(number) % 4])
+    }
+
+    pub(crate) fn path(&self, file: u8) -> PathBuf {
+        self.directory(file).join(format!("file-{file:02}"))
+    }
+
+    /// Edits may meet a file that is not there, or a link into nowhere: then they change nothing.
+    fn edit(&self, step: &Step) -> std::io::Result<()> {
+        match step {
+            Step::Write { file, size, seed } => fs::write(self.path(*file), noise(SIZES[*size], *seed)),
+            Step::Overwrite { file, seed } => {
+                let file = File::options().write(true).open(self.path(*file))?;
+                let size = file.metadata()?.len();
+                let at = if size > 16 { seed % (size - 16) } else { 0 };
+                file.write_all_at(&noise(usize::try_from(size.min(16)).unwrap(), *seed), at)
+            }
+            Step::Truncate { file } => {
+                let file = File::options().write(true).open(self.path(*file))?;
+                file.set_len(file.metadata()?.len() / 2)
+            }
+            Step::Punch { file } => {
+                let file = File::options().write(true).open(self.path(*file))?;
+                let size = file.metadata()?.len();
+                let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+                let (from, length) = (size / 4 / 4096 * 4096, (size / 2 / 4096 * 4096).max(4096));
+                Ok(rustix::fs::fallocate(&file, flags, from, length)?)
+            }
+            Step::Remove { file } => fs::remove_file(self.path(*file)),
+            Step::Rename { from, to } => fs::rename(self.path(*from), self.path(*to)),
+            Step::Link { from, to } => fs::hard_link(self.path(*from), self.path(*to)),
+            Step::Symlink { file, target } => std::os::unix::fs::symlink(format!("file-{target:02}"), self.path(*file)),
+            Step::Mode { file, mode } => fs::set_permissions(self.path(*file), fs::Permissions::from_mode(*mode)),
+            Step::DefaultAcl { directory } => {
+                const NONE: u32 = u32::MAX;
+                let acl =
+                    crate::tar::acl(&[(1, 7, NONE), (4, 5, NONE), (8, 2, 54_322), (0x10, 7, NONE), (0x20, 1, NONE)]);
+                let (path, name) = (self.directory(*directory), c"system.posix_acl_default");
+                if rustix::fs::removexattr(&path, name).is_err() {
+                    rustix::fs::setxattr(&path, name, &acl, rustix::fs::XattrFlags::empty())?;
+                }
+                Ok(())
+            }
+            Step::Backup { .. } | Step::Crash { .. } => Ok(()),
+        }
+    }
+
+    pub(crate) fn context(store: Arc<dyn penstock::store::Store>) -> job::Context {
+        job::Context {
+            store,
+            budget: Budget::new(64 * MIB),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            prefix: "fleet".to_owned(),
+            cluster: name("c"),
+            node: name("n"),
+            upload: Upload {
+                part_size: 5 * MIB,
+                concurrency: Concurrency::AtMost(2),
+                object_size: 6 * MIB,
+                sign_payload: SignPayload::Auto,
+            },
+            checksum: Algorithm::Crc64nvme,
+            metrics: Metrics::new(),
+            endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
+            journal: None,
+            snapshots: crate::no_snapshots(),
+        }
+    }
+
+    pub(crate) fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
+        let path = self.tree().to_str().unwrap().to_owned();
+        let kind = SourceKind::Tree { path, exclude: Vec::new(), one_file_system: false };
+        Spec {
+            job: name("model"),
+            sources: vec![Source { name: name("tree"), kind }],
+            compression,
+            timeout: None,
+            hooks: Hooks::default(),
+            // The steps do not wait for seconds to pass; the clock ticks between them.
+            parent: Policy { reuse, min_live, settle: Duration::ZERO, ..Policy::default() },
+        }
+    }
+
+    async fn step(&mut self, step: &Step) {
+        // What is changed after a run has another time than what was changed before it.
+        tick(self.folder.path());
+        let cancel = CancellationToken::new();
+        let progress = Arc::new(Progress::default());
+        match step {
+            Step::Backup { reuse, compression, min_live } => {
+                let before = facts(&self.tree());
+                let context = Self::context(self.store.clone());
+                let spec = self.spec(*reuse, *compression, *min_live);
+                let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
+                assert_eq!(manifest.warnings.list, []);
+                self.kept.push((manifest, before));
+                self.check().await;
+            }
+            Step::Crash { requests } => {
+                let dying = Arc::new(Dying::new(self.store.clone(), *requests));
+                let context = Self::context(dying.clone());
+                let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
+                let before = facts(&self.tree());
+                tokio::select! {
+                    result = job::run(&context, &spec, &progress, &cancel) => {
+                        self.kept.push((result.unwrap().manifest, before));
+                    }
+                    () = dying.dead() => {}
+                }
+                self.check().await;
+            }
+            // Its failure is a step that has changed nothing.
+            edit => drop(self.edit(edit)),
+        }
+    }
+
+    pub(crate) async fn check(&self) {
+        let context = download::Context {
+            store: self.store.clone(),
+            budget: Budget::new(64 * MIB),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            concurrency: 2,
+        };
+        let (cancel, silent): (_, download::Progress) = (CancellationToken::new(), Arc::new(|_| {}));
+        for (manifest, expected) in &self.kept {
+            let found = verify(&context, manifest, Depth::Structure, &cancel, &silent).await.unwrap();
+            assert_eq!(found.list, []);
+            let target = tempfile::tempdir_in(self.folder.path()).unwrap();
+            let options = restore::Options::default();
+            let summary = restore(&context, manifest, target.path(), &options, &cancel, &silent).await.unwrap();
+            assert_eq!(summary.warnings.list, []);
+            assert_same(expected, &facts(target.path()));
+        }
+    }
+}
+
+/// Waits until the file system's clock shows another time.
+pub(crate) fn tick(folder: &Path) {
+    let probe = folder.join("probe");
+    let now = || {
+        fs::write(&probe, b"x").unwrap();
+        let metadata = fs::metadata(&probe).unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let before = now();
+    while now() == before {
+        std::thread::yield_now();
+    }
+}
+
+fn play(steps: &[Step]) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new();
+        for step in steps {
+            Box::pin(world.step(step)).await;
+        }
+        let last = Step::Backup { reuse: Reuse::Files, compression: Compression::None, min_live: 300 };
+        Box::pin(world.step(&last)).await;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn every_backup_restores(steps in prop::collection::vec(step(), 1..24)) {
+        play(&steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    #[ignore = "long; `make soak` runs it"]
+    fn soak_every_backup_restores(steps in prop::collection::vec(step(), 1..60)) {
+        play(&steps);
+    }
+}
