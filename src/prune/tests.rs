@@ -1,9 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -12,15 +13,15 @@ use crate::checksum::{Checksum, crc64nvme};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{NewSnapshot, Tags};
 use crate::format::ebs::{EbsSnapshot, State, VolumeId};
-use crate::format::key::{Kind, Name};
+use crate::format::key::{BackupPrefix, Kind, Name};
 use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, SourceDescription, Stream, VERSION, Warnings,
+    Content, DataObject, IndexObject, Item, Manifest, Outcome, SourceDescription, Stream, VERSION, Warnings,
 };
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error as StoreError, ListedUpload, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error as StoreError, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 const HOUR: i64 = 3600;
