@@ -107,8 +107,8 @@ package: $(SHIPPING) $(DRILL) $(PACKAGERS) ## .deb, .rpm, image, SBOM into dist/
 	tests/shipping/package.sh
 
 .PHONY: reproducible
-reproducible: ## build the release twice, in two folders, and compare
-	tests/shipping/reproducible.sh
+reproducible: ## compile the release once more, from nothing, and compare it with what `make package` left in dist/
+	tests/shipping/image.sh again dist
 
 .PHONY: debug-build
 debug-build:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # usage: image.sh build DIST    builds the Dockerfile with buildah; DIST/penstock-image.tar, and the program out of it, DIST/penstock
 #        image.sh try DIST      looks into the image and runs it
+#        image.sh again DIST    builds once more, from nothing, and compares the program with DIST/penstock
 # BUILD_IMAGE names a base with Rust; without it, one is made of debootstrap's packages and this machine's toolchain.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -24,8 +25,8 @@ base() { # Debian 12 with a C compiler; Rust comes from this machine, read-only
   echo localhost/penstock-base:1
 }
 
-build() {
-  local arguments=(--isolation chroot --format docker --layers --network host --build-arg "REVISION=$(git rev-parse HEAD)")
+build() { # ARGUMENTS…: more of them for buildah
+  local arguments=("$@" --isolation chroot --format docker --layers --network host --build-arg "REVISION=$(git rev-parse HEAD)")
   if [[ -n ${BUILD_IMAGE:-} ]]; then
     arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
   else
@@ -39,6 +40,16 @@ build() {
   container=$(podman "${storage[@]}" create "$tag")
   podman "${storage[@]}" cp "$container:/usr/bin/penstock" "$dist/penstock"
   podman "${storage[@]}" rm "$container" >/dev/null
+}
+
+again() {
+  local first
+  first=$(sha256sum <"$dist/penstock")
+  dist=$(mktemp -d)
+  build --no-cache
+  [[ $(sha256sum <"$dist/penstock") == "$first" ]] || fail "a second build differs: $dist/penstock"
+  rm -rf "$dist"
+  echo "image: the second build is the first one: $first"
 }
 
 fail() { echo "image: $*" >&2; exit 1; }

@@ -11,7 +11,7 @@ import urllib.request
 from common import ROOT, TOOLS
 from markdown import all_blocks, blocks
 
-DRILL = ROOT / ".tools" / "drill" / "venv" / "bin"
+AWS = ROOT / ".tools" / "drill" / "venv" / "bin"
 SITE = pathlib.Path("/tmp/site")
 VOLUMES = pathlib.Path("/var/lib/kubelet/pods")
 BUCKET = "acme-cluster-backups"
@@ -41,7 +41,8 @@ part_size = "5MiB"
 object_size = "5MiB"
 
 [[locations.primary.assume_role]]
-role_arn = "arn:aws:iam::222222222222:role/BackupWriter"
+# The stand-in keeps accounts apart: the one in which the volume is.
+role_arn = "arn:aws:iam::123456789012:role/BackupWriter"
 
 [jobs.volumes]
 location = "primary"
@@ -61,6 +62,13 @@ path = "/var/lib/penstock/etcd.db"
 type = "tree"
 name = "kubernetes"
 path = "/etc/kubernetes"
+
+[jobs.disks]
+location = "primary"
+[[jobs.disks.sources]]
+type = "ebs"
+name = "data"
+volumes = ["{volume}"]
 """
 
 
@@ -87,26 +95,29 @@ def start(name, *argv):
 
 def aws():
     """moto on loopback; the environment that both the AWS CLI and Penstock take their credentials from."""
-    call(DRILL / "python", ROOT / "tests/demo/ca.py", SITE / "tls")
+    moto = pathlib.Path(os.environ["MOTO"])
+    call(moto.parent / "python", ROOT / "tests/demo/ca.py", SITE / "tls")
     with socket.socket() as any_port:
         any_port.bind(("127.0.0.1", 0))
         port = any_port.getsockname()[1]
     url = f"https://127.0.0.1:{port}"
     tls = ["-s", "-c", SITE / "tls/server.pem", "-k", SITE / "tls/server.key"]
-    start("moto", DRILL / "python", DRILL / "moto_server", "-H", "127.0.0.1", "-p", port, *tls)
+    start("moto", moto.parent / "python", moto, "-H", "127.0.0.1", "-p", port, *tls)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": "", "AWS_ENDPOINT_URL": url, "AWS_CA_BUNDLE": str(SITE / "tls/ca.pem"),
     }  # fmt: skip
     wrapper = pathlib.Path("/usr/local/bin/aws")
-    wrapper.write_text(f'#!/bin/sh\nexec {DRILL}/python {DRILL}/aws "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec {AWS}/python {AWS}/aws "$@"\n')
     wrapper.chmod(0o755)
     import ssl
 
     context = ssl.create_default_context(cafile=SITE / "tls/ca.pem")
     up(lambda: urllib.request.urlopen(f"{url}/moto-api/", context=context, timeout=5).read(), "moto")
     call("aws", "s3api", "create-bucket", "--bucket", BUCKET, "--create-bucket-configuration", "LocationConstraint=eu-west-1")
-    return url
+    tags = "{Key=kubernetes.io/created-for/pvc/namespace,Value=shop},{Key=kubernetes.io/created-for/pvc/name,Value=db}"
+    create = ["ec2", "create-volume", "--availability-zone", "eu-west-1a", "--size", "8", "--query", "VolumeId", "--output", "text"]
+    return url, call("aws", *create, "--tag-specifications", f"ResourceType=volume,Tags=[{tags}]").strip()
 
 
 def etcd():
@@ -132,7 +143,7 @@ def cluster():
     (pki / "ca.key").chmod(0o600)
     # Twice: the newest has a parent, as at every site but on its first day.
     for _ in range(2):
-        call("penstock", "backup", "volumes", "etcd")
+        call("penstock", "backup", "volumes", "etcd", "disks")
         (next(VOLUMES.glob("0a1b/**/notes")) / "new.txt").write_text("since the first backup\n")
 
 
@@ -145,8 +156,8 @@ def site():
     for folder in ("/etc/penstock", "/var/lib/penstock", "/run/penstock"):
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     # In this world `lo` is the machine's own, so the servers of two pages have ports of their own; etcd does not.
-    url = aws()
-    pathlib.Path("/etc/penstock/penstock.toml").write_text(CONFIGURATION.format(url=url))
+    url, volume = aws()
+    pathlib.Path("/etc/penstock/penstock.toml").write_text(CONFIGURATION.format(url=url, volume=volume))
     etcd()
     cluster()
 
@@ -171,6 +182,8 @@ def after_the_drill():
     assert "read.txt" in some and "app.conf" not in some, some
     by_hand = pathlib.Path("/restore/by-hand")
     assert any((by_hand / "notes/app.conf").read_text() == (path / "notes/app.conf").read_text() for path in originals)
+    volumes = call("aws", "ec2", "describe-volumes", "--query", "Volumes[].State", "--output", "text").split()
+    assert volumes == ["available", "available"], volumes
     # The data folder that etcd restored is one that etcd starts from, and the key is in it.
     peers = "http://127.0.0.1:23810"
     flags = ["--data-dir", "/restore/etcd-data", "--listen-peer-urls", peers, "--listen-client-urls", "http://127.0.0.1:23790"]

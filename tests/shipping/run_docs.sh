@@ -9,14 +9,15 @@ cd "$(dirname "$0")/../.."
 for program in etcd etcdctl zstd unshare; do
   command -v "$program" >/dev/null || { echo "run_docs: there is no $program; make package installs it" >&2; exit 1; }
 done
-[[ -x .tools/drill/venv/bin/moto_server ]] || { echo 'run_docs: .tools/drill is missing; make package makes it' >&2; exit 1; }
+[[ -x .tools/drill/venv/bin/aws ]] || { echo 'run_docs: .tools/drill is missing; make package makes it' >&2; exit 1; }
 PENSTOCK=$(realpath "$PENSTOCK")
 python=$PWD/.tools/shipping/venv/bin/python
+MOTO=$(tests/tools/moto.sh)
 pages=("$@")
 [[ ${#pages[@]} -gt 0 ]] || mapfile -t pages < <("$python" tests/shipping/run_docs.py pages)
 for page in "${pages[@]}"; do
   echo "== $page"
-  PENSTOCK=$PENSTOCK unshare --mount --pid --fork --kill-child bash -euc '
+  MOTO=$MOTO PENSTOCK=$PENSTOCK unshare --mount --pid --fork --kill-child bash -euc '
     memory=$(mktemp -d)
     mount -t tmpfs -o size=4G tmpfs "$memory"
     mkdir "$memory"/{upper,work,root}
@@ -28,7 +29,7 @@ for page in "${pages[@]}"; do
     mkdir -p "$memory/root/usr/local/bin"
     cp "$PENSTOCK" "$memory/root/usr/bin/penstock"
     exec chroot "$memory/root" env --ignore-environment PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root \
-      PENSTOCK=/usr/bin/penstock "$0" "$1/tests/shipping/run_docs.py" run "$2"
+      MOTO="$MOTO" PENSTOCK=/usr/bin/penstock "$0" "$1/tests/shipping/run_docs.py" run "$2"
   ' "$python" "$PWD" "$page"
 done
 echo "${#pages[@]} passed, 0 failed"

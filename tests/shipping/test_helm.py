@@ -94,6 +94,10 @@ class Chart(unittest.TestCase):
                 for key in theirs:
                     self.assertEqual(ours[key], theirs[key], key)
 
+    def test_its_pod_monitor_is_the_component_s(self):
+        theirs = yaml.safe_load((KUBERNETES / "components/pod-monitor/podmonitor.yaml").read_text())
+        self.assertEqual(one(rendered({"podMonitor": {"enabled": True}}), "PodMonitor")["spec"], theirs["spec"])
+
     def test_every_overlay_is_compared(self):
         self.assertEqual(sorted(SAME), sorted(path.name for path in (KUBERNETES / "overlays").iterdir() if path.is_dir()))
 

@@ -10,7 +10,9 @@ work=$PWD/.tools/roots
 mkdir -p "$work"
 mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1)
 mirror=${mirror:-$(sed -n 's/^deb *\([^ ]*\).*/\1/p' /etc/apt/sources.list | head -1)}
-python=$PWD/.tools/drill/venv/bin/python
+moto=$(tests/tools/moto.sh)
+python=$(dirname "$moto")/python
+cli=$PWD/.tools/drill/venv/bin
 
 for suite in bookworm trixie; do
   if [[ ! -e $work/$suite.ready ]]; then
@@ -41,12 +43,12 @@ cleanup() {
 trap cleanup EXIT
 "$python" tests/demo/ca.py "$scratch"
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-env -u AWS_CA_BUNDLE "$python" "$(dirname "$python")/moto_server" -H 127.0.0.1 -p "$port" -s -c "$scratch/server.pem" -k "$scratch/server.key" \
+env -u AWS_CA_BUNDLE "$python" "$moto" -H 127.0.0.1 -p "$port" -s -c "$scratch/server.pem" -k "$scratch/server.key" \
   >"$scratch/moto.log" 2>&1 </dev/null &
 server=$!
 aws() {
   env AWS_CA_BUNDLE="$scratch/ca.pem" AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_DEFAULT_REGION=eu-west-1 \
-    "$python" "$(dirname "$python")/aws" --endpoint-url "https://127.0.0.1:$port" "$@"
+    "$cli/python" "$cli/aws" --endpoint-url "https://127.0.0.1:$port" "$@"
 }
 for _ in $(seq 60); do if aws s3 ls >/dev/null 2>&1; then break; fi; sleep 0.5; done
 aws s3api create-bucket --bucket acme-cluster-backups --create-bucket-configuration LocationConstraint=eu-west-1 >/dev/null
