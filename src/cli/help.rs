@@ -106,7 +106,7 @@ Examples:
   penstock status
   penstock --output json status | jq '.jobs[] | {name, next_run}'
 
-Exit codes: 0, or 75 where no daemon answers.";
+Exit codes: 0, or 66 where no daemon answers.";
 
 pub(in crate::cli) const TRIGGER: &str = "\
 Example:
@@ -117,7 +117,7 @@ Examples:
   penstock sweep --dry-run
   penstock sweep
 
-Exit codes: 0 nothing is left, 1 an upload could not be aborted (said in the log).";
+Exit codes: 0 nothing is left, 1 there may be an upload whose ID is not known, otherwise by the class of what could not be aborted.";
 
 pub(in crate::cli) const VALIDATE: &str = "\
 Examples:
