@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::checksum::{Checksum, crc64nvme};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
-use crate::disks::{NewSnapshot, Tags};
+use crate::disks::{Disks as _, NewSnapshot, Tags};
 use crate::format::ebs::{EbsSnapshot, State, VolumeId};
 use crate::format::key::{BackupPrefix, Kind, Name};
 use crate::format::manifest::{
@@ -539,7 +539,7 @@ async fn who_began_to_restore_finds_everything_for_the_grace_period() {
 }
 
 impl World {
-    /// A backup of two streams' objects, as [`World::backup`], and of a volume.
+    /// A backup of a stream, as [`World::backup`], and of a volume.
     async fn backup_of_a_volume(&mut self, chain: &Chain) -> Manifest {
         let mut manifest = self.upload(chain, 1, None, &[]).await;
         let tags = [("cluster", "c"), ("job", "j"), ("node", chain.node.as_str()), ("backup-id", manifest.id.as_str())];
