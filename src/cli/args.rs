@@ -52,6 +52,7 @@ pub(super) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    #[command(after_help = help::RUN)]
     Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
@@ -66,6 +67,7 @@ pub(super) enum Command {
     /// Check that manifests, indexes and objects are there and agree.
     Verify(Verify),
     /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    #[command(after_help = help::STATUS)]
     Status,
     /// Ask the running daemon to run a job now.
     Trigger(Trigger),
@@ -87,7 +89,7 @@ pub(super) enum Command {
     /// Print IAM policies for a location, ready to paste.
     Policy(Policy),
     /// Check the configuration, or show how to write one.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::CONFIG)]
     Config(ConfigCommand),
     /// Print a script that completes commands in your shell.
     #[command(after_help = help::COMPLETIONS)]
@@ -142,8 +144,11 @@ impl Backup {
     }
 }
 
+/// Ask the running daemon to run a job now.
 #[derive(Debug, Args)]
+#[command(after_help = help::TRIGGER)]
 pub(super) struct Trigger {
+    /// A job of the configuration.
     #[arg(value_name = "JOB")]
     pub(super) job: String,
     /// Wait for the run to end, and exit as `backup` would.
@@ -324,6 +329,7 @@ pub(super) struct Verify {
 /// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
 /// starts and every hour, `penstock backup` when it ends.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(after_help = help::SWEEP)]
 pub(super) struct Sweep {
     /// Only say what would be aborted.
     #[arg(long)]

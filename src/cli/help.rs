@@ -1,6 +1,6 @@
 //! Examples and exit codes, below what `--help` says of the options.
 
-pub(super) const TOP: &str = "\
+pub(in crate::cli) const TOP: &str = "\
 First steps:
   penstock config example > /etc/penstock/penstock.toml     write a configuration, and
   penstock config check                                     see every fault in it
@@ -20,7 +20,7 @@ Exit codes:
   70  a bug in Penstock           77  permission: S3, KMS, AssumeRole
                                   78  configuration, certificates";
 
-pub(super) const BACKUP: &str = "\
+pub(in crate::cli) const BACKUP: &str = "\
 Examples:
   penstock backup etcd volumes
   penstock backup --location primary --name home /home
@@ -29,7 +29,7 @@ Examples:
 
 Exit codes: 0 committed, 1 committed with warnings or without an item that failed, otherwise by the class of the failure (penstock --help).";
 
-pub(super) const LIST: &str = "\
+pub(in crate::cli) const LIST: &str = "\
 Examples:
   penstock list --job etcd
   penstock list --cluster prod-eu-2 --node ip-10-0-0-7
@@ -37,13 +37,13 @@ Examples:
 
 Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
 
-pub(super) const SHOW: &str = "\
+pub(in crate::cli) const SHOW: &str = "\
 Examples:
   penstock show etcd@latest
   penstock show volumes/ip-10-0-0-7@latest --files
   penstock --output json show 20261123T221300Z-4f9a2c       the manifest itself";
 
-pub(super) const RESTORE: &str = "\
+pub(in crate::cli) const RESTORE: &str = "\
 Examples:
   penstock restore volumes@latest --to /srv/restored
   penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
@@ -52,12 +52,12 @@ Examples:
 One item's files go straight into DIR, those of several into DIR/ITEM.
 Exit codes: 0 all restored, 1 restored with warnings, 65 data is damaged, 66 no such backup, 73 DIR is not empty, 74 DIR cannot be written.";
 
-pub(super) const CAT: &str = "\
+pub(in crate::cli) const CAT: &str = "\
 Examples:
   penstock cat etcd@latest > snapshot.db
   penstock cat volumes@latest --item pods | tar -t";
 
-pub(super) const VERIFY: &str = "\
+pub(in crate::cli) const VERIFY: &str = "\
 Examples:
   penstock verify                       the newest backup of each job and node: everything is there
   penstock verify etcd@latest --data    and every byte is right
@@ -65,7 +65,7 @@ Examples:
 
 Exit codes: 0 whole, 65 damaged, 66 missing.";
 
-pub(super) const PRUNE: &str = "\
+pub(in crate::cli) const PRUNE: &str = "\
 Examples:
   penstock prune --dry-run              what would be deleted, what stays, and why
   penstock prune --job etcd
@@ -73,7 +73,7 @@ Examples:
 
 Exit codes: 0 done, 1 something could not be deleted (said in the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
 
-pub(super) const DELETE: &str = "\
+pub(in crate::cli) const DELETE: &str = "\
 Examples:
   penstock delete 20261123T221300Z-4f9a2c
   penstock delete etcd@20261123T221300Z-4f9a2c --now    give the space back at once
@@ -81,15 +81,63 @@ Examples:
 
 Exit codes: 0 done, 1 something could not be deleted (said in the log), 2 another node's backup without --node, 66 no such backup.";
 
-pub(super) const STATS: &str = "\
+pub(in crate::cli) const STATS: &str = "\
 Examples:
   penstock stats
   penstock --output json stats --job etcd | jq .total.stored_bytes";
 
-pub(super) const COMPLETIONS: &str = "\
+pub(in crate::cli) const COMPLETIONS: &str = "\
 Example:
   penstock completions bash > /etc/bash_completion.d/penstock";
 
-pub(super) const MAN: &str = "\
+pub(in crate::cli) const MAN: &str = "\
 Example:
   penstock man /usr/local/share/man/man1 && man penstock-restore";
+
+pub(in crate::cli) const RUN: &str = "\
+Example:
+  penstock --log-format json run
+
+SIGHUP, a changed file or `penstock reload` reads the configuration again. SIGTERM starts nothing more, aborts the uploads in flight
+and ends within half a minute.";
+
+pub(in crate::cli) const STATUS: &str = "\
+Examples:
+  penstock status
+  penstock --output json status | jq '.jobs[] | {name, next_run}'
+
+Exit codes: 0, or 66 where no daemon answers.";
+
+pub(in crate::cli) const TRIGGER: &str = "\
+Example:
+  penstock trigger etcd --wait && echo saved";
+
+pub(in crate::cli) const SWEEP: &str = "\
+Examples:
+  penstock sweep --dry-run
+  penstock sweep
+
+Exit codes: 0 nothing is left, 1 there may be an upload whose ID is not known, otherwise by the class of what could not be aborted.";
+
+pub(in crate::cli) const VALIDATE: &str = "\
+Examples:
+  penstock validate
+  penstock validate primary --skip ec2
+  penstock --output json validate | jq '.locations[].checks[] | select(.ok | not)'";
+
+pub(in crate::cli) const POLICY: &str = "\
+Examples:
+  penstock policy > role-policy.json
+  penstock policy --trust --account 333333333333 --external-id ID > trust-policy.json
+  penstock policy --caller";
+
+pub(in crate::cli) const SNAPSHOT_RESTORE: &str = "\
+Examples:
+  penstock snapshot restore disks@latest --volume vol-0123456789abcdef0 --availability-zone eu-west-1a
+  penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -";
+
+pub(in crate::cli) const CONFIG: &str = "\
+Examples:
+  penstock config example > /etc/penstock/penstock.toml
+  penstock --config ./new.toml config check
+  penstock config schema > penstock.schema.json";

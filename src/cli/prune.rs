@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -146,10 +145,10 @@ impl Connections {
         grace: Duration,
     ) -> Result<Context, Failure> {
         let catalog = self.catalog(config, location)?;
-        let outside = snapshot::Service::new(self.to(location)?.disks());
+        let snapshots = snapshot::Service::new(self.to(location)?.disks());
         // Nobody scrapes a command.
         let metrics = Metrics::new().job(job.as_str());
-        Ok(Context { catalog, checksum: location.checksum, grace, outside: Some(Arc::new(outside)), metrics })
+        Ok(Context { catalog, checksum: location.checksum, grace, snapshots, metrics })
     }
 }
 

@@ -109,18 +109,15 @@ impl Runner {
         recover::all(recovery).await;
     }
 
-    /// After a good backup of a job that has retention. Its failure is the log's and not the backup's: the next one tries again.
+    /// After a good backup. Its failure is the log's and not the backup's: the next one tries again.
     async fn retain(&self, config: &Config, location: &Location, job: &config::Job, stop: &CancellationToken) {
-        if job.retention.is_none() {
-            return;
-        }
         let (cluster, node) = (config.cluster.clone(), config.node.clone());
         let chain = Chain { cluster: cluster.clone(), job: job.name.clone(), node };
         let context = prune::Context {
             catalog: Catalog { store: location.remote.store(), prefix: location.config.prefix.clone(), cluster },
             checksum: location.config.checksum,
             grace: prune::grace_of(Some(job)),
-            outside: Some(Arc::new(location.snapshots.clone())),
+            snapshots: location.snapshots.clone(),
             metrics: self.metrics.job(job.name.as_str()),
         };
         match prune::prune(&context, &chain, &prune::Rules::of(job), Timestamp::now(), stop).await {

@@ -4,7 +4,7 @@
 //! A backup is deleted by renaming its manifest to `deleted.json` (written first, then the manifest is deleted): from then on it
 //! is not there for anybody, but what it names stays for the grace period, so that a restore that has begun ends well. Objects
 //! go after that, and only those that neither a manifest of the same chain nor a deleted one within its grace period names. The
-//! deleted manifest goes last, after what the backup kept [`Outside`] of the store.
+//! deleted manifest goes last, after the EBS snapshots that it names: without it they could not be found.
 //!
 //! One chain is one job on one node; nothing here looks at another, or at a key that Penstock does not write. A manifest that
 //! cannot be read stops the whole chain: what it names is not known.
@@ -20,36 +20,32 @@
 //! One listing request for each thousand objects of the chain, one GET for each manifest, and for each backup to be deleted a GET,
 //! a PUT and the DELETEs, [`PARALLEL`] at a time.
 
+mod apply;
 mod garbage;
-mod outside;
 mod read;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, Catalog, Entry, Found};
+use crate::catalog::{self, Catalog, Found};
 use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
-use crate::format::key::{BackupId, BackupPrefix, Chain, ObjectKey};
-use crate::format::manifest::Outcome;
+use crate::format::key::{BackupId, Chain, ObjectKey};
 use crate::metrics;
 use crate::retention::{self, Reason};
-use crate::retry::with_retries;
-use crate::store::{self, Overwrite, Payload};
+use crate::snapshot;
 
+pub use apply::apply;
 pub use garbage::Garbage;
 use garbage::{release, sort_out};
-pub use outside::Outside;
 use read::Chained;
 pub use read::Planned;
 
@@ -73,14 +69,14 @@ pub struct Context {
     pub checksum: Algorithm,
     /// See [`grace_of`].
     pub grace: Duration,
-    /// `None` only where no manifest of the chain can have anything outside of the store: it would be forgotten there.
-    pub outside: Option<Arc<dyn Outside>>,
+    /// Not asked where no manifest names a snapshot.
+    pub snapshots: snapshot::Service,
     pub metrics: metrics::Job,
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { catalog, checksum: _, grace, outside: _, metrics: _ } = self;
+        let Self { catalog, checksum: _, grace, snapshots: _, metrics: _ } = self;
         f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
     }
 }
@@ -202,7 +198,8 @@ impl Failures {
     }
 }
 
-/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`].
+/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
+/// nothing was left behind, costs its listing and no more.
 ///
 /// # Errors
 /// When the chain cannot be read, or not all of it was done in time.
@@ -213,7 +210,15 @@ pub async fn prune(
     now: Timestamp,
     cancel: &CancellationToken,
 ) -> Result<Pruned, Error> {
-    let work = async { Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await) };
+    let work = async {
+        if rules.retention.is_none()
+            && let Some(kept) = read::tidy(ctx, chain).await?
+        {
+            ctx.metrics.backups(kept);
+            return Ok(Pruned { kept, ..Pruned::default() });
+        }
+        Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await)
+    };
     bounded(work, cancel).await
 }
 
@@ -325,116 +330,5 @@ impl Plan {
             *last = (*last).max(release);
         }
         sort_out(&self.found, &named, &graves, self.grace, self.now)
-    }
-}
-
-/// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
-pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
-    let mut pruned = Pruned::default();
-    // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
-    // daemon's tasks (rust-lang/rust#102211).
-    let doomed = plan.backups.iter().filter(|backup| !backup.stays());
-    let burials: Vec<_> = doomed.map(|backup| bury(ctx, backup)).collect();
-    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
-    let mut deleted = HashSet::new();
-    while let Some((entry, result)) = burials.next().await {
-        ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
-        match result {
-            Ok(()) => {
-                tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
-                deleted.insert(&entry.id);
-            }
-            Err(error) => pruned.failures.push(&entry.key, error.report()),
-        }
-    }
-    pruned.kept = plan.backups.len() - deleted.len();
-    ctx.metrics.backups(pruned.kept);
-    let mut garbage = plan.garbage_after(&deleted);
-    let due = std::mem::take(&mut garbage.due);
-    pruned.waiting = garbage;
-    remove(ctx, &due, &mut pruned).await;
-    let live = plan.backups.iter().map(|backup| &backup.entry.id).filter(|id| !deleted.contains(id)).collect();
-    close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
-    pruned.deleted = deleted.into_iter().cloned().collect();
-    pruned.deleted.sort();
-    pruned
-}
-
-/// Makes a backup a deleted one: its manifest under another name, then not under its own any more.
-async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
-    let entry = &backup.entry;
-    let store = &ctx.catalog.store;
-    let result = async {
-        // Nobody could learn anything from a copy of a manifest that cannot be read.
-        if backup.summary.is_some() {
-            let data = match ctx.catalog.bytes(entry).await {
-                Ok(data) => bytes::Bytes::from(data),
-                // Another run was faster.
-                Err(error) if error.class == Class::NotFound => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            let payload = Payload { checksum: ctx.checksum.compute(&data), data };
-            let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
-            with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
-        }
-        with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await
-    };
-    (entry, result.await)
-}
-
-async fn gone(store: &dyn store::Store, object: &Found) -> Result<(), store::Error> {
-    with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
-}
-
-/// Deletes objects, and counts.
-async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
-    let store = &ctx.catalog.store;
-    let delete = |object| async move { (object, gone(&**store, object).await) };
-    let deletions: Vec<_> = objects.iter().map(delete).collect();
-    let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
-    while let Some((object, result)) = deletions.next().await {
-        match result {
-            Ok(()) => {
-                pruned.objects += 1;
-                pruned.bytes += object.size;
-            }
-            Err(error) => pruned.failures.push(&object.key, error.report()),
-        }
-    }
-}
-
-/// Ends deleted backups whose grace period is over: what they keep outside of the store, then the last of their manifest.
-async fn close_graves(
-    ctx: &Context,
-    plan: &Plan,
-    live: &HashSet<&BackupId>,
-    deleted: &HashSet<&BackupId>,
-    pruned: &mut Pruned,
-) {
-    let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
-    let fresh = fresh.filter_map(|backup| backup.grave(&ctx.catalog.prefix, plan.now, plan.release));
-    let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
-    for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
-        // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
-        let is_live = live.contains(&grave.found.id);
-        if !is_live && let Err(report) = close_outside(ctx, &grave.found.entry()).await {
-            pruned.failures.push(&grave.found.key, report);
-            continue;
-        }
-        remove(ctx, std::slice::from_ref(&grave.found), pruned).await;
-    }
-}
-
-async fn close_outside(ctx: &Context, entry: &Entry) -> Result<(), Report> {
-    let Some(outside) = &ctx.outside else { return Ok(()) };
-    match ctx.catalog.manifest(entry).await {
-        Ok(manifest) => outside.delete(&manifest).await.map_err(|error| error.report()),
-        Err(error) if error.class() == Class::Integrity => {
-            tracing::warn!(backup = %entry.id, %error, "what the deleted backup keeps outside of the store cannot be known");
-            Ok(())
-        }
-        // Another run was faster.
-        Err(error) if error.class() == Class::NotFound => Ok(()),
-        Err(error) => Err(error.report()),
     }
 }

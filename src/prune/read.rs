@@ -88,6 +88,23 @@ pub(super) struct Chained {
     pub(super) graves: Vec<Grave>,
 }
 
+/// How many backups a chain has in which every object lies beside a manifest, and no backup is a deleted one. `None` for another.
+///
+/// # Errors
+/// When listing fails.
+pub(super) async fn tidy(ctx: &Context, chain: &Chain) -> Result<Option<usize>, Error> {
+    let (mut committed, mut seen, mut deleted) = (BTreeSet::new(), BTreeSet::new(), false);
+    let scope = Scope { job: Some(&chain.job), node: Some(&chain.node) };
+    let visit = |found: Found| match found.kind {
+        Kind::Manifest => drop(committed.insert(found.id)),
+        Kind::Deleted => deleted = true,
+        Kind::Index | Kind::Data => drop(seen.insert(found.id)),
+    };
+    let failed = |error| Error::Chain { chain: chain.clone(), error };
+    ctx.catalog.walk(scope, visit).await.map_err(failed)?;
+    Ok((!deleted && seen.is_subset(&committed)).then_some(committed.len()))
+}
+
 /// Lists a chain and reads its manifests, the deleted ones too.
 ///
 /// # Errors

@@ -1,25 +1,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use async_trait::async_trait;
-
 use super::*;
 use crate::checksum::{Checksum, crc64nvme};
-use crate::error::ServiceError;
-use crate::format::key::{Kind, Name};
-use crate::format::manifest::Manifest;
-use crate::format::manifest::{Content, DataObject, IndexObject, Item, SourceDescription, Stream, VERSION, Warnings};
+use crate::disks::memory::{Fault, MemoryDisks, error, volume};
+use crate::disks::{Disks as _, NewSnapshot, Tags};
+use crate::format::ebs::{EbsSnapshot, State, VolumeId};
+use crate::format::key::{BackupPrefix, Kind, Name};
+use crate::format::manifest::{
+    Content, DataObject, IndexObject, Item, Manifest, Outcome, SourceDescription, Stream, VERSION, Warnings,
+};
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error as StoreError, ListedUpload, ObjectInfo, Page, PartNumber, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Download, Error as StoreError, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 const HOUR: i64 = 3600;
@@ -47,6 +49,7 @@ const KEEP_ALL: Rules = Rules { retention: None, zone: TimeZone::UTC };
 /// A store with chains in it, and a clock.
 struct World {
     store: Arc<Obstacle>,
+    disks: Arc<MemoryDisks>,
     ctx: Context,
     now: i64,
     serial: u32,
@@ -59,8 +62,11 @@ impl World {
         let store = Arc::new(Obstacle::default());
         let catalog = Catalog { store: Arc::clone(&store) as _, prefix: "p".to_owned(), cluster: name("c") };
         let metrics = Metrics::new().job("j");
-        let ctx = Context { catalog, checksum: Algorithm::Crc64nvme, grace: GRACE, outside: None, metrics };
-        let mut world = Self { store, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
+        let disks = Arc::new(MemoryDisks::new([volume(&"vol-01234567".parse().unwrap(), &[])]));
+        let checksum = Algorithm::Crc64nvme;
+        let snapshots = snapshot::Service::new(Arc::clone(&disks) as _);
+        let ctx = Context { catalog, checksum, grace: GRACE, snapshots, metrics };
+        let mut world = Self { store, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
         world.pass(0);
         world
     }
@@ -225,7 +231,7 @@ impl Obstacle {
     }
 }
 
-#[async_trait]
+#[async_trait::async_trait]
 impl Store for Obstacle {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), StoreError> {
         self.change(self.inner.put(key, payload, overwrite)).await
@@ -532,56 +538,100 @@ async fn who_began_to_restore_finds_everything_for_the_grace_period() {
     }
 }
 
-/// Remembers what it was asked for, and fails as long as it is told to.
-#[derive(Default)]
-struct Snapshots {
-    deleted: Mutex<Vec<BackupId>>,
-    failing: Mutex<bool>,
-}
+impl World {
+    /// A backup of a stream, as [`World::backup`], and of a volume.
+    async fn backup_of_a_volume(&mut self, chain: &Chain) -> Manifest {
+        let mut manifest = self.upload(chain, 1, None, &[]).await;
+        let tags = [("cluster", "c"), ("job", "j"), ("node", chain.node.as_str()), ("backup-id", manifest.id.as_str())];
+        let tags: Tags = tags.iter().map(|(tag, value)| (format!("penstock:{tag}"), (*value).to_owned())).collect();
+        let volume_id: VolumeId = "vol-01234567".parse().unwrap();
+        let new = NewSnapshot { volume: volume_id.clone(), description: String::new(), tags };
+        let snapshot = self.disks.create_snapshot(&new).await.unwrap();
+        let snapshot = EbsSnapshot {
+            snapshot_id: snapshot.id,
+            volume_id,
+            size_gib: 8,
+            availability_zone: "eu-west-1a".to_owned(),
+            volume_type: "gp3".to_owned(),
+            iops: None,
+            throughput: None,
+            encrypted: false,
+            kms_key_id: None,
+            tags: Tags::new(),
+            state: State::Completed,
+            started: at(self.now),
+            completed: None,
+        };
+        manifest.items.push(Item {
+            name: name("volume"),
+            source: SourceDescription::Ebs { selected_by: "volumes".to_owned() },
+            outcome: Outcome::Success,
+            error: None,
+            labels: BTreeMap::new(),
+            content: Content::EbsSnapshot { snapshot: Some(snapshot) },
+        });
+        self.commit(chain, &manifest).await;
+        manifest
+    }
 
-#[async_trait]
-impl Outside for Snapshots {
-    async fn delete(&self, manifest: &Manifest) -> Result<(), ServiceError> {
-        if *self.failing.lock().unwrap() {
-            return Err(ServiceError::local("DeleteSnapshot", &manifest.id, Class::Throttled, "later"));
-        }
-        self.deleted.lock().unwrap().push(manifest.id.clone());
-        Ok(())
+    fn snapshots(&self) -> usize {
+        self.disks.all_snapshots().len()
     }
 }
 
+/// Refuses every DeleteSnapshot.
+fn refuse_to_delete(world: &World, class: Class, code: &'static str) {
+    world.disks.script(move |operation, _, _| {
+        (operation == "DeleteSnapshot").then(|| Fault::Refuse(error("DeleteSnapshot", class, 400, code)))
+    });
+}
+
 #[tokio::test]
-async fn what_is_outside_of_the_store_goes_with_the_last_of_the_manifest() {
+async fn snapshots_go_with_the_last_of_the_manifest() {
     let mut world = World::new();
-    let snapshots = Arc::new(Snapshots::default());
-    world.ctx.outside = Some(Arc::clone(&snapshots) as _);
     let chain = node("a");
-    let first = world.backup(&chain, 1, None).await;
+    world.backup_of_a_volume(&chain).await;
     world.pass(HOUR);
-    world.backup(&chain, 1, None).await;
+    world.backup_of_a_volume(&chain).await;
     // The first deletion does not get further than writing the deleted manifest, and the backup stays after all.
     *world.store.denied.lock().unwrap() = Some(Kind::Manifest);
     assert_eq!(world.prune(&chain, &keep_last(1)).await.unwrap().failures.count, 1);
     *world.store.denied.lock().unwrap() = None;
     world.pass(2 * DAY);
-    assert_eq!(
-        world.prune(&chain, &keep_last(2)).await.unwrap().objects,
-        1,
-        "the deleted manifest of a backup that stays"
-    );
-    assert_eq!(*snapshots.deleted.lock().unwrap(), []);
+    let pruned = world.prune(&chain, &keep_last(2)).await.unwrap();
+    assert_eq!((pruned.objects, world.snapshots()), (1, 2), "only the deleted manifest of a backup that stays");
 
     world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!(*snapshots.deleted.lock().unwrap(), []);
+    assert_eq!(world.snapshots(), 2, "somebody may be making a volume of it");
     world.pass(DAY);
-    *snapshots.failing.lock().unwrap() = true;
+    refuse_to_delete(&world, Class::AccessDenied, "UnauthorizedOperation");
     let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!((pruned.objects, pruned.failures.list[0].1.class), (2, Class::Throttled));
-    *snapshots.failing.lock().unwrap() = false;
+    assert_eq!((pruned.objects, pruned.failures.list[0].1.class), (2, Class::AccessDenied));
+    refuse_to_delete(&world, Class::Busy, "InvalidSnapshot.InUse");
     let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!((pruned.objects, pruned.failures.count), (1, 0));
-    assert_eq!(*snapshots.deleted.lock().unwrap(), std::slice::from_ref(&first.id));
+    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (0, 0, 2), "an AMI uses it");
+    world.disks.script(|_, _, _| None);
+    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
+    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (1, 0, 1));
     assert_eq!(world.keys(), world.whole().await);
+}
+
+#[tokio::test]
+async fn a_job_without_retention_costs_a_listing_until_something_is_left_behind() {
+    let metrics = Metrics::new();
+    let mut world = World::new();
+    world.ctx.metrics = metrics.job("j");
+    let chain = node("a");
+    // Not a manifest is read: this one could not be.
+    for _ in 0..3 {
+        let manifest = world.upload(&chain, 1, None, &[]).await;
+        world.put(&BackupPrefix::new("p", &chain, &manifest.id).manifest(), "{").await;
+    }
+    assert_eq!(world.prune(&chain, &KEEP_ALL).await.unwrap().kept, 3);
+    let backups = metrics.gather().into_iter().find(|family| family.name() == "penstock_backups").unwrap();
+    assert_eq!(format!("{}", backups.get_metric()[0].get_gauge().get_value()), "3");
+    world.upload(&chain, 1, None, &[]).await;
+    assert_eq!(world.prune(&chain, &KEEP_ALL).await.unwrap_err().class(), Class::Integrity);
 }
 
 /// What may happen to a chain.

@@ -83,6 +83,11 @@ pub async fn job(context: Context<'_>, lock: &Lock) -> usize {
 async fn one(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
     match (committed(context, &record).await?, record.saved.phase.clone()) {
         (Some(manifest), _) => finish(context, record, manifest, Overwrite::Allow).await,
+        (None, Phase::Captured(_)) if was_deleted(context, &record).await? => {
+            tracing::info!(backup = %record.saved.owner(), "it was deleted while its snapshots were pending");
+            record.remove()?;
+            Ok(0)
+        }
         (None, Phase::Captured(manifest)) => finish(context, record, *manifest, Overwrite::Refuse).await,
         (None, Phase::Creating) => abandon(context, record).await,
     }
@@ -108,6 +113,16 @@ async fn committed(context: Context<'_>, record: &Record<'_>) -> Result<Option<M
     let owner = record.saved.owner();
     let home = record.saved.cluster_prefix();
     Manifest::parse(&bytes, &owner.chain, &owner.id, &home).map(Some).map_err(refused)
+}
+
+/// Whether it was committed, and deleted since: its snapshots then go with the last of its manifest (docs/decisions/0035).
+async fn was_deleted(context: Context<'_>, record: &Record<'_>) -> Result<bool, Error> {
+    let key = record.saved.backup().deleted();
+    match with_retries("HeadObject", &key, || context.store.head(&key)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.class == Class::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Nothing was captured: the snapshots are deleted, since no manifest will ever name them.

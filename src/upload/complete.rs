@@ -42,12 +42,7 @@ pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Obj
 }
 
 impl Object<'_> {
-    async fn commit(
-        &self,
-        store: &dyn Store,
-        endpoint: &Endpoint,
-        parts: &[UploadedPart],
-    ) -> Result<(), store::Error> {
+    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), store::Error> {
         let key = &self.upload.key;
         let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
         let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };

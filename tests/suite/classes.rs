@@ -180,7 +180,7 @@ async fn a_request_that_is_given_up_counts_as_cancelled() {
     let store = aws.store();
     tokio::select! {
         _ = store.list("", None) => panic!("nobody answers"),
-        _ = async { let _held = listener.accept().await.unwrap(); } => {}
+        () = async { let _held = listener.accept().await.unwrap(); } => {}
     }
     let families = metrics.gather();
     let requests = families.iter().find(|family| family.name() == "penstock_requests_total").unwrap().get_metric();

@@ -16,6 +16,7 @@ use penstock::budget::Budget;
 use penstock::catalog::{Catalog, Scope};
 use penstock::checksum::Algorithm;
 use penstock::config::{Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
+use penstock::disks::memory::MemoryDisks;
 use penstock::download;
 use penstock::format::key::{Chain, Name, ObjectKey};
 use penstock::format::manifest::Manifest;
@@ -24,6 +25,7 @@ use penstock::metrics::Metrics;
 use penstock::prune;
 use penstock::restore::{self, restore};
 use penstock::retry::Endpoint;
+use penstock::snapshot;
 use penstock::store::Store;
 use penstock::store::memory::MemoryStore;
 use penstock::stream::frame::Compression;
@@ -225,7 +227,7 @@ impl World {
             catalog: Self::catalog(dying.clone()),
             checksum: Algorithm::Crc64nvme,
             grace: Duration::ZERO,
-            outside: None,
+            snapshots: snapshot::Service::new(Arc::new(MemoryDisks::new([]))),
             metrics: Metrics::new().job("model"),
         };
         let chain = Chain { cluster: name("c"), job: name("model"), node: name("n") };

@@ -2,11 +2,14 @@
 
 use clap::{Args, ValueEnum};
 
+use super::help;
+
 /// Prove locations: every permission, connection and credential that Penstock needs there.
 ///
 /// Each check is real: objects and uploads are made below `PREFIX/CLUSTER/.validate/` and removed again, EC2 is asked with `DryRun`.
 /// The exit code is that of the first failure's class.
 #[derive(Debug, Args)]
+#[command(after_help = help::VALIDATE)]
 pub(in crate::cli) struct Validate {
     /// Which locations; all of them where none is named.
     #[arg(value_name = "LOCATION")]
@@ -28,6 +31,7 @@ pub(in crate::cli) enum Skipped {
 /// (`--account` the one that has to name the external ID, `--also` each that need not), or for a user outside AWS (`--user`). `--caller` prints
 /// what the base credentials, and each role before the last, need in order to assume the next one.
 #[derive(Debug, Args)]
+#[command(after_help = help::POLICY)]
 pub(in crate::cli) struct Policy {
     /// The location; needed only where the configuration has several.
     #[arg(long)]

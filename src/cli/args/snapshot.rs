@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::Place;
+use super::{Place, help};
 use crate::catalog::Selector;
 
 #[derive(Debug, Subcommand)]
@@ -18,6 +18,7 @@ pub(in crate::cli) enum SnapshotCommand {
 /// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
 /// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
 #[derive(Debug, Args)]
+#[command(after_help = help::SNAPSHOT_RESTORE)]
 pub(in crate::cli) struct SnapshotRestore {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
     #[arg(value_name = "BACKUP")]
@@ -27,6 +28,7 @@ pub(in crate::cli) struct SnapshotRestore {
     /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
     #[arg(long, value_name = "VOL")]
     pub(in crate::cli) volume: String,
+    /// Where the new volume is made: the zone of the instance that shall have it.
     #[arg(long, value_name = "AZ")]
     pub(in crate::cli) availability_zone: String,
     /// gp3, io2, …; the original's where not given.
