@@ -26,7 +26,7 @@ use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use bytes::Bytes;
 use futures_util::stream;
 
-use self::body::{Outgoing, Progress};
+use self::body::Progress;
 use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, limited, once, untimed};
 use super::classify::{Context, Service};
 use super::failure::Call;
@@ -168,7 +168,7 @@ impl Store for S3Store {
         };
         let signing = self.signing.interceptor(&payload).await;
         let progress = Arc::new(Progress::default());
-        let body = Outgoing::stream(&payload.data, self.bandwidth.as_ref(), &progress);
+        let (body, _lent) = body::lend(&payload.data, self.bandwidth.as_ref(), &progress);
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body);
         let put = put
             .set_if_none_match(condition)
@@ -294,7 +294,7 @@ impl Store for S3Store {
         let headers = Headers::from(payload.checksum);
         let signing = self.signing.interceptor(&payload).await;
         let progress = Arc::new(Progress::default());
-        let body = Outgoing::stream(&payload.data, self.bandwidth.as_ref(), &progress);
+        let (body, _lent) = body::lend(&payload.data, self.bandwidth.as_ref(), &progress);
         let put = self.client.upload_part().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
         let put = put
             .part_number(i32::from(number.get()))

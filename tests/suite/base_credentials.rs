@@ -84,7 +84,7 @@ fn the_environment() {
 #[test]
 fn an_instance_role_by_imdsv2() {
     let site = Site::new();
-    let imds = site.servers.metadata_service("NodeRole".into(), of_a_session());
+    let imds = site.servers.metadata_of_role("NodeRole", of_a_session());
     let penstock =
         site.default().without("AWS_EC2_METADATA_DISABLED").with("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds.url);
     penstock.good(&["list"]);

@@ -32,6 +32,8 @@ enum Quirk {
     IgnoresPartChecksums,
     /// ListParts has neither ETags nor checksums, and an upload that is gone has an empty list.
     BareParts,
+    /// The list of parts stands in another element than S3's, and cannot be read.
+    OddParts,
     /// Complete compares nothing with the parts it holds.
     TrustsThePartList,
     /// An upload that is gone is "access denied".
@@ -229,12 +231,16 @@ async fn three_parts(backend: &Backend, upload: &UploadHandle) -> (Vec<UploadedP
 async fn multipart(backend: &Backend) {
     let upload = begin(backend, "m/three").await;
     let (parts, whole, checksum) = three_parts(backend, &upload).await;
-    let listed = backend.store.list_parts(&upload).await.unwrap().unwrap();
-    if backend.lacks(Quirk::BareParts) {
+    let listed = backend.store.list_parts(&upload).await;
+    if backend.lacks(Quirk::OddParts) {
+        let error = listed.unwrap_err();
+        assert!(error.class == Class::Compat && error.message.contains("ListPartsResponse"), "{error}");
+    } else if backend.lacks(Quirk::BareParts) {
+        let listed = listed.unwrap().unwrap();
         let bare = |part: &UploadedPart| (part.number, part.size);
         assert!(listed.iter().map(bare).eq(parts.iter().map(bare)), "{listed:?}");
     } else {
-        assert_eq!(listed, parts);
+        assert_eq!(listed.unwrap().unwrap(), parts);
     }
     assert_eq!(backend.store.head(&upload.key).await.unwrap_err().class, Class::NotFound);
     backend.store.complete_upload(&upload, &parts, whole.len() as u64, checksum).await.unwrap();
@@ -305,7 +311,9 @@ async fn wrong_part_lists(backend: &Backend) {
             assert_eq!(complete(parts.clone(), size, payload.checksum).await, Class::Integrity);
         }
         // None of these ended the upload.
-        assert_eq!(backend.store.list_parts(&upload).await.unwrap(), Some(parts));
+        if !backend.lacks(Quirk::OddParts) {
+            assert_eq!(backend.store.list_parts(&upload).await.unwrap(), Some(parts));
+        }
     }
     let small = backend.store.upload_part(&upload, PartNumber::FIRST, backend.payload(&b"small"[..])).await.unwrap();
     let second = PartNumber::FIRST.next().unwrap();
@@ -403,7 +411,7 @@ async fn crc32c_over_tls() {
 }
 
 /// moto 5.2.5, authentication off.
-const MOTO: &[Quirk] = &[Quirk::IgnoresChecksums];
+const MOTO: &[Quirk] = &[Quirk::IgnoresChecksums, Quirk::NoMultipartChecksum, Quirk::OddParts];
 
 /// radosgw 16.2.
 const RADOSGW: &[Quirk] = &[Quirk::IgnoresChecksums];

@@ -155,7 +155,7 @@ path = "{tree}"
     fn metadata(&self, role: &str) -> Scripted {
         let (name, session) =
             (role.rsplit('/').next().unwrap().to_owned(), self.stand_in.as_ref().unwrap().session(role));
-        self.servers.metadata_service(name, session)
+        self.servers.metadata_of_role(&name, session)
     }
 }
 

@@ -217,21 +217,28 @@ impl Servers {
         Scripted { url: self.serve(scheme, service), log }
     }
 
-    /// A node's metadata service in its second version: a token first, then the role's name, then its credentials.
-    pub(crate) fn metadata_service(&self, role: String, session: String) -> Scripted {
+    /// A node's metadata service in its second version: a token first, then what is asked for, by its path.
+    pub(crate) fn metadata(&self, answers: Vec<(String, String)>) -> Scripted {
         const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
-        const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
         self.scripted_http(Scheme::Http, move |request, _| {
             let with_token = request.header("x-aws-ec2-metadata-token") == Some("the-metadata-token");
             let (status, body) = match (request.method.as_str(), request.uri.as_str()) {
                 ("PUT", "/latest/api/token") if request.header(TTL).is_some() => (200, "the-metadata-token".to_owned()),
                 ("GET", _) if !with_token => (401, String::new()),
-                ("GET", ROLES) => (200, role.clone()),
-                ("GET", path) if path.strip_prefix(ROLES) == Some(role.as_str()) => (200, session.clone()),
+                ("GET", path) => match answers.iter().find(|(known, _)| known == path) {
+                    Some((_, answer)) => (200, answer.clone()),
+                    None => (404, String::new()),
+                },
                 _ => (404, String::new()),
             };
             Response::builder().status(status).header(TTL, "21600").body(Full::new(Bytes::from(body))).unwrap()
         })
+    }
+
+    /// The same, of a node in a role: the role's name, then its credentials.
+    pub(crate) fn metadata_of_role(&self, role: &str, session: String) -> Scripted {
+        let roles = "/latest/meta-data/iam/security-credentials/";
+        self.metadata(vec![(roles.to_owned(), role.to_owned()), (format!("{roles}{role}"), session)])
     }
 
     /// A port where every connection is reset as soon as something has been sent to it.

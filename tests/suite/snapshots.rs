@@ -222,14 +222,7 @@ fn the_daemon_finishes_what_a_dead_run_had_captured() {
 fn this_instance_is_asked_for_its_id() {
     let servers = Servers::start();
     let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
-    let imds = servers.scripted(Scheme::Http, |request, _| match (request.method.as_str(), request.uri.as_str()) {
-        ("PUT", "/latest/api/token") => (200, "token".to_owned()),
-        ("GET", "/latest/meta-data/instance-id") => {
-            assert_eq!(request.header("x-aws-ec2-metadata-token"), Some("token"));
-            (200, "i-0123456789abcdef0".to_owned())
-        }
-        other => panic!("{other:?}"),
-    });
+    let imds = servers.metadata(vec![("/latest/meta-data/instance-id".to_owned(), "i-0123456789abcdef0".to_owned())]);
     let site = by_tag(servers, &s3, &ec2, "attached_to = \"this-instance\"");
     let mut command = site.command(&["backup", "disks"]);
     let output = command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds.url).output().unwrap();

@@ -192,7 +192,6 @@ impl Drop for Prometheus {
 }
 
 #[test]
-#[ignore = "one location is not seen up again in time since the rooms were merged"]
 fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     let site = Site::new();
     let daemon = site.start();

@@ -3,12 +3,15 @@
 //! The SDK takes an in-memory body as sent at once, so neither its stall protection nor anybody else sees how far it is. Slices
 //! show it: hyper asks for the next when the connection has room. From that comes the rule that ends a part that hangs —
 //! [`STALLED`] without a slice, or [`UNANSWERED`] after the last — however long the part as a whole may take: a slow
-//! line is not a broken one. The bytes are not copied, and the same memory is sent again where the SDK tries again.
+//! line is not a broken one.
+//!
+//! A request that is given up gives its buffer back at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices
+//! it has taken until a peer that no longer reads has read them. So a slice is a copy, made in the cache right before the kernel
+//! reads it; what such a peer can hold on to is the half megabyte that hyper takes ahead.
 
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -76,39 +79,69 @@ impl Watch {
     }
 }
 
+/// The bytes of a request that is being made; whoever makes it holds this. Dropped, no attempt has them any longer.
+#[derive(Debug)]
+pub(super) struct Lent(Arc<Mutex<Bytes>>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        std::mem::take(&mut *lock(&self.0));
+    }
+}
+
+/// Nothing that can panic runs under it.
+fn lock(data: &Mutex<Bytes>) -> MutexGuard<'_, Bytes> {
+    data.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The request was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was given up")]
+struct GivenUp;
+
 /// One attempt's body.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    rest: Bytes,
+struct Outgoing {
+    data: Arc<Mutex<Bytes>>,
+    length: usize,
+    sent: usize,
     bandwidth: Option<Bandwidth>,
     /// A slice whose time has not come.
     turn: Option<(usize, Pin<Box<Sleep>>)>,
     progress: Arc<Progress>,
 }
 
+/// `data` as a request's body, for as long as what is returned beside it.
+pub(super) fn lend(data: &Bytes, bandwidth: Option<&Bandwidth>, progress: &Arc<Progress>) -> (ByteStream, Lent) {
+    let (length, bandwidth, progress) = (data.len(), bandwidth.cloned(), Arc::clone(progress));
+    let data = Arc::new(Mutex::new(data.clone()));
+    let lent = Lent(Arc::clone(&data));
+    let body = SdkBody::retryable(move || {
+        progress.step(length);
+        let (data, bandwidth, progress) = (Arc::clone(&data), bandwidth.clone(), Arc::clone(&progress));
+        SdkBody::from_body_1_x(Outgoing { data, length, sent: 0, bandwidth, turn: None, progress })
+    });
+    (ByteStream::new(body), lent)
+}
+
 impl Outgoing {
-    /// `data` as a request's body.
-    pub(super) fn stream(data: &Bytes, bandwidth: Option<&Bandwidth>, progress: &Arc<Progress>) -> ByteStream {
-        let (data, bandwidth, progress) = (data.clone(), bandwidth.cloned(), Arc::clone(progress));
-        ByteStream::new(SdkBody::retryable(move || {
-            progress.step(data.len());
-            let (rest, bandwidth, progress) = (data.clone(), bandwidth.clone(), Arc::clone(&progress));
-            SdkBody::from_body_1_x(Self { rest, bandwidth, turn: None, progress })
-        }))
+    fn left(&self) -> usize {
+        self.length - self.sent
     }
 
     /// The length of the next slice, once it may be sent.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<usize> {
-        let Some(bandwidth) = &self.bandwidth else { return Poll::Ready(self.rest.len().min(LARGEST_SLICE)) };
+        let left = self.left();
+        let Some(bandwidth) = &self.bandwidth else { return Poll::Ready(left.min(LARGEST_SLICE)) };
         let (length, turn) = self.turn.get_or_insert_with(|| {
-            let length = self.rest.len().min(bandwidth.slice());
+            let length = left.min(bandwidth.slice());
             let wait = bandwidth.take(length, Instant::now());
             (length, Box::pin(tokio::time::sleep(wait)))
         });
         let length = *length;
         if turn.as_mut().poll(context).is_pending() {
             // Our own wait, not the connection's.
-            self.progress.step(self.rest.len());
+            self.progress.step(left);
             return Poll::Pending;
         }
         self.turn = None;
@@ -118,27 +151,26 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = GivenUp;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
+        if self.left() == 0 {
             return Poll::Ready(None);
         }
         let length = ready!(self.poll_turn(context));
-        let slice = self.rest.split_to(length);
-        self.progress.step(self.rest.len());
+        let slice = lock(&self.data).get(self.sent..self.sent + length).map(Bytes::copy_from_slice);
+        let Some(slice) = slice else { return Poll::Ready(Some(Err(GivenUp))) };
+        self.sent += length;
+        self.progress.step(self.left());
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.left() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.left() as u64)
     }
 }
 
@@ -170,7 +202,15 @@ mod tests {
         for bandwidth in [None, Some(Bandwidth::new(8_000_000))] {
             let started = Instant::now();
             let progress = Arc::new(Progress::default());
-            let mut body = Outgoing { rest: data.clone(), bandwidth: bandwidth.clone(), turn: None, progress };
+            let (lent, bandwidth) = (Arc::new(Mutex::new(data.clone())), bandwidth.clone());
+            let mut body = Outgoing {
+                data: lent,
+                length: data.len(),
+                sent: 0,
+                bandwidth: bandwidth.clone(),
+                turn: None,
+                progress,
+            };
             let mut seen = Vec::new();
             assert_eq!(body.size_hint().exact(), Some(400_000));
             while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
@@ -183,5 +223,20 @@ mod tests {
             // 400,000 bytes at 8 MB/s, less what may go at once.
             assert!(bandwidth.is_none() || started.elapsed() >= Duration::from_millis(35));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_given_back() {
+        use futures_util::future::poll_fn;
+
+        let data = Bytes::from(vec![7; 3 * LARGEST_SLICE]);
+        let (body, lent) = lend(&data, None, &Arc::default());
+        let mut body = body.into_inner();
+        let next = async |body: &mut SdkBody| poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
+        let first = next(&mut body).await.unwrap().unwrap().into_data().unwrap();
+        drop(lent);
+        assert!(data.is_unique(), "the body, and the slice that is on its way, hold nothing of it");
+        assert_eq!(first.len(), LARGEST_SLICE);
+        assert!(next(&mut body).await.unwrap().is_err());
     }
 }
