@@ -25,12 +25,12 @@ pub(super) async fn run(daemon: Arc<Daemon>) {
             (Arc::clone(&inside.config), inside.locations.clone())
         };
         last.retain(|name, _| locations.contains_key(name));
-        for (name, location) in &locations {
-            let due = last.get(name).is_none_or(|at| at.elapsed() >= EVERY);
+        for (name, location) in locations {
+            let due = last.get(&name).is_none_or(|at| at.elapsed() >= EVERY);
             if due && location.health().is_up() {
-                last.insert(name.clone(), Instant::now());
+                last.insert(name, Instant::now());
                 let spared = daemon.lock().board.about_to_run();
-                daemon.runner.chores(&config, location, spared).await;
+                daemon.runner.chores(&config, &location, spared).await;
             }
         }
         tokio::select! {

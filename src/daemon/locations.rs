@@ -4,7 +4,8 @@
 //! have to wait for that, and at its bucket every [`CHECK_EVERY`], by listing a prefix that holds nothing. What it finds
 //! is logged when it changes. Nothing waits for these tasks: a job tries for itself.
 //!
-//! A location that leaves the configuration, or changes, stays open for as long as a run holds it.
+//! A location that leaves the configuration, or changes, stays open for as long as a run holds it, but nothing looks at it any more:
+//! its name, and what is said under it, belong to what came in its place.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -185,6 +186,13 @@ impl Location {
         });
     }
 
+    /// Ends the looking.
+    pub(super) fn leave(&self) {
+        if let Some(task) = self.task().take() {
+            task.abort();
+        }
+    }
+
     /// Returns how long nothing need be looked at.
     async fn look(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
         let credentials = self.within_time(self.remote.credentials()).await;
@@ -248,8 +256,6 @@ impl Location {
 
 impl Drop for Location {
     fn drop(&mut self) {
-        if let Some(task) = self.task().take() {
-            task.abort();
-        }
+        self.leave();
     }
 }

@@ -44,7 +44,12 @@ impl Daemon {
         let gone = old.locations.keys().filter(|name| !config.locations.contains_key(*name));
         inside.left.extend(gone.cloned());
         inside.board.reconfigure(&config, Timestamp::now(), |job| state.load(job));
-        (inside.loaded, inside.refused, inside.locations) = (Timestamp::now(), None, opened);
+        (inside.loaded, inside.refused) = (Timestamp::now(), None);
+        for (name, old) in std::mem::replace(&mut inside.locations, opened) {
+            if !inside.locations.get(&name).is_some_and(|kept| Arc::ptr_eq(kept, &old)) {
+                old.leave();
+            }
+        }
         inside.config = config;
         drop(inside);
         self.watch_locations();
