@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import re
 import shlex
 import shutil
@@ -32,6 +33,7 @@ APT = ["awscli", "restic", "rclone", "nginx-light", "zstd", "curl"]
 APT_STORE = ["ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "ceph-common", "uuid-runtime"]
 MIB, GIB = 1 << 20, 1 << 30
 KEY, SECRET, BUCKET, PASSWORD = "RGWAK", "RGWSK", "bench", "bench"
+ROWS = {f"P{number}" for number in range(1, 9)}
 BEGIN, END = "<!-- bench-peers:begin -->", "<!-- bench-peers:end -->"
 TRAPS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY",
          "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION")
@@ -261,7 +263,8 @@ class Penstock:
             with open(os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                 out.write(text)
 
-    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", prefix="penstock"):
+    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", prefix="penstock",
+               incremental=False):
         """A configuration file of its own for each client; `source` is the TOML of the job's one source."""
         state = os.path.join(self.directory, f"state-{name}")
         certificate = f'certificate = "{ca}"\ncertificate_mode = "only"' if ca else ""
@@ -289,7 +292,7 @@ part_size = "16MiB"
 sign_payload = "{sign}"
 [jobs.bench]
 location = "bench"
-incremental = false
+incremental = {str(incremental).lower()}
 compression = "{compression}"
 [[jobs.bench.sources]]
 {source}
@@ -404,12 +407,6 @@ def certificates():
     return tuple(os.path.join(directory, name) for name in ("ca.pem", "server.pem", "server.key"))
 
 
-def warm(path):
-    with open(path, "rb") as file:
-        while file.read(4 * MIB):
-            pass
-
-
 def row_uploads(options, report, penstock):
     """P1 and P2 in one series, so that their difference is of the same hour."""
     file = random_file(options.mib * MIB)
@@ -488,8 +485,8 @@ def tree_clients(penstock, s3, tree, report):
     return clients
 
 
-def rustic_options(s3, url=None):
-    return ["--no-progress", "-r", "opendal:s3", "-o", f"endpoint={url or s3.url}", "-o", f"bucket={BUCKET}", "-o", "root=/rustic",
+def rustic_options(s3, url=None, root="rustic"):
+    return ["--no-progress", "-r", "opendal:s3", "-o", f"endpoint={url or s3.url}", "-o", f"bucket={BUCKET}", "-o", f"root=/{root}",
             "-o", "region=default", "-o", f"access_key_id={KEY}", "-o", f"secret_access_key={SECRET}"]
 
 
@@ -541,6 +538,150 @@ def row_restore(options, report, penstock, s3, backups, size):
     own, restic_ = by_name(clients, "penstock"), by_name(clients, "restic")
     report.target("P5 wall s, against 1/2 of restic's", figure(own, "wall"), figure(restic_, "wall", 0.5))
     report.target("P5 RSS MiB", figure(own, "rss"), 160.0)
+
+
+def changed(tree, seed):
+    """Other bytes, at random, in files at random that hold 1 % of the tree's; sizes stay."""
+    dice = random.Random(seed)
+    paths = sorted(os.path.join(directory, name) for directory, _, names in os.walk(tree) for name in names)
+    dice.shuffle(paths)
+    left = sum(os.lstat(path).st_size for path in paths) // 100
+    for path in paths:
+        size = os.lstat(path).st_size
+        if 0 < size <= left:
+            with open(path, "r+b") as out:
+                out.write(dice.randbytes(size))
+            left -= size
+        if left < 4096:
+            return
+
+
+def row_incremental(options, report, penstock, s3):
+    """P4: the same tree again, unchanged, and with 1 % of its bytes changed before each round."""
+    origin = source_tree(options.tree_mib * MIB, options.tree_files)
+    tree = os.path.join(BENCH, "data", "tree-that-changes")
+    shutil.rmtree(tree, ignore_errors=True)
+    subprocess.run(["cp", "-a", origin, tree], check=True)
+    _, size = tree_facts(tree)
+    source = f'type = "tree"\nname = "tree"\npath = "{tree}"'
+    setting = {"prefix": "penstock4", "memory": "128MiB", "incremental": True}
+    firsts = [("penstock", "penstock4", [], [penstock.binary, "--config", penstock.config("p4", s3.url, source, **setting),
+                                             "backup", "bench"])]
+    if shutil.which("restic"):
+        base = ["restic", "-r", f"s3:{s3.url}/{BUCKET}/restic4", "-q"]
+        firsts.append(("restic", "restic4", [*base, "init"], [*base, "backup", tree]))
+    with contextlib.suppress(Unavailable):
+        base = [rustic(), *rustic_options(s3, root="rustic4")]
+        firsts.append(("rustic", "rustic4", [*base, "init"], [*base, "backup", tree]))
+
+    def series(row):
+        clients = []
+        for name, prefix, _, command in firsts:
+            sizes = []
+            before = lambda prefix=prefix, sizes=sizes: sizes.append(s3.size(prefix))  # noqa: E731
+            after = lambda client, prefix=prefix, sizes=sizes: client.stored.append(s3.size(prefix) - sizes[-1])  # noqa: E731
+            clients.append(Client(name, command, before=before, after=after, peer=name != "penstock"))
+        return row, clients
+
+    for _, prefix, init, command in firsts:
+        s3.clear(prefix)
+        for argv in filter(None, (init, command)):
+            subprocess.run(argv, env=environment(), check=True, capture_output=True)
+    for row, clients in (series("P4 unchanged"), series("P4 1 % changed")):
+        for number in range(options.rounds):
+            if row != "P4 unchanged":
+                changed(tree, number)
+            take_turns(row, clients, 1)
+        title = f"{row}: the tree of P3 again, to radosgw; stored is what came in addition"
+        report.table(title, clients, size, stored=True)
+        own = by_name(clients, "penstock")
+        for peer in ("restic", "rustic"):
+            for field in ("wall", "cpu"):
+                limit = figure(by_name(clients, peer), field, 1 / 3)
+                report.target(f"{row}, {field} s, against 1/3 of {peer}'s", figure(own, field), limit)
+    with nginx("proxy", 18080, s3.url.removeprefix("http://"), count=True) as (port, log):
+        config = penstock.config("p4-counted", f"http://127.0.0.1:{port}", source, **setting)
+        # Its own state directory: the first run of it is not what is counted.
+        argv = [penstock.binary, "--config", config, "backup", "bench"]
+        subprocess.run(argv, env=environment(), check=True, capture_output=True)
+        time.sleep(0.2)
+        first = sum(count_requests(log).values())
+        subprocess.run(argv, env=environment(), check=True, capture_output=True)
+        time.sleep(0.2)
+        report.target("P4 unchanged, requests", sum(count_requests(log).values()) - first, 12)
+    for _, prefix, _, _ in firsts:
+        s3.clear(prefix)
+
+
+def row_idle(options, report, penstock, s3):
+    """P8: a daemon with 200 jobs, none of which is due."""
+    config = penstock.config("p8", s3.url, 'type = "command"\nname = "stream"\nargv = ["true"]')
+    port = port_or_free(9632)
+    with open(config) as file:
+        text = file.read().replace("[admin]", f'[admin]\nlisten = "127.0.0.1:{port}"')
+    text = re.sub(r"\[jobs.bench\].*", "", text, flags=re.S)
+    for number in range(200):
+        text += (f'[jobs.job-{number}]\nlocation = "bench"\nschedule = "0 0 1 1 *"\n'
+                 f'sources = [{{ type = "command", name = "stream", argv = ["true"] }}]\n')
+    with open(config, "w") as file:
+        file.write(text)
+
+    def asked(path):
+        with socket.create_connection(("127.0.0.1", port), 10) as one:
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            reply = b""
+            while piece := one.recv(1 << 16):
+                reply += piece
+        return reply
+
+    def cpu(pid):
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with open(os.path.join(BENCH, "log", "p8.log"), "wb") as log:
+        daemon = subprocess.Popen([penstock.binary, "--config", config, "run"], env=environment(), stdout=log, stderr=log)
+    try:
+        wait_for(port)
+        for _ in range(100):
+            if asked("/readyz").startswith(b"HTTP/1.1 200"):
+                break
+            time.sleep(0.1)
+        else:
+            raise Unavailable("the daemon did not become ready (.bench/log/p8.log)")
+        time.sleep(10)
+        before, start = cpu(daemon.pid), time.monotonic()
+        time.sleep(options.idle_seconds)
+        share = 100 * (cpu(daemon.pid) - before) / (time.monotonic() - start)
+        with open(f"/proc/{daemon.pid}/status") as file:
+            rss = int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) / 1024
+
+        def latencies():
+            times = []
+            for _ in range(100):
+                start = time.monotonic()
+                asked("/metrics")
+                times.append(1000 * (time.monotonic() - start))
+            return statistics.median(times), sorted(times)[98]
+        quiet = latencies()
+        spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+        try:
+            busy = latencies()
+        finally:
+            for spinner in spinners:
+                spinner.kill()
+                spinner.wait()
+    finally:
+        daemon.terminate()
+        daemon.wait()
+    report.sections.append("\n".join([
+        "### P8: an idle daemon, 200 jobs", "",
+        f"RSS {rss:.1f} MiB; CPU {share:.3f} % of one core over {options.idle_seconds} s; `/metrics`, on a new connection each time, median "
+        f"{quiet[0]:.2f} ms (99th percentile {quiet[1]:.2f}), with every core busy {busy[0]:.2f} ms ({busy[1]:.2f})."]))
+    report.target("P8 RSS MiB", rss, 25.0)
+    report.target("P8 CPU %", share, 0.1)
+    report.target("P8 /metrics ms", quiet[0], 5.0)
+    report.target("P8 /metrics ms, every core busy", busy[0], 5.0)
 
 
 def row_scale(options, report, penstock):
@@ -709,16 +850,17 @@ def arguments():
     parser.add_argument("--install", action="store_true", help="install the apt packages, system-wide")
     parser.add_argument("--penstock", help="this binary (default: cargo build --release)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", type=lambda text: text.upper().split(","), default=["P1", "P2", "P3", "P5", "P6", "P7"])
+    parser.add_argument("--only", type=lambda text: text.upper().split(","), default=sorted(ROWS))
     parser.add_argument("--mib", type=int, default=2048, help="P1, P2, P7")
     parser.add_argument("--tree-mib", type=int, default=1536, help="P3, P5")
     parser.add_argument("--tree-files", type=int, default=60_000, help="P3, P5")
     parser.add_argument("--scale-mib", type=int, default=1024, help="P6: one unit of its streams")
     parser.add_argument("--factors", type=numbers, default=[1, 4, 16], help="P6: lengths in units")
     parser.add_argument("--scale-rounds", type=int, default=3, help="P6")
+    parser.add_argument("--idle-seconds", type=int, default=60, help="P8")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/benchmarks.md alone")
     options = parser.parse_args()
-    unknown = set(options.only) - {"P1", "P2", "P3", "P5", "P6", "P7"}
+    unknown = set(options.only) - ROWS
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     return options
@@ -750,16 +892,20 @@ def main():
         attempt("P1, P2", row_uploads)
     if "P6" in only:
         attempt("P6", row_scale)
-    if only & {"P3", "P5", "P7"}:
+    if only & {"P3", "P4", "P5", "P7", "P8"}:
         try:
             with read_back_store() as s3:
                 if only & {"P3", "P5"}:
                     attempt("P3, P5", row_trees, s3)
+                if "P4" in only:
+                    attempt("P4", row_incremental, s3)
                 if "P7" in only:
                     attempt("P7", row_requests, s3, "")
+                if "P8" in only:
+                    attempt("P8", row_idle, s3)
         except Unavailable as why:
-            if only & {"P3", "P5"}:
-                report.skip("P3, P5", str(why))
+            for row in sorted(only & {"P3", "P4", "P5", "P8"}):
+                report.skip(row, str(why))
             if "P7" in only:
                 attempt("P7", row_requests, None, str(why))
     write(options, report, penstock)

@@ -103,7 +103,21 @@ impl Classify for Error {
 pub struct StateDir {
     path: PathBuf,
     /// The lock is the open file's.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        unlock(&self.lock);
+    }
+}
+
+/// What closing the file does too, but only when nobody else has it open: a child of this process, on its way to another
+/// program, has for a moment.
+pub(crate) fn unlock(file: &File) {
+    if let Err(error) = file.unlock() {
+        tracing::debug!(%error, "a lock is left to the file's closing");
+    }
 }
 
 impl StateDir {
@@ -126,7 +140,7 @@ impl StateDir {
         if let Err(error) = said {
             tracing::debug!(path = %file.display(), %error, "the lock cannot say who holds it");
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     #[must_use]

@@ -67,8 +67,10 @@ impl Run<'_> {
         let (metrics, progress) = (self.metrics.clone(), &self.progress.snapshots);
         let mut session = Session::begin(service, &place, &owner, metrics, progress).map_err(Error::Snapshots)?;
         let result = self.capture_and_wait(backup, manifest, &mut session, volumes).await;
-        if result.is_err() {
-            if tokio::time::timeout(CLEAN_UP_DEADLINE, session.discard()).await.is_err() {
+        if let Err(error) = &result {
+            if !error.is_final() {
+                tracing::warn!("the snapshots stay with their record: the next run commits the backup, if it is not");
+            } else if tokio::time::timeout(CLEAN_UP_DEADLINE, session.discard()).await.is_err() {
                 tracing::error!("deleting the failed backup's snapshots timed out; a later run goes on with it");
             }
         } else if let Err(error) = session.committed(manifest) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::hooks;
 use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
-use crate::format::key::Name;
+use crate::format::key::{Name, ObjectKey};
 use crate::stream::encode;
 use crate::{catalog, download, snapshot, store, upload};
 
@@ -47,10 +47,20 @@ pub enum Error {
     Nothing { job: Name, patterns: String },
     #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
     Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
+    /// The manifest was sent, and nobody said whether it arrived: what it names must stay.
+    #[error("no answer came to {key}, and whether the backup is committed is not known: {why}")]
+    Undecided { key: ObjectKey, class: Class, why: String },
     #[error("cancelled; nothing was committed")]
     Cancelled,
     #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
     Timeout { job: Name, limit: Duration },
+}
+
+impl Error {
+    /// Whether nothing is committed, for certain.
+    pub(super) fn is_final(&self) -> bool {
+        !matches!(self, Self::Undecided { .. })
+    }
 }
 
 impl Classify for Error {
@@ -71,6 +81,9 @@ impl Classify for Error {
                 Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
             }
             Self::Hook { class, .. } => Report::new(*class, self.to_string()),
+            Self::Undecided { class, .. } => Report::new(*class, self.to_string()).remedy(
+                "`penstock list` shows it if it is; if it is not, `penstock prune` removes what it stored after the grace period",
+            ),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
             Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
         }

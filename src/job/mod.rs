@@ -276,7 +276,7 @@ async fn within_time(
             }
         }
     };
-    if result.is_err() {
+    if result.as_ref().is_err_and(Error::is_final) {
         run.clean_up(&run.written).await;
     }
     result
@@ -360,26 +360,38 @@ impl Run<'_> {
         warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
     }
 
+    /// The one request that makes the backup visible. Once it is on its way it is not cut short by `stop`, but for the time that
+    /// cleaning up would have.
     async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+        if stop.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let data = bytes::Bytes::from(manifest.to_json());
         let payload = Payload { checksum: self.context.checksum.compute(&data), data };
-        let store = &self.context.store;
-        let endpoint = &self.context.endpoint;
+        let Context { store, endpoint, .. } = self.context;
         let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
-        let refused = tokio::select! {
-            () = stop.cancelled() => return Err(Error::Cancelled),
+        let undecided = |why: Report| Error::Undecided { key: key.clone(), class: why.class, why: why.message };
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(CLEAN_UP_DEADLINE).await;
+        };
+        let error = tokio::select! {
+            () = too_late => return Err(undecided(Report::new(Class::Cancelled, "cancelled".to_owned()))),
             result = put => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             },
         };
         // An answer that was lost makes the retry meet its own manifest: the id is random, nobody else writes this key.
-        if refused.class == Class::Conflict
-            && store.head(key).await.is_ok_and(|object| object.size == payload.data.len() as u64)
-        {
-            return Ok(());
+        if error.class == Class::Conflict {
+            return match endpoint.retrying("HeadObject", key, || store.head(key)).await {
+                Ok(object) if object.size == payload.data.len() as u64 => Ok(()),
+                Ok(_) => Err(error.into()),
+                Err(_) => Err(undecided(error.report())),
+            };
         }
-        Err(refused.into())
+        let refused = error.status.is_some_and(|status| (400..500).contains(&status));
+        Err(if refused { error.into() } else { undecided(error.report()) })
     }
 
     /// Deletes objects of what is not committed.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Owner};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, cluster_prefix};
 use crate::format::manifest::Manifest;
+use crate::state::unlock;
 
 const VERSION: u32 = 1;
 
@@ -25,8 +26,13 @@ pub struct Records {
 #[derive(Debug)]
 pub struct Lock {
     job: Name,
-    /// Unlocked when closed, by the kernel too.
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
 }
 
 impl Lock {
@@ -99,7 +105,7 @@ impl Records {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(failed("opening", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock { job: job.clone(), _file: file }),
+            Ok(()) => Ok(Lock { job: job.clone(), file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::Running { job: job.clone(), path }),
             Err(fs::TryLockError::Error(error)) => Err(failed("locking", &path)(error)),
         }

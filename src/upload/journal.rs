@@ -128,6 +128,12 @@ struct Open {
     queue: Mutex<Queue>,
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        state::unlock(&self.file);
+    }
+}
+
 /// Parts on their way to the disk.
 #[derive(Debug, Default)]
 struct Queue {

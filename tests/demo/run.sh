@@ -125,6 +125,9 @@ cat >"$run/role-policy.json" <<J
     "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]},
   {"Effect": "Allow", "Resource": "arn:aws:s3:::$bucket", "Action": "s3:ListBucket"}]}
 J
+cat >"$run/ec2-policy.json" <<J
+{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ec2:*", "Resource": "*"}]}
+J
 cat >"$run/user-policy.json" <<J
 {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "$role"}]}
 J
@@ -134,7 +137,7 @@ J
 aws_setup s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$region"
 aws_setup iam create-role --role-name BackupWriter --assume-role-policy-document "file://$run/trust.json"
 aws_setup iam put-role-policy --role-name BackupWriter --policy-name backup --policy-document "file://$run/role-policy.json"
-for user in user operator; do
+for user in user operator ec2; do
   aws_setup iam create-user --user-name "$user"
   aws_setup iam put-user-policy --user-name "$user" --policy-name "$user" --policy-document "file://$run/$user-policy.json"
   show aws iam create-access-key --user-name "$user"
@@ -258,6 +261,43 @@ mkdir -p "$run/other-tls"
 sed "s|$run/tls/ca.pem|$run/other-tls/ca.pem|" "$run/penstock.toml" >"$run/wrong-ca.toml"
 expect 78 run "$binary" --config "$run/wrong-ca.toml" list
 
+step "change a little of it, and back it up again: only what is new moves"
+new_bytes() { "$binary" --config "$run/penstock.toml" --output json list --job "$1" |
+  "$venv/bin/python" -c 'import json, sys; b = json.load(sys.stdin)["backups"][0]; print(b["new_bytes"], b["plain_bytes"])'; }
+run "$venv/bin/python" tests/demo/tree.py change "$run/tree"
+penstock backup files
+read -r new plain < <(new_bytes files)
+say "  $((new / 1024)) KiB were new, of $((plain / 1024 / 1024)) MiB"
+((new < plain / 20)) || fail "the second backup stored $new new bytes"
+penstock list
+penstock verify files@latest --data
+penstock restore files@latest --to "$run/restored-second"
+run diff -r --no-dereference --exclude='*.fifo' "$run/tree" "$run/restored-second" || fail "diff found differences"
+run "$venv/bin/python" tests/demo/tree.py compare "$run/tree" "$run/restored-second" || fail "the trees differ"
+penstock stats
+
+step "an EBS volume: a snapshot of it, and a new volume from the snapshot"
+aws_ec2() { show aws ec2 "$@"; aws_as ec2 ec2 "$@"; }
+volume=$(aws_as ec2 ec2 create-volume --size 8 --volume-type gp3 --availability-zone ${region}a --query VolumeId --output text \
+  --tag-specifications 'ResourceType=volume,Tags=[{Key=role,Value=data},{Key=kubernetes.io/created-for/pvc/name,Value=db}]')
+say "  $volume is there, tagged role=data"
+cat >>"$run/penstock.toml" <<T
+
+[jobs.disks]
+location = "demo"
+[[jobs.disks.sources]]
+type = "ebs"
+name = "data"
+select_tags = { role = "data" }
+T
+penstock backup disks
+penstock show disks@latest
+penstock verify disks@latest
+penstock snapshot restore disks@latest --volume "$volume" --availability-zone ${region}b
+aws_ec2 describe-volumes --query 'Volumes[].[VolumeId,SnapshotId,AvailabilityZone,VolumeType,State]' --output text
+copies=$(aws_as ec2 ec2 describe-volumes --filters Name=availability-zone,Values=${region}b --query 'length(Volumes)' --output text)
+[[ $copies == 1 ]] || fail "$copies volumes were made of the snapshot"
+
 step "keep a copy of the bucket to look at"
 aws_operator s3 sync --only-show-errors "s3://$bucket" "$run/bucket"
 
@@ -266,7 +306,8 @@ cat <<S
 == What happened
   A tree of $(du -sh "$run/tree" | cut -f1) ($(find "$run/tree" | wc -l) entries) was backed up into ${#objects[@]} data objects, verified down to every chunk,
   restored by Penstock and by aws + zstd + tar, and both copies are the tree: content, modes, owners, times to the
-  nanosecond, links, hard links, holes, extended attributes. The server checked every signature and the role's policy.
+  nanosecond, links, hard links, holes, extended attributes. A second backup moved $((new / 1024)) KiB, and restores as well. An EBS volume was
+  snapshotted, and a new one made of it. The server checked every signature and the role's policy.
 
   .demo/run/penstock.toml   the configuration        .demo/run/tree       the tree
   .demo/run/role-policy.json  all that the role may  .demo/run/restored   restored by Penstock

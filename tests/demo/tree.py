@@ -2,6 +2,7 @@
 """Makes, or compares, the demo's tree. Standard library only.
 
 usage: tree.py make DIR MIB SOURCE...   copies real files out of SOURCE... up to MIB, then adds everything a tree can hold
+       tree.py change TREE               a file more, one less, one renamed, a few bytes in the middle of one, and a mode
        tree.py compare A B              what `diff -r` does not look at: modes, owners, times to the nanosecond, links, hard
                                         links, holes, extended attributes, fifos; exit 1 and one line for each difference
 """
@@ -84,6 +85,19 @@ def add_specials(target):
         os.utime(at(name), ns=(when, when))
 
 
+def change(target):
+    special = os.path.join(target, "special")
+    at = lambda name: os.path.join(special, name)  # noqa: E731
+    with open(at("first name"), "r+b") as out:
+        out.seek(50_000)
+        out.write(b"a few bytes in the middle")
+    with open(at("new"), "wb") as out:
+        out.write(os.urandom(300_000))
+    os.remove(at("empty"))
+    os.rename(os.path.join(target, "real"), os.path.join(target, "renamed"))
+    os.chmod(at("set-user-id"), 0o755)
+
+
 def describe(path, info):
     kind = stat.S_IFMT(info.st_mode)
     facts = {
@@ -153,6 +167,8 @@ def main():
         if copied < (mib << 20) // 4:
             sys.exit(f"tree.py: only {copied >> 20} MiB of real files under {sources}")
         add_specials(target)
+    elif command == "change":
+        change(sys.argv[2])
     elif command == "compare":
         sys.exit(1 if compare(sys.argv[2], sys.argv[3]) else 0)
     else:

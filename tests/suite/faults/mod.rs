@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use penstock::aws::AwsLocation;
 use penstock::budget::Budget;
+use penstock::catalog::{Catalog, Scope};
 use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
@@ -286,6 +287,28 @@ async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later()
     assert_eq!((house.s3.uploads_in_progress(), house.entries()), (1, 1));
     house.proxy.behave();
     house.sweep().await;
+    house.nothing_is_left("the run").await;
+}
+
+/// The manifest arrived, and nobody said so: the job fails, and what is visible is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_nobody_answers_keeps_what_it_may_have_made_visible() {
+    let house = House::with(Duration::from_secs(2), None);
+    house.proxy.script(|operation, count| match operation {
+        // The index, and then the manifest.
+        Operation::Put if count == 1 => Some(Fault::LoseAnswer),
+        Operation::Put if count > 1 => Some(Fault::Drop),
+        _ => None,
+    });
+    let failed = house.run().await.unwrap_err();
+    assert!(matches!(failed, job::Error::Undecided { .. }) && failed.class() == Class::Transient, "{failed}");
+    assert!(failed.report().remedy.is_some_and(|remedy| remedy.contains("penstock list")));
+    house.proxy.behave();
+    let cluster = name("c");
+    let catalog = Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster };
+    let entries = catalog.entries(Scope::default()).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    house.verify(&catalog.manifest(&entries[0]).await.unwrap()).await;
     house.nothing_is_left("the run").await;
 }
 

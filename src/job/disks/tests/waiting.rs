@@ -89,11 +89,11 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     // Still pending when the second run begins, complete when the daemon looks after it.
     let second = world.run().await.unwrap().manifest;
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 4);
-    assert_eq!(world.manifests().await[1].outcome, Outcome::Partial);
+    assert!(world.manifests().await.iter().all(|manifest| manifest.outcome == Outcome::Partial));
     world.clock.run(world.clock.sleep(Duration::from_hours(1))).await;
     world.clock.run(crate::snapshot::recover::all(world.context().recovery())).await;
     let manifests = world.manifests().await;
-    assert_eq!((manifests.len(), &manifests[0].id), (2, &second.id));
+    assert!(manifests.len() == 2 && manifests.iter().any(|manifest| manifest.id == second.id));
     for manifest in manifests {
         assert_eq!(manifest.outcome, Outcome::Success);
         assert!(manifest.snapshots().all(|(_, snapshot)| snapshot.state == State::Completed));
