@@ -17,15 +17,16 @@ tag=localhost/penstock:test
 # Debian 12 with a C compiler. Rust and the crates come from this machine: a container may not reach, or not trust, what this
 # machine's cargo does.
 base() {
-  if ! podman "${storage[@]}" image exists localhost/penstock-base:2; then
+  if ! podman "${storage[@]}" image exists localhost/penstock-base:3; then
     rm -rf "$work/root"
     debootstrap --variant=minbase --include=gcc,g++,libc6-dev,ca-certificates bookworm "$work/root" "$mirror" >"$work/debootstrap.log"
     tar -C "$work/root" -c . | podman "${storage[@]}" import --quiet \
-      --change 'ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true' \
-      - localhost/penstock-base:2 >/dev/null
+      --change ENV=PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin --change ENV=CARGO_HOME=/usr/local/cargo \
+      --change ENV=CARGO_NET_OFFLINE=true \
+      - localhost/penstock-base:3 >/dev/null
     rm -rf "$work/root"
   fi
-  echo localhost/penstock-base:2
+  echo localhost/penstock-base:3
 }
 
 build() { # ARGUMENTS…: more of them for buildah

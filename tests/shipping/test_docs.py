@@ -20,6 +20,17 @@ region = "eu-west-1"
 """
 
 
+def whole_location(text):
+    """A page may show a table of a location only, or some of its keys: with the location's own keys that it leaves out."""
+    if not re.search(r"^\[+locations\.primary\b", text, re.M):
+        return text
+    head = "[locations.primary]\n"
+    own = re.search(r"^\[locations\.primary\]\n((?!\[).*\n)*", text, re.M)
+    wanted = BASE.partition(head)[2].splitlines(keepends=True)
+    lines = "".join(line for line in wanted if own is None or not re.search(rf"^{line.split()[0]}\s*=", own[0], re.M))
+    return text.replace(head, head + lines, 1) if own else head + lines + text
+
+
 class Help(unittest.TestCase):
     maxDiff = None
 
@@ -70,7 +81,7 @@ class Blocks(unittest.TestCase):
         for block in all_blocks():
             if block.language != "toml":
                 continue
-            text = block.text
+            text = whole_location(block.text)
             if not re.search(r"^\[locations\.", text, re.M):
                 text = BASE + ("" if re.search(r"^\[jobs\.[a-z-]+\]", text, re.M) else '[jobs.volumes]\nlocation = "primary"\n') + text
             # A page may show a few lines of a job only.

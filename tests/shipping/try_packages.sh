@@ -29,6 +29,9 @@ paths() { sed -e 's|^\./|/|' -e 's|zsh/vendor-completions|zsh/site-functions|' |
 diff <(dpkg-deb --fsys-tarfile "$deb" | tar --list | paths | sed 's/\.gz$//') <(rpm -qpl "$rpm" 2>/dev/null | paths | sed 's/\.gz$//')
 rpm -qp --scripts "$rpm" 2>/dev/null | grep -q 'systemd-sysusers penstock.conf'
 
+echo '== the .rpm'
+"$here/try_rpm.sh" "$work/bookworm" "$rpm"
+
 echo '== the newest C library symbol is one that RHEL 9 and Amazon Linux 2023 have (2.34)'
 newest=$(objdump -T "$dist/penstock" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
 echo "  $newest"

@@ -23,6 +23,7 @@ import threading
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 
+from list_parts import with_list_parts_result
 from moto import settings
 from moto.ec2.models import ec2_backends
 from moto.iam import access_control
@@ -79,20 +80,6 @@ def check_action_permitted(self, resource):
     document = json.loads(role.assume_role_policy_document) if role else {"Statement": []}
     if not any(trusts(one, self._access_key.arn, external_id) for one in document["Statement"]):
         self._raise_access_denied()
-
-
-def with_list_parts_result(app):
-    def answer(environ, start_response):
-        if "uploadId=" not in environ.get("QUERY_STRING", "") or environ["REQUEST_METHOD"] != "GET":
-            return app(environ, start_response)
-        started = []
-        body = b"".join(app(environ, lambda *arguments: started.extend(arguments)))
-        body = body.replace(b"ListPartsResponse", b"ListPartsResult")
-        headers = [(name, value) for name, value in started[1] if name.lower() != "content-length"]
-        start_response(started[0], [*headers, ("Content-Length", str(len(body)))])
-        return [body]
-
-    return answer
 
 
 def populate(site):
