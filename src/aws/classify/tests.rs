@@ -142,6 +142,10 @@ fn sts_replies() {
         Service::Sts,
         &[
             ("AssumeRole", 403, "AccessDenied", "User: arn:aws:sts::1:assumed-role/N/i is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::222222222222:role/BackupWriter", C::TrustDenied, "sts:ExternalId"),
+            ("AssumeRole", 403, "", "", C::TrustDenied, "the trust policy of arn:aws:iam::222222222222:role/BackupWriter"),
+            ("AssumeRoleWithWebIdentity", 403, "", "", C::TrustDenied, "sts:ExternalId"),
+            ("GetCallerIdentity", 403, "", "", C::AccessDenied, ""),
+            ("AssumeRole", 403, "NobodyKnowsThis", "", C::AccessDenied, ""),
             ("AssumeRole", 400, "ValidationError", "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.", C::Config, "1h"),
             ("AssumeRole", 400, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.", C::Config, "1h"),
             ("AssumeRole", 400, "ValidationError", "1 validation error detected: Value at 'roleArn' failed to satisfy constraint", C::Config, "role_arn"),
