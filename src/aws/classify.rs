@@ -401,6 +401,12 @@ pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdic
 fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
     match reply.status {
         Some(301 | 302 | 307 | 308) => wrong_region(reply.message, context),
+        // Nothing of Penstock's asks whether something has changed.
+        Some(304) => Verdict::new(
+            Class::Compat,
+            "the server says that nothing has changed, which was not asked: is the URL that of S3, STS or EC2, and does no \
+             cache answer in its place?",
+        ),
         // A HEAD has no body: an expired token, a wrong region and a malformed request are all a bare 400.
         Some(400) if reply.code.is_none() => match &context.bucket_region {
             Some(region) if *region != context.region => wrong_region(reply.message, context),

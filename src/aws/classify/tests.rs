@@ -129,6 +129,8 @@ fn a_head_has_only_a_status() {
     assert_eq!(head(404, &context()), C::NotFound);
     assert_eq!(head(403, &context()), C::AccessDenied);
     assert_eq!(head(400, &context()), C::CredentialsExpired);
+    let put = classify(&reply(Service::S3, "PutObject", 304, None, ""), &context());
+    assert!(put.class == C::Compat && put.remedy.is_some_and(|remedy| remedy.contains("cache")));
     let elsewhere = Context { bucket_region: Some("us-east-2".into()), ..context() };
     assert_eq!(head(400, &elsewhere), C::Config);
     let verdict = classify(&reply(Service::S3, "HeadObject", 301, None, ""), &elsewhere);
