@@ -111,8 +111,8 @@ reproducible: ## compile the release once more, from nothing, and compare it wit
 	tests/shipping/image.sh again dist
 
 .PHONY: debug-build
-debug-build:
-	$(CARGO) build --locked
+debug-build: # what `cargo test` uses too: `cargo build` has other features of the dependencies, and would compile them all again
+	$(CARGO) test --locked --no-run
 
 .PHONY: clean-tools
 clean-tools: ## remove what the targets installed or made: .tools/ .demo/ .bench/ dist/
