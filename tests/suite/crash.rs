@@ -33,18 +33,7 @@ impl Site {
         let folder = servers.folder().to_owned();
         let (state, source) = (folder.join("state"), folder.join("source"));
         let text = format!(
-            r#"
-cluster = "test"
-node = "node-1"
-state_dir = "{state}"
-[limits]
-memory = "64MiB"
-[locations.primary]
-provider = "aws"
-bucket = "{bucket}"
-region = "us-east-1"
-s3_url = "{proxy}"
-force_path_style = true
+            r#"{head}
 [locations.primary.credentials]
 source = "static"
 access_key_id = "{ACCESS_KEY}"
@@ -63,9 +52,7 @@ type = "file"
 name = "item"
 path = "{source}"
 "#,
-            state = state.display(),
-            bucket = s3.bucket,
-            proxy = proxy.url,
+            head = s3.toml("node-1", &state, &proxy.url),
             source = source.display(),
         );
         let config = folder.join("penstock.toml");
