@@ -124,7 +124,7 @@ pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputForma
 }
 
 fn shown(run: &RunningStatus) -> (u64, u64, String) {
-    let message = format!("{} files, {} stored", run.files, output::size(run.stored_bytes));
+    let message = format!("{} files, {} stored{}", run.files, output::size(run.stored_bytes), snapshots(run));
     (run.plain_bytes, run.expected_bytes.unwrap_or(0), message)
 }
 
@@ -191,12 +191,21 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
 
 fn running(run: &RunningStatus) -> String {
     let read = output::size(run.plain_bytes);
-    match run.expected_bytes {
+    let read = match run.expected_bytes {
         Some(expected) => {
             let expected = expected.max(run.plain_bytes);
             format!("{read} of {} ({} %)", output::size(expected), run.plain_bytes * 100 / expected.max(1))
         }
         None => read,
+    };
+    read + &snapshots(run)
+}
+
+/// What follows where a run has some.
+fn snapshots(run: &RunningStatus) -> String {
+    match run.snapshots {
+        0 => String::new(),
+        all => format!(", {} of {all} snapshots complete", run.snapshots_completed),
     }
 }
 

@@ -90,6 +90,9 @@ pub struct RunningStatus {
     pub stored_bytes: u64,
     pub files: u64,
     pub warnings: u64,
+    /// EBS snapshots that were started, and those of them that are complete.
+    pub snapshots: u64,
+    pub snapshots_completed: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -207,6 +210,8 @@ pub(super) fn job_status(entry: &Entry) -> JobStatus {
             stored_bytes: progress.stored.load(Ordering::Relaxed),
             files: progress.files.load(Ordering::Relaxed),
             warnings: progress.warnings.load(Ordering::Relaxed),
+            snapshots: progress.snapshots.snapshots.load(Ordering::Relaxed),
+            snapshots_completed: progress.snapshots.completed.load(Ordering::Relaxed),
         }
     });
     JobStatus {

@@ -129,24 +129,28 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
     if status.jobs.iter().all(|job| job.running.is_none() && job.waiting_since.is_none()) {
         return html.write_str("<p class=\"quiet\">Nothing runs.</p>");
     }
-    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Warnings"])?;
+    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Warnings", "Snapshots"])?;
     for job in &status.jobs {
         let name = Escaped(&job.name);
         if let Some(since) = job.waiting_since {
             let since = When(since, status.now);
             write!(
                 html,
-                "<tr><td>{name}</td><td>{since}</td><td colspan=\"5\" class=\"quiet\">waits for others</td></tr>"
+                "<tr><td>{name}</td><td>{since}</td><td colspan=\"6\" class=\"quiet\">waits for others</td></tr>"
             )?;
         }
         let Some(run) = &job.running else { continue };
         let of = run.expected_bytes.map(|expected| expected.max(run.plain_bytes));
         let bar = of.map_or_else(String::new, |of| format!(" value=\"{}\" max=\"{of}\"", run.plain_bytes));
         let total = of.map_or_else(String::new, |of| format!(" of {}", BinaryBytes(of)));
+        let snapshots = match run.snapshots {
+            0 => String::new(),
+            all => format!("{} of {all}", run.snapshots_completed),
+        };
         write!(
             html,
             "<tr><td>{name}</td><td>{}, {}</td><td><progress aria-label=\"{name}\"{bar}></progress></td>\
-             <td>{}{total}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+             <td>{}{total}</td><td>{}</td><td>{}</td><td>{}</td><td>{snapshots}</td></tr>",
             When(run.since, status.now),
             Escaped(&run.cause),
             BinaryBytes(run.plain_bytes),
@@ -302,13 +306,14 @@ mod tests {
             "jobs": [{"name": evil, "location": evil, "schedule": evil, "time_zone": evil, "next_run": now, "retry": now,
                 "waiting_since": now, "last_success": now,
                 "running": {"since": now, "cause": evil, "plain_bytes": 5, "expected_bytes": 4, "stored_bytes": 1,
-                    "files": 1, "warnings": 1},
+                    "files": 1, "warnings": 1, "snapshots": 3, "snapshots_completed": 2},
                 "last": {"started": now, "finished": now, "outcome": "partial", "backup": evil, "error": fault}}],
             "errors": [{"at": now, "kind": evil, "name": evil, "class": evil, "message": evil, "remedy": evil}],
         });
         let html = render(&serde_json::from_value(json).unwrap());
         assert!(!html.contains("<script"), "{html}");
         assert!(html.contains("&lt;script&gt;") && html.contains("value=\"5\" max=\"5\""));
+        assert!(html.contains("<td>2 of 3</td>"), "{html}");
     }
 
     #[test]
