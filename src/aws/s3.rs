@@ -8,6 +8,7 @@
 //! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
 
 mod body;
+mod incoming;
 mod probe;
 mod wire;
 
@@ -21,12 +22,11 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
-use bytes::Bytes;
 use futures_util::stream;
 
 use self::body::Progress;
+use self::incoming::Incoming;
 use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, limited, once, untimed};
 use super::classify::{Context, Service};
 use super::failure::Call;
@@ -36,6 +36,7 @@ use crate::config::Location;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 use crate::limits::Bandwidth;
+use crate::metrics;
 use crate::store::{
     Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
     UploadId, UploadedPart,
@@ -57,6 +58,7 @@ pub struct S3Store {
     signing: PayloadSigning,
     context: Arc<Context>,
     trust: String,
+    metrics: metrics::Location,
     bare_parts: Once,
     unlisted_uploads: Once,
 }
@@ -113,6 +115,7 @@ impl S3Store {
         context: Arc<Context>,
         trust: String,
     ) -> Self {
+        let metrics = watch.metrics.clone();
         let config = aws_sdk_s3::config::Builder::from(sdk)
             .interceptor(watch.clone())
             .retry_classifier(watch)
@@ -129,6 +132,7 @@ impl S3Store {
             signing: PayloadSigning::of(location),
             context,
             trust,
+            metrics,
             bare_parts: Once::default(),
             unlisted_uploads: Once::default(),
         }
@@ -203,14 +207,15 @@ impl Store for S3Store {
             let message = format!("asked for {wanted} bytes of it and was offered {length}");
             return Err(request.odd(Class::Integrity, message));
         }
-        let owned = Owned {
+        let incoming = Incoming {
             resource: request.call.resource.clone(),
             context: self.context.clone(),
             trust: self.trust.clone(),
+            metrics: self.metrics.clone(),
             body: output.body,
             left: length,
         };
-        Ok(Download { length, body: Box::pin(stream::unfold(Some(owned), Owned::step)) })
+        Ok(Download { length, body: Box::pin(stream::unfold(Some(incoming), Incoming::step)) })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
@@ -412,36 +417,4 @@ impl S3Store {
 /// Ceph says `NoSuchKey` of an upload that was completed.
 fn gone(error: &Error) -> bool {
     matches!(error.code.as_deref(), Some("NoSuchUpload" | "NoSuchKey"))
-}
-
-/// A body on its way, with what an error about it needs.
-struct Owned {
-    resource: String,
-    context: Arc<Context>,
-    trust: String,
-    body: ByteStream,
-    left: u64,
-}
-
-impl Owned {
-    /// The next bytes and what is left to read; after an error or the end, nothing.
-    async fn step(state: Option<Self>) -> Option<(Result<Bytes, Error>, Option<Self>)> {
-        let mut this = state?;
-        let next = this.body.next().await;
-        let (context, resource) = (this.context.clone(), this.resource.clone());
-        let call =
-            Call { service: Service::S3, operation: "GetObject", resource, context: &context, trust: &this.trust };
-        match next {
-            Some(Ok(bytes)) => {
-                this.left = this.left.saturating_sub(bytes.len() as u64);
-                Some((Ok(bytes), Some(this)))
-            }
-            Some(Err(error)) => Some((Err(call.transport(&error)), None)),
-            None if this.left > 0 => {
-                let message = format!("the body ended {} bytes early", this.left);
-                Some((Err(call.error(Class::Transient, message)), None))
-            }
-            None => None,
-        }
-    }
 }

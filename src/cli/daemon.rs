@@ -17,15 +17,21 @@ use crate::config::{Config, Location};
 use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
 use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
+use crate::limits::Bandwidth;
 use crate::metrics::{self, Outcome};
 use crate::store::Store;
 
-/// Opens locations with the AWS adapter.
-struct Aws;
+/// Opens locations with the AWS adapter; all of them share the bandwidth.
+struct Aws {
+    bandwidth: Option<Bandwidth>,
+}
 
 impl Connect for Aws {
     fn connect(&self, location: &Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
-        let location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
+        let mut location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
+        if let Some(bandwidth) = &self.bandwidth {
+            location = location.limited(bandwidth.clone());
+        }
         Ok(Arc::new(Open(location)))
     }
 }
@@ -61,7 +67,7 @@ pub(super) async fn run(
     let setup = Setup {
         file: cli.config.clone(),
         config: config.clone(),
-        connect: Arc::new(Aws),
+        connect: Arc::new(Aws { bandwidth: config.limits.bandwidth.map(Bandwidth::new) }),
         set_log_level: Box::new(move |level| levels.set(level)),
     };
     daemon::run(setup, cancel.clone()).await?;
