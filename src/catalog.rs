@@ -57,7 +57,13 @@ impl Found {
     /// The backup whose manifest, deleted or not, this object is.
     #[must_use]
     pub fn entry(&self) -> Entry {
-        Entry { key: self.key.clone(), chain: self.chain.clone(), id: self.id.clone(), size: self.size }
+        Entry {
+            key: self.key.clone(),
+            chain: self.chain.clone(),
+            id: self.id.clone(),
+            size: self.size,
+            modified: self.modified,
+        }
     }
 }
 
@@ -68,6 +74,7 @@ pub struct Entry {
     pub chain: Chain,
     pub id: BackupId,
     size: u64,
+    modified: jiff::Timestamp,
 }
 
 impl Entry {
@@ -75,6 +82,12 @@ impl Entry {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// When the store took the manifest, by its own clock.
+    #[must_use]
+    pub fn modified(&self) -> jiff::Timestamp {
+        self.modified
     }
 }
 
@@ -292,7 +305,13 @@ mod tests {
     fn entry(job: &str, node: &str, id: &str) -> Entry {
         let name = |text: &str| Name::new(text).unwrap();
         let chain = Chain { cluster: name("c"), job: name(job), node: name(node) };
-        Entry { key: ObjectKey::new(id), chain, id: id.parse().unwrap(), size: 1 }
+        Entry {
+            key: ObjectKey::new(id),
+            chain,
+            id: id.parse().unwrap(),
+            size: 1,
+            modified: jiff::Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]

@@ -129,10 +129,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why each of `backups` stays, in their order; none is deleted that has a reason. `now` only tells which backups claim to be of
-/// the future: those do not move the window of `keep_within`, and stay in it.
+/// Why each of `backups` stays, in their order; none is deleted that has a reason.
 #[must_use]
-pub fn decide(retention: Option<&Retention>, zone: &TimeZone, now: Timestamp, backups: &[Backup]) -> Vec<Vec<Reason>> {
+pub fn decide(retention: Option<&Retention>, zone: &TimeZone, backups: &[Backup]) -> Vec<Vec<Reason>> {
     let retention = retention.filter(|retention| !is_empty(retention));
     let Some(retention) = retention else { return vec![vec![Reason::NoRetention]; backups.len()] };
     let mut newest_first: Vec<usize> = (0..backups.len()).collect();
@@ -143,7 +142,7 @@ pub fn decide(retention: Option<&Retention>, zone: &TimeZone, now: Timestamp, ba
             reasons[at].push(reason);
         }
     }
-    within(retention.keep_within.unwrap_or_default(), now, backups, &mut reasons);
+    within(retention.keep_within.unwrap_or_default(), backups, &mut reasons);
     guard(backups, &newest_first, &mut reasons);
     reasons
 }
@@ -181,15 +180,14 @@ fn counted(
     kept
 }
 
-fn within(window: Duration, now: Timestamp, backups: &[Backup], reasons: &mut [Vec<Reason>]) {
-    let latest = backups.iter().map(|backup| backup.started).filter(|started| *started <= now).max();
+fn within(window: Duration, backups: &[Backup], reasons: &mut [Vec<Reason>]) {
+    let latest = backups.iter().map(|backup| backup.started).max();
     let window = SignedDuration::try_from(window).unwrap_or(SignedDuration::MAX);
     if window.is_zero() {
         return;
     }
     for (backup, reasons) in backups.iter().zip(reasons) {
-        // Without a backup of the past, all are of the future.
-        if latest.is_none_or(|latest| latest.duration_since(backup.started) < window) {
+        if latest.is_some_and(|latest| latest.duration_since(backup.started) < window) {
             reasons.push(Reason::Within(window.unsigned_abs()));
         }
     }

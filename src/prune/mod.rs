@@ -260,8 +260,8 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let manifests = manifests.into_iter().map(|(entry, read)| Ok((entry, read?))).collect::<Result<Vec<_>, _>>();
     let manifests = manifests.map_err(failed)?;
-    let backups: Vec<_> = manifests.iter().map(|(_, summary)| summary.backup.clone()).collect();
-    let reasons = retention::decide(rules.retention.as_ref(), &rules.zone, now, &backups);
+    let backups: Vec<_> = manifests.iter().map(|(entry, summary)| summary.dated(entry)).collect();
+    let reasons = retention::decide(rules.retention.as_ref(), &rules.zone, &backups);
     let backups = manifests.into_iter().zip(reasons);
     let backups =
         backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();

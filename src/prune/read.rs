@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::stream::{self, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::garbage::release;
 use super::{Context, Error, PARALLEL};
@@ -33,6 +33,16 @@ impl From<&Manifest> for Summary {
             new_bytes: streams().map(|stream| stream.new_bytes).sum(),
             named: manifest.named().cloned().collect(),
         }
+    }
+}
+
+impl Summary {
+    /// What retention decides on: the backup, no younger than its manifest in the store. A node whose clock ran ahead dates its
+    /// backups into the future, and by the rules everything before would be old.
+    pub(super) fn dated(&self, entry: &Entry) -> Backup {
+        // Stores list times in whole seconds.
+        let taken = entry.modified().checked_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
+        Backup { started: self.backup.started.min(taken), ..self.backup.clone() }
     }
 }
 

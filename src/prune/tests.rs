@@ -338,6 +338,33 @@ async fn backups_go_at_once_and_objects_after_the_grace_period() {
     assert_eq!(world.prune(&node("a"), &keep_last(3)).await.unwrap().objects, 0);
 }
 
+/// The clock of the node jumps ten years ahead for one backup, and back.
+#[tokio::test]
+async fn a_clock_that_runs_ahead_makes_no_backup_old() {
+    let mut world = World::new();
+    let chain = node("a");
+    ten_days(&mut world).await;
+    let right = world.now;
+    world.now += 3650 * DAY;
+    let mut ahead = world.upload(&chain, 1, None, &[]).await;
+    world.now = right + HOUR;
+    world.store.inner.set_now(at(world.now));
+    ahead.finished = ahead.started;
+    world.commit(&chain, &ahead).await;
+    let month = Duration::from_hours(30 * 24);
+    let within = |window| {
+        let retention = Retention { keep_within: Some(window), ..Retention::default() };
+        Rules { retention: Some(retention), zone: TimeZone::UTC }
+    };
+    let pruned = world.prune(&chain, &within(month)).await.unwrap();
+    assert_eq!((pruned.deleted.len(), pruned.kept), (0, 11));
+    // It ages as what it is: an hour younger than the last of the ten.
+    world.pass(40 * DAY);
+    world.backup(&chain, 1, None).await;
+    let pruned = world.prune(&chain, &within(month)).await.unwrap();
+    assert_eq!((pruned.deleted.len(), pruned.kept), (11, 1));
+}
+
 #[tokio::test]
 async fn a_plan_says_what_will_happen_and_does_nothing() {
     let mut world = World::new();
