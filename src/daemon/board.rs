@@ -5,27 +5,23 @@
 //! - **Order**: who was due first starts first, `concurrent_jobs` at a time.
 //! - **Missed runs** (the machine was off or asleep, or the process ended during the run): `catch_up` decides; several missed ones are one.
 //! - **The clock**: one that is set back by more than [`STEP`] makes every schedule be planned anew; one that is set forward
-//!   is a missed run.
+//!   is a missed run. A success is never of the future: its age would hide for as long that there are no others.
+
+mod entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule;
 use super::state::{Ended, Fault, Record};
-use crate::config::{self, CatchUp, Config};
-use crate::error::Class;
+use crate::config::{self, Config};
 use crate::format::key::Name;
 use crate::job::Progress;
-use crate::metrics::{Metrics, Outcome, SkipReason};
-
-/// A start that comes later than this was missed. The scheduler itself is never later than its heartbeat.
-const LATE: SignedDuration = SignedDuration::from_mins(2);
+use crate::metrics::{Metrics, Outcome};
+pub(super) use entry::Entry;
 
 /// How far a clock must be set back to matter.
 const STEP: SignedDuration = SignedDuration::from_mins(1);
@@ -70,29 +66,6 @@ pub(super) struct Verdict {
     pub(super) error: Option<Fault>,
     /// When the backup was committed, if it is a good one.
     pub(super) good: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) job: Arc<config::Job>,
-    zone: TimeZone,
-    delay: Duration,
-    /// The longest time between two runs.
-    interval: Option<Duration>,
-    /// By the schedule.
-    pub(super) next: Option<Timestamp>,
-    cause: Cause,
-    /// After a failure.
-    pub(super) retry: Option<Timestamp>,
-    retries: u32,
-    pub(super) waiting: Option<Waiting>,
-    pub(super) running: Option<Running>,
-    pub(super) record: Record,
-    /// Runs that have ended since the daemon started.
-    pub(super) ended: u64,
-    /// Left the configuration while it runs.
-    removed: bool,
-    unsaved: bool,
 }
 
 /// Why a job cannot be triggered.
@@ -200,9 +173,11 @@ impl Board {
         let back = self.last_tick.duration_since(now);
         if back > STEP {
             tracing::warn!(from = %self.last_tick, to = %now, "the clock was set back: every schedule is planned anew");
-            for entry in self.jobs.values_mut() {
-                entry.plan(now);
-                entry.retry = entry.retry.and_then(|at| at.checked_sub(back).ok()); // As long after its failure as before.
+            for (name, entry) in &mut self.jobs {
+                entry.set_back(now, back);
+                if let Some(success) = entry.record.last_success {
+                    self.metrics.job(name.as_str()).last_success(seconds(success));
+                }
             }
         }
         self.last_tick = now;
@@ -320,130 +295,6 @@ impl Board {
 
 fn seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
-}
-
-impl Entry {
-    fn new(job: &config::Job, node: &Name, now: Timestamp, record: Record) -> Self {
-        let mut entry = Self {
-            zone: zone(job),
-            delay: schedule::delay(node, &job.name, job.jitter),
-            job: Arc::new(job.clone()),
-            interval: None,
-            next: None,
-            cause: Cause::Schedule,
-            retry: None,
-            retries: 0,
-            waiting: None,
-            running: None,
-            ended: 0,
-            removed: false,
-            unsaved: false,
-            record,
-        };
-        entry.interval = entry.longest_gap(now);
-        let missed = entry.record.interrupted || entry.record.planned.is_some_and(|planned| planned <= now);
-        let same = entry.schedule().is_some() && entry.record.schedule == entry.schedule();
-        if missed && same && job.catch_up == CatchUp::Once {
-            // Not before the node's own turn: a whole site that comes back does not start as one either.
-            (entry.next, entry.cause) = (now.checked_add(entry.delay).ok(), Cause::CatchUp);
-        } else {
-            entry.plan(now);
-        }
-        entry
-    }
-
-    fn change(&mut self, job: &config::Job, node: &Name, now: Timestamp) {
-        let planned_by = |job: &config::Job| (job.schedule.clone(), job.time_zone.clone(), job.jitter);
-        let other = planned_by(&self.job) != planned_by(job);
-        (self.zone, self.delay) = (zone(job), schedule::delay(node, &job.name, job.jitter));
-        self.job = Arc::new(job.clone());
-        self.interval = self.longest_gap(now);
-        // What failed may have been mended.
-        (self.retry, self.retries) = (None, 0);
-        if other || self.next.is_none() {
-            self.plan(now);
-        }
-    }
-
-    fn longest_gap(&self, now: Timestamp) -> Option<Duration> {
-        self.job.schedule.as_ref().and_then(|cron| schedule::longest_gap(cron, &self.zone, now))
-    }
-
-    /// The schedule as it is remembered.
-    pub(super) fn schedule(&self) -> Option<String> {
-        self.job.schedule.as_ref().map(|cron| format!("{cron} {}", self.job.time_zone))
-    }
-
-    fn plan(&mut self, now: Timestamp) {
-        let next = |cron| schedule::next_start(cron, &self.zone, self.delay, now);
-        self.next = self.job.schedule.as_ref().and_then(next);
-        self.cause = Cause::Schedule;
-        (self.record.planned, self.record.schedule) = (self.next, self.schedule());
-        self.unsaved = true;
-    }
-
-    /// Puts a job that is due in line; says why not where it is skipped.
-    fn come_due(&mut self, now: Timestamp, turns: &mut u64) -> Option<SkipReason> {
-        let busy = self.waiting.is_some() || self.running.is_some();
-        if self.retry.is_some_and(|at| at <= now) && !busy {
-            self.retry = None;
-            self.wait(now, Cause::Retry, turns);
-            return None;
-        }
-        let due = self.next.filter(|next| *next <= now)?;
-        let cause = self.cause;
-        self.plan(now);
-        let late = now.duration_since(due) > LATE;
-        match self.job.catch_up {
-            _ if busy => Some(SkipReason::Overlap),
-            CatchUp::Never if late => Some(SkipReason::Missed),
-            CatchUp::Once | CatchUp::Never => {
-                (self.retry, self.retries) = (None, 0);
-                self.wait(now, if late { Cause::CatchUp } else { cause }, turns);
-                None
-            }
-        }
-    }
-
-    fn wait(&mut self, now: Timestamp, cause: Cause, turns: &mut u64) {
-        *turns += 1;
-        self.waiting.get_or_insert(Waiting { since: now, cause, turn: *turns });
-    }
-
-    const fn can_start(&self) -> bool {
-        self.waiting.is_some() && self.running.is_none()
-    }
-
-    fn turn(&self) -> u64 {
-        self.waiting.as_ref().map_or(u64::MAX, |waiting| waiting.turn)
-    }
-
-    fn start(&mut self, now: Timestamp) -> Option<Start> {
-        let cause = self.waiting.take()?.cause;
-        let running = Running { since: now, cause, progress: Arc::default(), cancel: CancellationToken::new() };
-        self.running = Some(running.clone());
-        (self.record.interrupted, self.unsaved) = (true, true);
-        Some(Start { job: Arc::clone(&self.job), running })
-    }
-
-    /// A run by hand is not made again by itself: whoever asked for it sees how it ended. Nor is one whose schedule
-    /// comes first.
-    fn plan_retry(&mut self, class: Option<Class>, outcome: Outcome, cause: Cause, node: &Name, now: Timestamp) {
-        let pause = match (outcome, class, cause, self.next) {
-            (Outcome::Failure, Some(class), Cause::Schedule | Cause::CatchUp | Cause::Retry, Some(_)) => {
-                schedule::retry_pause(class, self.retries, node, &self.job.name)
-            }
-            _ => None,
-        };
-        let at = pause.and_then(|pause| now.checked_add(pause).ok());
-        self.retry = at.filter(|at| self.next.is_some_and(|next| *at < next));
-        self.retries = if self.retry.is_some() { self.retries + 1 } else { 0 };
-    }
-}
-
-fn zone(job: &config::Job) -> TimeZone {
-    // The configuration has looked it up; UTC is what is left when the database is gone since.
-    if job.time_zone == "UTC" { TimeZone::UTC } else { TimeZone::get(&job.time_zone).unwrap_or(TimeZone::UTC) }
 }
 
 #[cfg(test)]

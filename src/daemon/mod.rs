@@ -111,6 +111,8 @@ struct Daemon {
     runner: Runner,
     tls: admin::Tls,
     panicked: Arc<AtomicBool>,
+    /// What is remembered could not be written to the state directory, the last time.
+    forgetful: AtomicBool,
     stop: CancellationToken,
     inside: Mutex<Inside>,
 }
@@ -190,7 +192,8 @@ impl Daemon {
         };
         let runner = Runner::new(&inside.config, metrics);
         let panicked = notice_panics();
-        Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, stop, inside: Mutex::new(inside) })
+        let (forgetful, inside) = (AtomicBool::new(false), Mutex::new(inside));
+        Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, forgetful, stop, inside })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {

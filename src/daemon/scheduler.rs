@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::board::{Start, Verdict};
 use super::control::Order;
 use super::files::Watched;
+use super::history::About;
 use super::state::{Record, State};
 use super::systemd::Systemd;
 use super::{Daemon, GRACE, HEARTBEAT};
@@ -212,7 +214,7 @@ fn internal(why: &str) -> Verdict {
     Verdict { outcome: Outcome::Failure, backup: None, error: Some(report.into()), good: None }
 }
 
-/// What cannot be written now is tried again with the next heartbeat. Said once for all jobs: they share the disk.
+/// What cannot be written now is tried again with the next heartbeat. Said once until it can be: for all jobs, which share the disk.
 fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
     let mut first = None;
     for (job, record) in records {
@@ -222,7 +224,19 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
             first.get_or_insert((job, error));
         }
     }
-    if let Some((job, error)) = first {
-        tracing::error!(%job, class = %Class::Local, "what the daemon remembers cannot be written to state_dir: {error}");
+    if records.is_empty() {
+        return;
+    }
+    let failed_before = daemon.forgetful.swap(first.is_some(), Ordering::Relaxed);
+    match (first, failed_before) {
+        (Some((job, error)), false) => {
+            let message = format!("what the daemon remembers cannot be written to state_dir: {error}");
+            let report = Report::new(Class::Local, message);
+            let report =
+                report.remedy("make room there: it is tried again, but a restart now forgets how jobs last ended");
+            daemon.runner.history.failed(About::Job, job.as_str(), &report.into());
+        }
+        (None, true) => tracing::info!("what the daemon remembers is written to state_dir again"),
+        (Some(_), true) | (None, false) => {}
     }
 }

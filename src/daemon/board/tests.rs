@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::error::Class;
 
 /// A configuration with these lines for each job, by its name.
 fn config(concurrent: usize, jobs: &[(&str, &str)]) -> Config {
@@ -278,6 +279,23 @@ fn a_clock_that_jumps_makes_no_storm_and_loses_no_job() {
         assert_eq!(today.last(), Some(&(DAY + 30 - i64::from(schedule == HOURLY) * 30, Cause::Schedule)), "{schedule}");
         assert!(today.len() <= 24, "{schedule}: {today:?}");
     }
+}
+
+#[test]
+fn a_success_is_never_of_the_future() {
+    let mut board = board(&config(9, &[("etcd", HOURLY)]), 59);
+    let shown = |board: &Board| metric(board, "penstock_job_last_success_timestamp_seconds", &["etcd"]);
+    // The clock is a year ahead for one run.
+    let year = 60 * 24 * 365;
+    tick(&mut board, year);
+    end(&mut board, "etcd", None, year);
+    tick(&mut board, 30);
+    assert_eq!(entry(&board, "etcd").record.last_success, Some(at(30)));
+    assert_eq!(shown(&board), Some(seconds(at(30))));
+    // The process ends before the clock is right again.
+    let record = Record { last_success: Some(at(year)), ..Record::default() };
+    let second = Board::new(&config(9, &[("etcd", HOURLY)]), Metrics::new(), at(40), |_| record.clone());
+    assert_eq!(shown(&second), Some(seconds(at(40))));
 }
 
 #[test]
