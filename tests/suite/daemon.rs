@@ -174,6 +174,65 @@ fn a_reload_takes_all_or_nothing_and_touches_no_upload() {
     assert!(!log[reloaded..].contains("\"level\":\"INFO\""), "the level was set to warn: {}", &log[reloaded..]);
 }
 
+/// The control socket as it is, for `penstock reload` refuses a bad file before it asks.
+fn asked_to_reload(site: &Site) -> Value {
+    let mut stream = std::os::unix::net::UnixStream::connect(site.folder().join("run/control.sock")).unwrap();
+    stream.write_all(b"{\"command\":\"reload\"}\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+/// How the daemon's log calls a way to have it reload, and how to make it do so with this text.
+type Ask<'a> = (&'a str, &'a dyn Fn(&str));
+
+#[test]
+fn a_bad_file_is_refused_with_all_its_faults_whoever_asks() {
+    let site = Site::new();
+    let daemon = site.start();
+    let successful = |value: u8| format!("penstock_config_last_reload_successful {value}\n");
+    let all_faults = |text: &str| [":1:11: cluster", ":2:1: clutser"].iter().all(|line| text.contains(line));
+    let socket: Ask = ("asked through the control socket", &|_| {
+        let answer = asked_to_reload(&site);
+        assert_eq!(answer["refused"]["class"], "config", "{answer}");
+        assert!(all_faults(answer["refused"]["message"].as_str().unwrap()), "{answer}");
+    });
+    let signal: Ask = ("SIGHUP", &|_| daemon.signal(Signal::HUP));
+    // Nobody asks; in place, and as a ConfigMap is swapped.
+    let file: Ask = ("the file changed", &|_| {});
+    let swap: Ask = ("the file changed", &|text| {
+        fs::write(site.folder().join("swapped.toml"), text).unwrap();
+        symlink("swapped.toml", site.folder().join("next")).unwrap();
+        fs::rename(site.folder().join("next"), &site.config).unwrap();
+    });
+    for (number, (way, ask)) in [socket, signal, file, swap].into_iter().enumerate() {
+        let before = daemon.log().len();
+        // Another length each time: a change that leaves size and time as they were cannot be seen.
+        let bad = format!("cluster = {number}\nclutser = \"{}\"\n", "x".repeat(number));
+        if number != 3 {
+            fs::write(&site.config, &bad).unwrap();
+        }
+        ask(&bad);
+        wait_for(way, SOON, || {
+            let log = daemon.log()[before..].to_owned();
+            let asked = log.find(&format!("reloading: {way}"))?;
+            log[asked..].contains("the configuration was refused").then_some(())
+        });
+        assert!(site.get("/metrics").body.contains(&successful(0)), "{way}");
+        let refused = site.status()["configuration"]["refused"].clone();
+        assert!(refused["message"].as_str().is_some_and(all_faults), "{way}: {refused}");
+        assert_eq!(site.get("/readyz").status, 200, "{way}: the old one goes on");
+        let (code, refused) = site.json(&["reload"]);
+        assert_eq!((code, refused["error"]["class"].as_str()), (Some(78), Some("config")), "{refused}");
+        // Mended; the daemon may have seen it before it is asked.
+        fs::remove_file(&site.config).unwrap();
+        site.configure("", JOBS, EXTERNAL_ID);
+        assert_eq!(site.json(&["reload"]).0, Some(0));
+        assert!(site.get("/metrics").body.contains(&successful(1)), "{way}");
+        assert!(site.status()["configuration"]["refused"].is_null(), "{way}");
+    }
+}
+
 #[test]
 fn it_is_up_without_the_network_and_says_what_is_wrong() {
     let site = Site::new();
