@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) volumes: Vec<FakeVolume>,
     pub(crate) snapshots: Vec<FakeSnapshot>,
     pub(crate) actions: Vec<String>,
+    /// The parameters of the last of them.
+    pub(crate) asked: BTreeMap<String, String>,
     pub(crate) looks: usize,
     created: usize,
 }
@@ -71,6 +73,7 @@ impl FakeEc2 {
             let action = parameters["Action"].clone();
             let mut state = inner.lock().unwrap();
             state.actions.push(action.clone());
+            state.asked.clone_from(&parameters);
             let number = state.actions.len() - 1;
             let mut script = scripted.lock().unwrap();
             let mut ask = |state: &mut State, when| script.as_mut().and_then(|s| s(state, when, &action, number));

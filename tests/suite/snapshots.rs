@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,8 @@ use penstock::metrics::Metrics;
 use serde_json::Value;
 
 use crate::fake_ec2::{FakeEc2, When, refusal};
+use crate::faults::next;
+use crate::moto::Moto;
 use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
 
 const DATA: &str = "vol-0123456789abcdef0";
@@ -121,40 +122,58 @@ fn snapshots_in(manifests: &[Value]) -> Vec<String> {
     items.filter_map(|item| Some(item["snapshot"]["snapshot_id"].as_str()?.to_owned())).collect()
 }
 
+/// A run that something may kill.
+type Victim = Arc<Mutex<Option<Child>>>;
+
+fn kill(victim: &Victim) {
+    victim.lock().unwrap().as_mut().unwrap().kill().unwrap();
+}
+
+/// Runs the job to whatever end it comes to. Whether it was killed.
+fn is_killed(site: &Site, victim: &Victim) -> bool {
+    let mut command = site.command(&["backup", "disks"]);
+    // Whoever kills waits for the lock until the child is in its place.
+    let mut held = victim.lock().unwrap();
+    *held = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    drop(held);
+    loop {
+        if let Some(status) = victim.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
+            return !status.success();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The next run ends well, and then what exists is what manifests name: both volumes' snapshots in each backup, each once.
+fn nothing_is_lost_or_doubled(site: &Site, ec2: &FakeEc2, what: &str) {
+    let (code, done) = site.json(&["backup", "disks"]);
+    assert_eq!(code, Some(0), "{what}: {done}");
+    let named = snapshots_in(&site.manifests());
+    let exist: BTreeSet<String> = ec2.state().snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
+    assert_eq!((named.len(), named.iter().cloned().collect::<BTreeSet<_>>()), (exist.len(), exist), "{what}");
+    assert!(named.len().is_multiple_of(2) && !named.is_empty(), "{what}: {named:?}");
+    let (code, verified) = site.json(&["verify", "--all"]);
+    assert_eq!(code, Some(0), "{what}: {verified}");
+}
+
 /// SIGKILL before a request to EC2 is served, or after it: then it is done, and nobody hears of it. Whether the run was killed.
 fn killed(deadly: usize, moment: When) -> bool {
     let servers = Servers::start();
     let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
     let site = by_tag(servers, &s3, &ec2, "");
-    let child: Arc<Mutex<Option<Child>>> = Arc::default();
-    let victim = child.clone();
+    let victim = Victim::default();
+    let child = victim.clone();
     ec2.script(move |_, when, _, number| {
         let now = number == deadly && when == moment;
         now.then(|| {
-            victim.lock().unwrap().as_mut().unwrap().kill().unwrap();
+            kill(&child);
             refusal(500, "InternalError", "nobody hears this")
         })
     });
-    let mut command = site.command(&["backup", "disks"]);
-    // The script waits for the lock until the child is in its place.
-    let mut held = child.lock().unwrap();
-    *held = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    drop(held);
-    let status = loop {
-        if let Some(status) = child.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    let killed = is_killed(&site, &victim);
     ec2.script(|_, _, _, _| None);
-    let (code, done) = site.json(&["backup", "disks"]);
-    assert_eq!(code, Some(0), "{done}");
-    let named = snapshots_in(&site.manifests());
-    let exist: BTreeSet<String> = ec2.state().snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
-    let what = format!("killed {moment:?} request {deadly}");
-    assert_eq!((named.len(), named.iter().cloned().collect::<BTreeSet<_>>()), (exist.len(), exist), "{what}");
-    assert!(named.len().is_multiple_of(2) && !named.is_empty(), "{what}: {named:?}");
-    !status.success()
+    nothing_is_lost_or_doubled(&site, &ec2, &format!("killed {moment:?} request {deadly}"));
+    killed
 }
 
 #[test]
@@ -164,6 +183,61 @@ fn killed_at_any_request_no_snapshot_is_lost_or_doubled() {
     let runs: Vec<_> = points.map(|(deadly, when)| std::thread::spawn(move || killed(deadly, when))).collect();
     let kills: Vec<bool> = runs.into_iter().map(|run| run.join().unwrap()).collect();
     assert_eq!(kills, [[true; 10].as_slice(), &[false; 2]].concat());
+}
+
+/// The requests to S3 in turn: the tree's, the index's, the manifest's.
+#[test]
+fn killed_at_any_request_to_s3_no_snapshot_is_lost_or_doubled() {
+    let servers = Servers::start();
+    let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
+    let site = by_tag(servers, &s3, &ec2, "");
+    let mut kills = 0;
+    loop {
+        let (victim, before) = (Victim::default(), AtomicUsize::new(0));
+        let (child, deadly) = (victim.clone(), kills);
+        // Each backup makes the listings and readings of the next more; what it writes is the same.
+        s3.refuse(move |request| {
+            let now = request.method == "PUT" && before.fetch_add(1, Ordering::Relaxed) == deadly;
+            now.then(|| {
+                kill(&child);
+                (500, String::new())
+            })
+        });
+        let killed = is_killed(&site, &victim);
+        s3.refuse(|_| None);
+        nothing_is_lost_or_doubled(&site, &ec2, &format!("killed at PUT {deadly}"));
+        if !killed {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 2, "an item and a manifest were put: {kills}");
+}
+
+/// SIGKILL at moments picked by a seed, again and again at one site: what one leaves is there when the next is killed.
+#[test]
+fn killed_at_random_moments_no_snapshot_is_lost_or_doubled() {
+    let servers = Servers::start();
+    let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
+    let site = by_tag(servers, &s3, &ec2, "");
+    let start = Instant::now();
+    nothing_is_lost_or_doubled(&site, &ec2, "undisturbed");
+    let whole = start.elapsed();
+    let (mut seed, mut kills) = (6, 0);
+    for round in 0..12 {
+        let after = whole.mul_f64(f64::from(u32::try_from(next(&mut seed) % 1000).unwrap()) / 1000.0);
+        let mut run = site.command(&["backup", "disks"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(after);
+        run.kill().unwrap();
+        kills += usize::from(!run.wait().unwrap().success());
+        // Now and then two die in a row.
+        if !next(&mut seed).is_multiple_of(3) {
+            nothing_is_lost_or_doubled(&site, &ec2, &format!("round {round}, after {after:?}"));
+        }
+    }
+    nothing_is_lost_or_doubled(&site, &ec2, "at the end");
+    println!("{kills} of 12 runs were killed within {whole:?}");
+    assert!(kills >= 4, "{kills}");
 }
 
 #[test]
@@ -251,51 +325,96 @@ fn a_denied_volume_says_what_to_grant() {
     assert_eq!((code, failed["error"]["class"].as_str()), (Some(66), Some("not-found")), "{failed}");
 }
 
-/// moto on a free port.
-struct Moto {
-    child: Child,
-    url: String,
+/// Gives the job a retention.
+fn keep_last(site: &Site, count: u32) {
+    let text = fs::read_to_string(&site.config).unwrap();
+    let job = format!("[jobs.disks]\nretention = {{ keep_last = {count} }}\n");
+    fs::write(&site.config, text.replacen("[jobs.disks]\n", &job, 1)).unwrap();
 }
 
-impl Moto {
-    fn start() -> Self {
-        let root = env!("CARGO_MANIFEST_DIR");
-        let installed = Command::new(format!("{root}/tests/tools/moto.sh")).stderr(Stdio::inherit()).output().unwrap();
-        assert!(installed.status.success(), "moto cannot be installed");
-        let server = String::from_utf8(installed.stdout).unwrap();
-        let port = free_port();
-        let child = Command::new(server.trim())
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let moto = Self { child, url: format!("http://127.0.0.1:{port}") };
-        let start = Instant::now();
-        while !moto.request("GET", "/moto-api/").is_some_and(|reply| reply.starts_with("HTTP/1.1 200")) {
-            assert!(start.elapsed() < Duration::from_mins(2), "moto does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        moto
-    }
+const NOW: [&str; 3] = ["prune", "--grace", "0s"];
 
-    fn request(&self, method: &str, path: &str) -> Option<String> {
-        let address = self.url.strip_prefix("http://").unwrap();
-        let mut socket = TcpStream::connect(address).ok()?;
-        write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .ok()?;
-        let mut reply = String::new();
-        socket.read_to_string(&mut reply).ok()?;
-        Some(reply)
-    }
+#[test]
+fn what_an_ami_uses_and_what_is_not_ours_stays_when_its_backup_goes() {
+    let servers = Servers::start();
+    let (s3, ec2) = (servers.s3(Scheme::Http), FakeEc2::start(&servers, Scheme::Http));
+    let site = by_tag(servers, &s3, &ec2, "");
+    keep_last(&site, 1);
+    let first = site.json(&["backup", "disks"]).1["backups"][0]["id"].as_str().unwrap().to_owned();
+    let [used, swapped] = ec2.state().snapshots[..].to_vec().try_into().unwrap();
+    // Another cluster's, of the same volume, with this backup's id; and a manifest that was changed to name it.
+    let mut theirs = swapped.clone();
+    theirs.id = "snap-0ffffffffffffffff".to_owned();
+    theirs.tags.insert("penstock:cluster".to_owned(), "another".to_owned());
+    ec2.state().snapshots.push(theirs.clone());
+    let manifest = s3.folder().join(format!("test/disks/node-1/{first}/manifest.json"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains(&swapped.id));
+    fs::write(&manifest, text.replace(&swapped.id, &theirs.id)).unwrap();
+    site.json(&["backup", "disks"]);
+    let in_use = used.id.clone();
+    ec2.script(move |state, when, action, _| {
+        let asked = when == When::Before && action == "DeleteSnapshot" && state.asked["SnapshotId"] == in_use;
+        asked.then(|| refusal(400, "InvalidSnapshot.InUse", "The snapshot is currently in use by ami-0123"))
+    });
+    let exist = || ec2.state().snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<BTreeSet<_>>();
+    let kept = snapshots_in(&site.manifests()[..1]);
+    let expected = |more: &[&String]| kept.iter().chain(more.iter().copied()).cloned().collect::<BTreeSet<_>>();
+    let output = site.command(&NOW).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&format!("snapshot={}", used.id)) && said.contains("snapshot kept"), "{said}");
+    assert_eq!(exist(), expected(&[&used.id, &theirs.id]));
+    assert_eq!(site.manifests().len(), 1);
+    // The AMI is gone: the next one finishes it.
+    ec2.script(|_, _, _, _| None);
+    site.json(&NOW);
+    assert_eq!(exist(), expected(&[&theirs.id]));
 }
 
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+#[test]
+fn a_backups_snapshots_go_with_it_at_moto() {
+    let servers = Servers::start();
+    let moto = Moto::start();
+    moto.request("PUT", "/backups").unwrap();
+    let mut location = servers.s3(Scheme::Http).location();
+    location.ec2_url = Some(moto.url.clone());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ec2 = runtime.block_on(async { ec2(location) });
+    let data = runtime.block_on(make_volume(&ec2, &[("role", "data")]));
+    runtime.block_on(make_volume(&ec2, &[("role", "data")]));
+    let site = Site::new(servers, &moto.url, &moto.url, "select_tags = { role = \"data\" }");
+    keep_last(&site, 1);
+    let by_hand = runtime.block_on(ec2.create_snapshot().volume_id(&data).send()).unwrap().snapshot_id.unwrap();
+    // moto has snapshots of its own, behind the AMIs that it knows.
+    let exist = || -> BTreeSet<String> {
+        let filter = aws_sdk_ec2::types::Filter::builder().name("volume-size").values("12").build();
+        let found = runtime.block_on(ec2.describe_snapshots().owner_ids("self").filters(filter).send()).unwrap();
+        found.snapshots().iter().map(|snapshot| snapshot.snapshot_id().unwrap().to_owned()).collect()
+    };
+    let with_by_hand = |named: Vec<String>| named.into_iter().chain([by_hand.clone()]).collect::<BTreeSet<_>>();
+    for count in 1..=3 {
+        let (code, done) = site.json(&["backup", "disks"]);
+        assert_eq!(code, Some(0), "{done}");
+        assert_eq!(exist().len(), 2 * count + 1);
     }
+    let (code, plan) = site.json(&["prune", "--dry-run"]);
+    assert_eq!((code, &plan["chains"][0]["deleted"], exist().len()), (Some(0), &2.into(), 7), "{plan}");
+    // Within the grace period somebody may be making a volume of one.
+    let (code, pruned) = site.json(&["prune"]);
+    assert_eq!((code, &pruned["chains"][0]["deleted"], exist().len()), (Some(0), &2.into(), 7), "{pruned}");
+    assert_eq!(site.json(&NOW).0, Some(0));
+    let manifests = site.manifests();
+    assert_eq!((manifests.len(), manifests[0]["items"].as_array().unwrap().len()), (1, 3));
+    assert_eq!(exist(), with_by_hand(snapshots_in(&manifests)));
+    assert_eq!(site.json(&["verify", "--all", "--data"]).0, Some(0));
+
+    let last = manifests[0]["id"].as_str().unwrap();
+    let (code, deleted) = site.json(&["delete", "--now", last]);
+    assert_eq!((code, &deleted["chains"][0]["deleted"]), (Some(0), &1.into()), "{deleted}");
+    assert_eq!((exist(), site.manifests().len()), (with_by_hand(Vec::new()), 0));
+    let restore = ["snapshot", "restore", last, "--availability-zone", "eu-west-1a", "--volume", &data];
+    assert_eq!(site.json(&restore).0, Some(66));
 }
 
 /// The SDK's own client, to make volumes and to look at what Penstock made.
