@@ -28,9 +28,9 @@ build: ## the release binary, target/release/penstock
 
 # The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
 .PHONY: test-tools
-test-tools: ## what the tests need from apt: prometheus with promtool, chromium (installs them system-wide)
-	@if ! (command -v prometheus && command -v promtool && command -v chromium) >/dev/null; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus chromium fonts-dejavu-core; fi
+test-tools: ## what the tests need from apt: prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
+	@if ! (command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus chromium fonts-dejavu-core systemd; fi
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
@@ -111,8 +111,8 @@ reproducible: ## compile the release once more, from nothing, and compare it wit
 	tests/shipping/image.sh again dist
 
 .PHONY: debug-build
-debug-build:
-	$(CARGO) build --locked
+debug-build: # what `cargo test` uses too: `cargo build` has other features of the dependencies, and would compile them all again
+	$(CARGO) test --locked --no-run
 
 .PHONY: clean-tools
 clean-tools: ## remove what the targets installed or made: .tools/ .demo/ .bench/ dist/

@@ -304,14 +304,7 @@ fn compat(message: &str) -> Verdict {
 
 fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
     Some(match code {
-        "AccessDenied" | "AccessDeniedException" if reply.operation.starts_with("AssumeRole") => Verdict::new(
-            Class::TrustDenied,
-            format!(
-                "AWS does not say which of these refused: the trust policy of {} (its Principal must be the caller), its \
-                 sts:ExternalId condition, or the caller's own policy, which must allow sts:AssumeRole on it",
-                reply.resource
-            ),
-        ),
+        "AccessDenied" | "AccessDeniedException" if reply.operation.starts_with("AssumeRole") => trust_denied(reply),
         "ValidationError"
             if reply.message.contains("session limit") || reply.message.contains("MaxSessionDuration") =>
         {
@@ -334,6 +327,17 @@ fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
         "PackedPolicyTooLarge" | "MalformedPolicyDocument" => Verdict::bare(Class::Config),
         _ => return None,
     })
+}
+
+fn trust_denied(reply: &Reply<'_>) -> Verdict {
+    Verdict::new(
+        Class::TrustDenied,
+        format!(
+            "AWS does not say which of these refused: the trust policy of {} (its Principal must be the caller), its \
+             sts:ExternalId condition, or the caller's own policy, which must allow sts:AssumeRole on it",
+            reply.resource
+        ),
+    )
 }
 
 fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
@@ -397,6 +401,12 @@ pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdic
 fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
     match reply.status {
         Some(301 | 302 | 307 | 308) => wrong_region(reply.message, context),
+        // Nothing of Penstock's asks whether something has changed.
+        Some(304) => Verdict::new(
+            Class::Compat,
+            "the server says that nothing has changed, which was not asked: is the URL that of S3, STS or EC2, and does no \
+             cache answer in its place?",
+        ),
         // A HEAD has no body: an expired token, a wrong region and a malformed request are all a bare 400.
         Some(400) if reply.code.is_none() => match &context.bucket_region {
             Some(region) if *region != context.region => wrong_region(reply.message, context),
@@ -404,6 +414,8 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         },
         Some(401 | 403) => match reply.service {
             Service::S3 => s3_denied(reply, context),
+            // Other stores' STS may refuse without a word. A code that is there, and not known, may be about the key.
+            Service::Sts if reply.code.is_none() && reply.operation.starts_with("AssumeRole") => trust_denied(reply),
             Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
         },
         // A HEAD of the bucket has no code either.

@@ -409,8 +409,9 @@ impl S3Store {
     }
 }
 
+/// Ceph says `NoSuchKey` of an upload that was completed.
 fn gone(error: &Error) -> bool {
-    error.code.as_deref() == Some("NoSuchUpload")
+    matches!(error.code.as_deref(), Some("NoSuchUpload" | "NoSuchKey"))
 }
 
 /// A body on its way, with what an error about it needs.

@@ -78,6 +78,7 @@ fn readable(manifest: &Manifest) -> String {
         manifest;
     let when = started.strftime("%Y-%m-%d %H:%M:%S UTC");
     let took = finished.duration_since(*started);
+    let took = took.round(jiff::Unit::Millisecond).unwrap_or(took);
     let parent = parent.as_ref().map_or_else(|| "none: a full backup".to_owned(), ToString::to_string);
     let mut lines = vec![
         format!("backup    {id}: {}", outcome.as_str()),

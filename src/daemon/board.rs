@@ -197,9 +197,13 @@ impl Board {
 
     /// What is due at `now`, as far as there is room.
     pub(super) fn tick(&mut self, now: Timestamp) -> Vec<Start> {
-        if self.last_tick.duration_since(now) > STEP {
+        let back = self.last_tick.duration_since(now);
+        if back > STEP {
             tracing::warn!(from = %self.last_tick, to = %now, "the clock was set back: every schedule is planned anew");
-            self.jobs.values_mut().for_each(|entry| entry.plan(now));
+            for entry in self.jobs.values_mut() {
+                entry.plan(now);
+                entry.retry = entry.retry.and_then(|at| at.checked_sub(back).ok()); // As long after its failure as before.
+            }
         }
         self.last_tick = now;
         if self.stopping {

@@ -86,6 +86,10 @@ impl Health {
         matches!(self.checked, Some((_, Ok(()))))
     }
 
+    pub(super) const fn was_tried(&self) -> bool {
+        !matches!(self.credentials, Credentials::Unknown)
+    }
+
     /// Why the location cannot be used now.
     pub(super) fn objection(&self, now: Timestamp) -> Option<String> {
         match &self.credentials {

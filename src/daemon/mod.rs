@@ -221,6 +221,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// Whether each location's credentials have been obtained or refused since it was opened.
+    fn credentials_tried(&self) -> bool {
+        self.lock().locations.values().all(|location| location.health().was_tried())
+    }
+
     /// Whether every location's credentials hold now.
     fn readiness(&self, now: Timestamp) -> Result<(), String> {
         if self.stop.is_cancelled() {

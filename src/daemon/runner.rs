@@ -126,6 +126,8 @@ impl Runner {
                     self.history.failed(About::Job, job.name.as_str(), &failure.clone().into());
                 }
             }
+            // The daemon stops: that is no failure, and the next good backup goes on with what is left.
+            Err(prune::Error::Cancelled) => {}
             Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report().into()),
         }
     }

@@ -22,7 +22,7 @@ use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::metrics::Outcome;
 
-/// While it is not ready yet, whoever waits for that is told soon.
+/// While it is still starting, whoever waits for that is told soon.
 const STARTING: Duration = Duration::from_millis(500);
 
 pub(super) struct Scheduler {
@@ -87,7 +87,7 @@ impl Scheduler {
         }
         self.save();
         let daemon = &self.daemon;
-        self.systemd.progress(daemon.readiness(now), || {
+        self.systemd.progress(daemon.credentials_tried(), daemon.readiness(now), || {
             let running: Vec<_> = daemon.lock().board.running().map(|(job, _)| job.to_string()).collect();
             if running.is_empty() { "idle".to_owned() } else { format!("running {}", running.join(", ")) }
         });

@@ -1,7 +1,7 @@
 //! What systemd is told. Without `NOTIFY_SOCKET` nothing is.
 //!
-//! `READY=1` comes with the first time that `/readyz` is well; until then the start-up's time limit is put off, and `STATUS=`
-//! says what is waited for. `WATCHDOG=1` is sent by the scheduler's own loop: one that hangs sends none.
+//! `READY=1` comes when every location's credentials have been tried, whatever came of it (docs/decisions/0027); until then the
+//! start-up's time limit is put off. From then on `STATUS=` says what `/readyz` objects to. `WATCHDOG=1` is sent by the scheduler's own loop: one that hangs sends none.
 
 use std::time::Duration;
 
@@ -37,19 +37,21 @@ impl Systemd {
         self.phase == Phase::Starting
     }
 
-    /// The scheduler has come round. `Err` says why the daemon is not ready.
-    pub(super) fn progress(&mut self, ready: Result<(), String>, runs: impl FnOnce() -> String) {
+    /// The scheduler has come round. `tried`: every location's credentials have been. `Err` is what `/readyz` says.
+    pub(super) fn progress(&mut self, tried: bool, ready: Result<(), String>, runs: impl FnOnce() -> String) {
         let mut news = vec![NotifyState::Watchdog];
-        let status = match (self.phase, ready) {
-            (Phase::Starting, Ok(())) => {
-                self.phase = Phase::Up;
-                tracing::info!("ready");
-                news.push(NotifyState::Ready);
-                runs()
+        if self.phase == Phase::Starting && tried {
+            self.phase = Phase::Up;
+            match &ready {
+                Ok(()) => tracing::info!("ready"),
+                Err(why) => tracing::warn!("up, but not ready: {why}"),
             }
-            (Phase::Starting, Err(why)) => {
+            news.push(NotifyState::Ready);
+        }
+        let status = match (self.phase, ready) {
+            (Phase::Starting, ready) => {
                 news.push(NotifyState::ExtendTimeoutUsec(u32::try_from(EXTEND.as_micros()).unwrap_or(u32::MAX)));
-                format!("waiting: {why}")
+                format!("waiting: {}", ready.err().unwrap_or_default())
             }
             (Phase::Up | Phase::Stopping, Ok(())) => runs(),
             (Phase::Up | Phase::Stopping, Err(why)) => format!("{}; not ready: {why}", runs()),

@@ -382,16 +382,15 @@ impl Run<'_> {
                 Err(error) => error,
             },
         };
-        // An answer that was lost makes the retry meet its own manifest: the id is random, nobody else writes this key.
-        if error.class == Class::Conflict {
-            return match endpoint.retrying("HeadObject", key, || store.head(key)).await {
-                Ok(object) if object.size == payload.data.len() as u64 => Ok(()),
-                Ok(_) => Err(error.into()),
-                Err(_) => Err(undecided(error.report())),
-            };
-        }
+        // An attempt whose answer was lost may have been carried out, whatever a later one was told: the key decides. The id is random,
+        // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
         let refused = error.status.is_some_and(|status| (400..500).contains(&status));
-        Err(if refused { error.into() } else { undecided(error.report()) })
+        match endpoint.retrying("HeadObject", key, || store.head(key)).await {
+            Ok(object) if object.size == payload.data.len() as u64 => Ok(()),
+            Ok(_) => Err(error.into()),
+            Err(missing) if missing.class == Class::NotFound && refused => Err(error.into()),
+            Err(_) => Err(undecided(error.report())),
+        }
     }
 
     /// Deletes objects of what is not committed.

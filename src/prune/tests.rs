@@ -1,3 +1,6 @@
+mod model;
+mod snapshots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -5,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
@@ -538,84 +540,6 @@ async fn who_began_to_restore_finds_everything_for_the_grace_period() {
     }
 }
 
-impl World {
-    /// A backup of a stream, as [`World::backup`], and of a volume.
-    async fn backup_of_a_volume(&mut self, chain: &Chain) -> Manifest {
-        let mut manifest = self.upload(chain, 1, None, &[]).await;
-        let tags = [("cluster", "c"), ("job", "j"), ("node", chain.node.as_str()), ("backup-id", manifest.id.as_str())];
-        let tags: Tags = tags.iter().map(|(tag, value)| (format!("penstock:{tag}"), (*value).to_owned())).collect();
-        let volume_id: VolumeId = "vol-01234567".parse().unwrap();
-        let new = NewSnapshot { volume: volume_id.clone(), description: String::new(), tags };
-        let snapshot = self.disks.create_snapshot(&new).await.unwrap();
-        let snapshot = EbsSnapshot {
-            snapshot_id: snapshot.id,
-            volume_id,
-            size_gib: 8,
-            availability_zone: "eu-west-1a".to_owned(),
-            volume_type: "gp3".to_owned(),
-            iops: None,
-            throughput: None,
-            encrypted: false,
-            kms_key_id: None,
-            tags: Tags::new(),
-            state: State::Completed,
-            started: at(self.now),
-            completed: None,
-        };
-        manifest.items.push(Item {
-            name: name("volume"),
-            source: SourceDescription::Ebs { selected_by: "volumes".to_owned() },
-            outcome: Outcome::Success,
-            error: None,
-            labels: BTreeMap::new(),
-            content: Content::EbsSnapshot { snapshot: Some(snapshot) },
-        });
-        self.commit(chain, &manifest).await;
-        manifest
-    }
-
-    fn snapshots(&self) -> usize {
-        self.disks.all_snapshots().len()
-    }
-}
-
-/// Refuses every DeleteSnapshot.
-fn refuse_to_delete(world: &World, class: Class, code: &'static str) {
-    world.disks.script(move |operation, _, _| {
-        (operation == "DeleteSnapshot").then(|| Fault::Refuse(error("DeleteSnapshot", class, 400, code)))
-    });
-}
-
-#[tokio::test]
-async fn snapshots_go_with_the_last_of_the_manifest() {
-    let mut world = World::new();
-    let chain = node("a");
-    world.backup_of_a_volume(&chain).await;
-    world.pass(HOUR);
-    world.backup_of_a_volume(&chain).await;
-    // The first deletion does not get further than writing the deleted manifest, and the backup stays after all.
-    *world.store.denied.lock().unwrap() = Some(Kind::Manifest);
-    assert_eq!(world.prune(&chain, &keep_last(1)).await.unwrap().failures.count, 1);
-    *world.store.denied.lock().unwrap() = None;
-    world.pass(2 * DAY);
-    let pruned = world.prune(&chain, &keep_last(2)).await.unwrap();
-    assert_eq!((pruned.objects, world.snapshots()), (1, 2), "only the deleted manifest of a backup that stays");
-
-    world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!(world.snapshots(), 2, "somebody may be making a volume of it");
-    world.pass(DAY);
-    refuse_to_delete(&world, Class::AccessDenied, "UnauthorizedOperation");
-    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!((pruned.objects, pruned.failures.list[0].1.class), (2, Class::AccessDenied));
-    refuse_to_delete(&world, Class::Busy, "InvalidSnapshot.InUse");
-    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (0, 0, 2), "an AMI uses it");
-    world.disks.script(|_, _, _| None);
-    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
-    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (1, 0, 1));
-    assert_eq!(world.keys(), world.whole().await);
-}
-
 #[tokio::test]
 async fn a_job_without_retention_costs_a_listing_until_something_is_left_behind() {
     let metrics = Metrics::new();
@@ -632,101 +556,4 @@ async fn a_job_without_retention_costs_a_listing_until_something_is_left_behind(
     assert_eq!(format!("{}", backups.get_metric()[0].get_gauge().get_value()), "3");
     world.upload(&chain, 1, None, &[]).await;
     assert_eq!(world.prune(&chain, &KEEP_ALL).await.unwrap_err().class(), Class::Integrity);
-}
-
-/// What may happen to a chain.
-#[derive(Debug, Clone)]
-enum Event {
-    /// Objects of its own, whether it has a parent, and which of the parent's objects it still refers to.
-    Backup(u32, bool, Vec<bool>),
-    /// Dies before its manifest.
-    Crash(u32),
-    Prune(u32),
-    /// Dies at that change.
-    Interrupted(u32, usize, bool),
-    Delete(usize),
-    Hours(i64),
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let refers = prop::collection::vec(any::<bool>(), 0..8);
-    let event = prop_oneof![
-        4 => (0..3_u32, prop::bool::weighted(0.8), refers).prop_map(|(own, parent, refers)| Event::Backup(own, parent, refers)),
-        1 => (0..3_u32).prop_map(Event::Crash),
-        2 => (1..4_u32).prop_map(Event::Prune),
-        2 => (1..4_u32, 0..12_usize, any::<bool>()).prop_map(|(last, step, before)| Event::Interrupted(last, step, before)),
-        1 => (0..8_usize).prop_map(Event::Delete),
-        3 => (1..40_i64).prop_map(Event::Hours),
-    ];
-    prop::collection::vec(event, 1..40)
-}
-
-async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) {
-    let (chain, now, cancel) = (node("a"), at(world.now), CancellationToken::new());
-    match event {
-        Event::Backup(own, has_parent, refers) => {
-            let mut parent = None;
-            for manifest in manifests.iter().rev() {
-                if has_parent && world.read(&BackupPrefix::new("p", &chain, &manifest.id).manifest()).await.is_some() {
-                    parent = Some(manifest.clone());
-                    break;
-                }
-            }
-            let manifest = world.upload(&chain, own, parent.as_ref(), &refers).await;
-            world.commit(&chain, &manifest).await;
-            manifests.push(manifest);
-        }
-        Event::Crash(own) => drop(world.upload(&chain, own, None, &[]).await),
-        Event::Prune(last) => drop(world.prune(&chain, &keep_last(last)).await.unwrap()),
-        Event::Interrupted(last, changes, before) => {
-            let stop = if before { Stop::Before } else { Stop::After };
-            *world.store.fuse.lock().unwrap() = Some((changes, stop, cancel.clone()));
-            drop(prune(&world.ctx, &chain, &keep_last(last), now, &cancel).await);
-            *world.store.fuse.lock().unwrap() = None;
-        }
-        Event::Delete(which) => {
-            let entries = world.ctx.catalog.entries(catalog::Scope::default()).await.unwrap();
-            if let Some(entry) = entries.get(which) {
-                delete(&world.ctx, &chain, std::slice::from_ref(&entry.id), Reclaim::AfterGrace, now, &cancel)
-                    .await
-                    .unwrap();
-            }
-        }
-        Event::Hours(hours) => world.pass(hours * HOUR),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
-    /// After each event every committed backup is whole, and so is every one that was deleted less than the grace period ago. At
-    /// the end, after the grace period, nothing is left that no manifest names.
-    #[test]
-    fn whatever_happens_backups_are_whole_and_nothing_is_left(events in events()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (mut world, mut manifests) = (World::new(), Vec::new());
-            // When each committed backup was last seen.
-            let mut seen: BTreeMap<ObjectKey, i64> = BTreeMap::new();
-            for event in events {
-                world.pass(60);
-                happen(&mut world, &mut manifests, event).await;
-                world.whole().await;
-                for (manifest, needs) in &world.promised {
-                    if world.read(manifest).await.is_some() {
-                        seen.insert(manifest.clone(), world.now);
-                    } else if world.now - seen[manifest] < DAY {
-                        for (key, data) in needs {
-                            assert_eq!(world.read(key).await.as_ref(), Some(data), "a restore of {manifest} needs {key}");
-                        }
-                    }
-                }
-            }
-            for _ in 0..2 {
-                world.pass(DAY);
-                world.prune(&node("a"), &KEEP_ALL).await.unwrap();
-            }
-            assert_eq!(world.keys(), world.whole().await);
-        });
-    }
 }

@@ -1,24 +1,17 @@
-//! Deleting snapshots: with the backup that owns them, and those that nobody owns.
+//! Deleting snapshots: with the backup that owns them.
 //!
 //! Only snapshots that carry the tags of this cluster and job are ever deleted, whatever a manifest names. One that is gone is
 //! deleted; one that an AMI uses is kept and reported, and deleted when it is asked for again and no longer used.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::select::MAX_PAGES;
 use super::{Owner, tags, wait};
 use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
-use crate::format::key::{BackupId, Chain};
+use crate::format::key::Chain;
 use crate::format::manifest::Manifest;
 use crate::retry::with_retries;
-
-/// A snapshot whose backup nobody knows is an orphan after this long: before, a run on a machine that has lost its name may be
-/// at work on it.
-const ORPHAN_AGE: Duration = Duration::from_hours(24);
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,33 +74,6 @@ pub(super) async fn all_but(
     let filter = SnapshotFilter { tags: tags::of_backup(owner), ..SnapshotFilter::default() };
     let found = list(disks, &filter).await?;
     delete(disks, found.into_iter().filter(|snapshot| !named.contains(&snapshot.id)), &filter.tags).await
-}
-
-/// Deletes the snapshots of a chain whose backup is neither among the `known` ones nor young: what a machine that lost its state
-/// directory, or a deletion that was cut off, has left. `known` are the committed backups and [`super::Records::backups`].
-///
-/// # Errors
-/// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
-pub async fn orphans(
-    disks: &dyn Disks,
-    chain: &Chain,
-    known: &BTreeSet<BackupId>,
-    now: Timestamp,
-) -> Result<Deletion, disks::Error> {
-    let filter = SnapshotFilter { tags: tags::of_chain(chain), ..SnapshotFilter::default() };
-    let orphan = |snapshot: &Snapshot| {
-        let id = snapshot.tags.get(tags::BACKUP_ID).and_then(|id| id.parse().ok());
-        let old = snapshot.started.is_some_and(|started| {
-            now.duration_since(started) > jiff::SignedDuration::try_from(ORPHAN_AGE).unwrap_or_default()
-        });
-        old && id.is_some_and(|id| !known.contains(&id))
-    };
-    let found = list(disks, &filter).await?.into_iter().filter(orphan);
-    let deletion = delete(disks, found, &filter.tags).await?;
-    for id in &deletion.deleted {
-        tracing::info!(snapshot = %id, "deleted a snapshot that no backup names");
-    }
-    Ok(deletion)
 }
 
 async fn delete(

@@ -21,7 +21,8 @@
 //! 200 of them, at most one a minute after the first two.
 //!
 //! # Accepted leaks
-//! With the state directory lost in the middle of a run, its snapshots stay until [`delete::orphans`] finds them by their tags.
+//! With the state directory lost in the middle of a run, its snapshots stay. They are found by their tags (docs/ebs.md) and deleted
+//! by a person: that no backup at this location names a snapshot does not say that none does (docs/decisions/0026).
 
 mod create;
 pub mod delete;

@@ -148,10 +148,8 @@ impl Records {
     }
 
     /// The backups that are being made, or whose snapshots are still pending.
-    ///
-    /// # Errors
-    /// When the state directory cannot be read.
-    pub fn backups(&self) -> Result<BTreeSet<BackupId>, Error> {
+    #[cfg(test)]
+    pub(crate) fn backups(&self) -> Result<BTreeSet<BackupId>, Error> {
         Ok(self.all()?.into_iter().map(|saved| saved.id).collect())
     }
 

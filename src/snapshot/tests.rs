@@ -156,22 +156,6 @@ async fn what_an_ami_uses_is_kept_and_deleted_later() {
     assert_eq!(delete().await, delete::Deletion::default(), "again is success");
 }
 
-#[tokio::test]
-async fn orphans_are_old_and_of_no_known_backup() {
-    let world = World::new();
-    let (mine, lost) = (owner("disks", ID), owner("disks", OTHER));
-    let kept = world.snapshot(&mine, 0).await;
-    let orphan = world.snapshot(&lost, 1).await;
-    let foreign = world.snapshot(&owner("other", OTHER), 2).await;
-    let known = BTreeSet::from([mine.id.clone()]);
-    let now = jiff::Timestamp::now();
-    let young = delete::orphans(&*world.disks, &mine.chain, &known, now).await.unwrap();
-    assert_eq!(young, delete::Deletion::default(), "a run may be at work on it");
-    let later = now + jiff::SignedDuration::from_hours(25);
-    let deletion = delete::orphans(&*world.disks, &mine.chain, &known, later).await.unwrap();
-    assert_eq!((deletion.deleted, world.left()), (vec![orphan], vec![kept, foreign]));
-}
-
 fn wanted() -> Wanted {
     Wanted {
         availability_zone: "eu-west-1b".to_owned(),

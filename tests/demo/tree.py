@@ -94,7 +94,7 @@ def change(target):
     with open(at("new"), "wb") as out:
         out.write(os.urandom(300_000))
     os.remove(at("empty"))
-    os.rename(os.path.join(target, "real"), os.path.join(target, "renamed"))
+    os.rename(at("sparse"), at("sparse, renamed"))
     os.chmod(at("set-user-id"), 0o755)
 
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use penstock::aws::{AwsLocation, Error as ConnectError};
-use penstock::config::{CertificateMode, Credentials, Hop, Location, Secret, SecretSource};
+use penstock::config::{CertificateMode, Credentials, Encryption, EncryptionMode, Hop, Location, Secret, SecretSource};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::ObjectKey;
 use penstock::metrics::Metrics;
 use penstock::site::{Ec2Action, Site as _};
-use penstock::store::{Error, Overwrite, Payload};
+use penstock::store::{Error, Overwrite, PartNumber, Payload, UploadHandle};
 
 use crate::servers::{
     ACCESS_KEY, Answer, S3Server, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Seen, Servers, authority,
@@ -428,4 +428,39 @@ async fn ec2_trusts_the_private_ca_too() {
         .await
         .unwrap_err();
     assert_eq!(error.class, Class::Tls, "{error}");
+}
+
+/// Everything that a new object is to be is said when it is made, of whichever way, and nowhere else: a part that names a key is refused.
+#[tokio::test]
+async fn what_a_new_object_is_to_be_is_said_once() {
+    const KEY: &str = "arn:aws:kms:eu-west-1:222222222222:key/1234";
+    let servers = Servers::start();
+    let server = servers.s3(Scheme::Https);
+    let encryption = Encryption { mode: EncryptionMode::SseKms, kms_key_id: Some(KEY.to_owned()), bucket_key: true };
+    let tags = [("team".to_owned(), "the platform".to_owned())].into();
+    let storage_class = Some("STANDARD".to_owned());
+    let location = Location { encryption, tags, storage_class, ..server.location() };
+    let store = connect(&location).store();
+    let payload = || Payload { checksum: location.checksum.compute(b"data"), data: b"data"[..].into() };
+    let upload =
+        UploadHandle { key: ObjectKey::new("parts"), id: store.create_upload(&ObjectKey::new("parts")).await.unwrap() };
+    let part = store.upload_part(&upload, PartNumber::FIRST, payload()).await.unwrap();
+    store.complete_upload(&upload, &[part], 4, payload().checksum).await.unwrap();
+    store.put(&ObjectKey::new("whole"), payload(), Overwrite::Refuse).await.unwrap();
+    let said = [
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-server-side-encryption-aws-kms-key-id", KEY),
+        ("x-amz-server-side-encryption-bucket-key-enabled", "true"),
+        ("x-amz-storage-class", "STANDARD"),
+        ("x-amz-tagging", "team=the%20platform"),
+    ];
+    let seen = server.seen();
+    assert_eq!(seen.len(), 4);
+    for request in seen {
+        let makes = request.uri.contains("?uploads") || request.uri.starts_with("/backups/whole");
+        for (name, value) in said {
+            assert_eq!(request.header(name), makes.then_some(value), "{} {}: {name}", request.method, request.uri);
+        }
+        assert_eq!(request.header("x-amz-trailer"), None, "{} {}", request.method, request.uri);
+    }
 }

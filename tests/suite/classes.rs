@@ -150,6 +150,18 @@ async fn every_row_of_the_table_through_a_socket() {
 }
 
 #[tokio::test]
+async fn a_role_that_is_refused_without_a_word_is_a_matter_of_trust() {
+    let servers = Servers::start();
+    let sts = servers.scripted(Scheme::Https, |_, _| (403, String::new()));
+    let location = chained(&servers.s3(Scheme::Https), &sts, vec![hop(ROLE_B, None, 3600)]);
+    let aws = AwsLocation::connect_with(&location, Metrics::new().location("primary"), |_| None).unwrap();
+    let error = aws.store().list("", None).await.unwrap_err();
+    assert_eq!(error.class, Class::TrustDenied, "{error:?}");
+    let remedy = error.remedy.unwrap();
+    assert!(remedy.contains(ROLE_B) && remedy.contains("hop 1 of 1"), "{remedy}");
+}
+
+#[tokio::test]
 async fn requests_are_counted_once_and_their_retries_by_class() {
     let servers = Servers::start();
     let s3 = servers.scripted(Scheme::Http, |_, before| match before {

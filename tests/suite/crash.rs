@@ -33,18 +33,7 @@ impl Site {
         let folder = servers.folder().to_owned();
         let (state, source) = (folder.join("state"), folder.join("source"));
         let text = format!(
-            r#"
-cluster = "test"
-node = "node-1"
-state_dir = "{state}"
-[limits]
-memory = "64MiB"
-[locations.primary]
-provider = "aws"
-bucket = "{bucket}"
-region = "us-east-1"
-s3_url = "{proxy}"
-force_path_style = true
+            r#"{head}
 [locations.primary.credentials]
 source = "static"
 access_key_id = "{ACCESS_KEY}"
@@ -63,9 +52,7 @@ type = "file"
 name = "item"
 path = "{source}"
 "#,
-            state = state.display(),
-            bucket = s3.bucket,
-            proxy = proxy.url,
+            head = s3.toml("node-1", &state, &proxy.url),
             source = source.display(),
         );
         let config = folder.join("penstock.toml");
@@ -298,4 +285,34 @@ fn a_second_agent_on_a_state_directory_is_told_who_was_first() {
     assert!(child.wait().unwrap().success());
     site.nothing_is_left("the first has ended");
     assert_eq!((site.backups(), site.servers.folder().exists()), (1, true));
+}
+
+/// The first signal aborts, which takes as long as the store takes to answer; the second does not wait for that, and a sweep
+/// finishes it.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let site = Site::new();
+    site.proxy.script(|operation, _| match operation {
+        Operation::UploadPart => Some(Fault::Stall(0)),
+        Operation::Abort => Some(Fault::Delay(Duration::from_mins(5))),
+        _ => None,
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_penstock"));
+    let child = child.arg("--config").arg(&site.config).args(["backup", "crash"]).stdin(Stdio::null());
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    for (operation, signal) in [(Operation::UploadPart, Signal::INT), (Operation::Abort, Signal::TERM)] {
+        while site.proxy.seen(operation) == 0 {
+            assert_eq!(child.try_wait().unwrap(), None, "ended before {operation:?}");
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    let asked = std::time::Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(asked.elapsed() < Duration::from_secs(20), "it waited for the store");
+    site.proxy.behave();
+    site.good(&["sweep"]);
+    site.nothing_is_left("swept");
 }

@@ -175,7 +175,7 @@ fn a_reload_takes_all_or_nothing_and_touches_no_upload() {
 }
 
 #[test]
-fn it_starts_without_the_network_and_says_what_it_waits_for() {
+fn it_is_up_without_the_network_and_says_what_is_wrong() {
     let site = Site::new();
     site.sts_answers(Err(()));
     let socket = UnixDatagram::bind(site.folder().join("notify")).unwrap();
@@ -193,17 +193,23 @@ fn it_starts_without_the_network_and_says_what_it_waits_for() {
         }
         std::mem::take(&mut heard)
     };
-    let waiting = hear("STATUS=waiting: location secondary: ");
-    assert!(waiting.contains("EXTEND_TIMEOUT_USEC=") && !waiting.contains("READY=1"), "{waiting}");
+    let starting = hear("STATUS=waiting: location ");
+    assert!(starting.contains("EXTEND_TIMEOUT_USEC=") && !starting.contains("READY=1"), "{starting}");
+    // Up when the credentials were tried, although they were refused.
+    let mut up = hear("READY=1");
+    if !up.contains("not ready: ") {
+        up.push_str(&hear("not ready: "));
+    }
+    assert!(up.contains("not ready: location secondary: "), "{up}");
     wait_for("the admin server", SOON, || (site.get("/healthz").status == 200).then_some(()));
     let unready = wait_for("the reason", SOON, || Some(site.get("/readyz")).filter(|r| r.body.contains("AssumeRole")));
     assert_eq!(unready.status, 503, "{unready:?}");
     // Credentials that are refused at one location do not stop another's jobs.
     assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(0));
     site.sts_answers(Ok(()));
-    let ready = hear("READY=1");
+    wait_for("readiness", SOON, || (site.get("/readyz").status == 200).then_some(()));
+    let ready = hear("STATUS=idle\n");
     assert!(ready.contains("WATCHDOG=1"), "{ready}");
-    assert_eq!(site.get("/readyz").status, 200);
     daemon.signal(Signal::HUP);
     let reloading = hear("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");

@@ -49,20 +49,9 @@ impl Site {
         let tree = folder.join("tree");
         make_tree(&tree);
         let config = format!(
-            r#"
-cluster = "test"
-node = "node-1"
-state_dir = "{state}"
-[limits]
-memory = "64MiB"
-[locations.primary]
-provider = "aws"
-bucket = "{bucket}"
-region = "us-east-1"
+            r#"{head}
 prefix = "fleet"
-s3_url = "{s3}"
 sts_url = "{sts}"
-force_path_style = true
 certificate = "{ca}"
 certificate_mode = "only"
 [locations.primary.credentials]
@@ -100,9 +89,7 @@ type = "command"
 name = "dump"
 argv = ["cat", "/dev/zero"]
 "#,
-            state = folder.join("state").display(),
-            bucket = s3.bucket,
-            s3 = s3.url,
+            head = s3.toml("node-1", &folder.join("state"), &s3.url),
             sts = sts.url,
             ca = servers.ca_path().display(),
             key = write("key", ACCESS_KEY).display(),

@@ -12,6 +12,7 @@ mod corpus;
 mod crash;
 mod daemon;
 mod daemon_site;
+mod daemon_trouble;
 mod dying;
 mod ec2_client;
 mod end_to_end;

@@ -41,19 +41,8 @@ impl Site {
 
     fn configuration(&self, node: &str) -> String {
         format!(
-            r#"
-cluster = "test"
-node = "{node}"
-state_dir = "{state}"
-[limits]
-memory = "64MiB"
-[locations.primary]
-provider = "aws"
-bucket = "{bucket}"
-region = "us-east-1"
+            r#"{head}
 prefix = "fleet"
-s3_url = "{url}"
-force_path_style = true
 [locations.primary.credentials]
 source = "static"
 access_key_id = "{ACCESS_KEY}"
@@ -76,9 +65,7 @@ type = "file"
 name = "file"
 path = "{tree}/version"
 "#,
-            state = self.servers.folder().join(format!("state-{node}")).display(),
-            bucket = self.s3.bucket,
-            url = self.s3.url,
+            head = self.s3.toml(node, &self.servers.folder().join(format!("state-{node}")), &self.s3.url),
             tree = self.tree.display(),
         )
     }

@@ -393,6 +393,25 @@ fn see(request: &Request<Incoming>, body: String) -> Seen {
 }
 
 impl S3Server {
+    /// The beginning of a configuration: this bucket, at `url`, is `primary`, whose table is still open.
+    pub(crate) fn toml(&self, node: &str, state: &Path, url: &str) -> String {
+        format!(
+            r#"cluster = "test"
+node = "{node}"
+state_dir = "{}"
+[limits]
+memory = "64MiB"
+[locations.primary]
+provider = "aws"
+bucket = "{}"
+region = "us-east-1"
+s3_url = "{url}"
+force_path_style = true"#,
+            state.display(),
+            self.bucket
+        )
+    }
+
     /// Answers requests for which `denied` holds with AccessDenied, from here on.
     pub(crate) fn deny(&self, denied: impl Fn(&Seen) -> bool + Send + 'static) {
         let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";

@@ -42,19 +42,8 @@ fn configuration(servers: &Servers, s3: &S3Server, sts: &str, job: &str) -> Pens
         path.display().to_string()
     };
     let config = format!(
-        r#"
-cluster = "test"
-node = "node-1"
-state_dir = "{state}"
-[limits]
-memory = "64MiB"
-[locations.primary]
-provider = "aws"
-bucket = "{bucket}"
-region = "us-east-1"
-s3_url = "{s3}"
+        r#"{head}
 sts_url = "{sts}"
-force_path_style = true
 certificate = "{ca}"
 certificate_mode = "only"
 [locations.primary.credentials]
@@ -77,9 +66,7 @@ type = "command"
 name = "stream"
 argv = ["sh", "-c", "{job}"]
 "#,
-        state = servers.folder().join("state").display(),
-        bucket = s3.bucket,
-        s3 = s3.url,
+        head = s3.toml("node-1", &servers.folder().join("state"), &s3.url),
         ca = servers.ca_path().display(),
         id = secret("id", ACCESS_KEY),
         key = secret("key", SECRET_KEY),

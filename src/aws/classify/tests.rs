@@ -129,6 +129,8 @@ fn a_head_has_only_a_status() {
     assert_eq!(head(404, &context()), C::NotFound);
     assert_eq!(head(403, &context()), C::AccessDenied);
     assert_eq!(head(400, &context()), C::CredentialsExpired);
+    let put = classify(&reply(Service::S3, "PutObject", 304, None, ""), &context());
+    assert!(put.class == C::Compat && put.remedy.is_some_and(|remedy| remedy.contains("cache")));
     let elsewhere = Context { bucket_region: Some("us-east-2".into()), ..context() };
     assert_eq!(head(400, &elsewhere), C::Config);
     let verdict = classify(&reply(Service::S3, "HeadObject", 301, None, ""), &elsewhere);
@@ -142,6 +144,10 @@ fn sts_replies() {
         Service::Sts,
         &[
             ("AssumeRole", 403, "AccessDenied", "User: arn:aws:sts::1:assumed-role/N/i is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::222222222222:role/BackupWriter", C::TrustDenied, "sts:ExternalId"),
+            ("AssumeRole", 403, "", "", C::TrustDenied, "the trust policy of arn:aws:iam::222222222222:role/BackupWriter"),
+            ("AssumeRoleWithWebIdentity", 403, "", "", C::TrustDenied, "sts:ExternalId"),
+            ("GetCallerIdentity", 403, "", "", C::AccessDenied, ""),
+            ("AssumeRole", 403, "NobodyKnowsThis", "", C::AccessDenied, ""),
             ("AssumeRole", 400, "ValidationError", "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.", C::Config, "1h"),
             ("AssumeRole", 400, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.", C::Config, "1h"),
             ("AssumeRole", 400, "ValidationError", "1 validation error detected: Value at 'roleArn' failed to satisfy constraint", C::Config, "role_arn"),

@@ -244,6 +244,54 @@ fn a_clock_that_is_set_back_does_not_stop_the_schedule() {
     assert_eq!(tick(&mut board, 60), starts(&["etcd"], Cause::Schedule));
 }
 
+/// Ticks each minute of these, ending every run at once, and says when something started.
+fn starts_during(board: &mut Board, minutes: impl Iterator<Item = i64>) -> Vec<(i64, Cause)> {
+    let mut started = Vec::new();
+    for minute in minutes {
+        for (name, cause) in tick(board, minute) {
+            started.push((minute, cause));
+            end(board, &name, None, minute);
+        }
+    }
+    started
+}
+
+#[test]
+fn a_clock_that_jumps_makes_no_storm_and_loses_no_job() {
+    const DAY: i64 = 24 * 60;
+    let daily = "schedule = \"30 0 * * *\"";
+    for (schedule, after_the_day, after_the_hour) in [
+        // One for all that the day skipped. The hour that comes again has its run again.
+        (HOURLY, vec![(DAY + 90, Cause::CatchUp), (DAY + 120, Cause::Schedule)], vec![120, 180]),
+        (daily, vec![(DAY + 90, Cause::CatchUp)], vec![]),
+    ] {
+        let mut board = board(&config(9, &[("etcd", schedule)]), 0);
+        starts_during(&mut board, 0..91);
+        assert_eq!(starts_during(&mut board, DAY + 90..DAY + 130), after_the_day, "{schedule}: a day forward");
+        // Back to 1:10 of that day, up to 3:20.
+        let again = starts_during(&mut board, DAY + 70..DAY + 200);
+        let planned: Vec<_> = after_the_hour.iter().map(|minute| (DAY + minute, Cause::Schedule)).collect();
+        assert_eq!(again, planned, "{schedule}: an hour back");
+        assert!(board.next_wake().is_some_and(|next| next <= at(2 * DAY + 30)), "{schedule}: it goes on");
+        // Back by the whole day: what the clock's mistake has taken from the future is run again.
+        let today = starts_during(&mut board, 100..DAY + 31);
+        assert_eq!(today.last(), Some(&(DAY + 30 - i64::from(schedule == HOURLY) * 30, Cause::Schedule)), "{schedule}");
+        assert!(today.len() <= 24, "{schedule}: {today:?}");
+    }
+}
+
+#[test]
+fn a_retry_does_not_wait_for_a_clock_that_was_set_back() {
+    let mut board = board(&config(9, &[("etcd", "schedule = \"0 0 * * *\"")]), 0);
+    assert_eq!(tick(&mut board, 1440).len(), 1);
+    end(&mut board, "etcd", Some(Class::Transient), 1441);
+    assert!(entry(&board, "etcd").retry.is_some());
+    tick(&mut board, 1441);
+    // By twelve hours.
+    assert_eq!(tick(&mut board, 721), []);
+    assert_eq!(tick(&mut board, 723), starts(&["etcd"], Cause::Retry));
+}
+
 #[test]
 fn what_is_remembered_comes_back_with_its_metrics_and_is_saved_when_it_changes() {
     let mut first = board(&config(9, &[("etcd", HOURLY)]), 0);

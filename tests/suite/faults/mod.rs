@@ -5,6 +5,7 @@ pub(crate) mod proxy;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock::aws::AwsLocation;
@@ -290,25 +291,54 @@ async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later()
     house.nothing_is_left("the run").await;
 }
 
-/// The manifest arrived, and nobody said so: the job fails, and what is visible is whole.
+/// The manifest arrived, and nobody said so. Where the store can be asked, it is a backup like any other; where it cannot, or says that
+/// there is none while the request may still be on its way, the job fails and keeps what it may have made visible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_nobody_answers_keeps_what_it_may_have_made_visible() {
-    let house = House::with(Duration::from_secs(2), None);
-    house.proxy.script(|operation, count| match operation {
-        // The index, and then the manifest.
-        Operation::Put if count == 1 => Some(Fault::LoseAnswer),
-        Operation::Put if count > 1 => Some(Fault::Drop),
-        _ => None,
-    });
+async fn a_commit_that_nobody_answers_is_looked_for_and_never_undone() {
+    for (answerable, later) in [
+        (true, Fault::Drop),
+        (true, Fault::Answer(403, Some("AccessDenied"))),
+        (false, Fault::Drop),
+        (false, Fault::Answer(403, Some("AccessDenied"))),
+    ] {
+        let house = House::with(Duration::from_secs(2), None);
+        let sent = AtomicBool::new(false);
+        house.proxy.script(move |operation, count| match operation {
+            // The index, and then the manifest.
+            Operation::Put if count == 1 => {
+                sent.store(true, Ordering::SeqCst);
+                Some(Fault::LoseAnswer)
+            }
+            Operation::Put if count > 1 => Some(later.clone()),
+            Operation::Read if sent.load(Ordering::SeqCst) && !answerable => Some(Fault::Drop),
+            _ => None,
+        });
+        match house.run().await {
+            Ok(_) => assert!(answerable),
+            Err(failed) => {
+                assert!(matches!(failed, job::Error::Undecided { .. }) && !answerable, "{failed}");
+                assert!(failed.report().remedy.is_some_and(|remedy| remedy.contains("penstock list")));
+            }
+        }
+        house.proxy.behave();
+        let catalog = Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c") };
+        let entries = catalog.entries(Scope::default()).await.unwrap();
+        assert_eq!(entries.len(), 1);
+        house.verify(&catalog.manifest(&entries[0]).await.unwrap()).await;
+        house.nothing_is_left("the run").await;
+    }
+}
+
+/// A manifest that is refused for certain takes what it would have named with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_refused_leaves_nothing() {
+    let house = House::new();
+    let refused = Fault::Answer(403, Some("AccessDenied"));
+    house.proxy.script(move |operation, count| (operation == Operation::Put && count >= 1).then(|| refused.clone()));
     let failed = house.run().await.unwrap_err();
-    assert!(matches!(failed, job::Error::Undecided { .. }) && failed.class() == Class::Transient, "{failed}");
-    assert!(failed.report().remedy.is_some_and(|remedy| remedy.contains("penstock list")));
+    assert_eq!(failed.class(), Class::AccessDenied, "{failed}");
     house.proxy.behave();
-    let cluster = name("c");
-    let catalog = Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster };
-    let entries = catalog.entries(Scope::default()).await.unwrap();
-    assert_eq!(entries.len(), 1);
-    house.verify(&catalog.manifest(&entries[0]).await.unwrap()).await;
+    assert_eq!(house.orphans(&[]).await, Vec::<String>::new());
     house.nothing_is_left("the run").await;
 }
 

@@ -1,0 +1,81 @@
+//! EBS snapshots of what is deleted.
+
+use super::*;
+
+impl World {
+    /// A backup of a stream, as [`World::backup`], and of a volume.
+    async fn backup_of_a_volume(&mut self, chain: &Chain) -> Manifest {
+        let mut manifest = self.upload(chain, 1, None, &[]).await;
+        let tags = [("cluster", "c"), ("job", "j"), ("node", chain.node.as_str()), ("backup-id", manifest.id.as_str())];
+        let tags: Tags = tags.iter().map(|(tag, value)| (format!("penstock:{tag}"), (*value).to_owned())).collect();
+        let volume_id: VolumeId = "vol-01234567".parse().unwrap();
+        let new = NewSnapshot { volume: volume_id.clone(), description: String::new(), tags };
+        let snapshot = self.disks.create_snapshot(&new).await.unwrap();
+        let snapshot = EbsSnapshot {
+            snapshot_id: snapshot.id,
+            volume_id,
+            size_gib: 8,
+            availability_zone: "eu-west-1a".to_owned(),
+            volume_type: "gp3".to_owned(),
+            iops: None,
+            throughput: None,
+            encrypted: false,
+            kms_key_id: None,
+            tags: Tags::new(),
+            state: State::Completed,
+            started: at(self.now),
+            completed: None,
+        };
+        manifest.items.push(Item {
+            name: name("volume"),
+            source: SourceDescription::Ebs { selected_by: "volumes".to_owned() },
+            outcome: Outcome::Success,
+            error: None,
+            labels: BTreeMap::new(),
+            content: Content::EbsSnapshot { snapshot: Some(snapshot) },
+        });
+        self.commit(chain, &manifest).await;
+        manifest
+    }
+
+    fn snapshots(&self) -> usize {
+        self.disks.all_snapshots().len()
+    }
+}
+
+/// Refuses every DeleteSnapshot.
+fn refuse_to_delete(world: &World, class: Class, code: &'static str) {
+    world.disks.script(move |operation, _, _| {
+        (operation == "DeleteSnapshot").then(|| Fault::Refuse(error("DeleteSnapshot", class, 400, code)))
+    });
+}
+
+#[tokio::test]
+async fn snapshots_go_with_the_last_of_the_manifest() {
+    let mut world = World::new();
+    let chain = node("a");
+    world.backup_of_a_volume(&chain).await;
+    world.pass(HOUR);
+    world.backup_of_a_volume(&chain).await;
+    // The first deletion does not get further than writing the deleted manifest, and the backup stays after all.
+    *world.store.denied.lock().unwrap() = Some(Kind::Manifest);
+    assert_eq!(world.prune(&chain, &keep_last(1)).await.unwrap().failures.count, 1);
+    *world.store.denied.lock().unwrap() = None;
+    world.pass(2 * DAY);
+    let pruned = world.prune(&chain, &keep_last(2)).await.unwrap();
+    assert_eq!((pruned.objects, world.snapshots()), (1, 2), "only the deleted manifest of a backup that stays");
+
+    world.prune(&chain, &keep_last(1)).await.unwrap();
+    assert_eq!(world.snapshots(), 2, "somebody may be making a volume of it");
+    world.pass(DAY);
+    refuse_to_delete(&world, Class::AccessDenied, "UnauthorizedOperation");
+    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
+    assert_eq!((pruned.objects, pruned.failures.list[0].1.class), (2, Class::AccessDenied));
+    refuse_to_delete(&world, Class::Busy, "InvalidSnapshot.InUse");
+    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
+    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (0, 0, 2), "an AMI uses it");
+    world.disks.script(|_, _, _| None);
+    let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
+    assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (1, 0, 1));
+    assert_eq!(world.keys(), world.whole().await);
+}
