@@ -107,8 +107,8 @@ package: $(SHIPPING) $(DRILL) $(PACKAGERS) ## .deb, .rpm, image, SBOM into dist/
 	tests/shipping/package.sh
 
 .PHONY: reproducible
-reproducible: ## compile the release once more, from nothing, and compare it with what `make package` left in dist/
-	tests/shipping/image.sh again dist
+reproducible: $(SHIPPING) $(PACKAGERS) ## make dist/ once more, compiling from nothing, and compare it with what `make package` left there
+	tests/shipping/package.sh again
 
 .PHONY: debug-build
 debug-build: # what `cargo test` uses too: `cargo build` has other features of the dependencies, and would compile them all again

@@ -94,10 +94,7 @@ pub(super) fn read(section: &Section) -> Option<Named> {
 
 fn command(section: &Section, argv: Vec<String>) -> SourceKind {
     if argv.first().is_none_or(String::is_empty) && !section.is_faulty("argv") {
-        section.fault(
-            "argv",
-            "names no program; expected a command such as [\"etcdctl\", \"snapshot\", \"save\", \"/dev/stdout\"]",
-        );
+        section.fault("argv", "names no program; expected a command such as [\"pg_dump\", \"shop\"]");
     }
     SourceKind::Command { argv }
 }

@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# usage: image.sh build DIST    builds the Dockerfile with buildah; DIST/penstock-image.tar, and the program out of it, DIST/penstock
-#        image.sh try DIST      looks into the image and runs it
-#        image.sh again DIST    builds once more, from nothing, and compares the program with DIST/penstock
+# usage: image.sh build DIST [ARGUMENT…]    builds the Dockerfile with buildah (and its arguments); DIST/penstock-image.tar, and the
+#                                           program out of it, DIST/penstock
+#        image.sh try DIST                  looks into the image and runs it
 # BUILD_IMAGE names a base with Rust; without it, one is made of debootstrap's packages and this machine's toolchain.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/../.."
 command=$1
 dist=$(realpath "$2")
+shift 2
 work=$PWD/.tools/image
 mkdir -p "$work"
 storage=(--root "$work/storage" --runroot "$work/run" --storage-driver overlay)
 mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1)
 mirror=${mirror:-$(sed -n 's/^deb *\([^ ]*\).*/\1/p' /etc/apt/sources.list | head -1)}
 tag=localhost/penstock:test
+
+# podman leaves its storage mounted, and a build that was interrupted its containers: nobody could remove the folder.
+unmount() { awk -v under="$work/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort --reverse | xargs --no-run-if-empty umount; }
+trap unmount EXIT
 
 # Debian 12 with a C compiler. Rust and the crates come from this machine: a container may not reach, or not trust, what this
 # machine's cargo does.
@@ -30,12 +36,15 @@ base() {
 }
 
 build() { # ARGUMENTS…: more of them for buildah
+  buildah "${storage[@]}" rm --all >/dev/null
   local arguments=("$@" --isolation chroot --format docker --layers --network host --build-arg "REVISION=$(git rev-parse HEAD)")
   if [[ -n ${BUILD_IMAGE:-} ]]; then
     arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
   else
     cargo fetch --locked --quiet
-    arguments+=(--build-arg "BUILD_IMAGE=$(base)" --volume "$(rustc --print sysroot):/usr/local/rust:ro")
+    local made
+    made=$(base)
+    arguments+=(--build-arg "BUILD_IMAGE=$made" --volume "$(rustc --print sysroot):/usr/local/rust:ro")
     arguments+=(--volume "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry")
   fi
   [[ -z ${PROFILE:-} ]] || arguments+=(--build-arg "PROFILE=$PROFILE")
@@ -46,16 +55,6 @@ build() { # ARGUMENTS…: more of them for buildah
   container=$(podman "${storage[@]}" create "$tag")
   podman "${storage[@]}" cp "$container:/usr/bin/penstock" "$dist/penstock"
   podman "${storage[@]}" rm "$container" >/dev/null
-}
-
-again() {
-  local first
-  first=$(sha256sum <"$dist/penstock")
-  dist=$(mktemp -d)
-  build --no-cache
-  [[ $(sha256sum <"$dist/penstock") == "$first" ]] || fail "a second build differs: $dist/penstock"
-  rm -rf "$dist"
-  echo "image: the second build is the first one: $first"
 }
 
 fail() { echo "image: $*" >&2; exit 1; }
@@ -102,4 +101,4 @@ T
   echo "image: $(wc -l <<<"$files") files, $(stat --format %s "$dist/penstock-image.tar") bytes; runs without a writable file or a capability"
 }
 
-"$command"
+"$command" "$@"

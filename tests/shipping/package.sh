@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# make package: the image, the binary out of it, a .deb, an .rpm and an SBOM into dist/, each of them tried. Root; Debian 12.
+# usage: package.sh          make package: the image, the binary out of it, a .deb, an .rpm and an SBOM into dist/, each of them tried
+#        package.sh again    make reproducible: all of it once more, from nothing, compared with what is in dist/
+# Root; Debian 12.
 #
 # One compilation: the Dockerfile's. Everything else wraps that binary. On a machine that reaches no image registry the base
 # image is made here, from Debian's packages and this machine's own Rust (BUILD_IMAGE=… takes another one).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-needed=(buildah podman runc debootstrap rpm etcd-server etcd-client zstd man-db)
+needed=(buildah podman runc debootstrap rpm etcd-server etcd-client zstd man-db systemd)
 missing=()
 for package in "${needed[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done
 if ((${#missing[@]})); then
@@ -16,24 +18,54 @@ fi
 export PATH=$PWD/.tools/packagers/bin:$PATH
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
+python=$PWD/.tools/shipping/venv/bin/python
 
-rm -rf dist
-mkdir -p dist/man dist/completions
-echo '== image'
-tests/shipping/image.sh build dist
-echo '== man pages and completions'
-dist/penstock man dist/man
-dist/penstock completions bash >dist/completions/penstock.bash
-dist/penstock completions zsh >dist/completions/_penstock
-dist/penstock completions fish >dist/completions/penstock.fish
-echo '== .deb, .rpm, SBOM'
-cargo deb --quiet --locked --no-build --no-strip --output dist/
-cargo generate-rpm --output dist/
-cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename penstock.cdx
-mv penstock.cdx.json dist/
-(cd dist && sha256sum penstock ./*.deb ./*.rpm ./*.json ./*.tar >SHA256SUMS)
+make_all() { # ARGUMENTS…: of the image's build
+  rm -rf dist
+  mkdir -p dist/man dist/completions
+  echo '== image'
+  tests/shipping/image.sh build dist "$@"
+  echo '== man pages and completions'
+  dist/penstock man dist/man
+  dist/penstock completions bash >dist/completions/penstock.bash
+  dist/penstock completions zsh >dist/completions/_penstock
+  dist/penstock completions fish >dist/completions/penstock.fish
+  echo '== .deb, .rpm, SBOM'
+  cargo deb --quiet --locked --no-build --no-strip --output dist/
+  cargo generate-rpm --output dist/
+  cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename penstock.cdx
+  # Names are made of the folder; the compiler is told to call it this as well.
+  sed "s|path+file://$PWD#|path+file:///penstock#|g" penstock.cdx.json >dist/penstock.cdx.json
+  rm penstock.cdx.json
+  (cd dist && sha256sum penstock ./*.deb ./*.rpm ./*.json ./*.tar >SHA256SUMS)
+}
 
-tests/shipping/image.sh try dist
-tests/shipping/try_packages.sh dist
-PENSTOCK=dist/penstock tests/shipping/run_docs.sh
-ls -l dist
+try_all() {
+  echo '== manifests, chart, units, documentation'
+  (cd tests/shipping && PENSTOCK=../../dist/penstock "$python" -m unittest --quiet)
+  tests/shipping/image.sh try dist
+  tests/shipping/try_packages.sh dist
+  PENSTOCK=dist/penstock tests/shipping/run_docs.sh
+  ls -l dist
+}
+
+again() {
+  local first=.tools/first
+  rm -rf "$first"
+  mv dist "$first"
+  make_all --no-cache
+  # An image says when it was made; its files are the same.
+  "$python" tests/shipping/same_image.py "$first/penstock-image.tar" dist/penstock-image.tar
+  diff --recursive --brief --exclude=penstock-image.tar --exclude=SHA256SUMS "$first" dist
+  echo "reproducible: the same $(find dist -type f ! -name SHA256SUMS ! -name '*.tar' | wc -l) files, and an image of the same files"
+  rm -rf "$first"
+}
+
+case ${1:-} in
+  '')
+    make_all
+    try_all
+    ;;
+  again) again ;;
+  *) sed -n 's/^# usage: //p' "$0" >&2; exit 2 ;;
+esac

@@ -8,7 +8,7 @@ import unittest
 
 import commands
 import yaml
-from common import KUBERNETES, PENSTOCK, ROOT, agent_of, kustomize, run, validate
+from common import KUBERNETES, PENSTOCK, ROOT, agent_of, kustomize, pod_of, run, validate
 from markdown import LANGUAGES, all_blocks, indented, pages
 
 BASE = """
@@ -107,6 +107,9 @@ class Blocks(unittest.TestCase):
         mounts = {mount["mountPath"] for mount in agent_of(objects)["volumeMounts"]}
         self.assertIn("/var/lib/rancher/rke2/server", mounts)
         self.assertNotIn("/etc/kubernetes", mounts)
+        affinity = pod_of(objects)["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        [term] = affinity["nodeSelectorTerms"]
+        self.assertEqual([each["key"] for each in term["matchExpressions"]], ["node-role.kubernetes.io/etcd"])
 
 
 class Text(unittest.TestCase):

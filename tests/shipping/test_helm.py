@@ -11,6 +11,7 @@ from common import CHART, HELM, KUBERNETES, agent_of, documents, kustomize, one,
 
 REQUIRED = {
     "cluster": "prod-eu-1",
+    "image": {"repository": "registry.example.com/penstock"},
     "location": {
         "bucket": "acme-cluster-backups",
         "region": "eu-west-1",
@@ -31,7 +32,11 @@ SAME = {
     "private-ca": STATIC | {"certificate": {"bundle": BUNDLE}, "location": {
         "s3Url": "https://s3.example.internal", "stsUrl": "https://sts.example.internal", "ec2Url": "https://ec2.example.internal",
     }},
-    "control-plane": STATIC | {"etcd": {"enabled": True}, "resources": {"limits": {"memory": "768Mi"}}},
+    "control-plane": {
+        "credentials": {"kind": "static", "externalIdInSecret": True},
+        "etcd": {"enabled": True},
+        "resources": {"limits": {"memory": "768Mi"}},
+    },
 }
 
 
@@ -120,6 +125,12 @@ class Chart(unittest.TestCase):
         seen = {annotation(values) for values in ({}, {"cluster": "other"}, {"config": "cluster = \"x\"\n"}, {"schedule": "0 1 * * *"})}
         self.assertEqual(len(seen), 4)
 
+    def test_what_looks_odd_and_is_right(self):
+        digest = "0.1.0@sha256:" + "0" * 64
+        objects = rendered({"schedule": "@daily", "image": {"tag": digest}})
+        self.assertEqual(agent_of(objects)["image"], f"registry.example.com/penstock:{digest}")
+        self.assertEqual(one(objects, "ConfigMap", "penstock-settings")["data"]["PENSTOCK_VOLUMES_SCHEDULE"], "@daily")
+
     def test_a_mistake_names_the_value(self):
         for values, named in (
             ({"cluster": "Prod EU"}, "/cluster"),
@@ -142,6 +153,7 @@ class Chart(unittest.TestCase):
             ({"memory": "1GiB"}, "resources.limits.memory"),
             ({"hostPaths": ["srv"]}, "/hostPaths/0"),
             ({"image": {"tag": "a b"}}, "/image/tag"),
+            ({"image": {"tag": "@sha256:" + "0" * 64}}, "/image/tag"),
             ({"resources": {"limits": {"memory": 512}}}, "/resources/limits/memory"),
             ({"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "x"}}}, "role-arn"),
             ({"tolerations": [{"effect": "Never"}]}, "/tolerations/0/effect"),

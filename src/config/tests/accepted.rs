@@ -73,8 +73,8 @@ before      = []
 after       = []
 [[jobs.etcd.sources]]
 type = "command"
-name = "snapshot"
-argv = ["etcdctl", "snapshot", "save", "/dev/stdout"]
+name = "objects"
+argv = ["kubectl", "get", "nodes", "--output=json"]
 [[jobs.volumes.sources]]
 type    = "tree"
 name    = "pods"
