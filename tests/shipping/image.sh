@@ -2,6 +2,7 @@
 # usage: image.sh build DIST [ARGUMENT…]    builds the Dockerfile with buildah (and its arguments); DIST/penstock-image.tar, and the
 #                                           program out of it, DIST/penstock
 #        image.sh try DIST                  looks into the image and runs it
+#        image.sh cross DIST                builds the Dockerfile for the other architecture, a C program standing in for Penstock
 # BUILD_IMAGE names a base with Rust; without it, one is made of debootstrap's packages and this machine's toolchain.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -99,6 +100,35 @@ T
   options=(--user 0:0)
   inside --version >/dev/null || fail 'it does not run as root'
   echo "image: $(wc -l <<<"$files") files, $(stat --format %s "$dist/penstock-image.tar") bytes; runs without a writable file or a capability"
+}
+
+# Rust's standard library for the other architecture is downloaded by rustup, which not every machine may. All else of the cross
+# build is the real one: arguments, compiler, linker, the libraries that are gathered.
+cross() {
+  local own other machine made files container
+  own=$(dpkg --print-architecture)
+  case $own in
+    amd64) other=arm64 machine=AArch64 ;;
+    *) other=amd64 machine='Advanced Micro Devices X86-64' ;;
+  esac
+  made=$(base)
+  buildah "${storage[@]}" bud --isolation chroot --format docker --layers --network host --platform "linux/$other" \
+    --build-arg "BUILDPLATFORM=linux/$own" --build-arg "BUILD_IMAGE=$made" --volume "$PWD/tests/shipping/stand-in:/usr/local/rust:ro" \
+    --tag "localhost/penstock:$other" . >"$work/cross.log" 2>&1 || { tail -40 "$work/cross.log" >&2; exit 1; }
+  container=$(podman "${storage[@]}" create --arch "$other" "localhost/penstock:$other")
+  files=$(mktemp -d)
+  podman "${storage[@]}" export "$container" | tar --extract --directory "$files"
+  podman "${storage[@]}" rm "$container" >/dev/null
+  local program=$files/usr/bin/penstock loader file count=0
+  loader=$(readelf --program-headers "$program" | sed -n 's/.*interpreter: \(.*\)\]/\1/p')
+  [[ -f $files$loader ]] || fail "$other: there is no $loader"
+  while read -r file; do
+    readelf --file-header "$file" | grep -q "Machine: *$machine" || fail "$other: ${file#"$files"} is of another machine"
+    count=$((count + 1))
+  done < <(find "$files/usr" "$files"/lib* -type f)
+  [[ $count -ge 5 ]] || fail "$other: it holds $count programs and libraries"
+  rm -rf "$files"
+  echo "image: linux/$other holds $count programs and libraries, each of that machine"
 }
 
 "$command" "$@"

@@ -44,6 +44,7 @@ try_all() {
   echo '== manifests, chart, units, documentation'
   (cd tests/shipping && PENSTOCK=../../dist/penstock "$python" -m unittest --quiet)
   tests/shipping/image.sh try dist
+  tests/shipping/image.sh cross dist
   tests/shipping/try_packages.sh dist
   PENSTOCK=dist/penstock tests/shipping/run_docs.sh
   ls -l dist

@@ -20,12 +20,15 @@ for page in "${pages[@]}"; do
   MOTO=$MOTO PENSTOCK=$PENSTOCK unshare --mount --pid --fork --kill-child bash -euc '
     memory=$(mktemp -d)
     mount -t tmpfs -o size=4G tmpfs "$memory"
-    mkdir "$memory"/{upper,work,root}
+    mkdir "$memory"/{upper,work,root,own,own-work}
     mount -t overlay overlay -o "lowerdir=/,upperdir=$memory/upper,workdir=$memory/work" "$memory/root"
     mount -t proc proc "$memory/root/proc"
     mount --rbind /dev "$memory/root/dev"
     mount --rbind /sys "$memory/root/sys"
     mount -t tmpfs tmpfs "$memory/root/tmp"
+    # This folder, which may be below /tmp or on a file system of its own.
+    mkdir -p "$memory/root$1"
+    mount -t overlay overlay -o "lowerdir=$1,upperdir=$memory/own,workdir=$memory/own-work" "$memory/root$1"
     mkdir -p "$memory/root/usr/local/bin"
     cp "$PENSTOCK" "$memory/root/usr/bin/penstock"
     exec chroot "$memory/root" env --ignore-environment PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root \

@@ -152,6 +152,7 @@ class Chart(unittest.TestCase):
             ({"memory": "lots"}, "/memory"),
             ({"memory": "1GiB"}, "resources.limits.memory"),
             ({"hostPaths": ["srv"]}, "/hostPaths/0"),
+            ({"hostPaths": ["/srv", "/etc/"]}, "hostPaths[1]"),
             ({"image": {"tag": "a b"}}, "/image/tag"),
             ({"image": {"tag": "@sha256:" + "0" * 64}}, "/image/tag"),
             ({"resources": {"limits": {"memory": 512}}}, "/resources/limits/memory"),

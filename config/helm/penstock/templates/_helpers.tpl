@@ -88,6 +88,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if lt $limit (add $budget 128) }}
 {{- fail (printf "resources.limits.memory is %s; expected memory (%s) and at least 128Mi besides" .Values.resources.limits.memory .Values.memory) }}
 {{- end }}
+{{- range $index, $path := .Values.hostPaths }}
+{{- if has (trimSuffix "/" $path) (list "/etc" "/lib" "/run" "/tmp" "/usr" "/usr/bin" "/var" "/var/lib" "/var/lib/penstock") }}
+{{- fail (printf "hostPaths[%d] is %s, where the agent has files of its own; expected folders below, or save it with the host's package" $index $path) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.certificate.bundle .Values.certificate.configMap }}
 {{- fail "certificate.configMap stands beside certificate.bundle; expected one of the two" }}
 {{- end }}
