@@ -211,7 +211,17 @@ async fn a_create_without_an_answer_is_remembered() {
             writer.abort(AbortReason::Cancelled).await;
         }
         assert_eq!(store.uploads_in_progress().len(), 1);
-        let found = journal::interrupted(state.path()).unwrap();
+        // A thread that notes the last part may hold the entry a moment longer than the writer did.
+        let found = async {
+            loop {
+                let found = journal::interrupted(state.path()).unwrap();
+                if !found.is_empty() {
+                    return found;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await.unwrap();
         assert_eq!(found.iter().map(|one| (one.id.clone(), one.in_doubt)).collect::<Vec<_>>(), [(None, true)]);
     }
 }
