@@ -2,7 +2,8 @@
 # usage: image.sh build DIST [ARGUMENT…]    builds the Dockerfile with buildah (and its arguments); DIST/penstock-image.tar, and the
 #                                           program out of it, DIST/penstock
 #        image.sh try DIST                  looks into the image and runs it
-#        image.sh cross DIST                builds the Dockerfile for the other architecture, a C program standing in for Penstock
+#        image.sh cross DIST                builds the Dockerfile for the other architecture and another user, a C program standing in
+#                                           for Penstock
 # BUILD_IMAGE names a base with Rust; without it, one is made of debootstrap's packages and this machine's toolchain.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -114,12 +115,15 @@ cross() {
   esac
   made=$(base)
   buildah "${storage[@]}" bud --isolation chroot --format docker --layers --network host --platform "linux/$other" \
-    --build-arg "BUILDPLATFORM=linux/$own" --build-arg "BUILD_IMAGE=$made" --volume "$PWD/tests/shipping/stand-in:/usr/local/rust:ro" \
+    --build-arg "BUILDPLATFORM=linux/$own" --build-arg "BUILD_IMAGE=$made" --build-arg RUN_AS=10001 --volume "$PWD/tests/shipping/stand-in:/usr/local/rust:ro" \
     --tag "localhost/penstock:$other" . >"$work/cross.log" 2>&1 || { tail -40 "$work/cross.log" >&2; exit 1; }
   container=$(podman "${storage[@]}" create --arch "$other" "localhost/penstock:$other")
   files=$(mktemp -d)
   podman "${storage[@]}" export "$container" | tar --extract --directory "$files"
   podman "${storage[@]}" rm "$container" >/dev/null
+  [[ $(podman "${storage[@]}" inspect --format '{{.Config.User}}' "localhost/penstock:$other") == 10001:10001 ]] || fail "$other: not RUN_AS's user"
+  [[ $(stat --format '%u:%g %a' "$files/var/lib/penstock") == '10001:10001 700' ]] || fail "$other: the state folder is not RUN_AS's"
+  grep -q '^penstock:x:10001:10001:' "$files/etc/passwd" || fail "$other: RUN_AS has no name"
   local program=$files/usr/bin/penstock loader file count=0
   loader=$(readelf --program-headers "$program" | sed -n 's/.*interpreter: \(.*\)\]/\1/p')
   [[ -f $files$loader ]] || fail "$other: there is no $loader"

@@ -34,8 +34,7 @@ make_all() { # ARGUMENTS…: of the image's build
   cargo deb --quiet --locked --no-build --no-strip --output dist/
   cargo generate-rpm --output dist/
   cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename penstock.cdx
-  # Names are made of the folder; the compiler is told to call it this as well.
-  sed "s|path+file://$PWD#|path+file:///penstock#|g" penstock.cdx.json >dist/penstock.cdx.json
+  "$python" tests/shipping/sbom.py penstock.cdx.json dist/penstock.cdx.json
   rm penstock.cdx.json
   (cd dist && sha256sum penstock ./*.deb ./*.rpm ./*.json ./*.tar >SHA256SUMS)
 }
