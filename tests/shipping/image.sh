@@ -51,6 +51,8 @@ build() { # ARGUMENTS…: more of them for buildah
     arguments+=(--volume "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry")
   fi
   [[ -z ${PROFILE:-} ]] || arguments+=(--build-arg "PROFILE=$PROFILE")
+  # buildah would take the last stage out of its cache with the label of another commit.
+  if podman "${storage[@]}" image exists "$tag"; then podman "${storage[@]}" image rm "$tag" >/dev/null; fi
   buildah "${storage[@]}" bud "${arguments[@]}" --tag "$tag" . >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; exit 1; }
   rm -f "$dist/penstock-image.tar"
   podman "${storage[@]}" save --quiet --output "$dist/penstock-image.tar" "$tag"
