@@ -10,8 +10,9 @@ cd "$(dirname "$0")/../.."
 command=$1
 dist=$(realpath "$2")
 shift 2
-work=$PWD/.tools/image
-mkdir -p "$work"
+mkdir -p .tools/image
+# As /proc/mounts has it, also where .tools is a link.
+work=$(realpath .tools/image)
 storage=(--root "$work/storage" --runroot "$work/run" --storage-driver overlay)
 mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1)
 mirror=${mirror:-$(sed -n 's/^deb *\([^ ]*\).*/\1/p' /etc/apt/sources.list | head -1)}

@@ -168,6 +168,22 @@ class Chart(unittest.TestCase):
                 self.assertNotEqual(done.returncode, 0, "was taken")
                 self.assertIn(named, done.stderr)
 
+    def test_a_value_of_the_wrong_type_is_named_whichever_it_is(self):
+        def every(values, path=()):
+            for key, value in values.items():
+                yield (*path, key), value
+                if isinstance(value, dict):
+                    yield from every(value, (*path, key))
+
+        for path, value in every(yaml.safe_load((CHART / "values.yaml").read_text())):
+            wrong = 7 if isinstance(value, (dict, list)) else {"wrong": 1}
+            for key in reversed(path):
+                wrong = {key: wrong}
+            with self.subTest(path=path):
+                done = template(merged(REQUIRED, wrong))
+                self.assertNotEqual(done.returncode, 0, "was taken")
+                self.assertRegex(done.stderr, f"/{'/'.join(path)}|{re.escape('.'.join(path))}")
+
     def test_values_and_schema_have_the_same_names(self):
         def of_values(values, path=""):
             for key, value in values.items():

@@ -1,6 +1,7 @@
 """config/kubernetes: each overlay renders, is valid, is as hardened as it says, and holds a configuration that Penstock takes."""
 
 import pathlib
+import re
 import shutil
 import tempfile
 import tomllib
@@ -50,22 +51,36 @@ class Overlays(unittest.TestCase):
                     done = config_check(objects, folder)
                 self.assertEqual(done.returncode, 0, done.stderr)
 
-    def test_a_mistake_names_the_value(self):
+    def test_a_mistake_in_any_setting_names_the_value(self):
         wrong = {
+            "NODE_NAME": ("Node 1", "node:"),
             "PENSTOCK_CLUSTER": ("Prod", "cluster:"),
             "PENSTOCK_BUCKET": ("Bad_Bucket", "locations.primary.bucket:"),
             "PENSTOCK_REGION": ("", "locations.primary.region:"),
+            "PENSTOCK_PREFIX": ("/fleet", "locations.primary.prefix:"),
             "PENSTOCK_ROLE_ARN": ("BackupWriter", "locations.primary.assume_role[0].role_arn:"),
             "PENSTOCK_EXTERNAL_ID": ("x", "locations.primary.assume_role[0].external_id:"),
             "PENSTOCK_S3_URL": ("s3.example.com", "locations.primary.s3_url:"),
+            "PENSTOCK_STS_URL": ("sts.example.com", "locations.primary.sts_url:"),
+            "PENSTOCK_EC2_URL": ("ec2.example.com", "locations.primary.ec2_url:"),
+            "PENSTOCK_CERTIFICATE_MODE": ("replace", "locations.primary.certificate_mode:"),
             "PENSTOCK_CREDENTIALS": ("statik", "locations.primary.credentials.source:"),
+            "PENSTOCK_ACCESS_KEY_ID_FILE": ("/x", "locations.primary.credentials.access_key_id_file:"),
+            "PENSTOCK_SECRET_ACCESS_KEY_FILE": ("/x", "locations.primary.credentials.secret_access_key_file:"),
             "PENSTOCK_ENCRYPTION": ("kms", "locations.primary.encryption.mode:"),
+            "PENSTOCK_KMS_KEY_ID": ("a-key", "locations.primary.encryption.kms_key_id:"),
             "PENSTOCK_MEMORY": ("lots", "limits.memory:"),
             "PENSTOCK_LISTEN": ("9632", "admin.listen:"),
             "PENSTOCK_VOLUMES_SCHEDULE": ("hourly", "jobs.volumes.schedule:"),
+            "PENSTOCK_ETCD_SCHEDULE": ("hourly", "jobs.etcd.schedule:"),
         }
-        objects = self.rendered["irsa"]
+        either = self.rendered["pod-identity"], self.rendered["control-plane"]
+        variables = re.findall(r"^[^#\n]*\$\{(\w+)", "".join(configuration_of(objects) for objects in either), re.M)
+        # What these two name is read by whoever uses it, and a wrong path is named then.
+        files = {"PENSTOCK_CERTIFICATE", "PENSTOCK_EXTERNAL_ID_FILE"}
+        self.assertEqual(sorted({*wrong, *files}), sorted(set(variables)))
         for name, (value, key) in wrong.items():
+            objects = either["ETCD" in name]
             with self.subTest(setting=name), tempfile.TemporaryDirectory() as folder:
                 done = config_check(objects, folder, **{name: value})
                 self.assertEqual(done.returncode, 78, done.stdout)
@@ -113,6 +128,20 @@ class Overlays(unittest.TestCase):
                     self.assertEqual(context["capabilities"].get("add"), extra)
                     self.assertIn("memory", container["resources"]["limits"])
                 self.assertEqual({each["kind"] for each in objects} & {"Role", "ClusterRole", "Secret"}, set())
+
+    def test_one_on_every_node_that_goes_last_and_in_time(self):
+        for name, objects in self.rendered.items():
+            with self.subTest(overlay=name):
+                pod = pod_of(objects)
+                self.assertEqual(pod["tolerations"], [{"operator": "Exists"}])
+                one(objects, "PriorityClass", pod["priorityClassName"])
+                # The daemon takes 25 s to cancel what runs (docs/daemon.md, Stop).
+                self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], 30)
+                rolling = one(objects, "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"]
+                self.assertEqual(rolling, {"maxUnavailable": "10%", "maxSurge": 0})
+                self.assertEqual(environment_of(objects)["NODE_NAME"], "node-1")
+                self.assertEqual(tomllib.loads(configuration_of(objects))["node"], "${NODE_NAME}")
+                self.assertEqual(one(objects, "Service")["spec"]["clusterIP"], "None")
 
     def test_host_folders_are_read_only_and_are_what_is_backed_up(self):
         for name, objects in self.rendered.items():
