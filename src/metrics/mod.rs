@@ -393,6 +393,49 @@ mod tests {
     }
 
     /// Dashboards and alerts outside the project use these names and labels.
+    const PUBLISHED: &[&str] = &[
+        "build_info{commit,version}",
+        "start_time_seconds{}",
+        "job_runs_total{class,job,outcome}",
+        "job_last_success_timestamp_seconds{job}",
+        "job_last_outcome{job}",
+        "job_duration_seconds{job}",
+        "job_next_run_timestamp_seconds{job}",
+        "jobs_running{}",
+        "source_bytes_total{job}",
+        "source_files_total{job}",
+        "source_warnings_total{job}",
+        "stored_bytes_total{job}",
+        "deduplicated_bytes_total{job}",
+        "uploaded_bytes_total{location}",
+        "downloaded_bytes_total{location}",
+        "upload_parts_in_flight{location}",
+        "upload_part_duration_seconds{location}",
+        "uploads_total{location,outcome}",
+        "uploads_aborted_total{location,outcome,reason}",
+        "interrupted_uploads{location}",
+        "swept_uploads_total{location,outcome}",
+        "requests_total{location,operation,outcome,service}",
+        "request_duration_seconds{operation,service}",
+        "request_retries_total{class,location,service}",
+        "errors_total{class,location,service}",
+        "memory_budget_bytes{}",
+        "memory_in_use_bytes{}",
+        "memory_wait_seconds_total{}",
+        "credentials_expiry_timestamp_seconds{location}",
+        "credentials_refresh_total{location,outcome}",
+        "certificate_expiry_timestamp_seconds{location}",
+        "location_up{location}",
+        "location_last_check_timestamp_seconds{location}",
+        "ebs_snapshots_total{class,job,outcome}",
+        "ebs_snapshots_pending{job}",
+        "ebs_snapshot_duration_seconds{job}",
+        "backups{job}",
+        "backups_deleted_total{job,outcome}",
+        "config_last_reload_successful{}",
+        "process_resident_memory_bytes{}",
+    ];
+
     #[test]
     fn what_is_published_is_not_renamed() {
         let metrics = Metrics::new();
@@ -431,54 +474,13 @@ mod tests {
             .iter()
             .map(|family| {
                 let mut labels: Vec<&str> =
-                    family.get_metric()[0].get_label().iter().map(|label| label.name()).collect();
+                    family.get_metric()[0].get_label().iter().map(prometheus::proto::LabelPair::name).collect();
                 labels.sort_unstable();
                 format!("{}{{{}}}", family.name().trim_start_matches("penstock_"), labels.join(","))
             })
             .collect();
-        for fixed in [
-            "build_info{commit,version}",
-            "start_time_seconds{}",
-            "job_runs_total{class,job,outcome}",
-            "job_last_success_timestamp_seconds{job}",
-            "job_last_outcome{job}",
-            "job_duration_seconds{job}",
-            "job_next_run_timestamp_seconds{job}",
-            "jobs_running{}",
-            "source_bytes_total{job}",
-            "source_files_total{job}",
-            "source_warnings_total{job}",
-            "stored_bytes_total{job}",
-            "deduplicated_bytes_total{job}",
-            "uploaded_bytes_total{location}",
-            "downloaded_bytes_total{location}",
-            "upload_parts_in_flight{location}",
-            "upload_part_duration_seconds{location}",
-            "uploads_total{location,outcome}",
-            "uploads_aborted_total{location,outcome,reason}",
-            "interrupted_uploads{location}",
-            "swept_uploads_total{location,outcome}",
-            "requests_total{location,operation,outcome,service}",
-            "request_duration_seconds{operation,service}",
-            "request_retries_total{class,location,service}",
-            "errors_total{class,location,service}",
-            "memory_budget_bytes{}",
-            "memory_in_use_bytes{}",
-            "memory_wait_seconds_total{}",
-            "credentials_expiry_timestamp_seconds{location}",
-            "credentials_refresh_total{location,outcome}",
-            "certificate_expiry_timestamp_seconds{location}",
-            "location_up{location}",
-            "location_last_check_timestamp_seconds{location}",
-            "ebs_snapshots_total{class,job,outcome}",
-            "ebs_snapshots_pending{job}",
-            "ebs_snapshot_duration_seconds{job}",
-            "backups{job}",
-            "backups_deleted_total{job,outcome}",
-            "config_last_reload_successful{}",
-            "process_resident_memory_bytes{}",
-        ] {
-            assert!(published.contains(fixed), "{fixed} is not among {published:#?}");
+        for fixed in PUBLISHED {
+            assert!(published.contains(*fixed), "{fixed} is not among {published:#?}");
         }
     }
 
