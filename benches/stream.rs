@@ -47,6 +47,11 @@ fn frames(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(CHUNK as u64)).sample_size(20);
     for (name, plain) in [("random", noise(CHUNK)), ("text", text(CHUNK))] {
         group.bench_function(format!("sha256/{name}"), |b| b.iter(|| frame::digest(black_box(&plain))));
+        group.throughput(Throughput::Bytes(2 * CHUNK as u64));
+        group.bench_function(format!("sha256 of two/{name}"), |b| {
+            b.iter(|| frame::digests([&plain[..], &plain[..]].into_iter().map(black_box)));
+        });
+        group.throughput(Throughput::Bytes(CHUNK as u64));
         for level in [1, 3] {
             let id = format!("zstd-{level}/{name}");
             group.bench_function(id, |b| b.iter(|| frame::compress(black_box(&plain), level).expect("it compresses")));

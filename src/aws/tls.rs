@@ -380,6 +380,8 @@ mod tests {
         assert_eq!(load(&folder.path().join("none.pem")).fault, Fault::Missing);
         assert_eq!(load(folder.path()).fault, Fault::Folder);
         assert_eq!(load(Path::new("/dev/null")).fault, Fault::Special);
+        // A regular file whose beginning nobody may read, root included.
+        assert!(matches!(load(Path::new("/proc/self/mem")).fault, Fault::Unreadable(_)));
         assert_eq!(load(folder.path()).class(), Class::Config);
         assert_eq!(Trust::load(None, CertificateMode::Only).unwrap_err().fault, Fault::OnlyNothing);
     }

@@ -12,7 +12,7 @@ use super::session::Open;
 use super::{Failure, progress, session, sweep};
 use crate::budget::Budget;
 use crate::config::{self, Config, Location, Source, SourceKind};
-use crate::error::Classify;
+use crate::error::{Classify, Retry};
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
 use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
@@ -36,8 +36,13 @@ pub(super) async fn run(
     let metrics = Metrics::new();
     let open = sweep::open(config, planned.iter().map(|(location, _)| *location), &metrics)?;
     let result = run_all(config, &state, &planned, &open, &metrics, format, cancel).await;
-    if !cancel.is_cancelled() {
-        sweep::after_backup(config, open).await;
+    // A location that was out of reach is not asked once more: the failure is to be seen now, and the next backup sweeps.
+    let out_of_reach = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
+    if !cancel.is_cancelled() && !out_of_reach {
+        tokio::select! {
+            () = sweep::after_backup(config, open) => {}
+            () = cancel.cancelled() => {}
+        }
     }
     result
 }

@@ -41,7 +41,7 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 
@@ -111,7 +111,7 @@ impl From<Name> for String {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 
@@ -179,7 +179,7 @@ impl From<BackupId> for String {
 
 impl fmt::Display for BackupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 
@@ -345,6 +345,13 @@ mod tests {
         for bad in ["", "latest", "20261123T221300Z-4F9A2C", "20261123T221300Z-4f9a2c/", "20261123T221300Z_4f9a2c"] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_keep_to_the_width_of_their_column() {
+        let id: BackupId = "20261123T221300Z-4f9a2c".parse().unwrap();
+        assert_eq!(format!("{:<6}|{id:>25}|", Name::new("etcd").unwrap()), "etcd  |  20261123T221300Z-4f9a2c|");
+        assert_eq!(format!("{:<8}|{:.3}", ObjectKey::new("a/b"), ObjectKey::new("long")), "a/b     |lon");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! - What is removed from the configuration is forgotten ([`Metrics::forget_job`], [`Metrics::forget_location`]).
 
 mod definitions;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 use std::sync::Arc;
@@ -364,42 +366,5 @@ impl Job {
 
     pub fn backup_deleted(&self, outcome: Outcome) {
         self.all().backups_deleted.with_label_values(&[&self.name, outcome.as_str()]).inc();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(metrics: &Metrics) -> Vec<String> {
-        metrics.gather().iter().map(|family| family.name().to_owned()).collect()
-    }
-
-    #[test]
-    fn what_is_forgotten_leaves_no_series() {
-        let metrics = Metrics::new();
-        let (before, job) = (names(&metrics), metrics.job("etcd"));
-        job.ran(Outcome::Failure, Some(Class::KmsDenied), Duration::from_secs(3));
-        job.last_success(1.0);
-        let location = metrics.location("primary");
-        location.request("s3", "UploadPart", Outcome::Success, Duration::from_millis(5));
-        location.uploaded(5);
-        assert!(names(&metrics).contains(&"penstock_job_runs_total".to_owned()));
-        metrics.forget_job("etcd");
-        metrics.forget_location("primary");
-        // Request durations have no location: they stay.
-        let left: Vec<_> = names(&metrics).into_iter().filter(|name| !before.contains(name)).collect();
-        assert_eq!(left, ["penstock_request_duration_seconds"]);
-    }
-
-    #[test]
-    fn a_part_that_never_arrived_leaves_no_duration() {
-        let metrics = Metrics::new();
-        let location = metrics.location("primary");
-        drop(location.part_in_flight());
-        location.part_in_flight().arrived(Duration::from_secs(1));
-        let count = metrics.inner.all.upload_part_duration.with_label_values(&["primary"]).get_sample_count();
-        assert_eq!(count, 1);
-        assert_eq!(metrics.inner.all.upload_parts_in_flight.with_label_values(&["primary"]).get(), 0);
     }
 }

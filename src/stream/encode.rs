@@ -33,6 +33,9 @@ const MAX_MARKS: usize = 256;
 /// Events between the cutter and the consumer. The chunks among them are bounded by their bytes.
 const QUEUE: usize = 512;
 
+/// Chunks that one thread takes at once, because it hashes several faster than one ([`frame::digests`]).
+const BATCH: usize = 4;
+
 /// What memory for frames is counted in.
 const UNIT: usize = 1 << 10;
 
@@ -218,38 +221,69 @@ impl Cutter {
 
     /// Hands over every chunk whose end is certain; returns how many bytes they were.
     fn cut(&self, block: &Bytes, marks: impl Iterator<Item = (usize, Mark)>, more: More) -> Result<usize, Gone> {
-        let mut used = 0;
+        let (mut used, mut batch) = (0, Vec::with_capacity(BATCH));
         for (at, mark) in marks {
-            used += self.chunks(&block.slice(used..at), More::No)?;
+            used += self.chunks(&block.slice(used..at), More::No, &mut batch)?;
             match mark {
                 Mark::Border => {}
                 Mark::Taken(chunks) => {
+                    self.encode(&mut batch)?;
                     for position in chunks {
                         self.send(Pending::Ready(Event::Taken(position)))?;
                     }
                 }
             }
         }
-        Ok(used + self.chunks(&block.slice(used..), more)?)
+        used += self.chunks(&block.slice(used..), more, &mut batch)?;
+        self.encode(&mut batch)?;
+        Ok(used)
     }
 
-    fn chunks(&self, bytes: &Bytes, more: More) -> Result<usize, Gone> {
+    fn chunks(&self, bytes: &Bytes, more: More, batch: &mut Vec<Plain>) -> Result<usize, Gone> {
         let mut used = 0;
         while let Some(length) = cut::first_chunk(&bytes[used..], more) {
             let plain = bytes.slice(used..used + length);
             used += length;
-            let units = u32::try_from(units(length)).expect("a chunk is at most 4 MiB");
-            let memory = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(units));
-            let memory = memory.expect("the semaphore is never closed");
-            let (sender, receiver) = oneshot::channel();
-            self.send(Pending::Chunk(receiver))?;
-            let (compression, parent) = (self.options.compression, self.options.parent.clone());
-            self.options.pool.spawn(move || {
-                // An error here is only that nobody waits any more.
-                let _ = sender.send(encode_chunk(plain, compression, parent.as_deref(), memory));
-            });
+            let memory = self.memory(length, batch)?;
+            batch.push(Plain { plain, memory });
+            if batch.len() == BATCH {
+                self.encode(batch)?;
+            }
         }
         Ok(used)
+    }
+
+    /// Memory for what a chunk may become. To wait for it with a batch in hand could be for ever: the batch has some.
+    fn memory(&self, plain_len: usize, batch: &mut Vec<Plain>) -> Result<OwnedSemaphorePermit, Gone> {
+        let units = u32::try_from(units(plain_len)).expect("a chunk is at most 4 MiB");
+        if let Ok(memory) = Arc::clone(&self.memory).try_acquire_many_owned(units) {
+            return Ok(memory);
+        }
+        self.encode(batch)?;
+        let memory = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(units));
+        Ok(memory.expect("the semaphore is never closed"))
+    }
+
+    /// Has a batch encoded, and promises it to the consumer.
+    fn encode(&self, batch: &mut Vec<Plain>) -> Result<(), Gone> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut promised = Vec::with_capacity(batch.len());
+        for plain in batch.drain(..) {
+            let (sender, receiver) = oneshot::channel();
+            self.send(Pending::Chunk(receiver))?;
+            promised.push((plain, sender));
+        }
+        let (compression, parent) = (self.options.compression, self.options.parent.clone());
+        self.options.pool.spawn(move || {
+            let ids = frame::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
+            for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
+                // An error here is only that nobody waits any more.
+                let _ = sender.send(chunk.encode(id, compression, parent.as_deref()));
+            }
+        });
+        Ok(())
     }
 
     fn send(&self, pending: Pending) -> Result<(), Gone> {
@@ -262,20 +296,22 @@ fn units(plain_len: usize) -> usize {
     (max_stored(u32::try_from(plain_len).unwrap_or(MAX_CHUNK)) as usize).div_ceil(UNIT)
 }
 
-fn encode_chunk(
+/// A chunk as it was read, with memory for what it may become.
+struct Plain {
     plain: Bytes,
-    compression: Compression,
-    parent: Option<&ChunkTable>,
     memory: OwnedSemaphorePermit,
-) -> Encoded {
-    let id = frame::digest(&plain);
-    if let Some(position) = parent.and_then(|parent| parent.find(&id)) {
-        return Ok(Event::Reference(position));
+}
+
+impl Plain {
+    fn encode(self, id: ChunkId, compression: Compression, parent: Option<&ChunkTable>) -> Encoded {
+        if let Some(position) = parent.and_then(|parent| parent.find(&id)) {
+            return Ok(Event::Reference(position));
+        }
+        let plain_len = u32::try_from(self.plain.len()).expect("a chunk is at most 4 MiB");
+        let stored = match compression {
+            Compression::None => self.plain,
+            Compression::Zstd { level } => frame::compress(&self.plain, level)?.into(),
+        };
+        Ok(Event::Frame(Frame { id, plain_len, encoding: compression.encoding(), stored, _memory: self.memory }))
     }
-    let plain_len = u32::try_from(plain.len()).expect("a chunk is at most 4 MiB");
-    let stored = match compression {
-        Compression::None => plain,
-        Compression::Zstd { level } => frame::compress(&plain, level)?.into(),
-    };
-    Ok(Event::Frame(Frame { id, plain_len, encoding: compression.encoding(), stored, _memory: memory }))
 }

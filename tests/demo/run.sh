@@ -2,12 +2,12 @@
 # make demo: the real binary against a stand-in for AWS (moto) on loopback, over HTTPS with a CA of this run.
 #
 # usage: run.sh [--keep]    --keep: leave the server up at the end, until Ctrl-C
-# PENSTOCK=path takes that binary instead of building one; DEMO_MIB (300) is how many MiB of real files are copied.
+# PENSTOCK=path takes that binary instead of building one; DEMO_MIB (300; 30 or more) is how many MiB of real files are copied.
 # Everything is made below .demo/ of the project; any difference or unexpected exit code ends it with a non-zero exit.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 demo=$PWD/.demo run=$PWD/.demo/run venv=$PWD/.demo/venv
-region=eu-west-1 bucket=penstock-demo account=123456789012
+mib=${DEMO_MIB:-300} region=eu-west-1 bucket=penstock-demo account=123456789012
 step=0
 
 say() { printf '%s\n' "$*"; }
@@ -74,8 +74,9 @@ step "start the AWS stand-in on 127.0.0.1, with a certificate of a CA made just 
 run "$venv/bin/python" tests/demo/ca.py "$run/tls"
 port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=https://127.0.0.1:$port
-show moto_server -H 127.0.0.1 -p "$port" -s -c "$run/tls/server.pem" -k "$run/tls/server.key"
-"$venv/bin/moto_server" -H 127.0.0.1 -p "$port" -s -c "$run/tls/server.pem" -k "$run/tls/server.key" \
+stand_in=("$venv/bin/python" tests/tools/moto_as_aws.py)
+show "${stand_in[@]}" -H 127.0.0.1 -p "$port" -s -c "$run/tls/server.pem" -k "$run/tls/server.key"
+"${stand_in[@]}" -H 127.0.0.1 -p "$port" -s -c "$run/tls/server.pem" -k "$run/tls/server.key" \
   >"$run/log/moto.log" 2>&1 </dev/null &
 server=$!
 # moto PATH [BODY]: GET, or POST of BODY.
@@ -106,49 +107,10 @@ aws_as() {
 aws_setup() { show aws "$@"; aws_as setup "$@" >>"$run/log/setup.log"; }
 aws_operator() { show aws "$@"; aws_as operator "$@"; }
 
-step "create the bucket, the role with its external ID and exactly its policy, and a user who may only assume it"
-secret setup.id setup; secret setup.key setup # authentication is still off
+step "write the configuration and check it"
 external_id=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 secret external-id "$external_id"
 role=arn:aws:iam::$account:role/BackupWriter
-cat >"$run/trust.json" <<J
-{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",
-  "Principal": {"AWS": "arn:aws:iam::$account:user/user"},
-  "Condition": {"StringEquals": {"sts:ExternalId": "$external_id"}}}]}
-J
-chmod 600 "$run/trust.json"
-cat >"$run/role-policy.json" <<J
-{"Version": "2012-10-17", "Statement": [
-  {"Effect": "Allow", "Resource": "*", "Action": ["ec2:DescribeVolumes", "ec2:DescribeSnapshots", "ec2:CreateTags",
-    "ec2:CreateVolume", "ec2:CreateSnapshot", "ec2:DeleteSnapshot"]},
-  {"Effect": "Allow", "Resource": "arn:aws:s3:::$bucket/*", "Action": ["s3:GetObject", "s3:DeleteObject", "s3:PutObject",
-    "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]},
-  {"Effect": "Allow", "Resource": "arn:aws:s3:::$bucket", "Action": "s3:ListBucket"}]}
-J
-cat >"$run/user-policy.json" <<J
-{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "$role"}]}
-J
-cat >"$run/operator-policy.json" <<J
-{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
-J
-aws_setup s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$region"
-aws_setup iam create-role --role-name BackupWriter --assume-role-policy-document "file://$run/trust.json"
-aws_setup iam put-role-policy --role-name BackupWriter --policy-name backup --policy-document "file://$run/role-policy.json"
-for user in user operator; do
-  aws_setup iam create-user --user-name "$user"
-  aws_setup iam put-user-policy --user-name "$user" --policy-name "$user" --policy-document "file://$run/$user-policy.json"
-  show aws iam create-access-key --user-name "$user"
-  keys=$(aws_as setup iam create-access-key --user-name "$user" --output text \
-    --query 'AccessKey.[AccessKeyId,SecretAccessKey]')
-  secret "$user.id" "${keys%%$'\t'*}"; secret "$user.key" "${keys##*$'\t'}"
-done
-say "  from here on the stand-in checks signatures, actions and resources:"
-show curl -X POST -d 0 "$url/moto-api/reset-auth"
-moto /moto-api/reset-auth 0
-if aws_as user s3 ls "s3://$bucket" >>"$run/log/setup.log" 2>&1; then fail "the user may list the bucket without the role"; fi
-say "  the user alone may not list the bucket: good"
-
-step "write the configuration and check it"
 cat >"$run/penstock.toml" <<T
 cluster   = "demo"
 node      = "demo-node"
@@ -183,9 +145,9 @@ external_id_file = "$run/secrets/external-id"
 session_name     = "penstock-demo"
 
 [locations.demo.upload]
-part_size   = "8MiB"
+part_size   = "5MiB"
 concurrency = 4
-object_size = "64MiB"                   # small, so that the stream goes on in a second object
+object_size = "$((mib / 5))MiB"                   # small, so that the stream goes on in a second object
 
 [jobs.files]
 location = "demo"
@@ -197,8 +159,42 @@ T
 run cat "$run/penstock.toml"
 penstock config check
 
-step "make a tree: ${DEMO_MIB:-300} MiB of real files, and everything else a tree can hold"
-run "$venv/bin/python" tests/demo/tree.py make "$run/tree" "${DEMO_MIB:-300}" "${sources[@]}"
+step "create the bucket, the role, and a user who may only assume it, with the policies that Penstock prints"
+secret setup.id setup; secret setup.key setup # authentication is still off
+# policy FILE [ARGS…]: what Penstock prints, into a file.
+policy() {
+  show "penstock --config .demo/run/penstock.toml policy${2:+ ${*:2}} >.demo/run/$1" | sed "s/$external_id/…/"
+  (umask 077 && "$binary" --config "$run/penstock.toml" policy "${@:2}" >"$run/$1")
+}
+policy role-policy.json
+run cat "$run/role-policy.json"
+policy trust.json --trust --account $account --user user --external-id "$external_id"
+policy user-policy.json --caller
+cat >"$run/operator-policy.json" <<J
+{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:*", "ec2:*"], "Resource": "*"}]}
+J
+aws_setup s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$region"
+aws_setup iam create-role --role-name BackupWriter --assume-role-policy-document "file://$run/trust.json"
+aws_setup iam put-role-policy --role-name BackupWriter --policy-name backup --policy-document "file://$run/role-policy.json"
+for user in user operator; do
+  aws_setup iam create-user --user-name "$user"
+  aws_setup iam put-user-policy --user-name "$user" --policy-name "$user" --policy-document "file://$run/$user-policy.json"
+  show aws iam create-access-key --user-name "$user"
+  keys=$(aws_as setup iam create-access-key --user-name "$user" --output text \
+    --query 'AccessKey.[AccessKeyId,SecretAccessKey]')
+  secret "$user.id" "${keys%%$'\t'*}"; secret "$user.key" "${keys##*$'\t'}"
+done
+say "  from here on the stand-in checks signatures, actions and resources:"
+show curl -X POST -d 0 "$url/moto-api/reset-auth"
+moto /moto-api/reset-auth 0
+if aws_as user s3 ls "s3://$bucket" >>"$run/log/setup.log" 2>&1; then fail "the user may list the bucket without the role"; fi
+say "  the user alone may not list the bucket: good"
+
+step "prove that the role may do all that Penstock needs"
+penstock validate
+
+step "make a tree: $mib MiB of real files, and everything else a tree can hold"
+run "$venv/bin/python" tests/demo/tree.py make "$run/tree" "$mib" "${sources[@]}"
 run du -sh "$run/tree"
 run ls -la "$run/tree/special"
 
@@ -274,9 +270,6 @@ run "$venv/bin/python" tests/demo/tree.py compare "$run/tree" "$run/restored-sec
 penstock stats
 
 step "an EBS volume: a snapshot of it, and a new volume from the snapshot"
-say "  (moto encodes a form anew to check its signature, and spells a space otherwise: signatures are not checked from here on)"
-show curl -X POST -d inf "$url/moto-api/reset-auth"
-moto /moto-api/reset-auth inf
 volume=$(aws_as operator ec2 create-volume --size 8 --volume-type gp3 --availability-zone ${region}a --query VolumeId --output text \
   --tag-specifications 'ResourceType=volume,Tags=[{Key=role,Value=data},{Key=kubernetes.io/created-for/pvc/name,Value=db}]')
 say "  $volume is there, tagged role=data"
@@ -306,7 +299,8 @@ cat <<S
   A tree of $(du -sh "$run/tree" | cut -f1) ($(find "$run/tree" | wc -l) entries) was backed up into ${#objects[@]} data objects, verified down to every chunk,
   restored by Penstock and by aws + zstd + tar, and both copies are the tree: content, modes, owners, times to the
   nanosecond, links, hard links, holes, extended attributes. A second backup moved $((new / 1024)) KiB, and restores as well. An EBS volume was
-  snapshotted, and a new one made of it. The server checked every signature and the role's policy, EBS apart.
+  snapshotted, and a new one made of it. The server checked every signature,
+  and let the role do what \`penstock policy\` prints and nothing else.
 
   .demo/run/penstock.toml   the configuration        .demo/run/tree       the tree
   .demo/run/role-policy.json  all that the role may  .demo/run/restored   restored by Penstock

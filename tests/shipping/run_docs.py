@@ -103,7 +103,7 @@ def aws():
         port = any_port.getsockname()[1]
     url = f"https://127.0.0.1:{port}"
     tls = ["-s", "-c", SITE / "tls/server.pem", "-k", SITE / "tls/server.key"]
-    start("moto", moto.parent / "python", ROOT / "tests/tools/list_parts.py", "-H", "127.0.0.1", "-p", port, *tls)
+    start("moto", moto.parent / "python", ROOT / "tests/tools/moto_as_aws.py", "-H", "127.0.0.1", "-p", port, *tls)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": "", "AWS_ENDPOINT_URL": url, "AWS_CA_BUNDLE": str(SITE / "tls/ca.pem"),

@@ -289,12 +289,13 @@ async fn the_hop_that_fails_is_named() {
     let message = format!("User: x is not authorized to perform: sts:AssumeRole on resource: {ROLE_B}");
     let answers = [granted("ASIAMIDDLE", "m", LATER), refused(403, "AccessDenied", &message)];
     let sts = servers.scripted(Scheme::Http, in_turn(answers));
-    let hops = vec![hop(ROLE_A, None, 3600), hop(ROLE_B, Some("very-secret-id"), 3600)];
+    let last = "arn:aws:iam::333333333333:role/Last";
+    let hops = vec![hop(ROLE_A, None, 3600), hop(ROLE_B, Some("very-secret-id"), 3600), hop(last, None, 3600)];
     let aws = connect(&chained(&server, &sts, hops));
     let error = aws.store().list("", None).await.unwrap_err();
     assert_eq!(error.class, Class::TrustDenied, "{error}");
     let text = format!("{error} {error:?}");
-    assert!(text.contains("ListObjectsV2") && text.contains(&format!("{ROLE_B} (hop 2 of 2)")), "{text}");
+    assert!(text.contains("ListObjectsV2") && text.contains(&format!("{ROLE_B} (hop 2 of 3)")), "{text}");
     assert!(!text.contains("very-secret-id"), "{text}");
     assert!(error.remedy.unwrap().contains("sts:ExternalId"));
     assert_eq!((error.service, error.request_id.as_deref()), ("sts", Some("scripted-1")));
@@ -398,6 +399,45 @@ async fn a_web_identity_is_read_from_its_file_and_taken_to_the_locations_sts() {
     assert_eq!(field(&seen[0], "Action").as_deref(), Some("AssumeRoleWithWebIdentity"));
     assert_eq!(field(&seen[0], "WebIdentityToken").as_deref(), Some("the.jwt"));
     assert_eq!(seen[0].header("authorization"), None);
+}
+
+#[tokio::test]
+async fn what_is_in_files_is_read_again_when_a_service_calls_the_session_expired() {
+    let servers = Servers::start();
+    let sts = servers.scripted(Scheme::Https, |request, _| {
+        let (status, body) = session();
+        match field(request, "Action").as_deref() {
+            Some("AssumeRoleWithWebIdentity") => (status, body.replace("AssumeRoleRe", "AssumeRoleWithWebIdentityRe")),
+            _ => (status, body),
+        }
+    });
+    let answer = |status, code: &str| {
+        let error = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+        (status, format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"))
+    };
+    let good = || answer(412, "DryRunOperation");
+    let ec2 = servers.scripted(Scheme::Https, in_turn([good(), answer(400, "ExpiredToken"), good()]));
+    let (token, external_id) = (servers.folder().join("token"), servers.folder().join("external-id"));
+    let write = |which: &str| {
+        std::fs::write(&token, format!("{which}.jwt\n")).unwrap();
+        std::fs::write(&external_id, format!("{which}-id\n")).unwrap();
+    };
+    write("first");
+    let hop = Hop { external_id: Some(SecretSource::File(external_id.clone())), ..hop(ROLE_B, None, 3600) };
+    let credentials = Credentials::WebIdentity { token_file: token.clone(), role_arn: ROLE_A.into() };
+    let location = Location {
+        credentials,
+        ec2_url: Some(ec2.url.clone()),
+        ..chained(&servers.s3(Scheme::Https), &sts, vec![hop])
+    };
+    let aws = connect(&location);
+    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
+    write("second");
+    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
+    assert_eq!(ec2.seen().len(), 3, "the refused request was made again");
+    let read = |name: &str| sts.seen().iter().filter_map(|request| field(request, name)).collect::<Vec<_>>();
+    assert_eq!(read("WebIdentityToken"), ["first.jwt", "second.jwt"]);
+    assert_eq!(read("ExternalId"), ["first-id", "second-id"]);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use penstock::site::{Ec2Action, Site as _};
 use penstock::store::{Overwrite, Payload};
 
 use crate::aws_client::{ROLE_B, chained, hop};
-use crate::servers::{Scheme, Servers};
+use crate::servers::{Scheme, Servers, authority};
 
 #[derive(Debug, Clone, Copy)]
 enum At {
@@ -132,6 +132,7 @@ async fn check(servers: &Servers, row: &Row) {
     assert_eq!((error.class, error.class.exit_code()), (class, exit), "{at:?} {code} {message}: {error:?}");
     assert!(error.remedy.as_deref().unwrap_or_default().contains(remedy), "{at:?} {code}: {:?}", error.remedy);
     assert!(error.to_string().contains(code) && error.request_id.is_some(), "{error:?}");
+    assert!(!error.operation.is_empty() && !error.resource.is_empty(), "{error:?}");
     let service = match at {
         At::AssumeRole => "sts",
         At::CreateSnapshot => "ec2",
@@ -147,6 +148,30 @@ async fn every_row_of_the_table_through_a_socket() {
     let servers = Servers::start();
     // Together, since the SDK's pauses between its attempts are most of the time.
     futures_util::future::join_all(ROWS.iter().map(|row| check(&servers, row))).await;
+}
+
+#[tokio::test]
+async fn what_does_not_come_as_far_as_an_answer_is_classed_and_counted_too() {
+    let servers = Servers::start();
+    let other = servers.folder().join("other.pem");
+    std::fs::write(&other, authority("another CA").1).unwrap();
+    let server = servers.s3(Scheme::Https);
+    let at = |url: String| Location { s3_url: Some(url), ..server.location() };
+    let rows = [
+        (at(servers.refusing()), Class::Transient, 75, "listens"),
+        (at(servers.resetting()), Class::Transient, 75, ""),
+        (at("http://nowhere.invalid".to_owned()), Class::Transient, 75, "DNS"),
+        (Location { certificate: Some(other), ..server.location() }, Class::Tls, 78, "other.pem"),
+    ];
+    for (location, class, exit, remedy) in rows {
+        let metrics = Metrics::new();
+        let aws = AwsLocation::connect_with(&location, metrics.location("primary"), |_| None).unwrap();
+        let error = aws.store().list("", None).await.unwrap_err();
+        assert_eq!((error.class, error.class.exit_code()), (class, exit), "{error:?}");
+        assert!(error.remedy.as_deref().unwrap_or_default().contains(remedy), "{error:?}");
+        let label = ("s3".to_owned(), class.as_str().to_owned());
+        assert_eq!(labels(&metrics, "penstock_errors_total"), [label], "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -143,10 +143,8 @@ impl Site {
         daemon
     }
 
-    pub(crate) fn start_with(&self, mut command: Command) -> Daemon {
-        let log = self.folder().join("log");
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        Daemon { child: command.stderr(file).spawn().unwrap(), log }
+    pub(crate) fn start_with(&self, command: Command) -> Daemon {
+        Daemon::start(command, self.folder().join("log"))
     }
 
     pub(crate) fn get(&self, path: &str) -> Response {
@@ -170,6 +168,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        Self { child: command.stderr(file).spawn().unwrap(), log }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -123,6 +123,17 @@ async fn a_change_moves_little_more_than_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_back_when_the_tree_ended_is_still_found() {
+    let mut world = World::new();
+    incremental(&mut world).await;
+    // The last file of the walk: those before it in its chunk are unchanged, and have to be read after all.
+    fs::remove_file(world.path(12)).unwrap();
+    let second = incremental(&mut world).await;
+    assert_eq!(second.warnings(), Vec::<&str>::new());
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parent_that_is_damaged_is_a_warning_and_the_one_before_it_is_asked() {
     let mut world = World::new();
     let first = incremental(&mut world).await;

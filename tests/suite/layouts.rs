@@ -136,7 +136,16 @@ location = "primary"
 type = "tree"
 name = "files"
 path = "{tree}"
+[jobs.disks]
+location = "primary"
+retention = {{ keep_last = 1 }}
+[[jobs.disks.sources]]
+type = "ebs"
+name = "data"
+volumes = ["{volume}"]
+tags = {{ team = "data platform + ops" }}
 "#,
+            volume = self.volume(),
             state = self.path("state").display(),
             ca = self.servers.ca_path().display(),
             tree = self.path("tree").display(),
@@ -147,8 +156,14 @@ path = "{tree}"
     fn start(&mut self, accounts: &Value, sessions: &[&str]) {
         let site = json!({
             "region": "eu-west-1", "buckets": { "acme-backups": BACKUP }, "accounts": accounts, "sessions": sessions,
+            "volumes": [BACKUP],
         });
         self.stand_in = Some(StandIn::start(&self.servers, &site));
+    }
+
+    /// The volume that the disks job backs up.
+    fn volume(&self) -> &str {
+        self.stand_in.as_ref().map_or("vol-00000000", |stand_in| stand_in.made["volumes"][BACKUP].as_str().unwrap())
     }
 
     /// IMDSv2, as a node in that role has it.
@@ -182,6 +197,26 @@ fn whole_demo(site: &Site, penstock: &Penstock) {
     penstock.good(&["sweep"]);
     penstock.good(&["delete", id]);
     assert_eq!(penstock.good(&["list"])["backups"].as_array().unwrap().len(), 0);
+    disks(site, penstock);
+}
+
+/// A snapshot of a volume, a new volume from it, and the end of both backups and their snapshots.
+fn disks(site: &Site, penstock: &Penstock) {
+    let backup = || penstock.good(&["backup", "disks"])["backups"][0]["id"].as_str().unwrap().to_owned();
+    let (first, second) = (backup(), backup());
+    penstock.good(&["verify", "--all"]);
+    let restore = |id: &str| {
+        penstock.json(&["snapshot", "restore", id, "--volume", site.volume(), "--availability-zone", "eu-west-1b"])
+    };
+    assert_eq!(restore(&first).1["made"], "now");
+    let deleted = |done: &Value| {
+        assert_eq!((&done["chains"][0]["deleted"], &done["errors"]), (&1.into(), &json!([])), "{done:#}");
+    };
+    deleted(&penstock.good(&["prune", "--job", "disks", "--grace", "0s"]));
+    assert_eq!(restore(&first).0, 66);
+    assert_eq!(restore(&second).1["made"], "now", "the newest one's snapshot is there");
+    deleted(&penstock.good(&["delete", "--now", &second]));
+    assert_eq!(restore(&second).0, 66);
 }
 
 fn fails(penstock: &Penstock, code: i32, class: &str) -> String {
@@ -326,8 +361,12 @@ fn each_action_that_the_policy_lacks_is_named_by_validate() {
         ("s3:ListMultipartUploadParts", "s3:ListMultipartUploadParts"),
         ("s3:AbortMultipartUpload", "s3:AbortMultipartUpload"),
         ("s3:DeleteObject", "s3:DeleteObject"),
-        ("ec2:CreateSnapshot", "ec2:CreateSnapshot"),
+        ("ec2:DescribeVolumes", "ec2:DescribeVolumes"),
         ("ec2:DescribeSnapshots", "ec2:DescribeSnapshots"),
+        ("ec2:CreateTags", "ec2:CreateTags"),
+        ("ec2:CreateVolume", "ec2:CreateVolume"),
+        ("ec2:CreateSnapshot", "ec2:CreateSnapshot"),
+        ("ec2:DeleteSnapshot", "ec2:DeleteSnapshot"),
     ];
     // One account for each row: a role that lacks the action.
     let trust = penstock.good(&["policy", "--trust", "--account", MANAGEMENT]);

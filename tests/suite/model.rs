@@ -234,7 +234,8 @@ impl World {
         let retention = Retention { keep_last: Some(keep_last), ..Retention::default() };
         let rules = prune::Rules { retention: Some(retention), zone: jiff::tz::TimeZone::UTC };
         let cancel = CancellationToken::new();
-        let (now, mut whole) = (jiff::Timestamp::now(), false);
+        // What an unfinished backup stored is kept for a day at least, whatever the grace period.
+        let (now, mut whole) = (jiff::Timestamp::now() + Duration::from_hours(48), false);
         tokio::select! {
             pruned = prune::prune(&context, &chain, &rules, now, &cancel) => {
                 assert_eq!(pruned.unwrap().failures.count, 0);

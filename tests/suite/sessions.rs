@@ -1,6 +1,8 @@
 //! Sessions that end while work goes on: short ones, an STS that is away, and where their secrets go.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use penstock::metrics::Metrics;
 
 use crate::aws_client::{LATER, ROLE_A, ROLE_B, chained, field, granted, hop};
 use crate::binary::Penstock;
+use crate::daemon_site::{Daemon, get, wait_for};
 use crate::servers::{
     ACCESS_KEY, Answer, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Seen, Servers,
 };
@@ -65,7 +68,10 @@ compression = "none"
 type = "command"
 name = "stream"
 argv = ["sh", "-c", "{job}"]
+[admin]
+socket = "{socket}"
 "#,
+        socket = servers.folder().join("control.sock").display(),
         head = s3.toml("node-1", &servers.folder().join("state"), &s3.url),
         ca = servers.ca_path().display(),
         id = secret("id", ACCESS_KEY),
@@ -208,6 +214,63 @@ fn every_file(folder: &Path) -> Vec<std::path::PathBuf> {
     paths.flat_map(|path| if path.is_dir() { every_file(&path) } else { vec![path] }).collect()
 }
 
+/// Text that left, with the door by which it did.
+type Told = Vec<(String, Vec<u8>)>;
+
+/// What a daemon says by its log, its pages and its socket: after a backup, after one that failed, and after files that it refused.
+fn told_by_a_daemon(servers: &Servers, s3: &S3Server, penstock: &Penstock, log_format: &str) -> Told {
+    let (path, socket) = (servers.folder().join("penstock.toml"), servers.folder().join("control.sock"));
+    let good = fs::read_to_string(&path).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let configured = good.replace("[admin]", &format!("[admin]\nlisten = \"{address}\""));
+    fs::write(&path, &configured).unwrap();
+    let ask = |request: &str| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    };
+    let log = servers.folder().join(format!("daemon-{log_format}.log"));
+    let daemon = Daemon::start(penstock.command(&["-vvv", "--log-format", log_format, "run"]), log.clone());
+    wait_for("readiness", Duration::from_secs(60), || (get(&address, "/readyz", "").status == 200).then_some(()));
+    let mut told = Vec::new();
+    assert_eq!(penstock.json(&["trigger", "stream", "--wait"]).0, 0);
+    s3.deny(|_| true);
+    assert_eq!(penstock.json(&["trigger", "stream", "--wait"]).0, 77);
+    for secret in
+        ["external_id = \"inline-canary", "external_id = [\"inline-canary\"]", "external-id = \"inline-canary\""]
+    {
+        fs::write(&path, configured.replace("external_id_file =", &format!("{secret}\nexternal_id_file ="))).unwrap();
+        // Each door, and something that it has to say.
+        let mut tell = |door: &str, something: &str, said: Vec<u8>| {
+            let text = String::from_utf8_lossy(&said);
+            assert!(text.contains(something), "{door} does not say {something}, with {secret}: {text}");
+            told.push((format!("{door}, with {secret}"), said));
+        };
+        tell("the socket's reload", "refused", ask("{\"command\":\"reload\"}\n"));
+        tell("the socket's status", "penstock.toml:", ask("{\"command\":\"status\"}\n"));
+        let reload = penstock.run(&["reload"]);
+        tell("reload", "penstock.toml:", [reload.stdout, reload.stderr].concat());
+        tell("the page", "penstock.toml:", get(&address, "/", "").bytes);
+        tell("the status", "access-denied", get(&address, "/api/v1/status", "").bytes);
+        tell("the metrics", "class=\"access-denied\"", get(&address, "/metrics", "").bytes);
+        fs::write(&path, &configured).unwrap();
+        for output in ["human", "json"] {
+            tell("status", "stream", penstock.run(&["--output", output, "status"]).stdout);
+        }
+    }
+    s3.refuse(|_| None);
+    fs::write(&path, good).unwrap();
+    assert_eq!(daemon.stop(), Some(0));
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("DEBUG"), "the SDK's own lines are not there");
+    assert!(log.contains("the configuration was refused"), "{log}");
+    told.push(("the daemon's log".to_owned(), log.into_bytes()));
+    told
+}
+
 #[test]
 fn no_secret_leaves_by_any_door() {
     let servers = Servers::start();
@@ -226,9 +289,10 @@ fn no_secret_leaves_by_any_door() {
     let config = fs::read_to_string(&path).unwrap();
     let web = format!("source = \"web-identity\"\ntoken_file = \"{}\"\nrole_arn = \"{ROLE_A}\"\n", token.display());
     let of_static = config.split(text).nth(1).unwrap().split("[[locations.primary.assume_role]]").next().unwrap();
-    let canaries = [SECRET_KEY, SESSION_SECRET_KEY, "token-canary", "external-id-canary", "web-identity-canary"];
+    let canaries =
+        [SECRET_KEY, SESSION_SECRET_KEY, "token-canary", "external-id-canary", "web-identity-canary", "inline-canary"];
 
-    let mut told = Vec::new();
+    let mut told = told_by_a_daemon(&servers, &s3, &penstock, "text");
     let mut tell = |arguments: &[&str]| {
         for format in ["text", "json"] {
             let output = penstock.run(&[&["-vvv", "--log-format", format, "--output", "json"][..], arguments].concat());
@@ -251,6 +315,7 @@ fn no_secret_leaves_by_any_door() {
     for arguments in all {
         tell(arguments);
     }
+    let by_a_daemon = told_by_a_daemon(&servers, &s3, &penstock, "json");
     s3.deny(|_| true);
     for arguments in all {
         tell(arguments);
@@ -262,7 +327,7 @@ fn no_secret_leaves_by_any_door() {
     let kept = [servers.folder().join("state"), s3.folder()].map(|folder| every_file(&folder)).concat();
     assert!(kept.iter().any(|path| path.ends_with("manifest.json")), "{kept:?}");
     let kept = kept.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap()));
-    for (door, bytes) in told.into_iter().chain(kept) {
+    for (door, bytes) in told.into_iter().chain(by_a_daemon).chain(kept) {
         let text = String::from_utf8_lossy(&bytes);
         for canary in canaries {
             assert!(!text.contains(canary), "{canary} left by {door}: {}", around(&text, canary));

@@ -159,6 +159,8 @@ fn sts_replies() {
             ("AssumeRole", 400, "MalformedPolicyDocument", "", C::Config, ""),
             ("AssumeRole", 403, "InvalidClientTokenId", "The security token included in the request is invalid", C::AccessDenied, ""),
             ("AssumeRole", 403, "SignatureDoesNotMatch", "Signature not yet current: 20261123T001000Z is still later than", C::ClockSkew, ""),
+            ("AssumeRole", 403, "InvalidSignatureException", "Signature expired: 20261123T000000Z is now earlier than 20261123T001000Z", C::ClockSkew, "NTP"),
+            ("AssumeRole", 403, "InvalidSignatureException", "The request signature we calculated does not match", C::AccessDenied, "secret"),
             ("AssumeRole", 403, "ExpiredToken", "The security token included in the request is expired", C::CredentialsExpired, ""),
         ],
     );

@@ -40,7 +40,7 @@ use rustix::io::Errno;
 use self::body::Body;
 use self::header::{BLOCK, Header, kind};
 use self::inode::Content;
-use self::runs::{Held, LARGE, Runs, Verdict};
+use self::runs::{Group, Held, LARGE, Runs, Verdict};
 use self::unchanged::Comparison;
 pub use self::unchanged::Parent;
 use self::walk::{Found, Step, Walk};
@@ -73,7 +73,8 @@ pub struct TreeSource {
     verdicts: VecDeque<Verdict>,
     /// What the walk found behind them.
     found: Option<Found>,
-    /// The last member ends a group: see [`runs::border`].
+    /// What the last member belongs to, and whether it is its end.
+    group: Group,
     group_ends: bool,
     marks: Vec<Mark>,
     /// Bytes yielded.
@@ -128,6 +129,7 @@ impl TreeSource {
             runs,
             verdicts: VecDeque::new(),
             found: None,
+            group: Group::default(),
             group_ends: false,
             marks: Vec::new(),
             offset: 0,
@@ -212,6 +214,7 @@ impl TreeSource {
             self.offset += member.end - member.start;
             self.entries.push(entry);
         }
+        self.group = Group::default();
         self.group_ends = false;
     }
 
@@ -252,7 +255,8 @@ impl TreeSource {
         if std::mem::take(&mut self.group_ends) || data >= LARGE {
             self.marks.push(Mark::Border);
         }
-        self.group_ends = runs::border(&path, bytes.len() as u64 + data.next_multiple_of(BLOCK as u64));
+        let length = bytes.len() as u64 + data.next_multiple_of(BLOCK as u64);
+        self.group_ends = self.group.ends_with(&path, length);
         self.entries.push(FileEntry {
             path,
             kind: file_kind,

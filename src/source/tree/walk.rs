@@ -135,6 +135,10 @@ impl Walk {
         loop {
             let level = self.levels.last_mut()?;
             let Some(name) = level.names.pop() else {
+                // The root stays, for what is read again after the walk.
+                if self.levels.len() == 1 {
+                    return None;
+                }
                 self.leave(warnings);
                 continue;
             };

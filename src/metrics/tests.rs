@@ -1,0 +1,125 @@
+use super::*;
+
+fn names(metrics: &Metrics) -> Vec<String> {
+    metrics.gather().iter().map(|family| family.name().to_owned()).collect()
+}
+
+#[test]
+fn what_is_forgotten_leaves_no_series() {
+    let metrics = Metrics::new();
+    let (before, job) = (names(&metrics), metrics.job("etcd"));
+    job.ran(Outcome::Failure, Some(Class::KmsDenied), Duration::from_secs(3));
+    job.last_success(1.0);
+    let location = metrics.location("primary");
+    location.request("s3", "UploadPart", Outcome::Success, Duration::from_millis(5));
+    location.uploaded(5);
+    assert!(names(&metrics).contains(&"penstock_job_runs_total".to_owned()));
+    metrics.forget_job("etcd");
+    metrics.forget_location("primary");
+    // Request durations have no location: they stay.
+    let left: Vec<_> = names(&metrics).into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!(left, ["penstock_request_duration_seconds"]);
+}
+
+/// Dashboards and alerts outside the project use these names and labels.
+const PUBLISHED: &[&str] = &[
+    "build_info{commit,version}",
+    "start_time_seconds{}",
+    "job_runs_total{class,job,outcome}",
+    "job_last_success_timestamp_seconds{job}",
+    "job_last_outcome{job}",
+    "job_duration_seconds{job}",
+    "job_next_run_timestamp_seconds{job}",
+    "jobs_running{}",
+    "source_bytes_total{job}",
+    "source_files_total{job}",
+    "source_warnings_total{job}",
+    "stored_bytes_total{job}",
+    "deduplicated_bytes_total{job}",
+    "uploaded_bytes_total{location}",
+    "downloaded_bytes_total{location}",
+    "upload_parts_in_flight{location}",
+    "upload_part_duration_seconds{location}",
+    "uploads_total{location,outcome}",
+    "uploads_aborted_total{location,outcome,reason}",
+    "interrupted_uploads{location}",
+    "swept_uploads_total{location,outcome}",
+    "requests_total{location,operation,outcome,service}",
+    "request_duration_seconds{operation,service}",
+    "request_retries_total{class,location,service}",
+    "errors_total{class,location,service}",
+    "memory_budget_bytes{}",
+    "memory_in_use_bytes{}",
+    "memory_wait_seconds_total{}",
+    "credentials_expiry_timestamp_seconds{location}",
+    "credentials_refresh_total{location,outcome}",
+    "certificate_expiry_timestamp_seconds{location}",
+    "location_up{location}",
+    "location_last_check_timestamp_seconds{location}",
+    "ebs_snapshots_total{class,job,outcome}",
+    "ebs_snapshots_pending{job}",
+    "ebs_snapshot_duration_seconds{job}",
+    "backups{job}",
+    "backups_deleted_total{job,outcome}",
+    "config_last_reload_successful{}",
+    "process_resident_memory_bytes{}",
+];
+
+#[test]
+fn what_is_published_is_not_renamed() {
+    let metrics = Metrics::new();
+    metrics.started("1", "abc", 1.0);
+    let (job, class, second) = (metrics.job("j"), Some(Class::KmsDenied), Duration::from_secs(1));
+    job.ran(Outcome::Failure, class, second);
+    job.last_success(1.0);
+    job.last_outcome(Outcome::Failure);
+    job.next_run(Some(1.0));
+    job.read(1);
+    job.file();
+    job.warning();
+    job.stored(1);
+    job.deduplicated(1);
+    job.snapshot_ended(Outcome::Failure, class, Some(second));
+    job.snapshots_pending(1);
+    job.backups(1);
+    job.backup_deleted(Outcome::Success);
+    let location = metrics.location("l");
+    location.uploaded(1);
+    location.downloaded(1);
+    location.part_in_flight().arrived(second);
+    location.upload_ended(Outcome::Success);
+    location.upload_aborted(AbortReason::Failure, Outcome::Success);
+    location.interrupted_uploads(1);
+    location.swept(Outcome::Success);
+    location.request("s3", "PutObject", Outcome::Success, second);
+    location.retried("s3", Class::Transient);
+    location.failed("s3", Class::Transient);
+    location.credentials_expiry(Some(1.0));
+    location.credentials_refreshed(Outcome::Success);
+    location.certificate_expiry(Some(1.0));
+    location.checked(Ok(()), 1.0);
+    let published: std::collections::BTreeSet<String> = metrics
+        .gather()
+        .iter()
+        .map(|family| {
+            let mut labels: Vec<&str> =
+                family.get_metric()[0].get_label().iter().map(prometheus::proto::LabelPair::name).collect();
+            labels.sort_unstable();
+            format!("{}{{{}}}", family.name().trim_start_matches("penstock_"), labels.join(","))
+        })
+        .collect();
+    for fixed in PUBLISHED {
+        assert!(published.contains(*fixed), "{fixed} is not among {published:#?}");
+    }
+}
+
+#[test]
+fn a_part_that_never_arrived_leaves_no_duration() {
+    let metrics = Metrics::new();
+    let location = metrics.location("primary");
+    drop(location.part_in_flight());
+    location.part_in_flight().arrived(Duration::from_secs(1));
+    let count = metrics.inner.all.upload_part_duration.with_label_values(&["primary"]).get_sample_count();
+    assert_eq!(count, 1);
+    assert_eq!(metrics.inner.all.upload_parts_in_flight.with_label_values(&["primary"]).get(), 0);
+}
