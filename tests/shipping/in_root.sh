@@ -105,6 +105,19 @@ systemctl kill --signal=KILL penstock.service
 eventually equals NRestarts 1
 eventually systemctl is-active --quiet penstock.service
 
+say 'one that hangs is killed by the watchdog and started again'
+mkdir -p /run/systemd/system/penstock.service.d
+printf '[Service]\nWatchdogSec=3\nWatchdogSignal=SIGKILL\n' >/run/systemd/system/penstock.service.d/soon.conf
+systemctl daemon-reload
+timeout 60 systemctl restart penstock.service
+pid=$(systemctl show --value --property MainPID penstock.service)
+kill -STOP "$pid"
+another() { [[ $(systemctl show --value --property MainPID penstock.service) != "$pid" ]] && systemctl is-active --quiet penstock.service; }
+eventually another
+journalctl --no-pager --unit penstock.service | grep -q 'Watchdog timeout'
+rm -r /run/systemd/system/penstock.service.d
+systemctl daemon-reload
+
 say 'installed again: it is restarted; removed: stopped and gone; purged: its state too'
 dpkg --install /root/penstock.deb >/root/dpkg.log 2>&1 || fail "$(cat /root/dpkg.log)"
 eventually systemctl is-active --quiet penstock.service
