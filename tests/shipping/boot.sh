@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# usage: boot.sh ROOT DEB CA PORT SCRIPT OUTPUT    PID 1 of namespaces of its own: becomes the systemd of a copy of ROOT in memory,
-# with SCRIPT as its one service. What SCRIPT prints goes to OUTPUT; the exit code says whether it succeeded.
+# usage: boot.sh ROOT DEB PKI PORT SCRIPT OUTPUT    PID 1 of namespaces of its own: becomes the systemd of a copy of ROOT in memory,
+# with SCRIPT as its one service, and this machine's etcdctl. What SCRIPT prints goes to OUTPUT; the exit code says whether it succeeded.
 set -euo pipefail
-root=$1 deb=$2 ca=$3 port=$4 script=$5 output=$6
+root=$1 deb=$2 pki=$3 port=$4 script=$5 output=$6
 mount --make-rprivate /
 memory=$(mktemp -d)
 mount -t tmpfs -o size=2G tmpfs "$memory"
@@ -16,7 +16,8 @@ umount -R "$new/sys/fs/cgroup" 2>/dev/null || true
 mount -t cgroup2 cgroup2 "$new/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$new/run"
 install -D -m 0644 "$deb" "$new/root/penstock.deb"
-install -D -m 0644 "$ca" "$new/root/ca.pem"
+install -D -m 0600 -t "$new/root/pki" "$pki"/{ca.pem,server.pem,server.key}
+install -m 0755 "$(command -v etcdctl)" "$new/usr/bin/etcdctl"
 install -m 0755 "$script" "$new/root/script"
 touch "$new/root/output"
 mount --bind "$output" "$new/root/output"

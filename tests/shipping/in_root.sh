@@ -30,7 +30,7 @@ man --where penstock >/dev/null
 bash -c 'source /usr/share/bash-completion/completions/penstock && complete -p penstock' >/dev/null
 
 say 'configured, with secrets as systemd credentials: started, ready, as its own user with one capability'
-install -m 0644 /root/ca.pem /etc/penstock/ca.pem
+install -m 0644 /root/pki/ca.pem /etc/penstock/ca.pem
 for secret in access-key-id secret-access-key external-id; do (umask 077 && printf 'secret-%s' "$secret" >"/etc/credstore/penstock.$secret"); done
 mkdir -p /srv/data && echo kept >/srv/data/file && chmod 600 /srv/data/file
 cat >/etc/penstock/penstock.toml <<T
@@ -75,6 +75,31 @@ penstock trigger srv --wait || fail 'trigger'
 penstock list --job srv | grep -q srv
 penstock restore srv@latest --to /root/restored >/dev/null
 [[ $(cat /root/restored/data/file) == kept ]]
+
+say 'etcd, with the drop-in of the examples: etcdctl in the hardened unit, with keys that only root may read'
+pki=/etc/kubernetes/pki/etcd
+install -D -m 0644 /root/pki/ca.pem $pki/ca.crt
+install -m 0600 /root/pki/server.pem $pki/healthcheck-client.crt
+install -m 0600 /root/pki/server.key $pki/healthcheck-client.key
+install -D -m 0644 -t /etc/systemd/system/penstock.service.d /usr/share/doc/penstock/examples/etcd.conf
+cat >>/etc/penstock/penstock.toml <<'T'
+[jobs.etcd]
+location = "primary"
+before = [["etcdctl", "snapshot", "save", "/var/lib/penstock/etcd.db"]]
+[[jobs.etcd.sources]]
+type = "file"
+name = "snapshot"
+path = "/var/lib/penstock/etcd.db"
+T
+systemctl daemon-reload
+timeout 60 systemctl restart penstock.service
+penstock trigger etcd --wait || fail 'trigger'
+penstock restore etcd@latest --to /root/etcd >/dev/null
+ETCDCTL_API=3 etcdctl snapshot status /root/etcd/etcd.db >/dev/null
+rm /etc/systemd/system/penstock.service.d/etcd.conf
+systemctl daemon-reload
+timeout 60 systemctl restart penstock.service
+pid=$(systemctl show --value --property MainPID penstock.service)
 
 say 'reload: a good file is in force when systemctl returns, a bad one is refused and the old one goes on'
 printf '[jobs.etc]\nlocation = "primary"\n[[jobs.etc.sources]]\ntype = "tree"\nname = "etc"\npath = "/etc/penstock"\n' >>/etc/penstock/penstock.toml

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: try_packages.sh DIST    installs, starts, reloads, breaks and removes the package in throwaway roots, each with a systemd
 # of its own as PID 1 of private namespaces: Debian 12 (systemd 252) and Debian 13 (257, Type=notify-reload). Root only.
-# The network stays the host's: the daemon talks to a stand-in for AWS on loopback.
+# The network stays the host's: the daemon talks to a stand-in for AWS and an etcd on loopback.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
@@ -38,9 +38,9 @@ echo "  $newest"
 [[ $(printf '%s\n' "$newest" GLIBC_2.34 | sort -V | tail -1) == GLIBC_2.34 ]]
 
 scratch=$(mktemp -d)
-server=
+servers=()
 cleanup() {
-  [[ -z $server ]] || kill "$server" 2>/dev/null || true
+  kill "${servers[@]}" 2>/dev/null || true
   rm -rf "$scratch"
 }
 trap cleanup EXIT
@@ -48,7 +48,12 @@ trap cleanup EXIT
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 env -u AWS_CA_BUNDLE "$python" "$moto" -H 127.0.0.1 -p "$port" -s -c "$scratch/server.pem" -k "$scratch/server.key" \
   >"$scratch/moto.log" 2>&1 </dev/null &
-server=$!
+servers+=($!)
+# As kubeadm's: who has no certificate of its CA learns nothing.
+etcd --data-dir "$scratch/etcd" --listen-peer-urls http://127.0.0.1:23800 --listen-client-urls https://127.0.0.1:2379 \
+  --advertise-client-urls https://127.0.0.1:2379 --client-cert-auth --trusted-ca-file "$scratch/ca.pem" \
+  --cert-file "$scratch/server.pem" --key-file "$scratch/server.key" >"$scratch/etcd.log" 2>&1 </dev/null &
+servers+=($!)
 aws() {
   env AWS_CA_BUNDLE="$scratch/ca.pem" AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_DEFAULT_REGION=eu-west-1 \
     "$cli/python" "$cli/aws" --endpoint-url "https://127.0.0.1:$port" "$@"
@@ -60,7 +65,7 @@ for suite in bookworm trixie; do
   : >"$scratch/output"
   code=0
   unshare --mount --pid --ipc --uts --cgroup --fork --kill-child \
-    bash "$here/boot.sh" "$work/$suite" "$deb" "$scratch/ca.pem" "$port" "$here/in_root.sh" "$scratch/output" </dev/null || code=$?
+    bash "$here/boot.sh" "$work/$suite" "$deb" "$scratch" "$port" "$here/in_root.sh" "$scratch/output" </dev/null || code=$?
   cat "$scratch/output"
   [[ $code == 0 ]] || { echo "try_packages: FAILED on $suite ($code)" >&2; exit 1; }
 done
