@@ -31,6 +31,8 @@ make_all() { # ARGUMENTS…: of the image's build
   dist/penstock completions zsh >dist/completions/_penstock
   dist/penstock completions fish >dist/completions/penstock.fish
   echo '== .deb, .rpm, SBOM'
+  # cargo-generate-rpm takes over the times of files that are older than the commit: those of a checkout, which differ.
+  find dist systemd config/penstock.example.toml LICENSE README.md CHANGELOG.md -type f -exec touch --date "@$SOURCE_DATE_EPOCH" {} +
   cargo deb --quiet --locked --no-build --no-strip --output dist/
   cargo generate-rpm --output dist/
   cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename penstock.cdx

@@ -7,11 +7,11 @@ import tarfile
 
 
 def held(path):
-    """Each file of the layers, and the configuration; but not when any of it was made."""
+    """Each file of the layers, and the configuration; but not when any of it was made, nor the name of the container that made it."""
     found = {}
     with tarfile.open(path) as archive:
         [image] = json.load(archive.extractfile("manifest.json"))
-        found["the configuration"] = json.load(archive.extractfile(image["Config"]))["config"]
+        found["the configuration"] = json.load(archive.extractfile(image["Config"]))["config"] | {"Hostname": ""}
         for layer in image["Layers"]:
             with tarfile.open(fileobj=archive.extractfile(layer)) as files:
                 for entry in files:
