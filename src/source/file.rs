@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, fstat, openat, seek};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 
-use super::page_cache::Trail;
+use super::page_cache::Reader;
 use super::tree::meta::Meta;
 use super::{Error, Source, Warning};
 
@@ -23,7 +23,7 @@ pub struct FileSource {
     /// As it was opened; absent for a device, whose time says nothing about its data.
     opened: Option<Meta>,
     offset: u64,
-    trail: Trail,
+    reader: Reader,
     warnings: Vec<Warning>,
     done: bool,
 }
@@ -52,8 +52,8 @@ impl FileSource {
                 return Err(Error::Invalid(format!("{path} is neither a regular file nor a block device")));
             }
         };
-        let trail = Trail::start(&fd, size);
-        Ok(Self { fd, path: path.to_owned(), size, opened, offset: 0, trail, warnings: Vec::new(), done: false })
+        let reader = Reader::start(&fd, size);
+        Ok(Self { fd, path: path.to_owned(), size, opened, offset: 0, reader, warnings: Vec::new(), done: false })
     }
 
     fn warn(&mut self, message: String) {
@@ -64,7 +64,7 @@ impl FileSource {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        self.trail.end(&self.fd);
+        self.reader.end(&self.fd);
         let Some(opened) = self.opened else { return };
         let now = match fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
@@ -89,20 +89,13 @@ impl Source for FileSource {
         }
         let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
         let wanted = buffer.len().min(left);
-        let length = loop {
-            if wanted == 0 || self.done {
-                break 0;
-            }
-            match pread(&self.fd, &mut buffer[..wanted], self.offset) {
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    return Err(Error::Io { action: "reading", path: self.path.clone(), error: error.into() });
-                }
-                Ok(length) => break length,
-            }
+        let length = if wanted == 0 || self.done {
+            0
+        } else {
+            let read = self.reader.read_at(&self.fd, &mut buffer[..wanted], self.offset);
+            read.map_err(|error| Error::Io { action: "reading", path: self.path.clone(), error: error.into() })?
         };
         self.offset += length as u64;
-        self.trail.passed(&self.fd, self.offset);
         if length == 0 {
             self.finish();
         }

@@ -1,14 +1,16 @@
-//! Keeps a backup from washing the node's page cache out: what has been read is given back.
+//! Keeps a backup from washing the node's page cache out: what was not there before it is not there after it.
 //!
-//! `POSIX_FADV_DONTNEED` drops clean pages of the range whoever put them there, so a file that an application had
-//! cached is cold after its backup too. Telling the two apart costs more system calls than the file's own read, so it
-//! is not tried; only files of at most [`SMALL`] bytes, which are the most likely to be hot and matter least, are left
-//! alone. Advice is only advice: an error from it changes nothing and is ignored.
+//! From Linux 6.14 on, where the file system has it (ext4, xfs, btrfs), a read says so itself (`RWF_DONTCACHE`): what an application had
+//! cached stays. Elsewhere what has been read is given back behind the reader (`POSIX_FADV_DONTNEED`), whoever had put it there: telling the
+//! two apart costs more system calls than the read. Files of at most [`SMALL`] bytes, which are the most likely to be hot and matter
+//! least, are left alone there. Advice is only advice: an error from it changes nothing and is ignored.
 
+use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 
 use rustix::fs::{Advice, fadvise};
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 /// One read-ahead window (the kernel's default, 128 KiB): below it there is nothing to advise.
 const SMALL: u64 = 128 << 10;
@@ -17,40 +19,63 @@ const SMALL: u64 = 128 << 10;
 /// any node's memory.
 const STEP: u64 = 8 << 20;
 
-/// The pages behind one file's reader.
+/// `RWF_DONTCACHE` of linux/fs.h, which rustix does not name yet.
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// One file's reader.
 #[derive(Debug)]
-pub(super) struct Trail {
-    small: bool,
-    dropped: u64,
+pub(super) struct Reader {
+    how: How,
 }
 
-impl Trail {
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Small,
+    DontCache,
+    /// And the pages before this offset have been.
+    DropBehind(u64),
+}
+
+impl Reader {
     /// To be called when a file of `size` bytes is opened.
     pub(super) fn start(fd: impl AsFd, size: u64) -> Self {
-        let small = size <= SMALL;
-        if !small {
-            let _ = fadvise(fd, 0, None, Advice::Sequential);
+        if size <= SMALL {
+            return Self { how: How::Small };
         }
-        Self { small, dropped: 0 }
+        let _ = fadvise(fd, 0, None, Advice::Sequential);
+        Self { how: How::DontCache }
     }
 
-    /// The reader has everything before `offset`.
-    pub(super) fn passed(&mut self, fd: impl AsFd, offset: u64) {
-        if self.small {
-            return;
+    /// Reads some bytes into `buffer`; 0 is the end.
+    pub(super) fn read_at(&mut self, fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let length = loop {
+            let read = match self.how {
+                How::DontCache => preadv2(&fd, &mut [IoSliceMut::new(buffer)], offset, DONT_CACHE),
+                How::Small | How::DropBehind(_) => pread(&fd, &mut *buffer, offset),
+            };
+            match read {
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) if matches!(self.how, How::DontCache) => {
+                    self.how = How::DropBehind(0);
+                }
+                other => break other?,
+            }
+        };
+        let end = offset + length as u64;
+        if let How::DropBehind(dropped) = &mut self.how
+            && end.saturating_sub(*dropped) >= STEP
+        {
+            let _ = fadvise(fd, *dropped, NonZeroU64::new(end - *dropped), Advice::DontNeed);
+            // The page that holds `end` is only dropped whole: it is asked for again with the next step.
+            *dropped = end & !4095;
         }
-        let behind = offset.saturating_sub(self.dropped);
-        if behind >= STEP {
-            let _ = fadvise(fd, self.dropped, NonZeroU64::new(behind), Advice::DontNeed);
-            // The page that holds `offset` is only dropped whole: it is asked for again with the next step.
-            self.dropped = offset & !4095;
-        }
+        Ok(length)
     }
 
     /// The reader is done with the file.
     pub(super) fn end(&self, fd: impl AsFd) {
-        if !self.small {
-            let _ = fadvise(fd, self.dropped, None, Advice::DontNeed);
+        if let How::DropBehind(dropped) = self.how {
+            let _ = fadvise(fd, dropped, None, Advice::DontNeed);
         }
     }
 }

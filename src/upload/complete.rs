@@ -51,6 +51,8 @@ impl Object<'_> {
         }
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {
             Ok(found) if self.is(&found) => Ok(()),
+            // That the upload is gone says nothing while nobody says whether the object is there: this is the failure then.
+            Err(unknown) if error.class == Class::NotFound && unknown.class != Class::NotFound => Err(unknown),
             _ => Err(error),
         }
     }

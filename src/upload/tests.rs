@@ -86,6 +86,7 @@ enum Say {
     CompleteUnanswered,
     /// Nothing was done, and nobody hears of it.
     CompleteLost,
+    HeadRefused,
 }
 
 impl Odd {
@@ -126,6 +127,9 @@ impl Store for Odd {
         self.inner.get(key, range).await
     }
     async fn head(&self, key: &ObjectKey) -> Result<store::ObjectInfo, store::Error> {
+        if self.take(Say::HeadRefused) {
+            return Err(store::Error::local("HeadObject", key, Class::AccessDenied, "refused"));
+        }
         self.inner.head(key).await
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), store::Error> {
@@ -194,6 +198,15 @@ async fn odd_answers_do_not_change_what_is_stored() {
         assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{says:?}");
         assert_eq!(store.uploads_in_progress(), [], "{says:?}");
     }
+}
+
+/// Not "no such upload", which would send the user to look for who aborted it.
+#[tokio::test]
+async fn where_nobody_says_whether_the_object_is_there_that_is_the_failure() {
+    let (_store, uploader) = Odd::uploader(&[Say::CompleteUnanswered, Say::HeadRefused], None);
+    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    writer.write(&data(2 * PART)).await.unwrap();
+    assert_eq!(writer.finish().await.unwrap_err().report().class, Class::AccessDenied);
 }
 
 /// The upload nobody heard of outlives the object; its entry stays until a listing has found it.

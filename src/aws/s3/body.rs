@@ -6,8 +6,8 @@
 //! line is not a broken one.
 //!
 //! A request that is given up gives its buffer back at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices
-//! it has taken until a peer that no longer reads has read them. So a slice is a copy, made in the cache right before the kernel
-//! reads it; what such a peer can hold on to is the half megabyte that hyper takes ahead.
+//! it has taken until a peer that no longer reads has read them. So a slice is a copy ([`Slices`]), made in the cache right before the
+//! kernel reads it; what such a peer can hold on to is the half megabyte that hyper takes ahead.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,12 +99,46 @@ fn lock(data: &Mutex<Bytes>) -> MutexGuard<'_, Bytes> {
 #[error("the request was given up")]
 struct GivenUp;
 
+/// Memory for an attempt's slices, used again once hyper is done with it: allocated for each slice, it would be given back to the
+/// kernel and faulted in again 16,000 times a GiB.
+#[derive(Debug, Clone, Default)]
+struct Slices(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Slices {
+    fn copy_of(&self, bytes: &[u8]) -> Bytes {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut copy = idle.unwrap_or_else(|| Vec::with_capacity(LARGEST_SLICE));
+        copy.extend_from_slice(bytes);
+        Bytes::from_owner(Slice { copy, home: self.clone() })
+    }
+}
+
+struct Slice {
+    copy: Vec<u8>,
+    home: Slices,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        &self.copy
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        let mut copy = std::mem::take(&mut self.copy);
+        copy.clear();
+        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+    }
+}
+
 /// One attempt's body.
 #[derive(Debug)]
 struct Outgoing {
     data: Arc<Mutex<Bytes>>,
     length: usize,
     sent: usize,
+    slices: Slices,
     bandwidth: Option<Bandwidth>,
     /// A slice whose time has not come.
     turn: Option<(usize, Pin<Box<Sleep>>)>,
@@ -119,7 +153,15 @@ pub(super) fn lend(data: &Bytes, bandwidth: Option<&Bandwidth>, progress: &Arc<P
     let body = SdkBody::retryable(move || {
         progress.step(length);
         let (data, bandwidth, progress) = (Arc::clone(&data), bandwidth.clone(), Arc::clone(&progress));
-        SdkBody::from_body_1_x(Outgoing { data, length, sent: 0, bandwidth, turn: None, progress })
+        SdkBody::from_body_1_x(Outgoing {
+            data,
+            length,
+            sent: 0,
+            slices: Slices::default(),
+            bandwidth,
+            turn: None,
+            progress,
+        })
     });
     (ByteStream::new(body), lent)
 }
@@ -158,7 +200,8 @@ impl Body for Outgoing {
             return Poll::Ready(None);
         }
         let length = ready!(self.poll_turn(context));
-        let slice = lock(&self.data).get(self.sent..self.sent + length).map(Bytes::copy_from_slice);
+        let range = self.sent..self.sent + length;
+        let slice = lock(&self.data).get(range).map(|bytes| self.slices.copy_of(bytes));
         let Some(slice) = slice else { return Poll::Ready(Some(Err(GivenUp))) };
         self.sent += length;
         self.progress.step(self.left());
@@ -207,6 +250,7 @@ mod tests {
                 data: lent,
                 length: data.len(),
                 sent: 0,
+                slices: Slices::default(),
                 bandwidth: bandwidth.clone(),
                 turn: None,
                 progress,

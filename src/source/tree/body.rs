@@ -5,11 +5,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::{Errno, pread};
-
 use super::meta::Meta;
 use super::sparse::Segment;
-use crate::source::page_cache::Trail;
+use crate::source::page_cache::Reader;
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -17,7 +15,7 @@ pub(super) struct Body {
     announced: Meta,
     /// What is left to yield, the next one last.
     segments: Vec<Segment>,
-    trail: Trail,
+    reader: Reader,
     /// Why zeros are yielded instead of data.
     gave_up: Option<String>,
 }
@@ -27,8 +25,8 @@ impl Body {
     pub(super) fn new(fd: OwnedFd, announced: Meta, segments: Option<Vec<Segment>>) -> Self {
         let mut segments = segments.unwrap_or_else(|| vec![Segment { offset: 0, length: announced.size }]);
         segments.reverse();
-        let trail = Trail::start(fd.as_fd(), announced.size);
-        Self { fd, announced, segments, trail, gave_up: None }
+        let reader = Reader::start(fd.as_fd(), announced.size);
+        Self { fd, announced, segments, reader, gave_up: None }
     }
 
     /// Bytes still to be yielded.
@@ -51,7 +49,7 @@ impl Body {
             buffer.fill(0);
             wanted
         } else {
-            match read_at(&self.fd, buffer, segment.offset) {
+            match self.reader.read_at(&self.fd, buffer, segment.offset) {
                 Ok(0) => {
                     self.gave_up = Some(format!(
                         "it shrank while it was read: there is nothing at byte {} of {}; the rest is zeros",
@@ -73,13 +71,12 @@ impl Body {
         };
         segment.offset += length as u64;
         segment.length -= length as u64;
-        self.trail.passed(&self.fd, segment.offset);
         length
     }
 
     /// To be called at the end: what there is to say about the file, if anything.
     pub(super) fn finish(self) -> Option<String> {
-        self.trail.end(&self.fd);
+        self.reader.end(&self.fd);
         if self.gave_up.is_some() {
             return self.gave_up;
         }
@@ -96,15 +93,6 @@ impl Body {
             Some("it changed while it was read".to_owned())
         } else {
             None
-        }
-    }
-}
-
-fn read_at(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    loop {
-        match pread(fd, &mut *buffer, offset) {
-            Err(Errno::INTR) => {}
-            other => return other,
         }
     }
 }
