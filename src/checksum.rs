@@ -40,6 +40,32 @@ pub fn crc64nvme(data: &[u8]) -> u64 {
     crc_fast::crc64_nvme(data)
 }
 
+/// A CRC-64/NVME over bytes as they come.
+#[derive(Debug, Clone, Copy)]
+pub struct Crc64nvme(crc_fast::Digest);
+
+impl Crc64nvme {
+    #[must_use]
+    pub fn new() -> Self {
+        Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme))
+    }
+
+    pub fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    #[must_use]
+    pub fn finish(self) -> u64 {
+        self.0.finalize()
+    }
+}
+
+impl Default for Crc64nvme {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Checksum {
     /// Which algorithm's it is.
     #[must_use]
@@ -108,6 +134,15 @@ mod tests {
                 let combined = algorithm.compute(&a).unwrap().combine(algorithm.compute(&b).unwrap(), b.len() as u64);
                 prop_assert_eq!(combined, algorithm.compute(&whole));
             }
+        }
+
+        #[test]
+        fn piece_by_piece_equals_whole(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..700), 0..9)) {
+            let mut crc = Crc64nvme::new();
+            for piece in &pieces {
+                crc.update(piece);
+            }
+            prop_assert_eq!(crc.finish(), crc64nvme(&pieces.concat()));
         }
 
         #[test]

@@ -14,6 +14,7 @@
 mod abort;
 mod complete;
 pub mod journal;
+mod part;
 pub mod resume;
 mod review;
 pub mod sweep;
@@ -28,15 +29,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::journal::{Entry, Journal, Part};
+use self::part::{Filling, Sent, seal};
 use self::resume::Resumable;
 use crate::budget::{Budget, Buffer, OwnBuffers};
-use crate::checksum::{self, Algorithm, Checksum};
+use crate::checksum::{Algorithm, Crc64nvme};
 use crate::error::{Class, Classify, Report};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::metrics::{AbortReason, Outcome};
 use crate::retry::Endpoint;
-use crate::store::{self, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart};
+use crate::store::{self, Overwrite, PartNumber, Store, UploadHandle, UploadId, UploadedPart};
 
 /// How long an abort waits for a CreateMultipartUpload that is on its way, so that what it creates can be aborted.
 const CREATE_DEADLINE: Duration = Duration::from_secs(10);
@@ -100,26 +102,6 @@ pub struct Written {
     pub crc64nvme: u64,
 }
 
-/// A part's checksums: the one the server checks, and the one the manifest wants of the whole object.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    number: PartNumber,
-    size: u64,
-    checksum: Option<Checksum>,
-    crc64nvme: u64,
-}
-
-impl Sent {
-    /// Whether a part that is held has these bytes: by size, checksum, and the names of the chunks that end in it.
-    fn is(&self, held: &Part, chunks: &[Chunk]) -> bool {
-        let ids = |chunks: &[Chunk]| chunks.iter().map(|chunk| (chunk.id, chunk.offset)).collect::<Vec<_>>();
-        held.uploaded.size == self.size
-            && held.crc64nvme == self.crc64nvme
-            && (held.uploaded.checksum.is_none() || held.uploaded.checksum == self.checksum)
-            && ids(&held.chunks) == ids(chunks)
-    }
-}
-
 /// What a CreateMultipartUpload came to.
 #[derive(Debug)]
 struct Created {
@@ -140,7 +122,7 @@ pub struct ObjectWriter {
     /// There may be an upload of this key whose ID never came: an attempt to create one was not answered.
     in_doubt: bool,
     next_part: Option<PartNumber>,
-    buffer: Option<Buffer>,
+    filling: Option<Filling>,
     in_flight: JoinSet<Result<(Sent, UploadedPart), Error>>,
     done: Vec<(Sent, UploadedPart)>,
     /// Bytes written, and how many of them have been sent.
@@ -163,7 +145,7 @@ impl ObjectWriter {
             entry: None,
             in_doubt: false,
             next_part: Some(PartNumber::FIRST),
-            buffer: None,
+            filling: None,
             in_flight: JoinSet::new(),
             done: Vec::new(),
             size: 0,
@@ -205,17 +187,17 @@ impl ObjectWriter {
     /// The first failure of any part. Abort then.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            let mut buffer = match self.buffer.take() {
-                Some(buffer) => buffer,
-                None => self.free_buffer().await?,
+            let mut part = match self.filling.take() {
+                Some(part) => part,
+                None => Filling::new(self.free_buffer().await?),
             };
-            let count = buffer.fill(bytes);
+            let count = part.fill(bytes);
             self.size += count as u64;
             bytes = &bytes[count..];
-            if buffer.room() == 0 {
-                self.send(buffer).await?;
+            if part.is_full() {
+                self.send(part).await?;
             } else {
-                self.buffer = Some(buffer);
+                self.filling = Some(part);
             }
         }
         Ok(())
@@ -249,21 +231,21 @@ impl ObjectWriter {
         }
     }
 
-    async fn send(&mut self, buffer: Buffer) -> Result<(), Error> {
+    async fn send(&mut self, part: Filling) -> Result<(), Error> {
         let upload = self.upload().await?;
         while self.in_flight.len() >= self.uploader.endpoint.window() {
             self.part_finished().await?;
         }
         let number = self.next_part.ok_or_else(|| Error::TooManyParts { key: self.key.clone() })?;
         self.next_part = number.next();
-        let data = buffer.freeze();
+        let (data, crc64nvme) = part.freeze();
         self.sent += data.len() as u64;
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
         let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
         let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
         let launch = uploader.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
-            let (sent, payload) = seal(number, data, uploader.checksum, &upload.key).await?;
+            let (sent, payload) = seal(number, data, crc64nvme, uploader.checksum, &upload.key).await?;
             if let Some(part) = held.filter(|part| sent.is(part, &chunks)) {
                 return Ok((sent, part.uploaded));
             }
@@ -329,9 +311,10 @@ impl ObjectWriter {
     /// # Errors
     /// The first failure. Abort then, and also when this future is dropped.
     pub async fn finish(&mut self) -> Result<Written, Error> {
-        let rest = self.buffer.take();
+        let rest = self.filling.take();
         let Some(upload) = self.upload.clone() else {
-            return self.put(rest.map_or_else(Bytes::new, Buffer::freeze)).await;
+            let (data, crc64nvme) = rest.map_or_else(|| (Bytes::new(), Crc64nvme::new().finish()), Filling::freeze);
+            return self.put(data, crc64nvme).await;
         };
         if let Some(rest) = rest {
             self.send(rest).await?;
@@ -349,9 +332,9 @@ impl ObjectWriter {
         Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme })
     }
 
-    async fn put(&self, data: Bytes) -> Result<Written, Error> {
+    async fn put(&self, data: Bytes, crc64nvme: u64) -> Result<Written, Error> {
         let Uploader { store, endpoint, checksum, .. } = &self.uploader;
-        let (sent, payload) = seal(PartNumber::FIRST, data, *checksum, &self.key).await?;
+        let (sent, payload) = seal(PartNumber::FIRST, data, crc64nvme, *checksum, &self.key).await?;
         endpoint.retrying("PutObject", &self.key, || store.put(&self.key, payload.clone(), Overwrite::Allow)).await?;
         endpoint.metrics().uploaded(sent.size);
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })
@@ -413,24 +396,6 @@ async fn create(uploader: Uploader, key: ObjectKey) -> Created {
     };
     let result = uploader.endpoint.retrying("CreateMultipartUpload", &key, attempt).await;
     Created { result, in_doubt: unanswered.into_inner() }
-}
-
-/// Computes a part's checksums, once, away from the runtime's threads: 16 MiB of SHA-256 take 11 ms.
-async fn seal(
-    number: PartNumber,
-    data: Bytes,
-    algorithm: Algorithm,
-    key: &ObjectKey,
-) -> Result<(Sent, Payload), Error> {
-    let sealed = tokio::task::spawn_blocking(move || {
-        let checksum = algorithm.compute(&data);
-        let crc64nvme = match checksum {
-            Some(Checksum::Crc64nvme(value)) => value,
-            _ => checksum::crc64nvme(&data),
-        };
-        (Sent { number, size: data.len() as u64, checksum, crc64nvme }, Payload { data, checksum })
-    });
-    sealed.await.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })
 }
 
 #[cfg(test)]

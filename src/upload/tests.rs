@@ -1,8 +1,10 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::checksum::Checksum;
 use crate::config::Concurrency;
 use crate::metrics::Metrics;
+use crate::store::Payload;
 use crate::store::memory::MemoryStore;
 
 const PART: usize = 64 << 10;
@@ -46,7 +48,7 @@ async fn every_size_arrives_whole_and_nothing_is_left() {
                     writer.write(piece).await.unwrap();
                 }
                 let written = writer.finish().await.unwrap();
-                assert_eq!((written.size, written.crc64nvme), (length as u64, checksum::crc64nvme(&data)));
+                assert_eq!((written.size, written.crc64nvme), (length as u64, crate::checksum::crc64nvme(&data)));
                 assert_eq!(stored(&store, &key).await, data, "{length} bytes with {algorithm:?}");
             }
         }
