@@ -343,8 +343,10 @@ def uploaders(url, file, ca=None, crt_reaches=True):
     if shutil.which("rclone"):
         remote = (f":s3,provider=Other,access_key_id={KEY},secret_access_key={SECRET},"
                   f"endpoint='{url}',upload_concurrency=8,chunk_size=16Mi:{BUCKET}/rclone")
+        # It refuses an AWS_CA_BUNDLE beside its own --ca-cert.
         clients.append(Client("rclone 8 x 16 MiB", ["rclone", "--config", "/dev/null", "--s3-no-check-bucket", "--s3-no-head",
-                                                     *(["--ca-cert", ca] if ca else []), "copyto", file, remote], env))
+                                                     *(["--ca-cert", ca] if ca else []), "copyto", file, remote],
+                              {key: value for key, value in env.items() if key != "AWS_CA_BUNDLE"}))
     else:
         missing.append("rclone: not installed (apt: rclone)")
     return clients, missing
@@ -486,8 +488,20 @@ def tree_clients(penstock, s3, tree, report):
 
 
 def rustic_options(s3, url=None, root="rustic"):
-    return ["--no-progress", "-r", "opendal:s3", "-o", f"endpoint={url or s3.url}", "-o", f"bucket={BUCKET}", "-o", f"root=/{root}",
-            "-o", "region=default", "-o", f"access_key_id={KEY}", "-o", f"secret_access_key={SECRET}"]
+    """rustic takes a store's settings only from a profile, which is a file."""
+    profile = os.path.join(BENCH, f"{root}{'-counted' if url else ''}")
+    with open(profile + ".toml", "w") as out:
+        out.write(f'''[repository]
+repository = "opendal:s3"
+[repository.options]
+endpoint = "{url or s3.url}"
+bucket = "{BUCKET}"
+root = "/{root}"
+region = "default"
+access_key_id = "{KEY}"
+secret_access_key = "{SECRET}"
+''')
+    return ["--no-progress", "-P", profile]
 
 
 def row_trees(options, report, penstock, s3):

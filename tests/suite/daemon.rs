@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -303,6 +303,37 @@ fn the_listener_may_come_from_systemd_and_the_secrets_too() {
 
 /// With 200 jobs: less than 25 MiB and 0.1 % of a core, and metrics in milliseconds. A debug build is slower and larger than what
 /// is shipped, so this leaves the shipped one room.
+/// As sd-daemon(3) has it: `journalctl -p warning` finds what is one.
+#[test]
+fn lines_for_the_journal_begin_with_their_priority() {
+    let site = Site::new();
+    let path = site.folder().join("log");
+    for format in ["text", "json"] {
+        let log = fs::File::create(&path).unwrap().metadata().unwrap();
+        let mut command = site.command(&["--log-format", format, "run"]);
+        command.env("JOURNAL_STREAM", format!("{}:{}", log.dev(), log.ino()));
+        let daemon = site.start_with(command);
+        wait_for("readiness", SOON, || (site.get("/readyz").status == 200).then_some(()));
+        assert_eq!(daemon.stop(), Some(0));
+        let lines = fs::read_to_string(&path).unwrap();
+        for line in lines.lines() {
+            let (priority, event) = line.split_once('>').unwrap();
+            let level = match priority {
+                "<4" => "WARN",
+                "<6" => "INFO",
+                _ => panic!("{line}"),
+            };
+            let levelled = if format == "json" {
+                serde_json::from_str::<Value>(event).unwrap()["level"] == level
+            } else {
+                event.trim_start().starts_with(level)
+            };
+            assert!(levelled, "{line}");
+        }
+        assert!(lines.contains("<4>") && lines.contains("<6>"), "{lines}");
+    }
+}
+
 #[test]
 fn an_idle_daemon_with_two_hundred_jobs_is_small_and_quiet() {
     let site = Site::new();
