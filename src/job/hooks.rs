@@ -106,11 +106,11 @@ impl<'a> Runner<'a> {
         let failed = |class, outcome: String, output: String| {
             Err(Error::Hook { when, argv: argv.to_vec(), class, outcome, output })
         };
+        let started = tokio::time::Instant::now();
         let mut child = match spawn(argv, environment) {
             Ok(child) => child,
             Err(error) => return failed(Class::Source, format!("could not be started: {error}"), String::new()),
         };
-        let started = tokio::time::Instant::now();
         let (end, output) = watch(&mut child, self.hooks.time_limit, stop).await;
         match end {
             End::Exited(Ok(status)) if status.success() => {

@@ -79,3 +79,44 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    fn all(reader: &mut Reader, file: &std::fs::File) -> Vec<u8> {
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+        loop {
+            let count = reader.read_at(file, &mut buffer, bytes.len() as u64).unwrap();
+            if count == 0 {
+                reader.end(file);
+                return bytes;
+            }
+            bytes.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn every_way_reads_the_same_bytes() {
+        let content: Vec<u8> = (0..2 * STEP + 4097).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        for how in [How::Small, How::DontCache, How::DropBehind(0)] {
+            assert!(all(&mut Reader { how }, &file) == content, "{how:?}");
+        }
+    }
+
+    /// Memory is no file system that could read around the page cache: the kernel refuses, and the reader goes on the other way.
+    #[test]
+    fn where_the_kernel_refuses_pages_are_dropped_behind() {
+        let fd = rustix::fs::memfd_create("page-cache", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = std::fs::File::from(fd);
+        file.write_all_at(&vec![7; 3 << 20], 0).unwrap();
+        let mut reader = Reader::start(&file, 3 << 20);
+        assert!(matches!(reader.how, How::DontCache));
+        assert!(all(&mut reader, &file) == vec![7; 3 << 20]);
+        assert!(matches!(reader.how, How::DropBehind(_)));
+    }
+}

@@ -315,3 +315,77 @@ impl Plain {
         Ok(Event::Frame(Frame { id, plain_len, encoding: compression.encoding(), stored, _memory: self.memory }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, stream};
+
+    /// Pieces of so many bytes, all of them one number; behind each, its mark.
+    struct Pieces(std::vec::IntoIter<(usize, Mark)>, u8, Vec<Mark>, usize);
+
+    impl Source for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, source::Error> {
+            if self.3 == 0 {
+                let Some((length, mark)) = self.0.next() else { return Ok(0) };
+                (self.1, self.3) = (self.1 + 1, length);
+                self.2 = vec![mark];
+            }
+            let count = self.3.min(buffer.len());
+            buffer[..count].fill(self.1);
+            self.3 -= count;
+            Ok(count)
+        }
+
+        fn take_marks(&mut self) -> Vec<Mark> {
+            if self.3 == 0 { std::mem::take(&mut self.2) } else { Vec::new() }
+        }
+    }
+
+    /// With memory for one chunk of the largest: several batches wait for each other's, and for a queue full of what was taken over.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn little_memory_and_a_full_queue_only_slow_it_down() {
+        let taken = 0..3 * u32::try_from(QUEUE).unwrap();
+        let mut pieces = Vec::new();
+        for number in 0..40 {
+            let mark = if number % 7 == 3 { Mark::Taken(taken.clone()) } else { Mark::Border };
+            pieces.push(([700_000, 1_500_000, 100, 70_000][number % 4], mark));
+        }
+        let expected: Vec<String> = (1_u8..)
+            .zip(&pieces)
+            .flat_map(|(byte, (length, mark))| {
+                let chunk = format!("{:?}", frame::digest(&vec![byte; *length]));
+                let taken = matches!(mark, Mark::Taken(_)).then(|| format!("{} taken", taken.len()));
+                [Some(chunk), taken].into_iter().flatten()
+            })
+            .collect();
+        let (budget, bytes) = (Budget::new(1 << 30), (stream::BLOCKS * stream::BLOCK) as u64);
+        let reservation = Arc::new(budget.reserve(bytes).await.unwrap());
+        let options = Options {
+            compression: Compression::Zstd { level: 1 },
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            blocks: OwnBuffers::new(budget, reservation, stream::BLOCKS, stream::BLOCK),
+            window: 1,
+            parent: None,
+        };
+        let source = Pieces(pieces.into_iter(), 0, Vec::new(), 0);
+        let mut encoder = Encoder::start(Box::new(source), options).unwrap();
+        let (mut seen, mut run) = (Vec::new(), 0);
+        let all = async {
+            while let Some(event) = encoder.next().await.unwrap() {
+                match event {
+                    Event::Taken(_) => run += 1,
+                    Event::Frame(frame) => {
+                        if run > 0 {
+                            seen.push(format!("{} taken", std::mem::take(&mut run)));
+                        }
+                        seen.push(format!("{:?}", frame.id));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("it goes on");
+        assert_eq!(seen, expected);
+    }
+}

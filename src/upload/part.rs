@@ -76,12 +76,14 @@ pub(super) async fn seal(
     algorithm: Algorithm,
     key: &ObjectKey,
 ) -> Result<(Sent, Payload), Error> {
-    let checksum = if algorithm == Algorithm::Crc64nvme {
-        Some(Checksum::Crc64nvme(crc64nvme))
-    } else {
-        let data = data.clone();
-        let computed = tokio::task::spawn_blocking(move || algorithm.compute(&data)).await;
-        computed.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })?
+    let checksum = match algorithm {
+        Algorithm::None => None,
+        Algorithm::Crc64nvme => Some(Checksum::Crc64nvme(crc64nvme)),
+        Algorithm::Crc32c | Algorithm::Sha256 => {
+            let data = data.clone();
+            let computed = tokio::task::spawn_blocking(move || algorithm.compute(&data)).await;
+            computed.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })?
+        }
     };
     Ok((Sent { number, size: data.len() as u64, checksum, crc64nvme }, Payload { data, checksum }))
 }

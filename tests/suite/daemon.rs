@@ -301,8 +301,6 @@ fn the_listener_may_come_from_systemd_and_the_secrets_too() {
     drop(daemon);
 }
 
-/// With 200 jobs: less than 25 MiB and 0.1 % of a core, and metrics in milliseconds. A debug build is slower and larger than what
-/// is shipped, so this leaves the shipped one room.
 /// As sd-daemon(3) has it: `journalctl -p warning` finds what is one.
 #[test]
 fn lines_for_the_journal_begin_with_their_priority() {
@@ -334,6 +332,8 @@ fn lines_for_the_journal_begin_with_their_priority() {
     }
 }
 
+/// With 200 jobs: less than 25 MiB and 0.1 % of a core, and metrics in milliseconds. A debug build is slower and larger than what
+/// is shipped, so this leaves the shipped one room.
 #[test]
 fn an_idle_daemon_with_two_hundred_jobs_is_small_and_quiet() {
     let site = Site::new();

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -23,6 +23,7 @@ pub(crate) struct Site {
     pub(crate) address: String,
     sts: String,
     sts_down: Arc<AtomicBool>,
+    session_seconds: Arc<AtomicU64>,
 }
 
 pub(crate) const EXTERNAL_ID: &str = "external-id-of-the-site";
@@ -48,7 +49,8 @@ impl Site {
         let servers = Servers::start();
         let (primary, secondary) = (servers.s3(Scheme::Http), servers.s3(Scheme::Http));
         let sts_down = Arc::new(AtomicBool::new(false));
-        let down = Arc::clone(&sts_down);
+        let session_seconds = Arc::new(AtomicU64::new(24 * 3600));
+        let (down, seconds) = (Arc::clone(&sts_down), Arc::clone(&session_seconds));
         let sts = servers.scripted(Scheme::Http, move |request, _| {
             if down.load(Ordering::Relaxed) {
                 return (503, "<ErrorResponse><Error><Code>ServiceUnavailable</Code></Error></ErrorResponse>".to_owned());
@@ -58,10 +60,11 @@ impl Site {
                 let error = format!("<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>");
                 return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
             }
+            let expiry = jiff::Timestamp::now() + Duration::from_secs(seconds.load(Ordering::Relaxed));
             let session = format!(
                 "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
                  <AccessKeyId>{SESSION_ACCESS_KEY}</AccessKeyId><SecretAccessKey>{SESSION_SECRET_KEY}</SecretAccessKey>\
-                 <SessionToken>token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+                 <SessionToken>token</SessionToken><Expiration>{expiry:.0}</Expiration></Credentials>\
                  </AssumeRoleResult></AssumeRoleResponse>"
             );
             (200, session)
@@ -73,7 +76,7 @@ impl Site {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let config = folder.join("penstock.toml");
-        let site = Self { servers, primary, secondary, config, address, sts: sts.url, sts_down };
+        let site = Self { servers, primary, secondary, config, address, sts: sts.url, sts_down, session_seconds };
         site.configure("", JOBS, EXTERNAL_ID);
         site
     }
@@ -108,6 +111,11 @@ impl Site {
             location("secondary", &self.secondary),
             jobs.replace("FOLDER", &folder.to_string()),
         )
+    }
+
+    /// How long the sessions last that STS gives from here on; a day if nobody says.
+    pub(crate) fn sessions_last(&self, time: Duration) {
+        self.session_seconds.store(time.as_secs(), Ordering::Relaxed);
     }
 
     /// Whether STS answers from here on.

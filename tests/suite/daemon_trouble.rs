@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +38,37 @@ fn a_stop_during_retention_is_no_failure() {
     let log = fs::read_to_string(site.folder().join("log")).unwrap();
     assert!(!log.contains("\"level\":\"ERROR\""), "{log}");
     assert_eq!(fs::read_to_string(site.folder().join("outcomes")).unwrap(), "success\n");
+}
+
+#[test]
+fn a_session_that_ends_while_sts_is_away_is_told_and_comes_back() {
+    let site = Site::new();
+    site.sessions_last(Duration::from_secs(15));
+    let daemon = site.start();
+    assert_eq!(site.json(&["trigger", "volumes", "--wait"]).0, Some(0));
+    site.sts_answers(Err(()));
+    let unready = wait_for("the end of the session", SOON, || Some(site.get("/readyz")).filter(|it| it.status == 503));
+    assert!(unready.body.contains("secondary"), "{unready:?}");
+    let failed = site.json(&["trigger", "volumes", "--wait"]).1;
+    let class = failed["error"]["class"].as_str().unwrap();
+    assert!(["credentials-expired", "credentials-unavailable"].contains(&class), "{failed}");
+    // The other location's job does not care.
+    assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(0));
+    site.sts_answers(Ok(()));
+    wait_for("readiness", 3 * SOON, || (site.get("/readyz").status == 200).then_some(()));
+    assert_eq!(site.json(&["trigger", "volumes", "--wait"]).0, Some(0));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A sweep after it would ask the same location for minutes, and the failure would only be seen then.
+#[test]
+fn a_backup_that_fails_for_want_of_the_location_says_so_and_ends() {
+    let site = Site::new();
+    site.sts_answers(Err(()));
+    let mut backup = site.command(&["--output", "json", "backup", "volumes"]);
+    let mut child = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = wait_for("its end", 2 * SOON, || child.try_wait().unwrap());
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
 }
 
 #[test]
