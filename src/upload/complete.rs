@@ -1,7 +1,7 @@
 //! Committing an object, also when the answer is lost or odd.
 //!
 //! A Complete whose answer did not come may have succeeded; then the next attempt says NoSuchUpload. HeadObject decides: an object of
-//! the right size and checksum is ours, since nobody else writes this key. A Complete that refuses the part list makes us ask for the
+//! the right size and checksum is ours, since nobody else writes this key; any other is the failure. A Complete that refuses the part list makes us ask for the
 //! store's own: where a part was taken twice (its first answer was late), its ETag may be another than the one we were told, of the same bytes.
 
 use super::review::{self, Parts};
@@ -9,7 +9,7 @@ use super::{Error, Sent};
 use crate::checksum::Checksum;
 use crate::error::Class;
 use crate::retry::Endpoint;
-use crate::store::{self, ObjectInfo, Store, UploadHandle, UploadedPart};
+use crate::store::{ObjectInfo, Store, UploadHandle, UploadedPart};
 
 /// What is to be committed; its parts have been reviewed.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +25,8 @@ pub(super) struct Object<'a> {
 pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Object<'_>) -> Result<(), Error> {
     let told: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
     let error = match object.commit(store, endpoint, &told).await {
-        Ok(()) => return Ok(()),
-        Err(error) if error.class != Class::Integrity => return Err(error.into()),
-        Err(error) => error,
+        Err(Error::Store(error)) if error.class == Class::Integrity => error,
+        other => return other,
     };
     let key = &object.upload.key;
     let listed = endpoint.retrying("ListParts", key, || store.list_parts(object.upload)).await;
@@ -36,28 +35,36 @@ pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Obj
         Parts::AsTold => Err(error.into()),
         Parts::WithOtherETags(parts) => {
             tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
-            Ok(object.commit(store, endpoint, &parts).await?)
+            object.commit(store, endpoint, &parts).await
         }
     }
 }
 
 impl Object<'_> {
-    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), store::Error> {
+    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), Error> {
         let key = &self.upload.key;
         let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
         let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };
         if !matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout) {
-            return Err(error);
+            return Err(error.into());
         }
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {
-            Ok(found) if self.is(&found) => Ok(()),
+            Ok(found) => self.is(&found),
             // That the upload is gone says nothing while nobody says whether the object is there: this is the failure then.
-            Err(unknown) if error.class == Class::NotFound && unknown.class != Class::NotFound => Err(unknown),
-            _ => Err(error),
+            Err(unknown) if error.class == Class::NotFound && unknown.class != Class::NotFound => Err(unknown.into()),
+            Err(_) => Err(error.into()),
         }
     }
 
-    fn is(&self, found: &ObjectInfo) -> bool {
-        found.size == self.size && (found.checksum.is_none() || found.checksum == self.checksum)
+    fn is(&self, found: &ObjectInfo) -> Result<(), Error> {
+        if found.size == self.size && (found.checksum.is_none() || found.checksum == self.checksum) {
+            return Ok(());
+        }
+        let show = |size, checksum| format!("{size} bytes with the checksum {}", review::show(checksum));
+        Err(Error::OtherObject {
+            key: self.upload.key.clone(),
+            expected: show(self.size, self.checksum),
+            found: show(found.size, found.checksum),
+        })
     }
 }

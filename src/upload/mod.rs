@@ -71,6 +71,10 @@ pub enum Error {
     Journal(#[from] journal::Error),
     #[error("{key}: before completing the upload, {what} is {found}; expected {expected}")]
     Review { key: ObjectKey, what: &'static str, expected: String, found: String },
+    #[error(
+        "{key}: the answer to completing the upload was lost, and what is there now has {found}; expected {expected}"
+    )]
+    OtherObject { key: ObjectKey, expected: String, found: String },
     #[error("{key}: would need more than {} parts", PartNumber::MAX)]
     TooManyParts { key: ObjectKey },
     #[error("a task of the upload of {key} failed: {reason}")]
@@ -84,6 +88,9 @@ impl Classify for Error {
             Self::Journal(error) => error.report(),
             Self::Review { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("nothing was committed; run the backup again, and if it happens again check the store and the network between"),
+            Self::OtherObject { .. } => Report::new(Class::Integrity, self.to_string()).remedy(
+                "the backup was not committed; run it again, and if it happens again check the store, the network between, and what else writes there",
+            ),
             Self::TooManyParts { .. } => {
                 Report::new(Class::Config, self.to_string()).remedy("raise upload.part_size or lower upload.object_size")
             }

@@ -77,7 +77,7 @@ pub(super) fn held(key: &ObjectKey, parts: &[(Sent, UploadedPart)], listed: &[Up
     Ok(if as_told { Parts::AsTold } else { Parts::WithOtherETags(other) })
 }
 
-fn show(checksum: Option<Checksum>) -> String {
+pub(super) fn show(checksum: Option<Checksum>) -> String {
     checksum.map_or_else(|| "none".to_owned(), Checksum::to_header)
 }
 

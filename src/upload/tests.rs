@@ -89,6 +89,8 @@ enum Say {
     /// Nothing was done, and nobody hears of it.
     CompleteLost,
     HeadRefused,
+    /// What is there has another checksum.
+    HeadOther,
 }
 
 impl Odd {
@@ -132,7 +134,9 @@ impl Store for Odd {
         if self.take(Say::HeadRefused) {
             return Err(store::Error::local("HeadObject", key, Class::AccessDenied, "refused"));
         }
-        self.inner.head(key).await
+        let found = self.inner.head(key).await?;
+        let other = Some(Checksum::Crc64nvme(0));
+        Ok(if self.take(Say::HeadOther) { store::ObjectInfo { checksum: other, ..found } } else { found })
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), store::Error> {
         self.inner.delete(key).await
@@ -204,11 +208,13 @@ async fn odd_answers_do_not_change_what_is_stored() {
 
 /// Not "no such upload", which would send the user to look for who aborted it.
 #[tokio::test]
-async fn where_nobody_says_whether_the_object_is_there_that_is_the_failure() {
-    let (_store, uploader) = Odd::uploader(&[Say::CompleteUnanswered, Say::HeadRefused], None);
-    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
-    writer.write(&data(2 * PART)).await.unwrap();
-    assert_eq!(writer.finish().await.unwrap_err().report().class, Class::AccessDenied);
+async fn where_the_object_is_in_doubt_that_is_the_failure() {
+    for (says, class) in [(Say::HeadRefused, Class::AccessDenied), (Say::HeadOther, Class::Integrity)] {
+        let (_store, uploader) = Odd::uploader(&[Say::CompleteUnanswered, says], None);
+        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        writer.write(&data(2 * PART)).await.unwrap();
+        assert_eq!(writer.finish().await.unwrap_err().report().class, class);
+    }
 }
 
 /// The upload nobody heard of outlives the object; its entry stays until a listing has found it.
