@@ -2,19 +2,21 @@
 //!
 //! A [`Budget`] holds `limits.memory` bytes. A stream takes a [`Reservation`] when it starts, all at once: enough for its
 //! pipeline and for one part. From then on it can always finish with what it has: more parts in flight are taken only
-//! if they are free right now ([`Budget::try_buffer`]), never by waiting while holding. So streams wait for each other only before they
+//! if they are free right now ([`Budget::try_room`]), never by waiting while holding. So streams wait for each other only before they
 //! have read anything, first come first served, and there is no order in which they could lock each other out.
 //!
-//! The permit travels inside the [`Buffer`], through `Bytes` and the HTTP client, and returns when the last reference is
-//! dropped. The memory behind it is kept for the next buffer of the same size rather than given back to the system: that saves
-//! a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds what is free in the budget.
+//! What is granted is [`Room`]; it becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
+//! [`Segments`](segments::Segments) for what goes through the HTTP client. The memory behind both is kept for the next of the same size rather
+//! than given back to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds what
+//! is free in the budget.
 //!
 //! A request that could never be met is refused at once, naming the setting.
 
+pub mod segments;
 pub mod stream;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,34 +94,38 @@ impl Budget {
         Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
     }
 
-    /// A buffer of exactly `capacity` bytes if that much is free right now.
+    /// Room for `capacity` bytes if that much is free right now.
     #[must_use]
-    pub fn try_buffer(&self, capacity: usize) -> Option<Buffer> {
+    pub fn try_room(&self, capacity: usize) -> Option<Room> {
         let permits = u32::try_from((capacity as u64).div_ceil(UNIT)).ok()?;
         let permit = Arc::clone(&self.inner.permits).try_acquire_many_owned(permits).ok()?;
-        Some(self.buffer(capacity, Permit::Shared(permit)))
+        Some(Room { budget: self.clone(), capacity, _permit: Permit::Shared(permit) })
     }
 
-    fn buffer(&self, capacity: usize, permit: Permit) -> Buffer {
-        let data = {
-            let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.iter().position(|buffer| buffer.capacity() == capacity).map(|index| idle.swap_remove(index))
+    /// Idle memory of that capacity, as it was left, or new memory.
+    fn memory(&self, capacity: usize) -> Vec<u8> {
+        let idle = {
+            let mut idle = self.idle();
+            idle.iter().rposition(|memory| memory.capacity() == capacity).map(|index| idle.swap_remove(index))
         };
-        let data = data.unwrap_or_else(|| {
+        idle.unwrap_or_else(|| {
             self.trim();
             Vec::with_capacity(capacity)
-        });
-        Buffer { data, length: 0, budget: self.clone(), _permit: permit }
+        })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives all idle memory back to the system: for when no stream runs, and none is expected soon.
     pub fn release(&self) {
-        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle().clear();
     }
 
     /// Gives idle memory back until it fits into what nobody has taken.
     fn trim(&self) {
-        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         let free = self.inner.permits.available_permits() as u64 * UNIT;
         let mut kept: u64 = idle.iter().map(|buffer| buffer.capacity() as u64).sum();
         while kept > free {
@@ -154,24 +160,29 @@ impl OwnBuffers {
 
     /// Waits for one of the own buffers to be free.
     pub async fn get(&self) -> Buffer {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-        self.buffer(slot)
-    }
-
-    /// One of the own buffers, if one is free now.
-    #[must_use]
-    pub fn try_get(&self) -> Option<Buffer> {
-        Arc::clone(&self.slots).try_acquire_owned().ok().map(|slot| self.buffer(slot))
-    }
-
-    fn buffer(&self, slot: OwnedSemaphorePermit) -> Buffer {
-        self.budget.buffer(self.capacity, Permit::Own(slot, Arc::clone(&self.reservation)))
+        self.room().await.buffer()
     }
 
     /// Like [`OwnBuffers::get`], on a thread that may block.
     #[must_use]
     pub fn blocking_get(&self, runtime: &tokio::runtime::Handle) -> Buffer {
         runtime.block_on(self.get())
+    }
+
+    /// Waits for room for one of the own buffers.
+    pub async fn room(&self) -> Room {
+        self.with(Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed"))
+    }
+
+    /// Room for one of the own buffers, if there is some now.
+    #[must_use]
+    pub fn try_room(&self) -> Option<Room> {
+        Arc::clone(&self.slots).try_acquire_owned().ok().map(|slot| self.with(slot))
+    }
+
+    fn with(&self, slot: OwnedSemaphorePermit) -> Room {
+        let permit = Permit::Own(slot, Arc::clone(&self.reservation));
+        Room { budget: self.budget.clone(), capacity: self.capacity, _permit: permit }
     }
 }
 
@@ -182,6 +193,21 @@ enum Permit {
     Own(OwnedSemaphorePermit, Arc<Reservation>),
 }
 
+/// Bytes of the budget for whoever holds this.
+#[derive(Debug)]
+pub struct Room {
+    budget: Budget,
+    capacity: usize,
+    _permit: Permit,
+}
+
+impl Room {
+    #[must_use]
+    pub fn buffer(self) -> Buffer {
+        Buffer { data: self.budget.memory(self.capacity), length: 0, room: self }
+    }
+}
+
 /// Memory with its permit. Never grows past its capacity.
 ///
 /// What was once written stays initialised, so a used buffer is read into without being zeroed again.
@@ -189,8 +215,7 @@ enum Permit {
 pub struct Buffer {
     data: Vec<u8>,
     length: usize,
-    budget: Budget,
-    _permit: Permit,
+    room: Room,
 }
 
 impl Buffer {
@@ -257,9 +282,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Still paid for by the permit, which is dropped after this: what is idle was in use a moment ago.
+        // Still paid for by the room, which is dropped after this: what is idle was in use a moment ago.
         let data = std::mem::take(&mut self.data);
-        self.budget.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+        self.room.budget.idle().push(data);
     }
 }
 
@@ -278,9 +303,9 @@ mod tests {
     #[tokio::test]
     async fn permits_travel_with_the_last_slice() {
         let budget = Budget::new(64 * KIB);
-        let mut buffer = budget.try_buffer(40 * 1024).unwrap();
+        let mut buffer = budget.try_room(40 * 1024).unwrap().buffer();
         assert_eq!(buffer.fill(&vec![7; 50 * 1024]), 40 * 1024);
-        assert!(budget.try_buffer(40 * 1024).is_none());
+        assert!(budget.try_room(40 * 1024).is_none());
         let bytes = buffer.freeze();
         let slice = bytes.slice(10..20);
         drop(bytes);
@@ -295,9 +320,9 @@ mod tests {
         let reservation = Arc::new(budget.reserve(32 * KIB).await.unwrap());
         let own = OwnBuffers::new(budget.clone(), reservation, 2, 16 * 1024);
         let (a, b) = (own.get().await, own.get().await);
-        assert!(own.try_get().is_none());
+        assert!(own.try_room().is_none());
         drop(a);
-        assert!(own.try_get().is_some());
+        assert!(own.try_room().is_some());
         drop(own);
         assert_eq!(budget.in_use(), 32 * KIB);
         drop(b);
@@ -307,9 +332,9 @@ mod tests {
     #[tokio::test]
     async fn idle_memory_is_given_back_when_the_budget_is_wanted_otherwise() {
         let budget = Budget::new(64 * KIB);
-        drop(budget.try_buffer(48 * 1024).unwrap());
+        drop(budget.try_room(48 * 1024).unwrap().buffer());
         assert_eq!(budget.inner.idle.lock().unwrap().len(), 1);
-        let _small = budget.try_buffer(32 * 1024).unwrap();
+        let _small = budget.try_room(32 * 1024).unwrap().buffer();
         assert_eq!(budget.inner.idle.lock().unwrap().len(), 0);
     }
 }

@@ -28,8 +28,8 @@ impl Algorithm {
     pub fn compute(self, data: &[u8]) -> Option<Checksum> {
         match self {
             Self::Crc64nvme => Some(Checksum::Crc64nvme(crc64nvme(data))),
-            Self::Crc32c => Some(Checksum::Crc32c(crc_fast::crc32_iscsi(data))),
-            Self::Sha256 => Some(Checksum::Sha256(Sha256::digest(data).into())),
+            Self::Crc32c => Some(Checksum::Crc32c(crc32c([data]))),
+            Self::Sha256 => Some(Checksum::Sha256(sha256([data]))),
             Self::None => None,
         }
     }
@@ -38,6 +38,18 @@ impl Algorithm {
 #[must_use]
 pub fn crc64nvme(data: &[u8]) -> u64 {
     crc_fast::crc64_nvme(data)
+}
+
+#[must_use]
+pub fn crc32c(pieces: impl IntoIterator<Item: AsRef<[u8]>>) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    pieces.into_iter().for_each(|piece| digest.update(piece.as_ref()));
+    u32::try_from(digest.finalize()).expect("it has 32 bits")
+}
+
+#[must_use]
+pub fn sha256(pieces: impl IntoIterator<Item: AsRef<[u8]>>) -> [u8; 32] {
+    pieces.into_iter().fold(Sha256::new(), Sha256::chain_update).finalize().into()
 }
 
 /// A CRC-64/NVME over bytes as they come.

@@ -172,7 +172,7 @@ impl Store for S3Store {
         };
         let signing = self.signing.interceptor(&payload).await;
         let progress = Arc::new(Progress::default());
-        let (body, _lent) = body::lend(&payload.data, self.bandwidth.as_ref(), &progress);
+        let (body, _lent) = body::lend(&payload, self.bandwidth.as_ref(), &progress);
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body);
         let put = put
             .set_if_none_match(condition)
@@ -295,11 +295,11 @@ impl Store for S3Store {
         payload: Payload,
     ) -> Result<UploadedPart, Error> {
         let request = self.request("UploadPart", upload.key.as_str());
-        let size = payload.data.len();
+        let size = payload.size();
         let headers = Headers::from(payload.checksum);
         let signing = self.signing.interceptor(&payload).await;
         let progress = Arc::new(Progress::default());
-        let (body, _lent) = body::lend(&payload.data, self.bandwidth.as_ref(), &progress);
+        let (body, _lent) = body::lend(&payload, self.bandwidth.as_ref(), &progress);
         let put = self.client.upload_part().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
         let put = put
             .part_number(i32::from(number.get()))
@@ -315,7 +315,7 @@ impl Store for S3Store {
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         request.agree(payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
         let etag = output.e_tag.ok_or_else(|| request.odd(Class::Compat, "the reply holds no ETag"))?;
-        Ok(UploadedPart { number, size: size as u64, etag, checksum: payload.checksum })
+        Ok(UploadedPart { number, size, etag, checksum: payload.checksum })
     }
 
     async fn complete_upload(

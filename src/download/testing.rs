@@ -65,8 +65,7 @@ pub(crate) const SMALL: Cut = Cut { chunk: 1000, chunks_an_object: 16, compressi
 
 impl House {
     pub(crate) async fn put(&self, key: &ObjectKey, data: Vec<u8>) {
-        let checksum = Algorithm::Crc64nvme.compute(&data);
-        let payload = Payload { data: data.into(), checksum };
+        let payload = Payload::new(data, Algorithm::Crc64nvme);
         self.store.put(key, payload, Overwrite::Allow).await.unwrap();
     }
 

@@ -366,8 +366,7 @@ impl Run<'_> {
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let data = bytes::Bytes::from(manifest.to_json());
-        let payload = Payload { checksum: self.context.checksum.compute(&data), data };
+        let payload = Payload::new(manifest.to_json(), self.context.checksum);
         let Context { store, endpoint, .. } = self.context;
         let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let undecided = |why: Report| Error::Undecided { key: key.clone(), class: why.class, why: why.message };
@@ -386,7 +385,7 @@ impl Run<'_> {
         // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
         let refused = error.status.is_some_and(|status| (400..500).contains(&status));
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {
-            Ok(object) if object.size == payload.data.len() as u64 => Ok(()),
+            Ok(object) if object.is(payload.size(), payload.checksum) => Ok(()),
             Ok(_) => Err(error.into()),
             Err(missing) if missing.class == Class::NotFound && refused => Err(error.into()),
             Err(_) => Err(undecided(error.report())),

@@ -52,12 +52,12 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
         // Nobody could learn anything from a copy of a manifest that cannot be read.
         if backup.summary.is_some() {
             let data = match ctx.catalog.bytes(entry).await {
-                Ok(data) => bytes::Bytes::from(data),
+                Ok(data) => data,
                 // Another run was faster.
                 Err(error) if error.class == Class::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let payload = Payload { checksum: ctx.checksum.compute(&data), data };
+            let payload = Payload::new(data, ctx.checksum);
             let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
             with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
         }

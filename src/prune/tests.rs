@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::checksum::{Checksum, crc64nvme};
+use crate::checksum::{Algorithm, Checksum, crc64nvme};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{Disks as _, NewSnapshot, Tags};
 use crate::format::ebs::{EbsSnapshot, State, VolumeId};
@@ -79,7 +79,7 @@ impl World {
     }
 
     async fn put(&self, key: &ObjectKey, data: impl Into<Bytes>) {
-        let payload = Payload { data: data.into(), checksum: None };
+        let payload = Payload::new(data, Algorithm::None);
         self.store.inner.put(key, payload, Overwrite::Refuse).await.unwrap();
     }
 
@@ -494,7 +494,7 @@ async fn a_manifest_that_cannot_be_read_stops_the_chain_until_it_is_deleted() {
     let key = |manifest: &Manifest| BackupPrefix::new("p", &node("a"), &manifest.id).manifest();
     let (bad, newer) = (&manifests[4], &manifests[9]);
     let spoil = |key: ObjectKey, text: &'static str| {
-        let payload = Payload { data: Bytes::from_static(text.as_bytes()), checksum: None };
+        let payload = Payload::new(text, Algorithm::None);
         let store = Arc::clone(&world.store);
         async move { store.inner.put(&key, payload, Overwrite::Allow).await.unwrap() }
     };
@@ -518,7 +518,7 @@ async fn a_manifest_that_cannot_be_read_stops_the_chain_until_it_is_deleted() {
 
     // One that a newer Penstock wrote is not deleted by an older one.
     let text = r#"{ "version": 2 }"#;
-    let payload = Payload { data: Bytes::from_static(text.as_bytes()), checksum: None };
+    let payload = Payload::new(text, Algorithm::None);
     world.store.inner.put(&key(newer), payload, Overwrite::Allow).await.unwrap();
     let newer_one = [newer.id.clone()];
     let refused =

@@ -197,8 +197,7 @@ async fn put(
     overwrite: Overwrite,
 ) -> Result<(), store::Error> {
     let key = record.saved.backup().manifest();
-    let data = bytes::Bytes::from(manifest.to_json());
-    let payload = Payload { checksum: context.checksum.compute(&data), data };
+    let payload = Payload::new(manifest.to_json(), context.checksum);
     match with_retries("PutObject", &key, || context.store.put(&key, payload.clone(), overwrite)).await {
         // An earlier attempt whose reply was lost: nobody else writes this key.
         Err(error) if error.class == Class::Conflict => Ok(()),

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
 use crate::format::key::Name;
 use crate::store::memory::MemoryStore;
@@ -15,7 +16,7 @@ fn name(name: &str) -> Name {
 }
 
 async fn put(store: &MemoryStore, key: &str, data: impl Into<bytes::Bytes>) {
-    let payload = Payload { data: data.into(), checksum: None };
+    let payload = Payload::new(data, Algorithm::None);
     store.put(&ObjectKey::new(key), payload, Overwrite::Refuse).await.unwrap();
 }
 

@@ -135,7 +135,7 @@ fn no_such_upload(operation: &'static str, key: &ObjectKey) -> Error {
 
 fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result<(), Error> {
     let Some(claimed) = &payload.checksum else { return Ok(()) };
-    if claimed.algorithm().compute(&payload.data).as_ref() == Some(claimed) {
+    if claimed.algorithm().compute(&payload.pieces.concat()).as_ref() == Some(claimed) {
         return Ok(());
     }
     let message = "The checksum you specified did not match the calculated checksum.";
@@ -155,8 +155,8 @@ impl Store for MemoryStore {
             Overwrite::Refuse | Overwrite::Allow => {}
         }
         let object = Object {
-            pieces: vec![Bytes::copy_from_slice(&payload.data)],
-            size: payload.data.len() as u64,
+            pieces: vec![payload.pieces.concat().into()],
+            size: payload.size(),
             checksum: payload.checksum,
             modified: state.now(),
         };
@@ -228,8 +228,8 @@ impl Store for MemoryStore {
         state.parts_ever += 1;
         let etag = format!("\"{:016x}\"", state.parts_ever);
         let held = find(&mut state, upload).ok_or_else(|| no_such_upload("UploadPart", &upload.key))?;
-        let part = UploadedPart { number, size: payload.data.len() as u64, etag, checksum: payload.checksum };
-        held.parts.insert(number, (part.clone(), Bytes::copy_from_slice(&payload.data)));
+        let part = UploadedPart { number, size: payload.size(), etag, checksum: payload.checksum };
+        held.parts.insert(number, (part.clone(), Bytes::from(payload.pieces.concat())));
         Ok(part)
     }
 

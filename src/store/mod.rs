@@ -9,12 +9,13 @@ pub mod memory;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 /// A request to the store that failed.
 pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
@@ -22,8 +23,22 @@ use crate::format::key::ObjectKey;
 /// Bytes to send, with the checksum the engine computed over them: it is sent as a plain header and checked by the server.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    pub data: Bytes,
+    /// In order; each is memory of its own.
+    pub pieces: Arc<[Bytes]>,
     pub checksum: Option<Checksum>,
+}
+
+impl Payload {
+    #[must_use]
+    pub fn new(data: impl Into<Bytes>, algorithm: Algorithm) -> Self {
+        let data = data.into();
+        Self { checksum: algorithm.compute(&data), pieces: Arc::new([data]) }
+    }
+
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
 }
 
 /// Whether a PUT may replace what is there.
@@ -90,6 +105,14 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The full-object checksum, where the server keeps one.
     pub checksum: Option<Checksum>,
+}
+
+impl ObjectInfo {
+    /// Whether it is so many bytes with that checksum, as far as the server says.
+    #[must_use]
+    pub fn is(&self, size: u64, checksum: Option<Checksum>) -> bool {
+        self.size == size && (self.checksum.is_none() || self.checksum == checksum)
+    }
 }
 
 /// A body being received. `length` is the body's, not the object's.

@@ -57,7 +57,7 @@ impl Object<'_> {
     }
 
     fn is(&self, found: &ObjectInfo) -> Result<(), Error> {
-        if found.size == self.size && (found.checksum.is_none() || found.checksum == self.checksum) {
+        if found.is(self.size, self.checksum) {
             return Ok(());
         }
         let show = |size, checksum| format!("{size} bytes with the checksum {}", review::show(checksum));

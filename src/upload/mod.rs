@@ -1,6 +1,6 @@
 //! Bytes into one object: parts of one size, several in flight, reviewed before they are committed.
 //!
-//! - **Memory**: bytes are copied into buffers of the budget. One buffer is the stream's own for as long as it runs; more are taken
+//! - **Memory**: bytes are copied into parts out of the budget. One part is the stream's own for as long as it runs; more are taken
 //!   only when free right now. So an upload never waits for another job's memory while it holds its own.
 //! - **Small objects**: one that ends within its first part is a single PUT; nothing is created that would need cleaning up.
 //! - **Retries**: a part is one request of the SDK's, and repeated here ([`crate::retry::Endpoint`]), so that a store that asks to slow down
@@ -24,15 +24,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::journal::{Entry, Journal, Part};
-use self::part::{Filling, Sent, seal};
+use self::part::{Filled, Filling, Sent};
 use self::resume::Resumable;
-use crate::budget::{Budget, Buffer, OwnBuffers};
-use crate::checksum::{Algorithm, Crc64nvme};
+use crate::budget::{Budget, OwnBuffers, Room};
+use crate::checksum::Algorithm;
 use crate::error::{Class, Classify, Report};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
@@ -196,7 +195,7 @@ impl ObjectWriter {
         while !bytes.is_empty() {
             let mut part = match self.filling.take() {
                 Some(part) => part,
-                None => Filling::new(self.free_buffer().await?),
+                None => Filling::new(self.room().await?),
             };
             let count = part.fill(bytes);
             self.size += count as u64;
@@ -222,16 +221,16 @@ impl ObjectWriter {
         }
     }
 
-    async fn free_buffer(&mut self) -> Result<Buffer, Error> {
+    async fn room(&mut self) -> Result<Room, Error> {
         loop {
             let Uploader { own, budget, part_size, .. } = &self.uploader;
-            if let Some(buffer) = own.try_get().or_else(|| budget.try_buffer(*part_size)) {
-                return Ok(buffer);
+            if let Some(room) = own.try_room().or_else(|| budget.try_room(*part_size)) {
+                return Ok(room);
             }
             let own = own.clone();
             let uploading = !self.in_flight.is_empty();
             tokio::select! {
-                buffer = own.get() => return Ok(buffer),
+                room = own.room() => return Ok(room),
                 // A part that finishes gives memory back: look again.
                 finished = self.part_finished(), if uploading => finished?,
             }
@@ -245,27 +244,27 @@ impl ObjectWriter {
         }
         let number = self.next_part.ok_or_else(|| Error::TooManyParts { key: self.key.clone() })?;
         self.next_part = number.next();
-        let (data, crc64nvme) = part.freeze();
-        self.sent += data.len() as u64;
+        let part = part.freeze();
+        self.sent += part.size();
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
         let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
         let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
         let launch = uploader.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
-            let (sent, payload) = seal(number, data, crc64nvme, uploader.checksum, &upload.key).await?;
-            if let Some(part) = held.filter(|part| sent.is(part, &chunks)) {
-                return Ok((sent, part.uploaded));
+            let (sent, payload) = part.seal(number, uploader.checksum, &upload.key).await?;
+            if let Some(held) = held.filter(|held| sent.is(held, &chunks)) {
+                return Ok((sent, held.uploaded));
             }
             let (metrics, started) = (uploader.endpoint.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
             let put = || uploader.store.upload_part(&upload, number, payload.clone());
-            let part = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, put).await?;
+            let told = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, put).await?;
             in_flight.arrived(started.elapsed());
             metrics.uploaded(sent.size);
             if let Some(entry) = entry {
-                entry.finished(Part { uploaded: part.clone(), crc64nvme: sent.crc64nvme, chunks });
+                entry.finished(Part { uploaded: told.clone(), crc64nvme: sent.crc64nvme, chunks });
             }
-            Ok((sent, part))
+            Ok((sent, told))
         });
         Ok(())
     }
@@ -320,8 +319,7 @@ impl ObjectWriter {
     pub async fn finish(&mut self) -> Result<Written, Error> {
         let rest = self.filling.take();
         let Some(upload) = self.upload.clone() else {
-            let (data, crc64nvme) = rest.map_or_else(|| (Bytes::new(), Crc64nvme::new().finish()), Filling::freeze);
-            return self.put(data, crc64nvme).await;
+            return self.put(&rest.map_or_else(Filled::empty, Filling::freeze)).await;
         };
         if let Some(rest) = rest {
             self.send(rest).await?;
@@ -339,9 +337,9 @@ impl ObjectWriter {
         Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme })
     }
 
-    async fn put(&self, data: Bytes, crc64nvme: u64) -> Result<Written, Error> {
+    async fn put(&self, part: &Filled) -> Result<Written, Error> {
         let Uploader { store, endpoint, checksum, .. } = &self.uploader;
-        let (sent, payload) = seal(PartNumber::FIRST, data, crc64nvme, *checksum, &self.key).await?;
+        let (sent, payload) = part.seal(PartNumber::FIRST, *checksum, &self.key).await?;
         endpoint.retrying("PutObject", &self.key, || store.put(&self.key, payload.clone(), Overwrite::Allow)).await?;
         endpoint.metrics().uploaded(sent.size);
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })

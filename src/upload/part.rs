@@ -1,11 +1,14 @@
 //! A part from its first byte to what is sent: filled, sealed with its checksums, compared with what is held of it already.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Error;
 use super::journal::Part;
-use crate::budget::Buffer;
-use crate::checksum::{Algorithm, Checksum, Crc64nvme};
+use crate::budget::Room;
+use crate::budget::segments::Segments;
+use crate::checksum::{Algorithm, Checksum, Crc64nvme, crc32c, sha256};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::store::{PartNumber, Payload};
@@ -33,57 +36,77 @@ impl Sent {
 /// The part that comes next.
 #[derive(Debug)]
 pub(super) struct Filling {
-    buffer: Buffer,
-    /// Of what is in it, as it came: a byte that the buffer does not keep is the server's to find.
+    segments: Segments,
+    /// Of what is in it, as it came: a byte that the memory does not keep is the server's to find.
     crc64nvme: Crc64nvme,
 }
 
 impl Filling {
-    pub(super) fn new(buffer: Buffer) -> Self {
-        Self { buffer, crc64nvme: Crc64nvme::new() }
+    pub(super) fn new(room: Room) -> Self {
+        Self { segments: room.segments(), crc64nvme: Crc64nvme::new() }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.buffer.room() == 0
+        self.segments.room() == 0
     }
 
     /// Appends as much as there is room for, and returns how much that was. The checksum follows the copy while the bytes are in
     /// the processor's cache.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
         let mut filled = 0;
-        for piece in bytes.chunks(128 << 10) {
-            let count = self.buffer.fill(piece);
-            self.crc64nvme.update(&piece[..count]);
-            filled += count;
-            if count < piece.len() {
-                break;
+        loop {
+            let count = self.segments.fill(&bytes[filled..]);
+            if count == 0 {
+                return filled;
             }
+            self.crc64nvme.update(&bytes[filled..filled + count]);
+            filled += count;
         }
-        filled
     }
 
-    pub(super) fn freeze(self) -> (Bytes, u64) {
-        (self.buffer.freeze(), self.crc64nvme.finish())
+    pub(super) fn freeze(self) -> Filled {
+        let (pieces, room) = self.segments.freeze();
+        Filled { pieces, crc64nvme: self.crc64nvme.finish(), _room: Some(room) }
     }
 }
 
-/// Adds the checksum that the server checks, unless it is the one there is: away from the runtime's threads, since 16 MiB of SHA-256
-/// take 11 ms.
-pub(super) async fn seal(
-    number: PartNumber,
-    data: Bytes,
+/// A part to be sent. Holds its room until it is dropped.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pieces: Arc<[Bytes]>,
     crc64nvme: u64,
-    algorithm: Algorithm,
-    key: &ObjectKey,
-) -> Result<(Sent, Payload), Error> {
-    let checksum = match algorithm {
-        Algorithm::None => None,
-        Algorithm::Crc64nvme => Some(Checksum::Crc64nvme(crc64nvme)),
-        Algorithm::Crc32c | Algorithm::Sha256 => {
-            let data = data.clone();
-            let computed = tokio::task::spawn_blocking(move || algorithm.compute(&data)).await;
-            computed.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })?
-        }
-    };
-    Ok((Sent { number, size: data.len() as u64, checksum, crc64nvme }, Payload { data, checksum }))
+    _room: Option<Room>,
+}
+
+impl Filled {
+    pub(super) fn empty() -> Self {
+        Self { pieces: Arc::default(), crc64nvme: Crc64nvme::new().finish(), _room: None }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// Adds the checksum that the server checks, unless it is the one there is: away from the runtime's threads, since 16 MiB of SHA-256
+    /// take 11 ms.
+    pub(super) async fn seal(
+        &self,
+        number: PartNumber,
+        algorithm: Algorithm,
+        key: &ObjectKey,
+    ) -> Result<(Sent, Payload), Error> {
+        let computed = async |compute: fn(&[Bytes]) -> Checksum| {
+            let pieces = Arc::clone(&self.pieces);
+            let computed = tokio::task::spawn_blocking(move || compute(&pieces)).await;
+            computed.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })
+        };
+        let checksum = match algorithm {
+            Algorithm::None => None,
+            Algorithm::Crc64nvme => Some(Checksum::Crc64nvme(self.crc64nvme)),
+            Algorithm::Crc32c => Some(computed(|pieces| Checksum::Crc32c(crc32c(pieces))).await?),
+            Algorithm::Sha256 => Some(computed(|pieces| Checksum::Sha256(sha256(pieces))).await?),
+        };
+        let sent = Sent { number, size: self.size(), checksum, crc64nvme: self.crc64nvme };
+        Ok((sent, Payload { pieces: Arc::clone(&self.pieces), checksum }))
+    }
 }

@@ -1,5 +1,7 @@
 use std::sync::Mutex;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::checksum::Checksum;
 use crate::config::Concurrency;

@@ -150,7 +150,7 @@ fn content(made: &Made) -> Bytes {
 
 impl Writing<'_> {
     fn payload(&self, data: Bytes) -> Payload {
-        Payload { checksum: self.location.checksum.compute(&data), data }
+        Payload::new(data, self.location.checksum)
     }
 
     async fn list(&self) -> Outcome {

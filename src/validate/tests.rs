@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::*;
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 use crate::config::Config;
 use crate::format::key::ObjectKey;
 use crate::site::Identity;
@@ -150,7 +150,7 @@ impl Site for Refusing {
 
     async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
         self.ask("PutObject without KMS").await?;
-        self.memory.put(key, Payload { data, checksum: None }, Overwrite::Allow).await
+        self.memory.put(key, Payload::new(data, Algorithm::None), Overwrite::Allow).await
     }
 
     async fn dry_run(&self, action: Ec2Action) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use penstock::aws::{AwsLocation, Error as ConnectError};
+use penstock::checksum::Algorithm;
 use penstock::config::{CertificateMode, Credentials, Encryption, EncryptionMode, Hop, Location, Secret, SecretSource};
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::ObjectKey;
@@ -259,7 +260,7 @@ async fn a_chain_of_two_hops_each_with_its_external_id() {
     let hops = vec![hop(ROLE_A, Some("id-of-a"), 3600), hop(ROLE_B, Some("id-of-b"), 3600)];
     let aws = connect(&chained(&server, &sts, hops));
     assert_eq!(aws.credentials().expiry(), None);
-    let payload = Payload { data: "data".into(), checksum: None };
+    let payload = Payload::new("data", Algorithm::None);
     aws.store().put(&ObjectKey::new("through/two/hops"), payload, Overwrite::Refuse).await.unwrap();
     aws.store().list("", None).await.unwrap();
 
@@ -481,7 +482,7 @@ async fn what_a_new_object_is_to_be_is_said_once() {
     let storage_class = Some("STANDARD".to_owned());
     let location = Location { encryption, tags, storage_class, ..server.location() };
     let store = connect(&location).store();
-    let payload = || Payload { checksum: location.checksum.compute(b"data"), data: b"data"[..].into() };
+    let payload = || Payload::new("data", location.checksum);
     let upload =
         UploadHandle { key: ObjectKey::new("parts"), id: store.create_upload(&ObjectKey::new("parts")).await.unwrap() };
     let part = store.upload_part(&upload, PartNumber::FIRST, payload()).await.unwrap();

@@ -1,6 +1,7 @@
 //! Every class that a service can cause, through a real socket: class, exit code, remedy, and the label of the metric.
 
 use penstock::aws::AwsLocation;
+use penstock::checksum::Algorithm;
 use penstock::config::{Encryption, EncryptionMode, Location};
 use penstock::error::{Class, ServiceError};
 use penstock::format::key::ObjectKey;
@@ -105,7 +106,7 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
     let (store, key) = (aws.store(), ObjectKey::new("key"));
     match at {
         At::Put => {
-            let payload = Payload { data: "data".into(), checksum: None };
+            let payload = Payload::new("data", Algorithm::None);
             store.put(&key, payload, Overwrite::Refuse).await.unwrap_err()
         }
         At::Get => store.get(&key, None).await.map(|_| ()).unwrap_err(),

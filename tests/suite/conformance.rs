@@ -67,8 +67,7 @@ impl Backend {
     }
 
     fn payload(&self, data: impl Into<Bytes>) -> Payload {
-        let data = data.into();
-        Payload { checksum: self.algorithm.compute(&data), data }
+        Payload::new(data, self.algorithm)
     }
 
     /// Whether the payload's checksum is the hash its request is signed with.
@@ -174,7 +173,9 @@ async fn conflicts(backend: &Backend) {
 }
 
 fn wrong(algorithm: Algorithm) -> Option<Payload> {
-    algorithm.compute(b"something else").map(|checksum| Payload { data: "data".into(), checksum: Some(checksum) })
+    algorithm
+        .compute(b"something else")
+        .map(|checksum| Payload { checksum: Some(checksum), ..Payload::new("data", algorithm) })
 }
 
 async fn refused_checksums(backend: &Backend) {

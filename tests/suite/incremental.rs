@@ -65,8 +65,7 @@ async fn incremental(world: &mut World) -> Done {
 }
 
 async fn replace(world: &World, key: &ObjectKey, data: Vec<u8>) {
-    let data = bytes::Bytes::from(data);
-    let payload = Payload { checksum: Algorithm::Crc64nvme.compute(&data), data };
+    let payload = Payload::new(data, Algorithm::Crc64nvme);
     world.store.put(key, payload, Overwrite::Allow).await.unwrap();
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use penstock::aws::AwsLocation;
 use penstock::aws::credentials::Standing;
+use penstock::checksum::Algorithm;
 use penstock::error::Class;
 use penstock::metrics::Metrics;
 
@@ -192,7 +193,7 @@ async fn parts_on_their_way_survive_a_change_of_session() {
         let first = request.header("x-amz-security-token").is_some_and(|token| token.starts_with("session-0-"));
         first.then(|| (400, "<Error><Code>ExpiredToken</Code><Message>m</Message></Error>".into()))
     });
-    let payload = Payload { data: vec![7; 1 << 20].into(), checksum: None };
+    let payload = Payload::new(vec![7; 1 << 20], Algorithm::None);
     let number = PartNumber::FIRST;
     // One attempt is the engine's unit; its second one has the new session.
     let mut attempts = 0;

@@ -5,9 +5,9 @@
 //! [`STALLED`] without a slice, or [`UNANSWERED`] after the last — however long the part as a whole may take: a slow
 //! line is not a broken one.
 //!
-//! A request that is given up gives its buffer back at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices
-//! it has taken until a peer that no longer reads has read them. So a slice is a copy ([`Slices`]), made in the cache right before the
-//! kernel reads it; what such a peer can hold on to is the half megabyte that hyper takes ahead.
+//! A request that is given up gives its bytes back at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices
+//! it has taken until a peer that no longer reads has read them. So a slice is part of one piece of the payload; what such a peer can hold
+//! on to is the pieces of the half megabyte that hyper takes ahead (docs/decisions/0013).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::limits::{Bandwidth, LARGEST_SLICE};
+use crate::store::Payload;
 
 /// A slice of 64 KiB in 30 s is 2 kB/s.
 const STALLED: Duration = Duration::from_secs(30);
@@ -81,7 +82,7 @@ impl Watch {
 
 /// The bytes of a request that is being made; whoever makes it holds this. Dropped, no attempt has them any longer.
 #[derive(Debug)]
-pub(super) struct Lent(Arc<Mutex<Bytes>>);
+pub(super) struct Lent(Arc<Mutex<Arc<[Bytes]>>>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
@@ -90,7 +91,7 @@ impl Drop for Lent {
 }
 
 /// Nothing that can panic runs under it.
-fn lock(data: &Mutex<Bytes>) -> MutexGuard<'_, Bytes> {
+fn lock(data: &Mutex<Arc<[Bytes]>>) -> MutexGuard<'_, Arc<[Bytes]>> {
     data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -99,95 +100,67 @@ fn lock(data: &Mutex<Bytes>) -> MutexGuard<'_, Bytes> {
 #[error("the request was given up")]
 struct GivenUp;
 
-/// Memory for an attempt's slices, used again once hyper is done with it: allocated for each slice, it would be given back to the
-/// kernel and faulted in again 16,000 times a GiB.
-#[derive(Debug, Clone, Default)]
-struct Slices(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Slices {
-    fn copy_of(&self, bytes: &[u8]) -> Bytes {
-        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut copy = idle.unwrap_or_else(|| Vec::with_capacity(LARGEST_SLICE));
-        copy.extend_from_slice(bytes);
-        Bytes::from_owner(Slice { copy, home: self.clone() })
-    }
-}
-
-struct Slice {
-    copy: Vec<u8>,
-    home: Slices,
-}
-
-impl AsRef<[u8]> for Slice {
-    fn as_ref(&self) -> &[u8] {
-        &self.copy
-    }
-}
-
-impl Drop for Slice {
-    fn drop(&mut self) {
-        let mut copy = std::mem::take(&mut self.copy);
-        copy.clear();
-        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
-    }
-}
-
 /// One attempt's body.
 #[derive(Debug)]
 struct Outgoing {
-    data: Arc<Mutex<Bytes>>,
-    length: usize,
-    sent: usize,
-    slices: Slices,
+    pieces: Arc<Mutex<Arc<[Bytes]>>>,
+    /// The piece that the next slice is of, and how much of that was sent.
+    piece: usize,
+    at: usize,
+    left: usize,
     bandwidth: Option<Bandwidth>,
     /// A slice whose time has not come.
-    turn: Option<(usize, Pin<Box<Sleep>>)>,
+    turn: Option<(Bytes, Pin<Box<Sleep>>)>,
     progress: Arc<Progress>,
 }
 
-/// `data` as a request's body, for as long as what is returned beside it.
-pub(super) fn lend(data: &Bytes, bandwidth: Option<&Bandwidth>, progress: &Arc<Progress>) -> (ByteStream, Lent) {
-    let (length, bandwidth, progress) = (data.len(), bandwidth.cloned(), Arc::clone(progress));
-    let data = Arc::new(Mutex::new(data.clone()));
-    let lent = Lent(Arc::clone(&data));
+/// `payload` as a request's body, for as long as what is returned beside it.
+pub(super) fn lend(payload: &Payload, bandwidth: Option<&Bandwidth>, progress: &Arc<Progress>) -> (ByteStream, Lent) {
+    let (bandwidth, progress) = (bandwidth.cloned(), Arc::clone(progress));
+    let length = payload.pieces.iter().map(Bytes::len).sum();
+    let pieces = Arc::new(Mutex::new(Arc::clone(&payload.pieces)));
+    let lent = Lent(Arc::clone(&pieces));
     let body = SdkBody::retryable(move || {
         progress.step(length);
-        let (data, bandwidth, progress) = (Arc::clone(&data), bandwidth.clone(), Arc::clone(&progress));
-        SdkBody::from_body_1_x(Outgoing {
-            data,
-            length,
-            sent: 0,
-            slices: Slices::default(),
-            bandwidth,
-            turn: None,
-            progress,
-        })
+        let (pieces, bandwidth, progress) = (Arc::clone(&pieces), bandwidth.clone(), Arc::clone(&progress));
+        SdkBody::from_body_1_x(Outgoing { pieces, piece: 0, at: 0, left: length, bandwidth, turn: None, progress })
     });
     (ByteStream::new(body), lent)
 }
 
 impl Outgoing {
-    fn left(&self) -> usize {
-        self.length - self.sent
+    /// The next of the payload, `most` bytes at most; `None` once the request was given up.
+    fn take(&mut self, most: usize) -> Option<Bytes> {
+        let pieces = lock(&self.pieces);
+        loop {
+            let piece = pieces.get(self.piece)?;
+            if self.at < piece.len() {
+                let start = self.at;
+                self.at = piece.len().min(start + most);
+                return Some(piece.slice(start..self.at));
+            }
+            (self.piece, self.at) = (self.piece + 1, 0);
+        }
     }
 
-    /// The length of the next slice, once it may be sent.
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<usize> {
-        let left = self.left();
-        let Some(bandwidth) = &self.bandwidth else { return Poll::Ready(left.min(LARGEST_SLICE)) };
-        let (length, turn) = self.turn.get_or_insert_with(|| {
-            let length = left.min(bandwidth.slice());
-            let wait = bandwidth.take(length, Instant::now());
-            (length, Box::pin(tokio::time::sleep(wait)))
-        });
-        let length = *length;
-        if turn.as_mut().poll(context).is_pending() {
-            // Our own wait, not the connection's.
-            self.progress.step(left);
-            return Poll::Pending;
+    /// The next slice, once it may be sent.
+    fn poll_slice(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let (slice, mut turn) = match (self.turn.take(), self.bandwidth.clone()) {
+            (Some(waiting), _) => waiting,
+            (None, None) => return Poll::Ready(self.take(LARGEST_SLICE)),
+            (None, Some(bandwidth)) => {
+                let Some(slice) = self.take(bandwidth.slice()) else { return Poll::Ready(None) };
+                let wait = bandwidth.take(slice.len(), Instant::now());
+                (slice, Box::pin(tokio::time::sleep(wait)))
+            }
+        };
+        if turn.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(slice));
         }
-        self.turn = None;
-        Poll::Ready(length)
+        // Our own wait, not the connection's.
+        self.progress.step(self.left);
+        self.turn = Some((slice, turn));
+        Poll::Pending
     }
 }
 
@@ -196,24 +169,21 @@ impl Body for Outgoing {
     type Error = GivenUp;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
-        if self.left() == 0 {
+        if self.left == 0 {
             return Poll::Ready(None);
         }
-        let length = ready!(self.poll_turn(context));
-        let range = self.sent..self.sent + length;
-        let slice = lock(&self.data).get(range).map(|bytes| self.slices.copy_of(bytes));
-        let Some(slice) = slice else { return Poll::Ready(Some(Err(GivenUp))) };
-        self.sent += length;
-        self.progress.step(self.left());
+        let Some(slice) = ready!(self.poll_slice(context)) else { return Poll::Ready(Some(Err(GivenUp))) };
+        self.left -= slice.len();
+        self.progress.step(self.left);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left() == 0
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left() as u64)
+        SizeHint::with_exact(self.left as u64)
     }
 }
 
@@ -242,28 +212,22 @@ mod tests {
         use futures_util::future::poll_fn;
 
         let data: Bytes = (0..100_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>().into();
+        let pieces = [data.slice(..100_000), Bytes::new(), data.slice(100_000..100_001), data.slice(100_001..)];
+        let payload = Payload { pieces: Arc::new(pieces), checksum: None };
         for bandwidth in [None, Some(Bandwidth::new(8_000_000))] {
             let started = Instant::now();
-            let progress = Arc::new(Progress::default());
-            let (lent, bandwidth) = (Arc::new(Mutex::new(data.clone())), bandwidth.clone());
-            let mut body = Outgoing {
-                data: lent,
-                length: data.len(),
-                sent: 0,
-                slices: Slices::default(),
-                bandwidth: bandwidth.clone(),
-                turn: None,
-                progress,
-            };
+            let progress = Arc::default();
+            let (body, _lent) = lend(&payload, bandwidth.as_ref(), &progress);
+            let mut body = body.into_inner();
             let mut seen = Vec::new();
-            assert_eq!(body.size_hint().exact(), Some(400_000));
+            assert_eq!(Body::size_hint(&body).exact(), Some(400_000));
             while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
                 let slice = frame.unwrap().into_data().unwrap();
                 assert!(slice.len() <= LARGEST_SLICE);
                 seen.extend_from_slice(&slice);
             }
-            assert!(seen == data && body.is_end_stream());
-            assert_eq!(body.progress.left.load(Ordering::Relaxed), 0);
+            assert!(seen == data && Body::is_end_stream(&body));
+            assert_eq!(progress.left.load(Ordering::Relaxed), 0);
             // 400,000 bytes at 8 MB/s, less what may go at once.
             assert!(bandwidth.is_none() || started.elapsed() >= Duration::from_millis(35));
         }
@@ -273,13 +237,15 @@ mod tests {
     async fn what_is_given_up_is_given_back() {
         use futures_util::future::poll_fn;
 
-        let data = Bytes::from(vec![7; 3 * LARGEST_SLICE]);
-        let (body, lent) = lend(&data, None, &Arc::default());
+        let pieces: [_; 3] = std::array::from_fn(|_| Bytes::from(vec![7; LARGEST_SLICE]));
+        let payload = Payload { pieces: Arc::new(pieces.clone()), checksum: None };
+        let (body, lent) = lend(&payload, None, &Arc::default());
         let mut body = body.into_inner();
         let next = async |body: &mut SdkBody| poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
         let first = next(&mut body).await.unwrap().unwrap().into_data().unwrap();
-        drop(lent);
-        assert!(data.is_unique(), "the body, and the slice that is on its way, hold nothing of it");
+        drop((lent, payload));
+        let given_back = pieces.map(|piece| piece.is_unique());
+        assert_eq!(given_back, [false, true, true], "all but the slice that is on its way");
         assert_eq!(first.len(), LARGEST_SLICE);
         assert!(next(&mut body).await.unwrap().is_err());
     }

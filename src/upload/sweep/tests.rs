@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::*;
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 use crate::config::Concurrency;
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
@@ -96,7 +96,7 @@ impl House {
                 entry.created(&id).await.unwrap();
             }
             if steps >= 4 {
-                let payload = Payload { data: "x".into(), checksum: None };
+                let payload = Payload::new("x", Algorithm::None);
                 self.store.upload_part(&UploadHandle { key, id }, PartNumber::FIRST, payload).await.unwrap();
             }
         }

@@ -1,0 +1,108 @@
+//! Memory that is given back piece by piece, for what goes through the HTTP client.
+//!
+//! A request that is given up leaves some of its body with its connection, until a peer that no longer reads has read it: for minutes, or
+//! for ever. What such a connection holds here is the segments that it has taken ahead, half a megabyte, and neither the rest of the
+//! part nor its [`Room`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Budget, Room};
+
+/// What is handed to a connection at once.
+pub const SEGMENT: usize = crate::limits::LARGEST_SLICE;
+
+/// Filled from its start, as far as there is room.
+#[derive(Debug)]
+pub struct Segments {
+    full: Vec<Bytes>,
+    filling: Segment,
+    length: usize,
+    room: Room,
+}
+
+#[derive(Debug)]
+struct Segment {
+    data: Vec<u8>,
+    home: Budget,
+}
+
+impl Room {
+    #[must_use]
+    pub fn segments(self) -> Segments {
+        let full = Vec::with_capacity(self.capacity.div_ceil(SEGMENT));
+        Segments { full, filling: Segment::new(&self.budget), length: 0, room: self }
+    }
+}
+
+impl Segments {
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.room.capacity - self.length
+    }
+
+    /// Appends some of `bytes`, the end of a segment at most, and returns how much that was; 0 where there is no room.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        if self.filling.data.len() == SEGMENT {
+            let full = std::mem::replace(&mut self.filling, Segment::new(&self.room.budget));
+            self.full.push(Bytes::from_owner(full));
+        }
+        let count = bytes.len().min(self.room()).min(SEGMENT - self.filling.data.len());
+        self.filling.data.extend_from_slice(&bytes[..count]);
+        self.length += count;
+        count
+    }
+
+    /// What was filled, and what pays for it: to be dropped after the bytes.
+    #[must_use]
+    pub fn freeze(mut self) -> (Arc<[Bytes]>, Room) {
+        self.full.push(Bytes::from_owner(self.filling));
+        (self.full.into(), self.room)
+    }
+}
+
+impl Segment {
+    fn new(home: &Budget) -> Self {
+        let mut data = home.memory(SEGMENT);
+        data.clear();
+        Self { data, home: home.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Segment {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.home.idle().push(std::mem::take(&mut self.data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_longer_is_a_segment() {
+        let budget = Budget::new(1 << 20);
+        let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut segments = budget.try_room(300_000).unwrap().segments();
+        let mut filled = 0;
+        while segments.room() > 0 {
+            filled += segments.fill(&data[filled..]);
+        }
+        assert_eq!((filled, segments.fill(&data)), (300_000, 0));
+        let (pieces, room) = segments.freeze();
+        assert!(pieces.concat() == data[..300_000] && pieces.iter().all(|piece| piece.len() <= SEGMENT));
+        assert_eq!(budget.in_use(), 300_032);
+        let held = pieces[1].clone();
+        drop((pieces, room));
+        assert_eq!((budget.in_use(), budget.idle().len()), (0, 4), "all but one went back");
+        drop(held);
+        assert_eq!(budget.idle().len(), 5);
+    }
+}
