@@ -75,9 +75,9 @@ bench-peers: ## against other programs (docs/benchmarks.md); installs apt packag
 # A filter that matches nothing passes in cargo; here it must not.
 .PHONY: soak
 soak: ## the long tests, which `make test` shows as ignored
-	@if ! $(CARGO) test --locked --release --test suite -- --ignored --list soak | grep -q ': test$$'; then \
+	@if ! $(CARGO) test --locked --test suite -- --ignored --list soak | grep -q ': test$$'; then \
 	  echo 'soak: there are no soak tests' >&2; exit 1; fi
-	$(CARGO) test --locked --release --test suite -- --ignored soak
+	$(CARGO) test --locked --test suite -- --ignored --show-output soak
 
 .PHONY: radosgw
 radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs Debian's ceph packages: benches/radosgw.sh)

@@ -98,6 +98,8 @@ def take_turns(row, clients, rounds):
             try:
                 if client.before:
                     client.before()
+                # What the one before has left to be written is not this one's.
+                os.sync()
                 run = measure(client, log)
                 client.runs.append(run)
                 print(f"  {row} {number + 1}/{rounds} {client.name}: {run['wall']:.2f} s, CPU {run['cpu']:.2f} s, "
