@@ -78,9 +78,8 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// zstd's level 1 looks back 512 KiB and remembers 16,384 places, which is little for a chunk: so much more costs 2 % of its time and
-/// saves 3 % of its bytes (docs/decisions/0044).
-const FASTEST: [CParameter; 2] = [CParameter::WindowLog(21), CParameter::HashLog(15)];
+/// zstd's level 1 looks back 512 KiB for 7 bytes or more at 16,384 places, which is little for a chunk (docs/decisions/0044).
+const FASTEST: [CParameter; 3] = [CParameter::WindowLog(21), CParameter::HashLog(15), CParameter::MinMatch(6)];
 
 /// Compresses one chunk to one frame.
 ///
