@@ -21,8 +21,8 @@ use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
-/// An index up to this size stays in memory (some 25,000 chunks: 30 GiB); a larger one goes to an unnamed temporary file.
-const INDEX_IN_MEMORY: usize = 1 << 20;
+/// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
+const INDEX_IN_MEMORY: usize = 4 << 20;
 
 /// How much of the index is read at a time to be uploaded.
 const INDEX_READ: usize = 256 << 10;
