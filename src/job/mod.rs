@@ -386,9 +386,9 @@ impl Run<'_> {
         let refused = error.status.is_some_and(|status| (400..500).contains(&status));
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {
             Ok(object) if object.is(payload.size(), payload.checksum) => Ok(()),
-            Ok(_) => Err(error.into()),
             Err(missing) if missing.class == Class::NotFound && refused => Err(error.into()),
-            Err(_) => Err(undecided(error.report())),
+            // What is there under another checksum may be ours all the same: nothing that it names may go.
+            Ok(_) | Err(_) => Err(undecided(error.report())),
         }
     }
 

@@ -295,12 +295,17 @@ async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later()
 /// there is none while the request may still be on its way, the job fails and keeps what it may have made visible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_nobody_answers_is_looked_for_and_never_undone() {
-    for (answerable, later) in [
-        (true, Fault::Drop),
-        (true, Fault::Answer(403, Some("AccessDenied"))),
-        (false, Fault::Drop),
-        (false, Fault::Answer(403, Some("AccessDenied"))),
+    let denied = Fault::Answer(403, Some("AccessDenied"));
+    let wrong = Fault::Header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=");
+    for (read, later) in [
+        (None, Fault::Drop),
+        (None, denied.clone()),
+        (Some(Fault::Drop), Fault::Drop),
+        (Some(Fault::Drop), denied.clone()),
+        (Some(wrong.clone()), Fault::Drop),
+        (Some(wrong), denied),
     ] {
+        let answerable = read.is_none();
         let house = House::with(Duration::from_secs(2), None);
         let sent = AtomicBool::new(false);
         house.proxy.script(move |operation, count| match operation {
@@ -310,7 +315,7 @@ async fn a_commit_that_nobody_answers_is_looked_for_and_never_undone() {
                 Some(Fault::LoseAnswer)
             }
             Operation::Put if count > 1 => Some(later.clone()),
-            Operation::Read if sent.load(Ordering::SeqCst) && !answerable => Some(Fault::Drop),
+            Operation::Read if sent.load(Ordering::SeqCst) => read.clone(),
             _ => None,
         });
         match house.run().await {
