@@ -229,8 +229,8 @@ impl Field {
     }
 
     fn number(&self, text: &str) -> Result<u32, String> {
-        let named = self.names.iter().zip(self.low..).find(|(name, _)| text.eq_ignore_ascii_case(name));
-        let number = named.map(|(_, number)| number).or_else(|| digits(text));
+        let by_name = self.names.iter().zip(self.low..).find(|(name, _)| text.eq_ignore_ascii_case(name));
+        let number = by_name.map(|(_, number)| number).or_else(|| digits(text));
         number.filter(|number| (self.low..=self.high).contains(number)).ok_or_else(|| {
             let Self { low, high, names, .. } = self;
             let names = match names {

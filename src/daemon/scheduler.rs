@@ -161,7 +161,7 @@ impl Scheduler {
         // Whoever asked may have hung up meanwhile. An order that was given up is not obeyed later: its caller was told so.
         match order {
             Order::Reload(answer) if answer.is_closed() => {
-                tracing::warn!("a reload that was asked for came too late, and is not made")
+                tracing::warn!("a reload that was asked for came too late, and is not made");
             }
             Order::Trigger(job, answer) if answer.is_closed() => {
                 tracing::warn!(job, "a trigger came too late, and starts nothing");

@@ -210,7 +210,7 @@ fn triggers_that_make_no_sense_are_refused() {
     assert_eq!(tick(&mut board, 0).len(), 1, "it waited already");
     assert!(matches!(board.trigger("etcd", at(1)), Err(Refusal::Runs(..))));
     assert_eq!(
-        awaited.each_mut().map(|awaited| awaited.try_recv()),
+        awaited.each_mut().map(oneshot::Receiver::try_recv),
         [Err(TryRecvError::Empty), Err(TryRecvError::Empty)]
     );
     board.stop();
