@@ -148,11 +148,8 @@ fn callers_that_do_not_read_or_never_finish_asking_keep_nobody_out() {
         let asked = Instant::now();
         assert_eq!(site.get("/healthz").status, 200);
         assert_eq!(site.get("/metrics").status, 200);
-        assert!(
-            site.json(&["status"]).0 == Some(0) && asked.elapsed() < Duration::from_secs(3),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert_eq!(site.json(&["status"]).0, Some(0));
     };
     let patient = ask_and_do_not_read(&site.address);
     let began = Instant::now();
