@@ -119,6 +119,7 @@ pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputForma
     let waiting = async {
         loop {
             match client.answer().await? {
+                Answer::Queued => {}
                 Answer::Progress(run) => *lock() = shown(&run),
                 Answer::Ended(last) => return Ok(last),
                 other => return Err(unexpected(&other)),

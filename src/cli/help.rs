@@ -106,7 +106,7 @@ Examples:
   penstock status
   penstock --output json status | jq '.jobs[] | {name, next_run}'
 
-Exit codes: 0, or 66 where no daemon answers.";
+Exit codes: 0; 66 where no daemon listens; 75 where one listens and does not answer within ten seconds.";
 
 pub(in crate::cli) const TRIGGER: &str = "\
 Example:

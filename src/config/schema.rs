@@ -200,7 +200,9 @@ fn job() -> Value {
             ("location", text("One of the locations.")),
             (
                 "schedule",
-                text("Cron: minute, hour, day of the month, month, day of the week; or @daily. Not set: only by hand."),
+                text(
+                    "As in crontab(5): minute, hour, day of the month, month, day of the week; or @daily. Not set: only by hand.",
+                ),
             ),
             ("jitter", with_default(text("Each run is put off by a random time up to this."), "0s")),
             ("catch_up", default_words("After missed runs: one run at once, or none.", &["once", "never"])),

@@ -3,6 +3,7 @@
 //!
 //! - **No overlap**: a job that is due while it waits or runs is skipped, said and counted.
 //! - **Order**: who was due first starts first, `concurrent_jobs` at a time.
+//! - **Awaited runs**: whoever triggers one is told how that run ended, also when a reload has removed its job meanwhile.
 //! - **Missed runs** (the machine was off or asleep, or the process ended during the run): `catch_up` decides; several missed ones are one.
 //! - **The clock**: one that is set back by more than [`STEP`] makes every schedule be planned anew; one that is set forward
 //!   is a missed run. A success is never of the future: its age would hide for as long that there are no others.
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Ended, Fault, Record};
@@ -83,6 +85,8 @@ pub(super) enum Refusal {
 pub(super) struct Board {
     node: Name,
     jobs: BTreeMap<Name, Entry>,
+    /// Not written yet, of jobs that have left: each keeps its file, and finds it when it comes back.
+    parted: BTreeMap<Name, Record>,
     concurrent: usize,
     turns: u64,
     last_tick: Timestamp,
@@ -95,6 +99,7 @@ impl Board {
         let mut board = Self {
             node: config.node.clone(),
             jobs: BTreeMap::new(),
+            parted: BTreeMap::new(),
             concurrent: config.limits.concurrent_jobs,
             turns: 0,
             last_tick: now,
@@ -134,7 +139,10 @@ impl Board {
                     tracing::info!(job = %name, "job changed");
                 }
             } else {
-                let entry = Entry::new(job, &self.node, now, recall(name));
+                let parted = self.parted.remove(name);
+                let unsaved = parted.is_some();
+                let mut entry = Entry::new(job, &self.node, now, parted.unwrap_or_else(|| recall(name)));
+                entry.unsaved |= unsaved;
                 let handle = self.metrics.job(name.as_str());
                 if let Some(last) = &entry.record.last {
                     handle.last_outcome(last.outcome);
@@ -149,7 +157,8 @@ impl Board {
         for (name, entry) in &mut self.jobs {
             entry.removed = !config.jobs.contains_key(name);
             if entry.removed {
-                (entry.next, entry.retry, entry.waiting) = (None, None, None);
+                (entry.next, entry.retry) = (None, None);
+                entry.leave_line();
             }
         }
         self.forget_removed();
@@ -157,15 +166,14 @@ impl Board {
     }
 
     fn forget_removed(&mut self) {
-        let metrics = &self.metrics;
-        self.jobs.retain(|name, entry| {
-            let stays = !entry.removed || entry.running.is_some();
-            if !stays {
-                tracing::info!(job = %name, "job removed");
-                metrics.forget_job(name.as_str());
+        let Self { metrics, parted, .. } = self;
+        for (name, entry) in self.jobs.extract_if(.., |_, entry| entry.removed && entry.running.is_none()) {
+            tracing::info!(job = %name, "job removed");
+            metrics.forget_job(name.as_str());
+            if entry.unsaved {
+                parted.insert(name, entry.record);
             }
-            stays
-        });
+        }
     }
 
     /// What is due at `now`, as far as there is room.
@@ -206,8 +214,8 @@ impl Board {
         self.jobs.values().flat_map(|entry| [entry.next, entry.retry]).flatten().min()
     }
 
-    /// Puts the job in line, and returns the number that [`Entry::ended`] will have when that run is over.
-    pub(super) fn trigger(&mut self, name: &str, now: Timestamp) -> Result<u64, Refusal> {
+    /// Puts the job in line. How that run ends is sent; the sender is dropped where it never begins.
+    pub(super) fn trigger(&mut self, name: &str, now: Timestamp) -> Result<oneshot::Receiver<Ended>, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
@@ -221,14 +229,16 @@ impl Board {
         // Takes the place of a retry.
         (entry.retry, entry.retries) = (None, 0);
         entry.wait(now, Cause::Trigger, &mut self.turns);
-        Ok(entry.ended + 1)
+        let (sender, receiver) = oneshot::channel();
+        entry.awaited.retain(|sender| !sender.is_closed());
+        entry.awaited.push(sender);
+        Ok(receiver)
     }
 
     /// A run is over.
     pub(super) fn finish(&mut self, name: &Name, verdict: Verdict, now: Timestamp) {
         let Some(entry) = self.jobs.get_mut(name) else { return };
         let Some(running) = entry.running.take() else { return };
-        entry.ended += 1;
         entry.plan_retry(
             verdict.error.as_ref().map(|fault| fault.class),
             verdict.outcome,
@@ -242,13 +252,18 @@ impl Board {
         // Nothing cancels a run but the process's own end.
         entry.record.interrupted = verdict.outcome == Outcome::Cancelled;
         entry.record.last_success = verdict.good.or(entry.record.last_success);
-        entry.record.last = Some(Ended {
+        let ended = Ended {
             started: running.since,
             finished: now,
             outcome: verdict.outcome,
             backup: verdict.backup,
             error: verdict.error,
-        });
+        };
+        for awaiting in entry.awaited.drain(..) {
+            // Whoever has hung up is told nothing.
+            let _ = awaiting.send(ended.clone());
+        }
+        entry.record.last = Some(ended);
         entry.unsaved = true;
         self.forget_removed();
         self.show();
@@ -258,7 +273,7 @@ impl Board {
     pub(super) fn stop(&mut self) {
         self.stopping = true;
         for entry in self.jobs.values_mut() {
-            entry.waiting = None;
+            entry.leave_line();
             if let Some(running) = &entry.running {
                 running.cancel.cancel();
             }
@@ -272,13 +287,14 @@ impl Board {
             entry.unsaved = false;
             (name.clone(), entry.record.clone())
         };
-        changed.map(take).collect()
+        changed.map(take).chain(std::mem::take(&mut self.parted)).collect()
     }
 
     /// One that could not be written is written with the next.
-    pub(super) fn keep_unsaved(&mut self, name: &Name) {
-        if let Some(entry) = self.jobs.get_mut(name) {
-            entry.unsaved = true;
+    pub(super) fn keep_unsaved(&mut self, name: &Name, record: &Record) {
+        match self.jobs.get_mut(name) {
+            Some(entry) => entry.unsaved = true,
+            None => drop(self.parted.insert(name.clone(), record.clone())),
         }
     }
 

@@ -18,6 +18,7 @@ mod files;
 mod history;
 mod locations;
 mod reload;
+mod room;
 mod runner;
 mod schedule;
 mod scheduler;
@@ -86,8 +87,9 @@ pub enum Error {
         #[source]
         error: std::io::Error,
     },
+    /// Of the configuration, or of what it asks to be bound.
     #[error("{}", .0.message)]
-    Configuration(Report),
+    Setup(Report),
     #[error(transparent)]
     State(#[from] crate::state::Error),
 }
@@ -96,7 +98,7 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Local { .. } => Report::new(Class::Local, self.to_string()),
-            Self::Configuration(report) => report.clone(),
+            Self::Setup(report) => report.clone(),
             Self::State(error) => error.report(),
         }
     }
@@ -141,11 +143,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
     let config = Arc::clone(&daemon.lock().config);
-    let listen = config.admin.listen.to_string();
-    let listener = admin::listen(&config.admin).map_err(local("listening on", listen.clone()))?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(local("listening on", listen))?;
-    let path = config.admin.socket.display().to_string();
-    let socket = control::Socket::bind(&config.admin.socket).map_err(local("making the control socket", path))?;
+    let socket = control::Socket::bind(&config.admin.socket).await.map_err(Error::Setup)?;
+    let listener = admin::listen(&config.admin).map_err(Error::Setup)?;
     let (orders, inbox) = mpsc::channel(ORDERS);
     let scheduler =
         Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
@@ -179,13 +178,13 @@ impl Daemon {
         metrics.config_reloaded(Ok(()));
         set_log_level(config.log.level);
         let tls = admin::Tls::default();
-        tls.replace(admin::Tls::load(&config.admin).map_err(Error::Configuration)?);
+        tls.replace(admin::Tls::load(&config.admin).map_err(Error::Setup)?);
         let opened = locations::open(&config, &Locations::new(), connect.as_ref(), &metrics);
         let inside = Inside {
             loaded: now,
             refused: None,
             board: Board::new(&config, metrics.clone(), now, |job| state.load(job)),
-            locations: opened.map_err(Error::Configuration)?,
+            locations: opened.map_err(Error::Setup)?,
             left: Vec::new(),
             beat: Instant::now(),
             config: Arc::new(config),
@@ -243,11 +242,11 @@ impl Daemon {
         if objections.is_empty() { Ok(()) } else { Err(objections.join("; ")) }
     }
 
-    /// How many runs of the job have ended, and how it stands.
-    fn job(&self, name: &str) -> Option<(u64, status::JobStatus)> {
+    /// How far the job's run is, where it has one.
+    fn progress(&self, job: &str) -> Option<status::RunningStatus> {
         let inside = self.lock();
-        let entry = inside.board.jobs().find(|entry| entry.job.name.as_str() == name)?;
-        Some((entry.ended, status::job_status(entry)))
+        let entry = inside.board.jobs().find(|entry| entry.job.name.as_str() == job)?;
+        entry.running.as_ref().map(status::running_status)
     }
 
     /// Forgets the series of locations that have left and that no run uses any more.

@@ -159,7 +159,7 @@ mod tests {
             reached = reached.max(zone.to_datetime(back));
             back += minute;
         }
-        for _ in 0..60 * 24 * 3 {
+        for _ in 0..60 * 24 * 45 {
             at += minute;
             let local = zone.to_datetime(at);
             let mut due = fits(local);
@@ -184,11 +184,12 @@ mod tests {
         #[test]
         fn it_is_what_cron_would_do_that_woke_up_every_minute(
             minute in "(\\*|\\*/20|0|17|5,50)", hour in "(\\*|\\*/2|1|2|3|0-3|23)",
+            days in "(\\* \\* \\*|\\*/2 \\* mon|\\* \\* sun|13 \\* sun|\\*/3 \\* \\*)",
             // Around both changes of 2026, and at any other time.
             start in prop_oneof![-2_000_i64..2_000, 302_000_i64..306_000, 0_i64..525_600],
             zone in prop::sample::select(vec!["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"]),
         ) {
-            let cron = Cron::parse(&format!("{minute} {hour} * * *")).unwrap();
+            let cron = Cron::parse(&format!("{minute} {hour} {days}")).unwrap();
             let zone = TimeZone::get(zone).unwrap();
             let after = "2026-03-29T01:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_mins(start);
             prop_assert_eq!(next(&cron, &zone, after), simulated(&cron, &zone, after));

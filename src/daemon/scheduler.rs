@@ -158,8 +158,14 @@ impl Scheduler {
     }
 
     fn obey(&mut self, order: Order) {
-        // Whoever asked may have hung up.
+        // Whoever asked may have hung up meanwhile. An order that was given up is not obeyed later: its caller was told so.
         match order {
+            Order::Reload(answer) if answer.is_closed() => {
+                tracing::warn!("a reload that was asked for came too late, and is not made");
+            }
+            Order::Trigger(job, answer) if answer.is_closed() => {
+                tracing::warn!(job, "a trigger came too late, and starts nothing");
+            }
             Order::Reload(answer) => {
                 tracing::info!("reloading: asked through the control socket");
                 drop(answer.send(self.reload()));
@@ -220,7 +226,7 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
     for (job, record) in records {
         if let Err(error) = state.save(job, record) {
             daemon.runner.metrics.state_not_written();
-            daemon.lock().board.keep_unsaved(job);
+            daemon.lock().board.keep_unsaved(job, record);
             first.get_or_insert((job, error));
         }
     }

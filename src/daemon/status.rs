@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
-use super::board::{Cause, Entry};
+use super::board::{Cause, Entry, Running};
 use super::locations::{Credentials, Location};
 use super::state::{Ended, Fault};
 use crate::metrics::Outcome;
@@ -198,22 +198,23 @@ fn location_status(location: &Location) -> LocationStatus {
     }
 }
 
-pub(super) fn job_status(entry: &Entry) -> JobStatus {
-    let running = entry.running.as_ref().map(|running| {
-        let progress = &running.progress;
-        let expected = progress.expected.load(Ordering::Relaxed);
-        RunningStatus {
-            since: running.since,
-            cause: running.cause.as_str().to_owned(),
-            plain_bytes: progress.plain.load(Ordering::Relaxed),
-            expected_bytes: (expected > 0).then_some(expected),
-            stored_bytes: progress.stored.load(Ordering::Relaxed),
-            files: progress.files.load(Ordering::Relaxed),
-            warnings: progress.warnings.load(Ordering::Relaxed),
-            snapshots: progress.snapshots.snapshots.load(Ordering::Relaxed),
-            snapshots_completed: progress.snapshots.completed.load(Ordering::Relaxed),
-        }
-    });
+pub(super) fn running_status(running: &Running) -> RunningStatus {
+    let progress = &running.progress;
+    let expected = progress.expected.load(Ordering::Relaxed);
+    RunningStatus {
+        since: running.since,
+        cause: running.cause.as_str().to_owned(),
+        plain_bytes: progress.plain.load(Ordering::Relaxed),
+        expected_bytes: (expected > 0).then_some(expected),
+        stored_bytes: progress.stored.load(Ordering::Relaxed),
+        files: progress.files.load(Ordering::Relaxed),
+        warnings: progress.warnings.load(Ordering::Relaxed),
+        snapshots: progress.snapshots.snapshots.load(Ordering::Relaxed),
+        snapshots_completed: progress.snapshots.completed.load(Ordering::Relaxed),
+    }
+}
+
+fn job_status(entry: &Entry) -> JobStatus {
     JobStatus {
         name: entry.job.name.to_string(),
         location: entry.job.location.clone(),
@@ -222,7 +223,7 @@ pub(super) fn job_status(entry: &Entry) -> JobStatus {
         next_run: entry.next,
         retry: entry.retry,
         waiting_since: entry.waiting.as_ref().map(|waiting| waiting.since),
-        running,
+        running: entry.running.as_ref().map(running_status),
         last: entry.record.last.as_ref().map(LastRun::from),
         last_success: entry.record.last_success,
     }

@@ -12,12 +12,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// OpenMetrics for whoever names it, in whatever order: all that know it prefer it.
-    #[must_use]
-    pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
-    }
-
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -82,14 +76,5 @@ mod tests {
         let open = metrics.render(Format::OpenMetrics);
         assert!(open.contains("# TYPE penstock_swept_uploads counter\n") && open.contains(sample), "{open}");
         assert!(open.contains("# HELP penstock_swept_uploads ") && open.ends_with("\n# EOF\n"));
-    }
-
-    #[test]
-    fn prometheus_own_header_asks_for_open_metrics() {
-        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
-                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
-        assert_eq!(Format::accepted("text/plain"), Format::Text);
-        assert_eq!(Format::accepted(""), Format::Text);
     }
 }

@@ -11,6 +11,7 @@ mod conformance;
 mod corpus;
 mod crash;
 mod daemon;
+mod daemon_callers;
 mod daemon_site;
 mod daemon_trouble;
 mod dying;

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::super::Daemon;
 use super::super::status::Status;
-use super::page;
+use super::{accept, page};
 use crate::metrics::text::Format;
 
 /// Shorter answers gain nothing.
@@ -45,7 +45,7 @@ fn content(daemon: &Daemon, path: &str, headers: &HeaderMap) -> Content {
     let now = Timestamp::now();
     match path {
         "/metrics" => {
-            let format = Format::accepted(header_text(headers, &header::ACCEPT));
+            let format = format(&accept::list(headers, &header::ACCEPT));
             Content::new(StatusCode::OK, format.content_type(), daemon.observed_metrics().render(format))
         }
         "/healthz" => verdict(daemon.health(), StatusCode::INTERNAL_SERVER_ERROR),
@@ -68,23 +68,22 @@ fn verdict(result: Result<(), String>, otherwise: StatusCode) -> Content {
     }
 }
 
-fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+/// OpenMetrics for whoever wants it more than the text that every scraper reads.
+fn format(accepted: &str) -> Format {
+    let weight = |format: Format| accept::weight_of_type(accepted, format.content_type());
+    if weight(Format::OpenMetrics) > weight(Format::Text) { Format::OpenMetrics } else { Format::Text }
 }
 
-/// Whether `gzip` is among the encodings, and not with a weight of 0.
-fn takes_gzip(accepted: &str) -> Result<(), ()> {
-    let gzip = accepted.split(',').filter_map(|coding| {
-        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
-        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
-        matches!(name.trim(), "gzip" | "*").then_some(weight.unwrap_or(1.0))
-    });
-    if gzip.into_iter().any(|weight| weight > 0.0) { Ok(()) } else { Err(()) }
+/// Whether `gzip` is wanted, and no less than the plain body, which nobody has to name.
+fn takes_gzip(accepted: &str) -> bool {
+    let [gzip, plain] =
+        ["gzip", "identity"].map(|coding| accept::weight_of_coding(accepted, coding).unwrap_or_default());
+    gzip > 0.0 && gzip >= plain
 }
 
 fn respond(content: Content, method: &Method, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let Content { status, kind, body } = content;
-    let zip = body.len() >= WORTH_ZIPPING && takes_gzip(header_text(headers, &header::ACCEPT_ENCODING)).is_ok();
+    let zip = body.len() >= WORTH_ZIPPING && takes_gzip(&accept::list(headers, &header::ACCEPT_ENCODING));
     let (body, zipped) = match zip.then(|| gzip(&body)) {
         Some(Ok(zipped)) => (zipped, true),
         // Writing to memory does not fail; if it did, the plain body is as good.
@@ -136,9 +135,44 @@ mod tests {
             ("", false),
             ("identity", false),
             ("gzip;q=0", false),
+            ("gzip; Q=0.0, *", false),
+            ("identity, gzip;q=0.5", false),
+            ("identity;q=0.5, gzip", true),
+            ("*;q=0, gzip", true),
             ("br", false),
         ] {
-            assert_eq!(takes_gzip(accepted).is_ok(), takes, "{accepted}");
+            assert_eq!(takes_gzip(accepted), takes, "{accepted}");
+        }
+    }
+
+    #[test]
+    fn open_metrics_are_for_who_wants_them_more_than_text() {
+        for (accepted, expected) in [
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("text/plain", Format::Text),
+            ("application/openmetrics-text; version=1.0.0", Format::OpenMetrics),
+            ("text/plain;q=0.5, application/openmetrics-text", Format::OpenMetrics),
+            ("application/openmetrics-text;q=0.5, text/plain", Format::Text),
+            ("application/openmetrics-text;q=0.5, */*;q=0.9", Format::Text),
+            ("application/openmetrics-text;q=0, text/plain;q=0.1", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+            ("text/plain;q=0, */*", Format::OpenMetrics),
+            ("text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8", Format::Text),
+            // As Prometheus 2 and 3 ask.
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                Format::OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                 application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(format(accepted), expected, "{accepted}");
         }
     }
 }

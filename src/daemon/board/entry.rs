@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::super::schedule;
-use super::super::state::Record;
+use super::super::state::{Ended, Record};
 use super::{Cause, Running, Start, Waiting};
 use crate::config::{self, CatchUp};
 use crate::error::Class;
@@ -34,8 +35,8 @@ pub(in crate::daemon) struct Entry {
     pub(in crate::daemon) waiting: Option<Waiting>,
     pub(in crate::daemon) running: Option<Running>,
     pub(in crate::daemon) record: Record,
-    /// Runs that have ended since the daemon started.
-    pub(in crate::daemon) ended: u64,
+    /// Who wants to know how the run that waits, or runs, ends.
+    pub(super) awaited: Vec<oneshot::Sender<Ended>>,
     /// Left the configuration while it runs.
     pub(super) removed: bool,
     pub(super) unsaved: bool,
@@ -55,7 +56,7 @@ impl Entry {
             retries: 0,
             waiting: None,
             running: None,
-            ended: 0,
+            awaited: Vec::new(),
             removed: false,
             unsaved: false,
             record,
@@ -136,6 +137,13 @@ impl Entry {
     pub(super) fn wait(&mut self, now: Timestamp, cause: Cause, turns: &mut u64) {
         *turns += 1;
         self.waiting.get_or_insert(Waiting { since: now, cause, turn: *turns });
+    }
+
+    /// Waits no longer: whoever awaits a run that has not begun is told so.
+    pub(super) fn leave_line(&mut self) {
+        if self.waiting.take().is_some() && self.running.is_none() {
+            self.awaited.clear();
+        }
     }
 
     pub(super) const fn can_start(&self) -> bool {

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use tokio::sync::oneshot::error::TryRecvError;
+
 use super::*;
 use crate::error::Class;
 
@@ -91,7 +93,7 @@ fn the_first_in_line_starts_first_and_no_more_than_may_run() {
         board(&config(2, &[("c", HOURLY), ("a", HOURLY), ("b", "schedule = \"59 * * * *\""), ("d", "")]), 30);
     assert_eq!(tick(&mut board, 59), starts(&["b"], Cause::Schedule));
     assert_eq!(tick(&mut board, 60), starts(&["a"], Cause::Schedule));
-    let ticket = board.trigger("d", at(61)).unwrap();
+    let mut awaited = board.trigger("d", at(61)).unwrap();
     assert_eq!(tick(&mut board, 62), []);
     assert_eq!(metric(&board, "penstock_jobs_running", &[]), Some(2.0));
     end(&mut board, "b", None, 63);
@@ -99,7 +101,8 @@ fn the_first_in_line_starts_first_and_no_more_than_may_run() {
     end(&mut board, "a", None, 64);
     assert_eq!(tick(&mut board, 64), starts(&["d"], Cause::Trigger));
     end(&mut board, "d", None, 65);
-    assert_eq!(entry(&board, "d").ended, ticket);
+    let ended = awaited.try_recv().unwrap();
+    assert_eq!((ended.outcome, ended.started, ended.finished), (Outcome::Success, at(64), at(65)));
 }
 
 #[test]
@@ -203,14 +206,47 @@ fn triggers_that_make_no_sense_are_refused() {
     let mut board = board(&config(1, &[("etcd", HOURLY)]), 0);
     let unknown = board.trigger("etc", at(0)).unwrap_err();
     assert_eq!(unknown.to_string(), "there is no job etc; the configuration has etcd");
-    let ticket = board.trigger("etcd", at(0)).unwrap();
-    assert_eq!(board.trigger("etcd", at(0)), Ok(ticket), "it waits already");
-    assert_eq!(tick(&mut board, 0).len(), 1);
+    let mut awaited = [board.trigger("etcd", at(0)).unwrap(), board.trigger("etcd", at(0)).unwrap()];
+    assert_eq!(tick(&mut board, 0).len(), 1, "it waited already");
     assert!(matches!(board.trigger("etcd", at(1)), Err(Refusal::Runs(..))));
+    assert_eq!(
+        awaited.each_mut().map(oneshot::Receiver::try_recv),
+        [Err(TryRecvError::Empty), Err(TryRecvError::Empty)]
+    );
     board.stop();
     assert!(entry(&board, "etcd").running.as_ref().unwrap().cancel.is_cancelled());
-    assert_eq!(board.trigger("etcd", at(1)), Err(Refusal::Stopping));
+    assert_eq!(board.trigger("etcd", at(1)).unwrap_err(), Refusal::Stopping);
     assert_eq!(tick(&mut board, 60), []);
+    end(&mut board, "etcd", Some(Class::Cancelled), 61);
+    assert!(awaited.iter_mut().all(|awaited| awaited.try_recv().is_ok()));
+}
+
+#[test]
+fn whoever_awaits_a_run_hears_its_own_end_whatever_a_reload_does() {
+    let (both, none) = (config(1, &[("a", ""), ("b", "")]), config(1, &[]));
+    let mut board = board(&both, 0);
+    let mut runs = board.trigger("a", at(0)).unwrap();
+    assert_eq!(tick(&mut board, 0), starts(&["a"], Cause::Trigger));
+    let mut waits = board.trigger("b", at(1)).unwrap();
+    board.reconfigure(&none, at(2), |_| Record::default());
+    assert_eq!(waits.try_recv().unwrap_err(), TryRecvError::Closed, "its run will never begin");
+    assert_eq!(runs.try_recv().unwrap_err(), TryRecvError::Empty);
+    end(&mut board, "a", None, 3);
+    assert_eq!(runs.try_recv().unwrap().outcome, Outcome::Success);
+    assert_eq!(board.jobs().count(), 0);
+    // How it ended is written, though the job is gone; or is there when the job comes back before that.
+    let unsaved = board.take_unsaved();
+    let of = |job: &str| unsaved.iter().find(|(name, _)| name.as_str() == job).map(|(_, record)| record).unwrap();
+    assert_eq!((of("a").last_success, of("a").interrupted), (Some(at(3)), false));
+    assert!(board.take_unsaved().is_empty());
+    board.keep_unsaved(&Name::new("a").unwrap(), of("a"));
+    board.reconfigure(&both, at(4), |_| Record::default());
+    assert_eq!(entry(&board, "a").record.last_success, Some(at(3)));
+    assert!(board.take_unsaved().iter().any(|(name, record)| name.as_str() == "a" && record == of("a")));
+
+    let mut stopped = board.trigger("b", at(5)).unwrap();
+    board.stop();
+    assert_eq!(stopped.try_recv().unwrap_err(), TryRecvError::Closed);
 }
 
 #[test]
