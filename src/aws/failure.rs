@@ -65,6 +65,9 @@ impl Call<'_> {
             SdkError::ServiceError(failure)
                 if failure.raw().status().is_success() && failure.err().code().is_none() =>
             {
+                if let Err(odd) = reply::check(self.service, self.operation, failure.raw()) {
+                    return self.odd(&odd, failure.raw());
+                }
                 let message = format!("the reply is not what AWS sends: {}", tell(failure.err()));
                 let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
                 store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }

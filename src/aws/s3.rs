@@ -222,13 +222,10 @@ impl Store for S3Store {
         };
         let head = self.client.head_object().bucket(&self.bucket).key(key.as_str()).set_checksum_mode(mode);
         let output = head.send().await.map_err(|error| request.failed(&error))?;
-        let size = output.content_length().and_then(|size| u64::try_from(size).ok());
-        let size = size.ok_or_else(|| Error {
-            remedy: Some(
-                "does a proxy or gateway take Content-Length out of the answers to HEAD? Let it pass".to_owned(),
-            ),
-            ..request.odd(Class::Compat, "the reply does not say how long the object is")
-        })?;
+        let size = match output.content_length().and_then(|size| u64::try_from(size).ok()) {
+            Some(size) => size,
+            None => self.size_by_range(key).await?,
+        };
         let headers = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         let checksum = wire::checksum(self.algorithm, headers.0, headers.1, headers.2)
             .filter(|_| output.checksum_type() != Some(&ChecksumType::Composite));

@@ -173,10 +173,13 @@ impl Watch {
         };
         let document = failure::document(response);
         let code = failure::element(&document, "Code");
-        if code.is_none()
-            && let Some(odd) = odd.cloned().or_else(|| reply::elsewhere(self.service, response))
-        {
-            return Some(odd.class());
+        if code.is_none() {
+            let unread =
+                || reply::check(self.service, operation, response).err().filter(|_| error.is_operation_error());
+            let odd = odd.cloned().or_else(unread).or_else(|| reply::elsewhere(self.service, response));
+            if let Some(odd) = odd {
+                return Some(odd.class());
+            }
         }
         if code == Some(DRY_RUN) {
             return None;
@@ -292,8 +295,8 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // One whose body did not come whole has failed by that.
-        if context.output_or_error().is_err_and(OrchestratorError::is_response_error) {
+        // What the SDK could not read has failed already; why that is, is found by whoever reads the error.
+        if context.output_or_error().is_err() {
             return Ok(());
         }
         let operation = config.load::<Metadata>().map_or("", Metadata::name);

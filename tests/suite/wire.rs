@@ -353,6 +353,18 @@ async fn a_body_without_a_length_is_counted() {
     for error in [read(&*nowhere, None).await.unwrap_err(), nowhere.head(&key()).await.unwrap_err()] {
         assert!(error.class == Class::Compat && error.remedy.unwrap().contains("Content-Length"));
     }
+    // A range says how long the whole is, too.
+    let ranged = of(|head| {
+        if head.starts_with("HEAD") {
+            return vec![b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec()];
+        }
+        let first = head.to_lowercase().contains("range: bytes=0-0");
+        let range = if first { "206 Partial Content\r\ncontent-range: bytes 0-0/10" } else { "200 OK" };
+        chunked(range, &[if first { b"a" } else { b"abcdefghij" }])
+    })
+    .await;
+    assert_eq!(ranged.head(&key()).await.unwrap().size, 10);
+    assert_eq!(read(&*ranged, None).await.unwrap(), b"abcdefghij");
     // A server that does not know ranges sends all of it.
     let ignored = of(|_| chunked("200 OK", &[b"abcde", b"fghij"])).await;
     let error = read(&*ignored, Some(2..6)).await.unwrap_err();
