@@ -30,6 +30,15 @@ fn odd(call: &Call<'_>, message: impl Into<String>) -> Error {
     call.error(Class::Compat, message)
 }
 
+/// Where the page after the one at `from` starts.
+fn onward(call: &Call<'_>, next: Option<String>, from: Option<&str>) -> Result<Option<String>, Error> {
+    let next = next.filter(|token| !token.is_empty());
+    if next.is_some() && next.as_deref() == from {
+        return Err(odd(call, "the listing does not move on: this page leads to the one that was asked for"));
+    }
+    Ok(next)
+}
+
 const INSTANCE_ID: &str = "/latest/meta-data/instance-id";
 
 pub struct Ec2Disks {
@@ -65,7 +74,7 @@ impl Disks for Ec2Disks {
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
         let items = output.volumes().iter().map(wire::volume).collect::<Result<_, _>>();
         let items = items.map_err(|why| odd(&call, why))?;
-        Ok(Page { items, next: output.next_token.filter(|token| !token.is_empty()) })
+        Ok(Page { items, next: onward(&call, output.next_token, from)? })
     }
 
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error> {
@@ -85,7 +94,7 @@ impl Disks for Ec2Disks {
         let read = |snapshot| wire::snapshot(snapshot, &call);
         let items = output.snapshots().iter().map(read).collect::<Result<_, _>>();
         let items = items.map_err(|why| odd(&call, why))?;
-        Ok(Page { items, next: output.next_token.filter(|token| !token.is_empty()) })
+        Ok(Page { items, next: onward(&call, output.next_token, from)? })
     }
 
     async fn create_snapshot(&self, new: &NewSnapshot) -> Result<Snapshot, Error> {

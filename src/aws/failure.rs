@@ -12,6 +12,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::{Context, Reply, Service, Verdict, classify};
+use super::reply::{self, Odd};
 use super::watch::FreshCredentials;
 use crate::error::{Class, Delivery};
 use crate::store;
@@ -57,10 +58,16 @@ impl Call<'_> {
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
+        if let (Some(odd), Some(raw)) = (odd(error), error.raw_response()) {
+            return self.odd(odd, raw);
+        }
         match error {
             SdkError::ServiceError(failure)
                 if failure.raw().status().is_success() && failure.err().code().is_none() =>
             {
+                if let Err(odd) = reply::check(self.service, self.operation, failure.raw()) {
+                    return self.odd(&odd, failure.raw());
+                }
                 let message = format!("the reply is not what AWS sends: {}", tell(failure.err()));
                 let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
                 store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
@@ -74,6 +81,21 @@ impl Call<'_> {
         }
     }
 
+    /// An answer that is not the service's, unless it carries an error of it.
+    fn odd(&self, odd: &Odd, raw: &HttpResponse) -> store::Error {
+        if element(&document(raw), "Code").is_some() {
+            let meta = aws_smithy_types::error::ErrorMetadata::builder().build();
+            return self.reply(&meta, raw, "");
+        }
+        let remedy = odd.remedy().map(str::to_owned);
+        store::Error {
+            status: Some(raw.status().as_u16()),
+            request_id: request_id(raw),
+            remedy,
+            ..self.error(odd.class(), odd.to_string())
+        }
+    }
+
     /// The server answered.
     fn reply(
         &self,
@@ -81,11 +103,15 @@ impl Call<'_> {
         raw: &HttpResponse,
         otherwise: &str,
     ) -> store::Error {
-        let header = |name: &str| raw.headers().get(name).map(str::to_owned);
         let status = raw.status().as_u16();
         // Other stores' STS sends the document in a frame that the SDK does not look into.
         let document = document(raw);
         let code = meta.code().or_else(|| element(&document, "Code"));
+        if code.is_none()
+            && let Some(odd) = reply::elsewhere(self.service, raw)
+        {
+            return self.odd(&odd, raw);
+        }
         let message = meta.message().or_else(|| element(&document, "Message")).unwrap_or(otherwise);
         let context = &context_of(raw, self.context);
         let reply = Reply {
@@ -98,7 +124,7 @@ impl Call<'_> {
         };
         let Verdict { class, remedy } = classify(&reply, context);
         let in_body = || meta.extra("aws_request_id").or_else(|| meta.extra("request_id")).map(str::to_owned);
-        let request_id = header("x-amz-request-id").or_else(|| header("x-amzn-requestid")).or_else(in_body);
+        let request_id = request_id(raw).or_else(in_body);
         let code = code.map(str::to_owned);
         let message = if message.is_empty() && code.is_none() {
             format!("the server answered {status} with no error document")
@@ -130,6 +156,16 @@ impl Call<'_> {
         let delivery = if unconnected { Delivery::Never } else { Delivery::Sent };
         store::Error { remedy, delivery, ..self.error(class, message) }
     }
+}
+
+fn request_id(raw: &HttpResponse) -> Option<String> {
+    let header = |name: &str| raw.headers().get(name).map(str::to_owned);
+    header("x-amz-request-id").or_else(|| header("x-amzn-requestid"))
+}
+
+/// What [`reply::check`] found, in the chain of causes.
+pub(super) fn odd<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Odd> {
+    causes(error).into_iter().find_map(<dyn StdError>::downcast_ref)
 }
 
 /// A reply's body as text; empty where it is a stream.

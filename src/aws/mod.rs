@@ -12,6 +12,7 @@ mod ec2;
 mod failure;
 pub mod handshake;
 pub mod http;
+mod reply;
 mod s3;
 mod site;
 mod sts;

@@ -9,6 +9,7 @@
 
 mod body;
 mod incoming;
+mod listing;
 mod probe;
 mod wire;
 
@@ -26,8 +27,8 @@ use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use futures_util::stream;
 
 use self::body::Progress;
-use self::incoming::Incoming;
-use self::wire::{COMPLETE_TIMEOUT, Headers, NewObject, Once, PayloadSigning, limited, once, untimed};
+use self::incoming::{Incoming, Said};
+use self::wire::{Headers, NewObject, Once, PayloadSigning, once, patient, untimed};
 use super::classify::{Context, Service};
 use super::failure::Call;
 use super::watch::Watch;
@@ -38,15 +39,9 @@ use crate::format::key::ObjectKey;
 use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::{
-    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
+    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
+    UploadedPart,
 };
-
-/// 10,000 parts in pages of at least one: a store that pages without end is not followed for ever.
-const MAX_PART_PAGES: usize = 10_000;
-
-/// Of a thousand uploads each. They are all ours, since they are asked for by prefix.
-const MAX_UPLOAD_PAGES: usize = 1000;
 
 #[derive(Clone)]
 pub struct S3Store {
@@ -201,12 +196,13 @@ impl Store for S3Store {
         let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).set_range(header);
         let output = get.send().await.map_err(|error| request.failed(&error))?;
-        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
-        let length = length.ok_or_else(|| request.odd(Class::Compat, "the reply does not say how long it is"))?;
-        if let Some(wanted) = range.map(|range| range.end - range.start).filter(|wanted| *wanted != length) {
-            let message = format!("asked for {wanted} bytes of it and was offered {length}");
-            return Err(request.odd(Class::Integrity, message));
-        }
+        let said = Said { length: output.content_length(), range: output.content_range() };
+        let length = match incoming::length(range.as_ref(), said) {
+            Ok(Some(length)) => length,
+            // A proxy that passes bodies on in chunks. HEAD is answered without one.
+            Ok(None) => self.head(key).await?.size,
+            Err((class, message)) => return Err(request.odd(class, message)),
+        };
         let incoming = Incoming {
             resource: request.call.resource.clone(),
             context: self.context.clone(),
@@ -226,8 +222,10 @@ impl Store for S3Store {
         };
         let head = self.client.head_object().bucket(&self.bucket).key(key.as_str()).set_checksum_mode(mode);
         let output = head.send().await.map_err(|error| request.failed(&error))?;
-        let size = output.content_length().and_then(|size| u64::try_from(size).ok());
-        let size = size.ok_or_else(|| request.odd(Class::Compat, "the reply does not say how long it is"))?;
+        let size = match output.content_length().and_then(|size| u64::try_from(size).ok()) {
+            Some(size) => size,
+            None => self.size_by_range(key).await?,
+        };
         let headers = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         let checksum = wire::checksum(self.algorithm, headers.0, headers.1, headers.2)
             .filter(|_| output.checksum_type() != Some(&ChecksumType::Composite));
@@ -246,24 +244,7 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        let request = self.request("ListObjectsV2", prefix);
-        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
-        let list = list.set_continuation_token(from.map(str::to_owned));
-        let output = list.send().await.map_err(|error| request.failed(&error))?;
-        let object = |object: &aws_sdk_s3::types::Object| {
-            let size = object.size().and_then(|size| u64::try_from(size).ok())?;
-            let modified = object.last_modified()?;
-            let nanos = i32::try_from(modified.subsec_nanos()).ok()?;
-            let modified = jiff::Timestamp::new(modified.secs(), nanos).ok()?;
-            Some(ListedObject { key: ObjectKey::new(object.key()?), size, modified })
-        };
-        let objects = output.contents().iter().map(object).collect::<Option<Vec<_>>>();
-        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key, no size or no date"))?;
-        let next = output.next_continuation_token().filter(|_| output.is_truncated() == Some(true)).map(str::to_owned);
-        if next.is_none() && output.is_truncated() == Some(true) {
-            return Err(request.odd(Class::Compat, "the listing goes on, but the reply does not say where"));
-        }
-        Ok(Page { objects, next })
+        self.page_of_objects(prefix, from).await
     }
 
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
@@ -314,7 +295,8 @@ impl Store for S3Store {
         let output = request.watched(&progress, put).await?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         request.agree(payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
-        let etag = output.e_tag.ok_or_else(|| request.odd(Class::Compat, "the reply holds no ETag"))?;
+        // A reply without one is refused before it comes here.
+        let etag = output.e_tag.unwrap_or_default();
         Ok(UploadedPart { number, size, etag, checksum: payload.checksum })
     }
 
@@ -344,12 +326,17 @@ impl Store for S3Store {
             .set_checksum_crc32_c(headers.crc32c)
             .set_checksum_sha256(headers.sha256)
             .customize()
-            .config_override(limited(COMPLETE_TIMEOUT))
+            .config_override(patient())
             .send()
             .await
             .map_err(|error| request.failed(&error))?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
-        request.agree(checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))
+        request.agree(checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
+        if output.e_tag.is_none_or(|etag| etag.trim_matches('"').is_empty()) {
+            // Some stores have none here; HeadObject can tell these from what is no store (`upload::complete`).
+            return Err(request.odd(Class::Compat, "the reply holds no ETag"));
+        }
+        Ok(())
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
@@ -363,54 +350,11 @@ impl Store for S3Store {
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        let request = self.request("ListParts", upload.key.as_str());
-        let mut parts = Vec::new();
-        let mut marker = None;
-        for _ in 0..MAX_PART_PAGES {
-            let list = self.client.list_parts().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
-            let page = match list.set_part_number_marker(marker).send().await.map_err(|error| request.failed(&error)) {
-                Ok(page) => page,
-                Err(error) if gone(&error) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let read = page.parts().iter().map(|part| wire::listed(self.algorithm, part)).collect::<Option<Vec<_>>>();
-            let read = read.ok_or_else(|| request.odd(Class::Compat, "a part has no number or no size"))?;
-            if read.iter().any(|part| part.etag.is_empty()) && self.bare_parts.first() {
-                tracing::warn!(bucket = self.bucket, "this store lists parts without ETags: no upload can be resumed");
-            }
-            parts.extend(read);
-            marker = page.next_part_number_marker.filter(|_| page.is_truncated == Some(true));
-            if marker.is_none() {
-                parts.sort_by_key(|part| part.number);
-                return Ok(Some(parts));
-            }
-        }
-        Err(request.odd(Class::Compat, format!("more than {MAX_PART_PAGES} pages of parts")))
+        self.all_parts(upload).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        let request = self.request("ListMultipartUploads", prefix);
-        let (mut uploads, mut key, mut id) = (Vec::new(), None, None);
-        for _ in 0..MAX_UPLOAD_PAGES {
-            let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);
-            let list = list.set_key_marker(key).set_upload_id_marker(id).send().await;
-            let page = list.map_err(|error| self.cannot_list(request.failed(&error)))?;
-            uploads.extend(page.uploads().iter().filter_map(wire::listed_upload));
-            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
-            if page.is_truncated != Some(true) || key.is_none() {
-                return Ok(uploads);
-            }
-        }
-        Err(request.odd(Class::Compat, format!("more than {MAX_UPLOAD_PAGES} pages of uploads")))
-    }
-}
-
-impl S3Store {
-    fn cannot_list(&self, error: Error) -> Error {
-        if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
-            tracing::info!(bucket = self.bucket, %error, "multipart uploads cannot be listed here: an upload whose ID a crash lost is reported, not aborted");
-        }
-        error
+        self.all_uploads(prefix).await
     }
 }
 

@@ -369,5 +369,8 @@ fn keep(call: &Call<'_>, found: Option<&StsCredentials>) -> Result<Credentials, 
     let expiry = SystemTime::try_from(*found.expiration())
         .map_err(|error| call.error(Class::Compat, format!("the reply's expiry makes no sense: {error}")))?;
     let (id, secret, token) = (found.access_key_id(), found.secret_access_key(), found.session_token());
+    if id.is_empty() || secret.is_empty() || token.is_empty() {
+        return Err(call.error(Class::Compat, "the reply's credentials are not whole"));
+    }
     Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expiry), PROVIDER))
 }

@@ -6,6 +6,7 @@
 //!   request does not see it.
 //! - The server's clock is read off its replies ([`Skew`]) and a difference that matters is reported. The SDK corrects for
 //!   it: it signs with the server's time.
+//! - Its answer is made legible, and believed only as far as it is the service's ([`reply`]).
 //!
 //! The class comes from what is on the wire (status and error document), since an interceptor sees the SDK's typed error only
 //! as a black box.
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{
-    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
-    BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+    AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextMut,
+    BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
 };
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
@@ -30,7 +32,7 @@ use aws_smithy_types::date_time::{DateTime, Format};
 
 use super::classify::{Context, Reply, Service, classify};
 use super::credentials::Provider;
-use super::failure;
+use super::{failure, reply};
 use crate::error::Class;
 use crate::metrics::{self, Outcome};
 
@@ -164,11 +166,21 @@ impl Watch {
     /// The class of an attempt that failed; `None` for one that did not.
     fn class(&self, outcome: Outcomes<'_>, response: Option<&HttpResponse>, operation: &str) -> Option<Class> {
         let error = outcome?.err()?;
-        let Some(response) = response.filter(|_| error.is_operation_error() || error.is_response_error()) else {
+        let odd = failure::odd(error);
+        let answered = odd.is_some() || error.is_operation_error() || error.is_response_error();
+        let Some(response) = response.filter(|_| answered) else {
             return Some(failure::class_of_transport(error));
         };
         let document = failure::document(response);
         let code = failure::element(&document, "Code");
+        if code.is_none() {
+            let unread =
+                || reply::check(self.service, operation, response).err().filter(|_| error.is_operation_error());
+            let odd = odd.cloned().or_else(unread).or_else(|| reply::elsewhere(self.service, response));
+            if let Some(odd) = odd {
+                return Some(odd.class());
+            }
+        }
         if code == Some(DRY_RUN) {
             return None;
         }
@@ -268,12 +280,27 @@ impl Intercept for Watch {
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        reply::tidy(config.load::<Metadata>().map_or("", Metadata::name), context.response_mut());
         if self.credentials.as_ref().is_some_and(Provider::is_fresh) {
             context.response_mut().add_extension(FreshCredentials);
         }
         Ok(())
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        // What the SDK could not read has failed already; why that is, is found by whoever reads the error.
+        if context.output_or_error().is_err() {
+            return Ok(());
+        }
+        let operation = config.load::<Metadata>().map_or("", Metadata::name);
+        reply::check(self.service, operation, context.response()).map_err(Into::into)
     }
 
     fn read_after_attempt(

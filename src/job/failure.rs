@@ -6,6 +6,7 @@ use super::hooks;
 use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{Name, ObjectKey};
+use crate::store::ObjectInfo;
 use crate::stream::encode;
 use crate::{catalog, download, snapshot, store, upload};
 
@@ -47,8 +48,8 @@ pub enum Error {
     Nothing { job: Name, patterns: String },
     #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
     Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
-    /// The manifest was sent, and nobody said whether it arrived: what it names must stay.
-    #[error("no answer came to {key}, and whether the backup is committed is not known: {why}")]
+    /// The manifest was sent, and whether it arrived was not confirmed: what it names must stay.
+    #[error("whether the backup is committed is not known, since {key} was not confirmed: {why}")]
     Undecided { key: ObjectKey, class: Class, why: String },
     #[error("cancelled; nothing was committed")]
     Cancelled,
@@ -60,6 +61,21 @@ impl Error {
     /// Whether nothing is committed, for certain.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self, Self::Undecided { .. })
+    }
+}
+
+/// The store took the manifest, and `found` is not what was sent.
+pub(super) fn unconfirmed(found: Result<ObjectInfo, store::Error>, size: u64) -> Report {
+    let odd = |what: String| {
+        let message =
+            format!("the PUT was answered as done, but {what}: does a proxy or gateway answer in the store's place?");
+        Report::new(Class::Compat, message)
+    };
+    match found {
+        Ok(ObjectInfo { size: found, .. }) if found != size => odd(format!("{found} bytes lie there, expected {size}")),
+        Ok(_) => odd("the object there has another checksum".to_owned()),
+        Err(missing) if missing.class == Class::NotFound => odd("there is no such object".to_owned()),
+        Err(error) => error.report(),
     }
 }
 

@@ -38,7 +38,7 @@ use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome,
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot;
-use crate::store::{Overwrite, Payload, Store};
+use crate::store::{self, Overwrite, Payload, Store};
 use crate::stream::frame::Compression;
 use crate::upload::journal::Journal;
 
@@ -360,35 +360,40 @@ impl Run<'_> {
         warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
     }
 
-    /// The one request that makes the backup visible. Once it is on its way it is not cut short by `stop`, but for the time that
-    /// cleaning up would have.
+    /// The one request that makes the backup visible, and one that reads back whether it did: a gateway may say yes and pass nothing on.
+    /// Once the first is on its way neither is cut short by `stop`, but for the time that cleaning up would have.
     async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
         let payload = Payload::new(manifest.to_json(), self.context.checksum);
         let Context { store, endpoint, .. } = self.context;
-        let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse));
         let undecided = |why: Report| Error::Undecided { key: key.clone(), class: why.class, why: why.message };
         let too_late = async {
             stop.cancelled().await;
             tokio::time::sleep(CLEAN_UP_DEADLINE).await;
         };
-        let error = tokio::select! {
+        let commit = async {
+            let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse)).await;
+            (put, endpoint.retrying("HeadObject", key, || store.head(key)).await)
+        };
+        let (put, found) = tokio::select! {
             () = too_late => return Err(undecided(Report::new(Class::Cancelled, "cancelled".to_owned()))),
-            result = put => match result {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            },
+            both = commit => both,
         };
         // An attempt whose answer was lost may have been carried out, whatever a later one was told: the key decides. The id is random,
         // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
-        let refused = error.status.is_some_and(|status| (400..500).contains(&status));
-        match endpoint.retrying("HeadObject", key, || store.head(key)).await {
-            Ok(object) if object.is(payload.size(), payload.checksum) => Ok(()),
-            Err(missing) if missing.class == Class::NotFound && refused => Err(error.into()),
+        let refused = |error: &store::Error| error.status.is_some_and(|status| (400..500).contains(&status));
+        match (put, found) {
+            (_, Ok(object)) if object.is(payload.size(), payload.checksum) => Ok(()),
+            (Err(error), Err(missing)) if missing.class == Class::NotFound && refused(&error) => Err(error.into()),
             // What is there under another checksum may be ours all the same: nothing that it names may go.
-            Ok(_) | Err(_) => Err(undecided(error.report())),
+            (Err(error), _) => Err(undecided(error.report())),
+            (Ok(()), Err(denied)) if denied.class == Class::AccessDenied => {
+                tracing::warn!(%key, error = %denied, "the manifest was taken, and cannot be read back: grant s3:GetObject");
+                Ok(())
+            }
+            (Ok(()), found) => Err(undecided(failure::unconfirmed(found, payload.size()))),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::select::MAX_PAGES;
+use super::select::{MAX_ITEMS, MAX_PAGES, endless};
 use super::{Owner, tags, wait};
 use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
@@ -40,10 +40,13 @@ pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<V
         snapshots.extend(page.items);
         from = page.next;
         if from.is_none() {
+            return Ok(snapshots);
+        }
+        if snapshots.len() > MAX_ITEMS {
             break;
         }
     }
-    Ok(snapshots)
+    Err(endless("DescribeSnapshots"))
 }
 
 /// Deletes the snapshots of a backup, found by their tags and by its manifest. To be repeated until it succeeds; the manifest

@@ -200,7 +200,17 @@ async fn put(
     let payload = Payload::new(manifest.to_json(), context.checksum);
     match with_retries("PutObject", &key, || context.store.put(&key, payload.clone(), overwrite)).await {
         // An earlier attempt whose reply was lost: nobody else writes this key.
-        Err(error) if error.class == Class::Conflict => Ok(()),
-        result => result,
+        Err(error) if error.class == Class::Conflict => {}
+        result => result?,
+    }
+    // The record, which could say it once more, goes next.
+    match with_retries("HeadObject", &key, || context.store.head(&key)).await {
+        Ok(found) if found.is(payload.size(), payload.checksum) => Ok(()),
+        Ok(_) => {
+            let message = "the store said that it took the manifest, and another object lies there";
+            Err(store::Error::local("HeadObject", &key, Class::Compat, message))
+        }
+        Err(denied) if denied.class == Class::AccessDenied => Ok(()),
+        Err(error) => Err(error),
     }
 }

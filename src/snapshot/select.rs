@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::config::{AttachedTo, Ebs};
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Volume, VolumeFilter, VolumeState};
+use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
 use crate::retry::with_retries;
 
 /// 1000 volumes each: a service that pages without end is not followed for ever.
 pub(super) const MAX_PAGES: usize = 1000;
+
+/// Of volumes or snapshots in one listing: ten times what an account has of either by default.
+pub(super) const MAX_ITEMS: usize = 100_000;
 
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -63,10 +67,19 @@ pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec
         volumes.extend(page.items);
         from = page.next;
         if from.is_none() {
+            return Ok(volumes);
+        }
+        if volumes.len() > MAX_ITEMS {
             break;
         }
     }
-    Ok(volumes)
+    Err(endless("DescribeVolumes"))
+}
+
+/// A list without an end is no list: what it has shown so far may be anything.
+pub(super) fn endless(operation: &'static str) -> disks::Error {
+    let message = format!("the listing has not ended after {MAX_PAGES} pages or {MAX_ITEMS} entries");
+    disks::Error { service: "ec2", ..disks::Error::local(operation, "(every page)", Class::Compat, message) }
 }
 
 fn reason(ebs: &Ebs, attached_to: Option<&InstanceId>) -> String {

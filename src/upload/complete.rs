@@ -1,7 +1,8 @@
 //! Committing an object, also when the answer is lost or odd.
 //!
-//! A Complete whose answer did not come may have succeeded; then the next attempt says NoSuchUpload. HeadObject decides: an object of
-//! the right size and checksum is ours, since nobody else writes this key; any other is the failure. A Complete that refuses the part list makes us ask for the
+//! A Complete whose answer did not come, could not be read or has no ETag may have succeeded; then the next attempt says NoSuchUpload.
+//! HeadObject decides before anything is undone: an object of the right size and checksum is ours, since nobody else writes this key; any
+//! other is the failure. A Complete that refuses the part list makes us ask for the
 //! store's own: where a part was taken twice (its first answer was late), its ETag may be another than the one we were told, of the same bytes.
 
 use super::review::{self, Parts};
@@ -45,7 +46,8 @@ impl Object<'_> {
         let key = &self.upload.key;
         let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
         let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };
-        if !matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout) {
+        let refused = error.status.is_some_and(|status| (400..500).contains(&status)) && error.class != Class::NotFound;
+        if refused || error.class == Class::Integrity {
             return Err(error.into());
         }
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {

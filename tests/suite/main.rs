@@ -34,6 +34,7 @@ mod tar;
 mod trust;
 mod uploads;
 mod watched;
+mod wire;
 
 /// For jobs without EBS volumes.
 fn no_snapshots() -> penstock::job::Snapshots {

@@ -1,14 +1,16 @@
 //! An object's body as it comes, counted, with what an error about it needs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
-use super::Error;
+use super::{Error, S3Store};
 use crate::aws::classify::{Context, Service};
 use crate::aws::failure::Call;
 use crate::error::Class;
+use crate::format::key::ObjectKey;
 use crate::metrics;
 
 pub(super) struct Incoming {
@@ -32,7 +34,11 @@ impl Incoming {
             Some(Ok(bytes)) => {
                 let count = bytes.len() as u64;
                 this.metrics.downloaded(count);
-                this.left = this.left.saturating_sub(count);
+                let Some(left) = this.left.checked_sub(count) else {
+                    let message = format!("the body goes on after the {} bytes that were still to come", this.left);
+                    return Some((Err(call.error(Class::Compat, message)), None));
+                };
+                this.left = left;
                 Some((Ok(bytes), Some(this)))
             }
             Some(Err(error)) => Some((Err(call.transport(&error)), None)),
@@ -41,6 +47,125 @@ impl Incoming {
                 Some((Err(call.error(Class::Transient, message)), None))
             }
             None => None,
+        }
+    }
+}
+
+impl S3Store {
+    /// An object's size where a proxy takes Content-Length out of the answers to HEAD: a range says it too.
+    pub(super) async fn size_by_range(&self, key: &ObjectKey) -> Result<u64, Error> {
+        let request = self.request("HeadObject", key.as_str());
+        let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send().await;
+        let range = get.as_ref().ok().and_then(|output| shown(output.content_range()?));
+        range.and_then(|range| range.total).ok_or_else(|| Error {
+            remedy: Some(
+                "does a proxy or gateway take Content-Length out of the answers to HEAD? Let it pass".to_owned(),
+            ),
+            ..request.odd(Class::Compat, "no reply says how long the object is")
+        })
+    }
+}
+
+/// What a reply says of the body that comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    /// Content-Length; a body in chunks has none.
+    pub(super) length: Option<i64>,
+    /// Content-Range.
+    pub(super) range: Option<&'a str>,
+}
+
+/// How long the body is: of the range that was asked for, or of the whole object, where the reply may leave it open (`None`).
+pub(super) fn length(asked: Option<&Range<u64>>, said: Said<'_>) -> Result<Option<u64>, (Class, String)> {
+    let length = said.length.and_then(|length| u64::try_from(length).ok());
+    let Some(asked) = asked else { return Ok(length) };
+    let wanted = asked.end - asked.start;
+    let compat = |message: String| Err((Class::Compat, message));
+    let short = |offered: u64| {
+        Err((
+            Class::Integrity,
+            format!("asked for {wanted} bytes of it and was offered {offered}: the object is shorter"),
+        ))
+    };
+    let Some(range) = said.range else {
+        // A range that is the whole object may be answered like one.
+        return match length {
+            None => Ok(Some(wanted)),
+            Some(length) if length == wanted => Ok(Some(wanted)),
+            Some(length) => compat(format!(
+                "asked for {wanted} bytes from {} on, and was offered {length} without a Content-Range: the store, or a proxy \
+                 before it, does not know ranges",
+                asked.start
+            )),
+        };
+    };
+    let Some(Shown { first, last, total }) = shown(range) else {
+        return compat(format!("the Content-Range {range:?} cannot be understood"));
+    };
+    let end = last.saturating_add(1);
+    if first == asked.start && end < asked.end && total.is_none_or(|total| total == end) {
+        return short(end.saturating_sub(first));
+    }
+    if first != asked.start || end != asked.end {
+        return compat(format!(
+            "asked for the bytes {} to {}, and was offered {first} to {last}",
+            asked.start,
+            asked.end - 1
+        ));
+    }
+    match length {
+        Some(length) if length != wanted => {
+            compat(format!("the reply holds {wanted} bytes by its Content-Range and {length} by its Content-Length"))
+        }
+        Some(_) | None => Ok(Some(wanted)),
+    }
+}
+
+/// A Content-Range.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    first: u64,
+    last: u64,
+    total: Option<u64>,
+}
+
+/// `bytes 0-499/1234`, `bytes 0-499/*`
+fn shown(range: &str) -> Option<Shown> {
+    let (bounds, total) = range.trim().strip_prefix("bytes")?.trim_start_matches([' ', '=']).split_once('/')?;
+    let (first, last) = bounds.split_once('-')?;
+    let total = if total.trim() == "*" { None } else { Some(total.trim().parse().ok()?) };
+    Some(Shown { first: first.trim().parse().ok()?, last: last.trim().parse().ok()?, total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_what_length_and_range_agree_on() {
+        let asked = Some(100..200);
+        let rows: [(_, _, _, Result<_, Class>); 17] = [
+            (&asked, Some(100), Some("bytes 100-199/1000"), Ok(Some(100))),
+            (&asked, None, Some("bytes 100-199/1000"), Ok(Some(100))),
+            (&asked, None, Some("bytes 100-199/*"), Ok(Some(100))),
+            (&asked, None, Some("bytes=100-199/200"), Ok(Some(100))),
+            (&asked, Some(100), None, Ok(Some(100))),
+            (&asked, None, None, Ok(Some(100))),
+            (&asked, Some(50), Some("bytes 100-149/150"), Err(Class::Integrity)),
+            (&asked, None, Some("bytes 100-149/150"), Err(Class::Integrity)),
+            (&asked, Some(50), Some("bytes 100-149/1000"), Err(Class::Compat)),
+            (&asked, Some(100), Some("bytes 0-99/1000"), Err(Class::Compat)),
+            (&asked, Some(200), Some("bytes 100-299/1000"), Err(Class::Compat)),
+            (&asked, Some(99), Some("bytes 100-199/1000"), Err(Class::Compat)),
+            (&asked, Some(1000), None, Err(Class::Compat)),
+            (&asked, Some(10), None, Err(Class::Compat)),
+            (&asked, Some(100), Some("chunks 1-2/3"), Err(Class::Compat)),
+            (&None, Some(7), None, Ok(Some(7))),
+            (&None, None, None, Ok(None)),
+        ];
+        for (asked, said, range, expected) in rows {
+            let found = length(asked.as_ref(), Said { length: said, range }).map_err(|(class, _)| class);
+            assert_eq!(found, expected, "{asked:?} {said:?} {range:?}");
         }
     }
 }

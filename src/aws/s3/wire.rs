@@ -8,26 +8,25 @@ use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::config::{Builder, ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumType, CompletedPart, MultipartUpload, Part, ServerSideEncryption as Sse, StorageClass,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedPart, ServerSideEncryption as Sse, StorageClass};
 
 use bytes::Bytes;
 
 use crate::checksum::{self, Algorithm, Checksum};
 use crate::config::{EncryptionMode, Location, SignPayload};
-use crate::format::key::ObjectKey;
-use crate::store::{ListedUpload, PartNumber, Payload, UploadHandle, UploadId, UploadedPart};
+use crate::store::{Payload, UploadedPart};
 
 /// S3 assembles tens of thousands of megabytes before it answers a Complete.
-pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_mins(10);
+const COMPLETE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// A request's own limit; the connect timeout stays the client's.
-pub(super) fn limited(timeout: Duration) -> Builder {
+/// For a Complete: a limit of its own, and no watch over the answer's pace. While it works a store sends a byte of white space now and
+/// then, or nothing. The connect timeout stays the client's.
+pub(super) fn patient() -> Builder {
     aws_sdk_s3::config::Config::builder()
-        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
+        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(COMPLETE_TIMEOUT).build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
 }
 
 /// No limit of a whole attempt: its body is watched instead.
@@ -96,23 +95,6 @@ pub(super) fn completed(part: &UploadedPart) -> CompletedPart {
         .set_checksum_crc32_c(headers.crc32c)
         .set_checksum_sha256(headers.sha256)
         .build()
-}
-
-/// `None` for an entry that makes no sense, which is reported by the caller.
-pub(super) fn listed(algorithm: Algorithm, part: &Part) -> Option<UploadedPart> {
-    Some(UploadedPart {
-        number: PartNumber::new(u16::try_from(part.part_number()?).ok()?)?,
-        size: u64::try_from(part.size()?).ok()?,
-        etag: part.e_tag().unwrap_or_default().to_owned(),
-        checksum: checksum(algorithm, part.checksum_crc64_nvme(), part.checksum_crc32_c(), part.checksum_sha256()),
-    })
-}
-
-/// `None` for an entry without a key or an ID, which nobody could abort.
-pub(super) fn listed_upload(upload: &MultipartUpload) -> Option<ListedUpload> {
-    let initiated = upload.initiated().and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
-    let (key, id) = (ObjectKey::new(upload.key()?), UploadId(upload.upload_id()?.to_owned()));
-    Some(ListedUpload { upload: UploadHandle { key, id }, initiated })
 }
 
 /// What every new object gets, as the location says.

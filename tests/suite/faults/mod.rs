@@ -1,5 +1,6 @@
 //! Jobs through a proxy that breaks things, to a real S3 server. After each: what is committed reads back, and nothing is left.
 
+mod answers;
 pub(crate) mod proxy;
 
 use std::collections::HashSet;

@@ -51,6 +51,10 @@ pub(crate) enum Fault {
     Header(&'static str, &'static str),
     /// Not carried out: a 200 with an error document, as S3 does to a Complete.
     ErrorIn200,
+    /// Not carried out: these bytes, in the place of an answer.
+    Instead(Vec<u8>),
+    /// Carried out; the answer arrives as this makes it.
+    Rewrite(fn(&[u8]) -> Vec<u8>),
     /// The body is not read any more after so many bytes, for ever.
     Stall(usize),
     /// The body is read at so many bytes a second.
@@ -212,6 +216,10 @@ impl Shared {
                 read(&mut client, &head, &mut |_| {}).await?;
                 return client.write_all(&refusal(200, Some("InternalError"))).await;
             }
+            Some(Fault::Instead(answer)) => {
+                read(&mut client, &head, &mut |_| {}).await?;
+                return client.write_all(answer).await;
+            }
             _ => {}
         }
         let mut server = TcpStream::connect(self.upstream).await?;
@@ -225,6 +233,7 @@ impl Shared {
         server.read_to_end(&mut answer).await?;
         match fault {
             Some(Fault::LoseAnswer) => return Ok(()),
+            Some(Fault::Rewrite(rewrite)) => answer = rewrite(&answer),
             Some(Fault::TruncateAnswer) => answer.truncate(answer.len() / 2),
             Some(Fault::Header(name, value)) => answer = with_header(&answer, name, value),
             Some(Fault::Hook(Moment::BeforeAnswer, hook)) => happen(&*hook),

@@ -1,0 +1,319 @@
+//! Every reply before it is believed: what is between Penstock and a store, or calls itself one, answers too.
+//!
+//! - **Documents are read as they come.** White space, a byte order mark or a second declaration before the document (a gateway keeps a
+//!   connection open with it while a Complete takes minutes), control characters, bytes that are no UTF-8 and references to no
+//!   character: each would make the SDK refuse the whole document. What cannot stand in XML becomes U+FFFD, so that a foreign key stays
+//!   foreign and the others are read.
+//! - **Documents are bounded**: [`MOST`] bytes, without the white space before them.
+//! - **A success is a service's own**: a page of a proxy, another document than the operation's, one that ends in its middle, and a PUT
+//!   without an ETag are [`Odd`], whatever the status says. The SDK looks at a document's root and not at its end, and at no body at all
+//!   where it expects none.
+//!
+//! Costs a second look at each document; the bodies of objects are not touched.
+
+#[cfg(test)]
+mod tests;
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+
+use super::classify::Service;
+use super::failure;
+use crate::error::Class;
+
+/// A thousand keys, percent-encoded, are 4 MB; a thousand volumes with fifty long tags each are 20 MB.
+const MOST: usize = 32 << 20;
+
+/// Of what a page says of itself.
+const LONGEST_TITLE: usize = 80;
+
+const BLANK: [u8; 4] = *b" \t\r\n";
+
+/// A reply with a status of success that is none of the service's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Odd {
+    #[error("the answer is an HTML page{0}, not from {1}")]
+    Page(String, &'static str),
+    #[error("the request was redirected to {0}, which {1} does not do without an error document")]
+    Redirect(String, &'static str),
+    #[error("the answer is {found}; expected {expected}")]
+    Document { found: String, expected: String },
+    #[error("the answer has no ETag, so the object was not taken by an S3 store")]
+    NoETag,
+    #[error("the answer is longer than {MOST} bytes")]
+    TooLong,
+    #[error("the answer ends in its middle: no </{0}> closes it")]
+    Cut(String),
+}
+
+impl Odd {
+    pub(super) const fn class(&self) -> Class {
+        match self {
+            Self::Page(..) | Self::Redirect(..) | Self::Document { .. } | Self::NoETag | Self::TooLong => Class::Compat,
+            // The connection's doing: the next attempt may be luckier.
+            Self::Cut(_) => Class::Transient,
+        }
+    }
+
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Page(..) | Self::Redirect(..) | Self::NoETag => {
+                Some("check the endpoint's URL, and what answers in its place: a proxy, a gateway, a login page")
+            }
+            Self::Document { expected, .. } if expected.contains("<ListParts") => Some(
+                "the store answers this request in a way of its own: nothing interrupted is resumed there, and nothing is to be set",
+            ),
+            Self::Document { .. } | Self::TooLong => Some(
+                "check the endpoint's URL, and that no proxy answers in its place; a store that answers so is not \
+                 compatible here (docs/stores.md)",
+            ),
+            Self::Cut(_) => None,
+        }
+    }
+}
+
+/// Lets the SDK read a document as it was meant. `operation` is the SDK's name.
+pub(super) fn tidy(operation: &str, response: &mut HttpResponse) {
+    if operation == "GetObject" && response.status().is_success() {
+        return;
+    }
+    let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+    *response.body_mut() = SdkBody::from_body_1_x(Document { body, read: Vec::new(), done: false });
+}
+
+/// Whether a reply with a status of success is the service's, once its body has been read.
+pub(super) fn check(service: Service, operation: &str, response: &HttpResponse) -> Result<(), Odd> {
+    if !response.status().is_success() {
+        return Ok(());
+    }
+    let header = |name: &str| response.headers().get(name).unwrap_or_default();
+    let kind = kind(service, operation);
+    if kind == Kind::Object {
+        let status = response.status().as_u16();
+        if !matches!(status, 200 | 206) {
+            return Err(Odd::Document { found: format!("HTTP {status}"), expected: "200 or 206".to_owned() });
+        }
+        // The objects of Penstock are not HTML; a store that calls them so all the same is known by its headers.
+        let html = header("content-type").to_ascii_lowercase().starts_with("text/html");
+        let page = html && !response.headers().iter().any(|(name, _)| name.starts_with("x-amz-"));
+        return if page { Err(Odd::Page(String::new(), name(service))) } else { Ok(()) };
+    }
+    let document = failure::document(response);
+    if let Some(title) = page(&document) {
+        return Err(Odd::Page(title, name(service)));
+    }
+    match kind {
+        // The SDK reads an error in a success of S3's, and of no other service's.
+        _ if service == Service::S3 && root(&document) == Some("Error") => Ok(()),
+        Kind::Root(root) => rooted(&document, &root),
+        Kind::Written if header("etag").trim_matches(['"', ' ']).is_empty() => Err(Odd::NoETag),
+        Kind::Empty | Kind::Written => unsaid(&document),
+        Kind::Object => Ok(()),
+    }
+}
+
+/// A failure without a code that is none of the service's, though its status may be one that means something to Penstock.
+pub(super) fn elsewhere(service: Service, response: &HttpResponse) -> Option<Odd> {
+    let header = |name: &str| response.headers().get(name);
+    match response.status().as_u16() {
+        // A HEAD of a bucket of another region's has no document to say so.
+        300..=399 if header("x-amz-bucket-region").is_none() => {
+            let to = header("location")?.split(['?', '#']).next()?;
+            Some(Odd::Redirect(short(to).to_owned(), name(service)))
+        }
+        // "There is no such object" is believed only from a store.
+        404 => page(&failure::document(response)).map(|title| Odd::Page(title, name(service))),
+        _ => None,
+    }
+}
+
+const fn name(service: Service) -> &'static str {
+    match service {
+        Service::S3 => "S3",
+        Service::Ec2 => "EC2",
+        Service::Sts => "STS",
+    }
+}
+
+/// What an operation's success looks like.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    /// Headers, and perhaps an object's body.
+    Object,
+    /// An ETag, and no body.
+    Written,
+    Empty,
+    /// A document with this root.
+    Root(String),
+}
+
+fn kind(service: Service, operation: &str) -> Kind {
+    let root = match (service, operation) {
+        (Service::Ec2 | Service::Sts, _) => return Kind::Root(format!("{operation}Response")),
+        (Service::S3, "ListObjectsV2") => "ListBucketResult",
+        (Service::S3, "ListParts") => "ListPartsResult",
+        (Service::S3, "ListMultipartUploads") => "ListMultipartUploadsResult",
+        (Service::S3, "CreateMultipartUpload") => "InitiateMultipartUploadResult",
+        (Service::S3, "CompleteMultipartUpload") => "CompleteMultipartUploadResult",
+        (Service::S3, "PutObject" | "UploadPart") => return Kind::Written,
+        (Service::S3, "GetObject" | "HeadObject") => return Kind::Object,
+        (Service::S3, _) => return Kind::Empty,
+    };
+    Kind::Root(root.to_owned())
+}
+
+/// A document of that root, to its end.
+fn rooted(document: &str, expected: &str) -> Result<(), Odd> {
+    let odd = |found: String| Odd::Document { found, expected: format!("a <{expected}> document") };
+    match root(document) {
+        Some(found) if found == expected => {
+            let end = document.trim_end().strip_suffix('>').map(str::trim_end).unwrap_or_default();
+            let closed =
+                end.ends_with('/') || end.ends_with(&format!("</{found}")) || end.ends_with(&format!(":{found}"));
+            if closed { Ok(()) } else { Err(Odd::Cut(expected.to_owned())) }
+        }
+        Some(found) => Err(odd(format!("a <{}> document", short(found)))),
+        None if document.trim().is_empty() => Err(odd("empty".to_owned())),
+        None => Err(odd("no XML".to_owned())),
+    }
+}
+
+/// Where a service says nothing, an XML document does no harm; text does not come from S3.
+fn unsaid(document: &str) -> Result<(), Odd> {
+    if document.trim().is_empty() || root(document).is_some() {
+        return Ok(());
+    }
+    Err(Odd::Document { found: "a text that is no XML".to_owned(), expected: "an empty one".to_owned() })
+}
+
+/// The local name of the first element.
+pub(super) fn root(document: &str) -> Option<&str> {
+    let mut rest = document.trim_start();
+    loop {
+        let (_, after) = match rest {
+            _ if rest.starts_with("<?") => rest.split_once("?>")?,
+            _ if rest.starts_with("<!--") => rest.split_once("-->")?,
+            _ if rest.starts_with("<!") => rest.split_once('>')?,
+            _ => break,
+        };
+        rest = after.trim_start();
+    }
+    let name = rest.strip_prefix('<')?.split([' ', '\t', '\r', '\n', '/', '>']).next()?;
+    let local = name.rsplit(':').next()?;
+    (!local.is_empty()).then_some(local)
+}
+
+/// The title of an HTML page, in a form to be told; `None` for what is none.
+pub(super) fn page(document: &str) -> Option<String> {
+    let doctype = document.trim_start().get(..14).is_some_and(|start| start.eq_ignore_ascii_case("<!doctype html"));
+    let elements = ["html", "head", "body", "title", "meta", "script", "center", "h1"];
+    let html = root(document).is_some_and(|root| elements.iter().any(|name| root.eq_ignore_ascii_case(name)));
+    let title = || {
+        let (_, rest) = document.split_once("<title>").or_else(|| document.split_once("<TITLE>"))?;
+        let title = short(rest.split('<').next()?.trim());
+        (!title.is_empty()).then(|| format!(" titled {title:?}"))
+    };
+    (doctype || html).then(|| title().unwrap_or_default())
+}
+
+fn short(text: &str) -> &str {
+    text.char_indices().nth(LONGEST_TITLE).map_or(text, |(end, _)| &text[..end])
+}
+
+/// A body that comes at its end, whole and legible.
+#[derive(Debug)]
+struct Document {
+    body: SdkBody,
+    read: Vec<u8>,
+    done: bool,
+}
+
+impl Body for Document {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        while !self.done {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    // It may go on for minutes.
+                    let blank = if self.read.is_empty() {
+                        data.iter().take_while(|byte| BLANK.contains(byte)).count()
+                    } else {
+                        0
+                    };
+                    self.read.extend_from_slice(&data[blank..]);
+                    if self.read.len() > MOST {
+                        (self.done, self.read) = (true, Vec::new());
+                        return Poll::Ready(Some(Err(Odd::TooLong.into())));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.done = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    self.done = true;
+                    let legible = legible(std::mem::take(&mut self.read));
+                    return Poll::Ready((!legible.is_empty()).then(|| Ok(Frame::data(legible))));
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// The document from its root on, without what an XML parser refuses.
+fn legible(document: Vec<u8>) -> Bytes {
+    let document =
+        String::from_utf8(document).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let start = document.len() - undeclared(&document).len();
+    let stands = |(at, c): (usize, char)| is_xml(c) && (c != '&' || is_reference(&document[at..]));
+    if document[start..].char_indices().map(|(at, c)| (start + at, c)).all(stands) {
+        return Bytes::from(document).slice(start..);
+    }
+    let legible = |(at, c): (usize, char)| if stands((start + at, c)) { c } else { char::REPLACEMENT_CHARACTER };
+    Bytes::from(document[start..].char_indices().map(legible).collect::<String>())
+}
+
+/// Without white space, byte order marks and declarations at its start. They say nothing: XML is UTF-8 without them.
+fn undeclared(document: &str) -> &str {
+    let mut rest = document;
+    loop {
+        let blank = |c: char| c == '\u{feff}' || c.is_ascii_whitespace();
+        rest = rest.trim_start_matches(blank);
+        match rest.strip_prefix("<?xml").and_then(|rest| rest.split_once("?>")) {
+            Some((_, after)) => rest = after,
+            None => return rest,
+        }
+    }
+}
+
+/// Whether it may stand in a document (XML 1.0, 2.2).
+const fn is_xml(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// Whether `text`, which begins with `&`, begins with a reference that the SDK resolves.
+fn is_reference(text: &str) -> bool {
+    /// `&#x10FFFF;`
+    const LONGEST: usize = 10;
+    let bytes = text.as_bytes();
+    let Some(end) = bytes.iter().take(LONGEST).position(|byte| *byte == b';') else { return false };
+    let code = match &text[1..end] {
+        "lt" | "gt" | "amp" | "quot" | "apos" => return true,
+        number => match (number.strip_prefix("#x"), number.strip_prefix('#')) {
+            (Some(hex), _) => u32::from_str_radix(hex, 16),
+            (None, Some(decimal)) => decimal.parse(),
+            (None, None) => return false,
+        },
+    };
+    code.is_ok_and(|code| char::from_u32(code).is_some())
+}

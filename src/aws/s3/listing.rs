@@ -1,0 +1,267 @@
+//! What S3 lists: objects, parts and uploads, page after page.
+//!
+//! - **Keys come percent-encoded** (`encoding-type=url`), since XML cannot carry all of them; a store that does not know of it, or does it
+//!   without saying so, is understood by the prefix that each of its keys must have. What is no UTF-8 becomes U+FFFD: no key of Penstock's.
+//! - **A listing moves on**: a page that leads back to where a page began, or goes on without saying where, is an error of the class
+//!   compat, never an endless loop or a short listing.
+//! - **What is collected is bounded**: 10,000 parts, [`MAX_UPLOADS`] uploads; objects are the caller's, a page at a time.
+//!
+//! Nothing here depends on the order within a page: S3's directory buckets have none.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use aws_sdk_s3::types::{EncodingType, MultipartUpload, Object, Part};
+
+use super::{Request, S3Store, gone, wire};
+use crate::checksum::Algorithm;
+use crate::error::Class;
+use crate::format::key::ObjectKey;
+use crate::store::{Error, ListedObject, ListedUpload, Page, PartNumber, UploadHandle, UploadId, UploadedPart};
+
+/// They are all ours, since they are asked for by prefix: one for each stream that a crash has ever cut.
+const MAX_UPLOADS: usize = 50_000;
+
+/// Of a store that gives a page of uploads at a time, and then of one that gives one.
+const MAX_UPLOAD_PAGES: usize = 1000;
+
+const REMEDY: &str =
+    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
+
+impl Request<'_> {
+    /// The listing does not go on as S3's do.
+    fn stuck(&self, message: impl Into<String>) -> Error {
+        Error { remedy: Some(REMEDY.to_owned()), ..self.odd(Class::Compat, message) }
+    }
+}
+
+impl S3Store {
+    pub(super) async fn page_of_objects(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
+        let request = self.request("ListObjectsV2", prefix);
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).encoding_type(EncodingType::Url);
+        let list = list.set_continuation_token(from.map(str::to_owned));
+        let output = list.send().await.map_err(|error| request.failed(&error))?;
+        let keys = output.contents().iter().map(Object::key);
+        let keys = Keys::of(prefix, output.encoding_type(), keys);
+        let objects = output.contents().iter().map(|object| listed_object(keys, object)).collect::<Option<Vec<_>>>();
+        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key, no size or no date"))?;
+        let next = output.next_continuation_token().filter(|token| !token.is_empty());
+        // Without a word on it, a token says that there is more.
+        if !output.is_truncated().unwrap_or(next.is_some()) {
+            return Ok(Page { objects, next: None });
+        }
+        match next {
+            None => Err(request.stuck("the listing goes on, but the reply does not say where")),
+            Some(next) if from == Some(next) => {
+                Err(request.stuck("the listing does not move on: this page leads to the one that was asked for"))
+            }
+            Some(next) => Ok(Page { objects, next: Some(next.to_owned()) }),
+        }
+    }
+
+    /// `None` when there is no such upload.
+    pub(super) async fn all_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        let request = self.request("ListParts", upload.key.as_str());
+        let mut parts = Vec::new();
+        let mut marker = None;
+        loop {
+            let list = self.client.list_parts().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id.0);
+            let list = list.set_part_number_marker(marker.map(|marker: u32| marker.to_string())).send().await;
+            let page = match list.map_err(|error| request.failed(&error)) {
+                Ok(page) => page,
+                Err(error) if gone(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let read = page.parts().iter().map(|part| listed_part(self.algorithm, part)).collect::<Option<Vec<_>>>();
+            let read = read.ok_or_else(|| request.odd(Class::Compat, "a part has no number or no size"))?;
+            if read.iter().any(|part| part.etag.is_empty()) && self.bare_parts.first() {
+                tracing::warn!(bucket = self.bucket, "this store lists parts without ETags: no upload can be resumed");
+            }
+            parts.extend(read);
+            if parts.len() > usize::from(PartNumber::MAX) {
+                return Err(request.stuck(format!("more than {} parts are listed", PartNumber::MAX)));
+            }
+            if page.is_truncated != Some(true) {
+                parts.sort_by_key(|part| part.number);
+                return Ok(Some(parts));
+            }
+            let next = page.next_part_number_marker.and_then(|marker| marker.trim().parse().ok());
+            let next =
+                next.ok_or_else(|| request.stuck("the list of parts goes on, but the reply does not say where"))?;
+            // Numbers only grow, so that there are 10,000 pages at most.
+            if next <= marker.unwrap_or(0) || next > u32::from(PartNumber::MAX) {
+                return Err(request.stuck(format!(
+                    "the list of parts does not move on: the page after part {} leads to part {next}",
+                    marker.unwrap_or(0)
+                )));
+            }
+            marker = Some(next);
+        }
+    }
+
+    pub(super) async fn all_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
+        let request = self.request("ListMultipartUploads", prefix);
+        let mut uploads = Vec::new();
+        let mut seen = HashSet::new();
+        let mut marker = (None, None);
+        for _ in 0..MAX_UPLOAD_PAGES {
+            let list = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);
+            let list = list.encoding_type(EncodingType::Url).set_key_marker(marker.0).set_upload_id_marker(marker.1);
+            let page = list.send().await.map_err(|error| self.cannot_list(request.failed(&error)))?;
+            let keys = page.uploads.iter().flatten().map(MultipartUpload::key);
+            let keys = Keys::of(prefix, page.encoding_type.as_ref(), keys);
+            uploads.extend(page.uploads().iter().filter_map(|upload| listed_upload(keys, upload)));
+            if uploads.len() > MAX_UPLOADS {
+                return Err(request.stuck(format!("more than {MAX_UPLOADS} uploads are in progress here")));
+            }
+            if page.is_truncated != Some(true) {
+                return Ok(uploads);
+            }
+            let key = page.next_key_marker.filter(|key| !key.is_empty());
+            let key = key.ok_or_else(|| request.stuck("the list goes on, but the reply does not say where"))?;
+            marker = (Some(keys.read(&key).into_owned()), page.next_upload_id_marker.filter(|id| !id.is_empty()));
+            if !seen.insert(marker.clone()) {
+                return Err(request.stuck("the list does not move on: a page leads to one that was there before"));
+            }
+        }
+        Err(request.stuck(format!("more than {MAX_UPLOAD_PAGES} pages of uploads")))
+    }
+
+    fn cannot_list(&self, error: Error) -> Error {
+        if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
+            tracing::info!(bucket = self.bucket, %error, "multipart uploads cannot be listed here: an upload whose ID a crash lost is reported, not aborted");
+        }
+        error
+    }
+}
+
+/// How the keys of a page are written.
+#[derive(Debug, Clone, Copy)]
+struct Keys<'a> {
+    prefix: &'a str,
+    /// The reply says that they are percent-encoded.
+    encoded: bool,
+}
+
+impl<'a> Keys<'a> {
+    /// `keys` are all of a page's. Some servers say that they encode, and do not.
+    fn of(prefix: &'a str, encoding: Option<&EncodingType>, mut keys: impl Iterator<Item = Option<&'a str>>) -> Self {
+        Self { prefix, encoded: encoding == Some(&EncodingType::Url) && keys.all(|key| key.is_none_or(may_be_encoded)) }
+    }
+
+    /// A key as it is. The forms in which one may be written are told apart by the prefix: what says to be encoded may not be, and the
+    /// other way round, and `+` is a space for some.
+    fn read<'k>(&self, key: &'k str) -> Cow<'k, str> {
+        let raw = || Cow::Borrowed(key);
+        let forms = || [decoded(key, Plus::IsSpace), decoded(key, Plus::IsPlus)].into_iter();
+        let fits = |form: &Cow<'_, str>| form.starts_with(self.prefix);
+        let found = if self.encoded {
+            forms().chain([raw()]).find(fits).or_else(|| forms().next())
+        } else {
+            [raw()].into_iter().chain(forms()).find(fits)
+        };
+        found.unwrap_or_else(raw)
+    }
+}
+
+/// Whether it holds nothing that every encoding would have replaced.
+fn may_be_encoded(key: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>".contains(&byte);
+    let escapes = key.split('%').skip(1);
+    key.bytes().all(plain)
+        && escapes
+            .into_iter()
+            .all(|after| after.len() >= 2 && after.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plus {
+    IsSpace,
+    IsPlus,
+}
+
+/// Percent-decoded; what is no UTF-8 then is replaced.
+fn decoded(key: &str, plus: Plus) -> Cow<'_, str> {
+    if !key.contains(['%', '+']) {
+        return Cow::Borrowed(key);
+    }
+    let bytes = key.as_bytes();
+    let hex = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let value = match (byte, hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        };
+        decoded.push(value.unwrap_or(if byte == b'+' && plus == Plus::IsSpace { b' ' } else { byte }));
+        at += if value.is_some() { 3 } else { 1 };
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// `None` for an entry that makes no sense, which is reported by the caller.
+fn listed_object(keys: Keys<'_>, object: &Object) -> Option<ListedObject> {
+    let size = object.size().and_then(|size| u64::try_from(size).ok())?;
+    let modified = object.last_modified()?;
+    let nanos = i32::try_from(modified.subsec_nanos()).ok()?;
+    let modified = jiff::Timestamp::new(modified.secs(), nanos).ok()?;
+    Some(ListedObject { key: ObjectKey::new(keys.read(object.key()?)), size, modified })
+}
+
+/// `None` for an entry that makes no sense, which is reported by the caller.
+fn listed_part(algorithm: Algorithm, part: &Part) -> Option<UploadedPart> {
+    let checksums = (part.checksum_crc64_nvme(), part.checksum_crc32_c(), part.checksum_sha256());
+    Some(UploadedPart {
+        number: PartNumber::new(u16::try_from(part.part_number()?).ok()?)?,
+        size: u64::try_from(part.size()?).ok()?,
+        etag: part.e_tag().unwrap_or_default().to_owned(),
+        checksum: wire::checksum(algorithm, checksums.0, checksums.1, checksums.2),
+    })
+}
+
+/// `None` for an entry without a key or an ID, which nobody could abort.
+fn listed_upload(keys: Keys<'_>, upload: &MultipartUpload) -> Option<ListedUpload> {
+    let initiated = upload.initiated().and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
+    let key = ObjectKey::new(keys.read(upload.key()?));
+    Some(ListedUpload { upload: UploadHandle { key, id: UploadId(upload.upload_id()?.to_owned()) }, initiated })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_only_says_to_be_encoded_is_taken_as_it_is() {
+        let of =
+            |keys: &'static [&str]| Keys::of("k/", Some(&EncodingType::Url), keys.iter().copied().map(Some)).encoded;
+        assert!(of(&["k/a%20b", "k/x%2By+z", "k/~.-_'*!()&="]));
+        for raw in [&["k/100%"], &["k/a b"], &["k/é"], &["k/<x>"], &["k/\u{1}"], &["k/%zz"]] {
+            assert!(!of(raw), "{raw:?}");
+        }
+        assert!(!Keys::of("k/", None, std::iter::empty()).encoded);
+    }
+
+    #[test]
+    fn keys_are_read_however_they_are_written() {
+        let rows = [
+            (true, "c1/", "c1/j/n1/a", "c1/j/n1/a"),
+            (true, "c1/", "c1%2Fj/n1/%01junk", "c1/j/n1/\u{1}junk"),
+            (true, "c1/", "c1/a+b%2Bc%20d", "c1/a b+c d"),
+            (true, "c1/", "c1/%FF%zz%", "c1/\u{fffd}%zz%"),
+            (true, "é/", "%C3%A9/x", "é/x"),
+            (true, "a+b/", "a%2Bb/x", "a+b/x"),
+            (true, "a+b/", "a+b/x%2Fy", "a+b/x/y"),
+            (true, "a%20b/", "a%20b/x", "a%20b/x"),
+            (true, "a%20b/", "a%2520b/x", "a%20b/x"),
+            (false, "c1/", "c1/a%20b+c", "c1/a%20b+c"),
+            (false, "c1/", "c1%2Fj", "c1/j"),
+            (false, "c1/", "elsewhere%2F", "elsewhere%2F"),
+            (true, "c1/", "else%2Fwhere", "else/where"),
+            (false, "", "a%2F", "a%2F"),
+        ];
+        for (encoded, prefix, key, expected) in rows {
+            assert_eq!(Keys { prefix, encoded }.read(key), expected, "{encoded} {prefix} {key}");
+        }
+    }
+}
