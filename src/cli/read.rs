@@ -176,10 +176,14 @@ pub(super) async fn restore(
     let work = files::restore(&reading.download, &manifest, &args.to, &options, cancel, &count);
     let summary = progress::shown(format, "restore", state, work).await?;
     for warning in &summary.warnings.list {
-        tracing::warn!(path = %warning.path, "{}", warning.message);
+        tracing::warn!(class = %warning.class, item = %warning.item, path = %warning.path, "{}", warning.message);
     }
+    let left = match (summary.left_out, summary.altered) {
+        (0, 0) => String::new(),
+        (left_out, altered) => format!("; {left_out} left out, {altered} not as saved: see the warnings"),
+    };
     let text = format!(
-        "restored {} of {}@{}: {} files, {} into {}\n",
+        "restored {} of {}@{}: {} files, {} into {}{left}\n",
         if args.include.is_empty() { "all" } else { "part" },
         manifest.job,
         manifest.id,
@@ -187,11 +191,16 @@ pub(super) async fn restore(
         output::size(summary.bytes),
         args.to.display()
     );
-    let json = json!({
+    let mut json = json!({
         "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
-        "files": summary.files, "bytes": summary.bytes,
+        "files": summary.files, "bytes": summary.bytes, "left_out": summary.left_out, "altered": summary.altered,
         "warnings": summary.warnings,
     });
+    if let Some(report) = summary.failure() {
+        tracing::error!(class = %report.class, remedy = report.remedy.as_deref(), "{}", report.message);
+        json["error"] = serde_json::to_value(&report).expect("a report has only strings");
+        return Ok(Done::new(text, json).code(report.class.exit_code()));
+    }
     let done = Done::new(text, json);
     Ok(if summary.warnings.count == 0 { done } else { done.something_failed() })
 }

@@ -3,36 +3,50 @@
 //! # What it promises
 //! Nothing outside the target is created, changed or opened, whatever the archive holds: a path is walked one component
 //! at a time without following links, and a component that is not a directory is refused. What is created is created
-//! new; with `overwrite`, what is not a directory is removed first. A member is restored with owner, mode, time, extended attributes
-//! and ACLs; directories get theirs at the end, when nothing is written into them any more. Devices are restored, so a
-//! target that others can enter should be mounted `nodev,nosuid`, as with any archive.
+//! new; with `overwrite`, what is in the way is removed first where it is of the same type ([`super::refusal`]). A member is
+//! restored with owner, mode, time, extended attributes and ACLs, and opens to nobody whom the backup does not let in, at
+//! no moment ([`attributes`]); directories get theirs at the end, when nothing is written into them any more. Devices are
+//! restored, so a target that others can enter should be mounted `nodev,nosuid`, as with any archive.
 //!
 //! # What it costs
-//! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, and a few hundred bytes for each directory.
+//! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, a few hundred bytes for each directory, some bytes for
+//! each member that is left out, and two paths for each hard link that has to be a copy.
 //!
 //! # What happens on failure
-//! The first thing that does not add up is an error that names the member and what was expected; the member at hand is
-//! removed again, what was restored before it stays. What this process may not do (owners without being root) and what
-//! the file system does not know (ACLs) is a warning.
+//! What this user may not do and what the file system cannot hold leaves out that member, or that attribute of it; it is
+//! counted and listed ([`ledger`]), and the rest is restored. The first thing in the archive that does not add up, and
+//! trouble that would hit every member after it, is an error that names the member and what was expected; the member at
+//! hand is removed again, what was restored before it stays.
 
+mod access;
 mod archive;
+mod attributes;
+mod data;
+mod known;
+mod ledger;
+mod links;
 mod pax;
 mod target;
 
-use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::io::Errno;
+use rustix::fs::FileType;
 
 use self::archive::{Archive, Kind, Member};
-use self::target::{Place, Target};
+use self::attributes::{Place, apply};
+use self::data::Sparse;
+use self::ledger::Ledger;
+pub use self::ledger::Warning;
+use self::target::{Found, Target};
+use super::refusal;
 use crate::error::{Class, Classify, Report};
-use crate::source::Warning;
+
+type Failure = refusal::Failure<Error>;
 
 /// What a stream ends with. A caller that feeds only some members of an archive adds it.
 pub const END_OF_ARCHIVE: [u8; 1024] = [0; 1024];
@@ -40,14 +54,25 @@ pub const END_OF_ARCHIVE: [u8; 1024] = [0; 1024];
 /// Bytes on their way into a file.
 const BUFFER: usize = 256 << 10;
 
-/// Warnings a summary lists; above that only the count goes up.
-const MAX_WARNINGS: usize = 1000;
+/// Whether the target was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Root {
+    /// Or is not there yet: then it is made.
+    #[default]
+    There,
+    /// By whoever calls, for this restore.
+    Made,
+}
 
 /// How to unpack.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Whether what is in the way, and is not a directory, is replaced. Otherwise it is an error.
+    /// Whether what is in the way is replaced, where it is of the member's own type. Otherwise the member is left out.
     pub overwrite: bool,
+    pub root: Root,
+    /// Directories of the archive (empty: its root) that are not wanted themselves: restored as saved where this makes
+    /// them, left as they are where they were there before, not counted.
+    pub on_the_way: HashSet<Vec<u8>>,
     /// Paths in the archive, and where they are written to instead. For a hard link whose first name is not wanted: that
     /// member's data becomes the first of the wanted names.
     pub link_sources: HashMap<Vec<u8>, Vec<u8>>,
@@ -56,11 +81,17 @@ pub struct Options {
 /// What was unpacked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Members, directories too.
+    /// Members that were restored, directories too.
     pub files: u64,
+    /// Those of them that are not the target itself.
+    pub below: u64,
+    /// Members that were not restored.
+    pub left_out: u64,
+    /// Members that were restored, but not as they were saved.
+    pub altered: u64,
     /// Bytes of data written.
     pub bytes: u64,
-    /// All of them; `warnings` holds at most 1000.
+    /// Each member that was left out, and each thing of a member that is not as it was saved; `warnings` holds some 1000.
     pub warning_count: u64,
     pub warnings: Vec<Warning>,
 }
@@ -80,8 +111,6 @@ pub enum Error {
     Header { offset: u64, reason: String },
     #[error("the archive's member {path:?} is refused: {reason}")]
     Refused { path: String, reason: String },
-    #[error("{path:?} exists already; expected it not to, and there is one member of each name")]
-    Exists { path: String },
     #[error("{action} {path:?}: {error}")]
     Io {
         action: &'static str,
@@ -95,8 +124,14 @@ impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
             Self::Truncated { .. } | Self::Header { .. } | Self::Refused { .. } => Class::Integrity,
-            Self::Exists { .. } => Class::Conflict,
-            Self::Read { .. } | Self::Io { .. } => Class::Local,
+            Self::Read { .. } => Class::Local,
+            Self::Io { error, .. } => {
+                let report = Report::new(Class::Local, self.to_string());
+                return match refusal::remedy(error) {
+                    Some(remedy) => report.remedy(remedy),
+                    None => report,
+                };
+            }
         };
         Report::new(class, self.to_string())
     }
@@ -119,45 +154,95 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(
 /// Unpacks all of `reader`, which is read to its end, below `target`, which is created if need be.
 ///
 /// # Errors
-/// At the first member that is malformed or would leave the target, when the archive ends early, or when the target
-/// cannot be written.
+/// When the archive is malformed, would leave the target, or ends early, or when the target is in such trouble that what
+/// follows would fail too.
 pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Summary, Error> {
-    let name = target.as_os_str().as_bytes();
-    std::fs::create_dir_all(target).map_err(failed("creating the target", name))?;
-    let mut extractor = Extractor {
-        archive: Archive::new(reader),
-        target: Target::open(target, options.overwrite).map_err(failed("opening the target", name))?,
-        options,
-        directories: Vec::new(),
-        summary: Summary::default(),
-        foreign: 0,
-        buffer: vec![0; BUFFER],
+    let root = match options.root {
+        Root::Made => Root::Made,
+        Root::There => make_root(target).map_err(failed("creating the target", target.as_os_str().as_bytes()))?,
     };
-    while let Some(member) = extractor.archive.next_member()? {
-        extractor.member(member)?;
-        extractor.summary.files += 1;
+    let mut extractor = extractor(reader, target, options, root)?;
+    match extractor.run() {
+        Ok(()) => Ok(extractor.summary()),
+        Err(error) => {
+            extractor.abandon();
+            Err(error)
+        }
     }
-    extractor.finish()
+}
+
+fn extractor<'a, R: Read>(
+    reader: R,
+    target: &Path,
+    options: &'a Options,
+    root: Root,
+) -> Result<Extractor<'a, R>, Error> {
+    let opened = Target::open(target, options.overwrite);
+    Ok(Extractor {
+        archive: Archive::new(reader),
+        target: opened.map_err(failed("opening the target", target.as_os_str().as_bytes()))?,
+        options,
+        root,
+        directories: BTreeMap::new(),
+        copies: HashMap::new(),
+        summary: Summary::default(),
+        ledger: Ledger::default(),
+        buffer: vec![0; BUFFER],
+    })
+}
+
+/// Makes a directory for its owner alone, with those above it as the umask says.
+///
+/// # Errors
+/// When it is not there and cannot be made.
+pub fn make_root(path: &Path) -> io::Result<Root> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(above) = path.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(Root::Made),
+        Err(_) if path.is_dir() => Ok(Root::There),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes away what something new has from its directory's default ACL. One that stays is in force for nobody, as long as
+/// the mode gives the group nothing.
+pub fn remove_acls(file: &File, kind: FileType) {
+    let kind = if kind == FileType::Directory { Kind::Directory } else { Kind::Regular };
+    let _ = Place::Open(file).remove_acls(kind);
 }
 
 struct Extractor<'a, R> {
     archive: Archive<R>,
     target: Target,
     options: &'a Options,
-    directories: Vec<Directory>,
+    root: Root,
+    directories: BTreeMap<Vec<u8>, Directory>,
+    /// Of first names that the file system gave no further name, by their path.
+    copies: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     summary: Summary,
-    /// Members whose owner could not be restored.
-    foreign: u64,
+    ledger: Ledger,
     buffer: Vec<u8>,
 }
 
 /// What a directory gets at the end.
 struct Directory {
-    path: Vec<u8>,
-    attributes: Box<Member>,
+    /// Nothing for one that is only on the way and was there before.
+    attributes: Option<Box<Member>>,
+    /// The mode it had, where it was changed for the time of the restore.
+    before: Option<u32>,
 }
 
 impl<R: Read> Extractor<'_, R> {
+    fn run(&mut self) -> Result<(), Error> {
+        while let Some(member) = self.archive.next_member()? {
+            self.member(member)?;
+        }
+        self.finish()
+    }
+
     fn member(&mut self, mut member: Member) -> Result<(), Error> {
         if let Some(instead) = self.options.link_sources.get(&member.path) {
             member.path = target::checked(instead)?;
@@ -165,50 +250,97 @@ impl<R: Read> Extractor<'_, R> {
         if member.path.is_empty() && member.kind != Kind::Directory {
             return Err(refused(b".", "it is the target itself; expected a directory"));
         }
-        match member.kind {
+        let path = member.path.clone();
+        let done = match member.kind {
             Kind::Directory => self.directory(member),
             Kind::Regular => self.file(&member),
             Kind::HardLink => self.hard_link(&member),
             Kind::Symlink | Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => self.special(&member),
+        };
+        match done {
+            Ok(()) => {
+                let wanted = !self.options.on_the_way.contains(&path);
+                self.summary.files += u64::from(wanted);
+                self.summary.below += u64::from(wanted && !path.is_empty());
+                Ok(())
+            }
+            Err(Failure::LeftOut(refusal)) => {
+                self.target.known.leave_out(&path, refusal.class);
+                self.ledger.left_out(&path, &refusal);
+                Ok(())
+            }
+            Err(Failure::Ends(error)) => Err(error),
         }
     }
 
-    fn directory(&mut self, member: Member) -> Result<(), Error> {
-        if !member.path.is_empty() {
-            self.target.create_directory(&member.path)?;
+    fn directory(&mut self, member: Member) -> Result<(), Failure> {
+        let path = member.path.clone();
+        let found = match (path.is_empty(), self.root) {
+            (false, _) => self.target.create_directory(&path)?,
+            (true, Root::Made) => Found::Made,
+            (true, Root::There) => {
+                Found::There { mode: self.target.root_mode().map_err(target::verdict("looking at it", &path))? }
+            }
+        };
+        let mut directory = Directory { attributes: Some(Box::new(member)), before: None };
+        if let Found::There { mode } = found {
+            let saved = directory.attributes.as_ref().map(|member| member.mode);
+            if self.options.on_the_way.contains(&path) {
+                directory.attributes = None;
+            }
+            let meanwhile = meanwhile(mode, saved.filter(|_| directory.attributes.is_some()));
+            // Where it may not be changed, what follows in it says so.
+            if meanwhile != mode && self.target.set_directory_mode(&path, meanwhile).is_ok() {
+                directory.before = Some(mode);
+            }
         }
-        self.directories.push(Directory { path: member.path.clone(), attributes: Box::new(member) });
+        // Of two members for one directory, the later one wins.
+        if let Some(earlier) = self.directories.get(&path) {
+            directory.before = earlier.before.or(directory.before);
+        }
+        self.directories.insert(path, directory);
         Ok(())
     }
 
-    fn file(&mut self, member: &Member) -> Result<(), Error> {
+    fn file(&mut self, member: &Member) -> Result<(), Failure> {
         let file = File::from(self.target.create_file(&member.path)?);
         let written = match member.sparse {
             Some(size) => self.sparse_data(&file, member, size),
             None => self.data(&file, member),
         };
-        let done = written.and_then(|()| self.attributes(&Place::Open(&file), member));
-        if done.is_err() {
-            // The first error is the one to report.
-            let _ = self.target.remove(&member.path);
-        }
-        done
+        let done = written.and_then(|()| Ok(apply(&Place::Open(&file), member, &mut self.ledger)?));
+        self.removed_unless(done, &member.path)
     }
 
-    fn data(&mut self, mut file: &File, member: &Member) -> Result<(), Error> {
+    /// What is not complete does not stay. The first error is the one to report.
+    fn removed_unless(&mut self, done: Result<(), Failure>, path: &[u8]) -> Result<(), Failure> {
+        match done {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                if self.target.remove(path).is_err() {
+                    self.ledger.altered(path, "it is not complete, and cannot be removed");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn data(&mut self, file: &File, member: &Member) -> Result<(), Failure> {
+        let mut offset = 0;
         loop {
             let length = self.archive.data(&mut self.buffer)?;
             if length == 0 {
                 return Ok(());
             }
-            file.write_all(&self.buffer[..length]).map_err(failed("writing", &member.path))?;
+            data::write_at(file, &member.path, &self.buffer[..length], offset)?;
+            offset += length as u64;
             self.summary.bytes += length as u64;
         }
     }
 
-    fn sparse_data(&mut self, file: &File, member: &Member, size: u64) -> Result<(), Error> {
+    fn sparse_data(&mut self, file: &File, member: &Member, size: u64) -> Result<(), Failure> {
         let segments = self.archive.sparse_map(member, size)?;
-        file.set_len(size).map_err(failed("setting the length of", &member.path))?;
+        let mut sparse = Sparse::new(file, &member.path, size)?;
         for segment in segments {
             let mut offset = segment.offset;
             let end = segment.offset + segment.length;
@@ -216,116 +348,79 @@ impl<R: Read> Extractor<'_, R> {
                 let wanted = usize::try_from(end - offset).map_or(BUFFER, |left| left.min(BUFFER));
                 let length = self.archive.data(&mut self.buffer[..wanted])?;
                 if length == 0 {
-                    return Err(refused(&member.path, "its data ends before its map; expected the map's sum"));
+                    return Err(refused(&member.path, "its data ends before its map; expected the map's sum").into());
                 }
-                file.write_all_at(&self.buffer[..length], offset).map_err(failed("writing", &member.path))?;
+                sparse.write(&self.buffer[..length], offset)?;
                 offset += length as u64;
                 self.summary.bytes += length as u64;
             }
         }
+        sparse.finish()
+    }
+
+    fn special(&mut self, member: &Member) -> Result<(), Failure> {
+        self.target.create_special(member)?;
+        let (parent, name) = self.target.locate(&member.path)?;
+        let done = apply(&Place::Name(&parent, &name), member, &mut self.ledger);
+        self.removed_unless(done.map_err(Failure::Ends), &member.path)
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        // What is below a directory comes before it, so that its mode cannot be in the way.
+        while let Some((path, directory)) = self.directories.pop_last() {
+            match self.finish_directory(&path, &directory) {
+                Ok(()) => {}
+                Err(Failure::LeftOut(refusal)) => {
+                    let why = refusal.message.trim_start_matches("left out: ");
+                    self.ledger.altered(&path, &format!("its owner, mode and time are not restored: {why}"));
+                }
+                Err(Failure::Ends(error)) => {
+                    self.directories.insert(path, directory);
+                    return Err(error);
+                }
+            }
+        }
+        for path in self.target.known.unexplained() {
+            let message = "its owner, mode and time are not known, for the backup's entry for it was not read: \
+                           nobody but its owner may enter";
+            self.ledger.altered(path.as_deref().unwrap_or_default(), message);
+        }
         Ok(())
     }
 
-    fn hard_link(&mut self, member: &Member) -> Result<(), Error> {
-        let first = target::checked(&member.link).map_err(|_| {
-            refused(&member.path, format!("it links to {:?}; expected a path below the target", shown(&member.link)))
-        })?;
-        let first = match self.options.link_sources.get(&first) {
-            Some(instead) => target::checked(instead)?,
-            None => first,
+    fn finish_directory(&mut self, path: &[u8], directory: &Directory) -> Result<(), Failure> {
+        let Some(attributes) = &directory.attributes else {
+            return directory.before.map_or(Ok(()), |mode| self.target.set_directory_mode(path, mode));
         };
-        // The first of the wanted names is the file already.
-        if first == member.path { Ok(()) } else { self.target.link(&first, &member.path) }
+        if let Some(fd) = self.target.open_directory(path)? {
+            apply(&Place::Open(&File::from(fd)), attributes, &mut self.ledger)?;
+        } else {
+            let (parent, name) = self.target.locate(path)?;
+            apply(&Place::Name(&parent, &name), attributes, &mut self.ledger)?;
+        }
+        Ok(())
     }
 
-    fn special(&mut self, member: &Member) -> Result<(), Error> {
-        match self.target.create_special(member) {
-            Ok(()) => {}
-            Err(Error::Io { error, .. }) if is_device(member.kind) && errno(&error) == Some(Errno::PERM) => {
-                self.warn(&member.path, "it is a device, which this user may not create; it is left out");
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        }
-        let (parent, name) = self.target.locate(&member.path)?;
-        let done = self.attributes(&Place::Name(&parent, &name), member);
-        if done.is_err() {
-            let _ = self.target.remove(&member.path);
-        }
-        done
-    }
-
-    /// Everything but the data. The mode comes after the owner, which would take setuid away; the ACL after the mode, which
-    /// would change its mask; the time after everything.
-    fn attributes(&mut self, place: &Place<'_>, member: &Member) -> Result<(), Error> {
-        let mut mode = member.mode;
-        match place.set_owner(member.uid, member.gid) {
-            Ok(()) => {}
-            Err(Errno::PERM) => {
-                self.foreign += 1;
-                // Not for the owner it is not meant for.
-                mode &= 0o1777;
-            }
-            Err(error) => return Err(failed("setting the owner of", &member.path)(error)),
-        }
-        for (name, value) in &member.xattrs {
-            self.xattr(place, &member.path, name, value)?;
-        }
-        place.set_mode(mode, member.kind).map_err(failed("setting the mode of", &member.path))?;
-        for (name, acl) in &member.acls {
-            match acl {
-                Ok(acl) => self.xattr(place, &member.path, name, acl)?,
-                Err(reason) => self.warn(&member.path, format!("its ACL is not restored: {reason}")),
+    /// Gives the directories that were there before the modes that they had.
+    fn abandon(&mut self) {
+        while let Some((path, directory)) = self.directories.pop_last() {
+            if let Some(mode) = directory.before {
+                // The first error is the one to report.
+                let _ = self.target.set_directory_mode(&path, mode);
             }
         }
-        place.set_mtime(member.mtime).map_err(failed("setting the time of", &member.path))
     }
 
-    fn xattr(&mut self, place: &Place<'_>, path: &[u8], name: &CStr, value: &[u8]) -> Result<(), Error> {
-        match place.set_xattr(name, value) {
-            Ok(()) => Ok(()),
-            // Not known to the file system, not allowed to this user or on this type of file, no room for it in the inode.
-            Err(
-                error @ (Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::INVAL | Errno::TOOBIG),
-            ) => {
-                self.warn(path, format!("its attribute {} is not restored: {error}", name.to_string_lossy()));
-                Ok(())
-            }
-            Err(error) => Err(failed("setting an extended attribute of", path)(error)),
-        }
-    }
-
-    fn finish(mut self) -> Result<Summary, Error> {
-        let mut directories = std::mem::take(&mut self.directories);
-        // What is below a directory comes before it, so that its mode cannot be in the way. (The sort is stable: of two
-        // members for one directory, the later one wins.)
-        directories.sort_by(|a, b| b.path.cmp(&a.path));
-        for Directory { path, attributes } in directories {
-            let directory = File::from(self.target.open_directory(&path)?);
-            self.attributes(&Place::Open(&directory), &attributes)?;
-        }
-        if self.foreign > 0 {
-            let message = format!("the owners of {} members are not restored: this user may not", self.foreign);
-            self.warn(b"", message);
-        }
-        Ok(self.summary)
-    }
-
-    fn warn(&mut self, path: &[u8], message: impl Into<String>) {
-        self.summary.warning_count += 1;
-        if self.summary.warnings.len() < MAX_WARNINGS {
-            let path = PathBuf::from(OsStr::from_bytes(path));
-            self.summary.warnings.push(Warning { path, message: message.into() });
-        }
+    fn summary(self) -> Summary {
+        let Ledger { left_out, altered, count, .. } = self.ledger;
+        Summary { left_out, altered, warning_count: count, warnings: self.ledger.into_list(), ..self.summary }
     }
 }
 
-const fn is_device(kind: Kind) -> bool {
-    matches!(kind, Kind::CharDevice | Kind::BlockDevice)
-}
-
-fn errno(error: &io::Error) -> Option<Errno> {
-    Errno::from_io_error(error)
+/// The mode of a directory that was there before, while it is written into: open to its owner, and to others no further
+/// than before, nor than what is `saved` of it.
+fn meanwhile(before: u32, saved: Option<u32>) -> u32 {
+    (before & saved.map_or(0o7777, |saved| saved | 0o7000)) | 0o700
 }
 
 /// A name or target for a system call.

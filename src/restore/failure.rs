@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::extract;
+use super::{extract, refusal};
 use crate::download;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::Name;
@@ -20,10 +20,6 @@ pub enum Error {
     },
     #[error("the target {} is not empty", target.display())]
     NotEmpty { target: PathBuf },
-    #[error("{} is in the way", path.display())]
-    InTheWay { path: PathBuf },
-    #[error("{} is a directory; expected a file, or nothing", path.display())]
-    Directory { path: PathBuf },
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -47,21 +43,23 @@ impl Classify for Error {
                     extract::Error::Truncated { .. }
                     | extract::Error::Header { .. }
                     | extract::Error::Refused { .. }
-                    | extract::Error::Exists { .. }
                     | extract::Error::Io { .. } => None,
                 };
                 return Report { message: self.to_string(), ..report.unwrap_or_else(|| error.report()) };
             }
-            Self::NotEmpty { .. } | Self::InTheWay { .. } => {
+            Self::NotEmpty { .. } => {
                 let remedy = "restore into an empty directory, or replace what is there with --overwrite";
                 return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
             }
-            Self::Directory { .. } => {
-                return Report::new(Class::Conflict, self.to_string()).remedy("restore into another directory");
-            }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,
-            Self::Local { .. } => Class::Local,
+            Self::Local { error, .. } => {
+                let report = Report::new(Class::Local, self.to_string());
+                return match refusal::remedy(error) {
+                    Some(remedy) => report.remedy(remedy),
+                    None => report,
+                };
+            }
         };
         Report::new(class, self.to_string())
     }

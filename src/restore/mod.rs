@@ -10,31 +10,39 @@
 //! in memory for each run of wanted members.
 //!
 //! # What happens on failure
-//! The first failure ends the restore: what was unpacked before it stays, a file that is not complete is removed. An
-//! item that failed in the backup is a warning when it was not asked for by name.
+//! What one member cannot have costs that member, or that attribute of it, is counted and listed ([`refusal`]), and the rest
+//! is restored. What the backup does not have as it was stored, and what would hit every file after it, ends the restore:
+//! what was unpacked before it stays, a file that is not complete is removed. An item that failed in the backup is a
+//! warning when it was not asked for by name.
 
 pub mod extract;
 mod failure;
+mod file;
+mod refusal;
 mod select;
+mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read, Write as _};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
+use self::extract::Root;
 pub use self::failure::Error;
-use self::failure::{local, read_error};
+use self::failure::local;
+use self::file::file_name;
+use self::refusal::Failure;
 use self::select::{Include, Selected};
+pub use self::summary::{Summary, Warning, Warnings};
 use crate::download::plain::{self, PlainRead, PlainReader};
 use crate::download::{self, Context, Progress, Selection, index};
+use crate::error::Class;
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
-
-/// Bytes on their way into a file.
-const BUFFER: usize = 256 << 10;
+use crate::format::manifest::{Content, Item, Manifest, Stream};
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -42,42 +50,15 @@ pub struct Options {
     pub items: Vec<Name>,
     /// Globs against a member's path; empty: everything.
     pub include: Vec<String>,
-    /// Whether what is in the way is replaced.
+    /// Whether what is in the way is replaced, by something of its own type.
     pub overwrite: bool,
-}
-
-/// What was restored.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    pub items: Vec<Name>,
-    /// Members of trees, directories too, and one for each other item.
-    pub files: u64,
-    /// Bytes of data written.
-    pub bytes: u64,
-    pub warnings: Warnings,
-}
-
-impl Summary {
-    fn warn(&mut self, item: &Name, path: String, message: String) {
-        self.warnings.push(Warning { item: item.clone(), path, message });
-    }
-
-    fn add(&mut self, item: &Name, unpacked: extract::Summary) {
-        self.files += unpacked.files;
-        self.bytes += unpacked.bytes;
-        let unlisted = unpacked.warning_count.saturating_sub(unpacked.warnings.len() as u64);
-        for warning in unpacked.warnings {
-            self.warn(item, warning.path.to_string_lossy().into_owned(), warning.message);
-        }
-        self.warnings.count += unlisted;
-    }
 }
 
 /// Restores a backup, or what `options` says of it, into `target`.
 ///
 /// # Errors
-/// When the target holds something already (without `overwrite`), nothing is there by that name, or at the first thing
-/// that cannot be read, is not what was stored, or cannot be written.
+/// When the target holds something already (without `overwrite`), nothing is there by that name, at the first thing that
+/// cannot be read or is not what was stored, or when the target is in such trouble that what follows would fail too.
 pub async fn restore(
     ctx: &Context,
     manifest: &Manifest,
@@ -91,15 +72,21 @@ pub async fn restore(
     let items = choose(manifest, &options.items, &mut summary)?;
     let dir = target.to_owned();
     let overwrite = options.overwrite;
-    blocking(move || prepare(&dir, overwrite)).await?;
+    let root = blocking(move || prepare(&dir, overwrite)).await?;
     // Ends the threads behind this future when it is dropped.
     let cancel = cancel.child_token();
     let _guard = cancel.clone().drop_guard();
-    let mut job = Job { ctx, target, include, overwrite, cancel: &cancel, progress, summary };
+    let mut job = Job { ctx, target, root, include, overwrite, cancel: &cancel, progress, summary };
     for (item, stream) in &items {
         let base = if items.len() == 1 { target.to_owned() } else { target.join(item.name.as_str()) };
-        if job.item(item, stream, base).await? {
-            job.summary.items.push(item.name.clone());
+        match job.item(item, stream, base).await {
+            Ok(Wanted::Yes) => job.summary.items.push(item.name.clone()),
+            Ok(Wanted::No) => {}
+            Err(Failure::LeftOut(refusal)) => {
+                job.summary.left_out(&item.name, refusal);
+                job.summary.items.push(item.name.clone());
+            }
+            Err(Failure::Ends(error)) => return Err(error),
         }
     }
     if job.summary.items.is_empty() && job.include.is_some() {
@@ -179,7 +166,7 @@ fn choose<'a>(
         if !names.is_empty() {
             return Err(Error::NotFound(message));
         }
-        summary.warn(&item.name, String::new(), message);
+        summary.warn(&item.name, String::new(), Class::Source, message);
     }
     if chosen.is_empty() {
         let only = if manifest.snapshots().next().is_some() {
@@ -192,14 +179,15 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-/// Makes sure that there is a directory, and that it is empty unless it may be written over.
-fn prepare(target: &Path, overwrite: bool) -> Result<(), Error> {
-    std::fs::create_dir_all(target).map_err(local("creating the target", target))?;
+/// Makes sure that there is a directory, and that it is empty unless it may be written over. One that is made is its
+/// owner's alone until something is saved of it.
+fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
+    let root = extract::make_root(target).map_err(local("creating the target", target))?;
     let mut entries = std::fs::read_dir(target).map_err(local("reading the target", target))?;
     if !overwrite && entries.next().is_some() {
         return Err(Error::NotEmpty { target: target.to_owned() });
     }
-    Ok(())
+    Ok(root)
 }
 
 async fn fetch_index(ctx: &Context, stream: &Stream, cancel: &CancellationToken) -> Result<index::IndexFile, Error> {
@@ -210,13 +198,18 @@ async fn fetch_index(ctx: &Context, stream: &Stream, cancel: &CancellationToken)
     }
 }
 
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(f).await.map_err(|_| Error::from(download::Error::Stopped))?
+async fn blocking<T, E>(f: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(f).await.map_err(|_| E::from(download::Error::Stopped.into()))?
 }
 
 struct Job<'a> {
     ctx: &'a Context,
     target: &'a Path,
+    root: Root,
     include: Option<Include>,
     overwrite: bool,
     cancel: &'a CancellationToken,
@@ -224,42 +217,58 @@ struct Job<'a> {
     summary: Summary,
 }
 
+/// Whether `--include` wants anything of an item.
+enum Wanted {
+    Yes,
+    No,
+}
+
 impl Job<'_> {
-    /// Restores one item into `base`; `false` when nothing of it is wanted.
-    async fn item(&mut self, item: &Item, stream: &Stream, base: PathBuf) -> Result<bool, Error> {
+    /// Restores one item into `base`.
+    async fn item(&mut self, item: &Item, stream: &Stream, base: PathBuf) -> Result<Wanted, Failure<Error>> {
         let file_name = file_name(item);
         if !item.source.is_tree() && self.include.as_ref().is_some_and(|globs| !globs.wants(file_name.as_bytes())) {
-            return Ok(false);
+            return Ok(Wanted::No);
         }
         let index = fetch_index(self.ctx, stream, self.cancel).await?;
-        let (dir, target, overwrite) = (base.clone(), self.target.to_owned(), self.overwrite);
         if !item.source.is_tree() {
-            blocking(move || real_directory(&dir, &target)).await?;
+            let _ = self.enter(&base).await?;
+            let overwrite = self.overwrite;
             let reader = self.read(stream, index, Selection::Whole);
-            self.summary.bytes += blocking(move || write_file(reader, &base, &file_name, overwrite)).await?;
-            self.summary.files += 1;
-            return Ok(true);
+            let bytes = blocking(move || file::write(reader, &base, &file_name, overwrite)).await?;
+            self.summary.add_file(bytes);
+            return Ok(Wanted::Yes);
         }
-        let (selection, link_sources, end) = match &self.include {
-            None => (Selection::Whole, std::collections::HashMap::new(), &[][..]),
+        let (selection, link_sources, on_the_way, end) = match &self.include {
+            None => (Selection::Whole, HashMap::new(), HashSet::new(), &[][..]),
             Some(include) => {
-                let Selected { ranges, link_sources } = self.select(&index, stream, include.clone()).await?;
+                let Selected { ranges, link_sources, on_the_way } =
+                    self.select(&index, stream, include.clone()).await?;
                 if ranges.is_empty() {
-                    return Ok(false);
+                    return Ok(Wanted::No);
                 }
-                (Selection::Ranges(ranges), link_sources, &extract::END_OF_ARCHIVE[..])
+                (Selection::Ranges(ranges), link_sources, on_the_way, &extract::END_OF_ARCHIVE[..])
             }
         };
-        blocking(move || real_directory(&dir, &target)).await?;
+        let root = self.enter(&base).await?;
         let archive = self.read(stream, index, selection).chain(end);
-        let options = extract::Options { overwrite, link_sources };
+        let options = extract::Options { overwrite: self.overwrite, root, link_sources, on_the_way };
         let name = item.name.clone();
         let unpacked = blocking(move || {
             extract::extract(archive, &base, &options).map_err(|error| Error::Extract { item: name, error })
         });
         let unpacked = unpacked.await?;
         self.summary.add(&item.name, unpacked);
-        Ok(true)
+        Ok(Wanted::Yes)
+    }
+
+    /// Creates an item's directory. The target itself exists already, and may be a link: the operator chose it.
+    async fn enter(&self, base: &Path) -> Result<Root, Failure<Error>> {
+        if base == self.target {
+            return Ok(self.root);
+        }
+        let base = base.to_owned();
+        blocking(move || file::make_folder(&base)).await
     }
 
     async fn select(&self, index: &index::IndexFile, stream: &Stream, include: Include) -> Result<Selected, Error> {
@@ -285,63 +294,4 @@ impl Read for Counted {
         (self.progress)(count as u64);
         Ok(count)
     }
-}
-
-/// What a file, command or stdin item is called when it is restored.
-fn file_name(item: &Item) -> String {
-    match &item.source {
-        SourceDescription::File { path } => {
-            let base = path.rsplit('/').next().unwrap_or_default();
-            let safe = !matches!(base, "" | "." | "..") && base.len() <= 255 && !base.contains(char::is_control);
-            if safe { base.to_owned() } else { item.name.to_string() }
-        }
-        SourceDescription::Tree { .. }
-        | SourceDescription::Command { .. }
-        | SourceDescription::Stdin
-        | SourceDescription::Ebs { .. } => item.name.to_string(),
-    }
-}
-
-/// Creates an item's directory. The target itself exists already, and may be a link: the operator chose it.
-fn real_directory(dir: &Path, target: &Path) -> Result<(), Error> {
-    if dir == target {
-        return Ok(());
-    }
-    match std::fs::create_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let found = dir.symlink_metadata().map_err(local("opening", dir))?;
-            if found.is_dir() { Ok(()) } else { Err(Error::InTheWay { path: dir.to_owned() }) }
-        }
-        Err(error) => Err(local("creating", dir)(error)),
-    }
-}
-
-/// One file, which takes its name when it is complete.
-fn write_file(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Error> {
-    let path = dir.join(name);
-    match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => return Err(Error::Directory { path }),
-        Ok(_) if !overwrite => return Err(Error::InTheWay { path }),
-        Ok(_) | Err(_) => {}
-    }
-    // Removed when dropped.
-    let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
-    let mut temporary = temporary.map_err(local("creating a file in", dir))?;
-    let mut buffer = vec![0; BUFFER];
-    let mut total = 0;
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(read_error(error)),
-        };
-        temporary.write_all(&buffer[..count]).map_err(local("writing", &path))?;
-        total += count as u64;
-    }
-    temporary.as_file().sync_all().map_err(local("writing", &path))?;
-    let renamed = if overwrite { temporary.persist(&path) } else { temporary.persist_noclobber(&path) };
-    renamed.map_err(|error| local("renaming to", &path)(error.error))?;
-    Ok(total)
 }

@@ -1,7 +1,8 @@
-//! Which members of a tree `--include` brings, and where they lie in the stream. One pass over the index, and a second
-//! one when a hard link is wanted without its first name; memory for one range a run of wanted members.
+//! Which members of a tree `--include` brings, and where they lie in the stream: what matches, and the directories on the
+//! way to it, which keep others out as they did. One pass over the index, and a second one when a hard link is wanted
+//! without its first name; memory for one range a run of wanted members and one path a directory on the way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,8 +35,7 @@ impl Include {
         Ok(Some(Self(set)))
     }
 
-    /// Whether the path, or a directory it is in, matches. The root itself is not asked for: its attributes are those of
-    /// the target.
+    /// Whether the path, or a directory it is in, matches. The root itself is not asked for.
     pub(super) fn wants(&self, path: &[u8]) -> bool {
         if path == b"." {
             return false;
@@ -51,31 +51,107 @@ pub(super) struct Selected {
     pub(super) ranges: Vec<Range<u64>>,
     /// See [`super::extract::Options::link_sources`].
     pub(super) link_sources: HashMap<Vec<u8>, Vec<u8>>,
+    /// See [`super::extract::Options::on_the_way`].
+    pub(super) on_the_way: HashSet<Vec<u8>>,
+}
+
+impl Selected {
+    fn take(&mut self, file: &FileEntry, way: &mut Way) {
+        for (path, member) in way.down_to(&file.path) {
+            add(&mut self.ranges, member);
+            self.on_the_way.insert(path);
+        }
+        add(&mut self.ranges, file.member());
+    }
+}
+
+/// The directories that lead to the entry at hand; an index is in depth-first order. One that is missing is made by
+/// [`super::extract`] all the same, for its owner alone, and said.
+#[derive(Debug, Default)]
+struct Way {
+    /// The innermost directory; those around it are parts of this path.
+    path: Vec<u8>,
+    /// How long each one's path is, where its member is, and whether that was taken.
+    levels: Vec<(usize, Range<u64>, Taken)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    No,
+}
+
+impl Way {
+    /// Goes on to `file`; `taken` says whether it is wanted itself.
+    fn enter(&mut self, file: &FileEntry, taken: Taken) {
+        self.leave_for(&file.path);
+        if file.kind == FileKind::Directory {
+            let path = below_root(&file.path);
+            self.path.clear();
+            self.path.extend_from_slice(path);
+            self.levels.push((path.len(), file.member(), taken));
+        }
+    }
+
+    /// Drops what does not lead to `path`.
+    fn leave_for(&mut self, path: &[u8]) {
+        let path = below_root(path);
+        let leads = |length: usize| {
+            let above = self.path.get(..length);
+            length < path.len()
+                && above.is_some_and(|above| path.starts_with(above))
+                && (length == 0 || path[length] == b'/')
+        };
+        let left = self.levels.iter().take_while(|(length, ..)| leads(*length)).count();
+        self.levels.truncate(left);
+        self.path.truncate(self.levels.last().map_or(0, |(length, ..)| *length));
+    }
+
+    /// The directories on the way to `path` that were not taken so far, from the outermost.
+    fn down_to(&mut self, path: &[u8]) -> Vec<(Vec<u8>, Range<u64>)> {
+        self.leave_for(path);
+        let mut way = Vec::new();
+        for (length, member, taken) in &mut self.levels {
+            if std::mem::replace(taken, Taken::Yes) == Taken::No {
+                way.push((self.path[..*length].to_vec(), member.clone()));
+            }
+        }
+        way
+    }
+}
+
+/// The root is `.` in an index, and above everything.
+fn below_root(path: &[u8]) -> &[u8] {
+    if path == b"." { b"" } else { path }
 }
 
 /// On a thread that may block.
 pub(super) fn select(index: &IndexFile, stream: &Stream, include: &Include) -> Result<Selected, Error> {
-    let mut ranges = Vec::new();
+    let mut selected = Selected::default();
+    let mut way = Way::default();
     let mut link_sources = HashMap::new();
     each_file(index, stream, |file| {
-        if include.wants(&file.path) {
-            add(&mut ranges, file.member());
-            if file.kind == FileKind::HardLink && !include.wants(&file.link) {
-                link_sources.entry(file.link).or_insert(file.path);
-            }
+        let wanted = include.wants(&file.path);
+        if wanted {
+            selected.take(&file, &mut way);
+        }
+        way.enter(&file, if wanted { Taken::Yes } else { Taken::No });
+        if wanted && file.kind == FileKind::HardLink && !include.wants(&file.link) {
+            link_sources.entry(file.link).or_insert(file.path);
         }
     })?;
     if !link_sources.is_empty() {
         let mut with_sources = Vec::new();
         each_file(index, stream, |file| {
             let source = file.kind != FileKind::HardLink && link_sources.contains_key(&file.path);
-            if source || include.wants(&file.path) {
+            let on_the_way = file.kind == FileKind::Directory && selected.on_the_way.contains(below_root(&file.path));
+            if source || on_the_way || include.wants(&file.path) {
                 add(&mut with_sources, file.member());
             }
         })?;
-        ranges = with_sources;
+        selected.ranges = with_sources;
     }
-    Ok(Selected { ranges, link_sources })
+    Ok(Selected { link_sources, ..selected })
 }
 
 fn add(ranges: &mut Vec<Range<u64>>, member: Range<u64>) {
@@ -98,6 +174,64 @@ fn each_file(index: &IndexFile, stream: &Stream, mut f: impl FnMut(FileEntry)) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entry(path: &str, kind: FileKind, number: u64) -> FileEntry {
+        let time = crate::format::index::FileTime { seconds: 0, nanoseconds: 0 };
+        FileEntry {
+            path: path.into(),
+            kind,
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: time,
+            ctime: time,
+            inode: 0,
+            device: 0,
+            link: Vec::new(),
+            member_start: number * 512,
+            content_start: (number + 1) * 512,
+            content_len: 0,
+        }
+    }
+
+    #[test]
+    fn the_directories_on_the_way_come_along_and_only_those() {
+        let tree = [".", "a/", "a/b/", "a/b/f", "a/bc/", "a/bc/g", "ab", "c/", "c/d/", "c/d/e/", "c/d/e/f", "c/z"];
+        for (glob, expected) in [
+            ("a/b/f", vec![".", "a/", "a/b/", "a/b/f"]),
+            ("**/g", vec![".", "a/", "a/bc/", "a/bc/g"]),
+            ("ab", vec![".", "ab"]),
+            ("c/d", vec![".", "c/", "c/d/", "c/d/e/", "c/d/e/f"]),
+            ("c/{d/e/f,z}", vec![".", "c/", "c/d/", "c/d/e/", "c/d/e/f", "c/z"]),
+            ("none", vec![]),
+        ] {
+            let include = Include::new(&[glob.to_owned()]).unwrap().unwrap();
+            let (mut selected, mut way) = (Selected::default(), Way::default());
+            for (number, path) in tree.iter().enumerate() {
+                let kind = if path.ends_with(['/', '.']) { FileKind::Directory } else { FileKind::Regular };
+                let file = entry(path.trim_end_matches('/'), kind, number as u64);
+                let wanted = include.wants(&file.path);
+                if wanted {
+                    selected.take(&file, &mut way);
+                }
+                way.enter(&file, if wanted { Taken::Yes } else { Taken::No });
+            }
+            let found: Vec<&str> = selected
+                .ranges
+                .iter()
+                .flat_map(|range| range.start / 512..range.end / 512)
+                .map(|number| tree[usize::try_from(number).unwrap()])
+                .collect();
+            assert_eq!(found, expected, "{glob}");
+            let on_the_way = |path: &&str| {
+                let path = path.trim_end_matches('/').as_bytes();
+                selected.on_the_way.contains(below_root(path))
+            };
+            let wanted = |path: &&str| include.wants(path.trim_end_matches('/').as_bytes());
+            assert!(found.iter().all(|path| on_the_way(path) != wanted(path)), "{glob}: {selected:?}");
+        }
+    }
 
     #[test]
     fn a_matched_directory_brings_what_is_below_it() {

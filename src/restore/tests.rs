@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +7,7 @@ use super::*;
 use crate::download::testing::{House, MIB, SMALL, house, item, manifest, name, noise};
 use crate::error::{Class, Classify as _};
 use crate::format::index::FileEntry;
+use crate::format::manifest::SourceDescription;
 use crate::source::Source as _;
 use crate::source::tree::{Options as TreeOptions, TreeSource};
 
@@ -33,6 +34,12 @@ async fn tree(house: &House) -> Item {
     fs::hard_link(at("a/big"), at("b/link1")).unwrap();
     fs::hard_link(at("a/big"), at("b/link2")).unwrap();
     symlink("/etc/passwd", at("b/symlink")).unwrap();
+    for (path, mode) in [("", 0o710), ("a", 0o700), ("a/deep", 0o750), ("b", 0o2771)] {
+        fs::set_permissions(at(path), fs::Permissions::from_mode(mode)).unwrap();
+        let times =
+            fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000));
+        fs::File::open(at(path)).unwrap().set_times(times).unwrap();
+    }
     let (bytes, files) = archive(dir.path());
     let stream = house.stream("tree", &bytes, &files, SMALL).await;
     item("tree", SourceDescription::Tree { path: "/data".to_owned() }, Some(stream))
@@ -90,6 +97,28 @@ async fn an_included_hard_link_brings_its_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_directories_above_what_is_included_keep_others_out_as_they_did() {
+    let house = house(40 * MIB);
+    let manifest = manifest(vec![tree(&house).await]);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("new");
+    let mode = |path: &str| fs::metadata(target.join(path)).unwrap().mode() & 0o7777;
+    let summary = run(&house, &manifest, &target, include(&["**/x.conf", "b/link2"])).await.unwrap();
+    assert_eq!((summary.files, summary.warnings.count), (3, 0));
+    assert_eq!((mode(""), mode("a"), mode("a/deep"), mode("b")), (0o710, 0o700, 0o750, 0o2771));
+    assert_eq!(fs::metadata(target.join("a")).unwrap().mtime(), 1_000_000_000);
+
+    // What was there before is somebody's already.
+    let overwrite = Options { overwrite: true, ..include(&["**/x.conf"]) };
+    for path in ["a", "a/deep"] {
+        fs::set_permissions(target.join(path), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let summary = run(&house, &manifest, &target, overwrite).await.unwrap();
+    assert_eq!((summary.files, summary.warnings.count), (1, 0));
+    assert_eq!((mode("a"), mode("a/deep")), (0o555, 0o555));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     let house = house(40 * MIB);
     let path = "/var/lib/db.sqlite".to_owned();
@@ -115,9 +144,22 @@ async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     let report = run(&house, &manifest, dir.path(), of("other")).await.unwrap_err().report();
     assert!(report.class == Class::NotFound && report.message.contains("dump"), "{report:?}");
     // Alone, it would take the place of its own folder.
-    let report = run(&house, &manifest, dir.path(), of("dump")).await.unwrap_err().report();
+    let summary = run(&house, &manifest, dir.path(), of("dump")).await.unwrap();
+    assert_eq!((summary.left_out, summary.warnings.count), (1, 1));
+    let report = summary.failure().unwrap();
     assert!(report.class == Class::Conflict && report.message.contains("directory"), "{report:?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+
+    // What is in the way of one item is not in the way of the others.
+    fs::remove_dir_all(dir.path().join("tree")).unwrap();
+    symlink("db", dir.path().join("tree")).unwrap();
+    fs::remove_file(dir.path().join("db/db.sqlite")).unwrap();
+    fs::create_dir(dir.path().join("db/db.sqlite")).unwrap();
+    let summary = run(&house, &manifest, dir.path(), Options { overwrite: true, ..Options::default() }).await.unwrap();
+    assert_eq!((summary.left_out, summary.files, summary.failure()), (2, 2, None));
+    let said: Vec<_> = summary.warnings.list.iter().map(|line| (line.item.as_str(), line.class)).collect();
+    assert_eq!(said, [("broken", Class::Source), ("tree", Class::Conflict), ("db", Class::Conflict)]);
+    assert!(dir.path().join("tree").is_symlink());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,8 +173,17 @@ async fn a_file_is_written_whole_or_not_at_all_and_through_no_link() {
     fs::write(&outside, b"outside").unwrap();
     symlink(&outside, target.join("dump")).unwrap();
     let overwrite = Options { overwrite: true, ..Options::default() };
+    // A link is not a file: it stays, and that is said.
+    let summary = run(&house, &manifest, &target, overwrite.clone()).await.unwrap();
+    assert_eq!(summary.failure().unwrap().class, Class::Conflict);
+    assert!(target.join("dump").is_symlink());
+    assert_eq!(fs::read(&outside).unwrap(), b"outside");
+    // A file is replaced, not written into: its other name keeps what it has.
+    fs::remove_file(target.join("dump")).unwrap();
+    fs::hard_link(&outside, target.join("dump")).unwrap();
     run(&house, &manifest, &target, overwrite.clone()).await.unwrap();
     assert_eq!(fs::read(target.join("dump")).unwrap(), noise(30_000, 9));
+    assert_eq!(fs::metadata(target.join("dump")).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(fs::read(&outside).unwrap(), b"outside");
 
     let (_, stream) = manifest.streams().next().unwrap();

@@ -22,34 +22,34 @@ const MOST: usize = 768 << 10;
 
 /// Where the attributes are.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     Open(BorrowedFd<'a>),
     /// What cannot be opened without side effects: a path below `/proc/self/fd`, whose last component is not followed.
     Path(&'a CStr),
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(crate) struct Attributes {
     /// Sorted by name, so that the stream of an unchanged file is unchanged.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) access_acl: Option<String>,
-    pub(super) default_acl: Option<String>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) access_acl: Option<String>,
+    pub(crate) default_acl: Option<String>,
 }
 
 /// Reads attributes, into buffers that it keeps.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
     }
 
     /// All attributes that can be read, and what could not.
-    pub(super) fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+    pub(crate) fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
         let listed = match target {
             Target::Open(fd) => flistxattr(fd, &mut self.names[..]),
             Target::Path(path) => llistxattr(path, &mut self.names[..]),

@@ -1,0 +1,126 @@
+//! What was not restored as it was saved: counted whole, listed within bounds.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use crate::error::Class;
+use crate::restore::refusal::Refusal;
+
+/// Entries a list holds, without the one line for each kind at its end.
+const MAX_LISTED: u64 = 1000;
+
+/// Entries of one kind of alteration; what is left out is listed up to [`MAX_LISTED`].
+const MAX_ALIKE: u64 = 10;
+
+/// Messages that are counted apart; attribute names in them come from the archive.
+const MAX_KINDS: usize = 64;
+
+/// One member that is not as it was saved, or, without a path, how many there are of a kind that is not listed whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    pub path: PathBuf,
+    pub class: Class,
+    pub message: String,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) left_out: u64,
+    pub(super) altered: u64,
+    pub(super) count: u64,
+    list: Vec<Warning>,
+    listed: u64,
+    kinds: BTreeMap<String, Kind>,
+    /// The member that was last counted in `altered`.
+    last: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    class: Class,
+    count: u64,
+    listed: u64,
+}
+
+impl Ledger {
+    pub(super) fn left_out(&mut self, path: &[u8], refusal: &Refusal) {
+        self.left_out += 1;
+        self.note(path, refusal.class, &refusal.message, MAX_LISTED);
+    }
+
+    /// The member is there, but not as it was saved. What concerns nearly every member is only counted.
+    pub(super) fn altered(&mut self, path: &[u8], message: &str) {
+        self.alter(path, message, MAX_ALIKE);
+    }
+
+    pub(super) fn altered_like_many(&mut self, path: &[u8], message: &str) {
+        self.alter(path, message, 0);
+    }
+
+    fn alter(&mut self, path: &[u8], message: &str, limit: u64) {
+        if self.last.as_deref() != Some(path) {
+            self.altered += 1;
+            self.last = Some(path.to_vec());
+        }
+        self.note(path, Class::Local, message, limit);
+    }
+
+    fn note(&mut self, path: &[u8], class: Class, message: &str, limit: u64) {
+        self.count += 1;
+        let room = self.kinds.len() < MAX_KINDS || self.kinds.contains_key(message);
+        let key = if room { message } else { "of other kinds" };
+        let kind = self.kinds.entry(key.to_owned()).or_insert(Kind { class, count: 0, listed: 0 });
+        kind.count += 1;
+        if kind.listed < limit && self.listed < MAX_LISTED {
+            kind.listed += 1;
+            self.listed += 1;
+            let path = PathBuf::from(OsStr::from_bytes(path));
+            self.list.push(Warning { path, class, message: message.to_owned() });
+        }
+    }
+
+    /// The list, and behind it one line for each kind that is not listed whole.
+    pub(super) fn into_list(mut self) -> Vec<Warning> {
+        for (message, kind) in self.kinds {
+            if kind.listed < kind.count {
+                let listed = match kind.listed {
+                    0 => String::new(),
+                    listed => format!(", {listed} of them listed"),
+                };
+                let message = format!("{message} ({} in all{listed})", kind.count);
+                self.list.push(Warning { path: PathBuf::new(), class: kind.class, message });
+            }
+        }
+        self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_counted_and_lists_are_bounded() {
+        let mut ledger = Ledger::default();
+        let refusal = Refusal::conflict("in the way");
+        for number in 0..1200_u32 {
+            let path = number.to_string().into_bytes();
+            ledger.left_out(&path, &refusal);
+            ledger.altered(&path, "its mode");
+            ledger.altered_like_many(&path, "its owner");
+        }
+        for number in 0..200 {
+            ledger.altered(b"x", &format!("its attribute {number}"));
+        }
+        assert_eq!((ledger.left_out, ledger.altered, ledger.count), (1200, 1201, 3800));
+        let list = ledger.into_list();
+        assert!(list.len() <= 1000 + 65, "{}", list.len());
+        let said =
+            |text: &str| list.iter().find(|line| line.path.as_os_str().is_empty() && line.message.contains(text));
+        assert!(said("its owner (1200 in all)").is_some(), "{list:?}");
+        assert!(said("its mode (1200 in all, 10 of them listed)").is_some());
+        assert_eq!(said("in the way").unwrap().class, Class::Conflict);
+    }
+}

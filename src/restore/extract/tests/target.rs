@@ -1,0 +1,273 @@
+//! Targets that hold something already, that others share, or whose file system can less than the one of the backup.
+
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, lsetxattr, mknodat};
+
+use super::*;
+use crate::source::tree::acl;
+use crate::source::tree::xattr::{ACCESS_ACL, DEFAULT_ACL};
+
+const KINDS: [u8; 4] = [kind::REGULAR, kind::DIRECTORY, kind::SYMLINK, kind::FIFO];
+
+/// A member of this user's, so that the tests need no root.
+fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = raw(kind, path, link, data);
+    bytes[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    bytes[108..116].copy_from_slice(format!("{uid:07o}\0").as_bytes());
+    bytes[116..124].copy_from_slice(format!("{gid:07o}\0").as_bytes());
+    seal(&mut bytes);
+    bytes
+}
+
+fn any(kind: u8, path: &str) -> Vec<u8> {
+    let link = if kind == kind::SYMLINK { "somewhere" } else { "" };
+    let data: &[u8] = if kind == kind::REGULAR { b"new" } else { b"" };
+    member(kind, path, 0o751, link, data)
+}
+
+fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+    [members.concat(), END_OF_ARCHIVE.to_vec()].concat()
+}
+
+fn make(kind: u8, path: &Path) {
+    match kind {
+        kind::REGULAR => fs::write(path, b"old").unwrap(),
+        kind::DIRECTORY => fs::create_dir(path).unwrap(),
+        kind::SYMLINK => symlink("../outside", path).unwrap(),
+        _ => mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap(),
+    }
+}
+
+fn type_of(path: &Path) -> fs::FileType {
+    path.symlink_metadata().unwrap().file_type()
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().mode() & 0o7777
+}
+
+#[test]
+fn what_is_in_the_way_is_replaced_by_its_own_type_only_and_the_rest_is_restored() {
+    for found in KINDS {
+        for wanted in KINDS {
+            for overwrite in [false, true] {
+                let room = Room::new();
+                let path = room.target().join("b");
+                make(found, &path);
+                let before = type_of(&path);
+                let members = [any(kind::REGULAR, "a"), any(wanted, "b"), any(kind::REGULAR, "c")];
+                let summary = room.extract(&archive(&members), overwrite).unwrap();
+                room.check_outside();
+                let kept = found == kind::DIRECTORY && wanted == kind::DIRECTORY;
+                let restored = kept || found == wanted && overwrite;
+                let what = format!("{} in the way of {}: {summary:?}", char::from(found), char::from(wanted));
+                assert_eq!((summary.left_out, summary.files), if restored { (0, 3) } else { (1, 2) }, "{what}");
+                assert!(summary.warnings.iter().all(|warning| warning.class == Class::Conflict), "{what}");
+                assert_eq!(type_of(&path), before, "{what}");
+                let new = if restored && wanted == kind::REGULAR { "new" } else { "old" };
+                assert!(found != kind::REGULAR || fs::read(&path).unwrap() == new.as_bytes(), "{what}");
+                assert_eq!(fs::read(room.target().join("c")).unwrap(), b"new", "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_became_a_link_keeps_out_what_was_in_it() {
+    let whole =
+        [any(kind::DIRECTORY, "d/"), any(kind::REGULAR, "d/f"), member(kind::HARD_LINK, "g", 0o644, "d/f", b"")];
+    // With the directory's own member, and without.
+    for members in [&whole[..], &whole[1..]] {
+        for overwrite in [false, true] {
+            let room = Room::new();
+            symlink("../outside/dir", room.target().join("d")).unwrap();
+            let summary = room.extract(&archive(members), overwrite).unwrap();
+            room.check_outside();
+            assert!(room.target().join("d").is_symlink());
+            assert_eq!(summary.left_out as usize, members.len(), "{summary:?}");
+            assert!(!room.target().join("g").exists());
+            assert!(summary.warnings.iter().all(|warning| warning.class == Class::Conflict), "{summary:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_keeps_its_other_names_as_they_are() {
+    let room = Room::new();
+    let (file, other) = (room.target().join("f"), room.target().join("other"));
+    fs::write(&file, b"old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::hard_link(&file, &other).unwrap();
+    room.extract(&archive(&[member(kind::REGULAR, "f", 0o600, "", b"new")]), true).unwrap();
+    assert_eq!((fs::read(&file).unwrap(), mode(&file)), (b"new".to_vec(), 0o600));
+    assert_eq!((fs::read(&other).unwrap(), mode(&other)), (b"old".to_vec(), 0o666));
+}
+
+fn binary(text: &str) -> Vec<u8> {
+    acl::to_binary(text).unwrap()
+}
+
+fn acls(path: &Path) -> [Option<String>; 2] {
+    [ACCESS_ACL, DEFAULT_ACL].map(|name| {
+        let mut value = [0; 200];
+        let length = lgetxattr(path, name, &mut value[..]).ok()?;
+        acl::to_text(&value[..length])
+    })
+}
+
+#[test]
+fn the_targets_acls_let_nobody_in() {
+    let room = Room::new();
+    let open = binary("user::rwx,user:65534:rwx,group::r-x,mask::rwx,other::r-x");
+    let set = |path: &Path, name: &CStr| lsetxattr(path, name, &open, XattrFlags::empty()).unwrap();
+    // Both on the target, and on a directory that is in it.
+    fs::create_dir(room.target().join("there")).unwrap();
+    for path in [room.target(), room.target().join("there")] {
+        set(&path, ACCESS_ACL);
+        set(&path, DEFAULT_ACL);
+    }
+    let saved = "user::rw-,user:7:r--,group::---,mask::r--,other::---";
+    let members = [
+        member(kind::DIRECTORY, "there/", 0o750, "", b""),
+        member(kind::REGULAR, "there/f", 0o640, "", b"x"),
+        member(kind::DIRECTORY, "new/", 0o2750, "", b""),
+        member(kind::REGULAR, "new/f", 0o664, "", b"x"),
+        member(kind::FIFO, "new/fifo", 0o660, "", b""),
+        member(kind::SYMLINK, "new/link", 0o777, "f", b""),
+        pax(&[("SCHILY.acl.access", saved.as_bytes())], member(kind::REGULAR, "acl", 0o640, "", b"x")),
+        pax(&[("SCHILY.acl.default", saved.as_bytes())], member(kind::DIRECTORY, "default/", 0o700, "", b"")),
+    ];
+    let summary = room.extract(&archive(&members), true).unwrap();
+    assert_eq!(summary.warnings, []);
+    for (path, expected) in [
+        ("there", 0o750),
+        ("there/f", 0o640),
+        ("new", 0o2750),
+        ("new/f", 0o664),
+        ("new/fifo", 0o660),
+        ("new/link", 0o777),
+    ] {
+        let path = room.target().join(path);
+        assert_eq!((mode(&path), acls(&path)), (expected, [None, None]), "{}", path.display());
+    }
+    assert_eq!(acls(&room.target().join("acl")), [Some(saved.to_owned()), None]);
+    assert_eq!(acls(&room.target().join("default")), [None, Some(saved.to_owned())]);
+
+    // What is made without a member of its own, and what is one file.
+    let file = fs::File::create(room.target().join("single")).unwrap();
+    remove_acls(&file, FileType::RegularFile);
+    assert_eq!(acls(&room.target().join("single")), [None, None]);
+    let room = Room::new();
+    set(&room.target(), DEFAULT_ACL);
+    let summary = room.extract(&archive(&[any(kind::REGULAR, "implied/f")]), false).unwrap();
+    let implied = room.target().join("implied");
+    assert_eq!((mode(&implied), acls(&implied)), (0o700, [None, None]));
+    assert!(summary.altered == 1 && summary.warnings[0].path == Path::new("implied"), "{summary:?}");
+}
+
+#[test]
+fn directories_on_the_way_are_as_saved_where_they_are_new_and_left_where_they_were_there() {
+    let members = [
+        member(kind::DIRECTORY, "./", 0o711, "", b""),
+        member(kind::DIRECTORY, "a/", 0o710, "", b""),
+        any(kind::REGULAR, "a/f"),
+    ];
+    let options = |root| Options {
+        overwrite: true,
+        root,
+        on_the_way: [b"".to_vec(), b"a".to_vec()].into(),
+        ..Options::default()
+    };
+    let room = Room::new();
+    let (there, new) = (room.target(), room.target().join("new"));
+    fs::create_dir(there.join("a")).unwrap();
+    for path in [&there, &there.join("a")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let summary = extract(&archive(&members)[..], &there, &options(Root::There)).unwrap();
+    assert_eq!((summary.files, summary.below, summary.warning_count), (1, 1, 0), "{summary:?}");
+    assert_eq!((mode(&there), mode(&there.join("a"))), (0o555, 0o555));
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
+    extract(&archive(&members)[..], &new, &options(Root::There)).unwrap();
+    assert_eq!((mode(&new), mode(&new.join("a"))), (0o711, 0o710), "a target that is made is new too");
+}
+
+#[test]
+fn a_directory_is_never_wider_meanwhile_and_gets_its_mode_back_when_a_restore_ends_early() {
+    for (before, saved, expected) in [
+        (0o555, None, 0o755),
+        (0o755, None, 0o755),
+        (0o755, Some(0o700), 0o700),
+        (0o700, Some(0o755), 0o700),
+        (0o1777, Some(0o755), 0o1755),
+        (0o000, Some(0o777), 0o700),
+    ] {
+        assert_eq!(meanwhile(before, saved), expected, "{before:o} {saved:?}");
+    }
+    let room = Room::new();
+    let directory = room.target().join("d");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o555)).unwrap();
+    let members = [member(kind::DIRECTORY, "d/", 0o500, "", b""), any(kind::REGULAR, "d/f")];
+    room.extract(&members.concat(), true).unwrap_err();
+    assert_eq!(mode(&directory), 0o555);
+    room.extract(&archive(&members), true).unwrap();
+    assert_eq!(mode(&directory), 0o500);
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn names_that_the_file_system_does_not_take_cost_those_members_only() {
+    let room = Room::new();
+    let long = "n".repeat(300);
+    let named = |path: &str, kind: u8| pax(&[("path", path.as_bytes())], any(kind, "short"));
+    let members = [
+        named(&long, kind::REGULAR),
+        named(&format!("{long}d/"), kind::DIRECTORY),
+        named(&format!("{long}d/below"), kind::REGULAR),
+        named(&format!("{long}implied/below"), kind::REGULAR),
+        any(kind::REGULAR, "z"),
+    ];
+    let summary = room.extract(&archive(&members), false).unwrap();
+    assert_eq!((summary.left_out, summary.files), (4, 1), "{summary:?}");
+    assert!(summary.warnings.iter().all(|warning| warning.class == Class::Local), "{summary:?}");
+    assert_eq!(fs::read_dir(room.target()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_link_that_cannot_be_is_a_copy_and_further_ones_go_to_it() {
+    let room = Room::new();
+    let stream = archive(&[any(kind::REGULAR, "f"), any(kind::SYMLINK, "l"), any(kind::FIFO, "p")]);
+    let options = Options::default();
+    let mut extractor = extractor(&stream[..], &room.target(), &options, Root::There).unwrap();
+    extractor.run().unwrap();
+    let link = |path: &str, to: &str| {
+        let bytes = archive(&[member(kind::HARD_LINK, path, 0o751, to, b"")]);
+        Archive::new(&bytes[..]).next_member().unwrap().unwrap()
+    };
+    for (first, copy) in [("f", "f2"), ("l", "l2"), ("p", "p2")] {
+        extractor.copy(first.as_bytes(), &link(copy, first)).unwrap();
+    }
+    extractor.copies.insert(b"f".to_vec(), vec![b"f2".to_vec()]);
+    extractor.hard_link(&link("f3", "f")).unwrap();
+    let at = |path: &str| room.target().join(path);
+    let inode = |path: &str| at(path).symlink_metadata().unwrap().ino();
+    assert_eq!((fs::read(at("f2")).unwrap(), mode(&at("f2"))), (b"new".to_vec(), 0o751));
+    assert!(inode("f") != inode("f2") && inode("f2") == inode("f3"));
+    assert_eq!(fs::read_link(at("l2")).unwrap(), Path::new("somewhere"));
+    assert!(type_of(&at("p2")).is_fifo());
+}
+
+#[test]
+fn a_file_too_large_for_the_file_system_is_left_out_and_nothing_of_it_stays() {
+    let room = Room::new();
+    let members = [sparse(b"9223372036854775807", &map("1\n0\n512\n", 512)), any(kind::REGULAR, "z")];
+    let summary = room.extract(&archive(&members), false).unwrap();
+    assert_eq!((summary.left_out, summary.files, summary.altered), (1, 1, 0), "{summary:?}");
+    assert!(summary.warnings[0].message.contains("size"), "{summary:?}");
+    assert!(!room.target().join("f").exists() && room.target().join("z").exists());
+}

@@ -1,0 +1,117 @@
+//! Items that are one file, and the folders that several items go into.
+
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, statat};
+use rustix::io::Errno;
+use tempfile::{NamedTempFile, PersistError};
+
+use super::extract::{self, Root};
+use super::failure::{Error, local, read_error};
+use super::refusal::{self, Failure, Refusal};
+use crate::format::manifest::{Item, SourceDescription};
+
+/// Bytes on their way into a file.
+const BUFFER: usize = 256 << 10;
+
+/// What a file, command or stdin item is called when it is restored.
+pub(super) fn file_name(item: &Item) -> String {
+    match &item.source {
+        SourceDescription::File { path } => {
+            let base = path.rsplit('/').next().unwrap_or_default();
+            let safe = !matches!(base, "" | "." | "..") && base.len() <= 255 && !base.contains(char::is_control);
+            if safe { base.to_owned() } else { item.name.to_string() }
+        }
+        SourceDescription::Tree { .. }
+        | SourceDescription::Command { .. }
+        | SourceDescription::Stdin
+        | SourceDescription::Ebs { .. } => item.name.to_string(),
+    }
+}
+
+fn step(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failure<Error> {
+    move |error| match Errno::from_io_error(&error) {
+        Some(errno) if !refusal::ends(errno) => Failure::LeftOut(Refusal::system(action, errno)),
+        Some(_) | None => Failure::Ends(local(action, path)(error)),
+    }
+}
+
+/// What is there now, never followed.
+fn found(path: &Path) -> Result<Option<FileType>, Failure<Error>> {
+    match statat(CWD, path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(step("looking at it", path)(errno.into())),
+    }
+}
+
+/// Makes an item's folder in the target, for its owner alone; one that is there is kept.
+pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {
+            let made = std::fs::File::open(folder).map_err(step("opening its folder", folder))?;
+            extract::remove_acls(&made, FileType::Directory);
+            Ok(Root::Made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = found(folder)?.unwrap_or(FileType::Unknown);
+            refusal::in_the_way(found, FileType::Directory).map_err(Failure::LeftOut)?;
+            Ok(Root::There)
+        }
+        Err(error) => Err(step("creating its folder", folder)(error)),
+    }
+}
+
+/// One file, which takes its name when it is complete. Nothing is saved of its owner and mode: it is this user's alone.
+pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Failure<Error>> {
+    let path = dir.join(name);
+    if let Some(found) = found(&path)? {
+        refusal::in_the_way(found, FileType::RegularFile).map_err(Failure::LeftOut)?;
+        if !overwrite {
+            return Err(Failure::LeftOut(refusal::there_already()));
+        }
+    }
+    // Removed when dropped.
+    let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
+    let mut temporary = temporary.map_err(step("creating a file", dir))?;
+    extract::remove_acls(temporary.as_file(), FileType::RegularFile);
+    let mut buffer = vec![0; BUFFER];
+    let mut total = 0;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(read_error(error).into()),
+        };
+        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("writing it", &path))?;
+        total += count as u64;
+    }
+    match temporary.as_file().sync_all() {
+        Ok(()) => {}
+        Err(error) if unsupported(&error) => {}
+        Err(error) => return Err(step("writing it", &path)(error)),
+    }
+    persist(temporary, &path, overwrite).map_err(step("giving it its name", &path))?;
+    Ok(total)
+}
+
+fn unsupported(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP))
+}
+
+fn persist(temporary: NamedTempFile, path: &Path, overwrite: bool) -> io::Result<()> {
+    let renamed = if overwrite { temporary.persist(path) } else { temporary.persist_noclobber(path) };
+    let PersistError { error, file } = match renamed {
+        Ok(_) => return Ok(()),
+        Err(failed) => failed,
+    };
+    // Some file systems cannot rename without replacing, nor link; that nothing is there was seen before.
+    let plain = unsupported(&error) || Errno::from_io_error(&error) == Some(Errno::PERM);
+    if overwrite || !plain || path.symlink_metadata().is_ok() {
+        return Err(error);
+    }
+    file.persist(path).map(drop).map_err(|failed| failed.error)
+}

@@ -1,0 +1,94 @@
+//! What came of a restore, and what is not as it was saved.
+
+use serde::Serialize;
+
+use super::extract;
+use super::refusal::Refusal;
+use crate::error::{Class, Report};
+use crate::format::key::Name;
+use crate::format::manifest::MAX_WARNINGS;
+
+/// What was restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub items: Vec<Name>,
+    /// Members of trees, directories too, and one for each other item.
+    pub files: u64,
+    /// Members, and items that are no trees, that were not restored.
+    pub left_out: u64,
+    /// Members that were restored, but not as they were saved.
+    pub altered: u64,
+    /// Bytes of data written.
+    pub bytes: u64,
+    pub warnings: Warnings,
+    /// Of `files`, those that are not the target itself.
+    below: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Warnings {
+    /// All of them; `list` holds some [`MAX_WARNINGS`], and one without a path for each kind that it does not list whole.
+    pub count: u64,
+    pub list: Vec<Warning>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    pub item: Name,
+    /// Lossy UTF-8 of the path; empty for what concerns several, or the item.
+    pub path: String,
+    pub class: Class,
+    pub message: String,
+}
+
+impl Summary {
+    pub(super) fn warn(&mut self, item: &Name, path: String, class: Class, message: String) {
+        self.warnings.count += 1;
+        self.list(item, path, class, message);
+    }
+
+    fn list(&mut self, item: &Name, path: String, class: Class, message: String) {
+        if path.is_empty() || self.warnings.list.len() < MAX_WARNINGS {
+            self.warnings.list.push(Warning { item: item.clone(), path, class, message });
+        }
+    }
+
+    /// A whole item.
+    pub(super) fn left_out(&mut self, item: &Name, refusal: Refusal) {
+        self.left_out += 1;
+        self.warn(item, String::new(), refusal.class, refusal.message);
+    }
+
+    pub(super) fn add_file(&mut self, bytes: u64) {
+        self.files += 1;
+        self.below += 1;
+        self.bytes += bytes;
+    }
+
+    pub(super) fn add(&mut self, item: &Name, unpacked: extract::Summary) {
+        self.files += unpacked.files;
+        self.below += unpacked.below;
+        self.left_out += unpacked.left_out;
+        self.altered += unpacked.altered;
+        self.bytes += unpacked.bytes;
+        self.warnings.count += unpacked.warning_count;
+        for warning in unpacked.warnings {
+            self.list(item, warning.path.to_string_lossy().into_owned(), warning.class, warning.message);
+        }
+    }
+
+    /// A restore that left everything out has failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<Report> {
+        let first = self.warnings.list.first().filter(|_| self.left_out > 0 && self.below == 0)?;
+        let path = if first.path.is_empty() { first.item.as_str() } else { &first.path };
+        let message = format!("nothing was restored: {path:?} is {}", first.message);
+        let remedy = match first.class {
+            Class::Conflict => {
+                "the backup is not at fault: move away what is in the way, or restore into another directory"
+            }
+            _ => "the backup is not at fault: restore as a user who may, into a file system that can",
+        };
+        Some(Report::new(first.class, message).remedy(remedy))
+    }
+}
