@@ -383,7 +383,7 @@ impl Run<'_> {
         };
         // An attempt whose answer was lost may have been carried out, whatever a later one was told: the key decides. The id is random,
         // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
-        let refused = error.status.is_some_and(|status| (400..500).contains(&status));
+        let refused = error.is_refusal();
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {
             Ok(object) if object.is(payload.size(), payload.checksum) => Ok(()),
             Err(missing) if missing.class == Class::NotFound && refused => Err(error.into()),
