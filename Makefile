@@ -85,6 +85,10 @@ radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs De
 	trap 'benches/radosgw.sh stop .tools/radosgw' EXIT; \
 	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw
 
+.PHONY: stores
+stores: debug-build ## a whole life on moto, s3rver, fauxqs, LocalStack and OpenStack Swift, from pip, npm and apt (STORES=names); installs apt packages; root
+	PENSTOCK=$(DEBUG_BINARY) python3 tests/stores/run.py .tools/stores $(STORES)
+
 .PHONY: fuzz
 fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)
 	for target in index manifest; do \

@@ -262,13 +262,19 @@ impl ServiceError {
         }
     }
 
+    /// The service answered, and what it said means that nothing was done: also that it does not know such a request.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.delivery == Delivery::Sent && matches!(self.status, Some(400..=499 | 501 | 505))
+    }
+
     /// The request may have been carried out although it failed: no answer came, or one of a server in trouble, or a good one that was cut.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         match (self.delivery, self.status) {
             (Delivery::Never, _) => false,
             (Delivery::Sent, None | Some(200..300)) => true,
-            (Delivery::Sent, Some(status)) => status >= 500 && self.class != Class::Throttled,
+            (Delivery::Sent, Some(status)) => status >= 500 && !self.is_refusal() && self.class != Class::Throttled,
         }
     }
 }
@@ -319,6 +325,9 @@ mod tests {
         assert!(!error(None, Class::Transient, Delivery::Never), "no connection");
         assert!(!error(Some(503), Class::Throttled, Delivery::Sent));
         assert!(!error(Some(403), Class::AccessDenied, Delivery::Sent));
+        assert!(!error(Some(501), Class::Compat, Delivery::Sent), "the server does not know such a request");
+        assert!(!error(Some(505), Class::Compat, Delivery::Sent));
+        assert!(error(Some(502), Class::Transient, Delivery::Sent));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
+use crate::store::Payload;
 
 /// A certificate, as far as an operator cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +118,18 @@ pub trait Site: Send + Sync {
 
     /// Writes an object with the store's own encryption (SSE-S3), whatever is configured.
     async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), ServiceError>;
+
+    /// Writes an object with `If-None-Match: *`, whatever a store that refuses it makes of it.
+    async fn put_if_absent(&self, key: &ObjectKey, payload: Payload) -> Result<(), ServiceError>;
+
+    /// The version that the key has now, a delete marker's too; `None` in a bucket that keeps none, [`Class::NotFound`] where
+    /// nothing is.
+    ///
+    /// [`Class::NotFound`]: crate::error::Class::NotFound
+    async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, ServiceError>;
+
+    /// Deletes one version for good.
+    async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), ServiceError>;
 
     /// Whether EC2 would do it, without its being done.
     async fn dry_run(&self, action: Ec2Action) -> Result<(), ServiceError>;

@@ -3,9 +3,11 @@
 //! One table for every operator-facing failure (design: `errors.md`); `classify/tests.rs` holds a row for each. A code
 //! that is not known is classed by its HTTP status, never guessed from its text alone.
 
+mod s3;
 #[cfg(test)]
 mod tests;
 
+use crate::checksum::Algorithm;
 use crate::error::Class;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +54,42 @@ pub struct Context {
     pub role: Option<String>,
     /// The region as configured.
     pub region: String,
+    /// What the location asks for with each new object.
+    pub asked: Asked,
     /// The bucket's region, where the reply says it (`x-amz-bucket-region`).
     pub bucket_region: Option<String>,
     /// The thing that is not found was created moments ago, with success.
     pub just_created: bool,
     /// The credentials were refreshed after an earlier failure of this kind.
     pub credentials_fresh: bool,
+}
+
+/// What a location asks for with each new object, and not every store knows.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub checksum: Algorithm,
+    pub storage_class: Option<String>,
+    pub tags: bool,
+    /// Another mode than `bucket-default`.
+    pub encryption: bool,
+}
+
+impl Asked {
+    /// The settings, as they stand in the configuration.
+    fn words(&self) -> Vec<String> {
+        let class = self.storage_class.as_ref().map(|class| format!("storage_class = {class:?}"));
+        let tags = self.tags.then(|| "`tags`".to_owned());
+        class.into_iter().chain(self.encryption.then(|| "`encryption`".to_owned())).chain(tags).collect()
+    }
+
+    /// What turns each of them off.
+    fn turned_off(&self) -> Vec<&'static str> {
+        let checksum = (self.checksum != Algorithm::None).then_some("checksum = \"none\"");
+        let tags = self.tags.then_some("no `tags`");
+        let class = self.storage_class.is_some().then_some("no `storage_class`");
+        let encryption = self.encryption.then_some("encryption.mode = \"bucket-default\"");
+        [checksum, tags, class, encryption].into_iter().flatten().collect()
+    }
 }
 
 /// The class, and what to do where there is more to say than the message does.
@@ -84,7 +116,7 @@ pub fn classify(reply: &Reply<'_>, context: &Context) -> Verdict {
         return verdict;
     }
     let found = match reply.service {
-        Service::S3 => s3(code, reply, context),
+        Service::S3 => s3::classify(code, reply, context),
         Service::Sts => sts(code, reply),
         Service::Ec2 => ec2(code, reply, context),
     };
@@ -96,7 +128,10 @@ fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let message = reply.message;
     let denied = message.contains("kms:") || message.contains("ciphertext refers to a customer master key");
     let throttled = message.contains("KMS") && (code == "SlowDown" || code.starts_with("Throttling"));
-    let header = code == "InvalidArgument" && message.contains("AWS KMS managed key");
+    let header = code == "InvalidArgument" && message.contains("KMS managed key");
+    // Ceph has no key of its own, and calls the key that it cannot get an access key.
+    let keyless = header && message.contains("kms-key-id");
+    let lost = message.contains("kms-keyid");
     Some(match code {
         "UnauthorizedOperation" if denied => Verdict::new(Class::KmsDenied, volume_key_grant(context)),
         "AccessDenied" | "KMS.AccessDeniedException" if denied => kms_denied(reply, context),
@@ -105,6 +140,8 @@ fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
         _ if throttled || code == "KMS.ThrottlingException" => {
             Verdict::new(Class::KmsThrottled, "raise the KMS request quota, or set encryption.bucket_key = true")
         }
+        _ if keyless => Verdict::new(Class::KmsConfig, "set encryption.kms_key_id: this store has no default key"),
+        _ if lost => key_config(context),
         _ if header => {
             Verdict::new(Class::KmsConfig, "set encryption.mode = \"sse-kms\" wherever encryption.kms_key_id is given")
         }
@@ -194,112 +231,6 @@ fn common(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
 
 fn clock_skew() -> Verdict {
     Verdict::new(Class::ClockSkew, "this host's clock is off by more than the service takes: fix NTP")
-}
-
-fn s3(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
-    let message = reply.message;
-    Some(match code {
-        "AccessDenied" | "Forbidden" | "AllAccessDisabled" | "AccountProblem" => s3_denied(reply, context),
-        "NoSuchKey" | "NotFound" | "NoSuchVersion" => Verdict::bare(Class::NotFound),
-        "NoSuchUpload" => Verdict::new(
-            Class::NotFound,
-            "the upload was aborted or completed already; it starts again from its first part",
-        ),
-        "NoSuchBucket" | "InvalidBucketName" => Verdict::new(Class::Config, "check `bucket`, `region` and `s3_url`"),
-        "BadDigest" | "InvalidPart" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
-            Verdict::bare(Class::Integrity)
-        }
-        "IncompleteBody" | "OperationAborted" | "ConditionalRequestConflict" => Verdict::bare(Class::Transient),
-        "PreconditionFailed" => Verdict::bare(Class::Conflict),
-        "PermanentRedirect"
-        | "TemporaryRedirect"
-        | "AuthorizationHeaderMalformed"
-        | "IllegalLocationConstraintException"
-        | "MovedPermanently" => wrong_region(message, context),
-        "InvalidStorageClass" => Verdict::new(Class::Config, "check `storage_class`"),
-        "InvalidObjectState" => {
-            Verdict::new(Class::Config, "the object is archived: restore it from its storage class first")
-        }
-        "EntityTooLarge" => Verdict::new(Class::Config, "lower upload.part_size or upload.object_size"),
-        "EntityTooSmall" | "InvalidPartOrder" | "MissingContentLength" => Verdict::bare(Class::Internal),
-        "NotImplemented" | "XNotImplemented" | "MethodNotAllowed" => compat(message),
-        "InvalidArgument" | "InvalidRequest" | "UnsupportedArgument" if names_a_feature(message) => compat(message),
-        "QuotaExceeded" | "XMinioStorageFull" | "ServiceQuotaExceededException" => {
-            Verdict::new(Class::Quota, "the store is full, or the bucket's quota is used up")
-        }
-        _ => return None,
-    })
-}
-
-fn s3_denied(reply: &Reply<'_>, context: &Context) -> Verdict {
-    let action = word_after(reply.message, "perform: ").unwrap_or_else(|| s3_action(reply.operation));
-    let resource = word_after(reply.message, "on resource: ").unwrap_or(reply.resource);
-    let role = context.role.as_deref().map_or(String::new(), |role| format!(" to {role}"));
-    let explicit = if reply.message.contains("explicit deny") {
-        "; an explicit deny (a bucket policy, an SCP or a boundary) wins over every grant"
-    } else {
-        ""
-    };
-    // AWS names the action and the resource; a bare "Access Denied" may as well be the key's.
-    let bare = !reply.message.contains("not authorized to perform");
-    let ambiguous = if bare && context.sse_kms {
-        let key = context.kms_key.as_deref().unwrap_or("the bucket's key");
-        format!(
-            "; or, since SSE-KMS is in force and the reply does not say which was refused, kms:GenerateDataKey and \
-             kms:Decrypt on {key}: `penstock validate` tells the two apart"
-        )
-    } else {
-        String::new()
-    };
-    Verdict::new(Class::AccessDenied, format!("grant {action} on {resource}{role}{explicit}{ambiguous}"))
-}
-
-/// The IAM action an S3 operation needs.
-fn s3_action(operation: &str) -> &'static str {
-    match operation {
-        "GetObject" => "s3:GetObject",
-        // Without s3:ListBucket a missing object is a 403.
-        "HeadObject" => "s3:GetObject (and s3:ListBucket, without which a missing object looks forbidden)",
-        "DeleteObject" => "s3:DeleteObject",
-        "ListObjectsV2" | "HeadBucket" => "s3:ListBucket",
-        "AbortMultipartUpload" => "s3:AbortMultipartUpload",
-        "ListParts" => "s3:ListMultipartUploadParts",
-        _ => "s3:PutObject",
-    }
-}
-
-fn wrong_region(message: &str, context: &Context) -> Verdict {
-    let expecting = message.split_once("expecting '").and_then(|(_, rest)| rest.split('\'').next());
-    match context.bucket_region.as_deref().or(expecting) {
-        Some(region) => Verdict::new(Class::Config, format!("set region = {region:?}: the bucket is there")),
-        None => Verdict::new(Class::Config, "the bucket is in another region: set `region` to it"),
-    }
-}
-
-fn names_a_feature(message: &str) -> bool {
-    let message = message.to_lowercase();
-    let words = ["unsupported", "not supported", "not implemented", "unknown header", "x-amz-"];
-    words.iter().any(|word| message.contains(word))
-}
-
-/// Which setting turns off what the store does not implement.
-fn compat(message: &str) -> Verdict {
-    let message = message.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let remedy = if has(&["checksum", "mp-object-size"]) {
-        "set checksum = \"none\""
-    } else if has(&["tagging"]) {
-        "remove the location's `tags`"
-    } else if has(&["storage-class", "storage class"]) {
-        "remove `storage_class`"
-    } else if has(&["server-side-encryption", "server side encryption", "sse", "kms"]) {
-        "set encryption.mode = \"bucket-default\""
-    } else if has(&["content-sha256", "unsigned"]) {
-        "set upload.sign_payload = \"always\""
-    } else {
-        "try checksum = \"none\", no `tags`, no `storage_class` and encryption.mode = \"bucket-default\""
-    };
-    Verdict::new(Class::Compat, format!("the store does not implement what was sent: {remedy}"))
 }
 
 fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
@@ -400,7 +331,7 @@ pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdic
 
 fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
     match reply.status {
-        Some(301 | 302 | 307 | 308) => wrong_region(reply.message, context),
+        Some(301 | 302 | 307 | 308) => s3::wrong_region(reply.message, context),
         // Nothing of Penstock's asks whether something has changed.
         Some(304) => Verdict::new(
             Class::Compat,
@@ -409,21 +340,19 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         ),
         // A HEAD has no body: an expired token, a wrong region and a malformed request are all a bare 400.
         Some(400) if reply.code.is_none() => match &context.bucket_region {
-            Some(region) if *region != context.region => wrong_region(reply.message, context),
+            Some(region) if *region != context.region => s3::wrong_region(reply.message, context),
             _ => Verdict::bare(Class::CredentialsExpired),
         },
         Some(401 | 403) => match reply.service {
-            Service::S3 => s3_denied(reply, context),
+            Service::S3 => s3::denied(reply, context),
             // Other stores' STS may refuse without a word. A code that is there, and not known, may be about the key.
             Service::Sts if reply.code.is_none() && reply.operation.starts_with("AssumeRole") => trust_denied(reply),
             Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
         },
-        // A HEAD of the bucket has no code either.
-        Some(404) if reply.operation == "HeadBucket" => {
-            Verdict::new(Class::Config, "there is no such bucket: check `bucket`, `region` and `s3_url`")
-        }
+        Some(404) if reply.service == Service::S3 => s3::absent(reply),
         Some(404) => Verdict::bare(Class::NotFound),
-        Some(405 | 501) => compat(reply.message),
+        Some(405 | 501) => s3::unavailable(reply, context),
+        Some(413) => s3::too_large(reply.operation),
         Some(407) => {
             Verdict::new(Class::Config, "the proxy asks for a user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST")
         }

@@ -68,14 +68,15 @@ impl Call<'_> {
                 if let Err(odd) = reply::check(self.service, self.operation, failure.raw()) {
                     return self.odd(&odd, failure.raw());
                 }
-                let message = format!("the reply is not what AWS sends: {}", tell(failure.err()));
-                let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
-                store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
+                self.unreadable(failure.raw(), failure.err())
             }
             SdkError::ServiceError(failure) => self.reply(failure.err().meta(), failure.raw(), ""),
+            SdkError::ResponseError(failure) if failure.raw().status().is_success() => {
+                self.unreadable(failure.raw(), error)
+            }
             SdkError::ResponseError(failure) => {
                 let meta = aws_smithy_types::error::ErrorMetadata::builder().build();
-                self.reply(&meta, failure.raw(), &format!("the reply cannot be understood: {}", tell(error)))
+                self.reply(&meta, failure.raw(), "")
             }
             _ => self.transport(error),
         }
@@ -94,6 +95,22 @@ impl Call<'_> {
             remedy,
             ..self.error(odd.class(), odd.to_string())
         }
+    }
+
+    /// The server answered with success, and with something else than what was asked for. The parser's own words are for whoever
+    /// debugs this: they name no cause that an operator knows.
+    fn unreadable(&self, raw: &HttpResponse, parser: &(dyn StdError + 'static)) -> store::Error {
+        tracing::debug!(operation = self.operation, error = tell(parser), "an answer could not be read");
+        let (service, operation) = (self.service.as_str(), self.operation);
+        let message = format!("the answer is not {service}'s to {operation}: it {}", begins_with(&document(raw)));
+        let remedy = match operation {
+            "ListParts" | "ListMultipartUploads" => {
+                "the store answers this request in a way of its own: nothing interrupted is resumed or found there, and \
+                 nothing is to be set"
+            }
+            _ => "is the URL one of S3, STS or EC2, and does no proxy answer in its place?",
+        };
+        store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
     }
 
     /// The server answered.
@@ -171,6 +188,25 @@ pub(super) fn odd<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Odd> {
 /// A reply's body as text; empty where it is a stream.
 pub(super) fn document(raw: &HttpResponse) -> Cow<'_, str> {
     raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default()
+}
+
+/// A document's first element, or first words, on one line.
+fn begins_with(document: &str) -> String {
+    const MOST: usize = 60;
+    let body = document.trim_start_matches('\u{feff}').trim_start();
+    let root = match body.strip_prefix("<?").and_then(|rest| rest.split_once("?>")) {
+        Some((_, rest)) => rest.trim_start(),
+        None => body,
+    };
+    let end = root.find(|c: char| c == '>' || (c.is_whitespace() && root.starts_with('<'))).unwrap_or(root.len());
+    let mut shown: String = root[..end].chars().filter(|c| !c.is_control()).take(MOST).collect();
+    if shown.is_empty() {
+        return "is empty".to_owned();
+    }
+    if shown.starts_with('<') {
+        shown.push('>');
+    }
+    format!("begins with {shown}")
 }
 
 /// The text of the first element of that name: an error document is flat, and short.
@@ -294,6 +330,20 @@ mod tests {
         let document = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please</Message></Error>";
         assert_eq!((element(document, "Code"), element(document, "Message")), (Some("SlowDown"), Some("Please")));
         assert_eq!((element("", "Code"), element("<Code>", "Code"), element("<html>", "Code")), (None, None, None));
+    }
+
+    #[test]
+    fn what_came_instead_is_named_by_its_beginning() {
+        for (document, words) in [
+            ("<?xml version=\"1.0\"?>\n<ListPartsResponse xmlns=\"u\"><Bucket>", "begins with <ListPartsResponse>"),
+            ("<!doctype html>\n<html>", "begins with <!doctype>"),
+            ("OK", "begins with OK"),
+            ("  \n", "is empty"),
+            ("\u{1b}[31mred", "begins with [31mred"),
+        ] {
+            assert_eq!(begins_with(document), words);
+        }
+        assert!(begins_with(&"x".repeat(9999)).len() < 100);
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -31,7 +31,7 @@ use aws_sdk_s3::config::{IdentityCache, StalledStreamProtectionConfig};
 pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
-use self::classify::{Context, Service};
+use self::classify::{Asked, Context, Service};
 use self::tls::{BundleError, Proxy, Trust};
 pub use self::watch::Skew;
 use self::watch::Watch;
@@ -274,6 +274,12 @@ fn context(location: &Location) -> Context {
         kms_key: location.encryption.kms_key_id.clone(),
         role: location.assume_role.last().map(|hop| hop.role_arn.clone()),
         region: location.region.clone(),
+        asked: Asked {
+            checksum: location.checksum,
+            storage_class: location.storage_class.clone().filter(|class| !class.is_empty()),
+            tags: !location.tags.is_empty(),
+            encryption: location.encryption.mode != EncryptionMode::BucketDefault,
+        },
         ..Context::default()
     }
 }

@@ -8,6 +8,7 @@
 //! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
 
 mod body;
+mod condition;
 mod incoming;
 mod listing;
 mod probe;
@@ -39,8 +40,8 @@ use crate::format::key::ObjectKey;
 use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::{
-    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
-    UploadedPart,
+    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 #[derive(Clone)]
@@ -56,6 +57,7 @@ pub struct S3Store {
     metrics: metrics::Location,
     bare_parts: Once,
     unlisted_uploads: Once,
+    unconditional: Once,
 }
 
 /// One request, for the error if it fails.
@@ -130,6 +132,7 @@ impl S3Store {
             metrics,
             bare_parts: Once::default(),
             unlisted_uploads: Once::default(),
+            unconditional: Once::default(),
         }
     }
 
@@ -158,33 +161,10 @@ impl fmt::Debug for S3Store {
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        let request = self.request("PutObject", key.as_str());
-        let checksum = Headers::from(payload.checksum);
-        let new = self.new_object.clone();
-        let condition = match overwrite {
-            Overwrite::Allow => None,
-            Overwrite::Refuse => Some("*".to_owned()),
-        };
-        let signing = self.signing.interceptor(&payload).await;
-        let progress = Arc::new(Progress::default());
-        let (body, _lent) = body::lend(&payload, self.bandwidth.as_ref(), &progress);
-        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body);
-        let put = put
-            .set_if_none_match(condition)
-            .set_checksum_crc64_nvme(checksum.crc64nvme)
-            .set_checksum_crc32_c(checksum.crc32c)
-            .set_checksum_sha256(checksum.sha256)
-            .set_server_side_encryption(new.sse)
-            .set_ssekms_key_id(new.kms_key)
-            .set_bucket_key_enabled(new.bucket_key)
-            .set_storage_class(new.storage_class)
-            .set_tagging(new.tagging)
-            .customize()
-            .interceptor(signing)
-            .config_override(untimed())
-            .send();
-        request.watched(&progress, put).await?;
-        Ok(())
+        match overwrite {
+            Overwrite::Allow => self.put_object(key, payload, overwrite).await,
+            Overwrite::Refuse => self.put_new(key, payload).await,
+        }
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
@@ -232,13 +212,14 @@ impl Store for S3Store {
         Ok(ObjectInfo { size, checksum })
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
         let request = self.request("DeleteObject", key.as_str());
         let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
         match delete.send().await.map_err(|error| request.failed(&error)) {
-            Ok(_) => Ok(()),
+            Ok(output) if output.delete_marker() == Some(true) => Ok(Deleted::Hidden),
+            Ok(_) => Ok(Deleted::Gone),
             // AWS says 204 for what is not there; some stores say 404.
-            Err(error) if error.class == Class::NotFound => Ok(()),
+            Err(error) if error.class == Class::NotFound => Ok(Deleted::Gone),
             Err(error) => Err(error),
         }
     }
@@ -285,6 +266,7 @@ impl Store for S3Store {
         let put = put
             .part_number(i32::from(number.get()))
             .body(body)
+            .set_checksum_algorithm(wire::declared(self.algorithm).0.filter(|_| payload.checksum.is_some()))
             .set_checksum_crc64_nvme(headers.crc64nvme)
             .set_checksum_crc32_c(headers.crc32c)
             .set_checksum_sha256(headers.sha256)
@@ -355,6 +337,45 @@ impl Store for S3Store {
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
         self.all_uploads(prefix).await
+    }
+}
+
+impl S3Store {
+    pub(in crate::aws) async fn put_object(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+    ) -> Result<(), Error> {
+        let request = self.request("PutObject", key.as_str());
+        let checksum = Headers::from(payload.checksum);
+        let new = self.new_object.clone();
+        let condition = match overwrite {
+            Overwrite::Allow => None,
+            Overwrite::Refuse => Some("*".to_owned()),
+        };
+        let signing = self.signing.interceptor(&payload).await;
+        let progress = Arc::new(Progress::default());
+        let (body, _lent) = body::lend(&payload, self.bandwidth.as_ref(), &progress);
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(body);
+        let put = put
+            .set_if_none_match(condition)
+            .set_checksum_algorithm(wire::declared(self.algorithm).0.filter(|_| payload.checksum.is_some()))
+            .set_checksum_crc64_nvme(checksum.crc64nvme)
+            .set_checksum_crc32_c(checksum.crc32c)
+            .set_checksum_sha256(checksum.sha256)
+            .set_server_side_encryption(new.sse)
+            .set_ssekms_key_id(new.kms_key)
+            .set_bucket_key_enabled(new.bucket_key)
+            .set_storage_class(new.storage_class)
+            .set_tagging(new.tagging)
+            .customize()
+            .interceptor(signing)
+            .config_override(untimed())
+            .send();
+        request.watched(&progress, put).await?;
+        Ok(())
+    }
     }
 }
 

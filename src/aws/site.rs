@@ -115,6 +115,18 @@ impl Site for AwsLocation {
         self.store.put_without_kms(key, data).await
     }
 
+    async fn put_if_absent(&self, key: &ObjectKey, payload: store::Payload) -> Result<(), store::Error> {
+        self.store.put_object(key, payload, store::Overwrite::Refuse).await
+    }
+
+    async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, store::Error> {
+        self.store.version_of(key).await
+    }
+
+    async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), store::Error> {
+        self.store.delete_version(key, version).await
+    }
+
     async fn dry_run(&self, action: Ec2Action) -> Result<(), store::Error> {
         let trust = self.trust().to_string();
         let call = Call {

@@ -334,6 +334,9 @@ pub(super) struct Sweep {
     /// Only say what would be aborted.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Remove the record of an upload that cannot be aborted: its location is gone, or the store refuses. It may go on costing storage.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) give_up: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

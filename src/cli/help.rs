@@ -116,8 +116,9 @@ pub(in crate::cli) const SWEEP: &str = "\
 Examples:
   penstock sweep --dry-run
   penstock sweep
+  penstock sweep --give-up
 
-Exit codes: 0 nothing is left, 1 there may be an upload whose ID is not known, otherwise by the class of what could not be aborted.";
+Exit codes: 0 nothing is left or it was given up, 1 there may be an upload whose ID is not known, otherwise by the class of what could not be aborted.";
 
 pub(in crate::cli) const VALIDATE: &str = "\
 Examples:

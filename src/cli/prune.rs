@@ -18,7 +18,7 @@ use crate::config::{self, Config, Location};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
-use crate::prune::{self, Context, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::prune::{self, Context, Garbage, Hidden, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::Reason;
 use crate::snapshot;
 
@@ -200,6 +200,8 @@ impl Told {
         let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
         let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
+        let hidden = pruned.map_or_else(Hidden::default, |done| done.hidden);
+        self.lines.extend(kept_as_versions(hidden));
         self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);
         if failed > 0 {
@@ -211,6 +213,7 @@ impl Told {
         self.chains.push(json!({
             "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
             "removed": { "objects": objects, "bytes": bytes },
+            "hidden": { "objects": hidden.objects, "bytes": hidden.bytes },
             "waiting": { "objects": waiting.waiting.len(), "bytes": waiting.bytes(), "until": waiting.until },
             "failed": failed, "failures": list,
             "backups": plan.backups.iter().map(backup_json).collect::<Vec<_>>(),
@@ -245,6 +248,17 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
         None => (String::new(), "its manifest cannot be read".to_owned()),
     };
     format!("  {verdict:<8} {id}  {started:<21} {plain:>11}  {state}").trim_end().to_owned()
+}
+
+/// Penstock neither lists nor deletes versions.
+fn kept_as_versions(hidden: Hidden) -> Option<String> {
+    let (count, size) = (output::count(hidden.objects, "object"), output::size(hidden.bytes));
+    (hidden.objects > 0).then(|| {
+        format!(
+            "  {count}, {size}, hidden and still stored: the bucket keeps versions; a lifecycle rule \
+             (NoncurrentVersionExpiration) removes them"
+        )
+    })
 }
 
 fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {

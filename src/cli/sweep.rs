@@ -8,13 +8,17 @@ use super::output::Done;
 use super::session::Open;
 use super::{Failure, args, session};
 use crate::config::{Config, Location};
-use crate::error::Class;
+use crate::error::{Class, Report};
 use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
 
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
-    let mode = if args.dry_run { Mode::DryRun } else { Mode::Abort };
+    let mode = match args {
+        args::Sweep { dry_run: true, .. } => Mode::DryRun,
+        args::Sweep { give_up: true, .. } => Mode::GiveUp,
+        args::Sweep { .. } => Mode::Abort,
+    };
     let open = open(config, config.locations.values(), &Metrics::new())?;
     let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
     let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
@@ -64,6 +68,13 @@ pub(super) async fn after_backup(config: &Config, open: Vec<Open>) {
 const fn class(fate: &Fate) -> Option<Class> {
     match fate {
         Fate::Failed(report) => Some(report.class),
+        Fate::Aborted | Fate::WouldAbort | Fate::Spared | Fate::Nothing | Fate::Unknown | Fate::GivenUp(_) => None,
+    }
+}
+
+const fn why(fate: &Fate) -> Option<&Report> {
+    match fate {
+        Fate::Failed(report) | Fate::GivenUp(report) => Some(report),
         Fate::Aborted | Fate::WouldAbort | Fate::Spared | Fate::Nothing | Fate::Unknown => None,
     }
 }
@@ -72,14 +83,16 @@ fn line(swept: &Swept) -> String {
     let Swept { location, key, id, begun, fate } = swept;
     let id = id.as_ref().map_or("no ID", |id| id.0.as_str());
     let begun = begun.map_or_else(|| "-".to_owned(), |begun| format!("{begun:.0}"));
-    let why =
-        if let Fate::Failed(report) = fate { format!("  {}: {}", report.class, report.message) } else { String::new() };
+    let why = why(fate).map_or_else(String::new, |report| {
+        let remedy = report.remedy.as_ref().map_or_else(String::new, |remedy| format!("; {remedy}"));
+        format!("  {}: {}{remedy}", report.class, report.message)
+    });
     format!("{:<13}  {begun:<20}  {location}  {key}  {id}{why}\n", fate.as_str())
 }
 
 fn value(swept: &Swept) -> Value {
     let Swept { location, key, id, begun, fate } = swept;
-    let error = if let Fate::Failed(report) = fate { Some(report) } else { None };
+    let error = why(fate);
     json!({
         "location": location, "key": key, "upload_id": id.as_ref().map(|id| &id.0), "begun": begun,
         "outcome": fate.as_str(), "error": error,

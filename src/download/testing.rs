@@ -191,7 +191,7 @@ impl Store for Flaky {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
         self.store.head(key).await
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, Error> {
         self.store.delete(key).await
     }
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {

@@ -383,10 +383,9 @@ impl Run<'_> {
         };
         // An attempt whose answer was lost may have been carried out, whatever a later one was told: the key decides. The id is random,
         // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
-        let refused = |error: &store::Error| error.status.is_some_and(|status| (400..500).contains(&status));
         match (put, found) {
             (_, Ok(object)) if object.is(payload.size(), payload.checksum) => Ok(()),
-            (Err(error), Err(missing)) if missing.class == Class::NotFound && refused(&error) => Err(error.into()),
+            (Err(error), Err(missing)) if missing.class == Class::NotFound && error.is_refusal() => Err(error.into()),
             // What is there under another checksum may be ours all the same: nothing that it names may go.
             (Err(error), _) => Err(undecided(error.report())),
             (Ok(()), Err(denied)) if denied.class == Class::AccessDenied => {

@@ -10,7 +10,7 @@ use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, BackupPrefix};
 use crate::format::manifest::Outcome;
 use crate::retry::with_retries;
-use crate::store::{self, Overwrite, Payload};
+use crate::store::{self, Deleted, Overwrite, Payload};
 
 /// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
@@ -61,12 +61,12 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
             let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
             with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
         }
-        with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await
+        with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await.map(drop)
     };
     (entry, result.await)
 }
 
-async fn gone(store: &dyn store::Store, object: &Found) -> Result<(), store::Error> {
+async fn gone(store: &dyn store::Store, object: &Found) -> Result<Deleted, store::Error> {
     with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
 }
 
@@ -78,9 +78,13 @@ async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
     while let Some((object, result)) = deletions.next().await {
         match result {
-            Ok(()) => {
+            Ok(Deleted::Gone) => {
                 pruned.objects += 1;
                 pruned.bytes += object.size;
+            }
+            Ok(Deleted::Hidden) => {
+                pruned.hidden.objects += 1;
+                pruned.hidden.bytes += object.size;
             }
             Err(error) => pruned.failures.push(&object.key, error.report()),
         }

@@ -175,9 +175,17 @@ pub struct Pruned {
     pub kept: usize,
     pub objects: u64,
     pub bytes: u64,
+    pub hidden: Hidden,
     /// What nothing names any more and still has its grace period.
     pub waiting: Garbage,
     pub failures: Failures,
+}
+
+/// Deleted objects that a bucket with versions still stores, behind delete markers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hidden {
+    pub objects: u64,
+    pub bytes: u64,
 }
 
 /// Requests that failed for good.

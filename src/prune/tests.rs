@@ -211,7 +211,7 @@ struct Obstacle {
 
 impl Obstacle {
     /// Whether the request goes through; does not return when the process is dead.
-    async fn change(&self, request: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    async fn change<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.changes.fetch_add(1, Ordering::Relaxed);
         let blown = {
             let mut fuse = self.fuse.lock().unwrap();
@@ -238,7 +238,7 @@ impl Store for Obstacle {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), StoreError> {
         self.change(self.inner.put(key, payload, overwrite)).await
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, StoreError> {
         let kind = BackupPrefix::parse_object("p", &name("c"), key).map(|(_, _, kind)| kind);
         if kind.is_some() && *self.denied.lock().unwrap() == kind {
             return Err(StoreError::local("DeleteObject", key, Class::AccessDenied, "no"));

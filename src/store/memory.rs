@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{
-    Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
+    Deleted, Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
+    UploadHandle, UploadId, UploadedPart,
 };
 use crate::checksum::Checksum;
 use crate::error::Class;
@@ -185,9 +185,9 @@ impl Store for MemoryStore {
         Ok(ObjectInfo { size: object.size, checksum: object.checksum })
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
         self.state().objects.remove(key);
-        Ok(())
+        Ok(Deleted::Gone)
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {

@@ -49,6 +49,15 @@ pub enum Overwrite {
     Refuse,
 }
 
+/// What deleting an object came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is not there any more, as far as the store says.
+    Gone,
+    /// The bucket keeps versions: it is hidden behind a delete marker, and still stored.
+    Hidden,
+}
+
 /// A server-issued multipart upload ID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadId(pub String);
@@ -152,7 +161,7 @@ pub trait Store: Send + Sync {
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error>;
     /// Success also when there is no such object.
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error>;
+    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error>;
     /// Objects whose key starts with `prefix`; `from` is a previous page's `next`.
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error>;
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error>;

@@ -13,7 +13,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 const ROUNDS: u32 = 10;
 
 /// Aborts until the store says that the upload is gone. Some stores cannot say so: twice no part, or no part and then a refusal to
-/// abort again, is as much.
+/// abort again, is as much; and where parts cannot be listed at all, two aborts that went well are. OpenStack Swift lists the parts
+/// of an upload that was completed: where the object is there, it was.
 ///
 /// # Errors
 /// When it may still exist. Takes [`DEADLINE`] at most.
@@ -30,14 +31,25 @@ pub(super) async fn abort_until_gone(
                 Err(_) if empty => return Ok(()),
                 Err(error) => return Err(error),
             }
-            match endpoint.retrying("ListParts", &upload.key, || store.list_parts(upload)).await? {
-                None => return Ok(()),
-                Some(parts) if parts.is_empty() && empty => return Ok(()),
-                Some(parts) => empty = parts.is_empty(),
+            let none_listed = match endpoint.retrying("ListParts", &upload.key, || store.list_parts(upload)).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(parts)) => parts.is_empty(),
+                Err(error) if error.class == Class::Compat => true,
+                Err(error) => return Err(error),
+            };
+            if none_listed && empty {
+                return Ok(());
             }
+            empty = none_listed;
         }
-        let message = format!("the upload still exists after {ROUNDS} aborts");
-        Err(store::Error::local("AbortMultipartUpload", &upload.key, Class::Transient, message))
+        if endpoint.retrying("HeadObject", &upload.key, || store.head(&upload.key)).await.is_ok() {
+            return Ok(());
+        }
+        let message = format!("the upload still has parts after {ROUNDS} aborts");
+        let remedy =
+            "the store does not end what it is told to abort: only its operator, or a lifecycle rule of its own, can";
+        let error = store::Error::local("AbortMultipartUpload", &upload.key, Class::Compat, message);
+        Err(store::Error { remedy: Some(remedy.to_owned()), ..error })
     };
     let late = |_| {
         let message = format!("not answered within {} s", DEADLINE.as_secs());

@@ -6,8 +6,10 @@
 //!   cannot: the upload of an intent whose ID was lost, and uploads of this very node that no journal knows (its disk was
 //!   lost) and that are older than [`SAFE_AGE`]. Nobody else's are ever touched.
 //! - **Failure**: an entry stays until its upload is gone, and is tried again by the next sweep; one sweep's failures do not stop the
-//!   others. Where uploads cannot be listed, an intent without an ID is reported for [`REPORTED_FOR`], then forgotten, with a
-//!   last word on what to do.
+//!   others.
+//! - **What can never be ended** does not fail for ever (docs/decisions/0057): an intent without an ID where uploads cannot be listed, and an
+//!   upload that its store cannot abort, are reported for [`REPORTED_FOR`], then given up, with a last word on what to do.
+//!   [`Mode::GiveUp`] does so at once, also with what is refused for a reason that somebody could mend.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -58,6 +60,8 @@ impl std::fmt::Debug for Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Abort,
+    /// As [`Mode::Abort`], and the record of what cannot be aborted is removed.
+    GiveUp,
     /// Only look.
     DryRun,
 }
@@ -76,6 +80,8 @@ pub enum Fate {
     Unknown,
     /// It could not be aborted, or its entry not removed. The next sweep tries again.
     Failed(Report),
+    /// It could not be aborted, and its record is removed: nobody tries again.
+    GivenUp(Report),
 }
 
 impl Fate {
@@ -88,6 +94,7 @@ impl Fate {
             Self::Spared => "spared",
             Self::Unknown => "unknown",
             Self::Failed(_) => "failed",
+            Self::GivenUp(_) => "given-up",
         }
     }
 
@@ -127,59 +134,95 @@ pub async fn sweep(state_dir: &Path, places: &[Place], mode: Mode) -> Result<Vec
 
 async fn entry_swept(entry: Interrupted, places: &[Place], mode: Mode, now: Timestamp) -> Vec<Swept> {
     let intent = entry.intent.clone();
-    let swept = |id, fate| Swept {
+    let place = places.iter().find(|place| place.location == intent.location && place.bucket == intent.bucket);
+    let mut fates = match place {
+        Some(place) => place.fates(&entry, mode).await,
+        None => vec![(entry.id.clone(), Fate::Failed(homeless(&intent)))],
+    };
+    for (id, fate) in &mut fates {
+        if let Some(why) = fate.given_up(&intent.key, mode, age(intent.begun, now)) {
+            let id = id.as_ref().map_or("unknown", |id| id.0.as_str());
+            tracing::warn!(key = %intent.key, upload_id = id, location = intent.location, class = %why.class, why = why.message,
+                "an interrupted upload is given up: it may still cost storage, and nothing here tries again to end it");
+            *fate = Fate::GivenUp(why);
+        }
+    }
+    if mode != Mode::DryRun && !fates.iter().any(|(_, fate)| fate.is_left()) {
+        entry.into_entry().close().await;
+    }
+    let swept = |(id, fate)| Swept {
         location: intent.location.clone(),
         key: intent.key.clone(),
         id,
         begun: Some(intent.begun),
         fate,
     };
-    let place = places.iter().find(|place| place.location == intent.location && place.bucket == intent.bucket);
-    let Some(place) = place else {
-        let message = format!(
-            "{}: there is no location {} of the bucket {} to abort it at",
-            intent.key, intent.location, intent.bucket
-        );
-        let report = Report::new(Class::Config, message)
-            .remedy("sweep with the configuration that the upload was begun with, or abort it by hand");
-        return vec![swept(entry.id.clone(), Fate::Failed(report))];
-    };
-    if mode == Mode::Abort && entry.id.is_some() && place.spares(&intent.key) {
-        return vec![swept(entry.id.clone(), Fate::Spared)];
-    }
-    let uploads = match &entry.id {
-        Some(id) => Ok(Some(vec![UploadHandle { key: intent.key.clone(), id: id.clone() }])),
-        None => place.look_up(&intent.key).await,
-    };
-    let uploads = match uploads {
-        Ok(Some(uploads)) => uploads,
-        Ok(None) => {
-            let fate = Fate::Unknown;
-            if mode == Mode::Abort {
-                tracing::warn!(key = %intent.key, location = intent.location, begun = %intent.begun,
-                    "an upload was begun, its ID was lost, and uploads cannot be listed: it may exist; a lifecycle rule with AbortIncompleteMultipartUpload ends it");
-                if age(intent.begun, now) > REPORTED_FOR {
-                    entry.into_entry().close().await;
-                }
+    fates.into_iter().map(swept).collect()
+}
+
+fn homeless(intent: &journal::Intent) -> Report {
+    let journal::Intent { key, location, bucket, .. } = intent;
+    let message = format!("{key}: there is no location {location} of the bucket {bucket} to abort it at");
+    Report::new(Class::Config, message)
+        .remedy("sweep with the configuration that the upload was begun with, or abort it by hand and `penstock sweep --give-up`")
+}
+
+impl Fate {
+    /// Why nobody is to try again; `None` for what has ended, or may end another time.
+    fn given_up(&self, key: &ObjectKey, mode: Mode, age: Duration) -> Option<Report> {
+        let due = mode != Mode::DryRun && age > REPORTED_FOR;
+        match self {
+            Self::Unknown if due || mode == Mode::GiveUp => {
+                let message = format!("{key}: its ID was lost, and uploads cannot be listed: it may exist");
+                let remedy = "a lifecycle rule with AbortIncompleteMultipartUpload ends it";
+                Some(Report::new(Class::Compat, message).remedy(remedy))
             }
-            return vec![swept(None, fate)];
+            Self::Failed(why) if due && why.class == Class::Compat => Some(why.clone()),
+            // A store that does not answer now may answer tomorrow.
+            Self::Failed(why)
+                if mode == Mode::GiveUp
+                    && matches!(why.class, Class::Compat | Class::Config | Class::AccessDenied | Class::NotFound) =>
+            {
+                Some(why.clone())
+            }
+            _ => None,
         }
-        Err(error) => return vec![swept(None, place.failed(&error))],
-    };
-    let mut done = Vec::new();
-    for upload in &uploads {
-        done.push(swept(Some(upload.id.clone()), place.end(upload, mode).await));
     }
-    if done.is_empty() {
-        done.push(swept(None, Fate::Nothing));
-    }
-    if mode == Mode::Abort && !done.iter().any(|one| one.fate.is_left()) {
-        entry.into_entry().close().await;
-    }
-    done
 }
 
 impl Place {
+    /// Ends the uploads of one entry, each by its ID.
+    async fn fates(&self, entry: &Interrupted, mode: Mode) -> Vec<(Option<UploadId>, Fate)> {
+        let intent = &entry.intent;
+        if mode != Mode::DryRun && entry.id.is_some() && self.spares(&intent.key) {
+            return vec![(entry.id.clone(), Fate::Spared)];
+        }
+        let uploads = match &entry.id {
+            Some(id) => Ok(Some(vec![UploadHandle { key: intent.key.clone(), id: id.clone() }])),
+            None => self.look_up(&intent.key).await,
+        };
+        let uploads = match uploads {
+            Ok(Some(uploads)) => uploads,
+            Ok(None) => {
+                if mode != Mode::DryRun {
+                    tracing::warn!(key = %intent.key, location = intent.location, begun = %intent.begun,
+                        "an upload was begun, its ID was lost, and uploads cannot be listed: it may exist; a lifecycle rule with AbortIncompleteMultipartUpload ends it");
+                }
+                return vec![(None, Fate::Unknown)];
+            }
+            Err(error) => return vec![(None, self.failed(&error))],
+        };
+        let mut fates = Vec::new();
+        for upload in uploads {
+            let fate = self.end(&upload, mode).await;
+            fates.push((Some(upload.id), fate));
+        }
+        if fates.is_empty() {
+            fates.push((None, Fate::Nothing));
+        }
+        fates
+    }
+
     fn spares(&self, key: &ObjectKey) -> bool {
         !self.spared.is_empty()
             && key::owner(&self.prefix, &self.cluster, key)
@@ -253,6 +296,10 @@ async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> 
         let ours = key::owner(&place.prefix, &place.cluster, &upload.key).is_some_and(|chain| chain.node == place.node);
         if old && ours && !known.contains(&upload.key) {
             let fate = place.end(&upload, mode).await;
+            // A store that lists and cannot abort would fail here for ever.
+            if matches!(&fate, Fate::Failed(why) if why.class == Class::Compat) {
+                continue;
+            }
             let UploadHandle { key, id } = upload;
             swept.push(Swept { location: place.location.clone(), key, id: Some(id), begun: initiated, fate });
         }

@@ -140,7 +140,7 @@ impl Store for Odd {
         let other = Some(Checksum::Crc64nvme(0));
         Ok(if self.take(Say::HeadOther) { store::ObjectInfo { checksum: other, ..found } } else { found })
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), store::Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<store::Deleted, store::Error> {
         self.inner.delete(key).await
     }
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<store::Page, store::Error> {

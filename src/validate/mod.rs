@@ -4,10 +4,13 @@
 //!   neither a success nor a failure of its own.
 //! - **Nothing is left behind**: what is written lies under one key prefix of its own, is remembered before it is sent, and is
 //!   removed whatever happens, also when the run is cancelled; where the role may not delete, nothing is written at all.
+//! - Of a bucket with versions the versions that were written are removed too, where the role may (`s3:DeleteObjectVersion`, which
+//!   nothing else needs); where not, the check says that they stay.
 //! - A bare "Access Denied" under SSE-KMS is told apart: the same request is made without KMS.
 //!
-//! Costs about thirty requests and 5 MiB of upload.
+//! Costs about forty requests and one part of upload (`upload.part_size`), of which a MiB is in memory.
 
+mod clean_up;
 mod objects;
 #[cfg(test)]
 mod tests;
@@ -207,7 +210,7 @@ pub async fn prove(
         () = rest => false,
         () = cancel.cancelled() => true,
     };
-    objects::clean_up(&mut proof, store.as_ref(), &made).await;
+    clean_up::clean_up(&mut proof, store.as_ref(), site, &made).await;
     if cancelled {
         let report =
             Report::new(Class::Cancelled, "stopped before every check was made; what had been written is removed");

@@ -1,24 +1,22 @@
 //! The checks that write: everything they make is below one folder of their own, and is removed again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof, Whose};
+use crate::checksum::{Algorithm, Checksum, Crc64nvme, crc32c, sha256};
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::ObjectKey;
 use crate::retry::with_retries;
 use crate::site::Site;
-use crate::store::{Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
+use crate::store::{Deleted, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
 
-/// The smallest part S3 takes that is not the last one.
-const PART: usize = 5 << 20;
-
-/// What is removed at the end has this long, also when the run was cancelled.
-const CLEAN_UP: Duration = Duration::from_secs(30);
+/// A part is sent as so many pieces of this size, all of them the same memory.
+const PIECE: usize = 1 << 20;
 
 const UNDELETABLE: &str = "what is written could not be deleted again (s3:DeleteObject failed)";
 
@@ -31,14 +29,14 @@ pub(super) fn folder(prefix: &str, cluster: &str, leaf: &str) -> String {
 
 /// What was made and not yet removed. An object is entered before it is sent: a PUT that seemed to fail may have arrived.
 pub(super) struct Made {
-    folder: String,
+    pub(super) folder: String,
     left: Mutex<Left>,
 }
 
 #[derive(Default)]
-struct Left {
-    objects: Vec<ObjectKey>,
-    uploads: Vec<UploadHandle>,
+pub(super) struct Left {
+    pub(super) objects: Vec<ObjectKey>,
+    pub(super) uploads: Vec<UploadHandle>,
 }
 
 impl Made {
@@ -49,7 +47,7 @@ impl Made {
         Self { folder: folder(&location.prefix, whose.cluster.as_str(), &leaf), left: Mutex::default() }
     }
 
-    fn left(&self) -> MutexGuard<'_, Left> {
+    pub(super) fn left(&self) -> MutexGuard<'_, Left> {
         // Nothing that can panic runs under it.
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,11 +94,13 @@ pub(super) async fn prove(
             "ListBucket",
             "PutObject",
             "GetObject",
+            "If-None-Match",
             "multipart upload",
             "ListMultipartUploadParts",
             "AbortMultipartUpload",
         ] {
-            proof.add(format!("s3:{name}").replace("s3:multi", "multi"), Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
+            let name = format!("s3:{name}").replace("s3:multi", "multi").replace("s3:If", "If");
+            proof.add(name, Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
         }
         return;
     }
@@ -109,10 +109,16 @@ pub(super) async fn prove(
     // Asked first and of a key that is not there, so that nothing is written that could not be deleted.
     let absent = made.absent();
     let began = Instant::now();
-    if let Err(error) = with_retries("DeleteObject", &absent, || store.delete(&absent)).await {
+    let deleted = with_retries("DeleteObject", &absent, || store.delete(&absent)).await;
+    if matches!(deleted, Ok(Deleted::Hidden)) {
+        // A bucket with versions marks as deleted what never was.
+        made.object("absent");
+    }
+    if let Err(error) = deleted {
         for name in [
             "s3:PutObject",
             "s3:GetObject",
+            "If-None-Match",
             "multipart upload",
             "s3:ListMultipartUploadParts",
             "s3:AbortMultipartUpload",
@@ -125,6 +131,11 @@ pub(super) async fn prove(
     timed(proof, "s3:PutObject", writing.put()).await;
     let put = !proof.last_failed();
     timed(proof, "s3:GetObject", writing.get(put)).await;
+    if put {
+        timed(proof, "If-None-Match", writing.condition()).await;
+    } else {
+        proof.add("If-None-Match", Duration::ZERO, Ok(not_tried("s3:PutObject failed")));
+    }
     timed(proof, "multipart upload", writing.complete()).await;
     writing.list_and_abort(proof).await;
 }
@@ -247,6 +258,19 @@ impl Writing<'_> {
         }
     }
 
+    /// What the store makes of `If-None-Match: *`, with which a manifest is written.
+    async fn condition(&self) -> Outcome {
+        let key = self.made.object("condition");
+        let put = || self.site.put_if_absent(&key, self.payload(content(self.made)));
+        for taken in [Key::Free, Key::Taken] {
+            let result = with_retries("PutObject", &key, put).await;
+            if let Some(found) = judge_condition(taken, result)? {
+                return Ok(found);
+            }
+        }
+        Ok(good("honoured: a free key is written, a taken one is refused"))
+    }
+
     async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
         let key = self.made.object(name);
         let id = with_retries("CreateMultipartUpload", &key, || self.store.create_upload(&key)).await?;
@@ -255,8 +279,7 @@ impl Writing<'_> {
         Ok(handle)
     }
 
-    async fn part(&self, upload: &UploadHandle, number: PartNumber, data: Bytes) -> Result<UploadedPart, Failed> {
-        let payload = self.payload(data);
+    async fn part(&self, upload: &UploadHandle, number: PartNumber, payload: Payload) -> Result<UploadedPart, Failed> {
         with_retries("UploadPart", &upload.key, || self.store.upload_part(upload, number, payload.clone())).await
     }
 
@@ -268,12 +291,15 @@ impl Writing<'_> {
         }
     }
 
+    /// A part of the configured size, which nothing on the way may find too large, and a last one.
     async fn two_parts(&self) -> Result<u64, Failed> {
         let upload = self.begin("two-parts").await?;
-        let (first, last) = (Bytes::from(vec![0x50; PART]), content(self.made));
-        let whole: Vec<u8> = [first.as_ref(), last.as_ref()].concat();
-        let (size, checksum) = (whole.len() as u64, self.location.checksum.compute(&whole));
         let numbers = (PartNumber::FIRST, PartNumber::FIRST.next().expect("there is a second part"));
+        let first = filled(self.location.upload.part_size, self.location.checksum);
+        let last = self.payload(content(self.made));
+        let size = first.size() + last.size();
+        let both = first.checksum.zip(last.checksum);
+        let checksum = both.and_then(|(first, next)| first.combine(next, last.size()));
         let parts = [self.part(&upload, numbers.0, first).await?, self.part(&upload, numbers.1, last).await?];
         let complete = || self.store.complete_upload(&upload, &parts, size, checksum);
         with_retries("CompleteMultipartUpload", &upload.key, complete).await?;
@@ -289,7 +315,9 @@ impl Writing<'_> {
     async fn list_and_abort(&self, proof: &mut Proof) {
         let since = Instant::now();
         let started = match self.begin("aborted").await {
-            Ok(upload) => self.part(&upload, PartNumber::FIRST, content(self.made)).await.map(|part| (upload, part)),
+            Ok(upload) => {
+                self.part(&upload, PartNumber::FIRST, self.payload(content(self.made))).await.map(|part| (upload, part))
+            }
             Err(error) => Err(error),
         };
         let (upload, part) = match started {
@@ -324,51 +352,66 @@ impl Writing<'_> {
             Ok(Some(parts)) => {
                 Err(Report::new(Class::Compat, format!("one part was sent, and {} are listed", parts.len())))
             }
-            Ok(None) => Err(Report::new(Class::Compat, "the upload that was begun is not known")),
+            Ok(None) => Err(Report::new(Class::Compat, "the store does not know the upload that was begun").remedy(
+                "the store cannot list an upload's parts: an interrupted upload is not resumed there, and nothing is to be set",
+            )),
             Err(error) => Err(error.report()),
         }
     }
 }
 
-fn report_abort(aborted: Result<(), Failed>) -> Outcome {
-    aborted.map_err(|error| error.report()).map(|()| good("aborted"))
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Free,
+    Taken,
 }
 
-/// Aborts and deletes all that is left. It is the DeleteObject check, where anything had been written.
-pub(super) async fn clean_up(proof: &mut Proof, store: &dyn Store, made: &Made) {
-    let left = std::mem::take(&mut *made.left());
-    if left.objects.is_empty() {
-        return;
+/// `None` where the store does what S3 does.
+fn judge_condition(key: Key, result: Result<(), Failed>) -> Result<Option<Found>, Report> {
+    let odd = |message: String| Ok(Some(Found::Odd(message)));
+    match (key, result) {
+        (Key::Free, Ok(())) => Ok(None),
+        (Key::Taken, Err(error)) if error.class == Class::Conflict => Ok(None),
+        (Key::Taken, Ok(())) => {
+            odd("ignored: a taken key was written again. A backup's name is random, so no run overwrites another's \
+             manifest"
+                .to_owned())
+        }
+        (_, Err(error)) if error.class == Class::Compat && error.is_refusal() => {
+            let status = error.status.map_or_else(String::new, |status| format!(" (HTTP {status})"));
+            odd(format!("refused{status}: a manifest's key is looked up, and then written without the condition"))
+        }
+        (Key::Free, Err(error)) if error.class == Class::Conflict => {
+            let message = format!("{error}: a free key is refused as a taken one, so no backup could be committed");
+            Err(Report { class: Class::Compat, message, ..error.report() })
+        }
+        (_, Err(error)) => Err(error.report()),
     }
-    let began = Instant::now();
-    let all = left.objects.len();
-    let removing = async {
-        let mut failed: Vec<(String, Failed)> = Vec::new();
-        for upload in &left.uploads {
-            if let Err(error) = with_retries("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await {
-                failed.push((format!("the upload of {}", upload.key), error));
-            }
+}
+
+/// So many bytes, of which one piece is in memory.
+fn filled(size: u64, algorithm: Algorithm) -> Payload {
+    let piece = Bytes::from(vec![0x50; PIECE]);
+    let mut left = usize::try_from(size).unwrap_or(usize::MAX);
+    let pieces = std::iter::from_fn(|| {
+        let next = left.min(PIECE);
+        left -= next;
+        (next > 0).then(|| piece.slice(..next))
+    });
+    let pieces: Arc<[Bytes]> = pieces.collect();
+    let checksum = match algorithm {
+        Algorithm::Crc64nvme => {
+            let mut crc = Crc64nvme::new();
+            pieces.iter().for_each(|piece| crc.update(piece));
+            Some(Checksum::Crc64nvme(crc.finish()))
         }
-        for key in &left.objects {
-            if let Err(error) = with_retries("DeleteObject", key, || store.delete(key)).await {
-                failed.push((key.to_string(), error));
-            }
-        }
-        failed
+        Algorithm::Crc32c => Some(Checksum::Crc32c(crc32c(&*pieces))),
+        Algorithm::Sha256 => Some(Checksum::Sha256(sha256(&*pieces))),
+        Algorithm::None => None,
     };
-    let outcome = match tokio::time::timeout(CLEAN_UP, removing).await {
-        Err(_) => {
-            let message = format!("not done within {} s; left behind under {}", CLEAN_UP.as_secs(), made.folder);
-            Err(Report::new(Class::Timeout, message))
-        }
-        Ok(failed) => match failed.first() {
-            None => Ok(good(format!("{all} objects removed"))),
-            Some((_, error)) => {
-                let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
-                let message = format!("{error}; left behind: {}", names.join(", "));
-                Err(Report { message, ..error.report() })
-            }
-        },
-    };
-    proof.add("s3:DeleteObject", began.elapsed(), outcome);
+    Payload { pieces, checksum }
+}
+
+fn report_abort(aborted: Result<(), Failed>) -> Outcome {
+    aborted.map_err(|error| error.report()).map(|()| good("aborted"))
 }

@@ -11,7 +11,7 @@ use crate::format::key::ObjectKey;
 use crate::site::Identity;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
+    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
     UploadedPart,
 };
 
@@ -24,6 +24,22 @@ struct Refusing {
     /// Cancelled when this operation is asked for.
     cancels: Option<(&'static str, CancellationToken)>,
     skew: i64,
+    condition: Condition,
+    versions: Versions,
+}
+
+/// What is made of `If-None-Match`.
+#[derive(Debug, Clone, Copy)]
+enum Condition {
+    Honoured,
+    Ignored,
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    None,
+    Kept,
 }
 
 impl Refusing {
@@ -33,7 +49,15 @@ impl Refusing {
 
     fn with(refused: &[&'static str], message: &'static str) -> Self {
         let refused = refused.iter().copied().collect();
-        Self { memory: MemoryStore::new(), refused, message, cancels: None, skew: 300 }
+        Self {
+            memory: MemoryStore::new(),
+            refused,
+            message,
+            cancels: None,
+            skew: 300,
+            condition: Condition::Honoured,
+            versions: Versions::None,
+        }
     }
 
     async fn ask(&self, operation: &'static str) -> Result<(), Error> {
@@ -67,9 +91,10 @@ impl Store for Refusing {
         self.memory.head(key).await
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
         self.ask("DeleteObject").await?;
-        self.memory.delete(key).await
+        self.memory.delete(key).await?;
+        Ok(if self.versions == Versions::Kept { Deleted::Hidden } else { Deleted::Gone })
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
@@ -153,6 +178,27 @@ impl Site for Refusing {
         self.memory.put(key, Payload::new(data, Algorithm::None), Overwrite::Allow).await
     }
 
+    async fn put_if_absent(&self, key: &ObjectKey, payload: Payload) -> Result<(), Error> {
+        match self.condition {
+            Condition::Honoured => self.memory.put(key, payload, Overwrite::Refuse).await,
+            Condition::Ignored => self.memory.put(key, payload, Overwrite::Allow).await,
+            Condition::Refused => {
+                let error = Error::local("PutObject", key, Class::Compat, "Conditional object PUTs are not supported.");
+                Err(Error { status: Some(501), code: Some("NotImplemented".into()), ..error })
+            }
+        }
+    }
+
+    async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, Error> {
+        let hidden = || (self.versions == Versions::Kept).then(|| "v1".to_owned());
+        self.memory.head(key).await.map(|_| hidden())
+    }
+
+    async fn delete_version(&self, key: &ObjectKey, _: &str) -> Result<(), Error> {
+        self.ask("DeleteObjectVersion").await?;
+        self.memory.delete(key).await.map(drop)
+    }
+
     async fn dry_run(&self, action: Ec2Action) -> Result<(), Error> {
         self.ask(action.as_str()).await
     }
@@ -184,7 +230,7 @@ fn states(proof: &Proof, state: State) -> Vec<&str> {
     proof.checks.iter().filter(|check| check.state == state).map(|check| check.name.as_str()).collect()
 }
 
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
     "configuration",
     "certificate",
     "base credentials",
@@ -197,6 +243,7 @@ const ALL: [&str; 19] = [
     "s3:ListBucket",
     "s3:PutObject",
     "s3:GetObject",
+    "If-None-Match",
     "multipart upload",
     "s3:ListMultipartUploadParts",
     "s3:AbortMultipartUpload",
@@ -291,6 +338,56 @@ async fn cancelled_anywhere_it_leaves_nothing() {
         assert_eq!(proof.first_failure().unwrap().class, Class::Cancelled, "{operation}");
         nothing_is_left(&site);
     }
+}
+
+fn line<'a>(proof: &'a Proof, name: &str) -> &'a Check {
+    proof.checks.iter().find(|check| check.name == name).unwrap()
+}
+
+#[tokio::test]
+async fn what_the_store_makes_of_the_condition_is_said() {
+    for (condition, state, word) in [
+        (Condition::Honoured, State::Passed, "honoured"),
+        (Condition::Ignored, State::Warning, "ignored"),
+        (Condition::Refused, State::Warning, "refused (HTTP 501)"),
+    ] {
+        let site = Arc::new(Refusing { condition, ..Refusing::with(&[], "") });
+        let proof = proof_of(&site).await;
+        let check = line(&proof, "If-None-Match");
+        assert_eq!(check.state, state, "{}", check.message);
+        assert!(check.message.contains(word), "{}", check.message);
+        assert!(proof.first_failure().is_none());
+        nothing_is_left(&site);
+    }
+}
+
+#[tokio::test]
+async fn versions_are_removed_or_said_to_stay() {
+    for (refused, state, word) in [
+        (&[][..], State::Passed, "removed with their versions"),
+        (&["DeleteObjectVersion"][..], State::Warning, "hidden, not removed"),
+    ] {
+        let site = Arc::new(Refusing { versions: Versions::Kept, ..Refusing::with(refused, "no") });
+        let proof = proof_of(&site).await;
+        let check = line(&proof, "s3:DeleteObject");
+        assert_eq!(check.state, state, "{}", check.message);
+        assert!(
+            check.message.contains(word) && check.message.contains("NoncurrentVersionExpiration"),
+            "{}",
+            check.message
+        );
+        assert!(proof.first_failure().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_the_configured_size_is_sent() {
+    let site = Refusing::new(&[]);
+    let proof = proof_of(&site).await;
+    let sent = location().upload.part_size;
+    let message = &line(&proof, "multipart upload").message;
+    let size: u64 = message.split(", ").nth(1).and_then(|word| word.split(' ').next()?.parse().ok()).unwrap();
+    assert!(size > sent && size < sent + 4096, "{message}");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Store for Dying {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
         self.request().await.head(key).await
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<penstock::store::Deleted, Error> {
         self.request().await.delete(key).await
     }
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {

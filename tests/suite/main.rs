@@ -30,6 +30,7 @@ mod retention;
 mod servers;
 mod sessions;
 mod snapshots;
+mod stores;
 mod tar;
 mod trust;
 mod uploads;

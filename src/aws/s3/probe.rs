@@ -20,6 +20,26 @@ impl S3Store {
         }
     }
 
+    /// The key's version now. A delete marker is a 404 that names its own.
+    pub(in crate::aws) async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, Error> {
+        let request = self.request("HeadObject", key.as_str());
+        match self.client.head_object().bucket(&self.bucket).key(key.as_str()).send().await {
+            Ok(output) => Ok(output.version_id),
+            Err(error) => {
+                let headers = error.raw_response().map(|raw| raw.headers());
+                let marker = headers.filter(|headers| headers.get("x-amz-delete-marker") == Some("true"));
+                let version = marker.and_then(|headers| headers.get("x-amz-version-id"));
+                version.map(|version| Some(version.to_owned())).ok_or_else(|| request.failed(&error))
+            }
+        }
+    }
+
+    pub(in crate::aws) async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), Error> {
+        let request = self.request("DeleteObjectVersion", key.as_str());
+        let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str()).version_id(version);
+        delete.send().await.map(drop).map_err(|error| request.failed(&error))
+    }
+
     /// With SSE-S3, whatever is configured: what is refused with KMS and not without is refused by the key.
     pub(in crate::aws) async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
         let request = self.request("PutObject", key.as_str());

@@ -35,7 +35,7 @@ impl Store for Refusing {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
         self.inner.head(key).await
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, Error> {
         self.inner.delete(key).await
     }
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
@@ -61,6 +61,7 @@ impl Store for Refusing {
         self.inner.abort_upload(upload).await
     }
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
+        self.may("ListParts")?;
         self.inner.list_parts(upload).await
     }
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
@@ -171,6 +172,63 @@ async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
     assert_eq!(house.sweep(refuses, Mode::Abort).await, ["failed"]);
     assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (1, 1));
     assert_eq!(house.sweep(&[], Mode::Abort).await, ["aborted"]);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (0, 0));
+}
+
+/// As s3rver: 405 for both.
+const NO_ABORT: &[(&str, Class)] = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
+
+#[tokio::test]
+async fn what_a_store_can_never_abort_is_given_up_when_told() {
+    for (steps, before) in [(4, "failed"), (2, "unknown")] {
+        let house = House::new();
+        house.crash("a", steps).await;
+        assert_eq!(house.sweep(NO_ABORT, Mode::Abort).await, [before]);
+        assert_eq!(house.entries(), 1);
+        assert_eq!(house.sweep(NO_ABORT, Mode::GiveUp).await, ["given-up"]);
+        assert_eq!(house.entries(), 0);
+        assert!(house.interrupted().abs() < 0.1);
+        assert_eq!(house.sweep(NO_ABORT, Mode::Abort).await, Vec::<&str>::new());
+    }
+}
+
+#[tokio::test]
+async fn giving_up_aborts_what_can_be_and_waits_for_what_may_come_back() {
+    let house = House::new();
+    house.crash("a", 4).await;
+    assert_eq!(house.sweep(&[("AbortMultipartUpload", Class::Tls)], Mode::GiveUp).await, ["failed"]);
+    assert_eq!(house.entries(), 1);
+    assert_eq!(house.sweep(&[], Mode::GiveUp).await, ["aborted"]);
+    assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (0, 0));
+}
+
+#[test]
+fn after_a_week_only_what_its_store_cannot_do_is_given_up() {
+    let (key, week) = (House::key("n", "a"), REPORTED_FOR + Duration::from_secs(1));
+    let failed = |class| Fate::Failed(Report::new(class, "no"));
+    let rows = [
+        (failed(Class::Compat), Mode::Abort, week, true),
+        (failed(Class::Compat), Mode::Abort, REPORTED_FOR, false),
+        (failed(Class::Compat), Mode::DryRun, week, false),
+        (failed(Class::AccessDenied), Mode::Abort, week, false),
+        (failed(Class::AccessDenied), Mode::GiveUp, Duration::ZERO, true),
+        (failed(Class::Transient), Mode::GiveUp, week, false),
+        (failed(Class::Timeout), Mode::GiveUp, week, false),
+        (Fate::Unknown, Mode::Abort, week, true),
+        (Fate::Unknown, Mode::Abort, Duration::ZERO, false),
+        (Fate::Aborted, Mode::GiveUp, week, false),
+        (Fate::Spared, Mode::GiveUp, week, false),
+    ];
+    for (fate, mode, age, given_up) in rows {
+        assert_eq!(fate.given_up(&key, mode, age).is_some(), given_up, "{fate:?} {mode:?} {age:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_list_parts_is_aborted_twice() {
+    let house = House::new();
+    house.crash("a", 4).await;
+    assert_eq!(house.sweep(&[("ListParts", Class::Compat)], Mode::Abort).await, ["aborted"]);
     assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (0, 0));
 }
 
