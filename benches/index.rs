@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use penstock::format::index::{self, Chunk, ChunkId, Encoding, FileEntry, FileKind, FileTime, Totals, Writer};
 use penstock::format::key::ObjectKey;
-use penstock::format::manifest::{DataObject, IndexObject, Stream};
+use penstock::format::manifest::{DataObject, IndexObject, NotEntered, Stream};
 
 const CHUNKS: u32 = 10_000;
 const CHUNK: u32 = 1 << 20;
@@ -68,6 +68,7 @@ fn stream(totals: &Totals) -> Stream {
         digest: totals.digest,
         index: IndexObject { key: ObjectKey::new("index"), size: 0, sha256: [0; 32] },
         objects: vec![object],
+        not_entered: NotEntered::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use super::format::ebs::MAX_TAGS;
 use super::format::index::{self, Encoding, Record};
 use super::format::key::{BackupId, Chain, Name, ObjectKey};
-use super::format::manifest::{DataObject, IndexObject, Manifest, Stream};
+use super::format::manifest::{DataObject, IndexObject, Manifest, NotEntered, Stream};
 
 /// Sizes of the data objects an index under test refers to.
 pub const OBJECTS: [u64; 2] = [1 << 20, 1 << 32];
@@ -52,6 +52,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
             sha256: [0; 32],
         },
         objects: OBJECTS.iter().enumerate().map(object).collect(),
+        not_entered: NotEntered::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::download::index;
 use crate::error::Classify as _;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::index::{FileKind, Record};
-use crate::format::manifest::{Content, Item, Manifest};
+use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered};
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
@@ -115,6 +115,16 @@ fn item_lines(item: &Item) -> Vec<String> {
             let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
             let (files, objects) = (stream.files, output::count(stream.objects.len() as u64, "object"));
             lines.push(format!("          {plain} plain, {stored} stored, {new} new; {files} files; {objects}"));
+            let NotEntered { count, list } = &stream.not_entered;
+            if *count > 0 {
+                lines.push(format!(
+                    "          {count} not entered, because another file system or subvolume is mounted there:"
+                ));
+            }
+            lines.extend(list.iter().take(MAX_NOT_ENTERED).map(|path| format!("            {path}")));
+            if *count > list.len() as u64 {
+                lines.push(format!("            and {} more", count - list.len() as u64));
+            }
         }
     }
     lines

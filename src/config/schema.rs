@@ -256,7 +256,13 @@ fn source() -> Value {
             ("name", text("Names the item in the backup, once in a job: [a-z0-9._-].")),
             ("path", text("tree: a glob, one item for each match. file: the file. Begins with /.")),
             ("exclude", list("tree: what is left out.", &text("A glob against the path below the folder."))),
-            ("one_file_system", boolean("tree: do not follow into what is mounted below.", true)),
+            (
+                "one_file_system",
+                boolean(
+                    "tree: do not enter directories on which another file system or subvolume is mounted; they are listed.",
+                    true,
+                ),
+            ),
             (
                 "argv",
                 list(

@@ -16,7 +16,7 @@ use crate::error::Class;
 use crate::format::index::{Chunk, FileEntry, Writer};
 use crate::format::key::{BackupId, Name, ObjectKey};
 use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, Outcome, SourceDescription, Stream, Warnings,
+    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, Warnings,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{
@@ -119,7 +119,8 @@ impl House {
         let stored_bytes = objects.iter().map(|object| object.size).sum();
         let index = self.index(item, bytes).await;
         let (plain_bytes, chunks, files, digest) = (totals.plain_bytes, totals.chunks, totals.files, totals.digest);
-        Stream { plain_bytes, stored_bytes, new_bytes: stored_bytes, chunks, files, digest, index, objects }
+        let (new_bytes, not_entered) = (stored_bytes, NotEntered::default());
+        Stream { plain_bytes, stored_bytes, new_bytes, chunks, files, digest, index, objects, not_entered }
     }
 
     pub(crate) async fn index(&self, item: &str, bytes: Vec<u8>) -> IndexObject {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ pub const MAX_SIZE: u64 = 64 << 20;
 
 /// Warnings a manifest lists; above that only the count goes up.
 pub const MAX_WARNINGS: usize = 1000;
+
+/// Directories that were not entered that a stream lists; above that only the count goes up.
+pub const MAX_NOT_ENTERED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -156,6 +160,32 @@ pub struct Stream {
     pub index: IndexObject,
     /// The data objects the index counts by position; earlier backups' may be among them.
     pub objects: Vec<DataObject>,
+    /// What of a tree was left out because another file system is mounted there, as `one_file_system` asks for.
+    #[serde(default, skip_serializing_if = "NotEntered::is_empty")]
+    pub not_entered: NotEntered,
+}
+
+/// Directories that a stream has, but not what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NotEntered {
+    /// All of them; `list` holds at most [`MAX_NOT_ENTERED`].
+    pub count: u64,
+    /// Lossy UTF-8 of their paths.
+    pub list: Vec<String>,
+}
+
+impl NotEntered {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn push(&mut self, path: &Path) {
+        self.count += 1;
+        if self.list.len() < MAX_NOT_ENTERED {
+            self.list.push(path.to_string_lossy().into_owned());
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use crate::budget::OwnBuffers;
 use crate::budget::stream::{BLOCK, BLOCKS, Plan};
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
-use crate::format::manifest::{IndexObject, Manifest, Stream, Warning, Warnings};
+use crate::format::manifest::{IndexObject, Manifest, NotEntered, Stream, Warning, Warnings};
 use crate::metrics::AbortReason;
 use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
@@ -23,6 +23,9 @@ use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
 /// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
 const INDEX_IN_MEMORY: usize = 4 << 20;
+
+/// Directories that were not entered that the log names.
+const LOGGED: usize = 5;
 
 /// How much of the index is read at a time to be uploaded.
 const INDEX_READ: usize = 256 << 10;
@@ -120,6 +123,7 @@ struct ItemWriter<'a> {
     objects: Objects,
     index: Option<index::Writer<SpooledTempFile>>,
     stored: u64,
+    not_entered: NotEntered,
 }
 
 const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
@@ -166,6 +170,7 @@ impl<'a> ItemWriter<'a> {
             objects: objects.unwrap_or_default(),
             index: Some(index),
             stored: 0,
+            not_entered: NotEntered::default(),
         })
     }
 
@@ -184,6 +189,7 @@ impl<'a> ItemWriter<'a> {
                     let path = warning.path.to_string_lossy().into_owned();
                     warnings.push(Warning { item: self.item.clone(), path, message: warning.message });
                 }
+                Event::NotEntered(path) => self.not_entered.push(&path),
                 Event::Frame(frame) => self.frame(&frame).await?,
                 Event::Reference(position) => {
                     let plain = self.reference(position)?;
@@ -195,6 +201,11 @@ impl<'a> ItemWriter<'a> {
             }
         }
         self.roll_over().await?;
+        if !self.not_entered.is_empty() {
+            let NotEntered { count, list } = &self.not_entered;
+            let first = list[..list.len().min(LOGGED)].join(", ");
+            tracing::info!(item = %self.item, count, first, "directories were not entered, because another file system or subvolume is mounted there");
+        }
         let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
         let index = self.upload_index(file).await?;
         let objects = std::mem::take(&mut self.objects).into_list();
@@ -207,6 +218,7 @@ impl<'a> ItemWriter<'a> {
             digest: totals.digest,
             index,
             objects,
+            not_entered: std::mem::take(&mut self.not_entered),
         })
     }
 

@@ -78,7 +78,7 @@ fn expand<'a>(source: &'a config::Source, items: &mut Vec<PlannedItem<'a>>) -> R
 }
 
 impl PlannedItem<'_> {
-    /// Opens the source; `parent` is for a tree. `stop` ends a command's process group.
+    /// Opens the source; `parent` is for a tree. `stop` ends a command's process group, and the waiting for a file.
     pub(super) fn open(
         &self,
         stop: CancellationToken,
@@ -87,9 +87,9 @@ impl PlannedItem<'_> {
         Ok(match &self.origin {
             Origin::Tree { root, exclude, one_file_system } => {
                 let options = tree::Options { exclude: exclude.to_vec(), one_file_system: *one_file_system };
-                Box::new(TreeSource::new(root, &options, parent)?)
+                Box::new(TreeSource::new(root, &options, parent)?.stopped_by(stop))
             }
-            Origin::File(path) => Box::new(FileSource::open(path)?),
+            Origin::File(path) => Box::new(FileSource::open(path)?.stopped_by(stop)),
             Origin::Command(argv) => Box::new(CommandSource::spawn(argv, stop)?),
             Origin::Stdin => Box::new(StdinSource::new()),
         })

@@ -17,7 +17,7 @@ use crate::disks::{Disks as _, NewSnapshot, Tags};
 use crate::format::ebs::{EbsSnapshot, State, VolumeId};
 use crate::format::key::{BackupPrefix, Kind, Name};
 use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, Outcome, SourceDescription, Stream, VERSION, Warnings,
+    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
 };
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
@@ -113,6 +113,7 @@ impl World {
             digest: [0; 32],
             index,
             objects,
+            not_entered: NotEntered::default(),
         };
         let item = Item {
             name: name("item"),

@@ -1,31 +1,44 @@
 //! One regular file or block device as a stream of its bytes.
 //!
 //! The size is taken when it is opened, and no more than that is yielded, so a file that something appends to ends. A
-//! file that shrinks ends early. Both, and a changed modification time, are a warning. A read error makes the item
+//! file that shrinks ends early. Both, and a changed modification time, are a warning. But a file that has more bytes than its size says
+//! although nobody writes to it, as those of procfs, is read to its end ([`announced`]). A read error makes the item
 //! worthless: there is no stream around it that could say where the zeros are. Links to it are followed.
+//!
+//! A file that another has a lease on is waited for when it is first read, not when it is opened: that may take a minute ([`open`]).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, fstat, openat, seek};
+use rustix::fs::{CWD, FileType, SeekFrom, fstat, seek};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 
+use super::open::{OPEN, Patience, Refusal, open};
 use super::page_cache::Reader;
 use super::tree::meta::Meta;
-use super::{Error, Source, Warning};
+use super::{Error, Source, Warning, announced};
 
 /// A file's stream.
 #[derive(Debug)]
 pub struct FileSource {
-    fd: OwnedFd,
     path: PathBuf,
-    size: u64,
-    /// As it was opened; absent for a device, whose time says nothing about its data.
-    opened: Option<Meta>,
-    offset: u64,
-    reader: Reader,
+    /// Absent while somebody has a lease on it.
+    file: Option<Opened>,
+    patience: Patience,
     warnings: Vec<Warning>,
     done: bool,
+}
+
+#[derive(Debug)]
+struct Opened {
+    fd: OwnedFd,
+    size: u64,
+    /// As it was opened; absent for a device, whose time says nothing about its data.
+    meta: Option<Meta>,
+    /// Bytes yielded; more than `size` where that is not the file's real one.
+    offset: u64,
+    reader: Reader,
 }
 
 impl FileSource {
@@ -33,71 +46,116 @@ impl FileSource {
     /// When it cannot be opened, or is neither a regular file nor a block device.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let failed =
-            |action: &'static str| move |error: Errno| Error::Io { action, path: path.to_owned(), error: error.into() };
-        // A fifo would hang without NONBLOCK; for a file and a block device it changes nothing.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = openat(CWD, path, flags, Mode::empty()).map_err(failed("opening"))?;
-        let stat = fstat(&fd).map_err(failed("looking at"))?;
-        let meta = Meta::from(stat);
-        let (size, opened) = match meta.file_type {
+        let file = match open(CWD, path, OPEN) {
+            Ok(fd) => Some(Opened::new(fd, path)?),
+            Err(Errno::AGAIN | Errno::INTR | Errno::STALE) => None,
+            Err(error) => return Err(io_error("opening", path)(error)),
+        };
+        let patience = Patience::default();
+        Ok(Self { path: path.to_owned(), file, patience, warnings: Vec::new(), done: false })
+    }
+
+    /// Ends the waiting for a file that another has a lease on when `stop` is cancelled.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.patience.stopped_by(stop);
+        self
+    }
+
+    /// The open file, after as much waiting as it takes.
+    fn file(&mut self) -> Result<&mut Opened, Error> {
+        if self.file.is_none() {
+            let opened = self.patience.open(|| open(CWD, &self.path, OPEN));
+            let opened = opened.map_err(|refusal| match refusal.error {
+                Errno::AGAIN if self.patience.is_cancelled() => Error::Cancelled,
+                _ => refused(&self.path, refusal),
+            })?;
+            self.file = Some(Opened::new(opened, &self.path)?);
+        }
+        Ok(self.file.as_mut().expect("opened just above"))
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl Fn(Errno) -> Error {
+    move |error| Error::Io { action, path: path.to_owned(), error: error.into() }
+}
+
+fn refused(path: &Path, refusal: Refusal) -> Error {
+    let kind = std::io::Error::from(refusal.error).kind();
+    Error::Io { action: "opening", path: path.to_owned(), error: std::io::Error::new(kind, refusal.to_string()) }
+}
+
+impl Opened {
+    fn new(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
+        let meta = Meta::from(fstat(&fd).map_err(io_error("looking at", path))?);
+        let invalid = |what: &str| Err(Error::Invalid(format!("{} {what}", path.display())));
+        let (size, meta) = match meta.file_type {
+            FileType::RegularFile if announced::is_memory(fd.as_fd(), &meta) => {
+                return invalid("is a window to all of the machine's memory, which is no content");
+            }
             FileType::RegularFile => (meta.size, Some(meta)),
-            FileType::BlockDevice => (seek(&fd, SeekFrom::End(0)).map_err(failed("measuring"))?, None),
-            FileType::Directory => {
-                let path = path.display();
-                return Err(Error::Invalid(format!("{path} is a directory; a source of type \"tree\" stores one")));
-            }
-            _ => {
-                let path = path.display();
-                return Err(Error::Invalid(format!("{path} is neither a regular file nor a block device")));
-            }
+            FileType::BlockDevice => (seek(&fd, SeekFrom::End(0)).map_err(io_error("measuring", path))?, None),
+            FileType::Directory => return invalid("is a directory; a source of type \"tree\" stores one"),
+            _ => return invalid("is neither a regular file nor a block device"),
         };
         let reader = Reader::start(&fd, size);
-        Ok(Self { fd, path: path.to_owned(), size, opened, offset: 0, reader, warnings: Vec::new(), done: false })
+        Ok(Self { fd, size, meta, offset: 0, reader })
     }
 
-    fn warn(&mut self, message: String) {
-        self.warnings.push(Warning { path: self.path.clone(), message });
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let left = self.size.saturating_sub(self.offset);
+        let length = if left > 0 {
+            let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+            self.reader.read_at(&self.fd, &mut buffer[..wanted], self.offset)?
+        } else {
+            self.read_beyond(buffer)?
+        };
+        self.offset += length as u64;
+        Ok(length)
     }
 
-    fn finish(&mut self) {
-        if std::mem::replace(&mut self.done, true) {
-            return;
-        }
+    /// What there is behind the announced size, unless it is what somebody has added meanwhile.
+    fn read_beyond(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let Some(meta) = &self.meta else { return Ok(0) };
+        let length = match self.reader.read_at(&self.fd, buffer, self.offset) {
+            // What ends where it says need not let anybody look behind that.
+            Err(_) if self.offset == self.size && self.size > 0 => 0,
+            other => other?,
+        };
+        Ok(if length > 0 && announced::is_written_to(self.fd.as_fd(), meta) { 0 } else { length })
+    }
+
+    /// What there is to say about the file at its end, if anything.
+    fn finish(&self) -> Option<String> {
         self.reader.end(&self.fd);
-        let Some(opened) = self.opened else { return };
+        let opened = self.meta.as_ref()?;
         let now = match fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
-            Err(error) => return self.warn(format!("it cannot be looked at after it was read: {error}")),
+            Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
         };
         let (size, read) = (self.size, self.offset);
-        if read < size {
-            self.warn(format!("it shrank while it was read: {read} bytes of {size} are stored"));
-        } else if now.size > size {
+        let (touched, resized) = (now.mtime != opened.mtime, now.size != size);
+        if read < size && (touched || resized || !announced::may_be_short(opened)) {
+            Some(format!("it shrank while it was read: {read} bytes of {size} are stored"))
+        } else if now.size > size.max(read) {
             let grown = now.size;
-            self.warn(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"));
-        } else if now.mtime != opened.mtime || now.size != size {
-            self.warn("it changed while it was read".to_owned());
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+        } else {
+            (touched || (resized && read == size)).then(|| "it changed while it was read".to_owned())
         }
     }
 }
 
 impl Source for FileSource {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        if buffer.is_empty() {
+        if buffer.is_empty() || self.done {
             return Ok(0);
         }
-        let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let length = if wanted == 0 || self.done {
-            0
-        } else {
-            let read = self.reader.read_at(&self.fd, &mut buffer[..wanted], self.offset);
-            read.map_err(|error| Error::Io { action: "reading", path: self.path.clone(), error: error.into() })?
-        };
-        self.offset += length as u64;
+        let length = self.file()?.read(buffer).map_err(io_error("reading", &self.path))?;
         if length == 0 {
-            self.finish();
+            self.done = true;
+            let message = self.file()?.finish();
+            self.warnings.extend(message.map(|message| Warning { path: self.path.clone(), message }));
         }
         Ok(length)
     }
@@ -107,13 +165,15 @@ impl Source for FileSource {
     }
 
     fn size_hint(&self) -> Option<u64> {
-        Some(self.size)
+        self.file.as_ref().map(|file| file.size)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+
+    use rustix::fs::{Mode, mkfifoat};
 
     use super::*;
 
@@ -171,7 +231,18 @@ mod tests {
         let error = FileSource::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("type \"tree\""), "{error}");
         let fifo = dir.path().join("fifo");
-        rustix::fs::mkfifoat(CWD, &fifo, Mode::RUSR).unwrap();
+        mkfifoat(CWD, &fifo, Mode::RUSR).unwrap();
         assert!(matches!(FileSource::open(&fifo), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn what_the_kernel_makes_up_is_whole_whatever_its_size_says() {
+        for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+            let Ok(expected) = std::fs::read(path) else { continue };
+            let mut source = FileSource::open(path).unwrap();
+            assert_ne!(source.size_hint(), Some(expected.len() as u64), "{path}");
+            assert_eq!(drain(&mut source), expected, "{path}");
+            assert_eq!(source.take_warnings(), [], "{path}");
+        }
     }
 }

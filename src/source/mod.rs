@@ -4,9 +4,11 @@
 //! changed under it, becomes a [`Warning`] and the stream stays valid; only what makes the whole item worthless (a
 //! command that failed, a root that does not exist) is an error.
 
+mod announced;
 pub mod command;
 pub mod file;
 pub mod glob;
+mod open;
 mod page_cache;
 pub mod stdin;
 pub mod tree;
@@ -37,6 +39,11 @@ pub trait Source: Send {
 
     /// The warnings since the last call.
     fn take_warnings(&mut self) -> Vec<Warning> {
+        Vec::new()
+    }
+
+    /// The directories since the last call that are in the stream without what is in them, because another file system is mounted there.
+    fn take_not_entered(&mut self) -> Vec<PathBuf> {
         Vec::new()
     }
 

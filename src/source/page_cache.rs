@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 
 use rustix::fs::{Advice, fadvise};
-use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, read};
 
 /// One read-ahead window (the kernel's default, 128 KiB): below it there is nothing to advise.
 const SMALL: u64 = 128 << 10;
@@ -34,6 +34,8 @@ enum How {
     DontCache,
     /// And the pages before this offset have been.
     DropBehind(u64),
+    /// It cannot seek (some FUSE files): it is read in order, whatever is asked for.
+    InOrder,
 }
 
 impl Reader {
@@ -49,12 +51,14 @@ impl Reader {
     /// Reads some bytes into `buffer`; 0 is the end.
     pub(super) fn read_at(&mut self, fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let length = loop {
-            let read = match self.how {
+            let length = match self.how {
                 How::DontCache => preadv2(&fd, &mut [IoSliceMut::new(buffer)], offset, DONT_CACHE),
                 How::Small | How::DropBehind(_) => pread(&fd, &mut *buffer, offset),
+                How::InOrder => read(&fd, &mut *buffer),
             };
-            match read {
+            match length {
                 Err(Errno::INTR) => {}
+                Err(Errno::SPIPE) if offset == 0 => self.how = How::InOrder,
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) if matches!(self.how, How::DontCache) => {
                     self.how = How::DropBehind(0);
                 }

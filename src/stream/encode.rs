@@ -12,6 +12,7 @@
 //! Failure: the first error of the source ends the stream with that error. When the consumer drops the [`Encoder`], the thread ends at
 //! its next chunk; a source that blocks for ever is the source's to interrupt.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,6 +69,8 @@ pub struct Frame {
 pub enum Event {
     File(FileEntry),
     Warning(Warning),
+    /// A directory that is in the stream without what is in it.
+    NotEntered(PathBuf),
     Frame(Frame),
     /// A chunk that was read and that the parent has, by its position in the table.
     Reference(u32),
@@ -215,6 +218,9 @@ impl Cutter {
         }
         for warning in self.source.take_warnings() {
             self.send(Pending::Ready(Event::Warning(warning)))?;
+        }
+        for path in self.source.take_not_entered() {
+            self.send(Pending::Ready(Event::NotEntered(path)))?;
         }
         Ok(())
     }

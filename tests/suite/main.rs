@@ -25,6 +25,7 @@ mod layouts;
 mod memory;
 mod model;
 mod moto;
+mod odd_files;
 mod page;
 mod retention;
 mod servers;

@@ -1,32 +1,61 @@
 //! A regular file's data, read straight into the caller's buffer.
 //!
 //! The header has announced how much data there will be, and exactly that much is yielded whatever happens to the file:
-//! what is missing is zeros and what is too much is left out, each with one complaint.
+//! what is missing is zeros and what is too much is left out, each with one complaint. Where the file's own word for how much that is cannot
+//! be believed, its data has been set aside before ([`announced`]).
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 
+use tempfile::SpooledTempFile;
+
 use super::meta::Meta;
-use super::sparse::Segment;
+use super::sparse::{self, Segment};
+use crate::source::announced::{self, Extent};
 use crate::source::page_cache::Reader;
 
 #[derive(Debug)]
 pub(super) struct Body {
     fd: OwnedFd,
     announced: Meta,
+    /// Of the whole file, holes too.
+    size: u64,
+    sparse: bool,
     /// What is left to yield, the next one last.
     segments: Vec<Segment>,
     reader: Reader,
+    /// All of a file that has not the size it announced.
+    set_aside: Option<SpooledTempFile>,
+    /// Why the size is not to be believed, although it is all there is.
+    doubt: Option<String>,
     /// Why zeros are yielded instead of data.
     gave_up: Option<String>,
 }
 
 impl Body {
-    /// The data of `fd`, all of it or only `segments`.
-    pub(super) fn new(fd: OwnedFd, announced: Meta, segments: Option<Vec<Segment>>) -> Self {
-        let mut segments = segments.unwrap_or_else(|| vec![Segment { offset: 0, length: announced.size }]);
+    /// Looks at what an open file has: how much data, and where.
+    pub(super) fn open(fd: OwnedFd, announced: Meta) -> Self {
+        let (size, set_aside, doubt) = match announced::examine(fd.as_fd(), &announced) {
+            Extent::AsAnnounced => (announced.size, None, None),
+            Extent::SetAside(file, length) => (length, Some(file), None),
+            Extent::Unknown(doubt) => (announced.size, None, Some(doubt)),
+        };
+        let segments = if set_aside.is_none() { sparse::scan(&fd, &announced) } else { None };
+        let sparse = segments.is_some();
+        let mut segments = segments.unwrap_or_else(|| vec![Segment { offset: 0, length: size }]);
         segments.reverse();
-        let reader = Reader::start(fd.as_fd(), announced.size);
-        Self { fd, announced, segments, reader, gave_up: None }
+        let reader = Reader::start(fd.as_fd(), size);
+        Self { fd, announced, size, sparse, segments, reader, set_aside, doubt, gave_up: None }
+    }
+
+    /// Of the whole file, holes too.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What says in the stream where the data is, if the file has holes.
+    pub(super) fn map(&self) -> Option<Vec<u8>> {
+        self.sparse.then(|| sparse::encode(self.segments.iter().rev()))
     }
 
     /// Bytes still to be yielded.
@@ -49,11 +78,15 @@ impl Body {
             buffer.fill(0);
             wanted
         } else {
-            match self.reader.read_at(&self.fd, buffer, segment.offset) {
+            let read = match &mut self.set_aside {
+                Some(file) => file.read(buffer),
+                None => self.reader.read_at(&self.fd, buffer, segment.offset).map_err(Into::into),
+            };
+            match read {
                 Ok(0) => {
                     self.gave_up = Some(format!(
                         "it shrank while it was read: there is nothing at byte {} of {}; the rest is zeros",
-                        segment.offset, self.announced.size
+                        segment.offset, self.size
                     ));
                     buffer.fill(0);
                     wanted
@@ -62,7 +95,7 @@ impl Body {
                 Err(error) => {
                     self.gave_up = Some(format!(
                         "it cannot be read at byte {} of {}: {error}; the rest is zeros",
-                        segment.offset, self.announced.size
+                        segment.offset, self.size
                     ));
                     buffer.fill(0);
                     wanted
@@ -77,19 +110,17 @@ impl Body {
     /// To be called at the end: what there is to say about the file, if anything.
     pub(super) fn finish(self) -> Option<String> {
         self.reader.end(&self.fd);
-        if self.gave_up.is_some() {
-            return self.gave_up;
+        if self.gave_up.is_some() || self.doubt.is_some() {
+            return self.gave_up.or(self.doubt);
         }
         let now = match rustix::fs::fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
             Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
         };
-        if now.size > self.announced.size {
-            Some(format!(
-                "it grew while it was read: from {} bytes to {}; what was added is left out",
-                self.announced.size, now.size
-            ))
-        } else if now.mtime != self.announced.mtime || now.size != self.announced.size {
+        let (size, is_announced) = (self.announced.size, self.set_aside.is_none());
+        if is_announced && now.size > size {
+            Some(format!("it grew while it was read: from {size} bytes to {}; what was added is left out", now.size))
+        } else if now.mtime != self.announced.mtime || (is_announced && now.size != size) {
             Some("it changed while it was read".to_owned())
         } else {
             None

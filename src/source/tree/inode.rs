@@ -3,16 +3,17 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, OFlags, fstat, readlinkat, statat};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::header::device_fits;
 use super::meta::Meta;
 use super::xattr::{self, Attributes};
 use crate::format::index::{FileKind, MAX_PATH};
+use crate::source::announced;
+use crate::source::open::{self, Patience, Refusal};
 
-pub(super) const OPEN: OFlags =
-    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+pub(super) const OPEN: OFlags = open::OPEN.union(OFlags::NOFOLLOW);
 
 #[derive(Debug)]
 pub(super) enum Content {
@@ -33,6 +34,8 @@ pub(super) enum Skip {
     Vanished,
     #[error("{action}: {error}")]
     Failed { action: &'static str, error: Errno },
+    #[error("it cannot be opened: {0}")]
+    Refused(Refusal),
     #[error("it is no longer {0}: it was replaced before it was read")]
     Replaced(&'static str),
     #[error("it is a socket, which cannot be stored")]
@@ -43,6 +46,8 @@ pub(super) enum Skip {
     DeviceNumber,
     #[error("it is of a type that cannot be stored")]
     Type,
+    #[error("it is a window to all of the machine's memory, which is no content")]
+    Memory,
 }
 
 pub(super) fn failed(action: &'static str) -> impl Fn(Errno) -> Skip {
@@ -61,55 +66,80 @@ pub(super) struct Inode {
     pub(super) complaint: Option<String>,
 }
 
-/// Opens an inode that was a moment ago what `meta` says, and is no directory.
-pub(super) fn read(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    meta: Meta,
-    xattrs: &mut xattr::Reader,
-) -> Result<Inode, Skip> {
-    let (meta, content) = match meta.file_type {
-        FileType::RegularFile => {
-            let fd = open(directory, name, OPEN).map_err(failed("it cannot be opened"))?;
-            let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
-            if meta.file_type != FileType::RegularFile {
-                return Err(Skip::Replaced("a regular file"));
-            }
-            (meta, Content::File(fd))
-        }
-        FileType::Symlink => {
-            let target = readlinkat(directory, name, Vec::new()).map_err(failed("its target cannot be read"))?;
-            (meta, Content::Symlink(target.into_bytes()))
-        }
-        FileType::Fifo => (meta, Content::Fifo),
-        FileType::CharacterDevice | FileType::BlockDevice if !device_fits(meta.rdev) => {
-            return Err(Skip::DeviceNumber);
-        }
-        FileType::CharacterDevice => (meta, Content::CharDevice),
-        FileType::BlockDevice => (meta, Content::BlockDevice),
-        _ => return Err(Skip::Type),
-    };
-    let (attributes, complaint) = if let Content::File(fd) = &content {
-        xattrs.read(xattr::Target::Open(fd.as_fd()))
-    } else {
-        xattrs.read(xattr::Target::Path(&by_proc(directory, name)))
-    };
-    Ok(Inode { meta, attributes, content, complaint })
+/// What reading inodes takes.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) xattrs: xattr::Reader,
+    pub(super) patience: Patience,
 }
 
-/// Opens a directory.
-pub(super) fn read_directory(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    xattrs: &mut xattr::Reader,
-) -> Result<(OwnedFd, Inode), Skip> {
-    let fd = match open(directory, name, OPEN.union(OFlags::DIRECTORY)) {
-        Err(Errno::NOTDIR | Errno::LOOP) => return Err(Skip::Replaced("a directory")),
-        other => other.map_err(failed("it cannot be opened"))?,
-    };
-    let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
-    let (attributes, complaint) = xattrs.read(xattr::Target::Open(fd.as_fd()));
-    Ok((fd, Inode { meta, attributes, content: Content::Directory, complaint }))
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { xattrs: xattr::Reader::new(), patience: Patience::default() }
+    }
+
+    /// What is at `name`, without following it.
+    pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Meta, Skip> {
+        let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
+        Ok(Meta::from(stat.map_err(failed("it cannot be looked at"))?))
+    }
+
+    /// Opens an inode that was a moment ago what `meta` says, and is no directory.
+    pub(super) fn read(&mut self, directory: BorrowedFd<'_>, name: &CStr, meta: Meta) -> Result<Inode, Skip> {
+        let (meta, content) = match meta.file_type {
+            FileType::RegularFile => self.open_file(directory, name)?,
+            FileType::Symlink => {
+                let target = retry_on_intr(|| readlinkat(directory, name, Vec::new()));
+                (meta, Content::Symlink(target.map_err(failed("its target cannot be read"))?.into_bytes()))
+            }
+            FileType::Fifo => (meta, Content::Fifo),
+            FileType::CharacterDevice | FileType::BlockDevice if !device_fits(meta.rdev) => {
+                return Err(Skip::DeviceNumber);
+            }
+            FileType::CharacterDevice => (meta, Content::CharDevice),
+            FileType::BlockDevice => (meta, Content::BlockDevice),
+            _ => return Err(Skip::Type),
+        };
+        let (attributes, complaint) = if let Content::File(fd) = &content {
+            self.xattrs.read(xattr::Target::Open(fd.as_fd()))
+        } else {
+            self.xattrs.read(xattr::Target::Path(&by_proc(directory, name)))
+        };
+        Ok(Inode { meta, attributes, content, complaint })
+    }
+
+    fn open_file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(Meta, Content), Skip> {
+        let fd = self.patience.open(|| open::open(directory, name, OPEN)).map_err(refused)?;
+        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        if meta.file_type != FileType::RegularFile {
+            return Err(Skip::Replaced("a regular file"));
+        }
+        if announced::is_memory(fd.as_fd(), &meta) {
+            return Err(Skip::Memory);
+        }
+        Ok((meta, Content::File(fd)))
+    }
+
+    /// Opens a directory.
+    pub(super) fn read_directory(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Inode), Skip> {
+        let flags = OPEN.union(OFlags::DIRECTORY);
+        let fd = self.patience.open(|| open::open(directory, name, flags)).map_err(|refusal| match refusal.error {
+            Errno::NOTDIR | Errno::LOOP => Skip::Replaced("a directory"),
+            _ => refused(refusal),
+        })?;
+        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        let (attributes, complaint) = self.xattrs.read(xattr::Target::Open(fd.as_fd()));
+        Ok((fd, Inode { meta, attributes, content: Content::Directory, complaint }))
+    }
+}
+
+fn refused(refusal: Refusal) -> Skip {
+    if refusal.error == Errno::NOENT { Skip::Vanished } else { Skip::Refused(refusal) }
+}
+
+/// Whether a regular file of 0 bytes has none: what the kernel makes up has content, and keeps its times when that changes.
+pub(super) fn is_empty(directory: BorrowedFd<'_>, name: &CStr) -> bool {
+    open::open(directory, name, OPEN).is_ok_and(|fd| announced::is_empty(fd.as_fd()))
 }
 
 /// What an inode that has no name in the stream yet is called there; `None` for what cannot be stored.
@@ -130,16 +160,4 @@ fn by_proc(directory: BorrowedFd<'_>, name: &CStr) -> CString {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
     CString::new(path).expect("neither a number nor a CStr's bytes hold a NUL")
-}
-
-/// Opens without touching the access time, where the file's owner allows that.
-pub(super) fn open(
-    directory: BorrowedFd<'_>,
-    name: impl rustix::path::Arg + Copy,
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
-    match openat(directory, name, flags.union(OFlags::NOATIME), Mode::empty()) {
-        Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),
-        other => other,
-    }
 }

@@ -10,15 +10,19 @@
 //!
 //! # What it costs
 //! Memory for the names of the directories on the way down, for one path of each inode with several names, and for one
-//! header. A file's data goes from the kernel into the caller's buffer and is not touched.
+//! header. A file's data goes from the kernel into the caller's buffer and is not touched; but what has another size than it says
+//! ([`announced`](super::announced)) is set aside first, one file at a time.
 //!
 //! # What happens on failure
 //! Only a root that cannot be opened is an error. What cannot be read, or is not what it was a moment ago, is left out
 //! or filled with zeros, with a [`Warning`]; the stream is valid in any case, because a header is only written for what
-//! is open, and exactly as much data follows as it said.
+//! is open, and exactly as much data follows as it said. A directory that is not entered, because another file system is mounted there, is no
+//! warning, but is named ([`Source::take_not_entered`]).
 
 mod body;
 mod inode;
+mod links;
+mod mount;
 mod runs;
 mod unchanged;
 mod walk;
@@ -35,7 +39,8 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
+use tokio_util::sync::CancellationToken;
 
 use self::body::Body;
 use self::header::{BLOCK, Header, kind};
@@ -59,8 +64,9 @@ pub struct Options {
     /// Globs against the path relative to the root: `*` stays within a folder, `**/` crosses them. What matches is left
     /// out, a directory with everything below it.
     pub exclude: Vec<String>,
-    /// A directory on another file system than the root's is stored, but not what is in it. (Files are not asked: on an
-    /// overlay they may have any device number.)
+    /// A directory on another file system than the root's is stored, but not what is in it. A subvolume on which nothing is mounted belongs
+    /// to its file system, and so does a bind mount of the root's or of the directory's that it is in. (Files are not asked: on an overlay
+    /// they may have any device number.)
     pub one_file_system: bool,
 }
 
@@ -121,8 +127,8 @@ impl TreeSource {
         let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, settled, doubtful }| {
             (Some(Runs::new(chunks)), Some(Comparison::new(files, settled, doubtful)))
         });
-        let walk = Walk::new(root, fd, (exclude, options.one_file_system), comparison, &mut warnings)
-            .map_err(|error| io_error(root, error))?;
+        let scope = (exclude, options.one_file_system);
+        let walk = Walk::new(root, fd, scope, comparison, &mut warnings).map_err(|error| io_error(root, error))?;
         Ok(Self {
             walk,
             state: State::Zeros { left: 0, last: false },
@@ -136,6 +142,13 @@ impl TreeSource {
             entries: Vec::new(),
             warnings,
         })
+    }
+
+    /// Ends the waiting for files that others have a lease on when `stop` is cancelled.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.walk.stopped_by(stop);
+        self
     }
 
     /// Brings `state` to what follows it.
@@ -167,13 +180,19 @@ impl TreeSource {
                         return self.member(found);
                     }
                 }
+                Some(Verdict::Take { members, .. }) if members.iter().any(|held| self.walk.leads_nowhere(held)) => {
+                    for held in members.into_iter().rev() {
+                        self.verdicts.push_front(Verdict::Read(Box::new(held)));
+                    }
+                }
                 Some(Verdict::Take { members, chunks }) => {
                     self.take_over(members);
                     self.marks.push(Mark::Taken(chunks));
                     return State::Zeros { left: 0, last: false };
                 }
                 None if self.found.is_some() => {
-                    if let Some(found) = self.found.take() {
+                    let found = self.found.take();
+                    if let Some(found) = found.and_then(|found| self.walk.settle(found, &mut self.warnings)) {
                         return self.member(found);
                     }
                 }
@@ -226,14 +245,11 @@ impl TreeSource {
         if file_kind == FileKind::Directory {
             name.push(b'/');
         }
-        let segments = file.as_ref().and_then(|file| sparse::scan(file, &meta));
-        let map = segments.as_deref().map(sparse::encode).unwrap_or_default();
-        let data = match (&file, &segments) {
-            (None, _) => 0,
-            (Some(_), None) => meta.size,
-            (Some(_), Some(list)) => list.iter().map(|segment| segment.length).sum(),
-        };
-        let stored = map.len() as u64 + data;
+        let body = file.map(|fd| Body::open(fd, meta));
+        let size = body.as_ref().map_or(meta.size, Body::size);
+        let map = body.as_ref().and_then(Body::map);
+        let data = body.as_ref().map_or(0, Body::left);
+        let stored = map.as_ref().map_or(0, Vec::len) as u64 + data;
         let device = matches!(file_kind, FileKind::CharDevice | FileKind::BlockDevice);
         let header = Header {
             kind,
@@ -244,14 +260,14 @@ impl TreeSource {
             gid: meta.gid,
             mtime: meta.mtime,
             stored,
-            sparse: segments.is_some().then_some(meta.size),
+            sparse: map.is_some().then_some(size),
             rdev: if device { meta.rdev } else { (0, 0) },
             attributes: &attributes,
         };
-        let mut bytes = Vec::with_capacity(3 * BLOCK + map.len());
+        let mut bytes = Vec::with_capacity(3 * BLOCK + map.as_ref().map_or(0, Vec::len));
         header.encode(&mut bytes);
         let content_start = self.offset + bytes.len() as u64;
-        bytes.extend_from_slice(&map);
+        bytes.extend(map.into_iter().flatten());
         if std::mem::take(&mut self.group_ends) || data >= LARGE {
             self.marks.push(Mark::Border);
         }
@@ -260,7 +276,7 @@ impl TreeSource {
         self.entries.push(FileEntry {
             path,
             kind: file_kind,
-            size: meta.size,
+            size,
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,
@@ -273,8 +289,7 @@ impl TreeSource {
             content_start,
             content_len: stored,
         });
-        let body = file.map(|fd| (Body::new(fd, meta, segments), full));
-        State::Header { bytes, yielded: 0, body }
+        State::Header { bytes, yielded: 0, body: body.map(|body| (body, full)) }
     }
 }
 
@@ -343,6 +358,10 @@ impl Source for TreeSource {
     fn take_warnings(&mut self) -> Vec<Warning> {
         self.warnings.take()
     }
+
+    fn take_not_entered(&mut self) -> Vec<PathBuf> {
+        self.walk.take_not_entered()
+    }
 }
 
 /// Warnings not yet taken.
@@ -373,7 +392,7 @@ impl Pending {
 
 fn open_root(root: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match openat(CWD, root, flags, Mode::empty()) {
+    match retry_on_intr(|| openat(CWD, root, flags, Mode::empty())) {
         Ok(fd) => Ok(fd),
         Err(Errno::NOTDIR) if root.symlink_metadata().is_ok() => Err(Error::Invalid(format!(
             "{} is not a directory; a source of type \"file\" stores a single file",

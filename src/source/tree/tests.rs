@@ -5,6 +5,8 @@ use std::os::unix::net::UnixListener;
 
 use super::*;
 
+mod races;
+
 fn open(root: &Path, options: &Options) -> TreeSource {
     TreeSource::new(root, options, None).unwrap()
 }
@@ -168,7 +170,7 @@ fn what_cannot_be_read_is_zeros() {
     // Open for writing only: every read of it fails.
     let file = fs::File::options().write(true).open(dir.path().join("f")).unwrap();
     let meta = meta::Meta::from(rustix::fs::fstat(&file).unwrap());
-    let mut body = Body::new(file.into(), meta, None);
+    let mut body = Body::open(file.into(), meta);
     let mut buffer = [1; 3000];
     assert_eq!(body.read(&mut buffer), 2000);
     assert!(buffer[..2000].iter().all(|byte| *byte == 0));
@@ -185,6 +187,9 @@ fn another_file_systems_directory_is_stored_without_what_is_in_it() {
         let (_, paths) = drain(&mut source);
         assert!(paths.contains(&"pts".to_owned()));
         assert_eq!(paths.contains(&"pts/ptmx".to_owned()), inside);
+        let not_entered = source.take_not_entered();
+        assert_eq!(not_entered.contains(&PathBuf::from("/dev/pts")), !inside, "{not_entered:?}");
+        assert!(!not_entered.iter().any(|path| path.ends_with("shm")), "what is excluded is not there at all");
     }
 }
 

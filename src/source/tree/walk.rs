@@ -2,11 +2,9 @@
 //!
 //! Everything is opened relative to its directory's descriptor and without following links, so neither the depth of a
 //! tree, nor the length of its paths, nor whoever renames things in it meanwhile leads anywhere else. Memory holds the
-//! names not yet visited of each directory on the way down, and one path for each inode that has several names, until
+//! names not yet visited of each directory on the way down, and one path for each inode that has several names ([`links`]), until
 //! all of them were seen. At most [`OPEN_LEVELS`] directories are open: those further up are closed and found again.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,17 +12,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use globset::{Candidate, GlobSet};
-use rustix::fs::{AtFlags, FileType, OFlags, RawDir, fstat, statat};
+use rustix::fs::{FileType, OFlags, RawDir, fstat};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 
 use super::Pending;
-use super::inode::{self, Content, Inode, OPEN, Skip, failed, open};
+use super::inode::{self, Content, Inode, OPEN, Reader, Skip, failed};
+use super::links::{self, Links};
 use super::meta::Meta;
+use super::mount;
 use super::runs::Held;
 use super::unchanged::Comparison;
 use super::xattr::Attributes;
 use super::{acl, xattr};
 use crate::format::index::{FileKind, MAX_PATH};
+use crate::source::open::open;
 
 /// A process may have 1024 files open by default, and several trees are read at once.
 const OPEN_LEVELS: usize = 32;
@@ -45,12 +47,6 @@ pub(super) enum Step {
     Found(Found),
     /// As it was in the parent backup, and not opened.
     Unchanged(Held),
-}
-
-struct FirstName {
-    path: Vec<u8>,
-    /// How many names of the inode have not been seen.
-    left: u64,
 }
 
 /// A directory on the way down.
@@ -78,12 +74,13 @@ enum Bequest {
 pub(super) struct Walk {
     root: PathBuf,
     exclude: GlobSet,
-    /// Directories of other devices are not entered.
+    /// The root's device, if other file systems' directories are not entered.
     only_device: Option<u64>,
+    not_entered: Vec<PathBuf>,
     levels: Vec<Level>,
     path: Vec<u8>,
-    links: HashMap<(u64, u64), FirstName>,
-    xattrs: xattr::Reader,
+    links: Links,
+    reader: Reader,
     names: Box<[MaybeUninit<u8>]>,
     /// The root, as it was found.
     first: Option<Step>,
@@ -106,20 +103,25 @@ impl Walk {
             root: root.to_owned(),
             exclude,
             only_device: one_file_system.then_some(meta.device),
+            not_entered: Vec::new(),
             levels: Vec::new(),
             path: b".".to_vec(),
-            links: HashMap::new(),
-            xattrs: xattr::Reader::new(),
+            links: Links::default(),
+            reader: Reader::new(),
             names: vec![MaybeUninit::uninit(); 32 << 10].into_boxed_slice(),
             first: None,
             comparison,
             again: None,
         };
-        let (attributes, complaint) = walk.xattrs.read(xattr::Target::Open(fd.as_fd()));
+        let (attributes, complaint) = walk.reader.xattrs.read(xattr::Target::Open(fd.as_fd()));
         let inode = Inode { meta, attributes, content: Content::Directory, complaint };
         let root = walk.directory(fd, inode, warnings);
         walk.first = Some(root);
         Ok(walk)
+    }
+
+    pub(super) fn stopped_by(&mut self, stop: CancellationToken) {
+        self.reader.patience.stopped_by(stop);
     }
 
     /// Where a path of the walk is on this machine.
@@ -161,41 +163,41 @@ impl Walk {
         if self.path.len() > MAX_PATH {
             return Err(Skip::TooLong("path", self.path.len()));
         }
-        let meta = Meta::from(
-            statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?,
-        );
+        let meta = Reader::look(self.parent(), name)?;
         match meta.file_type {
             FileType::Directory => {
-                let (fd, inode) = inode::read_directory(open_directory(&self.levels), name, &mut self.xattrs)?;
+                let (fd, inode) = self.reader.read_directory(open_directory(&self.levels), name)?;
                 return Ok(self.directory(fd, inode, warnings));
             }
             FileType::Socket => return Err(Skip::Socket),
             _ => {}
         }
-        let first_name = self.first_name(&meta);
+        let first_name = self.links.first_name(&meta);
         let (kind, link) = match &first_name {
             Some(first) => (Some(FileKind::HardLink), &first[..]),
             None => (inode::kind(&meta), &b""[..]),
         };
-        let unchanged = kind.and_then(|kind| self.unchanged(kind, link, &meta));
+        let mut unchanged = kind.and_then(|kind| self.unchanged(kind, link, &meta));
         if let Some(first) = first_name {
             let (attributes, content) = (Attributes::default(), Content::HardLink(first));
             let found = Found { path: self.path.clone(), meta, attributes, content };
             return Ok(unchanged.map_or(Step::Found(found), Step::Unchanged));
         }
+        if kind == Some(FileKind::Regular) && meta.size == 0 {
+            unchanged = unchanged.filter(|_| inode::is_empty(self.parent(), name));
+        }
         if let Some(held) = unchanged {
-            self.remember(&meta);
+            self.links.remember(&self.path, &meta);
             return Ok(Step::Unchanged(held));
         }
-        let directory = open_directory(&self.levels);
-        let mut inode = inode::read(directory, name, meta, &mut self.xattrs)?;
+        let mut inode = self.reader.read(open_directory(&self.levels), name, meta)?;
         self.complain(inode.complaint.take(), warnings);
         disinherit(self.inherits(), &mut inode);
-        self.remember(&inode.meta);
+        self.links.remember(&self.path, &inode.meta);
         Ok(Step::Found(Found::new(self.path.clone(), inode)))
     }
 
-    /// The directory at the walk's path. What is in it comes next, unless it is on another device than the root.
+    /// The directory at the walk's path. What is in it comes next, unless it is on another file system than the root.
     fn directory(&mut self, fd: OwnedFd, mut inode: Inode, warnings: &mut Pending) -> Step {
         self.complain(inode.complaint.take(), warnings);
         disinherit(self.inherits(), &mut inode);
@@ -207,38 +209,75 @@ impl Walk {
             (Some(_), None) => Bequest::New,
         };
         let step = unchanged.map_or_else(|| Step::Found(Found::new(self.path.clone(), inode)), Step::Unchanged);
-        if self.only_device.is_none_or(|device| device == meta.device) {
+        if self.belongs(fd.as_fd(), &meta) {
             self.enter(fd, &meta, bequest, warnings);
+        } else {
+            self.not_entered.push(self.full(&self.path));
         }
         step
     }
 
+    /// Whether a directory of the one that the walk is in is entered.
+    fn belongs(&self, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+        let (Some(device), Some(outer)) = (self.only_device, self.levels.last()) else { return true };
+        mount::belongs(meta.device, device, outer.id.0, || mount::is_one(fd, self.parent()))
+    }
+
+    pub(super) fn take_not_entered(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.not_entered)
+    }
+
+    /// Whether a member would be a link to what is not there any more.
+    pub(super) fn leads_nowhere(&self, held: &Held) -> bool {
+        held.entry.kind == FileKind::HardLink && self.links.is_lost(&held.entry.link)
+    }
+
+    /// What the walk found last, after what was held back before it has been read again: what it would be a link to may not be there.
+    pub(super) fn settle(&mut self, found: Found, warnings: &mut Pending) -> Option<Found> {
+        match &found.content {
+            Content::HardLink(first) if self.links.is_lost(first) => {
+                let again = self.find_inode(&found.path, &found.meta, self.inherits());
+                self.sort_out(&found.path, again, warnings)
+            }
+            _ => Some(found),
+        }
+    }
+
     /// Reads what was passed over as unchanged, after all. It is where it was a moment ago, or there is a warning.
     pub(super) fn read_again(&mut self, held: Held, warnings: &mut Pending) -> Option<Found> {
-        let path = held.entry.path.clone();
-        match self.try_again(held) {
-            Ok((found, complaint)) => {
-                if let Some(complaint) = complaint {
-                    warnings.push(self.full(&path), complaint);
+        let nowhere = self.leads_nowhere(&held);
+        let Held { entry, meta, inherits } = held;
+        if entry.kind == FileKind::HardLink && !nowhere {
+            let (attributes, content) = (Attributes::default(), Content::HardLink(entry.link));
+            return Some(Found { path: entry.path, meta, attributes, content });
+        }
+        let again = self.find_inode(&entry.path, &meta, inherits);
+        if entry.kind != FileKind::HardLink && again.as_ref().map_or(true, |inode| !links::same(&inode.meta, &meta)) {
+            self.links.lose(&entry.path, &meta);
+        }
+        self.sort_out(&entry.path, again, warnings)
+    }
+
+    fn sort_out(&self, path: &[u8], again: Result<Inode, Skip>, warnings: &mut Pending) -> Option<Found> {
+        match again {
+            Ok(mut inode) => {
+                if let Some(complaint) = inode.complaint.take() {
+                    warnings.push(self.full(path), complaint);
                 }
-                Some(found)
+                Some(Found::new(path.to_vec(), inode))
             }
             Err(skip) => {
-                warnings.push(self.full(&path), skip.to_string());
+                warnings.push(self.full(path), skip.to_string());
                 None
             }
         }
     }
 
-    fn try_again(&mut self, held: Held) -> Result<(Found, Option<String>), Skip> {
-        let Held { entry, meta, inherits } = held;
-        if entry.kind == FileKind::HardLink {
-            let (attributes, content) = (Attributes::default(), Content::HardLink(entry.link));
-            return Ok((Found { path: entry.path, meta, attributes, content }, None));
-        }
-        let (directory, name) = match entry.path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (&entry.path[..slash], &entry.path[slash + 1..]),
-            None => (&b"."[..], &entry.path[..]),
+    /// Opens what is at a path that the walk has come by, and is still of the type it was.
+    fn find_inode(&mut self, path: &[u8], meta: &Meta, inherits: bool) -> Result<Inode, Skip> {
+        let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b"."[..], path),
         };
         let name = CString::new(name).map_err(|_| Skip::Vanished)?;
         if self.again.as_ref().is_none_or(|(path, _)| path != directory) {
@@ -246,19 +285,17 @@ impl Walk {
             self.again = Some((directory.to_vec(), fd));
         }
         let (_, fd) = self.again.as_ref().expect("set just above");
-        let mut inode = if entry.kind == FileKind::Directory {
-            inode::read_directory(fd.as_fd(), &name, &mut self.xattrs)?.1
+        let mut inode = if meta.file_type == FileType::Directory {
+            self.reader.read_directory(fd.as_fd(), &name)?.1
         } else {
-            let stat = statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("it cannot be looked at"))?;
-            let now = Meta::from(stat);
+            let now = Reader::look(fd.as_fd(), &name)?;
             if now.file_type != meta.file_type {
                 return Err(Skip::Replaced("what it was"));
             }
-            inode::read(fd.as_fd(), &name, now, &mut self.xattrs)?
+            self.reader.read(fd.as_fd(), &name, now)?
         };
         disinherit(inherits, &mut inode);
-        let complaint = inode.complaint.take();
-        Ok((Found::new(entry.path, inode), complaint))
+        Ok(inode)
     }
 
     /// What is at the walk's path, if it is as it was in the parent.
@@ -278,22 +315,6 @@ impl Walk {
 
     fn inherits(&self) -> bool {
         self.levels.last().is_some_and(|level| level.bequest != Bequest::None)
-    }
-
-    /// Where an inode is in the stream already that the walk now has one more name of.
-    fn first_name(&mut self, meta: &Meta) -> Option<Vec<u8>> {
-        if meta.links < 2 {
-            return None;
-        }
-        let Entry::Occupied(mut first) = self.links.entry(meta.id()) else { return None };
-        first.get_mut().left -= 1;
-        Some(if first.get().left == 0 { first.remove().path } else { first.get().path.clone() })
-    }
-
-    fn remember(&mut self, meta: &Meta) {
-        if meta.links > 1 {
-            self.links.insert(meta.id(), FirstName { path: self.path.clone(), left: meta.links - 1 });
-        }
     }
 
     fn parent(&self) -> BorrowedFd<'_> {

@@ -1,0 +1,207 @@
+//! Whether a regular file has as many bytes as its stat says.
+//!
+//! What a kernel or a FUSE server makes up when it is read (procfs, sysfs, cgroups, generated and remote documents) announces 0 bytes, or a
+//! page, or what it knew last. So each file is read once where it should end. When there is more, or less, and nobody is writing to it,
+//! its stat cannot be believed: it is read to its end before its header is written, and set aside, in memory up to [`IN_MEMORY`] bytes and
+//! in an unnamed temporary file up to [`LIMIT`]. A file that has more than that is a complaint, and so is one that cannot be read: it is
+//! stored with as many bytes as it announced.
+//!
+//! Cost: one system call a file, which touches no data where the size is right.
+
+use std::io::{self, Seek as _, Write as _};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{PROC_SUPER_MAGIC, fstat, fstatfs};
+use rustix::io::{Errno, pread, read, retry_on_intr};
+use tempfile::SpooledTempFile;
+
+use super::tree::meta::Meta;
+
+const IN_MEMORY: usize = 512 << 10;
+
+/// The most that is set aside of one file.
+const LIMIT: u64 = 64 << 20;
+
+/// A file of at most so many bytes, none of them on a disk, may also have fewer than it says: sysfs announces a page, of at most 64 KiB.
+const PAGE: u64 = 64 << 10;
+
+const BUFFER: usize = 32 << 10;
+
+/// What a file has.
+#[derive(Debug)]
+pub(super) enum Extent {
+    AsAnnounced,
+    /// All of it, to be read from the start, and how many bytes that is.
+    SetAside(SpooledTempFile, u64),
+    /// Not known, or too much to be set aside; and why.
+    Unknown(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("it cannot be read to its end: {0}")]
+    Read(Errno),
+    #[error("it has more than the {} MiB that can be set aside of such a file", LIMIT >> 20)]
+    TooMuch,
+    #[error("it cannot be set aside in a temporary file: {0}")]
+    SetAside(#[from] io::Error),
+}
+
+/// Reads a file that was just opened where it should end, and all of it where it does not end there.
+pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
+    let mut start = [0; 512];
+    let found = if meta.size == 0 {
+        // Not at an offset: what cannot seek has content too.
+        retry_on_intr(|| read(fd, &mut start)).map(|count| (count, count == 0))
+    } else {
+        let last = u64::from(may_be_short(meta));
+        let ends = |count: usize| count as u64 == last;
+        retry_on_intr(|| pread(fd, &mut start[..2], meta.size - last)).map(|count| (0, ends(count))).or(Ok((0, true)))
+    };
+    let start = match found {
+        Ok((_, true)) => return Extent::AsAnnounced,
+        Ok((count, false)) => &start[..count],
+        Err(error) => return Extent::Unknown(format!("it cannot be read, whatever its size says: {error}")),
+    };
+    if is_written_to(fd, meta) {
+        return Extent::AsAnnounced;
+    }
+    let set_aside = set_aside(fd, start, LIMIT);
+    set_aside.map_or_else(
+        |failure| {
+            let size = meta.size;
+            Extent::Unknown(format!(
+                "its size is said to be {size} bytes, which it is not; it is stored with {size}, for {failure}"
+            ))
+        },
+        |(file, length)| Extent::SetAside(file, length),
+    )
+}
+
+/// Whether a file may have fewer bytes than it says although nobody has cut it.
+pub(super) const fn may_be_short(meta: &Meta) -> bool {
+    meta.allocated == 0 && meta.size > 0 && meta.size <= PAGE
+}
+
+/// Whether a file of 0 bytes really has none, as far as can be told.
+pub(super) fn is_empty(fd: BorrowedFd<'_>) -> bool {
+    retry_on_intr(|| read(fd, &mut [0])) == Ok(0)
+}
+
+/// Whether its size is another one because somebody writes to it: that changes its time too.
+pub(super) fn is_written_to(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+    fstat(fd).map(Meta::from).is_ok_and(|now| now.size != meta.size && now.mtime != meta.mtime)
+}
+
+/// Whether a file is a window to all of the machine's memory (`/proc/kcore`): terabytes, which are no content.
+pub(super) fn is_memory(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+    meta.allocated == 0 && meta.size > LIMIT && fstatfs(fd).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC)
+}
+
+/// What follows `start`, which has been read already, with it.
+fn set_aside(fd: BorrowedFd<'_>, start: &[u8], limit: u64) -> Result<(SpooledTempFile, u64), Failure> {
+    let mut file = tempfile::spooled_tempfile(IN_MEMORY);
+    file.write_all(start)?;
+    let (mut length, mut buffer) = (start.len() as u64, vec![0; BUFFER]);
+    loop {
+        let count = retry_on_intr(|| read(fd, &mut buffer)).map_err(Failure::Read)?;
+        if count == 0 {
+            break;
+        }
+        length += count as u64;
+        if length > limit {
+            return Err(Failure::TooMuch);
+        }
+        file.write_all(&buffer[..count])?;
+    }
+    file.rewind()?;
+    Ok((file, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::AsFd as _;
+    use std::path::Path;
+
+    use super::*;
+
+    fn opened(path: impl AsRef<Path>) -> (File, Meta) {
+        let file = File::open(path).unwrap();
+        let meta = Meta::from(fstat(&file).unwrap());
+        (file, meta)
+    }
+
+    fn content(extent: Extent) -> Option<Vec<u8>> {
+        match extent {
+            Extent::AsAnnounced => None,
+            Extent::SetAside(mut file, length) => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes.len() as u64, length);
+                Some(bytes)
+            }
+            Extent::Unknown(complaint) => panic!("{complaint}"),
+        }
+    }
+
+    #[test]
+    fn an_honest_file_is_as_announced() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("empty", 0), ("small", 10), ("large", 300_000)] {
+            let path = dir.path().join(name);
+            fs::write(&path, vec![b'x'; bytes]).unwrap();
+            let (file, meta) = opened(&path);
+            assert_eq!(content(examine(file.as_fd(), &meta)), None, "{name}");
+        }
+        // No byte of it on a disk, and yet as long as it says.
+        let path = dir.path().join("hole");
+        File::create(&path).unwrap().set_len(4096).unwrap();
+        let (file, meta) = opened(&path);
+        assert!(may_be_short(&meta));
+        assert_eq!(content(examine(file.as_fd(), &meta)), None);
+    }
+
+    #[test]
+    fn what_the_kernel_makes_up_is_set_aside_whole() {
+        for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+            let Ok(expected) = fs::read(path) else { continue };
+            let (file, meta) = opened(path);
+            assert_ne!(meta.size, expected.len() as u64, "{path}");
+            assert_eq!(content(examine(file.as_fd(), &meta)), Some(expected), "{path}");
+        }
+    }
+
+    /// A file that has more or fewer bytes than its stat says, and another one that somebody has written to.
+    #[test]
+    fn another_size_is_a_change_only_when_the_time_changed_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, [b'x'; 3000]).unwrap();
+        for (said, allocated, set_aside) in [(0, 0, true), (10, 4096, true), (3001, 0, true), (3001, 4096, false)] {
+            let (file, meta) = opened(&path);
+            let said = Meta { size: said, allocated, ..meta };
+            let found = content(examine(file.as_fd(), &said));
+            assert_eq!(found, set_aside.then(|| vec![b'x'; 3000]), "{said:?}");
+        }
+        let (file, meta) = opened(&path);
+        let mut writer = File::options().append(true).open(&path).unwrap();
+        writer.write_all(b"more").unwrap();
+        writer.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(content(examine(file.as_fd(), &meta)), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_is_too_much_is_a_complaint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, [b'x'; 3000]).unwrap();
+        let (file, _) = opened(&path);
+        assert!(matches!(set_aside(file.as_fd(), b"", 2999), Err(Failure::TooMuch)));
+        let file = File::options().write(true).open(&path).unwrap();
+        let meta = Meta { size: 0, ..Meta::from(fstat(&file).unwrap()) };
+        let Extent::Unknown(complaint) = examine(file.as_fd(), &meta) else { panic!("it cannot be read") };
+        assert!(complaint.starts_with("it cannot be read"), "{complaint}");
+    }
+}
