@@ -124,6 +124,9 @@ pub(super) struct Backup {
     /// The item's name: makes this an ad-hoc backup.
     #[arg(long, value_name = "ITEM")]
     pub(super) name: Option<Name>,
+    /// With a command or `-`: not one byte is a good backup too. Without this it fails.
+    #[arg(long, requires = "name")]
+    pub(super) allow_empty: bool,
     /// Store everything again: a full backup stands alone, and is a plain archive for other tools.
     #[arg(long)]
     pub(super) full: bool,

@@ -1,6 +1,7 @@
 //! `penstock backup`.
 
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,6 +19,7 @@ use crate::format::manifest::Outcome;
 use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
 use crate::metrics::Metrics;
 use crate::snapshot;
+use crate::source::glob;
 use crate::state::{Holder, StateDir};
 use crate::stream::frame;
 use crate::upload::journal::Journal;
@@ -157,12 +159,23 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
 
 fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Location, Spec), Failure> {
     let location = session::location(config, args.location.as_deref())?;
+    let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
+    let allow_empty = args.allow_empty;
+    let one = |kind| vec![Source { name: name.clone(), kind }];
     let sources = match (args.targets.as_slice(), args.argv.as_slice()) {
-        ([], []) => return Err(Failure::Usage("--name needs a path, `-` or a command after `--`".to_owned())),
-        ([], command) => vec![Source { name: name.clone(), kind: SourceKind::Command { argv: command.to_vec() } }],
-        ([one], []) if one == "-" => vec![Source { name: name.clone(), kind: SourceKind::Stdin }],
-        (paths, []) => paths.iter().map(|path| path_source(name, path, paths.len())).collect::<Result<_, _>>()?,
-        _ => return Err(Failure::Usage("paths and a command cannot go into one item".to_owned())),
+        ([], []) => return usage("--name needs a path, `-` or a command after `--`"),
+        ([], command) => one(SourceKind::Command { argv: command.to_vec(), allow_empty }),
+        ([path], []) if path == "-" => {
+            if std::io::stdin().is_terminal() {
+                return usage(
+                    "`-` reads standard input, which is a terminal; pipe a command's output into it, or give a file with `<`",
+                );
+            }
+            one(SourceKind::Stdin { allow_empty })
+        }
+        (_, []) if allow_empty => return usage("--allow-empty has a meaning only with `-` or a command after `--`"),
+        (paths, []) => path_sources(name, paths)?,
+        _ => return usage("paths and a command cannot go into one item"),
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
     let compression = frame::Compression::Zstd { level: 1 };
@@ -171,23 +184,34 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.
+fn path_sources(name: &Name, paths: &[String]) -> Result<Vec<Source>, Failure> {
+    let mut sources: Vec<Source> = Vec::with_capacity(paths.len());
+    for (position, path) in paths.iter().enumerate() {
+        let source = path_source(name, path, paths.len())?;
+        if let Some(other) = sources.iter().position(|other| other.name == source.name) {
+            let (other, name, path) = (&paths[other], &source.name, &paths[position]);
+            let text =
+                format!("{other} and {path} would both be the item {name}; give one of them in a backup of its own");
+            return Err(Failure::Usage(text));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+/// What cannot be looked at is an item as well, and fails when it is opened: the other paths are saved.
 fn path_source(name: &Name, path: &str, count: usize) -> Result<Source, Failure> {
     let invalid = |reason: String| Failure::Usage(format!("{path}: {reason}"));
     let absolute = std::path::absolute(path).map_err(|error| invalid(error.to_string()))?;
-    let metadata = std::fs::metadata(&absolute).map_err(|error| Failure::from(missing(&absolute, error)))?;
     let name = if count == 1 { name.clone() } else { suffixed(name, &absolute).map_err(invalid)? };
-    let kind = if metadata.is_dir() {
+    let kind = if std::fs::metadata(&absolute).is_ok_and(|metadata| metadata.is_dir()) {
         let text = absolute.to_str().ok_or_else(|| invalid("is not UTF-8; back up a directory above it".to_owned()))?;
         // The path is meant as it stands, whatever characters it holds.
-        SourceKind::Tree { path: globset::escape(text), exclude: Vec::new(), one_file_system: false }
+        SourceKind::Tree { path: glob::escape(text), exclude: Vec::new(), one_file_system: false }
     } else {
         SourceKind::File { path: absolute }
     };
     Ok(Source { name, kind })
-}
-
-fn missing(path: &Path, error: std::io::Error) -> crate::source::Error {
-    crate::source::Error::Io { action: "reading", path: PathBuf::from(path), error }
 }
 
 fn suffixed(name: &Name, path: &Path) -> Result<Name, String> {

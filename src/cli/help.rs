@@ -27,6 +27,8 @@ Examples:
   penstock backup --name dump -- pg_dump -Fc app
   mysqldump app | penstock backup --name dump -
 
+A command's exit code decides whether its output is kept; of a pipe into `-` Penstock sees only the bytes. Not one byte is a failure, unless
+--allow-empty says otherwise.
 Exit codes: 0 committed, 1 committed with warnings or without an item that failed, otherwise by the class of the failure (penstock --help).";
 
 pub(in crate::cli) const LIST: &str = "\

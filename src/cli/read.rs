@@ -100,7 +100,10 @@ fn readable(manifest: &Manifest) -> String {
 
 fn item_lines(item: &Item) -> Vec<String> {
     let mut lines = vec![format!("item      {} ({}): {}", item.name, item.source, item.outcome.as_str())];
-    lines.extend(item.error.iter().map(|error| format!("          {}: {}", error.class, error.message)));
+    if let Some(error) = &item.error {
+        lines.push(format!("          {}: {}", error.class, error.message));
+        lines.extend(error.remedy.iter().map(|remedy| format!("          what to do: {remedy}")));
+    }
     match &item.content {
         Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
         Content::EbsSnapshot { snapshot: Some(snapshot) } => {

@@ -314,9 +314,13 @@ pub enum SourceKind {
     },
     Command {
         argv: Vec<String>,
+        /// Whether it may write nothing at all.
+        allow_empty: bool,
     },
     /// Only ad hoc: `penstock backup … -`.
-    Stdin,
+    Stdin {
+        allow_empty: bool,
+    },
     Ebs(Ebs),
 }
 

@@ -270,6 +270,7 @@ fn source() -> Value {
                     &text("One word; no shell reads it."),
                 ),
             ),
+            ("allow_empty", boolean("command: that it writes nothing at all is no failure.", false)),
             ("volumes", list("ebs: the volumes; not together with select_tags.", &text("A volume's ID."))),
             ("select_tags", tags("ebs: the tags that select volumes.", 50)),
             ("attached_to", text("ebs: only volumes attached to this-instance, or to an instance's ID.")),

@@ -19,11 +19,12 @@ enum Type {
 }
 
 /// Which types a key belongs to.
-const OWNERS: [(&str, &[Type], &str); 13] = [
+const OWNERS: [(&str, &[Type], &str); 14] = [
     ("path", &[Type::Tree, Type::File], "type = \"tree\" or \"file\""),
     ("exclude", &[Type::Tree], "type = \"tree\""),
     ("one_file_system", &[Type::Tree], "type = \"tree\""),
     ("argv", &[Type::Command], "type = \"command\""),
+    ("allow_empty", &[Type::Command], "type = \"command\""),
     ("volumes", &[Type::Ebs], "type = \"ebs\""),
     ("select_tags", &[Type::Ebs], "type = \"ebs\""),
     ("attached_to", &[Type::Ebs], "type = \"ebs\""),
@@ -96,7 +97,7 @@ fn command(section: &Section, argv: Vec<String>) -> SourceKind {
     if argv.first().is_none_or(String::is_empty) && !section.is_faulty("argv") {
         section.fault("argv", "names no program; expected a command such as [\"pg_dump\", \"shop\"]");
     }
-    SourceKind::Command { argv }
+    SourceKind::Command { argv, allow_empty: section.boolean("allow_empty").unwrap_or(false) }
 }
 
 /// What the keys of an `ebs` source say, each by itself.

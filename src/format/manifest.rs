@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ebs::{EbsSnapshot, MAX_TAGS};
 use super::key::{BackupId, Chain, Name, ObjectKey};
+use crate::error::{Class, Report};
 
 /// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
 pub const VERSION: u32 = 1;
@@ -87,6 +88,30 @@ pub struct Item {
 pub struct ItemError {
     pub class: String,
     pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// The service's own error code, and its name for the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl From<Report> for ItemError {
+    fn from(report: Report) -> Self {
+        let Report { class, message, remedy, code, request_id, .. } = report;
+        Self { class: class.to_string(), message, remedy, code, request_id }
+    }
+}
+
+impl ItemError {
+    /// As it was reported, but for the service; `None` where another version of Penstock knows the class.
+    #[must_use]
+    pub fn report(&self) -> Option<Report> {
+        let Self { class, message, remedy, code, request_id } = self.clone();
+        Some(Report { class: Class::named(&class)?, message, remedy, service: None, code, request_id })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tokio_util::sync::CancellationToken;
 
+use super::unlisted::{self, Unlisted};
 use super::{CLEAN_UP_DEADLINE, Context, Error, Run, finish};
 use crate::config::Ebs;
 use crate::format::key::{BackupPrefix, Chain, Name};
@@ -92,7 +93,13 @@ impl Run<'_> {
         for warning in warnings {
             manifest.warnings.push(warning);
         }
-        let failed = self.items(backup, manifest).await?;
+        let why = "the volumes of its source could not be asked for";
+        let unlisted = session.unlisted().iter().map(|source| Unlisted {
+            source: source.clone(),
+            place: unlisted::Place::Volumes,
+            why: why.to_owned(),
+        });
+        let failed = self.items(backup, manifest, unlisted.collect()).await?;
         session.captured(manifest).map_err(Error::Snapshots)?;
         self.hooks.thaw(captured(manifest)).await;
         session.wait(&mut manifest.items, &self.stop).await;

@@ -1,8 +1,9 @@
 //! One run of one job: its sources into one backup.
 //!
 //! - **Consistency**: the manifest is written last, with `If-None-Match: *`; until then nothing of the backup is visible.
-//! - **Failure of a source** (a command's exit code, a root that is gone) fails its item. The other items go on, and the backup is committed
-//!   as `partial`, naming the item; when no item is left, nothing is committed.
+//! - **Failure of a source** (a command's exit code, a root that is gone, a match that cannot be looked at) fails its item. The other items
+//!   go on, and the backup is committed as `partial`, naming the item; when no item is left, nothing is committed. So are items of the backup
+//!   before that could not be looked for (the module `unlisted`).
 //! - **Failure of the store** fails the run.
 //! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
 //!   and cannot undo a commit: its failure is said beside the backup.
@@ -17,9 +18,11 @@ mod disks;
 mod failure;
 mod hooks;
 mod item;
+mod items;
 mod objects;
 mod parent;
 mod plan;
+mod unlisted;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +37,7 @@ use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
-use crate::format::manifest::{self, Content, Item, ItemError, Manifest, Outcome, Warnings};
+use crate::format::manifest::{self, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot;
@@ -185,7 +188,8 @@ impl Committed {
 fn failed_item(manifest: &Manifest) -> Option<Report> {
     let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
     let (name, error) = failed.next()?;
-    Some(Report::new(Class::named(&error.class)?, format!("item {name}: {}", error.message)))
+    let report = error.report()?;
+    Some(Report { message: format!("item {name}: {}", report.message), ..report })
 }
 
 /// The threads that compress, for every run of the process.
@@ -318,7 +322,7 @@ impl Run<'_> {
         tracing::info!("backup started");
         let volumes = plan::volumes(self.spec);
         if volumes.is_empty() {
-            let failed = self.items(&backup, &mut manifest).await?;
+            let failed = self.items(&backup, &mut manifest, Vec::new()).await?;
             finish(&mut manifest, failed)?;
             self.commit(&backup.manifest(), &manifest, &self.stop).await?;
         } else {
@@ -326,30 +330,6 @@ impl Run<'_> {
         }
         tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
         Ok(manifest)
-    }
-
-    /// Every stream, as an item of `manifest`. The first failure of a source.
-    async fn items(&mut self, backup: &BackupPrefix, manifest: &mut Manifest) -> Result<Option<Error>, Error> {
-        let mut first_error = None;
-        for planned in plan::items(self.spec)? {
-            let (outcome, error, stream) = match self.item(backup, &planned, &mut manifest.warnings).await {
-                Ok((stream, 0)) => (Outcome::Success, None, Some(stream)),
-                Ok((stream, _)) => (Outcome::Partial, None, Some(stream)),
-                Err(error @ Error::Source { .. }) => {
-                    tracing::error!(item = %planned.name, %error, "the item failed; nothing of it is kept");
-                    let Report { class, message, .. } = error.report();
-                    first_error.get_or_insert(error);
-                    (Outcome::Failure, Some(ItemError { class: class.to_string(), message }), None)
-                }
-                Err(error) => return Err(error),
-            };
-            let (name, source) = (planned.name, planned.description);
-            let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
-            manifest.items.push(Item { name, source, outcome, error, labels, content });
-        }
-        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
-        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
-        Ok(first_error)
     }
 
     /// Says something about an item that does not keep it from being backed up.

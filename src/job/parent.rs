@@ -88,7 +88,7 @@ pub(super) struct Parent {
 }
 
 /// Whether a failure is the parent's own.
-fn excusable(class: Class) -> bool {
+pub(super) fn excusable(class: Class) -> bool {
     matches!(
         class,
         Class::Integrity
@@ -127,6 +127,23 @@ impl Ancestors {
         }
     }
 
+    /// The newest that can be read; what cannot is said in the log.
+    pub(super) async fn newest(&mut self) -> Result<Option<Arc<Manifest>>, catalog::Error> {
+        let mut refused = None;
+        while self.read.is_empty() {
+            match self.read_next().await {
+                Ok(true) => {}
+                Ok(false) => return refused.map_or(Ok(None), Err),
+                Err(error) if excusable(error.class()) => {
+                    tracing::warn!(%error, "an earlier backup cannot be read");
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.read.first().cloned())
+    }
+
     /// `false` when there is none. One that is refused is not asked for again.
     async fn read_next(&mut self) -> Result<bool, catalog::Error> {
         if self.unread.is_none() {
@@ -163,7 +180,7 @@ impl Ancestors {
     }
 
     /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
-    fn home(&self) -> String {
+    pub(super) fn home(&self) -> String {
         chain_prefix(&self.catalog.prefix, &self.chain)
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::select::{MAX_ITEMS, MAX_PAGES, endless};
+use super::select::{More, Pages};
 use super::{Owner, tags, wait};
 use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
@@ -34,19 +34,14 @@ impl Deletion {
 
 /// Every page of the snapshots that fit.
 pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
-    let (mut snapshots, mut from) = (Vec::new(), None);
-    for _ in 0..MAX_PAGES {
-        let page = with_retries("DescribeSnapshots", &"snapshots", || disks.snapshots(filter, from.as_deref())).await?;
-        snapshots.extend(page.items);
-        from = page.next;
-        if from.is_none() {
-            return Ok(snapshots);
-        }
-        if snapshots.len() > MAX_ITEMS {
-            break;
+    let mut pages = Pages::new("DescribeSnapshots");
+    loop {
+        let from = pages.from.as_deref();
+        let page = with_retries(pages.operation, &"snapshots", || disks.snapshots(filter, from)).await?;
+        if pages.add(page)? == More::No {
+            return Ok(pages.items);
         }
     }
-    Err(endless("DescribeSnapshots"))
 }
 
 /// Deletes the snapshots of a backup, found by their tags and by its manifest. To be repeated until it succeeds; the manifest

@@ -128,6 +128,8 @@ pub enum Error {
     Nothing { source_name: Name, selection: String },
     #[error("the volume {0} does not exist (any more), or is being deleted")]
     NoVolume(VolumeId),
+    #[error("the volume {volume} is {state}: no snapshot can be taken of it")]
+    Unusable { volume: VolumeId, state: String },
     #[error("{volume}: after {minutes} minutes of trying: {error}")]
     GaveUp {
         volume: VolumeId,
@@ -180,6 +182,7 @@ impl Classify for Error {
                 "check volumes, select_tags and attached_to; where there may be no volume, set on_no_match to \"warn\" or \"ignore\"",
             ),
             Self::NoVolume(_) => told(Class::NotFound).remedy("take it out of the job's volumes, or check the region"),
+            Self::Unusable { .. } => told(Class::Source).remedy("look at the volume in the console"),
             Self::Gone(_) => told(Class::NotFound).remedy("run the job again"),
             Self::InRecycleBin(_) => told(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
             Self::Record { .. } => told(Class::Local).remedy("state_dir must be a folder that Penstock may write to"),

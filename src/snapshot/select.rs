@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::config::{AttachedTo, Ebs};
-use crate::disks::{self, Disks, MAX_FILTER_VALUES, Volume, VolumeFilter, VolumeState};
+use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Volume, VolumeFilter, VolumeState};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
 use crate::retry::with_retries;
 
 /// 1000 volumes each: a service that pages without end is not followed for ever.
-pub(super) const MAX_PAGES: usize = 1000;
+const MAX_PAGES: usize = 1000;
 
 /// Of volumes or snapshots in one listing: ten times what an account has of either by default.
-pub(super) const MAX_ITEMS: usize = 100_000;
+const MAX_ITEMS: usize = 100_000;
 
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -20,6 +20,8 @@ pub(super) struct Selection {
     pub(super) volumes: Vec<Volume>,
     /// Named in the configuration, and not there.
     pub(super) missing: Vec<VolumeId>,
+    /// There, in a state in which no snapshot can be taken of them.
+    pub(super) unusable: Vec<(VolumeId, String)>,
     /// What the volumes fit, as the log and the manifest tell it.
     pub(super) reason: String,
 }
@@ -40,19 +42,25 @@ pub(super) async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, di
         let volumes = list(disks, &filter).await?;
         found.extend(volumes.into_iter().map(|volume| (volume.id.clone(), volume)));
     }
-    let usable = |volume: &Volume| {
-        let usable = !matches!(volume.state, VolumeState::Unusable(_));
-        if !usable {
-            tracing::warn!(volume = %volume.id, state = ?volume.state, "this volume is left out");
+    let mut unusable = Vec::new();
+    found.retain(|id, volume| match &volume.state {
+        VolumeState::Creating | VolumeState::Ready => true,
+        VolumeState::Unusable(state) => {
+            // One that somebody is deleting is as good as gone.
+            if matches!(state.as_str(), "deleting" | "deleted") {
+                tracing::warn!(volume = %id, state, "no snapshot is taken of a volume that is being deleted");
+            } else {
+                unusable.push((id.clone(), state.clone()));
+            }
+            false
         }
-        usable
-    };
-    found.retain(|_, volume| usable(volume));
+    });
     // A volume that is attached elsewhere was not meant; one that was named without such a condition is missed.
-    let missed = |id: &&VolumeId| attached_to.is_none() && !found.contains_key(id);
+    let there = |id: &VolumeId| found.contains_key(id) || unusable.iter().any(|(unusable, _)| unusable == id);
+    let missed = |id: &&VolumeId| attached_to.is_none() && !there(id);
     let missing = ebs.volumes.iter().filter(missed).cloned().collect();
     let reason = reason(ebs, attached_to.as_ref());
-    Ok(Selection { volumes: found.into_values().collect(), missing, reason })
+    Ok(Selection { volumes: found.into_values().collect(), missing, unusable, reason })
 }
 
 /// One empty chunk of nothing: a filter without ids asks for any.
@@ -61,25 +69,49 @@ fn chunks(ids: &[VolumeId]) -> Vec<Vec<VolumeId>> {
 }
 
 pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec<Volume>, disks::Error> {
-    let (mut volumes, mut from) = (Vec::new(), None);
-    for _ in 0..MAX_PAGES {
-        let page = with_retries("DescribeVolumes", &"volumes", || disks.volumes(filter, from.as_deref())).await?;
-        volumes.extend(page.items);
-        from = page.next;
-        if from.is_none() {
-            return Ok(volumes);
-        }
-        if volumes.len() > MAX_ITEMS {
-            break;
+    let mut pages = Pages::new("DescribeVolumes");
+    loop {
+        let page = with_retries(pages.operation, &"volumes", || disks.volumes(filter, pages.from.as_deref())).await?;
+        if pages.add(page)? == More::No {
+            return Ok(pages.items);
         }
     }
-    Err(endless("DescribeVolumes"))
 }
 
-/// A list without an end is no list: what it has shown so far may be anything.
-pub(super) fn endless(operation: &'static str) -> disks::Error {
-    let message = format!("the listing has not ended after {MAX_PAGES} pages or {MAX_ITEMS} entries");
-    disks::Error { service: "ec2", ..disks::Error::local(operation, "(every page)", Class::Compat, message) }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
+
+/// What a listing has shown so far. One that does not come to an end is an error: what it would show next is not known.
+#[derive(Debug)]
+pub(super) struct Pages<T> {
+    pub(super) operation: &'static str,
+    pub(super) items: Vec<T>,
+    pub(super) from: Option<String>,
+    count: usize,
+}
+
+impl<T> Pages<T> {
+    pub(super) fn new(operation: &'static str) -> Self {
+        Self { operation, items: Vec::new(), from: None, count: 0 }
+    }
+
+    pub(super) fn add(&mut self, page: Page<T>) -> Result<More, disks::Error> {
+        self.items.extend(page.items);
+        self.count += 1;
+        let stuck = page.next.is_some() && page.next == self.from;
+        let too_many = self.count == MAX_PAGES || self.items.len() > MAX_ITEMS;
+        if stuck || (page.next.is_some() && too_many) {
+            let message =
+                format!("the listing does not come to an end: after {} pages there is another one", self.count);
+            let error = disks::Error::local(self.operation, "the account", Class::Compat, message);
+            return Err(disks::Error { service: "ec2", ..error });
+        }
+        self.from = page.next;
+        Ok(if self.from.is_some() { More::Yes } else { More::No })
+    }
 }
 
 fn reason(ebs: &Ebs, attached_to: Option<&InstanceId>) -> String {
@@ -96,4 +128,30 @@ fn reason(ebs: &Ebs, attached_to: Option<&InstanceId>) -> String {
         reasons.push(format!("attached to {instance}{this}"));
     }
     reasons.join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(item: u32, next: Option<&str>) -> Page<u32> {
+        Page { items: vec![item], next: next.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_listing_ends_or_fails() {
+        let mut pages = Pages::new("DescribeVolumes");
+        assert_eq!(pages.add(page(1, Some("a"))).unwrap(), More::Yes);
+        assert_eq!(pages.add(page(2, None)).unwrap(), More::No);
+        assert_eq!(pages.items, [1, 2]);
+
+        let mut stuck = Pages::new("DescribeVolumes");
+        stuck.add(page(1, Some("a"))).unwrap();
+        let error = stuck.add(page(2, Some("a"))).unwrap_err();
+        assert_eq!((error.class, error.service), (Class::Compat, "ec2"));
+
+        let mut endless = Pages::new("DescribeVolumes");
+        let results = (0..MAX_PAGES).map(|number| endless.add(page(0, Some(&number.to_string()))).is_ok());
+        assert_eq!(results.filter(|good| *good).count(), MAX_PAGES - 1);
+    }
 }

@@ -11,10 +11,10 @@ use super::wait::{self, Seen};
 use super::{Error, Owner, Records, Service, create, delete, pace, select, tags};
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::{Snapshot, Volume};
-use crate::error::{Classify as _, Report, Retry};
+use crate::error::{Classify as _, Retry};
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State, VolumeId};
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription, Warning};
+use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription, Warning};
 use crate::metrics;
 
 /// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
@@ -38,6 +38,8 @@ pub struct Session<'a> {
     /// A creation was cut off: its snapshot may appear later than anything that is deleted now.
     cut_off: bool,
     first_error: Option<(Name, Error)>,
+    /// Sources whose volumes could not be asked for.
+    unlisted: Vec<Name>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -72,7 +74,17 @@ impl<'a> Session<'a> {
         let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
         let earlier = place.pending;
         let deadlines = BTreeMap::new();
-        Ok(Self { service, record, metrics, earlier, progress, deadlines, cut_off: false, first_error: None })
+        Ok(Self {
+            service,
+            record,
+            metrics,
+            earlier,
+            progress,
+            deadlines,
+            cut_off: false,
+            first_error: None,
+            unlisted: Vec::new(),
+        })
     }
 
     /// An item for each volume of the sources, pending or failed; and for each source that could not be had, one of its name.
@@ -96,9 +108,13 @@ impl<'a> Session<'a> {
                     self.none_selected(name, ebs, &selection, &mut items, warnings);
                     // What an earlier source has taken is there already.
                     selection.volumes.retain(|volume| taken.insert(volume.id.clone()));
+                    selection.unusable.retain(|(volume, _)| taken.insert(volume.clone()));
                     self.of_source(name, ebs, selection, &mut items, stop).await?;
                 }
-                Err(error) => items.push(self.failed((*name).clone(), "the job's configuration", error.into())),
+                Err(error) => {
+                    self.unlisted.push((*name).clone());
+                    items.push(self.failed((*name).clone(), "the job's configuration", error.into()));
+                }
             }
         }
         Ok(items)
@@ -113,7 +129,8 @@ impl<'a> Session<'a> {
         items: &mut Vec<Item>,
         warnings: &mut Vec<Warning>,
     ) {
-        if !selection.volumes.is_empty() || !selection.missing.is_empty() {
+        let select::Selection { volumes, missing, unusable, .. } = selection;
+        if !(volumes.is_empty() && missing.is_empty() && unusable.is_empty()) {
             return;
         }
         let error = Error::Nothing { source_name: name.clone(), selection: format!("is {}", selection.reason) };
@@ -135,11 +152,15 @@ impl<'a> Session<'a> {
         items: &mut Vec<Item>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let select::Selection { volumes, missing, reason } = selection;
+        let select::Selection { volumes, missing, unusable, reason } = selection;
         tracing::info!(source = %name, volumes = volumes.len(), "volumes {reason}");
         for volume in missing {
             let item = item_name(name, &volume);
             items.push(self.failed(item, &reason, Error::NoVolume(volume)));
+        }
+        for (volume, state) in unusable {
+            let item = item_name(name, &volume);
+            items.push(self.failed(item, &reason, Error::Unusable { volume, state }));
         }
         self.cut_off = true;
         let created = create::all(self.service, &self.record.saved.owner(), ebs, &volumes, stop).await?;
@@ -193,15 +214,15 @@ impl<'a> Session<'a> {
     }
 
     fn failed(&mut self, name: Name, reason: &str, error: Error) -> Item {
-        let Report { class, message, .. } = error.report();
-        tracing::error!(item = %name, %class, %error, "the item failed");
-        self.metrics.snapshot_ended(Outcome::Failure, Some(class), None);
+        let report = error.report();
+        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "the item failed");
+        self.metrics.snapshot_ended(Outcome::Failure, Some(report.class), None);
         self.first_error.get_or_insert((name.clone(), error));
         Item {
             name,
             source: SourceDescription::Ebs { selected_by: reason.to_owned() },
             outcome: Outcome::Failure,
-            error: Some(ItemError { class: class.to_string(), message }),
+            error: Some(report.into()),
             labels: BTreeMap::new(),
             content: Content::EbsSnapshot { snapshot: None },
         }
@@ -210,6 +231,11 @@ impl<'a> Session<'a> {
     /// The first failure of an item, to be told where nothing is committed.
     pub fn first_error(&mut self) -> Option<(Name, Error)> {
         self.first_error.take()
+    }
+
+    /// The sources of which nobody knows what volumes they have.
+    pub fn unlisted(&self) -> &[Name] {
+        &self.unlisted
     }
 
     /// Writes down that only waiting is left: should this process die, the next start commits `manifest`.

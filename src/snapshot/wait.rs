@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::pace::share;
 use super::{Error, delete};
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Snapshot, SnapshotFilter, SnapshotState};
-use crate::error::{Classify as _, Report};
+use crate::error::Classify as _;
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
-use crate::format::manifest::{Content, Item, ItemError, Outcome};
+use crate::format::manifest::{Content, Item, Outcome};
 
 /// The first pause; it doubles with each look. Small volumes that have barely changed are complete within seconds.
 const FIRST: Duration = Duration::from_secs(1);
@@ -76,10 +76,10 @@ pub(super) fn settle(item: &mut Item, snapshot: &Snapshot, now: jiff::Timestamp)
 
 /// The item holds nothing any more but why.
 pub(super) fn fail(item: &mut Item, error: &Error) {
-    let Report { class, message, .. } = error.report();
-    tracing::error!(item = %item.name, %class, %error, "the snapshot failed; nothing of it is kept");
+    let report = error.report();
+    tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "the snapshot failed; nothing of it is kept");
     item.outcome = Outcome::Failure;
-    item.error = Some(ItemError { class: class.to_string(), message });
+    item.error = Some(report.into());
     item.content = Content::EbsSnapshot { snapshot: None };
 }
 

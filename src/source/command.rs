@@ -3,7 +3,12 @@
 //! # What it promises
 //! The exit code decides: the stream only ends well when the command exited with 0 and all of its output was read.
 //! Otherwise the error says how it ended and quotes the end of its standard error, whose lines are also logged at debug.
-//! It does not wait for what the command left behind once the command itself has failed.
+//! A command that ended well without a byte has failed too, unless that is allowed.
+//!
+//! # What the command leaves behind
+//! A process that it started may hold its standard output longer than the command lives. Once the command has failed, nothing of that is
+//! waited for. Once it has ended well, the stream goes on for [`GRACE`]; whatever is in the pipe then is its end, with a warning that
+//! names the process, and what is left of the group is ended as if it were cancelled. Standard error alone is not waited for.
 //!
 //! # What it costs
 //! A pipe of 1 MiB in the kernel. No thread: one `poll` waits for output, for standard error, for the exit and for the
@@ -16,24 +21,27 @@
 //!
 //! Needs Linux 5.3 (`pidfd_open`).
 
+mod cancel;
+mod holders;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::pin::Pin;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
-use super::{Error, Source};
+use self::cancel::Cancel;
+use super::{Empty, Error, Source, Warning};
 
-/// How long a command may take to stop after SIGTERM. Kubernetes gives a pod 30 s in all; there is more to do in them.
+/// How long a command may take to stop after SIGTERM, and what it left behind to end its output. Kubernetes gives a pod 30 s in all;
+/// there is more to do in them.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The most an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
@@ -55,13 +63,22 @@ pub struct CommandSource {
     cancel: Cancel,
     grace: Duration,
     state: State,
+    /// As long as no byte has come.
+    empty: Empty,
+    /// Bytes that are in the pipe for certain and will be read.
+    owed: u64,
+    /// Bytes that somebody wrote after the command's exit.
+    late: u64,
+    warnings: Vec<Warning>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    /// Exited with 0; others may still write.
-    Exited,
+    /// Exited with 0; others may still write, until then.
+    Exited(Instant),
+    /// They have had their time: what they had written by the end of it is read.
+    Closing,
     Reaped,
 }
 
@@ -77,7 +94,7 @@ impl CommandSource {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn spawn(argv: &[String], cancel: CancellationToken) -> Result<Self, Error> {
+    pub fn spawn(argv: &[String], empty: Empty, cancel: CancellationToken) -> Result<Self, Error> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(Error::Invalid("the command's argv is empty; expected a program and its arguments".to_owned()));
         };
@@ -111,7 +128,8 @@ impl CommandSource {
         }
         let stderr = Stderr::new(child.stderr.take().map(OwnedFd::from), program);
         let argv = argv.to_vec();
-        Ok(Self { argv, child, group, exit, stdout, stderr, cancel, grace: GRACE, state: State::Running })
+        let (grace, state, warnings) = (GRACE, State::Running, Vec::new());
+        Ok(Self { argv, child, group, exit, stdout, stderr, cancel, grace, state, empty, owed: 0, late: 0, warnings })
     }
 
     /// Waits until there is something to do, and drains standard error meanwhile.
@@ -155,6 +173,10 @@ impl CommandSource {
 
     fn failure(&mut self, outcome: String) -> Error {
         self.kill();
+        Error::Command { argv: self.argv.clone(), outcome, stderr: self.last_words() }
+    }
+
+    fn last_words(&mut self) -> String {
         // What the command itself has written is in the pipe; a process that left the group may write on for ever.
         for _ in 0..PIPE_SIZE / TAIL {
             if !self.stderr.is_ready() {
@@ -163,7 +185,49 @@ impl CommandSource {
             self.stderr.drain_once();
         }
         self.stderr.finish();
-        Error::Command { argv: self.argv.clone(), outcome, stderr: self.stderr.text() }
+        self.stderr.text()
+    }
+
+    /// How many bytes are in the pipe.
+    fn in_pipe(&self) -> u64 {
+        self.stdout.as_ref().and_then(|stdout| ioctl_fionread(stdout).ok()).unwrap_or(0)
+    }
+
+    fn came(&mut self, length: usize) -> usize {
+        self.empty = Empty::Allowed;
+        let owed = self.owed.min(length as u64);
+        self.owed -= owed;
+        if self.state != State::Running {
+            self.late += length as u64 - owed;
+        }
+        length
+    }
+
+    /// All of the output has been read, and the command has ended well.
+    fn end(&mut self) -> Result<usize, Error> {
+        self.reap();
+        let stderr = self.last_words();
+        match self.empty {
+            Empty::Refused => Err(Error::Silent { argv: self.argv.clone(), stderr }),
+            Empty::Allowed => Ok(0),
+        }
+    }
+
+    /// Ends a stream that somebody else holds open.
+    fn give_up(&mut self) -> Result<usize, Error> {
+        let holder = self.stdout.as_ref().map(holders::of).unwrap_or_default();
+        let late = match self.late {
+            0 => String::new(),
+            late => format!(", with {late} bytes that came after the exit and without what may have followed them"),
+        };
+        let message = format!(
+            "the command has exited, and {grace:?} later {holder} still holds its standard output open: the stream ends here{late}; \
+             have the command wait for what it starts, or redirect that output elsewhere",
+            grace = self.grace,
+        );
+        self.warnings.push(Warning { path: PathBuf::from(&self.argv[0]), message });
+        self.stop();
+        self.end()
     }
 
     /// Ends the whole group, with time to clean up.
@@ -182,7 +246,7 @@ impl CommandSource {
             }
             let ready = self.wait(Some(left));
             if ready.exit {
-                self.state = State::Exited;
+                self.state = State::Closing;
             }
             if ready.stdout && !matches!(self.read_stdout(&mut discarded), Ok(1..)) {
                 self.stdout = None;
@@ -225,89 +289,54 @@ impl Source for CommandSource {
                 self.stop();
                 return Err(Error::Cancelled);
             }
-            if self.state == State::Exited && self.stdout.is_none() {
-                self.stderr.finish();
-                self.reap();
-                return Ok(0);
+            if self.state != State::Running && self.stdout.is_none() {
+                return self.end();
             }
-            let ready = self.wait(None);
+            let left = match self.state {
+                State::Running => None,
+                State::Exited(until) => Some(until.saturating_duration_since(Instant::now())),
+                State::Closing | State::Reaped => Some(Duration::ZERO),
+            };
+            let ready = self.wait(left);
             if self.cancel.is_cancelled() {
                 continue;
             }
             if ready.exit {
                 match self.outcome() {
-                    None => self.state = State::Exited,
+                    None => (self.state, self.owed) = (State::Exited(Instant::now() + self.grace), self.in_pipe()),
                     Some(outcome) => return Err(self.failure(outcome)),
+                }
+            }
+            if self.owed == 0 && left.is_some_and(|left| left.is_zero()) {
+                let in_pipe = self.in_pipe();
+                match self.state {
+                    State::Exited(_) if in_pipe > 0 => {
+                        (self.state, self.owed) = (State::Closing, in_pipe);
+                        self.late += in_pipe;
+                    }
+                    // Readable without a byte: everybody has let go of it.
+                    _ if ready.stdout && in_pipe == 0 => {}
+                    _ => return self.give_up(),
                 }
             }
             if ready.stdout {
                 match self.read_stdout(buffer) {
                     Ok(0) => self.stdout = None,
-                    Ok(length) => return Ok(length),
+                    Ok(length) => return Ok(self.came(length)),
                     Err(error) => return Err(self.failure(format!("has an output that cannot be read: {error}"))),
                 }
             }
         }
+    }
+
+    fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.warnings)
     }
 }
 
 impl Drop for CommandSource {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// A cancellation that `poll` can wait for.
-struct Cancel {
-    token: CancellationToken,
-    event: Arc<Event>,
-    /// Never becomes readable.
-    silent: Option<OwnedFd>,
-    /// Holds the registration.
-    _waiting: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl std::fmt::Debug for Cancel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cancel").field("token", &self.token).finish_non_exhaustive()
-    }
-}
-
-struct Event(OwnedFd);
-
-impl Wake for Event {
-    fn wake(self: Arc<Self>) {
-        // It fails only when the counter is full, and then it is readable.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-    }
-}
-
-fn new_event() -> Result<OwnedFd, Errno> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-}
-
-impl Cancel {
-    fn new(token: CancellationToken) -> Result<Self, Errno> {
-        let event = Arc::new(Event(new_event()?));
-        let mut waiting = Box::pin(token.clone().cancelled_owned());
-        let waker = Waker::from(Arc::clone(&event));
-        if Future::poll(waiting.as_mut(), &mut Context::from_waker(&waker)).is_ready() {
-            waker.wake();
-        }
-        Ok(Self { token, event, silent: None, _waiting: waiting })
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    fn event(&self) -> &OwnedFd {
-        self.silent.as_ref().unwrap_or(&self.event.0)
-    }
-
-    /// From now on `poll` does not return for it.
-    fn silence(&mut self) {
-        self.silent = new_event().ok();
     }
 }
 
@@ -374,5 +403,4 @@ impl Stderr {
 }
 
 #[cfg(test)]
-#[path = "command_tests.rs"]
 mod tests;

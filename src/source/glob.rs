@@ -1,14 +1,19 @@
 //! A tree source's `path`: one directory, or a glob of which every match is an item of its own.
 //!
-//! `*`, `?`, `[…]` and `{…}` stand for (part of) one component; a leading dot is nothing special. Only directories match. After
-//! the first wildcard no link is followed: what lies there may belong to a tenant, who must not choose what the node
-//! backs up.
+//! `*`, `?`, `[…]` and `{…}` stand for (part of) one component; a leading dot is nothing special. `[*]`, and every other wildcard's
+//! character alone in brackets, is that character itself. Only directories match. After the first wildcard no link is followed: what
+//! lies there may belong to a tenant, who must not choose what the node backs up.
 //!
 //! An item's name is the source's name and what the wildcards matched: `pods-3f…_pvc-7a…`. It is the same in every run,
 //! whatever else matches, because an item's chain of backups goes by it.
+//!
+//! # Failure
+//! Only ENOENT and ENOTDIR mean that there is no match. Whatever else cannot be looked at may be one: it is a match with an error, under
+//! the name that it would have; where a directory cannot be listed, under that directory's own ([`State::Unlisted`]). The other matches
+//! are found all the same.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,48 +23,103 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use crate::format::key::{MAX_NAME, Name};
 
+/// An item of a source, or what keeps one from being found.
+#[derive(Debug)]
+pub struct Match {
+    pub name: Name,
+    pub path: PathBuf,
+    pub state: State,
+}
+
+#[derive(Debug)]
+pub enum State {
+    Directory,
+    /// Whether it is a directory, or there at all, cannot be seen.
+    Unknown(Error),
+    /// Which items lie below it cannot be seen.
+    Unlisted(Error),
+}
+
 /// A directory that matches so far, and what the wildcards on the way matched.
-type Match = (PathBuf, Vec<OsString>);
+type Found = (PathBuf, Vec<OsString>);
+
+enum Step {
+    Literal(String),
+    Wild(GlobMatcher),
+}
 
 /// The items of a source: a path without wildcards is one, whether it exists or not; a glob is as many as match.
 ///
 /// # Errors
-/// When the glob is malformed, a directory on the way cannot be listed, or two matches would have one name.
-pub fn expand(name: &Name, pattern: &str) -> Result<Vec<(Name, PathBuf)>, Error> {
-    let path = Path::new(pattern);
-    if !path.is_absolute() && has_wildcard(pattern) {
+/// When the glob is malformed.
+pub fn expand(name: &Name, pattern: &str) -> Result<Vec<Match>, Error> {
+    if let Some(path) = literal(pattern) {
+        return Ok(vec![Match { name: name.clone(), path: path.into(), state: State::Directory }]);
+    }
+    if !pattern.starts_with('/') {
         return Err(Error::Invalid(format!("the path {pattern:?} is relative; a glob must be absolute")));
     }
-    if !has_wildcard(pattern) {
-        return Ok(vec![(name.clone(), path.to_owned())]);
-    }
-    let mut matches: Vec<Match> = vec![(PathBuf::from("/"), Vec::new())];
-    let mut wild = false;
-    for component in pattern.split('/').filter(|component| !component.is_empty()) {
-        if has_wildcard(component) {
-            let glob = compile(component, pattern)?;
-            let mut next = Vec::new();
-            for found in &matches {
-                next.append(&mut list(found, &glob)?);
+    let components = pattern.split('/').filter(|component| !component.is_empty());
+    let steps = components.map(|component| step(component, pattern)).collect::<Result<Vec<_>, _>>()?;
+    let mut walk = Walk { source: name, pattern, links: Links::Followed, rest: &steps, lost: Vec::new() };
+    let mut found: Vec<Found> = vec![(PathBuf::from("/"), Vec::new())];
+    while let Some((step, rest)) = walk.rest.split_first() {
+        let mut next = Vec::new();
+        for one in found {
+            match step {
+                Step::Literal(component) => walk.literal(one, component, rest, &mut next),
+                Step::Wild(glob) => walk.list(&one, glob, rest, &mut next),
             }
-            matches = next;
-            wild = true;
-        } else {
-            for (path, _) in &mut matches {
-                path.push(component);
-            }
-            matches.retain(|(path, _)| if wild { is_real_directory(path) } else { path.is_dir() });
         }
+        if matches!(step, Step::Wild(_)) {
+            walk.links = Links::Refused;
+        }
+        walk.rest = rest;
+        found = next;
     }
-    matches.sort_unstable();
-    named(name, matches)
+    let matches = found.into_iter().map(|(path, matched)| {
+        let name = item_name(name, &matched, &path, Digits::WhereNeeded);
+        Match { name, path, state: State::Directory }
+    });
+    let mut matches: Vec<Match> = matches.chain(walk.lost).collect();
+    matches.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(matches)
 }
 
-fn has_wildcard(text: &str) -> bool {
-    text.contains(['*', '?', '[', ']', '{', '}', '\\'])
+/// The pattern that means `path` and nothing else.
+#[must_use]
+pub fn escape(path: &str) -> String {
+    let escaped = |c: char| if is_special(c) { format!("[{c}]") } else { c.to_string() };
+    path.chars().map(escaped).collect()
 }
 
-fn compile(component: &str, pattern: &str) -> Result<GlobMatcher, Error> {
+/// What a pattern without wildcards stands for.
+fn literal(pattern: &str) -> Option<String> {
+    let mut text = String::with_capacity(pattern.len());
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        if !is_special(c) {
+            text.push(c);
+            continue;
+        }
+        let mut ahead = rest.clone();
+        match (c, ahead.next(), ahead.next()) {
+            ('[', Some(inner), Some(']')) if is_special(inner) => text.push(inner),
+            _ => return None,
+        }
+        rest = ahead;
+    }
+    Some(text)
+}
+
+const fn is_special(c: char) -> bool {
+    matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\')
+}
+
+fn step(component: &str, pattern: &str) -> Result<Step, Error> {
+    if let Some(text) = literal(component) {
+        return Ok(Step::Literal(text));
+    }
     let malformed = |reason: String| Error::Invalid(format!("the glob {pattern:?}, at {component:?}: {reason}"));
     if component.contains("**") {
         return Err(malformed(
@@ -67,60 +127,109 @@ fn compile(component: &str, pattern: &str) -> Result<GlobMatcher, Error> {
         ));
     }
     let glob = GlobBuilder::new(component).literal_separator(true).build();
-    Ok(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher())
+    Ok(Step::Wild(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher()))
 }
 
-fn list((directory, matched): &Match, glob: &GlobMatcher) -> Result<Vec<Match>, Error> {
-    let failed = |error| Error::Io { action: "listing", path: directory.clone(), error };
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        // It was removed after it was found.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        if !glob.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
-            continue;
-        }
-        let path = directory.join(&name);
-        if is_real_directory(&path) {
-            let mut matched = matched.clone();
-            matched.push(name);
-            found.push((path, matched));
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Followed,
+    Refused,
+}
+
+struct Walk<'a> {
+    source: &'a Name,
+    pattern: &'a str,
+    links: Links,
+    /// The steps from the present one on.
+    rest: &'a [Step],
+    lost: Vec<Match>,
+}
+
+impl Walk<'_> {
+    fn literal(&mut self, (directory, matched): Found, component: &str, rest: &[Step], next: &mut Vec<Found>) {
+        let path = directory.join(component);
+        let metadata = if self.links == Links::Followed { path.metadata() } else { path.symlink_metadata() };
+        match metadata.map(|metadata| metadata.is_dir()) {
+            Ok(true) => next.push((path, matched)),
+            Ok(false) => {}
+            Err(error) => self.lose(&matched, path, "looking at", error, rest),
         }
     }
-    Ok(found)
-}
 
-fn is_real_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
-}
-
-fn named(source: &Name, matches: Vec<Match>) -> Result<Vec<(Name, PathBuf)>, Error> {
-    let mut items = Vec::with_capacity(matches.len());
-    let mut seen: HashMap<Name, PathBuf> = HashMap::new();
-    for (path, matched) in matches {
-        let name = item_name(source, &matched, &path);
-        let name = Name::new(name).map_err(|error| Error::Invalid(format!("{}: its name {error}", path.display())))?;
-        if let Some(other) = seen.insert(name.clone(), path.clone()) {
-            let (path, other) = (path.display(), other.display());
-            return Err(Error::Invalid(format!(
-                "{path} and {other} would both be the item {name:?}",
-                name = name.as_str()
-            )));
+    fn list(&mut self, (directory, matched): &Found, glob: &GlobMatcher, rest: &[Step], next: &mut Vec<Found>) {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // The listing ends early; what it has shown so far counts.
+                Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+            };
+            let name = entry.file_name();
+            if !glob.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
+                continue;
+            }
+            let path = directory.join(&name);
+            let matched = [matched.as_slice(), &[name]].concat();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => next.push((path, matched)),
+                Ok(_) => {}
+                Err(error) => self.lose(&matched, path, "looking at", error, rest),
+            }
         }
-        items.push((name, path));
     }
-    Ok(items)
+
+    /// Notes what may be a match, or hold some: `rest` are the steps that would follow.
+    fn lose(
+        &mut self,
+        matched: &[OsString],
+        mut path: PathBuf,
+        action: &'static str,
+        error: std::io::Error,
+        rest: &[Step],
+    ) {
+        // It is not there, was never a directory, or went after it was found.
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+            return;
+        }
+        let failed = path.clone();
+        let mut known = true;
+        for step in rest {
+            match step {
+                Step::Literal(component) if known => path.push(component),
+                Step::Literal(_) => {}
+                Step::Wild(_) => known = false,
+            }
+        }
+        let source = self.source;
+        self.lost.push(if known {
+            let name = item_name(source, matched, &path, Digits::WhereNeeded);
+            Match { name, path, state: State::Unknown(Error::Io { action, path: failed, error }) }
+        } else {
+            // The whole source's where no wildcard has matched yet. Otherwise with digits: no match can have that name.
+            let name = match matched {
+                [] => source.clone(),
+                matched => item_name(source, matched, &failed, Digits::Always),
+            };
+            let unlisted = Error::Unlisted { action, path: failed.clone(), pattern: self.pattern.to_owned(), error };
+            Match { name, path: failed, state: State::Unlisted(unlisted) }
+        });
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digits {
+    WhereNeeded,
+    Always,
 }
 
 /// The source's name, `-`, and the matched components joined with `_`; and eight digits of the path's SHA-256 where
 /// another path could otherwise have the same name.
-fn item_name(source: &Name, matched: &[OsString], path: &Path) -> String {
+fn item_name(source: &Name, matched: &[OsString], path: &Path, digits: Digits) -> Name {
     let mut name = format!("{source}-");
-    let mut ambiguous = false;
+    let mut ambiguous = digits == Digits::Always;
     for (position, component) in matched.iter().enumerate() {
         if position > 0 {
             name.push('_');
@@ -135,12 +244,30 @@ fn item_name(source: &Name, matched: &[OsString], path: &Path) -> String {
     // What looks like a name with digits of its own could be made to collide with one that has them.
     ambiguous |= ends_like_a_digest(matched.last().map(OsString::as_os_str));
     if ambiguous || name.len() > MAX_NAME {
-        let digest = hex::encode(Sha256::digest(path.as_os_str().as_bytes()));
-        name.truncate(MAX_NAME - 9);
-        name.push('-');
-        name.push_str(&digest[..8]);
+        return with_digits(&name, path.as_os_str().as_bytes());
     }
-    name
+    Name::new(name).expect("it begins as the source's name, and holds nothing else than a name may")
+}
+
+/// A name with eight digits of the SHA-256 of `of`, cut to what a name may be long.
+///
+/// # Panics
+/// When `name` does not begin with a name and consist of its characters.
+#[must_use]
+pub fn with_digits(name: &str, of: &[u8]) -> Name {
+    let mut name = name.to_owned();
+    name.truncate(MAX_NAME - 9);
+    name.push('-');
+    name.push_str(&hex::encode(Sha256::digest(of))[..8]);
+    Name::new(name).expect("a name's characters, and eight digits")
+}
+
+/// Whether an item of that name may be one of the source's matches.
+#[must_use]
+pub fn may_be_of(source: &Name, item: &Name) -> bool {
+    let mut start = format!("{source}-");
+    start.truncate(MAX_NAME - 9);
+    item.as_str().starts_with(&start)
 }
 
 fn ends_like_a_digest(component: Option<&OsStr>) -> bool {
@@ -160,7 +287,20 @@ mod tests {
     fn expanded(root: &Path, pattern: &str) -> Vec<(String, String)> {
         let items = expand(&name("pods"), &format!("{}/{pattern}", root.display())).unwrap();
         let relative = |path: &Path| path.strip_prefix(root).unwrap().display().to_string();
-        items.iter().map(|(name, path)| (name.to_string(), relative(path))).collect()
+        let pair = |Match { name, path, state }: &Match| {
+            assert!(matches!(state, State::Directory), "{state:?}");
+            (name.to_string(), relative(path))
+        };
+        items.iter().map(pair).collect()
+    }
+
+    /// The one match that cannot be seen: its name, its path, and the error.
+    fn lost(root: &Path, pattern: &str) -> (String, String, State) {
+        let mut items = expand(&name("pods"), &format!("{}/{pattern}", root.display())).unwrap();
+        items.retain(|item| !matches!(item.state, State::Directory));
+        assert_eq!(items.len(), 1, "{items:?}");
+        let Match { name, path, state } = items.remove(0);
+        (name.to_string(), path.strip_prefix(root).unwrap().display().to_string(), state)
     }
 
     fn tree(paths: &[&str]) -> tempfile::TempDir {
@@ -177,7 +317,60 @@ mod tests {
 
     #[test]
     fn a_path_without_wildcards_is_the_source_itself() {
-        assert_eq!(expand(&name("x"), "/nowhere/at/all").unwrap(), [(name("x"), PathBuf::from("/nowhere/at/all"))]);
+        for (pattern, path) in [
+            ("/nowhere/at/all", "/nowhere/at/all"),
+            ("relative", "relative"),
+            ("/a[[]b/[{]c,d[}]/e[*][?][\\]", "/a[b/{c,d}/e*?\\"),
+        ] {
+            let items = expand(&name("x"), pattern).unwrap();
+            assert_eq!(items.len(), 1, "{pattern}");
+            assert_eq!((items[0].name.as_str(), items[0].path.as_path()), ("x", Path::new(path)));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_escaped_path_is_that_path(path in "/[a-c/*?\\[\\]{}\\\\!,-]*") {
+            proptest::prop_assert_eq!(literal(&escape(&path)), Some(path));
+        }
+    }
+
+    /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot have.
+    #[test]
+    fn what_cannot_be_looked_at_is_a_match_with_an_error_and_the_others_are_found() {
+        let dir = tree(&["a/mount", "b/mount"]);
+        let long = "n".repeat(300);
+        // The name is the one that the match would have.
+        let pattern = format!("a*/{long}/mount");
+        let (name, path, state) = lost(dir.path(), &pattern);
+        assert_eq!((name.as_str(), path), ("pods-a", format!("a/{long}/mount")));
+        assert!(matches!(state, State::Unknown(Error::Io { action: "looking at", .. })), "{state:?}");
+        // One that depends on what cannot be seen carries digits of the directory.
+        let (name, path, state) = lost(dir.path(), &format!("a*/{long}/*"));
+        assert!(name.starts_with("pods-a-") && name.len() == "pods-a-".len() + 8, "{name}");
+        assert_eq!(path, format!("a/{long}"));
+        let State::Unlisted(error) = state else { panic!("{state:?}") };
+        assert!(error.to_string().contains("which items of"), "{error}");
+        // Where no wildcard has matched yet, it is the whole source.
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        for pattern in ["loop/*", "loop/x/*/mount"] {
+            let (name, path, state) = lost(dir.path(), pattern);
+            assert!(path.starts_with("loop") && matches!(state, State::Unlisted(_)), "{path}");
+            assert_eq!(name, "pods");
+        }
+        let all = expand(&super::tests::name("pods"), &format!("{}/{{a,b}}/{{mount,{long}}}", dir.path().display()));
+        assert_eq!(all.unwrap().len(), 2, "a wildcard is only matched against what is there");
+    }
+
+    #[test]
+    fn an_unlisted_directory_names_the_items_that_may_lie_below_it() {
+        for (source, item, expected) in
+            [("pods", "pods-a_1", true), ("pods", "pods", false), ("pods", "podsa-1", false), ("p", "pods-a", false)]
+        {
+            assert_eq!(may_be_of(&name(source), &name(item)), expected, "{source} {item}");
+        }
+        let long = name(&"s".repeat(MAX_NAME));
+        assert!(may_be_of(&long, &with_digits(&format!("{long}-a"), b"/a")));
     }
 
     #[test]

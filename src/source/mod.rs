@@ -16,6 +16,8 @@ pub mod tree;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::error::{Class, Classify, Report};
 use crate::format::index::FileEntry;
 
@@ -68,6 +70,19 @@ pub struct Warning {
     pub message: String,
 }
 
+/// Whether a stream without a byte is one: nothing at all is what a dump writes that dies before its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Empty {
+    Refused,
+    Allowed,
+}
+
+impl From<bool> for Empty {
+    fn from(allowed: bool) -> Self {
+        if allowed { Self::Allowed } else { Self::Refused }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{action} {path}: {error}", path = path.display())]
@@ -77,6 +92,24 @@ pub enum Error {
         #[source]
         error: std::io::Error,
     },
+    #[error("{action} {path}: {error}; which items of {pattern} lie there is not known", path = path.display())]
+    Unlisted {
+        action: &'static str,
+        path: PathBuf,
+        pattern: String,
+        #[source]
+        error: std::io::Error,
+    },
+    /// The command ended well, and nothing came.
+    #[error(
+        "the command {argv:?} exited with status 0 and wrote nothing to its standard output; expected at least one byte{}",
+        stderr_suffix(stderr)
+    )]
+    Silent { argv: Vec<String>, stderr: String },
+    #[error(
+        "standard input ended before its first byte (it is empty, closed or /dev/null); expected at least one byte"
+    )]
+    NoInput,
     #[error("the command {argv:?} {outcome}{}", stderr_suffix(stderr))]
     Command { argv: Vec<String>, outcome: String, stderr: String },
     #[error("standard input: {0}")]
@@ -94,9 +127,37 @@ fn stderr_suffix(stderr: &str) -> String {
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
-            Self::Io { .. } | Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) => Class::Source,
             Self::Cancelled => Class::Cancelled,
+            _ => Class::Source,
         };
-        Report::new(class, self.to_string())
+        let report = Report::new(class, self.to_string());
+        match self {
+            Self::Io { error, .. } | Self::Unlisted { error, .. } => match remedy(error) {
+                Some(remedy) => report.remedy(remedy),
+                None => report,
+            },
+            Self::Silent { .. } => report.remedy(
+                "find out why it wrote nothing; in `sh -c 'a | b'` only b's exit code counts, `bash -o pipefail -c 'a | b'` fails \
+                 with a too; where nothing is a good answer, set `allow_empty = true` on the source, or give --allow-empty",
+            ),
+            Self::NoInput => report.remedy(
+                "look at the command before the pipe: Penstock cannot see its exit code, and does see that of `-- COMMAND` in place \
+                 of `-`; where nothing is a good answer, give --allow-empty",
+            ),
+            Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) | Self::Cancelled => report,
+        }
+    }
+}
+
+/// What helps against the errors of a path that is there.
+fn remedy(error: &std::io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::ACCESS | Errno::PERM => {
+            Some("run Penstock as root or with CAP_DAC_READ_SEARCH, or let its user read the path")
+        }
+        Errno::NOTCONN | Errno::STALE | Errno::IO | Errno::TIMEDOUT | Errno::HOSTDOWN => Some(
+            "the file system that is mounted there does not answer: mount it again; its last copy in a backup is kept meanwhile",
+        ),
+        _ => None,
     }
 }

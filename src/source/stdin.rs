@@ -1,44 +1,49 @@
 //! Standard input, or any other reader, as a stream.
 //!
-//! Bytes pass as they are; nothing is buffered. A read error makes the item worthless. There is no exit code to say
-//! whether what wrote them was complete: `command` is the better source where there is a choice.
+//! Bytes pass as they are; nothing is buffered. A read error makes the item worthless, and so does an end before the first byte, unless
+//! that is allowed. A standard input that is closed reads as one that has ended. There is no exit code to say whether what wrote the
+//! bytes was complete: `command` is the better source where there is a choice.
 
 use std::io::Read;
 
-use super::{Error, Source};
+use super::{Empty, Error, Source};
 
 /// A stream read from `R`.
 #[derive(Debug)]
 pub struct StdinSource<R = std::io::Stdin> {
     input: R,
+    /// As long as no byte has come.
+    empty: Empty,
 }
 
 impl StdinSource {
     /// This process's standard input.
     #[must_use]
-    pub fn new() -> Self {
-        Self::from_reader(std::io::stdin())
-    }
-}
-
-impl Default for StdinSource {
-    fn default() -> Self {
-        Self::new()
+    pub fn new(empty: Empty) -> Self {
+        Self::from_reader(std::io::stdin(), empty)
     }
 }
 
 impl<R: Read + Send> StdinSource<R> {
-    pub fn from_reader(input: R) -> Self {
-        Self { input }
+    pub fn from_reader(input: R, empty: Empty) -> Self {
+        Self { input, empty }
     }
 }
 
 impl<R: Read + Send> Source for StdinSource<R> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         loop {
             match self.input.read(buffer) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                other => return other.map_err(Error::Stdin),
+                Err(error) => return Err(Error::Stdin(error)),
+                Ok(0) if self.empty == Empty::Refused => return Err(Error::NoInput),
+                Ok(length) => {
+                    self.empty = Empty::Allowed;
+                    return Ok(length);
+                }
             }
         }
     }
@@ -50,12 +55,18 @@ mod tests {
 
     #[test]
     fn bytes_pass_and_the_end_is_the_end() {
-        let mut source = StdinSource::from_reader(&b"hello"[..]);
+        let mut source = StdinSource::from_reader(&b"hello"[..], Empty::Refused);
         let mut buffer = [0; 3];
         assert_eq!(source.read(&mut buffer).unwrap(), 3);
         assert_eq!(source.read(&mut buffer).unwrap(), 2);
         assert_eq!(source.read(&mut buffer).unwrap(), 0);
         assert_eq!(source.size_hint(), None);
+    }
+
+    #[test]
+    fn an_end_before_the_first_byte_is_an_error_unless_it_is_allowed() {
+        assert!(matches!(StdinSource::from_reader(&b""[..], Empty::Refused).read(&mut [0]), Err(Error::NoInput)));
+        assert_eq!(StdinSource::from_reader(&b""[..], Empty::Allowed).read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
@@ -67,7 +78,7 @@ mod tests {
                 Err(if self.0 == 1 { std::io::ErrorKind::Interrupted } else { std::io::ErrorKind::BrokenPipe }.into())
             }
         }
-        let error = StdinSource::from_reader(Flaky(0)).read(&mut [0]).unwrap_err();
+        let error = StdinSource::from_reader(Flaky(0), Empty::Refused).read(&mut [0]).unwrap_err();
         assert!(matches!(error, Error::Stdin(error) if error.kind() == std::io::ErrorKind::BrokenPipe));
     }
 }

@@ -56,7 +56,10 @@ fn endless(number: usize, limit: Duration) -> Spec {
     let argv = ["cat", "/dev/urandom"].map(str::to_owned).to_vec();
     Spec {
         job: Name::new(format!("job-{number}")).unwrap(),
-        sources: vec![Source { name: Name::new("item").unwrap(), kind: SourceKind::Command { argv } }],
+        sources: vec![Source {
+            name: Name::new("item").unwrap(),
+            kind: SourceKind::Command { argv, allow_empty: false },
+        }],
         compression: Compression::Zstd { level: 1 },
         timeout: Some(limit),
         hooks: Hooks::default(),

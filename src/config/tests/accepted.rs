@@ -96,7 +96,7 @@ location = "primary"
         (retention.keep_within, retention.grace),
         (Some(Duration::from_hours(48)), Some(Duration::from_hours(36)))
     );
-    assert!(matches!(&etcd.sources[0].kind, SourceKind::Command { argv } if argv.len() == 4));
+    assert!(matches!(&etcd.sources[0].kind, SourceKind::Command { argv, allow_empty: false } if argv.len() == 4));
     let volumes = &config.jobs[&Name::new("volumes").unwrap()];
     assert!(matches!(&volumes.sources[0].kind, SourceKind::Tree { exclude, .. } if exclude == &["**/lost+found"]));
 }

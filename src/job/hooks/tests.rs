@@ -82,7 +82,10 @@ impl Site {
     ) -> Result<Committed, Error> {
         let spec = Spec {
             job: name("etcd"),
-            sources: vec![Source { name: name("dump"), kind: SourceKind::Command { argv: shell(source) } }],
+            sources: vec![Source {
+                name: name("dump"),
+                kind: SourceKind::Command { argv: shell(source), allow_empty: true },
+            }],
             compression: Compression::None,
             timeout,
             hooks: Hooks { before, after, time_limit },

@@ -146,7 +146,10 @@ async fn a_cancelled_creation_leaves_nothing() {
 #[tokio::test]
 async fn a_stream_that_fails_the_run_takes_the_snapshots_with_it() {
     let mut world = World::new(volumes(2), by_tag());
-    world.sources.push(Source { name: name("dump"), kind: SourceKind::Command { argv: vec!["true".to_owned()] } });
+    world.sources.push(Source {
+        name: name("dump"),
+        kind: SourceKind::Command { argv: vec!["true".to_owned()], allow_empty: true },
+    });
     // Too little memory for one stream.
     world.memory = 1 << 20;
     let failed = world.run().await.unwrap_err();

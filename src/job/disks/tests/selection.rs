@@ -74,6 +74,20 @@ async fn a_named_volume_that_is_not_there_fails_its_item_only() {
 }
 
 #[tokio::test]
+async fn a_volume_that_is_there_and_broken_fails_its_item_and_one_being_deleted_does_not() {
+    let mut fleet = fleet();
+    fleet[1].state = VolumeState::Unusable("error".into());
+    fleet[3].state = VolumeState::Unusable("deleting".into());
+    let committed = World::new(fleet, by_tag()).run().await.unwrap();
+    assert_eq!(committed.verdict(), (Outcome::Partial, Some(Class::Source)));
+    let failed: Vec<_> =
+        committed.manifest.items.iter().filter(|item| item.error.is_some()).map(|item| item.name.as_str()).collect();
+    assert_eq!(failed, ["data-vol-00000001"]);
+    let report = committed.failure().unwrap();
+    assert!(report.message.contains("is error") && report.remedy.is_some(), "{report:?}");
+}
+
+#[tokio::test]
 async fn no_volume_is_what_the_configuration_says_it_is() {
     let run = async |on_no_match| {
         let world = World::new(Vec::new(), Ebs { on_no_match, ..by_tag() });

@@ -1,12 +1,14 @@
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use super::*;
+use crate::error::Classify as _;
 
 fn spawn(argv: &[&str]) -> (CommandSource, CancellationToken) {
     let cancel = CancellationToken::new();
     let argv: Vec<String> = argv.iter().map(|argument| (*argument).to_owned()).collect();
-    (CommandSource::spawn(&argv, cancel.clone()).unwrap(), cancel)
+    (CommandSource::spawn(&argv, Empty::Refused, cancel.clone()).unwrap(), cancel)
 }
 
 fn shell(script: &str) -> (CommandSource, CancellationToken) {
@@ -63,9 +65,10 @@ fn any_other_end_fails_and_quotes_standard_error() {
 
 #[test]
 fn what_cannot_be_started_says_why() {
-    let error = CommandSource::spawn(&["/no/such/program".to_owned()], CancellationToken::new()).unwrap_err();
+    let error =
+        CommandSource::spawn(&["/no/such/program".to_owned()], Empty::Refused, CancellationToken::new()).unwrap_err();
     assert!(error.to_string().contains("could not be started: No such file"), "{error}");
-    assert!(matches!(CommandSource::spawn(&[], CancellationToken::new()), Err(Error::Invalid(_))));
+    assert!(matches!(CommandSource::spawn(&[], Empty::Refused, CancellationToken::new()), Err(Error::Invalid(_))));
 }
 
 #[test]
@@ -76,6 +79,62 @@ fn a_failed_command_does_not_wait_for_what_it_left_behind() {
     // Not even for one that left the group and so cannot be killed; it ends when its own pipe does.
     let (mut source, _) = shell("setsid sh -c 'head -c 1 /dev/zero; exec sleep 2' & exit 7");
     assert!(drain(&mut source).unwrap_err().to_string().contains("status 7"));
+}
+
+/// A shell script whose left-behind processes have `grace`, and the one warning of its stream, if any.
+fn left_behind(script: &str, grace: Duration) -> (Result<Vec<u8>, Error>, Option<String>) {
+    let (mut source, _) = shell(script);
+    source.grace = grace;
+    let all = drain(&mut source);
+    assert_eq!(source.state, State::Reaped);
+    let warnings = source.take_warnings();
+    assert!(warnings.len() <= 1 && warnings.iter().all(|warning| warning.path == Path::new("sh")), "{warnings:?}");
+    (all, warnings.into_iter().next().map(|warning| warning.message))
+}
+
+#[test]
+fn a_process_that_holds_the_output_ends_the_stream_with_a_warning() {
+    let (all, warning) = left_behind("echo data; sleep 1000 & exit 0", Duration::from_millis(50));
+    assert_eq!(all.unwrap(), b"data\n");
+    let warning = warning.unwrap();
+    assert!(warning.contains("(sleep)") && warning.contains("still holds its standard output"), "{warning}");
+    // In a session of its own, so that it cannot be ended with the group.
+    let (all, warning) = left_behind("echo data; setsid sleep 5 & exit 0", Duration::from_millis(50));
+    assert_eq!((all.unwrap(), warning.is_some()), (b"data\n".to_vec(), true));
+    // Whatever the command itself wrote is the stream, however large and however late it is read.
+    let (all, warning) = left_behind("sleep 1000 & head -c 900000 /dev/zero", Duration::ZERO);
+    assert_eq!((all.unwrap().len(), warning.is_some()), (900_000, true));
+    // One that holds standard error only is nobody's concern, nor is one that holds nothing.
+    for script in ["echo data; sleep 2 >/dev/null & exit 0", "echo data; sleep 2 >/dev/null 2>&1 & exit 0"] {
+        let (all, warning) = left_behind(script, Duration::from_millis(50));
+        assert_eq!((all.unwrap(), warning), (b"data\n".to_vec(), None));
+    }
+}
+
+#[test]
+fn what_a_process_writes_within_the_grace_counts() {
+    let (all, warning) = left_behind("echo data; (sleep 0.1; echo more) & exit 0", Duration::from_secs(60));
+    assert_eq!((all.unwrap(), warning), (b"data\nmore\n".to_vec(), None));
+    // One that writes for ever is cut off, and the warning says so.
+    let (all, warning) = left_behind("yes & exit 0", Duration::from_millis(200));
+    assert!(!all.unwrap().is_empty());
+    assert!(warning.as_ref().unwrap().contains("bytes that came after the exit"), "{warning:?}");
+}
+
+#[test]
+fn nothing_at_all_is_a_failure_unless_it_is_allowed() {
+    for script in ["echo no such table >&2", "exit 3 | cat; echo no such table >&2"] {
+        let (mut source, _) = shell(script);
+        let error = drain(&mut source).unwrap_err();
+        assert!(matches!(error, Error::Silent { .. }), "{error}");
+        let report = error.report();
+        assert!(report.message.ends_with("its last words: no such table"), "{}", report.message);
+        assert!(report.remedy.unwrap().contains("pipefail"));
+    }
+    let (empty, warning) = left_behind("sleep 1000 & exit 0", Duration::from_millis(10));
+    assert!(matches!(empty, Err(Error::Silent { .. })) && warning.is_some());
+    let mut source = CommandSource::spawn(&["true".to_owned()], Empty::Allowed, CancellationToken::new()).unwrap();
+    assert_eq!(drain(&mut source).unwrap(), b"");
 }
 
 #[test]
@@ -107,7 +166,7 @@ fn dropping_ends_every_process_too_and_a_cancelled_token_lets_nothing_through() 
 
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let mut source = CommandSource::spawn(&["yes".to_owned()], cancel).unwrap();
+    let mut source = CommandSource::spawn(&["yes".to_owned()], Empty::Refused, cancel).unwrap();
     assert!(matches!(source.read(&mut [0; 100]), Err(Error::Cancelled)));
     assert_eq!(source.read(&mut [0; 100]).unwrap(), 0);
 }
