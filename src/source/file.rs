@@ -42,7 +42,15 @@ impl FileSource {
         let meta = Meta::from(stat);
         let (size, opened) = match meta.file_type {
             FileType::RegularFile => (meta.size, Some(meta)),
-            FileType::BlockDevice => (seek(&fd, SeekFrom::End(0)).map_err(failed("measuring"))?, None),
+            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(failed("measuring"))? {
+                0 => {
+                    let path = path.display();
+                    return Err(Error::Invalid(format!(
+                        "the block device {path} has 0 bytes: nothing is attached to it; expected a disk"
+                    )));
+                }
+                size => (size, None),
+            },
             FileType::Directory => {
                 let path = path.display();
                 return Err(Error::Invalid(format!("{path} is a directory; a source of type \"tree\" stores one")));

@@ -29,6 +29,7 @@ mod retention;
 mod servers;
 mod sessions;
 mod snapshots;
+mod sources;
 mod tar;
 mod trust;
 mod uploads;
