@@ -376,7 +376,6 @@ impl S3Store {
         request.watched(&progress, put).await?;
         Ok(())
     }
-    }
 }
 
 /// Ceph says `NoSuchKey` of an upload that was completed.

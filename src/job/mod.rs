@@ -41,7 +41,7 @@ use crate::format::manifest::{self, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot;
-use crate::store::{self, Overwrite, Payload, Store};
+use crate::store::{Overwrite, Payload, Store};
 use crate::stream::frame::Compression;
 use crate::upload::journal::Journal;
 

@@ -94,7 +94,10 @@ impl Opened {
                 return invalid("is a window to all of the machine's memory, which is no content");
             }
             FileType::RegularFile => (meta.size, Some(meta)),
-            FileType::BlockDevice => (seek(&fd, SeekFrom::End(0)).map_err(io_error("measuring", path))?, None),
+            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measuring", path))? {
+                0 => return invalid("has 0 bytes: nothing is attached to that block device; expected a disk"),
+                size => (size, None),
+            },
             FileType::Directory => return invalid("is a directory; a source of type \"tree\" stores one"),
             _ => return invalid("is neither a regular file nor a block device"),
         };

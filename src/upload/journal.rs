@@ -288,15 +288,29 @@ fn entries(folder: &Path) -> Result<Vec<Interrupted>, Error> {
     Ok(found)
 }
 
-/// The key of every entry that can be read, live ones too.
+/// The key of every entry, live ones too; of damaged ones nobody knows it.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// When the folder or an entry cannot be read: which uploads are somebody's is not known then.
 pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
-    let paths = paths(&state_dir.join(FOLDER))?.into_iter();
-    // One that is closed while we look is not there any more.
-    let states = paths.filter_map(|path| State::of(record::read(&path).ok()?).ok());
-    Ok(states.map(|state| state.intent.key).collect())
+    let mut keys = HashSet::new();
+    for path in paths(&state_dir.join(FOLDER))? {
+        let lines = match record::read(&path) {
+            Ok(lines) => lines,
+            // It was closed while we looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(state::Error::io("reading", &path)(error).into()),
+        };
+        match State::of(lines) {
+            Ok(state) => drop(keys.insert(state.intent.key)),
+            Err(record::Fault::Damaged) => {}
+            Err(record::Fault::Newer(version)) => {
+                let error = io::Error::other(format!("version {version} of Penstock's journal wrote it"));
+                return Err(state::Error::io("reading", &path)(error).into());
+            }
+        }
+    }
+    Ok(keys)
 }
 
 fn paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {

@@ -286,7 +286,7 @@ async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> 
     let known: HashSet<ObjectKey> = match journal::keys(state_dir) {
         Ok(known) => known,
         Err(error) => {
-            tracing::debug!(%error, "the journal's keys could not be read");
+            tracing::warn!(%error, "uploads that no journal names are not looked for: the journal could not be read");
             return Vec::new();
         }
     };

@@ -31,6 +31,7 @@ mod retention;
 mod servers;
 mod sessions;
 mod snapshots;
+mod sources;
 mod stores;
 mod tar;
 mod trust;
