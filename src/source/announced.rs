@@ -31,10 +31,18 @@ const BUFFER: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) enum Extent {
     AsAnnounced,
-    /// All of it, to be read from the start, and how many bytes that is.
-    SetAside(SpooledTempFile, u64),
+    /// All of it, to be read from the start.
+    SetAside(SetAside),
     /// Not known, or too much to be set aside; and why.
     Unknown(String),
+}
+
+#[derive(Debug)]
+pub(super) struct SetAside {
+    pub(super) file: SpooledTempFile,
+    pub(super) length: u64,
+    /// Whether somebody has written to it meanwhile.
+    pub(super) changed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +82,7 @@ pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
                 "its size is said to be {size} bytes, which it is not; it is stored with {size}, for {failure}"
             ))
         },
-        |(file, length)| Extent::SetAside(file, length),
+        Extent::SetAside,
     )
 }
 
@@ -99,7 +107,11 @@ pub(super) fn is_memory(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
 }
 
 /// What follows `start`, which has been read already, with it.
-fn set_aside(fd: BorrowedFd<'_>, start: &[u8], limit: u64) -> Result<(SpooledTempFile, u64), Failure> {
+///
+/// The times are compared around the reading alone: sysfs and cgroups change them when somebody first asks for a file's attributes.
+fn set_aside(fd: BorrowedFd<'_>, start: &[u8], limit: u64) -> Result<SetAside, Failure> {
+    let mtime = || fstat(fd).map(|stat| Meta::from(stat).mtime);
+    let before = mtime();
     let mut file = tempfile::spooled_tempfile(IN_MEMORY);
     file.write_all(start)?;
     let (mut length, mut buffer) = (start.len() as u64, vec![0; BUFFER]);
@@ -115,7 +127,7 @@ fn set_aside(fd: BorrowedFd<'_>, start: &[u8], limit: u64) -> Result<(SpooledTem
         file.write_all(&buffer[..count])?;
     }
     file.rewind()?;
-    Ok((file, length))
+    Ok(SetAside { file, length, changed: mtime() != before })
 }
 
 #[cfg(test)]
@@ -136,7 +148,8 @@ mod tests {
     fn content(extent: Extent) -> Option<Vec<u8>> {
         match extent {
             Extent::AsAnnounced => None,
-            Extent::SetAside(mut file, length) => {
+            Extent::SetAside(SetAside { mut file, length, changed }) => {
+                assert!(!changed);
                 let mut bytes = Vec::new();
                 file.read_to_end(&mut bytes).unwrap();
                 assert_eq!(bytes.len() as u64, length);

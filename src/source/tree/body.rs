@@ -11,8 +11,10 @@ use tempfile::SpooledTempFile;
 
 use super::meta::Meta;
 use super::sparse::{self, Segment};
-use crate::source::announced::{self, Extent};
+use crate::source::announced::{self, Extent, SetAside};
 use crate::source::page_cache::Reader;
+
+const CHANGED: &str = "it changed while it was read";
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -26,7 +28,7 @@ pub(super) struct Body {
     reader: Reader,
     /// All of a file that has not the size it announced.
     set_aside: Option<SpooledTempFile>,
-    /// Why the size is not to be believed, although it is all there is.
+    /// Why what is stored may not be what the file had.
     doubt: Option<String>,
     /// Why zeros are yielded instead of data.
     gave_up: Option<String>,
@@ -37,7 +39,9 @@ impl Body {
     pub(super) fn open(fd: OwnedFd, announced: Meta) -> Self {
         let (size, set_aside, doubt) = match announced::examine(fd.as_fd(), &announced) {
             Extent::AsAnnounced => (announced.size, None, None),
-            Extent::SetAside(file, length) => (length, Some(file), None),
+            Extent::SetAside(SetAside { file, length, changed }) => {
+                (length, Some(file), changed.then(|| CHANGED.to_owned()))
+            }
             Extent::Unknown(doubt) => (announced.size, None, Some(doubt)),
         };
         let segments = if set_aside.is_none() { sparse::scan(&fd, &announced) } else { None };
@@ -110,18 +114,19 @@ impl Body {
     /// To be called at the end: what there is to say about the file, if anything.
     pub(super) fn finish(self) -> Option<String> {
         self.reader.end(&self.fd);
-        if self.gave_up.is_some() || self.doubt.is_some() {
+        if self.gave_up.is_some() || self.doubt.is_some() || self.set_aside.is_some() {
             return self.gave_up.or(self.doubt);
         }
         let now = match rustix::fs::fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
             Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
         };
-        let (size, is_announced) = (self.announced.size, self.set_aside.is_none());
-        if is_announced && now.size > size {
-            Some(format!("it grew while it was read: from {size} bytes to {}; what was added is left out", now.size))
-        } else if now.mtime != self.announced.mtime || (is_announced && now.size != size) {
-            Some("it changed while it was read".to_owned())
+        let size = self.announced.size;
+        if now.size > size {
+            let grown = now.size;
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+        } else if now.size != size || (now.mtime != self.announced.mtime && size > 0) {
+            Some(CHANGED.to_owned())
         } else {
             None
         }

@@ -250,3 +250,14 @@ fn an_empty_file_is_unchanged_like_any_other() {
         Backup::read(TreeSource::new(dir.path(), &Options::default(), Some(parent)).unwrap(), Some((&whole, &borders)));
     assert_eq!((again.taken, again.warnings), (1, vec![]));
 }
+
+/// A cgroup's files get another time when somebody first asks for their attributes, which a backup does.
+#[test]
+fn an_empty_file_that_is_only_touched_is_no_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a"), b"").unwrap();
+    let mut source = open(dir.path(), &Options::default());
+    read_until(&mut source, b"a");
+    fs::File::open(dir.path().join("a")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(Backup::read(source, None).warnings, []);
+}
