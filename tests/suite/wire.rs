@@ -114,7 +114,7 @@ async fn everything(store: &dyn Store) -> Vec<(&'static str, Result<(), Error>)>
         ("get", read(store, None).await.map(drop)),
         ("range", read(store, Some(0..4)).await.map(drop)),
         ("head", store.head(&key()).await.map(drop)),
-        ("delete", store.delete(&key()).await),
+        ("delete", store.delete(&key()).await.map(drop)),
         ("list", store.list("c1/", None).await.map(drop)),
         ("create", store.create_upload(&key()).await.map(drop)),
         ("part", store.upload_part(&upload(), PartNumber::FIRST, payload()).await.map(drop)),
