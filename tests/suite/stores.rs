@@ -181,8 +181,8 @@ fn connect(url: &str, s3: &S3Server) -> AwsLocation {
 async fn an_answer_that_cannot_be_read_is_told_in_words() {
     let servers = Servers::start();
     let s3 = servers.s3(Scheme::Http);
-    let odd =
-        servers.scripted(Scheme::Http, |_, _| (200, "<?xml version=\"1.0\"?>\n<SomethingElse xmlns=\"u\"/>".to_owned()));
+    let odd = servers
+        .scripted(Scheme::Http, |_, _| (200, "<?xml version=\"1.0\"?>\n<SomethingElse xmlns=\"u\"/>".to_owned()));
     let store = connect(&odd.url, &s3).store();
     let upload = UploadHandle { key: ObjectKey::new("k"), id: UploadId("u".into()) };
     let error = store.list_parts(&upload).await.unwrap_err();
