@@ -101,8 +101,8 @@ impl Call<'_> {
     /// debugs this: they name no cause that an operator knows.
     fn unreadable(&self, raw: &HttpResponse, parser: &(dyn StdError + 'static)) -> store::Error {
         tracing::debug!(operation = self.operation, error = tell(parser), "an answer could not be read");
-        let (service, operation) = (self.service.as_str(), self.operation);
-        let message = format!("the answer is not {service}'s to {operation}: it {}", begins_with(&document(raw)));
+        let (service, operation) = (self.service.as_str().to_uppercase(), self.operation);
+        let message = format!("the answer to {operation} is not one of {service}: it {}", begins_with(&document(raw)));
         let remedy = match operation {
             "ListParts" | "ListMultipartUploads" => {
                 "the store answers this request in a way of its own: nothing interrupted is resumed or found there, and \

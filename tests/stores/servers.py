@@ -77,7 +77,7 @@ def python_of(least):
     shims = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"), reverse=True)
     names = [shutil.which(f"python3.{minor}") for minor in range(20, least[1] - 1, -1)]
     for python in [*filter(None, names), *shims]:
-        check = subprocess.run([python, "-c", f"import sys; sys.exit(sys.version_info < {least})"], check=False)
+        check = subprocess.run([python, "-c", f"import sys; sys.exit(sys.version_info < {least})"], check=False, capture_output=True)
         if check.returncode == 0:
             return python
     raise RuntimeError(f"it needs Python {least[0]}.{least[1]}, and there is none")
@@ -126,7 +126,9 @@ def s3rver(tools, work, port):
 
 
 def localstack(tools, work, port):
-    bin_ = venv(tools / "localstack-core-2026.3.0", "localstack-core[runtime]==2026.3.0", python=python_of((3, 13)))
+    # It imports a module that cbor2 6 has not, and calls a method that pyOpenSSL 26 has not.
+    packages = ["localstack-core[runtime]==2026.3.0", "cbor2<6", "pyopenssl<26", "cryptography<47", "service_identity<26"]
+    bin_ = venv(tools / "localstack-core-2026.3.0", *packages, python=python_of((3, 13)))
     environment = {**os.environ, "GATEWAY_LISTEN": f"127.0.0.1:{port}", "SERVICES": "s3", "EAGER_SERVICE_LOADING": "0",
                    "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1", "DNS_ADDRESS": "0", "LOCALSTACK_VOLUME_DIR": str(work / "volume"),
                    "FILESYSTEM_ROOT": str(work / "fs"), "TMPDIR": str(work)}
