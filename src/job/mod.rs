@@ -44,7 +44,7 @@ use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
 pub use self::failure::Error;
-use self::parent::Ancestors;
+use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
@@ -291,7 +291,7 @@ struct Run<'a> {
     stop: CancellationToken,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
-    parent: Option<Arc<Manifest>>,
+    parent: Option<Arc<Ancestor>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }
@@ -347,8 +347,8 @@ impl Run<'_> {
             let (labels, content) = (std::collections::BTreeMap::new(), Content::Stream { stream });
             manifest.items.push(Item { name, source, outcome, error, labels, content });
         }
-        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
-        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
+        manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
+        manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
         Ok(first_error)
     }
 
