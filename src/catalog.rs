@@ -1,19 +1,33 @@
-//! Which backups there are, and which one a user means.
+//! Which backups there are, which one a user means, and when each was taken ([`date`]).
+//!
+//! What is kept of a listing is paid for ([`Memory`]): where `limits.memory` does not hold it, the error says so. To find one backup, or the
+//! newest of each chain, nothing else is kept.
 
+pub mod date;
+mod memory;
+mod walk;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::retry::with_retries;
-use crate::store::{self, ListedObject, Store};
+use crate::store::{self, Store};
+pub use memory::Memory;
+pub use walk::Pages;
 
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
+
+/// What an [`Entry`] takes of memory, with what a list of them takes besides.
+pub const ENTRY: usize = 512;
 
 /// One cluster's backups in one location.
 #[derive(Clone)]
@@ -21,6 +35,8 @@ pub struct Catalog {
     pub store: Arc<dyn Store>,
     pub prefix: String,
     pub cluster: Name,
+    /// `limits.memory`: how much of it what is collected from a listing may take.
+    pub memory: u64,
 }
 
 impl fmt::Debug for Catalog {
@@ -50,7 +66,7 @@ pub struct Found {
     pub id: BackupId,
     pub kind: Kind,
     pub size: u64,
-    pub modified: jiff::Timestamp,
+    pub modified: Timestamp,
 }
 
 impl Found {
@@ -74,10 +90,32 @@ pub struct Entry {
     pub chain: Chain,
     pub id: BackupId,
     size: u64,
-    modified: jiff::Timestamp,
+    modified: Timestamp,
 }
 
 impl Entry {
+    /// When the backup was taken: see [`date`].
+    #[must_use]
+    pub fn taken(&self) -> Timestamp {
+        date::taken(self.started(), self.modified)
+    }
+
+    /// Whether the node's clock was ahead: [`Entry::taken`] is earlier than the id says.
+    #[must_use]
+    pub fn dated_ahead(&self) -> bool {
+        date::is_ahead(self.started(), self.modified)
+    }
+
+    /// The larger, the newer: the order of backups wherever one is chosen.
+    #[must_use]
+    pub fn age(&self) -> (Timestamp, &BackupId, &Chain) {
+        (self.taken(), &self.id, &self.chain)
+    }
+
+    fn started(&self) -> Timestamp {
+        self.id.started().unwrap_or(self.modified)
+    }
+
     /// The manifest's.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -86,7 +124,7 @@ impl Entry {
 
     /// When the store took the manifest, by its own clock.
     #[must_use]
-    pub fn modified(&self) -> jiff::Timestamp {
+    pub fn modified(&self) -> Timestamp {
         self.modified
     }
 }
@@ -148,6 +186,8 @@ pub enum Error {
     },
     #[error("no backup {what} in cluster {cluster}")]
     NotFound { what: String, cluster: Name },
+    #[error("the listing holds more backups and objects than the {total} bytes of limits.memory can keep count of")]
+    Memory { total: u64 },
 }
 
 impl Classify for Error {
@@ -159,6 +199,8 @@ impl Classify for Error {
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
                 .remedy("`penstock list` shows what there is; --cluster and --location look elsewhere"),
+            Self::Memory { .. } => Report::new(Class::Local, self.to_string())
+                .remedy("raise limits.memory, or ask for less with --job and --node; a retention with fewer backups lists faster, too"),
         }
     }
 }
@@ -167,24 +209,63 @@ impl Catalog {
     /// Every committed backup, newest first.
     ///
     /// # Errors
-    /// When listing fails.
+    /// When listing fails, or there is not enough memory.
     pub async fn entries(&self, scope: Scope<'_>) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
+        let (mut memory, mut entries) = (Memory::new(self.memory), Vec::new());
         let manifest = |found: Found| {
             if found.kind == Kind::Manifest {
+                memory.take(ENTRY)?;
                 entries.push(found.entry());
             }
+            Ok(())
         };
         self.walk(scope, manifest).await?;
-        entries.sort_by(|a, b| (&b.id, &b.chain).cmp(&(&a.id, &a.chain)));
+        entries.sort_by(|a, b| b.age().cmp(&a.age()));
         Ok(entries)
     }
 
-    /// Every object of the chains in `scope` that Penstock wrote, in the order of the keys.
+    /// The newest backup of each chain, newest first.
     ///
     /// # Errors
-    /// When listing fails.
-    pub async fn walk(&self, scope: Scope<'_>, mut visit: impl FnMut(Found)) -> Result<(), Error> {
+    /// As [`Catalog::entries`].
+    pub async fn newest(&self, scope: Scope<'_>) -> Result<Vec<Entry>, Error> {
+        let mut memory = Memory::new(self.memory);
+        let mut newest: BTreeMap<Chain, Entry> = BTreeMap::new();
+        let manifest = |found: Found| {
+            if found.kind != Kind::Manifest {
+                return Ok(());
+            }
+            match newest.get_mut(&found.chain) {
+                Some(entry) if entry.age() < found.entry().age() => *entry = found.entry(),
+                Some(_) => {}
+                None => {
+                    memory.take(2 * ENTRY)?;
+                    newest.insert(found.chain.clone(), found.entry());
+                }
+            }
+            Ok(())
+        };
+        self.walk(scope, manifest).await?;
+        let mut entries: Vec<Entry> = newest.into_values().collect();
+        entries.sort_by(|a, b| b.age().cmp(&a.age()));
+        Ok(entries)
+    }
+
+    /// Every object of the chains in `scope` that Penstock wrote, each once, as long as `visit` wants them.
+    ///
+    /// # Errors
+    /// When listing fails, and those of `visit`.
+    pub async fn walk(&self, scope: Scope<'_>, mut visit: impl FnMut(Found) -> Result<(), Error>) -> Result<(), Error> {
+        let mut pages = self.pages(scope);
+        while let Some(page) = pages.next().await? {
+            page.into_iter().try_for_each(&mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// The same, page by page.
+    #[must_use]
+    pub fn pages<'a>(&'a self, scope: Scope<'a>) -> Pages<'a> {
         let prefix = match (scope.job, scope.node) {
             (Some(job), Some(node)) => {
                 let chain = Chain { cluster: self.cluster.clone(), job: job.clone(), node: node.clone() };
@@ -193,23 +274,13 @@ impl Catalog {
             (Some(job), None) => format!("{}{job}/", cluster_prefix(&self.prefix, &self.cluster)),
             (None, _) => cluster_prefix(&self.prefix, &self.cluster),
         };
-        let whole = ObjectKey::new(prefix.clone());
-        let mut from: Option<String> = None;
-        loop {
-            let page = with_retries("ListObjectsV2", &whole, || self.store.list(&prefix, from.as_deref())).await?;
-            for ListedObject { key, size, modified } in page.objects {
-                match BackupPrefix::parse_object(&self.prefix, &self.cluster, &key) {
-                    Some((chain, id, kind)) if scope.holds(&chain) => {
-                        visit(Found { key, chain, id, kind, size, modified });
-                    }
-                    _ => {}
-                }
-            }
-            from = page.next;
-            if from.is_none() {
-                return Ok(());
-            }
-        }
+        Pages::new(self, scope, prefix)
+    }
+
+    /// What there is of one backup, page by page.
+    #[must_use]
+    pub fn pages_of<'a>(&'a self, chain: &Chain, id: &BackupId) -> Pages<'a> {
+        Pages::new(self, Scope::default(), BackupPrefix::new(&self.prefix, chain, id).as_str().to_owned())
     }
 
     /// One backup's manifest, checked.
@@ -249,9 +320,10 @@ impl Catalog {
         Ok(bytes)
     }
 
-    /// The manifests of `entries`, in their order, each with its own failure.
-    pub async fn manifests(&self, entries: &[Entry]) -> Vec<Result<Manifest, Error>> {
-        stream::iter(entries).map(|entry| self.manifest(entry)).buffered(PARALLEL).collect().await
+    /// The manifests of `entries`, in their order, each with its own failure. Only those that are being read are held.
+    pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
+        let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
+        stream::iter(entries).map(read).buffered(PARALLEL)
     }
 
     /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is
@@ -266,20 +338,44 @@ impl Catalog {
         let scopes =
             if selector.job.is_some() && selector.node.is_none() { vec![here, anywhere] } else { vec![anywhere] };
         for scope in scopes {
-            if let Some(entry) = choose(&self.entries(scope).await?, selector, node) {
-                return Ok(entry.clone());
+            let mut choice = Choice { selector, node, best: None };
+            self.walk(scope, |found| {
+                choice.consider(&found);
+                Ok(())
+            })
+            .await?;
+            if let Some(entry) = choice.best {
+                return Ok(entry);
             }
         }
         Err(Error::NotFound { what: selector.to_string(), cluster: self.cluster.clone() })
     }
 }
 
-/// `entries` are newest first.
-fn choose<'a>(entries: &'a [Entry], selector: &Selector, node: &Name) -> Option<&'a Entry> {
-    let scope = Scope { job: selector.job.as_ref(), node: selector.node.as_ref() };
-    let matches = |entry: &&Entry| scope.holds(&entry.chain) && selector.id.as_ref().is_none_or(|id| *id == entry.id);
-    let here = entries.iter().filter(matches).find(|entry| entry.chain.node == *node);
-    here.or_else(|| entries.iter().find(matches))
+/// What a selector means, of what has been seen so far: this node's newest, or else the newest of any.
+struct Choice<'a> {
+    selector: &'a Selector,
+    node: &'a Name,
+    best: Option<Entry>,
+}
+
+impl Choice<'_> {
+    fn consider(&mut self, found: &Found) {
+        let Selector { job, node, id } = self.selector;
+        let scope = Scope { job: job.as_ref(), node: node.as_ref() };
+        let fits = scope.holds(&found.chain) && id.as_ref().is_none_or(|id| *id == found.id);
+        if found.kind != Kind::Manifest || !fits {
+            return;
+        }
+        let entry = found.entry();
+        let rank = |entry: &Entry| {
+            let (taken, id, chain) = entry.age();
+            (entry.chain.node == *self.node, taken, id.clone(), chain.clone())
+        };
+        if self.best.as_ref().is_none_or(|best| rank(best) < rank(&entry)) {
+            self.best = Some(entry);
+        }
+    }
 }
 
 impl fmt::Display for Selector {
@@ -299,43 +395,4 @@ impl fmt::Display for Selector {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(job: &str, node: &str, id: &str) -> Entry {
-        let name = |text: &str| Name::new(text).unwrap();
-        let chain = Chain { cluster: name("c"), job: name(job), node: name(node) };
-        Entry {
-            key: ObjectKey::new(id),
-            chain,
-            id: id.parse().unwrap(),
-            size: 1,
-            modified: jiff::Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn selectors() {
-        const NEW: &str = "20261123T221300Z-4f9a2c";
-        const OLD: &str = "20261122T221300Z-4f9a2c";
-        let entries = [entry("etcd", "b", NEW), entry("etcd", "a", OLD), entry("pods", "a", OLD)];
-        let find = |text: &str, node: &str| {
-            let entry = choose(&entries, &text.parse().unwrap(), &Name::new(node).unwrap())?;
-            Some(format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id))
-        };
-        assert_eq!(find("etcd@latest", "a"), Some(format!("etcd/a@{OLD}")), "this node's own comes first");
-        assert_eq!(
-            find("etcd@latest", "fresh"),
-            Some(format!("etcd/b@{NEW}")),
-            "a fresh machine gets the newest of any"
-        );
-        assert_eq!(find("etcd/b@latest", "a"), Some(format!("etcd/b@{NEW}")));
-        assert_eq!(find(&format!("pods@{OLD}"), "x"), Some(format!("pods/a@{OLD}")));
-        assert_eq!(find(NEW, "a"), Some(format!("etcd/b@{NEW}")));
-        assert_eq!(find("pods@latest", "z"), Some(format!("pods/a@{OLD}")));
-        assert_eq!(find("none@latest", "a"), None);
-        for bad in ["latest", "", "@latest", "a@b", "A@latest", "a/b/c@latest"] {
-            assert!(bad.parse::<Selector>().is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -1,19 +1,28 @@
 //! Which backups of a chain stay, and why. No I/O, no clock.
 //!
-//! - The rules are restic's: the most recent backup of each of the last so many days, weeks (from Monday) and months *that have
-//!   one*, in the job's time zone; and whatever is no older than `keep_within` counted from the newest backup, not from now.
-//!   While a rule has counts left, the oldest backup stays too. One reason is enough to stay.
-//! - What no rule may delete, a guard keeps: the last good backup, and the last good copy of each item that the newest backup
-//!   lacks. A job that has failed for a month has its last good backup still.
+//! - The rules are restic's: of each of the last so many days, weeks (from Monday) and months *that have a backup*, in the job's
+//!   time zone, one stays; and whatever is no older than `keep_within` counted from the newest backup, not from now. While a
+//!   rule has counts left, the oldest backup stays too. One reason is enough to stay.
+//! - **Of each period** the newest *complete* backup stays: one in which no item failed (warnings do not count). Where there is
+//!   none, the newest.
+//! - **Item by item**: each item that the newest backup has, or should have, is counted by itself, in the periods in which it was saved:
+//!   of each of the last so many, the newest complete backup that has it stays, or else the newest that has it. As long as
+//!   every item is saved, these are the same backups. Where one fails for a month, the others keep their history, and so does it.
+//!   An item that the newest backup knows nothing of (a pod that is gone) counts for nothing, and ages out with the periods.
+//! - What no rule may delete, a guard keeps: the newest backup, the last good one, the last good copy of each item that the newest
+//!   backup lacks, and the one that was stored last, which a clock that is behind dates into the past.
 //! - Only whole backups are decided on. A kept backup needs no other's manifest, only the objects that it names, and those stay
 //!   as long as it does ([`crate::prune`]).
+//!
+//! So no choice depends on another one: deciding again on what stays deletes nothing more, and a larger count keeps no less.
 
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -21,33 +30,42 @@ use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 
 use crate::config::Retention;
 use crate::format::key::{BackupId, Name};
-use crate::format::manifest::{Manifest, Outcome};
+use crate::format::manifest::{Content, Item, Manifest, Outcome};
 
 /// What is decided on: a committed backup, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
     pub id: BackupId,
-    pub started: Timestamp,
+    /// See [`crate::catalog::date`].
+    pub taken: Timestamp,
+    /// When the store took its manifest.
+    pub stored: Timestamp,
     pub outcome: Outcome,
-    /// Items that can be restored from it.
-    pub saved: BTreeSet<Name>,
+    /// Items that can be restored from it. Shared, since a chain's backups mostly have the same ones.
+    pub saved: Arc<BTreeSet<Name>>,
     /// Items that it should have and lacks.
-    pub failed: BTreeSet<Name>,
+    pub failed: Arc<BTreeSet<Name>>,
 }
 
-impl From<&Manifest> for Backup {
-    fn from(manifest: &Manifest) -> Self {
-        let names = |failed| {
-            let items = manifest.items.iter().filter(move |item| (item.outcome == Outcome::Failure) == failed);
-            items.map(|item| item.name.clone()).collect()
+impl Backup {
+    #[must_use]
+    pub fn new(manifest: &Manifest, taken: Timestamp, stored: Timestamp) -> Self {
+        let is_saved = |item: &&Item| {
+            let there = match &item.content {
+                Content::Stream { stream } => stream.is_some(),
+                Content::EbsSnapshot { snapshot } => snapshot.is_some(),
+            };
+            there && matches!(item.outcome, Outcome::Success | Outcome::Partial)
         };
-        Self {
-            id: manifest.id.clone(),
-            started: manifest.started,
-            outcome: manifest.outcome,
-            saved: names(false),
-            failed: names(true),
-        }
+        let (saved, failed): (Vec<_>, Vec<_>) = manifest.items.iter().partition(is_saved);
+        let names = |items: Vec<&Item>| Arc::new(items.into_iter().map(|item| item.name.clone()).collect());
+        let (saved, failed) = (names(saved), names(failed));
+        Self { id: manifest.id.clone(), taken, stored, outcome: manifest.outcome, saved, failed }
+    }
+
+    /// Whether it has every item that it should have.
+    fn is_complete(&self) -> bool {
+        self.failed.is_empty()
     }
 }
 
@@ -59,6 +77,9 @@ pub enum Rule {
     Weekly,
     Monthly,
 }
+
+/// A year, and a number in it.
+type Period = (i16, usize);
 
 impl Rule {
     const ALL: [Self; 4] = [Self::Last, Self::Daily, Self::Weekly, Self::Monthly];
@@ -73,16 +94,16 @@ impl Rule {
         count.unwrap_or(0)
     }
 
-    /// Equal for two backups of which the rule keeps the more recent one only.
-    fn period(self, started: &ZonedDateTime, number: usize) -> (i16, usize) {
+    /// Equal for two backups of which the rule keeps one only.
+    fn period(self, taken: &ZonedDateTime, number: usize) -> Period {
         match self {
             Self::Last => (0, number),
-            Self::Daily => (started.year(), started.day_of_year().unsigned_abs().into()),
+            Self::Daily => (taken.year(), taken.day_of_year().unsigned_abs().into()),
             Self::Weekly => {
-                let week = started.date().iso_week_date();
+                let week = taken.date().iso_week_date();
                 (week.year(), week.week().unsigned_abs().into())
             }
-            Self::Monthly => (started.year(), started.month().unsigned_abs().into()),
+            Self::Monthly => (taken.year(), taken.month().unsigned_abs().into()),
         }
     }
 }
@@ -102,13 +123,19 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     Rule(Rule),
+    /// Of these items, by themselves.
+    Items(Rule, BTreeSet<Name>),
     /// The rule has counts left, and there is nothing older.
     Oldest(Rule),
     Within(Duration),
     /// The job has no retention, or one without a rule.
     NoRetention,
+    /// The next one builds on it.
+    Newest,
     /// No newer one is without failures.
     LastGood,
+    /// The store took none later.
+    LastStored,
     /// The newest backup lacks this item, and none in between has it.
     LastOf(Name),
     /// Not decided by rules: only named backups are deleted.
@@ -119,14 +146,26 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule(rule) => rule.fmt(f),
+            Self::Items(rule, items) => write!(f, "{rule} of {}", some_of(items)),
             Self::Oldest(rule) => write!(f, "oldest {rule}"),
             Self::Within(duration) => write!(f, "within {}", humantime::format_duration(*duration)),
             Self::NoRetention => f.write_str("no retention"),
+            Self::Newest => f.write_str("newest"),
             Self::LastGood => f.write_str("last good"),
+            Self::LastStored => f.write_str("stored last"),
             Self::LastOf(item) => write!(f, "last with {item}"),
             Self::NotNamed => f.write_str("not named"),
         }
     }
+}
+
+/// The names of so many, and how many more there are.
+#[must_use]
+pub fn some_of(items: &BTreeSet<Name>) -> String {
+    const SHOWN: usize = 3;
+    let names: Vec<&str> = items.iter().take(SHOWN).map(Name::as_str).collect();
+    let more = items.len().saturating_sub(SHOWN);
+    names.join(", ") + &if more == 0 { String::new() } else { format!(" and {more} more") }
 }
 
 /// Why each of `backups` stays, in their order; none is deleted that has a reason.
@@ -135,12 +174,10 @@ pub fn decide(retention: Option<&Retention>, zone: &TimeZone, backups: &[Backup]
     let retention = retention.filter(|retention| !is_empty(retention));
     let Some(retention) = retention else { return vec![vec![Reason::NoRetention]; backups.len()] };
     let mut newest_first: Vec<usize> = (0..backups.len()).collect();
-    newest_first.sort_by_key(|at| Reverse((backups[*at].started, &backups[*at].id)));
+    newest_first.sort_by_key(|at| Reverse((backups[*at].taken, &backups[*at].id)));
     let mut reasons = vec![Vec::new(); backups.len()];
     for rule in Rule::ALL {
-        for (at, reason) in counted(rule, rule.count(retention), zone, backups, &newest_first) {
-            reasons[at].push(reason);
-        }
+        counted(rule, rule.count(retention), zone, backups, &newest_first, &mut reasons);
     }
     within(retention.keep_within.unwrap_or_default(), backups, &mut reasons);
     guard(backups, &newest_first, &mut reasons);
@@ -158,36 +195,67 @@ fn counted(
     zone: &TimeZone,
     backups: &[Backup],
     newest_first: &[usize],
-) -> Vec<(usize, Reason)> {
-    let mut kept = Vec::new();
-    let mut left = count;
-    let mut last = None;
-    for (number, at) in newest_first.iter().copied().enumerate() {
-        if left == 0 {
-            break;
-        }
-        let period = rule.period(&backups[at].started.to_zoned_datetime(zone.clone()), number);
-        if last != Some(period) {
-            kept.push((at, Reason::Rule(rule)));
-        } else if number + 1 == newest_first.len() {
-            kept.push((at, Reason::Oldest(rule)));
-        } else {
-            continue;
-        }
-        last = Some(period);
-        left -= 1;
+    reasons: &mut [Vec<Reason>],
+) {
+    let (Some(newest), 1..) = (newest_first.first(), count) else { return };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let period = |number, at: usize| rule.period(&backups[at].taken.to_zoned_datetime(zone.clone()), number);
+    let dated = newest_first.iter().enumerate().map(|(number, at)| (period(number, *at), *at));
+    let dated: Vec<(Period, usize)> = dated.collect();
+    let chosen = one_of_each(count, dated.iter().copied(), backups);
+    for at in &chosen {
+        reasons[*at].push(Reason::Rule(rule));
     }
-    kept
+    if let Some(oldest) = newest_first.last()
+        && chosen.len() < count
+        && !chosen.contains(oldest)
+    {
+        reasons[*oldest].push(Reason::Oldest(rule));
+    }
+    let mut of_items: BTreeMap<usize, BTreeSet<Name>> = BTreeMap::new();
+    let Backup { saved, failed, .. } = &backups[*newest];
+    for item in saved.union(failed) {
+        let having = dated.iter().copied().filter(|(_, at)| backups[*at].saved.contains(item));
+        for at in one_of_each(count, having, backups) {
+            of_items.entry(at).or_default().insert(item.clone());
+        }
+    }
+    let chosen: HashSet<usize> = chosen.into_iter().collect();
+    for (at, items) in of_items.into_iter().filter(|(at, _)| !chosen.contains(at)) {
+        reasons[at].push(Reason::Items(rule, items));
+    }
+}
+
+/// Of each of the first `count` periods of `dated` (newest first) its first complete backup, or else its first.
+fn one_of_each(count: usize, dated: impl Iterator<Item = (Period, usize)>, backups: &[Backup]) -> Vec<usize> {
+    let mut chosen: Vec<usize> = Vec::new();
+    let mut last = None;
+    for (period, at) in dated {
+        if last == Some(period) {
+            if let Some(best) = chosen.last_mut()
+                && !backups[*best].is_complete()
+                && backups[at].is_complete()
+            {
+                *best = at;
+            }
+        } else if chosen.len() == count {
+            break;
+        } else {
+            chosen.push(at);
+            last = Some(period);
+        }
+    }
+    chosen
 }
 
 fn within(window: Duration, backups: &[Backup], reasons: &mut [Vec<Reason>]) {
-    let latest = backups.iter().map(|backup| backup.started).max();
+    let latest = backups.iter().map(|backup| backup.taken).max();
     let window = SignedDuration::try_from(window).unwrap_or(SignedDuration::MAX);
     if window.is_zero() {
         return;
     }
     for (backup, reasons) in backups.iter().zip(reasons) {
-        if latest.is_some_and(|latest| latest.duration_since(backup.started) < window) {
+        if latest.is_some_and(|latest| latest.duration_since(backup.taken) < window) {
             reasons.push(Reason::Within(window.unsigned_abs()));
         }
     }
@@ -197,12 +265,14 @@ fn within(window: Duration, backups: &[Backup], reasons: &mut [Vec<Reason>]) {
 fn guard(backups: &[Backup], newest_first: &[usize], reasons: &mut [Vec<Reason>]) {
     let Some(newest) = newest_first.first().copied() else { return };
     let first = |good: &dyn Fn(&Backup) -> bool| newest_first.iter().copied().find(|at| good(&backups[*at]));
-    let last_good = first(&|backup| backup.outcome == Outcome::Success).unwrap_or(newest);
+    let last_good = first(&|backup| backup.outcome == Outcome::Success).map(|at| (at, Reason::LastGood));
     let last_of = backups[newest].failed.iter().filter_map(|item| {
         let at = first(&|backup| backup.saved.contains(item))?;
         Some((at, Reason::LastOf(item.clone())))
     });
-    for (at, reason) in std::iter::once((last_good, Reason::LastGood)).chain(last_of) {
+    let last_stored = newest_first.iter().copied().rev().max_by_key(|at| backups[*at].stored);
+    let last_stored = last_stored.map(|at| (at, Reason::LastStored));
+    for (at, reason) in std::iter::once((newest, Reason::Newest)).chain(last_good).chain(last_of).chain(last_stored) {
         if reasons[at].is_empty() {
             reasons[at].push(reason);
         }

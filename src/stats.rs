@@ -1,23 +1,24 @@
 //! What the backups of each job and node take: `penstock stats`.
 //!
-//! Only the listing and the manifests are read: one request for each thousand objects, one for each backup. So how much of an
-//! object is live is what one manifest says of it, the most that any says. For a chain in which each backup follows the one before
-//! it, that is exact; after a backup whose parent was skipped as damaged it can be too little.
+//! Only the listing and the manifests are read: two requests for each thousand objects (the second asks what is there of what the manifests
+//! name), one for each backup. So how much of an object is live is what one manifest says of it, the most that any says. For a
+//! chain in which each backup follows the one before it, that is exact; after a backup whose parent was skipped as damaged it can be
+//! too little.
+//!
+//! Memory: some hundred bytes for each backup, and for each object that one chain's manifests name.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::catalog::{Catalog, Entry, Error, Scope};
+use crate::catalog::{Catalog, ENTRY, Entry, Error, Found, Memory, Scope};
 use crate::format::key::{BackupId, Chain, Kind, ObjectKey};
 use crate::format::manifest::Manifest;
-
-/// Manifests fetched at a time.
-const PARALLEL: usize = 16;
 
 /// One chain's figures, or many chains' together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -35,13 +36,17 @@ pub struct Stats {
     pub full_bytes: u64,
     pub newest: Option<BackupId>,
     pub oldest: Option<BackupId>,
+    #[serde(skip)]
+    pub newest_taken: Option<Timestamp>,
+    #[serde(skip)]
+    pub oldest_taken: Option<Timestamp>,
 }
 
 #[derive(Default)]
 struct Fold {
     entries: Vec<Entry>,
-    /// Data and index objects, and how much of them is live.
-    objects: HashMap<ObjectKey, (u64, u64)>,
+    /// How much of an object is live.
+    live: HashMap<ObjectKey, u64>,
     stats: Stats,
 }
 
@@ -50,71 +55,98 @@ struct Fold {
 /// # Errors
 /// When listing fails or a manifest cannot be read: without it every figure would be wrong.
 pub async fn stats(catalog: &Catalog, scope: Scope<'_>) -> Result<BTreeMap<Chain, Stats>, Error> {
+    let mut memory = Memory::new(catalog.memory);
     let mut chains: BTreeMap<Chain, Fold> = BTreeMap::new();
-    let visit = |found: crate::catalog::Found| {
-        let fold = chains.entry(found.chain.clone()).or_default();
-        fold.stats.stored_bytes += found.size;
-        match found.kind {
-            Kind::Manifest => {
-                fold.stats.live_bytes += found.size;
-                fold.entries.push(found.entry());
-            }
-            Kind::Deleted => {}
-            Kind::Index | Kind::Data => drop(fold.objects.insert(found.key, (found.size, 0))),
+    let visit = |found: Found| {
+        if !chains.contains_key(&found.chain) {
+            memory.take(2 * ENTRY)?;
         }
+        let fold = chains.entry(found.chain.clone()).or_default();
+        fold.stats.stored_bytes = fold.stats.stored_bytes.saturating_add(found.size);
+        if found.kind == Kind::Manifest {
+            memory.take(ENTRY)?;
+            fold.stats.live_bytes = fold.stats.live_bytes.saturating_add(found.size);
+            fold.entries.push(found.entry());
+        }
+        Ok(())
     };
     catalog.walk(scope, visit).await?;
     let mut all = BTreeMap::new();
     for (chain, mut fold) in chains {
-        // Oldest first, as their ids sort.
-        let entries = std::mem::take(&mut fold.entries);
-        let mut manifests = stream::iter(&entries).map(|entry| catalog.manifest(entry)).buffered(PARALLEL);
-        while let Some(manifest) = manifests.next().await {
-            fold.add(&manifest?);
+        let mut entries = std::mem::take(&mut fold.entries);
+        entries.sort_by(|a, b| a.age().cmp(&b.age()));
+        let mut memory = memory.clone();
+        let mut manifests = catalog.manifests(&entries);
+        while let Some((entry, manifest)) = manifests.next().await {
+            fold.add(entry, &manifest?, &mut memory)?;
         }
-        all.insert(chain, fold.finish());
+        let stats = fold.finish(catalog, &chain).await?;
+        all.insert(chain, stats);
     }
     Ok(all)
 }
 
 impl Fold {
     /// Manifests come oldest first.
-    fn add(&mut self, manifest: &Manifest) {
+    fn add(&mut self, entry: &Entry, manifest: &Manifest, memory: &mut Memory) -> Result<(), Error> {
         let stats = &mut self.stats;
         stats.backups += 1;
         stats.full_bytes = 0;
         for (_, stream) in manifest.streams() {
-            stats.plain_bytes += stream.plain_bytes;
-            stats.full_bytes += stream.stored_bytes;
+            stats.plain_bytes = stats.plain_bytes.saturating_add(stream.plain_bytes);
+            stats.full_bytes = stats.full_bytes.saturating_add(stream.stored_bytes);
             let live = stream.objects.iter().map(|object| (&object.key, object.live_bytes));
             for (key, live) in live.chain([(&stream.index.key, stream.index.size)]) {
-                if let Some((size, most)) = self.objects.get_mut(key) {
-                    *most = live.min(*size).max(*most);
+                if let Some(most) = self.live.get_mut(key) {
+                    *most = live.max(*most);
+                } else {
+                    memory.take(key.as_str().len() + 128)?;
+                    self.live.insert(key.clone(), live);
                 }
             }
         }
         stats.oldest.get_or_insert_with(|| manifest.id.clone());
-        stats.newest = Some(manifest.id.clone());
+        stats.oldest_taken.get_or_insert(entry.taken());
+        (stats.newest, stats.newest_taken) = (Some(manifest.id.clone()), Some(entry.taken()));
+        Ok(())
     }
 
-    fn finish(mut self) -> Stats {
-        self.stats.live_bytes += self.objects.values().map(|(_, live)| live).sum::<u64>();
-        self.stats.dead_bytes = self.stats.stored_bytes.saturating_sub(self.stats.live_bytes);
-        self.stats
+    /// Of what the manifests name, only what is there is live.
+    async fn finish(mut self, catalog: &Catalog, chain: &Chain) -> Result<Stats, Error> {
+        let (live, stats) = (&self.live, &mut self.stats);
+        if !live.is_empty() {
+            let visit = |found: Found| {
+                let of_it = live.get(&found.key).map_or(0, |live| found.size.min(*live));
+                stats.live_bytes = stats.live_bytes.saturating_add(of_it);
+                Ok(())
+            };
+            let scope = Scope { job: Some(&chain.job), node: Some(&chain.node) };
+            catalog.walk(scope, visit).await?;
+        }
+        stats.dead_bytes = stats.stored_bytes.saturating_sub(stats.live_bytes);
+        Ok(self.stats)
     }
 }
 
 /// Many chains' figures together.
 #[must_use]
 pub fn total<'a>(all: impl IntoIterator<Item = &'a Stats>) -> Stats {
-    all.into_iter().fold(Stats::default(), |sum, one| Stats {
-        backups: sum.backups + one.backups,
-        plain_bytes: sum.plain_bytes + one.plain_bytes,
-        stored_bytes: sum.stored_bytes + one.stored_bytes,
-        live_bytes: sum.live_bytes + one.live_bytes,
-        dead_bytes: sum.dead_bytes + one.dead_bytes,
-        full_bytes: sum.full_bytes + one.full_bytes,
-        newest: sum.newest.max(one.newest.clone()),
-        oldest: [sum.oldest, one.oldest.clone()].into_iter().flatten().min(),
+    all.into_iter().fold(Stats::default(), |sum, one| {
+        let newer = one.newest_taken > sum.newest_taken;
+        let newest = if newer { one } else { &sum };
+        let older = sum.oldest_taken.is_none_or(|oldest| one.oldest_taken.is_some_and(|taken| taken < oldest));
+        let oldest = if older { one } else { &sum };
+        Stats {
+            backups: sum.backups + one.backups,
+            plain_bytes: sum.plain_bytes.saturating_add(one.plain_bytes),
+            stored_bytes: sum.stored_bytes.saturating_add(one.stored_bytes),
+            live_bytes: sum.live_bytes.saturating_add(one.live_bytes),
+            dead_bytes: sum.dead_bytes.saturating_add(one.dead_bytes),
+            full_bytes: sum.full_bytes.saturating_add(one.full_bytes),
+            newest: newest.newest.clone(),
+            oldest: oldest.oldest.clone(),
+            newest_taken: newest.newest_taken,
+            oldest_taken: oldest.oldest_taken,
+        }
     })
 }

@@ -1,13 +1,17 @@
 //! The only place that prints: results to standard output, failures to standard error (or, with `--output json`, standard output).
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::args::OutputFormat;
+use crate::catalog::Entry;
 use crate::error::Report;
+use crate::format::key::Name;
 use crate::format::manifest::{Item, Manifest, Outcome};
+use crate::retention::some_of;
 use crate::snapshot::claim;
 
 /// "Finished, but something in it failed."
@@ -105,8 +109,35 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
         "stored_bytes": sum(|stream| stream.stored_bytes),
         "new_bytes": sum(|stream| stream.new_bytes),
         "items": manifest.items.iter().map(|item| &item.name).collect::<Vec<_>>(),
+        "failed_items": failed_items(manifest),
         "warnings": manifest.warnings,
     })
+}
+
+/// One backup as `list` has it, which knows when the store took it.
+pub(super) fn listed(manifest: &Manifest, entry: &Entry, location: &str) -> Value {
+    let mut json = summary(manifest, location);
+    json["taken"] = json!(entry.taken());
+    json["dated_ahead"] = json!(entry.dated_ahead());
+    json
+}
+
+/// The line of such a one.
+pub(super) fn listed_row(manifest: &Manifest, entry: &Entry) -> String {
+    let mut row = row(manifest);
+    if entry.dated_ahead() {
+        row.insert_str(
+            row.len() - 1,
+            &entry.taken().strftime("  clock was ahead: taken %Y-%m-%d %H:%M:%S").to_string(),
+        );
+    }
+    row
+}
+
+/// Items that a backup should have and lacks.
+fn failed_items(manifest: &Manifest) -> BTreeSet<Name> {
+    let failed = manifest.items.iter().filter(|item| item.outcome == Outcome::Failure);
+    failed.map(|item| item.name.clone()).collect()
 }
 
 /// The columns of a backup's line.
@@ -115,7 +146,12 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
     let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
     let items: Vec<String> = manifest.items.iter().map(item_name).collect();
-    let flag = if manifest.outcome == Outcome::Success { "" } else { manifest.outcome.as_str() };
+    let failed = failed_items(manifest);
+    let flag = match manifest.outcome {
+        Outcome::Success => String::new(),
+        outcome if failed.is_empty() => outcome.as_str().to_owned(),
+        outcome => format!("{}: without {}", outcome.as_str(), some_of(&failed)),
+    };
     format!(
         "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",
         manifest.id,

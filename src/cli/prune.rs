@@ -19,7 +19,7 @@ use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
 use crate::prune::{self, Context, Garbage, Hidden, Plan, Planned, Pruned, Reclaim, Rules};
-use crate::retention::Reason;
+use crate::retention::{Reason, some_of};
 use crate::snapshot;
 
 /// A chain in a location, and what decides about it.
@@ -37,12 +37,16 @@ pub(super) async fn prune(config: &Config, args: &args::Prune, cancel: &Cancella
         let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
         let work = async {
             let plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
-            let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
-            Ok((plan, pruned))
+            let did = if args.dry_run {
+                Did::Nothing(prune::survey(&ctx, &plan).await?)
+            } else {
+                Did::All(prune::apply(&ctx, &plan).await)
+            };
+            Ok((plan, did))
         };
         match prune::bounded(work, cancel).await {
             Ok((plan, _)) if plan.is_empty() => {}
-            Ok((plan, pruned)) => told.chain(target.location, &target.rules.zone, &plan, pruned.as_ref()),
+            Ok((plan, did)) => told.chain(target.location, &target.rules.zone, &plan, &did),
             Err(error) if targets.len() == 1 => return Err(error.into()),
             Err(error) => told.failed(target.location, &target.chain, error.report()),
         }
@@ -111,11 +115,15 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
-            let pruned = if args.dry_run { None } else { Some(prune::apply(&ctx, &plan).await) };
-            Ok((plan, pruned))
+            let did = if args.dry_run {
+                Did::Nothing(prune::survey(&ctx, &plan).await?)
+            } else {
+                Did::All(prune::apply(&ctx, &plan).await)
+            };
+            Ok((plan, did))
         };
-        let (plan, pruned) = prune::bounded(work, cancel).await?;
-        told.chain(location, &TimeZone::UTC, &plan, pruned.as_ref());
+        let (plan, did) = prune::bounded(work, cancel).await?;
+        told.chain(location, &TimeZone::UTC, &plan, &did);
     }
     Ok(told.done(args.dry_run))
 }
@@ -134,7 +142,8 @@ impl Connections {
 
     fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
         let store = self.to(location)?.store();
-        Ok(Catalog { store, prefix: location.prefix.clone(), cluster: config.cluster.clone() })
+        let (prefix, cluster) = (location.prefix.clone(), config.cluster.clone());
+        Ok(Catalog { store, prefix, cluster, memory: config.limits.memory })
     }
 
     fn context(
@@ -150,6 +159,13 @@ impl Connections {
         let metrics = Metrics::new().job(job.as_str());
         Ok(Context { catalog, checksum: location.checksum, grace, snapshots, metrics })
     }
+}
+
+/// What became of a plan.
+enum Did {
+    /// It stays one; this is what would be garbage.
+    Nothing(Garbage),
+    All(Pruned),
 }
 
 /// What there is to say, chain by chain.
@@ -175,18 +191,16 @@ impl Told {
         self.errors.push(json!({ "location": location.name, "job": job, "node": node, "error": report }));
     }
 
-    /// `pruned` is what was done; `None` for a plan that stays one.
-    fn chain(&mut self, location: &Location, zone: &TimeZone, plan: &Plan, pruned: Option<&Pruned>) {
+    fn chain(&mut self, location: &Location, zone: &TimeZone, plan: &Plan, did: &Did) {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
-        let garbage = plan.garbage();
-        let due: u64 = garbage.due.iter().map(|object| object.size).sum();
-        let (deleted, kept, objects, bytes, waiting, failures) = match pruned {
-            None => (planned, plan.backups.len() - planned, garbage.due.len() as u64, due, &garbage, None),
-            Some(done) => {
-                (done.deleted.len(), done.kept, done.objects, done.bytes, &done.waiting, Some(&done.failures))
+        let (deleted, kept, objects, bytes, waiting, pruned) = match did {
+            Did::Nothing(garbage) => {
+                (planned, plan.backups.len() - planned, garbage.due.objects, garbage.due.bytes, garbage, None)
             }
+            Did::All(done) => (done.deleted.len(), done.kept, done.objects, done.bytes, &done.waiting, Some(done)),
         };
+        let failures = pruned.map(|done| &done.failures);
         let would = if pruned.is_none() { "would delete" } else { "deleted" };
         let gone = if pruned.is_none() { "would go" } else { "are gone" };
         self.lines.push(format!(
@@ -214,7 +228,7 @@ impl Told {
             "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
             "removed": { "objects": objects, "bytes": bytes },
             "hidden": { "objects": hidden.objects, "bytes": hidden.bytes },
-            "waiting": { "objects": waiting.waiting.len(), "bytes": waiting.bytes(), "until": waiting.until },
+            "waiting": { "objects": waiting.waiting.objects, "bytes": waiting.waiting.bytes, "until": waiting.until },
             "failed": failed, "failures": list,
             "backups": plan.backups.iter().map(backup_json).collect::<Vec<_>>(),
         }));
@@ -241,13 +255,18 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
         (false, Some(pruned)) if pruned.deleted.contains(id) => "deleted",
         (false, Some(_)) => "FAILED",
     };
-    let started = backup.summary.as_ref().map(|summary| summary.backup.started).or_else(|| id.started());
-    let started = started.unwrap_or_default().to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
-    let (plain, state) = match &backup.summary {
-        Some(summary) => (output::size(summary.plain_bytes), reasons(backup).join(", ")),
-        None => (String::new(), "its manifest cannot be read".to_owned()),
+    let taken = backup.entry.taken().to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+    let (plain, mut state) = match &backup.summary {
+        Some(summary) => (output::size(summary.plain_bytes), reasons(backup)),
+        None => (String::new(), vec!["its manifest cannot be read".to_owned()]),
     };
-    format!("  {verdict:<8} {id}  {started:<21} {plain:>11}  {state}").trim_end().to_owned()
+    if let Some(summary) = backup.summary.as_ref().filter(|summary| !summary.backup.failed.is_empty()) {
+        state.push(format!("without {}", some_of(&summary.backup.failed)));
+    }
+    if backup.entry.dated_ahead() {
+        state.push("its clock was ahead".to_owned());
+    }
+    format!("  {verdict:<8} {id}  {taken:<21} {plain:>11}  {}", state.join(", ")).trim_end().to_owned()
 }
 
 /// Penstock neither lists nor deletes versions.
@@ -264,8 +283,8 @@ fn kept_as_versions(hidden: Hidden) -> Option<String> {
 fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {
     let until = waiting.until?;
     let until = until.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
-    let count = output::count(waiting.waiting.len() as u64, "object");
-    let size = output::size(waiting.bytes());
+    let count = output::count(waiting.waiting.objects, "object");
+    let size = output::size(waiting.waiting.bytes);
     Some(format!("  {count}, {size}, that nothing needs any more: the last may go at {until}"))
 }
 
@@ -277,11 +296,14 @@ fn backup_json(backup: &Planned) -> Value {
     let summary = backup.summary.as_ref();
     json!({
         "id": backup.entry.id,
-        "started": summary.map(|summary| summary.backup.started),
+        "started": summary.map(|summary| summary.started),
+        "taken": backup.entry.taken(),
+        "dated_ahead": backup.entry.dated_ahead(),
         "outcome": summary.map(|summary| summary.backup.outcome),
         "plain_bytes": summary.map(|summary| summary.plain_bytes),
         "stored_bytes": summary.map(|summary| summary.stored_bytes),
         "new_bytes": summary.map(|summary| summary.new_bytes),
+        "failed_items": summary.map(|summary| &*summary.backup.failed),
         "keep": backup.stays(),
         "reasons": reasons(backup),
     })

@@ -1,10 +1,10 @@
 //! The commands that read backups: `list`, `show`, `restore`, `cat`, `verify`.
 
-use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::args::{self, OutputFormat};
 use super::output::{self, Done};
 use super::session::Reading;
 use super::{Failure, progress};
-use crate::catalog::{Entry, Scope, Selector};
+use crate::catalog::{Entry, Memory, Scope, Selector};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::Classify as _;
@@ -26,11 +26,21 @@ use crate::verify::{self as check, Depth};
 pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
     let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
     let (mut found, mut faults) = (Vec::new(), Vec::new());
+    let mut memory = Memory::new(config.limits.memory);
     for reading in Reading::open_all(config, &args.place)? {
         let entries = reading.catalog.entries(scope).await?;
-        for manifest in reading.catalog.manifests(&entries).await {
+        let mut manifests = reading.catalog.manifests(&entries);
+        while let Some((entry, manifest)) = manifests.next().await {
             match manifest {
-                Ok(manifest) => found.push((manifest, reading.location.clone())),
+                // The manifest itself may be large: only its line is kept.
+                Ok(manifest) => {
+                    let (taken, id, chain) = entry.age();
+                    let age = (taken, id.clone(), chain.clone());
+                    let (text, json) =
+                        (output::listed_row(&manifest, entry), output::listed(&manifest, entry, &reading.location));
+                    memory.take(text.len() + 4 * json.to_string().len())?;
+                    found.push((age, text, json));
+                }
                 Err(error) => {
                     let report = error.report();
                     tracing::error!(class = %report.class, "{}", report.message);
@@ -40,11 +50,11 @@ pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Fai
         }
     }
     // Each location's are newest first already.
-    found.sort_by(|(a, _), (b, _)| b.id.cmp(&a.id));
+    found.sort_by(|(a, ..), (b, ..)| b.cmp(a));
     let (mut text, mut backups) = (output::header(), Vec::new());
-    for (manifest, location) in &found {
-        text.push_str(&output::row(manifest));
-        backups.push(output::summary(manifest, location));
+    for (_, row, json) in found {
+        text.push_str(&row);
+        backups.push(json);
     }
     let done = Done::new(text, json!({ "backups": backups, "errors": faults }));
     Ok(if faults.is_empty() { done } else { done.something_failed() })
@@ -257,7 +267,7 @@ pub(super) async fn verify(
         let found = match &args.backup {
             Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
             None if args.all => reading.catalog.entries(Scope::default()).await?,
-            None => newest(reading.catalog.entries(Scope::default()).await?),
+            None => reading.catalog.newest(Scope::default()).await?,
         };
         entries.extend(found.into_iter().map(|entry| (reading, entry)));
     }
@@ -286,13 +296,6 @@ pub(super) async fn verify(
         Some(class) => done.code(class.exit_code()),
         None => done,
     })
-}
-
-/// The first of each job and node; `entries` are newest first.
-fn newest(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let mut seen = HashSet::new();
-    entries.retain(|entry| seen.insert(entry.chain.clone()));
-    entries
 }
 
 async fn verify_one(

@@ -128,7 +128,12 @@ impl Reading {
         let store = connected.store();
         let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
         Ok(Self {
-            catalog: Catalog { store: Arc::clone(&store), prefix: location.prefix.clone(), cluster },
+            catalog: Catalog {
+                store: Arc::clone(&store),
+                prefix: location.prefix.clone(),
+                cluster,
+                memory: config.limits.memory,
+            },
             download: download::Context {
                 store,
                 budget: Budget::new(config.limits.memory),

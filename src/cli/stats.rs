@@ -18,7 +18,8 @@ pub(super) async fn run(config: &Config, args: &args::Stats) -> Result<Done, Fai
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     for location in session::locations(config, args.place.location.as_deref())? {
         let store = session::connect(location)?.store();
-        let catalog = Catalog { store, prefix: location.prefix.clone(), cluster: cluster.clone() };
+        let (prefix, cluster) = (location.prefix.clone(), cluster.clone());
+        let catalog = Catalog { store, prefix, cluster, memory: config.limits.memory };
         let chains = stats::stats(&catalog, scope).await?;
         all.extend(chains.into_iter().map(|(chain, stats)| ((location.name.clone(), chain), stats)));
     }
@@ -41,7 +42,7 @@ pub(super) async fn run(config: &Config, args: &args::Stats) -> Result<Done, Fai
 }
 
 fn figures(stats: &Stats) -> [String; 6] {
-    let Stats { backups, plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes, newest: _, oldest: _ } = stats;
+    let Stats { backups, plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes, .. } = stats;
     let [plain, stored, live, dead, full] =
         [plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes].map(|bytes| output::size(*bytes));
     [backups.to_string(), plain, stored, live, dead, full]

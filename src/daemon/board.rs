@@ -251,7 +251,8 @@ impl Board {
         }
         // Nothing cancels a run but the process's own end.
         entry.record.interrupted = verdict.outcome == Outcome::Cancelled;
-        entry.record.last_success = verdict.good.or(entry.record.last_success);
+        // Its clock may have been set back since.
+        entry.record.last_success = verdict.good.map(|at| at.min(now)).or(entry.record.last_success);
         let ended = Ended {
             started: running.since,
             finished: now,

@@ -114,7 +114,12 @@ impl Runner {
         let (cluster, node) = (config.cluster.clone(), config.node.clone());
         let chain = Chain { cluster: cluster.clone(), job: job.name.clone(), node };
         let context = prune::Context {
-            catalog: Catalog { store: location.remote.store(), prefix: location.config.prefix.clone(), cluster },
+            catalog: Catalog {
+                store: location.remote.store(),
+                prefix: location.config.prefix.clone(),
+                cluster,
+                memory: self.budget.total(),
+            },
             checksum: location.config.checksum,
             grace: prune::grace_of(Some(job)),
             snapshots: location.snapshots.clone(),

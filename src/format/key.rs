@@ -137,11 +137,14 @@ impl BackupId {
         &self.0
     }
 
-    /// When the backup started, to the second. `None` for digits that are no time.
+    /// When the backup started by its node's clock, to the 256th of a second. `None` for digits that are no time.
     #[must_use]
     pub fn started(&self) -> Option<jiff::Timestamp> {
-        let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", self.0.split_once('-')?.0).ok()?;
-        Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+        let (time, rest) = self.0.split_once('-')?;
+        let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+        let fraction = i64::from_str_radix(rest.get(..2)?, 16).ok()?;
+        let second = time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+        second.checked_add(jiff::SignedDuration::from_nanos(fraction * (1_000_000_000 / 256))).ok()
     }
 }
 
@@ -340,7 +343,7 @@ mod tests {
         let later: jiff::Timestamp = "2026-11-23T22:13:00.999999999Z".parse().unwrap();
         assert_eq!(BackupId::new(later, 0).as_str(), "20261123T221300Z-ff0000");
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
-        assert_eq!(id.started(), Some("2026-11-23T22:13:00Z".parse().unwrap()));
+        assert_eq!(id.started(), Some("2026-11-23T22:13:00.75Z".parse().unwrap()));
         assert_eq!("20269923T221300Z-4f9a2c".parse::<BackupId>().unwrap().started(), None);
         for bad in ["", "latest", "20261123T221300Z-4F9A2C", "20261123T221300Z-4f9a2c/", "20261123T221300Z_4f9a2c"] {
             assert!(bad.parse::<BackupId>().is_err(), "{bad}");

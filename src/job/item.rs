@@ -8,14 +8,14 @@ use sha2::{Digest as _, Sha256};
 use tempfile::SpooledTempFile;
 
 use super::objects::Objects;
-use super::parent::Parent;
+use super::parent::{Ancestor, Parent};
 use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
 use crate::budget::stream::{BLOCK, BLOCKS, Plan};
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
-use crate::format::manifest::{IndexObject, Manifest, NotEntered, Stream, Warning, Warnings};
+use crate::format::manifest::{IndexObject, NotEntered, Stream, Warning, Warnings};
 use crate::metrics::AbortReason;
 use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
@@ -90,9 +90,10 @@ impl Run<'_> {
         }
         match result {
             Ok(stream) => {
-                let newer = |than: &Arc<Manifest>| parent.as_ref().is_some_and(|parent| parent.manifest.id > than.id);
+                let newer =
+                    |than: &Arc<Ancestor>| parent.as_ref().is_some_and(|parent| parent.ancestor.is_newer_than(than));
                 if self.parent.as_ref().is_none_or(newer) {
-                    self.parent = parent.map(|parent| parent.manifest);
+                    self.parent = parent.map(|parent| parent.ancestor);
                 }
                 self.written.append(&mut written);
                 self.written.push(stream.index.key.clone());

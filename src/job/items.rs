@@ -38,8 +38,8 @@ impl Run<'_> {
         }
         unlisted.append(&mut plan.unlisted);
         self.add_lost(&unlisted, manifest).await?;
-        manifest.parent = self.parent.as_ref().map(|parent| parent.id.clone());
-        manifest.base = self.parent.as_deref().map(|parent| parent::base(parent).clone());
+        manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
+        manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
         Ok(first_error)
     }
 }

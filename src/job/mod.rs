@@ -47,7 +47,7 @@ use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
 pub use self::failure::Error;
-use self::parent::Ancestors;
+use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
 
 /// How long the clean-up after a failed run may take.
@@ -295,7 +295,7 @@ struct Run<'a> {
     stop: CancellationToken,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
-    parent: Option<Arc<Manifest>>,
+    parent: Option<Arc<Ancestor>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
 }

@@ -1,36 +1,39 @@
 //! What a run takes over from the backups before it.
 //!
-//! - **Which**: for each item, the last committed backup of the chain that has it and whose index can be read. Its objects are looked
-//!   for in the listing of the chain that is made anyway; what lies in one that is missing, or of another size, is stored again.
+//! - **Which**: for each item, the last committed backup of the chain ([`crate::catalog::date`]) that has it and whose index can be read. Its
+//!   objects are looked for in a listing; what lies in one that is missing, or of another size, is stored again.
 //! - **Compaction**: so is what lies in an object of which less than `min_live` is live. That is all there is: nothing refers to
 //!   the object any more then, and it goes with the backups that still do.
 //! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the one before it is
 //!   asked; without any, the backup is a full one. A store that cannot be reached fails the run, as it would anywhere else.
 //! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, out of the budget and reserved together with the stream's own. Where the
-//!   whole budget is too small for that, the backup is a full one and says so.
-//! - **Requests**: one listing (of each thousand objects), one GET of the manifest, one of each item's index.
+//!   whole budget is too small for that, the backup is a full one and says so. Of the listing only the newest backups are kept, and the
+//!   sizes of what their manifests name.
+//! - **Requests**: one listing of the chain (of each thousand objects), one GET of the manifest, one listing of what it names (of
+//!   the backups that it lies in, or of the chain, whichever is shorter), one GET of each item's index; and with `full_every`
+//!   one listing of the full backup.
 
-use std::collections::{HashMap, HashSet};
+mod ancestors;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::ancestors::stream_of;
+pub(super) use self::ancestors::{Ancestor, Ancestors, base};
 use super::{Context, Error, Run};
 use crate::budget::Reservation;
-use crate::catalog::{self, Catalog, Entry, Found, Scope};
 use crate::config;
 use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
-use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
+use crate::format::key::Name;
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
 use crate::format::table::ChunkTable;
 use crate::source::tree;
-
-/// Manifests that are read to find an item: one that has not been there for so long is new.
-const LOOK_BACK: usize = 8;
 
 /// What a run may use of the backups before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,23 +66,9 @@ impl Default for Policy {
     }
 }
 
-/// The chain's backups, newest first; they are listed and read as they are asked for.
-pub(super) struct Ancestors {
-    catalog: Catalog,
-    chain: Chain,
-    policy: Policy,
-    /// When the run started.
-    now: Timestamp,
-    /// `None`: not listed yet.
-    unread: Option<std::vec::IntoIter<Entry>>,
-    read: Vec<Arc<Manifest>>,
-    /// What the listing says of the chain's objects.
-    sizes: HashMap<ObjectKey, u64>,
-}
-
 /// One item's stream in an earlier backup, ready to be referred to.
 pub(super) struct Parent {
-    pub(super) manifest: Arc<Manifest>,
+    pub(super) ancestor: Arc<Ancestor>,
     pub(super) chunks: Arc<ChunkTable>,
     stream: Stream,
     index: IndexFile,
@@ -99,99 +88,6 @@ pub(super) fn excusable(class: Class) -> bool {
             | Class::KmsKeyState
             | Class::KmsConfig
     )
-}
-
-impl Ancestors {
-    pub(super) fn new(context: &Context, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
-        let Context { store, prefix, cluster, .. } = context;
-        let catalog = Catalog { store: Arc::clone(store), prefix: prefix.clone(), cluster: cluster.clone() };
-        let unread = (policy.reuse == Reuse::Nothing).then(|| Vec::new().into_iter());
-        Self { catalog, chain: chain.clone(), policy, now, unread, read: Vec::new(), sizes: HashMap::new() }
-    }
-
-    /// The newest backup that has the item, of those behind the first `depth` that could be read; and how many that makes.
-    async fn candidate(
-        &mut self,
-        item: &Name,
-        mut depth: usize,
-    ) -> Result<Option<(Arc<Manifest>, usize)>, catalog::Error> {
-        loop {
-            if depth >= self.read.len() && !self.read_next().await? {
-                return Ok(None);
-            }
-            let manifest = &self.read[depth];
-            depth += 1;
-            if stream_of(manifest, item).is_some() {
-                return Ok(Some((Arc::clone(manifest), depth)));
-            }
-        }
-    }
-
-    /// The newest that can be read; what cannot is said in the log.
-    pub(super) async fn newest(&mut self) -> Result<Option<Arc<Manifest>>, catalog::Error> {
-        let mut refused = None;
-        while self.read.is_empty() {
-            match self.read_next().await {
-                Ok(true) => {}
-                Ok(false) => return refused.map_or(Ok(None), Err),
-                Err(error) if excusable(error.class()) => {
-                    tracing::warn!(%error, "an earlier backup cannot be read");
-                    refused = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.read.first().cloned())
-    }
-
-    /// `false` when there is none. One that is refused is not asked for again.
-    async fn read_next(&mut self) -> Result<bool, catalog::Error> {
-        if self.unread.is_none() {
-            // Once, also when it fails.
-            self.unread = Some(Vec::new().into_iter());
-            self.unread = Some(self.list().await?.into_iter());
-        }
-        let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
-        let manifest = self.catalog.manifest(&entry).await?;
-        if self.read.is_empty() && full_is_due(&manifest, self.policy.full_every, self.now) {
-            tracing::info!(every = ?self.policy.full_every, last = %base(&manifest), "a full backup is due");
-            self.unread = Some(Vec::new().into_iter());
-            return Ok(false);
-        }
-        self.read.push(Arc::new(manifest));
-        Ok(true)
-    }
-
-    /// The chain's backups, newest first, and on the way the sizes of all its objects.
-    async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
-        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
-        let mut entries = Vec::new();
-        let sizes = &mut self.sizes;
-        let visit = |found: Found| {
-            if found.kind == Kind::Manifest {
-                entries.push(found.entry());
-            }
-            sizes.insert(found.key, found.size);
-        };
-        self.catalog.walk(scope, visit).await?;
-        entries.sort_by(|a, b| b.id.cmp(&a.id));
-        entries.truncate(LOOK_BACK);
-        Ok(entries)
-    }
-
-    /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
-    pub(super) fn home(&self) -> String {
-        chain_prefix(&self.catalog.prefix, &self.chain)
-    }
-
-    /// Why an object is not what it was, by the listing.
-    fn complaint(&self, object: &DataObject) -> Option<String> {
-        match self.sizes.get(&object.key) {
-            None => Some("is missing".to_owned()),
-            Some(size) if *size != object.size => Some(format!("has {size} bytes; expected {}", object.size)),
-            Some(_) => None,
-        }
-    }
 }
 
 impl Run<'_> {
@@ -224,11 +120,12 @@ impl Run<'_> {
         warnings: &mut Warnings,
     ) -> Result<(Reservation, Option<Parent>), Error> {
         let budget = &self.context.budget;
-        let Some((manifest, deeper)) = self.ancestors.candidate(item, *depth).await? else {
+        let Some((ancestor, deeper)) = self.ancestors.candidate(item, *depth).await? else {
             return Ok((budget.reserve(bytes).await?, None));
         };
         *depth = deeper;
-        let Some((old, stream)) = stream_of(&manifest, item) else { return Err(download::Error::Stopped.into()) };
+        let manifest = &ancestor.manifest;
+        let Some((old, stream)) = stream_of(manifest, item) else { return Err(download::Error::Stopped.into()) };
         let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
         let wanted = bytes.saturating_add(table);
         if wanted > budget.total() {
@@ -241,6 +138,7 @@ impl Run<'_> {
             return Ok((reservation, None));
         }
         let reservation = budget.reserve(wanted).await?;
+        self.ancestors.survey(&ancestor).await?;
         let Context { store, pool, .. } = self.context;
         let download = download::Context {
             store: Arc::clone(store),
@@ -254,9 +152,9 @@ impl Run<'_> {
         let of_file = index.clone();
         let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &let_go));
         let chunks = Arc::new(chunks.await.map_err(|_| download::Error::Stopped)??);
-        let doubtful = doubtful(&manifest, old);
+        let doubtful = doubtful(manifest, old);
         tracing::info!(%item, parent = %manifest.id, chunks = chunks.len(), "incremental");
-        Ok((reservation, Some(Parent { manifest, chunks, stream, index, doubtful })))
+        Ok((reservation, Some(Parent { ancestor, chunks, stream, index, doubtful })))
     }
 
     /// For each of the stream's objects, whether nothing may refer to it any more.
@@ -288,7 +186,7 @@ impl Parent {
     pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
         let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
         let files = Files { records: Some(self.index.open(&self.stream)?), index: self.index.clone() };
-        let settled = settled(self.manifest.started, policy.settle);
+        let settled = settled(self.ancestor.began(), policy.settle);
         Ok(Some(tree::Parent { chunks: Arc::clone(&self.chunks), files: Box::new(files), settled, doubtful }))
     }
 }
@@ -343,20 +241,6 @@ fn read_table(mut records: Records, index: &IndexFile, let_go: &[bool]) -> Resul
         let reason = format!("it has {} chunks; at most 2^32 can be looked up", chunks.len());
         index.refused(IndexError::Record { record: 0, reason })
     })
-}
-
-fn stream_of<'a>(manifest: &'a Manifest, item: &Name) -> Option<(&'a Item, &'a Stream)> {
-    manifest.streams().find(|(found, _)| found.name == *item)
-}
-
-/// The full backup that a backup goes back to.
-pub(super) fn base(manifest: &Manifest) -> &BackupId {
-    manifest.base.as_ref().unwrap_or(&manifest.id)
-}
-
-fn full_is_due(parent: &Manifest, every: Option<Duration>, now: Timestamp) -> bool {
-    let (Some(every), Some(full)) = (every, base(parent).started()) else { return false };
-    SignedDuration::try_from(every).is_ok_and(|every| now.duration_since(full) >= every)
 }
 
 /// Whether too little of an object is live for it to be kept.

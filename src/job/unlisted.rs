@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::parent::{Ancestors, Policy, Reuse};
+use super::parent::{Ancestor, Ancestors, Policy, Reuse};
 use super::{Error, Run};
 use crate::error::{Class, Classify as _};
 use crate::format::ebs::VolumeId;
@@ -79,7 +79,7 @@ impl Run<'_> {
         // Also where the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
         let mut ancestors = Ancestors::new(self.context, &chain, policy, *started);
-        let before: Option<Arc<Manifest>> = match ancestors.newest().await {
+        let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {
                 let message = format!("items that could not be looked for may be missing here without a word: {error}");
@@ -89,9 +89,9 @@ impl Run<'_> {
             Err(error) => return Err(error.into()),
         };
         let Some(before) = before else { return Ok(()) };
-        let mut lost = lost(unlisted, &before, &manifest.items);
+        let mut lost = lost(unlisted, &before.manifest, &manifest.items);
         if !lost.is_empty() {
-            tracing::error!(items = lost.len(), before = %before.id, "items of the backup before could not be looked for: they count as failed");
+            tracing::error!(items = lost.len(), before = %before.manifest.id, "items of the backup before could not be looked for: they count as failed");
         }
         manifest.items.append(&mut lost);
         Ok(())

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use futures_util::stream::{self, StreamExt as _};
 
-use super::{Context, PARALLEL, Plan, Planned, Pruned};
+use super::{Context, Garbage, PARALLEL, Plan, Planned, Pruned, read};
 use crate::catalog::{Entry, Found};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::{BackupId, BackupPrefix};
+use crate::format::key::{BackupId, BackupPrefix, ObjectKey, chain_prefix};
 use crate::format::manifest::Outcome;
 use crate::retry::with_retries;
 use crate::store::{self, Deleted, Overwrite, Payload};
@@ -17,8 +17,7 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let mut pruned = Pruned::default();
     // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
     // daemon's tasks (rust-lang/rust#102211).
-    let doomed = plan.backups.iter().filter(|backup| !backup.stays());
-    let burials: Vec<_> = doomed.map(|backup| bury(ctx, backup)).collect();
+    let burials: Vec<_> = plan.doomed().map(|backup| bury(ctx, backup)).collect();
     let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
     let mut deleted = HashSet::new();
     while let Some((entry, result)) = burials.next().await {
@@ -33,10 +32,7 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     }
     pruned.kept = plan.backups.len() - deleted.len();
     ctx.metrics.backups(pruned.kept);
-    let mut garbage = plan.garbage_after(&deleted);
-    let due = std::mem::take(&mut garbage.due);
-    pruned.waiting = garbage;
-    remove(ctx, &due, &mut pruned).await;
+    collect(ctx, plan, &deleted, &mut pruned).await;
     let live = plan.backups.iter().map(|backup| &backup.entry.id).filter(|id| !deleted.contains(id)).collect();
     close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
     pruned.deleted = deleted.into_iter().cloned().collect();
@@ -64,6 +60,26 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
         with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await.map(drop)
     };
     (entry, result.await)
+}
+
+/// Removes the garbage there is, page by page of the listing.
+async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, pruned: &mut Pruned) {
+    let judge = plan.judge(deleted);
+    let mut garbage = Garbage::default();
+    let mut pages = read::pages(ctx, &plan.chain);
+    loop {
+        match pages.next().await {
+            Ok(Some(page)) => remove(ctx, &judge.sort_out(page, &mut garbage), pruned).await,
+            Ok(None) => break,
+            // The rest is the next run's.
+            Err(error) => {
+                let home = ObjectKey::new(chain_prefix(&ctx.catalog.prefix, &plan.chain));
+                pruned.failures.push(&home, error.report());
+                break;
+            }
+        }
+    }
+    pruned.waiting = garbage;
 }
 
 async fn gone(store: &dyn store::Store, object: &Found) -> Result<Deleted, store::Error> {

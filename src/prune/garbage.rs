@@ -3,22 +3,21 @@
 //! An object is garbage when no manifest of its chain names it. When it goes, depends on why nothing names it:
 //! - A backup that named it was deleted: the grace period after the last such deletion. A restore that had begun ends well.
 //! - Nothing ever named it, as far as can be seen: the backup it was made for is being written, or died. The grace period, but
-//!   [`UNFINISHED`] at least, after the last object that came for that backup, or its start.
+//!   [`UNFINISHED`] at least, after the last object that came for that backup, or its start. What came for a backup that was not there
+//!   when the chain was read is of one that has begun since.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::read::Keys;
 use crate::catalog::Found;
-use crate::format::key::{BackupId, Kind, ObjectKey};
+use crate::format::key::{BackupId, Kind};
 
 /// How long after its last object a backup without a manifest counts as being written. One object of 64 GiB takes a day at
 /// 6 Mbit/s.
 const UNFINISHED: Duration = super::GRACE;
-
-/// What the deleted backups of a chain named, and when it may go as far as they are concerned.
-pub(super) type Graves = HashMap<ObjectKey, Timestamp>;
 
 /// When `grace` after `event` has passed. None at all has passed already, whatever the two clocks say.
 pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
@@ -29,62 +28,126 @@ pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
     event.checked_add(grace).unwrap_or(Timestamp::MAX)
 }
 
+/// So many objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, object: &Found) {
+        self.objects += 1;
+        self.bytes = self.bytes.saturating_add(object.size);
+    }
+}
+
 /// Objects of a chain that no manifest names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Garbage {
     /// Past their grace period.
-    pub due: Vec<Found>,
-    pub waiting: Vec<Found>,
+    pub due: Count,
+    pub waiting: Count,
     /// When the last of those that wait may go.
     pub until: Option<Timestamp>,
 }
 
-impl Garbage {
-    /// Of what waits.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.waiting.iter().map(|object| object.size).sum()
-    }
+/// What to do with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Stays,
+    Waits(Timestamp),
+    Goes,
 }
 
-/// Sorts out a chain's data and index objects. `named` is what its manifests name. Manifests, deleted or not, are never garbage
-/// here.
-pub(super) fn sort_out(
-    found: &[Found],
-    named: &HashSet<ObjectKey>,
-    graves: &Graves,
-    grace: Duration,
-    now: Timestamp,
-) -> Garbage {
-    let active = activity(found);
-    let mut garbage = Garbage::default();
-    for object in found {
-        match object.kind {
-            Kind::Manifest | Kind::Deleted => continue,
-            Kind::Index | Kind::Data if named.contains(&object.key) => continue,
-            Kind::Index | Kind::Data => {}
-        }
-        let release = match graves.get(&object.key) {
-            Some(release) => *release,
-            None => release(active[&object.id], grace.max(UNFINISHED)),
+/// Decides about the objects of one chain.
+pub(super) struct Judge<'a> {
+    pub(super) keys: &'a Keys,
+    /// What the manifests name, ascending.
+    pub(super) named: Vec<u64>,
+    /// What the deleted backups named, and when it may go as far as they are concerned.
+    pub(super) graves: HashMap<u64, Timestamp>,
+    /// When something was last stored for each backup.
+    pub(super) active: &'a HashMap<BackupId, Timestamp>,
+    pub(super) grace: Duration,
+    pub(super) now: Timestamp,
+}
+
+impl Judge<'_> {
+    /// Manifests, deleted or not, are never garbage here.
+    pub(super) fn verdict(&self, object: &Found) -> Verdict {
+        let key = match object.kind {
+            Kind::Manifest | Kind::Deleted => return Verdict::Stays,
+            Kind::Index | Kind::Data => self.keys.number(&object.key),
         };
-        if now >= release {
-            garbage.due.push(object.clone());
-        } else {
-            garbage.waiting.push(object.clone());
-            garbage.until = garbage.until.max(Some(release));
+        if self.named.binary_search(&key).is_ok() {
+            return Verdict::Stays;
         }
+        let release = match self.graves.get(&key) {
+            Some(release) => *release,
+            None => release(self.activity(object), self.grace.max(UNFINISHED)),
+        };
+        if self.now >= release { Verdict::Goes } else { Verdict::Waits(release) }
     }
-    garbage
+
+    /// When something was last done for the object's backup.
+    fn activity(&self, object: &Found) -> Timestamp {
+        let stored = self.active.get(&object.id).map_or(self.now, |last| object.modified.max(*last));
+        // A start in the future is of a clock that was ahead: of such a backup only the store knows when it began.
+        object.id.started().filter(|started| *started <= self.now).map_or(stored, |started| stored.max(started))
+    }
+
+    /// Counts the objects of a listing, and returns those that go.
+    pub(super) fn sort_out(&self, found: Vec<Found>, garbage: &mut Garbage) -> Vec<Found> {
+        let goes = |object: &Found| match self.verdict(object) {
+            Verdict::Stays => false,
+            Verdict::Waits(release) => {
+                garbage.waiting.add(object);
+                garbage.until = garbage.until.max(Some(release));
+                false
+            }
+            Verdict::Goes => {
+                garbage.due.add(object);
+                true
+            }
+        };
+        found.into_iter().filter(goes).collect()
+    }
 }
 
-/// When something was last written for each backup; not before it started.
-fn activity(found: &[Found]) -> HashMap<BackupId, Timestamp> {
-    let mut active = HashMap::new();
-    for object in found {
-        let started = object.id.started().unwrap_or(Timestamp::MIN);
-        let last = active.entry(object.id.clone()).or_insert(started);
-        *last = (*last).max(object.modified);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::key::{Chain, Name, ObjectKey};
+
+    const HOUR: i64 = 3600;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + hours * HOUR).unwrap()
     }
-    active
+
+    /// `started` and `stored` in hours, and what of a day of grace is left at hour 0.
+    #[test]
+    fn what_nothing_ever_named_waits_from_the_last_that_was_done_for_its_backup() {
+        const YEARS: i64 = 87_600;
+        for (why, started, stored, listed, left) in [
+            ("is being written", -2, -1, true, Some(23)),
+            ("died", -50, -24, true, None),
+            ("nothing came for long, but it has begun", -2, -48, true, Some(22)),
+            ("its clock was ten years ahead", YEARS, -24, true, None),
+            ("its clock was ten years ahead, and it is being written", YEARS, -1, true, Some(23)),
+            ("began when the chain had been read", -30, -30, false, Some(24)),
+        ] {
+            let name = |name| Name::new(name).unwrap();
+            let chain = Chain { cluster: name("c"), job: name("j"), node: name("n") };
+            let id = BackupId::new(at(started), 0);
+            let active = if listed { HashMap::from([(id.clone(), at(stored))]) } else { HashMap::new() };
+            let key = ObjectKey::new("x");
+            let found = Found { key, chain, id, kind: Kind::Data, size: 1, modified: at(stored) };
+            let (keys, grace) = (Keys::default(), Duration::from_hours(24));
+            let judge =
+                Judge { keys: &keys, named: Vec::new(), graves: HashMap::new(), active: &active, grace, now: at(0) };
+            assert_eq!(judge.verdict(&found), left.map_or(Verdict::Goes, |left| Verdict::Waits(at(left))), "{why}");
+        }
+    }
 }

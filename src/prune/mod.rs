@@ -17,8 +17,11 @@
 //! Cancelling, or the deadline, stops between any two requests. A request that fails is reported and counted; the rest goes on.
 //!
 //! # What it costs
-//! One listing request for each thousand objects of the chain, one GET for each manifest, and for each backup to be deleted a GET,
-//! a PUT and the DELETEs, [`PARALLEL`] at a time.
+//! Two listing requests for each thousand objects of the chain (one to find its backups, one to find what may go), one GET for
+//! each manifest, and for each backup to be deleted a GET, a PUT and the DELETEs, [`PARALLEL`] at a time.
+//!
+//! Memory: some hundred bytes for each backup and eight or sixteen for each object that each manifest names, none for what is only listed. Where
+//! `limits.memory` is less than that, nothing is done and the error says so.
 
 mod apply;
 mod garbage;
@@ -26,7 +29,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -34,7 +37,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, Catalog, Found};
+use crate::catalog::{self, Catalog};
 use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
@@ -44,10 +47,10 @@ use crate::retention::{self, Reason};
 use crate::snapshot;
 
 pub use apply::apply;
-pub use garbage::Garbage;
-use garbage::{release, sort_out};
-use read::Chained;
+pub use garbage::{Count, Garbage};
+use garbage::{Judge, release};
 pub use read::Planned;
+use read::{Chained, Keys};
 
 /// How long what nothing names stays where nobody says otherwise: a day, as kopia's maintenance waits.
 pub const GRACE: Duration = Duration::from_hours(24);
@@ -135,7 +138,10 @@ impl Classify for Error {
                     catalog::Error::Manifest { .. } if report.class == Class::Integrity => report.remedy(
                         "what this backup needs is not known, so nothing is removed; `penstock delete` with its id lets it go",
                     ),
-                    catalog::Error::Manifest { .. } | catalog::Error::Store(_) | catalog::Error::NotFound { .. } => report,
+                    catalog::Error::Manifest { .. }
+                    | catalog::Error::Store(_)
+                    | catalog::Error::NotFound { .. }
+                    | catalog::Error::Memory { .. } => report,
                 }
             }
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string()),
@@ -159,8 +165,10 @@ pub struct Plan {
     pub chain: Chain,
     /// Newest first.
     pub backups: Vec<Planned>,
-    found: Vec<Found>,
     graves: Vec<read::Grave>,
+    /// When something was last stored for each backup, of which there may be no more than that.
+    active: HashMap<BackupId, Timestamp>,
+    keys: Keys,
     grace: Duration,
     /// Of the backups that this plan deletes.
     release: Timestamp,
@@ -176,7 +184,7 @@ pub struct Pruned {
     pub objects: u64,
     pub bytes: u64,
     pub hidden: Hidden,
-    /// What nothing names any more and still has its grace period.
+    /// What nothing names any more: removed as far as it was due, the rest still has its grace period.
     pub waiting: Garbage,
     pub failures: Failures,
 }
@@ -264,17 +272,17 @@ pub async fn bounded<T>(work: impl Future<Output = Result<T, Error>>, cancel: &C
 /// # Errors
 /// When the chain cannot be read.
 pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -> Result<Plan, Error> {
-    let Chained { found, manifests, graves } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, graves, active, keys } = read::chain(ctx, chain, now).await?;
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let manifests = manifests.into_iter().map(|(entry, read)| Ok((entry, read?))).collect::<Result<Vec<_>, _>>();
     let manifests = manifests.map_err(failed)?;
-    let backups: Vec<_> = manifests.iter().map(|(entry, summary)| summary.dated(entry)).collect();
+    let backups: Vec<_> = manifests.iter().map(|(_, summary)| summary.backup.clone()).collect();
     let reasons = retention::decide(rules.retention.as_ref(), &rules.zone, &backups);
     let backups = manifests.into_iter().zip(reasons);
     let backups =
         backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
     let (grace, release) = (ctx.grace, release(now, ctx.grace));
-    Ok(Plan { chain: chain.clone(), backups, found, graves, grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, grace, release, now })
 }
 
 /// The plan that deletes the backups `ids` and keeps the others.
@@ -288,7 +296,7 @@ pub async fn plan_deletion(
     reclaim: Reclaim,
     now: Timestamp,
 ) -> Result<Plan, Error> {
-    let Chained { found, manifests, graves } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, graves, active, keys } = read::chain(ctx, chain, now).await?;
     if let Some(id) = ids.iter().find(|id| !manifests.iter().any(|(entry, _)| entry.id == **id)) {
         return Err(Error::NotFound { chain: chain.clone(), id: id.clone() });
     }
@@ -308,35 +316,49 @@ pub async fn plan_deletion(
         Reclaim::AfterGrace => release(now, ctx.grace),
         Reclaim::AtOnce => now,
     };
-    Ok(Plan { chain: chain.clone(), backups, found, graves, grace: ctx.grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, grace: ctx.grace, release, now })
+}
+
+/// What [`apply`] would find to be garbage if every deletion succeeded.
+///
+/// # Errors
+/// When the chain cannot be listed.
+pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Garbage, Error> {
+    let judge = plan.judge(&plan.doomed().map(|backup| &backup.entry.id).collect());
+    let mut garbage = Garbage::default();
+    let mut pages = read::pages(ctx, &plan.chain);
+    let failed = |error| Error::Chain { chain: plan.chain.clone(), error };
+    while let Some(page) = pages.next().await.map_err(failed)? {
+        judge.sort_out(page, &mut garbage);
+    }
+    Ok(garbage)
 }
 
 impl Plan {
     /// Whether there is nothing of this chain in the store.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.active.is_empty()
     }
 
-    /// What [`apply`] would find to be garbage if every deletion succeeded.
-    #[must_use]
-    pub fn garbage(&self) -> Garbage {
-        self.garbage_after(
-            &self.backups.iter().filter(|backup| !backup.stays()).map(|backup| &backup.entry.id).collect(),
-        )
+    fn doomed(&self) -> impl Iterator<Item = &Planned> {
+        self.backups.iter().filter(|backup| !backup.stays())
     }
 
-    /// The garbage when the backups `deleted` are gone.
-    fn garbage_after(&self, deleted: &HashSet<&BackupId>) -> Garbage {
+    /// What decides about the chain's objects when the backups `deleted` are gone.
+    fn judge(&self, deleted: &HashSet<&BackupId>) -> Judge<'_> {
         let (gone, left): (Vec<_>, Vec<_>) = self.backups.iter().partition(|backup| deleted.contains(&backup.entry.id));
-        let named = left.iter().flat_map(|backup| backup.named()).cloned().collect();
-        let mut graves = garbage::Graves::new();
+        let mut named: Vec<u64> = Vec::with_capacity(left.iter().map(|backup| backup.named().count()).sum());
+        named.extend(left.iter().flat_map(|backup| backup.named()));
+        named.sort_unstable();
+        named.dedup();
+        let mut graves = HashMap::new();
         let earlier = self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release)));
         let now = gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release)));
         for (key, release) in earlier.chain(now) {
-            let last = graves.entry(key.clone()).or_insert(release);
+            let last = graves.entry(key).or_insert(release);
             *last = (*last).max(release);
         }
-        sort_out(&self.found, &named, &graves, self.grace, self.now)
+        Judge { keys: &self.keys, named, graves, active: &self.active, grace: self.grace, now: self.now }
     }
 }

@@ -6,9 +6,9 @@ use super::*;
 const HOUR: i64 = 3600;
 
 fn backup(seconds: i64, outcome: Outcome) -> Backup {
-    let started = Timestamp::from_second(seconds).unwrap();
-    let id = BackupId::new(started, 1);
-    Backup { id, started, outcome, saved: BTreeSet::new(), failed: BTreeSet::new() }
+    let taken = Timestamp::from_second(seconds).unwrap();
+    let id = BackupId::new(taken, 1);
+    Backup { id, taken, stored: taken, outcome, saved: Arc::default(), failed: Arc::default() }
 }
 
 fn name(name: &str) -> Name {
@@ -183,6 +183,113 @@ fn without_rules_everything_stays() {
     assert_eq!(decide(Some(&empty), &TimeZone::UTC, &[]), Vec::<Vec<Reason>>::new());
 }
 
+fn names(list: &str) -> Arc<BTreeSet<Name>> {
+    Arc::new(list.split_whitespace().map(name).collect())
+}
+
+/// When a backup was taken, what it saved, what failed, and why it stays: "" when it goes.
+type Told = (&'static str, &'static str, &'static str, &'static str);
+
+fn check(why: &str, policy: Policy, told: &[Told]) {
+    let backups = told.iter().map(|(taken, saved, failed, _)| {
+        let taken: Timestamp = taken.parse().unwrap();
+        let outcome = if failed.is_empty() { Outcome::Success } else { Outcome::Partial };
+        Backup { saved: names(saved), failed: names(failed), ..backup(taken.as_second(), outcome) }
+    });
+    let reasons = decide(Some(&policy.into()), &TimeZone::UTC, &backups.collect::<Vec<_>>());
+    let said = |reasons: &Vec<Reason>| reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let found: Vec<_> = told.iter().zip(&reasons).map(|((taken, ..), reasons)| (*taken, said(reasons))).collect();
+    let expected: Vec<_> = told.iter().map(|(taken, .., why)| (*taken, (*why).to_owned())).collect();
+    assert_eq!(found, expected, "{why}");
+}
+
+/// Backups that lack an item push out nothing that has it.
+#[test]
+fn item_by_item() {
+    check(
+        "a complete one goes before a later one of its day that is not",
+        policy(0, 2, 0, 0, 0),
+        &[
+            ("2026-11-23T14:00:00Z", "files", "db", "newest"),
+            ("2026-11-23T02:00:00Z", "files db", "", "daily"),
+            ("2026-11-22T14:00:00Z", "files", "db", ""),
+            ("2026-11-22T02:00:00Z", "files db", "", "daily"),
+            ("2026-11-21T02:00:00Z", "files db", "", ""),
+        ],
+    );
+    check(
+        "the others keep their days while one fails, and it keeps its own",
+        policy(0, 2, 0, 0, 0),
+        &[
+            ("2026-11-23T02:00:00Z", "files", "db", "daily"),
+            ("2026-11-22T02:00:00Z", "files", "db", "daily"),
+            ("2026-11-21T02:00:00Z", "files", "db", ""),
+            ("2026-11-20T02:00:00Z", "files db", "", "daily of db"),
+            ("2026-11-19T02:00:00Z", "files db", "", "daily of db"),
+            ("2026-11-18T02:00:00Z", "files db", "", ""),
+        ],
+    );
+    check(
+        "two that fail in turn",
+        policy(0, 1, 0, 0, 0),
+        &[
+            ("2026-11-23T14:00:00Z", "a", "b", "daily"),
+            ("2026-11-23T02:00:00Z", "b", "a", "daily of b"),
+            ("2026-11-22T02:00:00Z", "a b", "", "last good"),
+        ],
+    );
+    check(
+        "the last so many of each item",
+        policy(2, 0, 0, 0, 0),
+        &[
+            ("2026-11-23T14:00:00Z", "files", "db", "last"),
+            ("2026-11-23T13:00:00Z", "files", "db", "last"),
+            ("2026-11-23T12:00:00Z", "files", "db", ""),
+            ("2026-11-23T11:00:00Z", "files db", "", "last of db"),
+            ("2026-11-23T10:00:00Z", "files db", "", "last of db"),
+            ("2026-11-23T09:00:00Z", "files db", "", ""),
+        ],
+    );
+    check(
+        "a pod that is gone keeps nothing",
+        policy(0, 2, 0, 0, 0),
+        &[
+            ("2026-11-23T02:00:00Z", "pod-c", "", "daily"),
+            ("2026-11-22T14:00:00Z", "pod-c", "", "daily"),
+            ("2026-11-22T02:00:00Z", "pod-b pod-c", "", ""),
+            ("2026-11-21T02:00:00Z", "pod-a pod-b", "", ""),
+        ],
+    );
+    check(
+        "an item that was never saved keeps nothing either",
+        policy(0, 1, 0, 0, 0),
+        &[
+            ("2026-11-23T02:00:00Z", "files", "new", "daily"),
+            ("2026-11-22T02:00:00Z", "files", "new", ""),
+            ("2026-11-21T02:00:00Z", "files", "", "last good"),
+            ("2026-11-20T02:00:00Z", "files", "", ""),
+        ],
+    );
+}
+
+/// The clock is behind: the backup looks old, and is the only one of its day that there will ever be.
+#[test]
+fn what_was_stored_last_stays_whatever_its_clock_said() {
+    let mut backups: Vec<_> = (0..10).map(|day| backup(day * 24 * HOUR, Outcome::Success)).collect();
+    backups[3].stored = backups[9].stored + SignedDuration::from_hours(1);
+    let retention = Retention { keep_daily: Some(2), ..Retention::default() };
+    let reasons = decide(Some(&retention), &TimeZone::UTC, &backups);
+    let kept: Vec<usize> = (0..10).filter(|at| !reasons[*at].is_empty()).collect();
+    assert_eq!(kept, [3, 8, 9]);
+    assert_eq!(reasons[3], [Reason::LastStored]);
+}
+
+#[test]
+fn many_items_are_counted_not_listed() {
+    assert_eq!(Reason::Items(Rule::Weekly, (*names("a b")).clone()).to_string(), "weekly of a, b");
+    assert_eq!(Reason::Items(Rule::Last, (*names("a b c d e")).clone()).to_string(), "last of a, b, c and 2 more");
+}
+
 #[test]
 fn the_last_good_one_stays_whatever_failed_since() {
     let mut backups: Vec<_> = (0..40).map(|n| backup(n * 24 * HOUR, Outcome::Partial)).collect();
@@ -190,15 +297,20 @@ fn the_last_good_one_stays_whatever_failed_since() {
     backups[1].outcome = Outcome::Success;
     // The database could not be dumped since the tenth day, and was only once in between.
     for (day, backup) in backups.iter_mut().enumerate() {
-        let (failed, saved) = (name("database"), name("files"));
-        backup.saved.insert(saved);
-        if day <= 10 || day == 14 { &mut backup.saved } else { &mut backup.failed }.insert(failed);
+        let there = day <= 10 || day == 14;
+        backup.saved = names(if there { "database files" } else { "files" });
+        backup.failed = names(if there { "" } else { "database" });
     }
-    let retention = Retention { keep_daily: Some(7), ..Retention::default() };
-    let reasons = decide(Some(&retention), &TimeZone::UTC, &backups);
-    let kept: Vec<usize> = (0..40).filter(|at| !reasons[*at].is_empty()).collect();
-    assert_eq!(kept, [3, 14, 33, 34, 35, 36, 37, 38, 39]);
+    let daily = Retention { keep_daily: Some(7), ..Retention::default() };
+    let within = Retention { keep_within: Some(Duration::from_hours(7 * 24)), ..Retention::default() };
+    let kept = |reasons: &[Vec<Reason>]| (0..40).filter(|at| !reasons[*at].is_empty()).collect::<Vec<_>>();
+    let reasons = decide(Some(&daily), &TimeZone::UTC, &backups);
+    assert_eq!(kept(&reasons), [3, 5, 6, 7, 8, 9, 10, 14, 33, 34, 35, 36, 37, 38, 39]);
     assert_eq!(reasons[3], [Reason::LastGood]);
+    assert_eq!(reasons[14], [Reason::Items(Rule::Daily, [name("database")].into())]);
+    // A rule that does not count keeps the last of it.
+    let reasons = decide(Some(&within), &TimeZone::UTC, &backups);
+    assert_eq!(kept(&reasons), [3, 14, 33, 34, 35, 36, 37, 38, 39]);
     assert_eq!(reasons[14], [Reason::LastOf(name("database"))]);
 }
 
@@ -206,15 +318,26 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
     prop_oneof![Just(Outcome::Success), Just(Outcome::Partial)]
 }
 
+/// Of each of three items, whether it is saved, failed, or not there at all.
+fn items() -> impl Strategy<Value = [u8; 3]> {
+    [0..4_u8, 0..4_u8, 0..4_u8]
+}
+
 prop_compose! {
-    /// Backups of some years, in any order, some at the same second.
-    fn chain()(list in prop::collection::vec((0..3 * 365 * 24_i64, 0..2_i64, outcomes(), prop::bool::ANY), 0..60)) -> Vec<Backup> {
-        list.into_iter().enumerate().map(|(n, (hours, half, outcome, failed))| {
-            let mut backup = backup(hours * HOUR + half * HOUR / 2, outcome);
-            backup.id = BackupId::new(backup.started, u32::try_from(n).unwrap());
-            let items = if failed && outcome == Outcome::Partial { &mut backup.failed } else { &mut backup.saved };
-            items.insert(name("item"));
-            backup
+    /// Backups of some years or days, in any order, some at the same second, some stored as if their clock had been behind.
+    fn chain()(span in prop::sample::select(vec![3 * 365 * 24_i64, 200]))(
+        list in prop::collection::vec((0..span, 0..2_i64, outcomes(), items(), 0..200_i64), 0..60)
+    ) -> Vec<Backup> {
+        list.into_iter().enumerate().map(|(n, (hours, half, warned, items, late))| {
+            let of = |wanted: &dyn Fn(u8) -> bool| {
+                let named = ["a", "b", "c"].into_iter().zip(items).filter(|(_, item)| wanted(*item));
+                Arc::new(named.map(|(item, _)| name(item)).collect::<BTreeSet<_>>())
+            };
+            let (saved, failed) = (of(&|item| item > 1), of(&|item| item == 1));
+            let outcome = if failed.is_empty() { warned } else { Outcome::Partial };
+            let made = backup(hours * HOUR + half * HOUR / 2, outcome);
+            let id = BackupId::new(made.taken, u32::try_from(n).unwrap());
+            Backup { id, stored: made.taken + SignedDuration::from_hours(late), saved, failed, ..made }
         }).collect()
     }
 }
@@ -226,7 +349,7 @@ prop_compose! {
 }
 
 fn newest(backups: &[Backup], good: impl Fn(&Backup) -> bool) -> Option<usize> {
-    (0..backups.len()).filter(|at| good(&backups[*at])).max_by_key(|at| (backups[*at].started, &backups[*at].id))
+    (0..backups.len()).filter(|at| good(&backups[*at])).max_by_key(|at| (backups[*at].taken, &backups[*at].id))
 }
 
 proptest! {
@@ -237,12 +360,63 @@ proptest! {
         let stays = |at: Option<usize>| at.is_none_or(|at| !reasons[at].is_empty());
         prop_assert!(stays(newest(&backups, |backup| backup.outcome == Outcome::Success)));
         prop_assert!(stays(newest(&backups, |_| true)), "the newest one is the parent of the next");
-        if newest(&backups, |_| true).is_some_and(|at| backups[at].failed.contains(&name("item"))) {
-            prop_assert!(stays(newest(&backups, |backup| backup.saved.contains(&name("item")))));
+        for item in ["a", "b", "c"].map(name) {
+            if newest(&backups, |_| true).is_some_and(|at| backups[at].failed.contains(&item)) {
+                prop_assert!(stays(newest(&backups, |backup| backup.saved.contains(&item))));
+            }
         }
+        let last_stored = backups.iter().map(|backup| backup.stored).max();
+        prop_assert!(backups.is_empty() || (0..backups.len()).any(|at| Some(backups[at].stored) == last_stored && stays(Some(at))));
         let kept = reasons.iter().filter(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Oldest(_)))).count();
         let most = policy.last + policy.daily + policy.weekly + policy.monthly;
         prop_assert!(kept <= most as usize);
+    }
+
+    /// For every rule, and for every item that the newest backup has or should have: of each of the last so many periods in which the
+    /// item was saved a backup stays that has it, a complete one where there was one. The same for backups as such.
+    #[test]
+    fn each_item_has_its_history(backups in chain(), policy in policies()) {
+        let retention = policy.into();
+        let reasons = decide(Some(&retention), &TimeZone::UTC, &backups);
+        let Some(at) = newest(&backups, |_| true) else { return Ok(()) };
+        let current = backups[at].saved.union(&backups[at].failed).cloned().map(Some).chain([None]);
+        for (rule, item) in Rule::ALL.into_iter().flat_map(|rule| current.clone().map(move |item| (rule, item))) {
+            let has = |backup: &Backup| item.as_ref().is_none_or(|item| backup.saved.contains(item));
+            let mut having: Vec<usize> = (0..backups.len()).filter(|at| has(&backups[*at])).collect();
+            having.sort_by_key(|at| Reverse((backups[*at].taken, &backups[*at].id)));
+            let mut periods: Vec<(Period, Vec<usize>)> = Vec::new();
+            for (number, at) in having.into_iter().enumerate() {
+                let period = rule.period(&backups[at].taken.to_zoned_datetime(TimeZone::UTC), number);
+                match periods.last_mut() {
+                    Some((last, of_it)) if *last == period => of_it.push(at),
+                    _ => periods.push((period, vec![at])),
+                }
+            }
+            for (period, of_it) in periods.iter().take(rule.count(&retention) as usize) {
+                let kept: Vec<usize> = of_it.iter().copied().filter(|at| !reasons[*at].is_empty()).collect();
+                prop_assert!(!kept.is_empty(), "{rule} {period:?} of {item:?}");
+                let complete = |list: &[usize]| list.iter().any(|at| backups[*at].is_complete());
+                prop_assert!(!complete(of_it) || complete(&kept), "{rule} {period:?} of {item:?}: a complete one");
+            }
+        }
+    }
+
+    /// Nothing stays without a reason that holds: one for a rule, or for an item that the newest backup knows and this one has.
+    #[test]
+    fn every_reason_holds(backups in chain(), policy in policies()) {
+        let reasons = decide(Some(&policy.into()), &TimeZone::UTC, &backups);
+        let Some(newest) = newest(&backups, |_| true) else { return Ok(()) };
+        for (backup, reasons) in backups.iter().zip(&reasons) {
+            for reason in reasons {
+                if let Reason::Items(_, items) = reason {
+                    prop_assert!(!items.is_empty() && items.is_subset(&backup.saved));
+                    prop_assert!(items.iter().all(|item| backups[newest].saved.contains(item) || backups[newest].failed.contains(item)));
+                }
+            }
+        }
+        let per_rule = policy.last + policy.daily + policy.weekly + policy.monthly;
+        let kept = reasons.iter().filter(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Items(..) | Reason::Oldest(_)))).count();
+        prop_assert!(kept <= 4 * per_rule as usize, "one for each of the three items and for the whole, at most");
     }
 
     /// Deciding again on what is left deletes nothing more: a rule that is applied twice keeps what it kept.
@@ -258,7 +432,7 @@ proptest! {
     #[test]
     fn more_keeps_more(backups in chain(), policy in policies(), more in 1..4_u32) {
         let larger = Policy { last: policy.last + more, daily: policy.daily + more, weekly: policy.weekly + more, monthly: policy.monthly + more, within: policy.within + 1 };
-        let keeps = |policy: Policy| decide(Some(&policy.into()), &TimeZone::UTC, &backups).into_iter().map(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Within(_)))).collect::<Vec<_>>();
+        let keeps = |policy: Policy| decide(Some(&policy.into()), &TimeZone::UTC, &backups).into_iter().map(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Items(..) | Reason::Within(_)))).collect::<Vec<_>>();
         for (less, more) in keeps(policy).into_iter().zip(keeps(larger)) {
             prop_assert!(more || !less);
         }

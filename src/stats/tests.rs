@@ -55,6 +55,7 @@ async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64
 #[tokio::test]
 async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let store = Arc::new(MemoryStore::new());
+    store.set_now("2026-11-03T00:00:00Z".parse().unwrap());
     let key = |id: &str, number: u32| format!("{id}/i.{number:04}.zst");
     let (oldest, first, second) = (key(DELETED, 1), key(FIRST, 1), key(SECOND, 1));
     for (key, size) in [(&oldest, 1000), (&first, 400), (&second, 50)] {
@@ -67,7 +68,8 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let mut manifests = commit(&store, "a", FIRST, &[(&oldest, 1000, 600), (&first, 400, 400)]).await;
     manifests += commit(&store, "a", SECOND, &[(&oldest, 1000, 500), (&first, 400, 100), (&second, 50, 50)]).await;
     let other = commit(&store, "b", FIRST, &[]).await;
-    let catalog = Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c") };
+    let catalog =
+        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
 
     let all = stats(&catalog, Scope::default()).await.unwrap();
     let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
@@ -83,6 +85,8 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
         full_bytes: 500 + 100 + 50,
         newest: Some(SECOND.parse().unwrap()),
         oldest: Some(FIRST.parse().unwrap()),
+        newest_taken: Some("2026-11-02T00:00:00Z".parse().unwrap()),
+        oldest_taken: Some("2026-11-01T00:00:00Z".parse().unwrap()),
     };
     assert_eq!(of("a"), expected);
     assert_eq!((of("b").stored_bytes, of("b").dead_bytes), (other + 10, 0));
@@ -94,4 +98,30 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
 
     put(&store, &format!("c/j/b/{SECOND}/manifest.json"), "{").await;
     assert_eq!(stats(&catalog, Scope::default()).await.unwrap_err().class(), Class::Integrity);
+}
+
+#[tokio::test]
+async fn the_newest_is_the_one_that_was_taken_last() {
+    const AHEAD: &str = "20361101T000000Z-000000";
+    let store = Arc::new(MemoryStore::new());
+    for (node, id, size, stored) in [
+        ("a", AHEAD, 7, "2026-11-01T12:00:00Z"),
+        ("a", SECOND, 5, "2026-11-02T00:01:00Z"),
+        ("b", FIRST, 3, "2026-11-01T00:01:00Z"),
+    ] {
+        store.set_now(stored.parse().unwrap());
+        let key = format!("{id}/i.0001.zst");
+        put(&store, &format!("c/j/{node}/{key}"), vec![0; size]).await;
+        commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
+    }
+    let catalog =
+        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
+    let id = |id: &str| Some(id.parse().unwrap());
+    assert_eq!((of("a").newest, of("a").oldest, of("a").full_bytes), (id(SECOND), id(AHEAD), 55));
+    assert_eq!(of("a").dead_bytes, 0, "what is lost is not live, and not dead either");
+    assert_eq!((total(all.values()).newest, total(all.values()).oldest), (id(SECOND), id(FIRST)));
+    let poor = Catalog { memory: 2000, ..catalog };
+    assert_eq!(stats(&poor, Scope::default()).await.unwrap_err().class(), Class::Local);
 }

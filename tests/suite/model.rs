@@ -218,7 +218,7 @@ impl World {
     }
 
     fn catalog(store: Arc<dyn Store>) -> Catalog {
-        Catalog { store, prefix: "fleet".to_owned(), cluster: name("c") }
+        Catalog { store, prefix: "fleet".to_owned(), cluster: name("c"), memory: 1 << 20 }
     }
 
     async fn prune(&mut self, keep_last: u32, requests: Option<u32>) {

@@ -7,6 +7,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
@@ -128,9 +129,10 @@ impl World {
 
     /// Every committed manifest, newest first.
     async fn manifests(&self) -> Vec<Manifest> {
-        let catalog = Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod") };
+        let catalog =
+            Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod"), memory: 1 << 20 };
         let entries = catalog.entries(Scope::default()).await.unwrap();
-        catalog.manifests(&entries).await.into_iter().map(Result::unwrap).collect()
+        catalog.manifests(&entries).map(|(_, manifest)| manifest.unwrap()).collect().await
     }
 
     /// The sum over a family's series.

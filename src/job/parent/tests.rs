@@ -5,6 +5,7 @@ use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use crate::download::testing::{item, manifest, noise};
+use crate::format::key::ObjectKey;
 use crate::job::{Hooks, Progress, Snapshots, Spec, run};
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
@@ -21,24 +22,6 @@ fn time(text: &str) -> Timestamp {
 
 fn object(size: u64, live_bytes: u64) -> DataObject {
     DataObject { key: ObjectKey::new("o"), size, crc64nvme: [0; 8], live_bytes }
-}
-
-#[test]
-fn a_full_backup_is_due_so_long_after_the_last_one() {
-    let day = |days: u64| Some(Duration::from_hours(24 * days));
-    let now = time("2026-11-23T02:30:00Z");
-    let full = Manifest { id: BackupId::new(time("2026-10-24T02:30:00Z"), 0), ..manifest(Vec::new()) };
-    let base = Some(full.id.clone());
-    let incremental = Manifest { id: BackupId::new(time("2026-11-22T02:30:00Z"), 0), base, ..full.clone() };
-    for (parent, every, due) in [
-        (&full, None, false),
-        (&full, day(30), true),
-        (&full, day(31), false),
-        (&incremental, day(30), true),
-        (&incremental, day(31), false),
-    ] {
-        assert_eq!(full_is_due(parent, every, now), due, "{every:?}");
-    }
 }
 
 #[test]
@@ -88,7 +71,7 @@ fn what_was_warned_about_is_doubtful() {
     assert_eq!(doubt(&[("b", "")], 1), some(&[]), "in another item");
 }
 
-fn context(memory: u64) -> Context {
+pub(super) fn context(memory: u64) -> Context {
     Context {
         store: Arc::new(MemoryStore::new()),
         budget: Budget::new(memory),

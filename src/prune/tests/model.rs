@@ -55,7 +55,7 @@ async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) 
             *world.store.fuse.lock().unwrap() = None;
         }
         Event::Delete(which) => {
-            let entries = world.ctx.catalog.entries(catalog::Scope::default()).await.unwrap();
+            let entries = world.entries().await;
             if let Some(entry) = entries.get(which) {
                 delete(&world.ctx, &chain, std::slice::from_ref(&entry.id), Reclaim::AfterGrace, now, &cancel)
                     .await

@@ -80,7 +80,8 @@ async fn a_manifest_that_nobody_took_is_no_backup() {
         assert_eq!(failed.class(), Class::Compat, "{what}: {failed}");
         assert!(matches!(failed, job::Error::Undecided { .. }), "{what}: {failed}");
         house.proxy.behave();
-        let catalog = Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c") };
+        let catalog =
+            Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c"), memory: 64 << 20 };
         assert_eq!(catalog.entries(Scope::default()).await.unwrap().len(), 0, "{what}");
         house.nothing_is_left(what).await;
     }

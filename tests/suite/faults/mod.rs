@@ -327,7 +327,8 @@ async fn a_commit_that_nobody_answers_is_looked_for_and_never_undone() {
             }
         }
         house.proxy.behave();
-        let catalog = Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c") };
+        let catalog =
+            Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
         let entries = catalog.entries(Scope::default()).await.unwrap();
         assert_eq!(entries.len(), 1);
         house.verify(&catalog.manifest(&entries[0]).await.unwrap()).await;

@@ -1,0 +1,134 @@
+//! A listing, page by page.
+//!
+//! No more than one page is held. A listing that does not advance ends as an error, whatever the store's pages and tokens look like:
+//! a page that ends where an earlier one did, or a token that was given before, is found after three times as many
+//! requests as the store takes to repeat itself, at most. (That keys come in order is not relied on: some stores list a folder's content
+//! before the keys that sort before its slash.)
+
+use super::{Catalog, Error, Found, Scope};
+use crate::error::Class;
+use crate::format::key::{BackupPrefix, ObjectKey};
+use crate::retry::with_retries;
+use crate::store::{self, ListedObject, Page};
+
+/// Pages without an object, one after the other. A store may skip what was deleted, but not for ever.
+const MAX_EMPTY: u32 = 10_000;
+
+/// The objects below a prefix that Penstock wrote.
+pub struct Pages<'a> {
+    catalog: &'a Catalog,
+    scope: Scope<'a>,
+    prefix: ObjectKey,
+    from: Option<String>,
+    ended: bool,
+    advance: Advance,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) fn new(catalog: &'a Catalog, scope: Scope<'a>, prefix: String) -> Self {
+        Self { catalog, scope, prefix: ObjectKey::new(prefix), from: None, ended: false, advance: Advance::default() }
+    }
+
+    /// The next page's; `None` after the last one.
+    ///
+    /// # Errors
+    /// When listing fails, or does not advance.
+    pub async fn next(&mut self) -> Result<Option<Vec<Found>>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let (store, prefix) = (&self.catalog.store, self.prefix.as_str());
+        let page = with_retries("ListObjectsV2", &self.prefix, || store.list(prefix, self.from.as_deref())).await?;
+        if !self.advance.page(&page) {
+            let message = "the store's listing does not advance: it goes on, but repeats what it has listed";
+            return Err(store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message).into());
+        }
+        self.ended = page.next.is_none();
+        self.from = page.next;
+        let Catalog { prefix, cluster, .. } = self.catalog;
+        let found = |ListedObject { key, size, modified }| {
+            let (chain, id, kind) = BackupPrefix::parse_object(prefix, cluster, &key)?;
+            self.scope.holds(&chain).then_some(Found { key, chain, id, kind, size, modified })
+        };
+        Ok(Some(page.objects.into_iter().filter_map(found).collect()))
+    }
+
+    /// How many pages there were so far.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.advance.pages
+    }
+}
+
+/// Brent's way to find a cycle: every page is held against one earlier page, which is the first, second, fourth, eighth and so on.
+#[derive(Debug, Default)]
+struct Advance {
+    pages: u64,
+    empty: u32,
+    last_key: Option<ObjectKey>,
+    token: Option<String>,
+}
+
+impl Advance {
+    /// Whether the listing goes on.
+    fn page(&mut self, page: &Page) -> bool {
+        let last_key = page.objects.last().map(|object| &object.key);
+        self.empty = if last_key.is_none() { self.empty + 1 } else { 0 };
+        let again = |one: Option<&str>, other: Option<&str>| one.is_some() && one == other;
+        let repeated = again(last_key.map(ObjectKey::as_str), self.last_key.as_ref().map(ObjectKey::as_str))
+            || again(page.next.as_deref(), self.token.as_deref());
+        self.pages += 1;
+        if self.pages.is_power_of_two() {
+            (self.last_key, self.token) = (last_key.cloned(), page.next.clone());
+        }
+        !repeated && (page.next.is_none() || self.empty < MAX_EMPTY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(key: Option<u64>, token: Option<u64>) -> Page {
+        let object = |key| ListedObject {
+            key: ObjectKey::new(format!("{key}")),
+            size: 1,
+            modified: jiff::Timestamp::UNIX_EPOCH,
+        };
+        Page { objects: key.map(object).into_iter().collect(), next: token.map(|token| token.to_string()) }
+    }
+
+    proptest! {
+        /// A store that repeats itself in its keys or in its tokens, after any beginning, is left soon.
+        #[test]
+        fn what_repeats_itself_ends(beginning in 0_u64..50, period in 1_u64..50, keys in any::<bool>()) {
+            let mut advance = Advance::default();
+            let at = |number: u64| if number < beginning { number } else { beginning + (number - beginning) % period };
+            let mut goes_on = |number: &u64| {
+                let (key, token) = if keys { (Some(at(*number)), *number) } else { (None, at(*number)) };
+                advance.page(&page(key, Some(token)))
+            };
+            let most = 3 * (beginning + period) + 1;
+            prop_assert!(!(0..=most).all(|number| goes_on(&number)), "more than {most} pages");
+        }
+
+        /// One that does not is followed to its end.
+        #[test]
+        fn what_advances_goes_on(pages in 1_u64..300, empty in 0_u64..3) {
+            let mut advance = Advance::default();
+            for number in 0..pages {
+                let key = (number % 3 >= empty).then_some(number);
+                prop_assert!(advance.page(&page(key, (number + 1 < pages).then_some(number))));
+            }
+        }
+    }
+
+    #[test]
+    fn empty_pages_do_not_go_on_for_ever() {
+        let mut advance = Advance::default();
+        let ends = (1..=u64::from(MAX_EMPTY)).find(|number| !advance.page(&page(None, Some(*number))));
+        assert_eq!(ends, Some(MAX_EMPTY.into()));
+    }
+}

@@ -1,0 +1,221 @@
+//! The backups that a run may build on, as far as it looks for them: newest first, by [`catalog::date`].
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Policy, Reuse, excusable};
+use crate::catalog::{self, Catalog, Entry, Found, Scope};
+use crate::error::Classify as _;
+use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
+use crate::format::manifest::{DataObject, Item, Manifest, Stream};
+use crate::job::Context;
+
+/// Manifests that are read to find an item: one that has not been there for so long is new.
+const LOOK_BACK: usize = 8;
+
+/// A backup that is dated after the run that looks for it by more than this is worth a word.
+const CLOCK_BEHIND: SignedDuration = SignedDuration::from_mins(1);
+
+/// The chain's backups, newest first; they are listed and read as they are asked for.
+pub(in crate::job) struct Ancestors {
+    catalog: Catalog,
+    chain: Chain,
+    policy: Policy,
+    /// When the run started.
+    now: Timestamp,
+    /// `None`: not listed yet.
+    unread: Option<std::vec::IntoIter<Entry>>,
+    read: Vec<Arc<Ancestor>>,
+    /// Pages that the listing of the chain had.
+    pages: u64,
+    /// The backups of which `sizes` knows what they name.
+    surveyed: HashSet<BackupId>,
+    /// What a listing says of the objects that they name.
+    sizes: HashMap<ObjectKey, u64>,
+}
+
+/// An earlier backup.
+#[derive(Debug)]
+pub(in crate::job) struct Ancestor {
+    entry: Entry,
+    pub(in crate::job) manifest: Manifest,
+}
+
+impl Ancestor {
+    /// Whether it was taken later.
+    pub(in crate::job) fn is_newer_than(&self, other: &Self) -> bool {
+        self.entry.age() > other.entry.age()
+    }
+
+    /// No later than its start: by its own clock, or by the store's where the clock was ahead.
+    pub(super) fn began(&self) -> Timestamp {
+        let Manifest { started, finished, .. } = self.manifest;
+        let took = finished.duration_since(started).max(SignedDuration::ZERO);
+        started.min(self.entry.modified().checked_sub(took).unwrap_or(started))
+    }
+}
+
+impl Ancestors {
+    pub(in crate::job) fn new(context: &Context, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
+        let Context { store, prefix, cluster, .. } = context;
+        let (store, prefix, memory) = (Arc::clone(store), prefix.clone(), context.budget.total());
+        let catalog = Catalog { store, prefix, cluster: cluster.clone(), memory };
+        let unread = (policy.reuse == Reuse::Nothing).then(|| Vec::new().into_iter());
+        let (read, surveyed, sizes) = (Vec::new(), HashSet::new(), HashMap::new());
+        Self { catalog, chain: chain.clone(), policy, now, unread, read, pages: 0, surveyed, sizes }
+    }
+
+    /// The newest backup that has the item, of those behind the first `depth` that could be read; and how many that makes.
+    pub(super) async fn candidate(
+        &mut self,
+        item: &Name,
+        mut depth: usize,
+    ) -> Result<Option<(Arc<Ancestor>, usize)>, catalog::Error> {
+        loop {
+            if depth >= self.read.len() && !self.read_next().await? {
+                return Ok(None);
+            }
+            let ancestor = &self.read[depth];
+            depth += 1;
+            if stream_of(&ancestor.manifest, item).is_some() {
+                return Ok(Some((Arc::clone(ancestor), depth)));
+            }
+        }
+    }
+
+    /// The newest that can be read; what cannot is said in the log.
+    pub(in crate::job) async fn newest(&mut self) -> Result<Option<Arc<Ancestor>>, catalog::Error> {
+        let mut refused = None;
+        while self.read.is_empty() {
+            match self.read_next().await {
+                Ok(true) => {}
+                Ok(false) => return refused.map_or(Ok(None), Err),
+                Err(error) if excusable(error.class()) => {
+                    tracing::warn!(%error, "an earlier backup cannot be read; the one before it is asked");
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.read.first().cloned())
+    }
+
+    /// `false` when there is none. One that is refused is not asked for again.
+    async fn read_next(&mut self) -> Result<bool, catalog::Error> {
+        if self.unread.is_none() {
+            // Once, also when it fails.
+            self.unread = Some(Vec::new().into_iter());
+            self.unread = Some(self.list().await?.into_iter());
+        }
+        let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
+        let manifest = self.catalog.manifest(&entry).await?;
+        let ancestor = Ancestor { entry, manifest };
+        if self.read.is_empty() && self.full_is_due(&ancestor).await? {
+            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "a full backup is due");
+            self.unread = Some(Vec::new().into_iter());
+            return Ok(false);
+        }
+        self.read.push(Arc::new(ancestor));
+        Ok(true)
+    }
+
+    /// Whether the last full backup was taken too long ago. When that was, its objects know better than its id.
+    async fn full_is_due(&self, parent: &Ancestor) -> Result<bool, catalog::Error> {
+        let Some(every) = self.policy.full_every else { return Ok(false) };
+        let full = base(&parent.manifest);
+        let mut taken = parent.entry.taken();
+        if *full != parent.entry.id {
+            let started = full.started().unwrap_or(taken);
+            if is_due(started, every, self.now) {
+                taken = started;
+            } else {
+                let page = self.catalog.pages_of(&self.chain, full).next().await?.unwrap_or_default();
+                let stored = page.iter().map(|found| found.modified).min();
+                // Where there is nothing left of it, it is older than what builds on it.
+                taken = stored.map_or(taken.min(started), |stored| catalog::date::taken(started, stored));
+            }
+        }
+        Ok(is_due(taken, every, self.now))
+    }
+
+    /// The chain's newest backups, newest first.
+    async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
+        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let mut newest: Vec<Entry> = Vec::new();
+        let mut pages = self.catalog.pages(scope);
+        while let Some(page) = pages.next().await? {
+            newest.extend(page.iter().filter(|found| found.kind == Kind::Manifest).map(Found::entry));
+            newest.sort_by(|a, b| b.age().cmp(&a.age()));
+            newest.truncate(LOOK_BACK);
+        }
+        self.pages = pages.count();
+        if let Some(later) = newest.first().filter(|entry| entry.taken().duration_since(self.now) > CLOCK_BEHIND) {
+            tracing::warn!(
+                backup = %later.id, taken = %later.taken(), now = %self.now,
+                "an earlier backup is dated after this one: this machine's clock is behind, or was ahead; until it is past that time, `latest` means the earlier one"
+            );
+        }
+        Ok(newest)
+    }
+
+    /// Looks for everything that a backup names.
+    pub(super) async fn survey(&mut self, ancestor: &Ancestor) -> Result<(), catalog::Error> {
+        if self.surveyed.contains(&ancestor.entry.id) {
+            return Ok(());
+        }
+        let named: HashSet<&ObjectKey> = ancestor.manifest.named().collect();
+        let homes: BTreeSet<BackupId> = named.iter().filter_map(|key| home_of(key)).collect();
+        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let listings = if (homes.len() as u64) < self.pages {
+            homes.iter().map(|id| self.catalog.pages_of(&self.chain, id)).collect()
+        } else {
+            vec![self.catalog.pages(scope)]
+        };
+        for mut pages in listings {
+            while let Some(page) = pages.next().await? {
+                let wanted = page.into_iter().filter(|found| named.contains(&found.key));
+                self.sizes.extend(wanted.map(|found| (found.key, found.size)));
+            }
+        }
+        self.surveyed.insert(ancestor.entry.id.clone());
+        Ok(())
+    }
+
+    /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
+    pub(in crate::job) fn home(&self) -> String {
+        chain_prefix(&self.catalog.prefix, &self.chain)
+    }
+
+    /// Why an object is not what it was, by the listing.
+    pub(super) fn complaint(&self, object: &DataObject) -> Option<String> {
+        match self.sizes.get(&object.key) {
+            None => Some("is missing".to_owned()),
+            Some(size) if *size != object.size => Some(format!("has {size} bytes; expected {}", object.size)),
+            Some(_) => None,
+        }
+    }
+}
+
+pub(super) fn stream_of<'a>(manifest: &'a Manifest, item: &Name) -> Option<(&'a Item, &'a Stream)> {
+    manifest.streams().find(|(found, _)| found.name == *item)
+}
+
+/// The full backup that a backup goes back to.
+pub(in crate::job) fn base(manifest: &Manifest) -> &BackupId {
+    manifest.base.as_ref().unwrap_or(&manifest.id)
+}
+
+fn is_due(last: Timestamp, every: Duration, now: Timestamp) -> bool {
+    SignedDuration::try_from(every).is_ok_and(|every| now.duration_since(last) >= every)
+}
+
+/// The backup that an object was made for.
+fn home_of(key: &ObjectKey) -> Option<BackupId> {
+    key.as_str().rsplit('/').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
