@@ -399,3 +399,20 @@ impl Stream {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_items_error_is_its_report_and_an_older_one_is_read() {
+        let report = Report::new(Class::Source, "no").remedy("say yes");
+        let error = ItemError::from(report.clone());
+        assert_eq!(error.report(), Some(report));
+        let read = |json: &str| serde_json::from_str::<ItemError>(json).unwrap();
+        assert_eq!(read(&serde_json::to_string(&error).unwrap()), error);
+        let old = read(r#"{"class": "local", "message": "full"}"#);
+        assert_eq!(old.report(), Some(Report::new(Class::Local, "full")));
+        assert_eq!(read(r#"{"class": "of-the-future", "message": ""}"#).report(), None);
+    }
+}

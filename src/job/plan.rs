@@ -53,7 +53,7 @@ enum Origin<'a> {
 ///
 /// # Errors
 /// When the sources come to nothing at all.
-pub(super) fn plan<'a>(spec: &'a Spec, taken: BTreeSet<Name>) -> Result<Plan<'a>, Error> {
+pub(super) fn plan(spec: &Spec, taken: BTreeSet<Name>) -> Result<Plan<'_>, Error> {
     let mut plan = Plan::default();
     for source in &spec.sources {
         plan.expand(source);

@@ -234,6 +234,7 @@ impl<'a> Session<'a> {
     }
 
     /// The sources of which nobody knows what volumes they have.
+    #[must_use]
     pub fn unlisted(&self) -> &[Name] {
         &self.unlisted
     }

@@ -121,3 +121,22 @@ async fn an_instance_that_nobody_knows_fails_the_source() {
     let failed = world.run().await.unwrap_err();
     assert_eq!(failed.class(), Class::Config);
 }
+
+#[tokio::test]
+async fn volumes_that_cannot_be_asked_for_fail_by_their_names() {
+    let mut world = World::new(fleet(), by_tag());
+    let file = world.folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    world.sources.push(Source { name: name("file"), kind: SourceKind::File { path: file } });
+    world.run().await.unwrap();
+    world.disks.script(|operation, _, _| {
+        let refused = memory::error(operation, Class::AccessDenied, 403, "UnauthorizedOperation");
+        (operation == "DescribeVolumes").then_some(memory::Fault::Refuse(refused))
+    });
+    for _ in 0..2 {
+        let manifest = world.run().await.unwrap().manifest;
+        let failed: Vec<_> =
+            manifest.items.iter().filter(|item| item.error.is_some()).map(|item| item.name.as_str()).collect();
+        assert_eq!(failed, ["data", "data-vol-00000000", "data-vol-00000001", "data-vol-00000002"]);
+    }
+}
