@@ -283,10 +283,11 @@ pub(super) struct Restore {
     /// Only this item; may be repeated.
     #[arg(long, value_name = "ITEM")]
     pub(super) item: Vec<Name>,
-    /// Only files and directories that match, as paths in the tree (`etc/*.conf`, `**/*.db`); may be repeated.
+    /// Only files and directories that match, as paths in the tree (`etc/*.conf`, `**/*.db`), in their directories; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(super) include: Vec<String>,
-    /// Write into a directory that is not empty, replacing what is in the way.
+    /// Write into a directory that is not empty, replacing what is in the way where it is of the same type; a link in a directory's
+    /// place, or a directory in a file's, stays, and what belongs there is left out and listed.
     #[arg(long)]
     pub(super) overwrite: bool,
 }

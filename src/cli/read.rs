@@ -207,7 +207,7 @@ pub(super) async fn restore(
     };
     let text = format!(
         "restored {} of {}@{}: {} files, {} into {}{left}\n",
-        if args.include.is_empty() { "all" } else { "part" },
+        if args.include.is_empty() && summary.left_out == 0 { "all" } else { "part" },
         manifest.job,
         manifest.id,
         summary.files,
@@ -220,7 +220,9 @@ pub(super) async fn restore(
         "warnings": summary.warnings,
     });
     if let Some(report) = summary.failure() {
-        tracing::error!(class = %report.class, remedy = report.remedy.as_deref(), "{}", report.message);
+        if format == OutputFormat::Human {
+            output::print_failure(format, &report);
+        }
         json["error"] = serde_json::to_value(&report).expect("a report has only strings");
         return Ok(Done::new(text, json).code(report.class.exit_code()));
     }

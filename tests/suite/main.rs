@@ -27,6 +27,7 @@ mod model;
 mod moto;
 mod odd_files;
 mod page;
+mod restoring;
 mod retention;
 mod servers;
 mod sessions;

@@ -14,6 +14,9 @@ const MAX_LISTED: u64 = 1000;
 /// Entries of one kind of alteration; what is left out is listed up to [`MAX_LISTED`].
 const MAX_ALIKE: u64 = 10;
 
+/// Entries of what concerns nearly every member or none, such as owners without being root.
+const MAX_OF_MANY: u64 = 3;
+
 /// Messages that are counted apart; attribute names in them come from the archive.
 const MAX_KINDS: usize = 64;
 
@@ -50,13 +53,13 @@ impl Ledger {
         self.note(path, refusal.class, &refusal.message, MAX_LISTED);
     }
 
-    /// The member is there, but not as it was saved. What concerns nearly every member is only counted.
+    /// The member is there, but not as it was saved.
     pub(super) fn altered(&mut self, path: &[u8], message: &str) {
         self.alter(path, message, MAX_ALIKE);
     }
 
     pub(super) fn altered_like_many(&mut self, path: &[u8], message: &str) {
-        self.alter(path, message, 0);
+        self.alter(path, message, MAX_OF_MANY);
     }
 
     fn alter(&mut self, path: &[u8], message: &str, limit: u64) {
@@ -85,11 +88,7 @@ impl Ledger {
     pub(super) fn into_list(mut self) -> Vec<Warning> {
         for (message, kind) in self.kinds {
             if kind.listed < kind.count {
-                let listed = match kind.listed {
-                    0 => String::new(),
-                    listed => format!(", {listed} of them listed"),
-                };
-                let message = format!("{message} ({} in all{listed})", kind.count);
+                let message = format!("{message} ({} in all, {} of them listed)", kind.count, kind.listed);
                 self.list.push(Warning { path: PathBuf::new(), class: kind.class, message });
             }
         }
@@ -119,7 +118,7 @@ mod tests {
         assert!(list.len() <= 1000 + 65, "{}", list.len());
         let said =
             |text: &str| list.iter().find(|line| line.path.as_os_str().is_empty() && line.message.contains(text));
-        assert!(said("its owner (1200 in all)").is_some(), "{list:?}");
+        assert!(said("its owner (1200 in all, ").is_some(), "{list:?}");
         assert!(said("its mode (1200 in all, 10 of them listed)").is_some());
         assert_eq!(said("in the way").unwrap().class, Class::Conflict);
     }

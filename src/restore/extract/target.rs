@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, chmodat, fstat, linkat, makedev, mkdirat, mknodat, openat, statat,
-    symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, chmodat, fstat, fstatfs, linkat, makedev, mkdirat, mknodat, openat,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -172,8 +172,22 @@ impl Target {
         self.create(path, node, make)?.map_err(verdict(action, path))
     }
 
+    /// A file system that would drop the dot at a name's end and say nothing of it does not get the name.
+    fn check_name(&mut self, path: &[u8]) -> Result<(), Failure> {
+        if !path.ends_with(b".") {
+            return Ok(());
+        }
+        let (parent, _) = self.enter(path, Missing::Create)?;
+        let kind = fstatfs(parent).map_err(verdict("looking at the file system", path))?.f_type;
+        if refusal::drops_dots(kind.into()) {
+            return Err(Failure::LeftOut(Refusal::system("its name ends with a dot", Errno::INVAL)));
+        }
+        Ok(())
+    }
+
     /// Keeps one that is there already. Nobody else looks into a new one before it has its own mode.
     pub(super) fn create_directory(&mut self, path: &[u8]) -> Result<Found, Failure> {
+        self.check_name(path)?;
         let (parent, name) = self.enter(path, Missing::Create)?;
         let made = mkdirat(parent, name, Mode::RWXU);
         match made {
@@ -232,6 +246,7 @@ impl Target {
         wanted: FileType,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> Result<T, Errno>,
     ) -> Result<Result<T, Errno>, Failure> {
+        self.check_name(path)?;
         let (overwrite, c_name) = (self.overwrite, c_string(path, split(path).1)?);
         let (parent, _) = self.enter(path, Missing::Create)?;
         let made = make(parent, &c_name);
