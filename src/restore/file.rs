@@ -104,10 +104,7 @@ fn unsupported(error: &io::Error) -> bool {
 
 fn persist(temporary: NamedTempFile, path: &Path, overwrite: bool) -> io::Result<()> {
     let renamed = if overwrite { temporary.persist(path) } else { temporary.persist_noclobber(path) };
-    let PersistError { error, file } = match renamed {
-        Ok(_) => return Ok(()),
-        Err(failed) => failed,
-    };
+    let Err(PersistError { error, file }) = renamed else { return Ok(()) };
     // Some file systems cannot rename without replacing, nor link; that nothing is there was seen before.
     let plain = unsupported(&error) || Errno::from_io_error(&error) == Some(Errno::PERM);
     if overwrite || !plain || path.symlink_metadata().is_ok() {

@@ -88,8 +88,8 @@ pub(super) fn there_already() -> Refusal {
 }
 
 /// Whether a file system of this type (`linux/magic.h`) keeps `name.` as `name`: FAT, exFAT, NTFS, SMB.
-pub(super) const fn drops_dots(kind: i64) -> bool {
-    matches!(kind & 0xffff_ffff, 0x4d44 | 0x2011_bab0 | 0x7366_746e | 0xff53_4d42 | 0xfe53_4d42)
+pub(super) const fn drops_dots(kind: rustix::fs::FsWord) -> bool {
+    matches!(kind.cast_unsigned() & 0xffff_ffff, 0x4d44 | 0x2011_bab0 | 0x7366_746e | 0xff53_4d42 | 0xfe53_4d42)
 }
 
 const fn noun(kind: FileType) -> &'static str {
@@ -180,7 +180,7 @@ mod tests {
             assert!(!ends(errno), "{errno}");
             assert_eq!(Refusal::system("creating it", errno).class, Class::Local);
         }
-        assert!(drops_dots(0x4d44) && drops_dots(0xff53_4d42_u32.cast_signed().into()) && !drops_dots(0xef53));
+        assert!(drops_dots(0x4d44) && drops_dots(0xff53_4d42) && !drops_dots(0xef53));
         let said = |errno: Errno| remedy(&errno.into());
         assert!(said(Errno::NOSPC).unwrap().contains("room") && said(Errno::ROFS).unwrap().contains("read-only"));
     }

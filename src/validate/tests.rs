@@ -386,8 +386,8 @@ async fn a_part_of_the_configured_size_is_sent() {
     let proof = proof_of(&site).await;
     let sent = location().upload.part_size;
     let message = &line(&proof, "multipart upload").message;
-    let size: u64 = message.split(", ").nth(1).and_then(|word| word.split(' ').next()?.parse().ok()).unwrap();
-    assert!(size > sent && size < sent + 4096, "{message}");
+    let bytes: u64 = message.split(", ").nth(1).and_then(|word| word.split(' ').next()?.parse().ok()).unwrap();
+    assert!(bytes > sent && bytes < sent + 4096, "{message}");
 }
 
 #[test]

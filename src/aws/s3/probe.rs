@@ -26,9 +26,9 @@ impl S3Store {
         match self.client.head_object().bucket(&self.bucket).key(key.as_str()).send().await {
             Ok(output) => Ok(output.version_id),
             Err(error) => {
-                let headers = error.raw_response().map(|raw| raw.headers());
-                let marker = headers.filter(|headers| headers.get("x-amz-delete-marker") == Some("true"));
-                let version = marker.and_then(|headers| headers.get("x-amz-version-id"));
+                let marker =
+                    error.raw_response().filter(|raw| raw.headers().get("x-amz-delete-marker") == Some("true"));
+                let version = marker.and_then(|raw| raw.headers().get("x-amz-version-id"));
                 version.map(|version| Some(version.to_owned())).ok_or_else(|| request.failed(&error))
             }
         }

@@ -163,7 +163,7 @@ async fn the_jobs_timeout_and_a_cancellation_end_a_before_hook() {
 #[tokio::test]
 async fn what_a_hook_prints_is_bounded_and_what_it_leaves_behind_is_not_waited_for() {
     let site = Site::new();
-    let chatty = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo the end >&2; sleep 30 & exit 1");
+    let chatty = shell("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo the end >&2; sleep 30 & exit 1");
     let started = std::time::Instant::now();
     let error = site.run("echo x", vec![chatty], Vec::new()).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(20));

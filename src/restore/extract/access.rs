@@ -45,8 +45,8 @@ fn set_permissions(acl: &mut [u8], tag: u16, value: u32) {
     }
 }
 
-/// What a member of this mode may have; `acl` is its access ACL, inside `None` where it was not understood.
-pub(super) fn plan(mode: u32, acl: Option<Option<&[u8]>>, owned: Owned) -> Plan {
+/// What a member of this mode may have; `acl` is its access ACL, or why that was not understood.
+pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owned) -> Plan {
     let mut cut = Vec::new();
     let mut special = mode & 0o7000;
     if !owned.user {
@@ -59,23 +59,23 @@ pub(super) fn plan(mode: u32, acl: Option<Option<&[u8]>>, owned: Owned) -> Plan 
         cut.push("its set-user-ID or set-group-ID bit is left off: it has another owner");
     }
     let (others, bits) = (mode & 7, (mode >> 3) & 7);
-    let mut acl = acl.map(|acl| acl.map(<[u8]>::to_vec));
-    let mut group = match &acl {
+    let mut group = match acl {
         None => bits,
-        Some(None) => bits & others,
-        Some(Some(acl)) => permissions(acl, GROUP).unwrap_or(0) & permissions(acl, MASK).unwrap_or(7),
+        Some(Err(_)) => bits & others,
+        Some(Ok(acl)) => permissions(acl, GROUP).unwrap_or(0) & permissions(acl, MASK).unwrap_or(7),
     };
+    let mut acl = acl.and_then(|acl| acl.as_ref().ok()).cloned();
     if !owned.group {
         if group & !others != 0 {
             cut.push("its group may do no more than others: it has another group");
         }
         group &= others;
-        if let Some(Some(acl)) = &mut acl {
+        if let Some(acl) = &mut acl {
             let narrower = permissions(acl, GROUP).unwrap_or(0) & others;
             set_permissions(acl, GROUP, narrower);
         }
     }
-    let acl = acl.flatten().map(|acl| {
+    let acl = acl.map(|acl| {
         let of = |tag| permissions(&acl, tag);
         let masked = of(MASK).or(of(GROUP)).unwrap_or(0);
         let left = special | (of(USER).unwrap_or(0) << 6) | (masked << 3) | of(OTHER).unwrap_or(0);
@@ -111,13 +111,12 @@ mod tests {
             (0o664, Some("none"), Owned::BOTH, 0o644, None, 0),
             (0o660, Some("none"), Owned::BOTH, 0o600, None, 0),
         ] {
-            let binary = text.map(|text| to_binary(text).ok());
-            let plan = plan(mode, binary.as_ref().map(Option::as_deref), owned);
+            let plan = plan(mode, text.map(to_binary).as_ref(), owned);
             let acl = plan.acl.map(|(acl, mode)| (to_text(&acl).unwrap(), mode));
             let set = set.map(|(text, mode)| (text.to_owned(), mode));
             assert_eq!((plan.mode, acl, plan.cut.len()), (plain, set, cuts), "{mode:o} {text:?} {owned:?}");
         }
         // Malformed: nobody is let in, and the kernel refuses the ACL.
-        assert_eq!(plan(0o770, Some(Some(&[2, 0, 0])), Owned::BOTH).mode, 0o700);
+        assert_eq!(plan(0o770, Some(&Ok(vec![2, 0, 0])), Owned::BOTH).mode, 0o700);
     }
 }

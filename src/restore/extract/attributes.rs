@@ -125,7 +125,7 @@ impl Setter<'_> {
                 self.ledger.altered(&self.member.path, &format!("its ACL is not restored: {reason}"));
             }
         }
-        let plan = access::plan(self.member.mode, saved.map(|acl| acl.as_ref().ok().map(Vec::as_slice)), owned);
+        let plan = access::plan(self.member.mode, saved, owned);
         for cut in &plan.cut {
             self.say(cut);
         }

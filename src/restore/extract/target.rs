@@ -178,8 +178,8 @@ impl Target {
             return Ok(());
         }
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let kind = fstatfs(parent).map_err(verdict("looking at the file system", path))?.f_type;
-        if refusal::drops_dots(kind.into()) {
+        let stat = fstatfs(parent).map_err(verdict("looking at the file system", path))?;
+        if refusal::drops_dots(stat.f_type) {
             return Err(Failure::LeftOut(Refusal::system("its name ends with a dot", Errno::INVAL)));
         }
         Ok(())
@@ -249,9 +249,9 @@ impl Target {
         self.check_name(path)?;
         let (overwrite, c_name) = (self.overwrite, c_string(path, split(path).1)?);
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let made = make(parent, &c_name);
-        if !matches!(made, Err(Errno::EXIST)) {
-            return Ok(made);
+        let first = make(parent, &c_name);
+        if !matches!(first, Err(Errno::EXIST)) {
+            return Ok(first);
         }
         if self.known.is_fresh(split(path).0) {
             return Err(Failure::LeftOut(taken()));
