@@ -200,7 +200,7 @@ impl Classify for Error {
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
                 .remedy("`penstock list` shows what there is; --cluster and --location look elsewhere"),
             Self::Memory { .. } => Report::new(Class::Local, self.to_string())
-                .remedy("raise limits.memory, or ask for less with --job and --node; a retention with fewer backups lists faster, too"),
+                .remedy("raise limits.memory, or ask for less with --job and --node"),
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::store::{self, ListedObject, Page};
 /// Pages without an object, one after the other. A store may skip what was deleted, but not for ever.
 const MAX_EMPTY: u32 = 10_000;
 
+const REMEDY: &str =
+    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
+
 /// The objects below a prefix that Penstock wrote.
 pub struct Pages<'a> {
     catalog: &'a Catalog,
@@ -41,7 +44,8 @@ impl<'a> Pages<'a> {
         let page = with_retries("ListObjectsV2", &self.prefix, || store.list(prefix, self.from.as_deref())).await?;
         if !self.advance.page(&page) {
             let message = "the store's listing does not advance: it goes on, but repeats what it has listed";
-            return Err(store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message).into());
+            let error = store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message);
+            return Err(store::Error { remedy: Some(REMEDY.to_owned()), ..error }.into());
         }
         self.ended = page.next.is_none();
         self.from = page.next;

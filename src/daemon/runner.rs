@@ -118,7 +118,8 @@ impl Runner {
                 store: location.remote.store(),
                 prefix: location.config.prefix.clone(),
                 cluster,
-                memory: self.budget.total(),
+                // Streams of other jobs have the whole budget meanwhile: what is counted beside it is less.
+                memory: self.budget.total() / 2,
             },
             checksum: location.config.checksum,
             grace: prune::grace_of(Some(job)),

@@ -22,6 +22,7 @@ mod faults;
 mod imports;
 mod incremental;
 mod layouts;
+mod listings;
 mod memory;
 mod model;
 mod moto;

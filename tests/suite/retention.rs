@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -139,11 +139,23 @@ path = "{tree}/version"
         named
     }
 
+    /// Makes the store say that it took the manifest then: the node's clock was ahead.
+    fn stored(&self, id: &str, at: SystemTime) {
+        let path = self.s3.folder().join(format!("fleet/test/files/node-1/{id}/manifest.json"));
+        fs::File::options().append(true).open(path).unwrap().set_modified(at).unwrap();
+    }
+
     fn put(&self, key: &str) {
         let path = self.s3.folder().join(key);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "somebody's").unwrap();
     }
+}
+
+/// The start of this day, as UTC has it, so many days ago.
+fn day(ago: u64) -> SystemTime {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    UNIX_EPOCH + Duration::from_secs((now / 86400 - ago) * 86400)
 }
 
 fn set<const N: usize>(ids: [&String; N]) -> BTreeSet<String> {
@@ -197,22 +209,81 @@ fn retention_is_applied_and_the_space_comes_back_after_the_grace_period() {
     assert_eq!(site.json("node-1", &["show", &ids[0]]).0, 66);
     assert_eq!(site.objects().len(), before.len(), "within the grace period nothing is gone");
 
-    // Undone, as docs/retention.md says; then for good.
+    // Undone, as docs/retention.md says: it stays as long as nothing else is stored.
     let home = site.s3.folder().join(format!("fleet/test/files/node-1/{}", ids[1]));
     fs::copy(home.join("deleted.json"), home.join("manifest.json")).unwrap();
+    site.stored(&ids[1], SystemTime::now() + Duration::from_secs(2));
     assert_eq!(site.version("node-1", &ids[1]), "1");
     site.done("node-1", &[&["prune"], NO_GRACE].concat());
     let mut expected = site.named();
     expected.extend(["fleet/test/files/node-1/README.txt".to_owned(), "elsewhere/README.txt".to_owned()]);
     assert_eq!(site.objects(), expected);
-    for (id, version) in [(&ids[3], "3"), (&ids[2], "2"), (&others[0], "9")] {
+    for (id, version) in [(&ids[3], "3"), (&ids[2], "2"), (&ids[1], "1"), (&others[0], "9")] {
         assert_eq!(site.version("node-1", id), version);
     }
     let stats = site.done("node-1", &["stats"]);
-    assert_eq!(stats["total"]["backups"], 4);
+    assert_eq!(stats["total"]["backups"], 5);
     let kept = &stats["stats"][2];
     assert_eq!((&kept["job"], &kept["node"], &kept["dead_bytes"]), (&"kept".into(), &"node-1".into(), &0.into()));
     assert!(stats["stats"][0]["full_bytes"].as_u64() < stats["stats"][0]["stored_bytes"].as_u64());
+}
+
+/// One backup was taken with the clock ten days ahead. It is not the newest for ten days.
+#[test]
+fn a_clock_that_was_ahead_once_is_not_the_newest_for_ever() {
+    let site = Site::new();
+    let mut ids: Vec<String> = (0..3).map(|number| site.backup("node-1", "files", number)).collect();
+    site.stored(&ids[2], day(10));
+    let list = site.done("node-1", &["list", "--job", "files"]);
+    let listed =
+        |at: usize| (list["backups"][at]["id"].as_str().unwrap(), list["backups"][at]["dated_ahead"].as_bool());
+    assert_eq!([0, 1, 2].map(listed), [(&*ids[1], Some(false)), (&*ids[0], Some(false)), (&*ids[2], Some(true))]);
+    let text = String::from_utf8(site.run("node-1", &["list"]).stdout).unwrap();
+    assert_eq!(text.matches("clock was ahead: taken").count(), 1, "{text}");
+    assert_eq!(site.version("node-1", "files@latest"), "1");
+    assert_eq!(site.done("node-1", &["verify"])["backups"][0]["id"], *ids[1]);
+    ids.push(site.backup("node-1", "files", 3));
+    assert_eq!(site.done("node-1", &["show", &ids[3]])["parent"], *ids[1]);
+    assert_eq!(site.done("node-1", &["stats"])["stats"][0]["oldest"], *ids[2]);
+    site.done("node-1", &["prune"]);
+    assert_eq!(site.ids(&[]), set([&ids[1], &ids[3]]));
+}
+
+/// A backup each night that has everything, and one each day without the dump: the nights' stay.
+#[test]
+fn backups_that_lack_an_item_push_out_none_that_has_it() {
+    let site = Site::new();
+    let dump = site.servers.folder().join("dump");
+    let text = site.configuration("node-1").replace("keep_last = 2", "keep_daily = 2");
+    let text = text.replace("echo the dump", &format!("cat {}", dump.display()));
+    fs::write(site.config("node-1"), text).unwrap();
+    let mut backups = Vec::new();
+    for ago in [3, 2, 1] {
+        for (hour, code) in [(2, 0), (14, 1)] {
+            if code == 0 {
+                fs::write(&dump, "the dump").unwrap();
+            } else {
+                fs::remove_file(&dump).unwrap();
+            }
+            let (found, done) = site.json("node-1", &["backup", "files"]);
+            assert_eq!(found, code, "{done}");
+            let id = done["backups"][0]["id"].as_str().unwrap().to_owned();
+            site.stored(&id, day(ago) + Duration::from_secs(hour * 3600));
+            backups.push(id);
+        }
+    }
+    let [_, _, second, _, third, newest] = backups.try_into().unwrap();
+    let plan = site.done("node-1", &["prune", "--job", "files", "--dry-run"]);
+    let said = |id: &str| {
+        let one = plan["chains"][0]["backups"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap();
+        (one["reasons"].clone(), one["failed_items"].clone())
+    };
+    assert_eq!(said(&newest), (serde_json::json!(["newest"]), serde_json::json!(["dump"])));
+    assert_eq!(said(&third), (serde_json::json!(["daily"]), serde_json::json!([])));
+    site.done("node-1", &["prune"]);
+    assert_eq!(site.ids(&[]), set([&second, &third, &newest]));
+    let text = String::from_utf8(site.run("node-1", &["list"]).stdout).unwrap();
+    assert_eq!(text.matches("partial: without dump").count(), 1, "{text}");
 }
 
 #[test]

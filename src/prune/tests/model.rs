@@ -9,6 +9,8 @@ use super::*;
 enum Event {
     /// Objects of its own, whether it has a parent, and which of the parent's objects it still refers to.
     Backup(u32, bool, Vec<bool>),
+    /// The node's clock is ten years ahead for what comes next.
+    Ahead(Box<Event>),
     /// Dies before its manifest.
     Crash(u32),
     Prune(u32),
@@ -20,7 +22,7 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let refers = prop::collection::vec(any::<bool>(), 0..8);
-    let event = prop_oneof![
+    let at_its_time = prop_oneof![
         4 => (0..3_u32, prop::bool::weighted(0.8), refers).prop_map(|(own, parent, refers)| Event::Backup(own, parent, refers)),
         1 => (0..3_u32).prop_map(Event::Crash),
         2 => (1..4_u32).prop_map(Event::Prune),
@@ -28,6 +30,10 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0..8_usize).prop_map(Event::Delete),
         3 => (1..40_i64).prop_map(Event::Hours),
     ];
+    let event = (at_its_time, prop::bool::weighted(0.1)).prop_map(|(event, ahead)| match event {
+        Event::Backup(..) | Event::Crash(_) if ahead => Event::Ahead(Box::new(event)),
+        event => event,
+    });
     prop::collection::vec(event, 1..40)
 }
 
@@ -45,6 +51,12 @@ async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) 
             let manifest = world.upload(&chain, own, parent.as_ref(), &refers).await;
             world.commit(&chain, &manifest).await;
             manifests.push(manifest);
+        }
+        Event::Ahead(event) => {
+            // Only ids and manifests go by this clock.
+            world.now += 3650 * DAY;
+            Box::pin(happen(world, manifests, *event)).await;
+            world.now -= 3650 * DAY;
         }
         Event::Crash(own) => drop(world.upload(&chain, own, None, &[]).await),
         Event::Prune(last) => drop(world.prune(&chain, &keep_last(last)).await.unwrap()),

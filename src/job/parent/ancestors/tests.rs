@@ -3,7 +3,7 @@ use super::*;
 use crate::checksum::Algorithm;
 use crate::download::testing::{item, manifest};
 use crate::format::key::BackupPrefix;
-use crate::format::manifest::{IndexObject, SourceDescription};
+use crate::format::manifest::{IndexObject, NotEntered, SourceDescription};
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -60,7 +60,7 @@ impl World {
             digest,
             index,
             objects,
-            not_entered: Default::default(),
+            not_entered: NotEntered::default(),
         };
         let Chain { cluster, job, node } = chain();
         let manifest = Manifest {
