@@ -11,7 +11,6 @@ use jiff::Timestamp;
 
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
-use crate::store::Payload;
 
 /// A certificate, as far as an operator cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +119,7 @@ pub trait Site: Send + Sync {
     async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), ServiceError>;
 
     /// Writes an object with `If-None-Match: *`, whatever a store that refuses it makes of it.
-    async fn put_if_absent(&self, key: &ObjectKey, payload: Payload) -> Result<(), ServiceError>;
+    async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), ServiceError>;
 
     /// The version that the key has now, a delete marker's too; `None` in a bucket that keeps none, [`Class::NotFound`] where
     /// nothing is.

@@ -71,12 +71,10 @@ impl Call<'_> {
                 self.unreadable(failure.raw(), failure.err())
             }
             SdkError::ServiceError(failure) => self.reply(failure.err().meta(), failure.raw(), ""),
-            SdkError::ResponseError(failure) if failure.raw().status().is_success() => {
-                self.unreadable(failure.raw(), error)
-            }
+            // Its body could not be received to the end: the connection's doing.
             SdkError::ResponseError(failure) => {
                 let meta = aws_smithy_types::error::ErrorMetadata::builder().build();
-                self.reply(&meta, failure.raw(), "")
+                self.reply(&meta, failure.raw(), "the answer was cut off")
             }
             _ => self.transport(error),
         }
@@ -103,13 +101,7 @@ impl Call<'_> {
         tracing::debug!(operation = self.operation, error = tell(parser), "an answer could not be read");
         let (service, operation) = (self.service.as_str().to_uppercase(), self.operation);
         let message = format!("the answer to {operation} is not one of {service}: it {}", begins_with(&document(raw)));
-        let remedy = match operation {
-            "ListParts" | "ListMultipartUploads" => {
-                "the store answers this request in a way of its own: nothing interrupted is resumed or found there, and \
-                 nothing is to be set"
-            }
-            _ => "is the URL one of S3, STS or EC2, and does no proxy answer in its place?",
-        };
+        let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
         store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
     }
 

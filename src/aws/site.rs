@@ -115,8 +115,8 @@ impl Site for AwsLocation {
         self.store.put_without_kms(key, data).await
     }
 
-    async fn put_if_absent(&self, key: &ObjectKey, payload: store::Payload) -> Result<(), store::Error> {
-        self.store.put_object(key, payload, store::Overwrite::Refuse).await
+    async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), store::Error> {
+        self.store.put_if_absent(key, data).await
     }
 
     async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, store::Error> {

@@ -261,7 +261,7 @@ impl Writing<'_> {
     /// What the store makes of `If-None-Match: *`, with which a manifest is written.
     async fn condition(&self) -> Outcome {
         let key = self.made.object("condition");
-        let put = || self.site.put_if_absent(&key, self.payload(content(self.made)));
+        let put = || self.site.put_if_absent(&key, content(self.made));
         for taken in [Key::Free, Key::Taken] {
             let result = with_retries("PutObject", &key, put).await;
             if let Some(found) = judge_condition(taken, result)? {

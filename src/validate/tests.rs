@@ -178,7 +178,8 @@ impl Site for Refusing {
         self.memory.put(key, Payload::new(data, Algorithm::None), Overwrite::Allow).await
     }
 
-    async fn put_if_absent(&self, key: &ObjectKey, payload: Payload) -> Result<(), Error> {
+    async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
+        let payload = Payload::new(data, Algorithm::None);
         match self.condition {
             Condition::Honoured => self.memory.put(key, payload, Overwrite::Refuse).await,
             Condition::Ignored => self.memory.put(key, payload, Overwrite::Allow).await,

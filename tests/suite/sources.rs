@@ -150,7 +150,7 @@ fn a_match_that_cannot_be_looked_at_fails_and_its_last_copy_is_kept() {
     let (_, plan) = site.as_nobody(&["prune", "--job", "j", "--dry-run"]);
     let backups = plan["chains"][0]["backups"].as_array().unwrap();
     let kept = backups.iter().find(|backup| backup["id"] == first["backups"][0]["id"]).unwrap();
-    assert!(kept["keep"] == true && kept["reasons"][0].as_str().unwrap().starts_with("last with"), "{plan:#}");
+    assert!(kept["keep"] == true && kept["reasons"][0].as_str().unwrap().starts_with("last of"), "{plan:#}");
     for path in ["pods/a", "deep/a/v"] {
         mode(&site.path(path), 0o755);
     }

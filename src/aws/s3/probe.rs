@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::S3Store;
 use crate::format::key::ObjectKey;
-use crate::store::Error;
+use crate::store::{Error, Overwrite, Payload};
 
 impl S3Store {
     /// The bucket's region, where the store says it: also in a refusal.
@@ -46,5 +46,9 @@ impl S3Store {
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(data.into());
         let put = put.server_side_encryption(ServerSideEncryption::Aes256);
         put.send().await.map(drop).map_err(|error| request.failed(&error))
+    }
+    /// With `If-None-Match: *`, and without the way round for a store that refuses it.
+    pub(in crate::aws) async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
+        self.put_object(key, Payload::new(data, self.algorithm), Overwrite::Refuse).await
     }
 }
