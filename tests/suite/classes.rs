@@ -107,9 +107,7 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
     match at {
         At::Put => {
             let payload = Payload::new("data", Algorithm::None);
-            // A 501 to a conditional PUT is asked about in other ways (aws::s3::condition): the row is about the first answer.
-            let overwrite = if status == 501 { Overwrite::Allow } else { Overwrite::Refuse };
-            store.put(&key, payload, overwrite).await.unwrap_err()
+            store.put(&key, payload, Overwrite::Refuse).await.unwrap_err()
         }
         At::Get => store.get(&key, None).await.map(|_| ()).unwrap_err(),
         At::Create => store.create_upload(&key).await.unwrap_err(),

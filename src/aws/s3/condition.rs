@@ -1,7 +1,7 @@
 //! Writing what must not be there yet, at a store that refuses `If-None-Match`: OpenStack Swift does (docs/decisions/0056).
 
 use super::S3Store;
-use crate::error::Class;
+use crate::error::{Class, Retry};
 use crate::format::key::ObjectKey;
 use crate::store::{Error, Overwrite, Payload};
 
@@ -9,12 +9,14 @@ impl S3Store {
     /// With the condition; where the store refuses it, without, once the key is known to be free. That costs two more requests.
     pub(super) async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<(), Error> {
         let refused = match self.put_object(key, payload.clone(), Overwrite::Refuse).await {
-            Err(error) if error.class == Class::Compat && error.is_refusal() => error,
+            Err(error) if refuses_the_condition(&error) => error,
             other => return other,
         };
         match super::Store::head(self, key).await {
             Err(missing) if missing.class == Class::NotFound => {}
-            Err(unknown) => return Err(unknown),
+            Err(unknown) if unknown.class.retry() == Retry::BackOff => return Err(unknown),
+            // What was refused may be another header: the first answer says which.
+            Err(_) => return Err(refused),
             Ok(_) => return Err(self.request("PutObject", key.as_str()).odd(Class::Conflict, "the key is taken")),
         }
         if self.unconditional.first() {
@@ -22,4 +24,11 @@ impl S3Store {
         }
         self.put_object(key, payload, Overwrite::Allow).await
     }
+}
+
+/// Whether it can be the condition that the store does not know.
+fn refuses_the_condition(error: &Error) -> bool {
+    let message = error.message.to_ascii_lowercase();
+    let named = ["conditional", "if-none-match"].iter().any(|word| message.contains(word));
+    error.class == Class::Compat && error.is_refusal() && (named || error.status == Some(501))
 }
