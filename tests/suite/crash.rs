@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::faults::proxy::{Fault, Moment, Operation, Proxy};
 use crate::faults::{next, noise};
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Servers};
 
 /// With objects of 6 MiB: three of them, each of two parts.
 const LENGTH: usize = (13 << 20) + 4321;
@@ -34,10 +34,7 @@ impl Site {
         let (state, source) = (folder.join("state"), folder.join("source"));
         let text = format!(
             r#"{head}
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [locations.primary.upload]
 part_size = "5MiB"
 object_size = "6MiB"

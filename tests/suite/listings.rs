@@ -14,7 +14,7 @@ use penstock::format::key::Name;
 use penstock::stats;
 
 use crate::aws_client::connect;
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Scripted, Seen, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Scheme, Scripted, Seen, Servers};
 
 /// Objects a page.
 const PAGE: usize = 1000;
@@ -86,10 +86,7 @@ fn configured(servers: &Servers, s3: &S3Server, url: &str) -> std::path::PathBuf
     let path = servers.folder().join("penstock.toml");
     let text = format!(
         r#"{head}
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [jobs.j]
 location = "primary"
 retention = {{ keep_last = 1 }}

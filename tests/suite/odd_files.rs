@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::binary::Penstock;
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Scheme, Servers};
 
 struct Site {
     servers: Servers,
@@ -23,10 +23,7 @@ impl Site {
         let s3 = servers.s3(Scheme::Http);
         let config = format!(
             r#"{head}
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [jobs.j]
 location = "primary"
 {sources}"#,

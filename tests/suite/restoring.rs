@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Scheme, Servers};
 
 /// An ordinary user: nobody's.
 const USER: u32 = 65534;
@@ -34,10 +34,7 @@ impl Site {
         prepare(&tree);
         let config = format!(
             r#"{head}
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [jobs.files]
 location = "primary"
 [[jobs.files.sources]]

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Seen, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Scheme, Seen, Servers};
 
 /// Two jobs, two nodes, one bucket.
 struct Site {
@@ -43,10 +43,7 @@ impl Site {
         format!(
             r#"{head}
 prefix = "fleet"
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [jobs.files]
 location = "primary"
 retention = {{ keep_last = 2 }}

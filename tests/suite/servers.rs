@@ -31,6 +31,11 @@ use crate::uploads::Uploads;
 
 pub(crate) const ACCESS_KEY: &str = "AKIATESTS3";
 pub(crate) const SECRET_KEY: &str = "secret-of-the-tests";
+/// A configuration's section with them.
+pub(crate) const STATIC_KEYS: &str = r#"[locations.primary.credentials]
+source = "static"
+access_key_id = "AKIATESTS3"
+secret_access_key = "secret-of-the-tests""#;
 /// A second key the S3 server knows: what a scripted STS hands out.
 pub(crate) const SESSION_ACCESS_KEY: &str = "ASIASESSION";
 pub(crate) const SESSION_SECRET_KEY: &str = "secret-of-the-session";

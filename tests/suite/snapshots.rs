@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::fake_ec2::{FakeEc2, When, refusal};
 use crate::faults::next;
 use crate::moto::Moto;
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
+use crate::servers::{S3Server, STATIC_KEYS, Scheme, Servers};
 
 const DATA: &str = "vol-0123456789abcdef0";
 const LOGS: &str = "vol-0123456789abcdef1";
@@ -51,10 +51,7 @@ region = "eu-west-1"
 s3_url = "{s3}"
 ec2_url = "{ec2}"
 force_path_style = true
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [jobs.disks]
 location = "primary"
 [[jobs.disks.sources]]

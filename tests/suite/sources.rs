@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::binary::Penstock;
-use crate::servers::{ACCESS_KEY, SECRET_KEY, Scheme, Servers};
+use crate::servers::{STATIC_KEYS, Scheme, Servers};
 
 /// Nobody: a user whom permissions stop.
 const NOBODY: u32 = 65534;
@@ -28,10 +28,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let head = s3.toml("node-1", &folder.path().join("state"), &s3.url);
         let config = config.replace("FOLDER", folder.path().to_str().unwrap());
-        let config = format!(
-            "{head}\n[locations.primary.credentials]\nsource = \"static\"\naccess_key_id = \"{ACCESS_KEY}\"\n\
-             secret_access_key = \"{SECRET_KEY}\"\n{config}"
-        );
+        let config = format!("{head}\n{STATIC_KEYS}\n{config}");
         let penstock = Penstock::new(folder.path(), &config);
         Self { _servers: servers, folder, penstock }
     }

@@ -15,7 +15,7 @@ use penstock::store::{Deleted, Overwrite, Payload, UploadHandle, UploadId};
 use serde_json::Value;
 
 use crate::binary::Penstock;
-use crate::servers::{ACCESS_KEY, Answer, S3Server, SECRET_KEY, Scheme, Seen, Servers};
+use crate::servers::{Answer, S3Server, STATIC_KEYS, Scheme, Seen, Servers};
 
 fn error(status: u16, code: &str, message: &str) -> Answer {
     (status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"))
@@ -28,10 +28,7 @@ fn penstock(servers: &Servers, s3: &S3Server, more: &str) -> Penstock {
     let config = format!(
         r#"{head}
 {more}
-[locations.primary.credentials]
-source = "static"
-access_key_id = "{ACCESS_KEY}"
-secret_access_key = "{SECRET_KEY}"
+{STATIC_KEYS}
 [locations.primary.upload]
 part_size = "5MiB"
 [jobs.j]

@@ -96,26 +96,10 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::FileType;
-
     use super::*;
 
     fn meta() -> Meta {
-        let time = FileTime { seconds: 1000, nanoseconds: 5 };
-        Meta {
-            file_type: FileType::RegularFile,
-            size: 10,
-            allocated: 4096,
-            mode: 0o644,
-            uid: 1,
-            gid: 2,
-            mtime: time,
-            ctime: time,
-            inode: 7,
-            device: 1,
-            links: 3,
-            rdev: (0, 0),
-        }
+        Meta::of_test(3)
     }
 
     #[test]

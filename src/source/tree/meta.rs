@@ -32,6 +32,28 @@ impl Meta {
     }
 }
 
+#[cfg(test)]
+impl Meta {
+    /// A regular file with so many names.
+    pub(crate) fn of_test(links: u64) -> Self {
+        let time = FileTime { seconds: 1000, nanoseconds: 5 };
+        Self {
+            file_type: FileType::RegularFile,
+            size: 10,
+            allocated: 4096,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            mtime: time,
+            ctime: time,
+            inode: 7,
+            device: 1,
+            links,
+            rdev: (0, 0),
+        }
+    }
+}
+
 impl From<Stat> for Meta {
     // The fields' widths differ between architectures: what is a conversion on one is none on another.
     #[allow(clippy::useless_conversion)]
