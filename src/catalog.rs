@@ -52,7 +52,13 @@ pub struct Scope<'a> {
     pub node: Option<&'a Name>,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// That chain alone.
+    #[must_use]
+    pub const fn of(chain: &'a Chain) -> Self {
+        Self { job: Some(&chain.job), node: Some(&chain.node) }
+    }
+
     fn holds(&self, chain: &Chain) -> bool {
         self.job.is_none_or(|job| *job == chain.job) && self.node.is_none_or(|node| *node == chain.node)
     }

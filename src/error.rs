@@ -191,6 +191,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// See [`ServiceError::is_incapable`].
+    #[must_use]
+    pub fn is_incapable(&self) -> bool {
+        self.class == Class::Compat && self.code.as_deref() != Some(NOT_THE_SERVICE)
+    }
+
     #[must_use]
     pub fn new(class: Class, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), remedy: None, service: None, code: None, request_id: None }
@@ -211,6 +217,9 @@ pub trait Classify: std::error::Error {
         self.report().class
     }
 }
+
+/// The code of a failure that none of the service's own answers caused: something else answered in its place.
+pub const NOT_THE_SERVICE: &str = "NotTheService";
 
 /// A failed request: what was asked, of what, what came back, and what that means.
 #[derive(Debug, Clone)]
@@ -260,6 +269,12 @@ impl ServiceError {
             remedy: None,
             delivery: Delivery::Sent,
         }
+    }
+
+    /// The store cannot do what was asked: its own word, and not that of a proxy or a login page in its place, which may be gone tomorrow.
+    #[must_use]
+    pub fn is_incapable(&self) -> bool {
+        self.class == Class::Compat && self.code.as_deref() != Some(NOT_THE_SERVICE)
     }
 
     /// The service answered, and what it said means that nothing was done: also that it does not know such a request.

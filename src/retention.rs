@@ -212,16 +212,17 @@ fn counted(
     {
         reasons[*oldest].push(Reason::Oldest(rule));
     }
+    let chosen: HashSet<usize> = chosen.into_iter().collect();
     let mut of_items: BTreeMap<usize, BTreeSet<Name>> = BTreeMap::new();
     let Backup { saved, failed, .. } = &backups[*newest];
     for item in saved.union(failed) {
         let having = dated.iter().copied().filter(|(_, at)| backups[*at].saved.contains(item));
-        for at in one_of_each(count, having, backups) {
+        // What the rule keeps anyway needs no second reason, and no copy of its items' names.
+        for at in one_of_each(count, having, backups).into_iter().filter(|at| !chosen.contains(at)) {
             of_items.entry(at).or_default().insert(item.clone());
         }
     }
-    let chosen: HashSet<usize> = chosen.into_iter().collect();
-    for (at, items) in of_items.into_iter().filter(|(at, _)| !chosen.contains(at)) {
+    for (at, items) in of_items {
         reasons[at].push(Reason::Items(rule, items));
     }
 }

@@ -120,7 +120,7 @@ impl Fold {
                 stats.live_bytes = stats.live_bytes.saturating_add(of_it);
                 Ok(())
             };
-            let scope = Scope { job: Some(&chain.job), node: Some(&chain.node) };
+            let scope = Scope::of(chain);
             catalog.walk(scope, visit).await?;
         }
         stats.dead_bytes = stats.stored_bytes.saturating_sub(stats.live_bytes);

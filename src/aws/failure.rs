@@ -14,7 +14,7 @@ use rustls::{CertificateError, Error as TlsError};
 use super::classify::{Context, Reply, Service, Verdict, classify};
 use super::reply::{self, Odd};
 use super::watch::FreshCredentials;
-use crate::error::{Class, Delivery};
+use crate::error::{Class, Delivery, NOT_THE_SERVICE};
 use crate::store;
 
 /// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
@@ -68,7 +68,7 @@ impl Call<'_> {
                 if let Err(odd) = reply::check(self.service, self.operation, failure.raw()) {
                     return self.odd(&odd, failure.raw());
                 }
-                self.unreadable(failure.raw(), failure.err())
+                self.unreadable(failure.err())
             }
             SdkError::ServiceError(failure) => self.reply(failure.err().meta(), failure.raw(), ""),
             // Its body could not be received to the end: the connection's doing.
@@ -91,17 +91,19 @@ impl Call<'_> {
             status: Some(raw.status().as_u16()),
             request_id: request_id(raw),
             remedy,
+            code: odd.is_elsewhere().then(|| NOT_THE_SERVICE.to_owned()),
             ..self.error(odd.class(), odd.to_string())
         }
     }
 
-    /// The server answered with success, and with something else than what was asked for. The parser's own words are for whoever
+    /// The document is the one that was asked for, and something in it is not what the SDK can read. The parser's own words are for whoever
     /// debugs this: they name no cause that an operator knows.
-    fn unreadable(&self, raw: &HttpResponse, parser: &(dyn StdError + 'static)) -> store::Error {
+    fn unreadable(&self, parser: &(dyn StdError + 'static)) -> store::Error {
         tracing::debug!(operation = self.operation, error = tell(parser), "an answer could not be read");
-        let (service, operation) = (self.service.as_str().to_uppercase(), self.operation);
-        let message = format!("the answer to {operation} is not one of {service}: it {}", begins_with(&document(raw)));
-        let remedy = "is the URL one of S3, STS or EC2, and does no proxy answer in its place?";
+        let service = self.service.as_str().to_uppercase();
+        let message =
+            format!("the answer to {} cannot be read: an element in it is not as {service} writes it", self.operation);
+        let remedy = "the store, or a proxy before it, is not compatible here (docs/stores.md); the log at level debug has the parser's words";
         store::Error { remedy: Some(remedy.to_owned()), ..self.error(UNREADABLE, message) }
     }
 
@@ -180,25 +182,6 @@ pub(super) fn odd<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Odd> {
 /// A reply's body as text; empty where it is a stream.
 pub(super) fn document(raw: &HttpResponse) -> Cow<'_, str> {
     raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default()
-}
-
-/// A document's first element, or first words, on one line.
-fn begins_with(document: &str) -> String {
-    const MOST: usize = 60;
-    let body = document.trim_start_matches('\u{feff}').trim_start();
-    let root = match body.strip_prefix("<?").and_then(|rest| rest.split_once("?>")) {
-        Some((_, rest)) => rest.trim_start(),
-        None => body,
-    };
-    let end = root.find(|c: char| c == '>' || (c.is_whitespace() && root.starts_with('<'))).unwrap_or(root.len());
-    let mut shown: String = root[..end].chars().filter(|c| !c.is_control()).take(MOST).collect();
-    if shown.is_empty() {
-        return "is empty".to_owned();
-    }
-    if shown.starts_with('<') {
-        shown.push('>');
-    }
-    format!("begins with {shown}")
 }
 
 /// The text of the first element of that name: an error document is flat, and short.
@@ -322,20 +305,6 @@ mod tests {
         let document = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please</Message></Error>";
         assert_eq!((element(document, "Code"), element(document, "Message")), (Some("SlowDown"), Some("Please")));
         assert_eq!((element("", "Code"), element("<Code>", "Code"), element("<html>", "Code")), (None, None, None));
-    }
-
-    #[test]
-    fn what_came_instead_is_named_by_its_beginning() {
-        for (document, words) in [
-            ("<?xml version=\"1.0\"?>\n<ListPartsResponse xmlns=\"u\"><Bucket>", "begins with <ListPartsResponse>"),
-            ("<!doctype html>\n<html>", "begins with <!doctype>"),
-            ("OK", "begins with OK"),
-            ("  \n", "is empty"),
-            ("\u{1b}[31mred", "begins with [31mred"),
-        ] {
-            assert_eq!(begins_with(document), words);
-        }
-        assert!(begins_with(&"x".repeat(9999)).len() < 100);
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -61,6 +61,16 @@ impl Odd {
         }
     }
 
+    /// Whether something else than the service answered.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Page(..) | Self::Redirect(..) | Self::NoETag => true,
+            // Another document may be the store's own way; no document at all is nobody's.
+            Self::Document { found, .. } => !found.starts_with("a <"),
+            Self::TooLong | Self::Cut(_) => false,
+        }
+    }
+
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Page(..) | Self::Redirect(..) | Self::NoETag => {

@@ -9,13 +9,10 @@ use super::{Catalog, Error, Found, Scope};
 use crate::error::Class;
 use crate::format::key::{BackupPrefix, ObjectKey};
 use crate::retry::with_retries;
-use crate::store::{self, ListedObject, Page};
+use crate::store::{self, ListedObject, PAGING_REMEDY, Page};
 
 /// Pages without an object, one after the other. A store may skip what was deleted, but not for ever.
 const MAX_EMPTY: u32 = 10_000;
-
-const REMEDY: &str =
-    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
 
 /// The objects below a prefix that Penstock wrote.
 pub struct Pages<'a> {
@@ -45,7 +42,7 @@ impl<'a> Pages<'a> {
         if !self.advance.page(&page) {
             let message = "the store's listing does not advance: it goes on, but repeats what it has listed";
             let error = store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message);
-            return Err(store::Error { remedy: Some(REMEDY.to_owned()), ..error }.into());
+            return Err(store::Error { remedy: Some(PAGING_REMEDY.to_owned()), ..error }.into());
         }
         self.ended = page.next.is_none();
         self.from = page.next;

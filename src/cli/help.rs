@@ -52,7 +52,8 @@ Examples:
   penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
 
 One item's files go straight into DIR, those of several into DIR/ITEM.
-Exit codes: 0 all restored, 1 restored with warnings, 65 data is damaged, 66 no such backup, 73 DIR is not empty, 74 DIR cannot be written.";
+Exit codes: 0 all restored as saved, 1 something was left out or is not as saved, 65 data is damaged, 66 no such backup,
+73 DIR is not empty or what is in it is in the way of everything, 74 DIR cannot be written.";
 
 pub(in crate::cli) const CAT: &str = "\
 Examples:

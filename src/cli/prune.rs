@@ -18,7 +18,7 @@ use crate::config::{self, Config, Location};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::metrics::Metrics;
-use crate::prune::{self, Context, Garbage, Hidden, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::{Reason, some_of};
 use crate::snapshot;
 
@@ -214,7 +214,7 @@ impl Told {
         let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
         let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
-        let hidden = pruned.map_or_else(Hidden::default, |done| done.hidden);
+        let hidden = pruned.map_or_else(Count::default, |done| done.hidden);
         self.lines.extend(kept_as_versions(hidden));
         self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);
@@ -270,7 +270,7 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
 }
 
 /// Penstock neither lists nor deletes versions.
-fn kept_as_versions(hidden: Hidden) -> Option<String> {
+fn kept_as_versions(hidden: Count) -> Option<String> {
     let (count, size) = (output::count(hidden.objects, "object"), output::size(hidden.bytes));
     (hidden.objects > 0).then(|| {
         format!(

@@ -18,7 +18,7 @@ use crate::download::index;
 use crate::error::Classify as _;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::index::{FileKind, Record};
-use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered};
+use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome};
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
@@ -205,9 +205,13 @@ pub(super) async fn restore(
         (0, 0) => String::new(),
         (left_out, altered) => format!("; {left_out} left out, {altered} not as saved: see the warnings"),
     };
+    let all = args.include.is_empty()
+        && args.item.is_empty()
+        && summary.left_out == 0
+        && manifest.items.iter().all(|item| item.outcome != Outcome::Failure);
     let text = format!(
         "restored {} of {}@{}: {} files, {} into {}{left}\n",
-        if args.include.is_empty() && summary.left_out == 0 { "all" } else { "part" },
+        if all { "all" } else { "part" },
         manifest.job,
         manifest.id,
         summary.files,

@@ -99,8 +99,7 @@ async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
                 pruned.bytes += object.size;
             }
             Ok(Deleted::Hidden) => {
-                pruned.hidden.objects += 1;
-                pruned.hidden.bytes += object.size;
+                pruned.hidden.add(object);
             }
             Err(error) => pruned.failures.push(&object.key, error.report()),
         }

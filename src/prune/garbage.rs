@@ -36,7 +36,7 @@ pub struct Count {
 }
 
 impl Count {
-    fn add(&mut self, object: &Found) {
+    pub(super) fn add(&mut self, object: &Found) {
         self.objects += 1;
         self.bytes = self.bytes.saturating_add(object.size);
     }
@@ -65,8 +65,8 @@ pub(super) struct Judge<'a> {
     pub(super) keys: &'a Keys,
     /// What the manifests name, ascending.
     pub(super) named: Vec<u64>,
-    /// What the deleted backups named, and when it may go as far as they are concerned.
-    pub(super) graves: HashMap<u64, Timestamp>,
+    /// What the deleted backups named, ascending, and when it may go as far as they are concerned.
+    pub(super) graves: Vec<(u64, Timestamp)>,
     /// When something was last stored for each backup.
     pub(super) active: &'a HashMap<BackupId, Timestamp>,
     pub(super) grace: Duration,
@@ -83,9 +83,9 @@ impl Judge<'_> {
         if self.named.binary_search(&key).is_ok() {
             return Verdict::Stays;
         }
-        let release = match self.graves.get(&key) {
-            Some(release) => *release,
-            None => release(self.activity(object), self.grace.max(UNFINISHED)),
+        let release = match self.graves.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => self.graves[at].1,
+            Err(_) => release(self.activity(object), self.grace.max(UNFINISHED)),
         };
         if self.now >= release { Verdict::Goes } else { Verdict::Waits(release) }
     }
@@ -146,7 +146,7 @@ mod tests {
             let found = Found { key, chain, id, kind: Kind::Data, size: 1, modified: at(stored) };
             let (keys, grace) = (Keys::default(), Duration::from_hours(24));
             let judge =
-                Judge { keys: &keys, named: Vec::new(), graves: HashMap::new(), active: &active, grace, now: at(0) };
+                Judge { keys: &keys, named: Vec::new(), graves: Vec::new(), active: &active, grace, now: at(0) };
             assert_eq!(judge.verdict(&found), left.map_or(Verdict::Goes, |left| Verdict::Waits(at(left))), "{why}");
         }
     }

@@ -29,6 +29,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
@@ -183,17 +184,11 @@ pub struct Pruned {
     pub kept: usize,
     pub objects: u64,
     pub bytes: u64,
-    pub hidden: Hidden,
+    /// Deleted objects that a bucket with versions still stores, behind delete markers.
+    pub hidden: Count,
     /// What nothing names any more: removed as far as it was due, the rest still has its grace period.
     pub waiting: Garbage,
     pub failures: Failures,
-}
-
-/// Deleted objects that a bucket with versions still stores, behind delete markers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Hidden {
-    pub objects: u64,
-    pub bytes: u64,
 }
 
 /// Requests that failed for good.
@@ -352,13 +347,14 @@ impl Plan {
         named.extend(left.iter().flat_map(|backup| backup.named()));
         named.sort_unstable();
         named.dedup();
-        let mut graves = HashMap::new();
-        let earlier = self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release)));
-        let now = gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release)));
-        for (key, release) in earlier.chain(now) {
-            let last = graves.entry(key).or_insert(release);
-            *last = (*last).max(release);
-        }
+        let count = self.graves.iter().map(|grave| grave.named().count()).sum::<usize>()
+            + gone.iter().map(|backup| backup.named().count()).sum::<usize>();
+        let mut graves = Vec::with_capacity(count);
+        graves.extend(self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release))));
+        graves.extend(gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release))));
+        // The last release of each stays.
+        graves.sort_unstable_by_key(|(key, release)| (*key, Reverse(*release)));
+        graves.dedup_by_key(|(key, _)| *key);
         Judge { keys: &self.keys, named, graves, active: &self.active, grace: self.grace, now: self.now }
     }
 }

@@ -116,7 +116,7 @@ pub(super) struct Chained {
 }
 
 fn scope(chain: &Chain) -> Scope<'_> {
-    Scope { job: Some(&chain.job), node: Some(&chain.node) }
+    Scope::of(chain)
 }
 
 /// The listing of a chain, page by page.
@@ -227,8 +227,8 @@ impl Reading<'_> {
     }
 
     fn pay(&mut self, summary: &mut Summary) -> Result<(), catalog::Error> {
-        // Its numbers, and once more where they are put together with the others'.
-        self.memory.take(2 * size_of::<u64>() * summary.named.len() + size_of::<Summary>())?;
+        // Its numbers, and once more where they are put together with the others', each with a date if the backup goes.
+        self.memory.take(4 * size_of::<u64>() * summary.named.len() + size_of::<Summary>())?;
         for set in [&mut summary.backup.saved, &mut summary.backup.failed] {
             if let Some(same) = self.sets.iter().rev().take(8).find(|known| *known == set) {
                 *set = Arc::clone(same);

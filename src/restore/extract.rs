@@ -87,6 +87,7 @@ pub struct Summary {
     pub below: u64,
     /// Members that were not restored.
     pub left_out: u64,
+    pub first_left_out: Option<Warning>,
     /// Members that were restored, but not as they were saved.
     pub altered: u64,
     /// Bytes of data written.
@@ -251,6 +252,13 @@ impl<R: Read> Extractor<'_, R> {
             return Err(refused(b".", "it is the target itself; expected a directory"));
         }
         let path = member.path.clone();
+        // Its content has come under this name already, or was left out under it.
+        if member.kind == Kind::HardLink
+            && target::checked(&member.link)
+                .is_ok_and(|first| self.options.link_sources.get(&first).is_some_and(|instead| *instead == path))
+        {
+            return Ok(());
+        }
         let done = match member.kind {
             Kind::Directory => self.directory(member),
             Kind::Regular => self.file(&member),
@@ -411,9 +419,11 @@ impl<R: Read> Extractor<'_, R> {
         }
     }
 
-    fn summary(self) -> Summary {
+    fn summary(mut self) -> Summary {
         let Ledger { left_out, altered, count, .. } = self.ledger;
-        Summary { left_out, altered, warning_count: count, warnings: self.ledger.into_list(), ..self.summary }
+        let first_left_out = self.ledger.first_left_out.take();
+        let warnings = self.ledger.into_list();
+        Summary { left_out, first_left_out, altered, warning_count: count, warnings, ..self.summary }
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Summary {
     pub warnings: Warnings,
     /// Of `files`, those that are not the target itself.
     below: u64,
+    first_left_out: Option<Warning>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -56,6 +57,13 @@ impl Summary {
     /// A whole item.
     pub(super) fn left_out(&mut self, item: &Name, refusal: Refusal) {
         self.left_out += 1;
+        let Refusal { class, message } = &refusal;
+        self.first_left_out.get_or_insert_with(|| Warning {
+            item: item.clone(),
+            path: String::new(),
+            class: *class,
+            message: message.clone(),
+        });
         self.warn(item, String::new(), refusal.class, refusal.message);
     }
 
@@ -72,6 +80,11 @@ impl Summary {
         self.altered += unpacked.altered;
         self.bytes += unpacked.bytes;
         self.warnings.count += unpacked.warning_count;
+        if let (None, Some(first)) = (&self.first_left_out, unpacked.first_left_out) {
+            let path = first.path.to_string_lossy().into_owned();
+            self.first_left_out =
+                Some(Warning { item: item.clone(), path, class: first.class, message: first.message });
+        }
         for warning in unpacked.warnings {
             self.list(item, warning.path.to_string_lossy().into_owned(), warning.class, warning.message);
         }
@@ -80,7 +93,7 @@ impl Summary {
     /// A restore that left everything out has failed.
     #[must_use]
     pub fn failure(&self) -> Option<Report> {
-        let first = self.warnings.list.first().filter(|_| self.left_out > 0 && self.below == 0)?;
+        let first = self.first_left_out.as_ref().filter(|_| self.below == 0)?;
         let path = if first.path.is_empty() { first.item.as_str() } else { &first.path };
         let message = format!("nothing was restored: {path:?} is {}", first.message);
         let remedy = match first.class {

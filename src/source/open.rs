@@ -23,6 +23,9 @@ const LEASE_BREAK_TIME: Duration = Duration::from_secs(45);
 /// What is waited beyond the kernel's time: it counts in ticks, and looks only when it is asked.
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// So many files of a source have one: ten minutes in all, where nobody gives anything back.
+const MOMENTS: u32 = 600;
+
 /// How many files may each use up the whole time.
 const PATIENCE: u32 = 10;
 
@@ -68,13 +71,21 @@ pub(super) struct Patience {
     limit: Option<Duration>,
     /// What is left for all of them.
     left: Duration,
+    /// How many more files have a [`MOMENT`] when nothing is left.
+    moments: u32,
     stop: CancellationToken,
     sleep: fn(Duration),
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { limit: None, left: Duration::ZERO, stop: CancellationToken::new(), sleep: std::thread::sleep }
+        Self {
+            limit: None,
+            left: Duration::ZERO,
+            moments: MOMENTS,
+            stop: CancellationToken::new(),
+            sleep: std::thread::sleep,
+        }
     }
 }
 
@@ -90,12 +101,13 @@ impl Patience {
     /// Calls `open` until it succeeds, fails for good, or the time is up.
     pub(super) fn open<T>(&mut self, mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Refusal> {
         let (mut stale, mut waited, mut pause) = (false, Duration::ZERO, FIRST_PAUSE);
+        let mut limit = None;
         loop {
             match open() {
                 Ok(opened) => return Ok(opened),
                 Err(Errno::INTR) if !self.is_cancelled() => {}
                 Err(Errno::STALE) if !stale => stale = true,
-                Err(Errno::AGAIN) if !self.is_cancelled() && waited < self.limit() => {
+                Err(Errno::AGAIN) if !self.is_cancelled() && waited < *limit.get_or_insert_with(|| self.limit()) => {
                     (self.sleep)(pause);
                     waited += pause;
                     self.left = self.left.saturating_sub(pause);
@@ -112,7 +124,9 @@ impl Patience {
             self.left = limit * PATIENCE;
             limit
         });
-        limit.min(self.left) + MOMENT
+        let moment = if self.moments > 0 { MOMENT } else { Duration::ZERO };
+        self.moments = self.moments.saturating_sub(1);
+        limit.min(self.left) + moment
     }
 }
 
@@ -130,6 +144,7 @@ mod tests {
         Patience {
             limit: Some(LEASE_BREAK_TIME),
             left: LEASE_BREAK_TIME * PATIENCE,
+            moments: MOMENTS,
             stop: CancellationToken::new(),
             sleep: |_| (),
         }

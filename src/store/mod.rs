@@ -20,6 +20,10 @@ use crate::checksum::{Algorithm, Checksum};
 pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
 
+/// What to do about a listing that does not go on as S3's do.
+pub(crate) const PAGING_REMEDY: &str =
+    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
+
 /// Bytes to send, with the checksum the engine computed over them: it is sent as a plain header and checked by the server.
 #[derive(Debug, Clone)]
 pub struct Payload {

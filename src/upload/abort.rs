@@ -24,23 +24,21 @@ pub(super) async fn abort_until_gone(
     upload: &UploadHandle,
 ) -> Result<(), store::Error> {
     let rounds = async {
-        let mut empty = false;
+        let (mut empty, mut unlistable) = (false, false);
         for _ in 0..ROUNDS {
             match endpoint.retrying("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await {
+                Ok(()) if unlistable => return Ok(()),
                 Ok(()) => {}
                 Err(_) if empty => return Ok(()),
                 Err(error) => return Err(error),
             }
-            let none_listed = match endpoint.retrying("ListParts", &upload.key, || store.list_parts(upload)).await {
+            match endpoint.retrying("ListParts", &upload.key, || store.list_parts(upload)).await {
                 Ok(None) => return Ok(()),
-                Ok(Some(parts)) => parts.is_empty(),
-                Err(error) if error.class == Class::Compat => true,
+                Ok(Some(parts)) if parts.is_empty() && empty => return Ok(()),
+                Ok(Some(parts)) => empty = parts.is_empty(),
+                Err(error) if error.is_incapable() => unlistable = true,
                 Err(error) => return Err(error),
-            };
-            if none_listed && empty {
-                return Ok(());
             }
-            empty = none_listed;
         }
         if endpoint.retrying("HeadObject", &upload.key, || store.head(&upload.key)).await.is_ok() {
             return Ok(());

@@ -46,8 +46,9 @@ impl Object<'_> {
         let key = &self.upload.key;
         let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
         let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };
-        let refused = error.status.is_some_and(|status| (400..500).contains(&status)) && error.class != Class::NotFound;
-        if refused || error.class == Class::Integrity {
+        // A 409 or a RequestTimeout says no more than that this attempt was in the way of another.
+        let undecided = matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout | Class::Throttled);
+        if error.class == Class::Integrity || (error.is_refusal() && !undecided) {
             return Err(error.into());
         }
         match endpoint.retrying("HeadObject", key, || store.head(key)).await {

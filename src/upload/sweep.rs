@@ -177,7 +177,7 @@ impl Fate {
                 let remedy = "a lifecycle rule with AbortIncompleteMultipartUpload ends it";
                 Some(Report::new(Class::Compat, message).remedy(remedy))
             }
-            Self::Failed(why) if due && why.class == Class::Compat => Some(why.clone()),
+            Self::Failed(why) if due && why.is_incapable() => Some(why.clone()),
             // A store that does not answer now may answer tomorrow.
             Self::Failed(why)
                 if mode == Mode::GiveUp
@@ -241,7 +241,7 @@ impl Place {
         let list = || self.store.list_uploads(prefix);
         match self.endpoint.retrying("ListMultipartUploads", &prefix, list).await {
             Ok(uploads) => Ok(Some(uploads)),
-            Err(error) if matches!(error.class, Class::AccessDenied | Class::Compat) => Ok(None),
+            Err(error) if error.class == Class::AccessDenied || error.is_incapable() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -297,9 +297,10 @@ async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> 
         if old && ours && !known.contains(&upload.key) {
             let fate = place.end(&upload, mode).await;
             // A store that lists and cannot abort would fail here for ever.
-            if matches!(&fate, Fate::Failed(why) if why.class == Class::Compat) {
-                continue;
-            }
+            let fate = match fate {
+                Fate::Failed(why) if why.is_incapable() => Fate::GivenUp(why),
+                fate => fate,
+            };
             let UploadHandle { key, id } = upload;
             swept.push(Swept { location: place.location.clone(), key, id: Some(id), begun: initiated, fate });
         }

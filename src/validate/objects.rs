@@ -1,5 +1,6 @@
 //! The checks that write: everything they make is below one folder of their own, and is removed again.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -203,8 +204,8 @@ impl Writing<'_> {
             };
         }
         let key = ObjectKey::new(format!("{}object", self.made.folder));
-        match self.read(&key).await {
-            Ok(data) if data == content(self.made) => Ok(good("what was written came back")),
+        match self.read(&key, None).await {
+            Ok(data) if data == content(self.made) => self.get_a_range(&key).await,
             Ok(data) => Err(Report::new(
                 Class::Integrity,
                 format!(
@@ -217,9 +218,25 @@ impl Writing<'_> {
         }
     }
 
-    async fn read(&self, key: &ObjectKey) -> Result<Vec<u8>, Failed> {
+    /// Every restore asks for ranges.
+    async fn get_a_range(&self, key: &ObjectKey) -> Outcome {
+        let inner = 1..content(self.made).len() - 1;
+        match self.read(key, Some(inner.start as u64..inner.end as u64)).await {
+            Ok(data) if data == content(self.made)[inner.clone()] => {
+                Ok(good("what was written came back, and a range of it"))
+            }
+            Ok(data) => {
+                let message = format!("bytes {inner:?} of {key} were asked for, and {} others came back", data.len());
+                Err(Report::new(Class::Integrity, message))
+            }
+            Err(error) => Err(error.report()),
+        }
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<u8>, Failed> {
+        let range = &range;
         let read = || async move {
-            let download = self.store.get(key, None).await?;
+            let download = self.store.get(key, range.clone()).await?;
             let add = |mut all: Vec<u8>, bytes: Bytes| async move {
                 all.extend_from_slice(&bytes);
                 Ok(all)
@@ -238,7 +255,7 @@ impl Writing<'_> {
         }
         let key = self.made.object(&format!("{name}-without-kms"));
         let without = match self.site.put_without_kms(&key, content(self.made)).await {
-            Ok(()) if action == "kms:Decrypt" => self.read(&key).await.map(drop),
+            Ok(()) if action == "kms:Decrypt" => self.read(&key, None).await.map(drop),
             result => result,
         };
         match without {
@@ -263,12 +280,34 @@ impl Writing<'_> {
         let key = self.made.object("condition");
         let put = || self.site.put_if_absent(&key, content(self.made));
         for taken in [Key::Free, Key::Taken] {
-            let result = with_retries("PutObject", &key, put).await;
+            let result = match with_retries("PutObject", &key, put).await {
+                // The answer to our own write was lost, and its repetition found the key taken.
+                Err(error)
+                    if taken == Key::Free && error.class == Class::Conflict && self.holds_content(&key).await =>
+                {
+                    Ok(())
+                }
+                result => result,
+            };
+            let refused = result.is_err();
             if let Some(found) = judge_condition(taken, result)? {
+                if refused {
+                    self.put_without_the_condition().await.map_err(|error| error.report())?;
+                }
                 return Ok(found);
             }
         }
         Ok(good("honoured: a free key is written, a taken one is refused"))
+    }
+
+    async fn holds_content(&self, key: &ObjectKey) -> bool {
+        self.store.head(key).await.is_ok_and(|found| found.size == content(self.made).len() as u64)
+    }
+
+    /// As a manifest is written where the store refuses the condition.
+    async fn put_without_the_condition(&self) -> Result<(), Failed> {
+        let (key, payload) = (self.made.object("unconditional"), self.payload(content(self.made)));
+        with_retries("PutObject", &key, || self.store.put(&key, payload.clone(), Overwrite::Refuse)).await
     }
 
     async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
@@ -302,9 +341,11 @@ impl Writing<'_> {
         let checksum = both.and_then(|(first, next)| first.combine(next, last.size()));
         let parts = [self.part(&upload, numbers.0, first).await?, self.part(&upload, numbers.1, last).await?];
         let complete = || self.store.complete_upload(&upload, &parts, size, checksum);
-        with_retries("CompleteMultipartUpload", &upload.key, complete).await?;
+        let completed = with_retries("CompleteMultipartUpload", &upload.key, complete).await;
+        // As in a backup: whatever came back, what lies there decides.
+        let found = with_retries("HeadObject", &upload.key, || self.store.head(&upload.key)).await;
+        let info = completed.map_or_else(|error| found.clone().map_err(|_| error), |()| found.clone())?;
         self.made.upload_is_gone(&upload);
-        let info = with_retries("HeadObject", &upload.key, || self.store.head(&upload.key)).await?;
         if info.size == size {
             return Ok(size);
         }

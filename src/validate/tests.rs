@@ -76,6 +76,9 @@ impl Refusing {
 #[async_trait]
 impl Store for Refusing {
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        if overwrite == Overwrite::Refuse {
+            self.ask("PutObject without the condition").await?;
+        }
         self.ask("PutObject").await?;
         self.memory.put(key, payload, overwrite).await
     }
@@ -360,6 +363,16 @@ async fn what_the_store_makes_of_the_condition_is_said() {
         assert!(proof.first_failure().is_none());
         nothing_is_left(&site);
     }
+}
+
+/// The way round is walked, too: a store that refuses it is found before the first backup.
+#[tokio::test]
+async fn where_the_condition_is_refused_the_way_without_it_is_proved() {
+    let condition = Condition::Refused;
+    let site = Arc::new(Refusing { condition, ..Refusing::with(&["PutObject without the condition"], "no") });
+    let proof = proof_of(&site).await;
+    assert_eq!(line(&proof, "If-None-Match").state, State::Failed);
+    nothing_is_left(&site);
 }
 
 #[tokio::test]

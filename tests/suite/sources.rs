@@ -47,12 +47,17 @@ impl Site {
 
     /// The exit code and the document, as a user whom permissions stop.
     fn as_nobody(&self, arguments: &[&str]) -> (i32, Value) {
+        give_away(self.folder.path());
+        self.under(&["--reuid", &NOBODY.to_string(), "--clear-groups"], arguments)
+    }
+
+    /// The exit code and the document, with what `setpriv` takes away; of a user who is not root nothing is taken.
+    fn under(&self, privileges: &[&str], arguments: &[&str]) -> (i32, Value) {
         let inner = self.penstock.command(&[&["--output", "json"], arguments].concat());
         let mut command = inner;
-        if fs::metadata("/proc/self").unwrap().uid() == 0 {
-            give_away(self.folder.path());
+        if is_root() {
             let mut outer = Command::new("setpriv");
-            outer.args(["--reuid", &NOBODY.to_string(), "--clear-groups"]);
+            outer.args(privileges);
             outer.arg(command.get_program()).args(command.get_args());
             outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
             command = outer;
@@ -81,7 +86,14 @@ impl Site {
     }
 }
 
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
 fn give_away(path: &Path) {
+    if !is_root() {
+        return;
+    }
     chown(path, Some(NOBODY), None).unwrap();
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
@@ -101,12 +113,27 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(name, outcome)| ((*name).to_owned(), (*outcome).to_owned())).collect()
 }
 
+/// A folder that opens and cannot be listed: the kernel lists a process's mapped files only for who may trace.
+#[test]
+fn a_folder_of_which_nothing_can_be_listed_is_no_empty_one() {
+    let source = "type = \"tree\"\nname = \"t\"\npath = \"/proc/1/map_files\"\n";
+    let site = Site::new(&format!("[jobs.j]\nlocation = \"primary\"\n[[jobs.j.sources]]\n{source}"));
+    let (code, error) = site.under(&["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"], &["backup", "j"]);
+    assert_eq!((code, &error["error"]["class"]), (74, &Value::from("source")), "{error}");
+}
+
 #[test]
 fn a_match_that_cannot_be_looked_at_fails_and_its_last_copy_is_kept() {
-    let site = Site::new(
-        "[jobs.j]\nlocation = \"primary\"\nretention = { keep_last = 1 }\n[[jobs.j.sources]]\ntype = \"tree\"\nname = \"t\"\n\
+    for more in ["", "incremental = false\n"] {
+        cannot_be_looked_at(more);
+    }
+}
+
+fn cannot_be_looked_at(more: &str) {
+    let site = Site::new(&format!(
+        "[jobs.j]\nlocation = \"primary\"\n{more}retention = {{ keep_last = 1 }}\n[[jobs.j.sources]]\ntype = \"tree\"\nname = \"t\"\n\
          path = \"FOLDER/pods/*/mount\"\n[[jobs.j.sources]]\ntype = \"tree\"\nname = \"deep\"\npath = \"FOLDER/deep/*/v/*\"\n",
-    );
+    ));
     site.tree(&["pods/a/mount/f", "pods/b/mount/f", "deep/a/v/x/f", "deep/a/v/y/f", "deep/b/v/x/f"]);
     // A warning in each backup: none of them is the last good one, which would stay anyway.
     let _socket = std::os::unix::net::UnixListener::bind(site.path("pods/b/mount/socket")).unwrap();

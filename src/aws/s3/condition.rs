@@ -9,12 +9,19 @@ impl S3Store {
     /// With the condition; where the store refuses it, without, once the key is known to be free. That costs two more requests.
     pub(super) async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<(), Error> {
         let refused = match self.put_object(key, payload.clone(), Overwrite::Refuse).await {
-            Err(error) if refuses_the_condition(&error) => error,
+            Err(error) if error.class == Class::Compat && error.is_refusal() => error,
             other => return other,
         };
         match super::Store::head(self, key).await {
             Err(missing) if missing.class == Class::NotFound => {}
-            Err(unknown) if unknown.class.retry() == Retry::BackOff => return Err(unknown),
+            // It is the condition, or may be: what keeps us from writing without it is that the key cannot be looked up.
+            Err(unknown)
+                if unknown.class == Class::AccessDenied
+                    || unknown.class.retry() == Retry::BackOff
+                    || names_the_condition(&refused) =>
+            {
+                return Err(unknown);
+            }
             // What was refused may be another header: the first answer says which.
             Err(_) => return Err(refused),
             Ok(_) => return Err(self.request("PutObject", key.as_str()).odd(Class::Conflict, "the key is taken")),
@@ -26,9 +33,8 @@ impl S3Store {
     }
 }
 
-/// Whether it can be the condition that the store does not know.
-fn refuses_the_condition(error: &Error) -> bool {
+/// Whether the store says that it is the condition that it does not know.
+fn names_the_condition(error: &Error) -> bool {
     let message = error.message.to_ascii_lowercase();
-    let named = ["conditional", "if-none-match"].iter().any(|word| message.contains(word));
-    error.class == Class::Compat && error.is_refusal() && (named || error.status == Some(501))
+    ["conditional", "if-none-match"].iter().any(|word| message.contains(word))
 }

@@ -2,8 +2,9 @@
 //!
 //! - **Keys come percent-encoded** (`encoding-type=url`), since XML cannot carry all of them; a store that does not know of it, or does it
 //!   without saying so, is understood by the prefix that each of its keys must have. What is no UTF-8 becomes U+FFFD: no key of Penstock's.
-//! - **A listing moves on**: a page that leads back to where a page began, or goes on without saying where, is an error of the class
-//!   compat, never an endless loop or a short listing.
+//! - **A listing moves on**: of parts and uploads a page that leads back to where a page began, of objects one that leads to itself, and
+//!   any that goes on without saying where, is an error of the class compat, never a short listing. Longer circles of objects are
+//!   found where all pages are seen, by the catalog.
 //! - **What is collected is bounded**: 10,000 parts, [`MAX_UPLOADS`] uploads; objects are the caller's, a page at a time.
 //!
 //! Nothing here depends on the order within a page: S3's directory buckets have none.
@@ -17,7 +18,9 @@ use super::{Request, S3Store, gone, wire};
 use crate::checksum::Algorithm;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
-use crate::store::{Error, ListedObject, ListedUpload, Page, PartNumber, UploadHandle, UploadId, UploadedPart};
+use crate::store::{
+    Error, ListedObject, ListedUpload, PAGING_REMEDY, Page, PartNumber, UploadHandle, UploadId, UploadedPart,
+};
 
 /// They are all ours, since they are asked for by prefix: one for each stream that a crash has ever cut.
 const MAX_UPLOADS: usize = 50_000;
@@ -25,13 +28,10 @@ const MAX_UPLOADS: usize = 50_000;
 /// Of a store that gives a page of uploads at a time, and then of one that gives one.
 const MAX_UPLOAD_PAGES: usize = 1000;
 
-const REMEDY: &str =
-    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
-
 impl Request<'_> {
     /// The listing does not go on as S3's do.
     fn stuck(&self, message: impl Into<String>) -> Error {
-        Error { remedy: Some(REMEDY.to_owned()), ..self.odd(Class::Compat, message) }
+        Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.odd(Class::Compat, message) }
     }
 }
 

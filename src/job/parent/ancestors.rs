@@ -134,8 +134,11 @@ impl Ancestors {
             } else {
                 let page = self.catalog.pages_of(&self.chain, full).next().await?.unwrap_or_default();
                 let stored = page.iter().map(|found| found.modified).min();
-                // Where there is nothing left of it, it is older than what builds on it.
-                taken = stored.map_or(taken.min(started), |stored| catalog::date::taken(started, stored));
+                let Some(stored) = stored else {
+                    // Nothing is left of it: only its id says when it was, and that is not true where it lies ahead.
+                    return Ok(started > self.now || is_due(taken.min(started), every, self.now));
+                };
+                taken = catalog::date::taken(started, stored);
             }
         }
         Ok(is_due(taken, every, self.now))
@@ -143,7 +146,7 @@ impl Ancestors {
 
     /// The chain's newest backups, newest first.
     async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
-        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let scope = Scope::of(&self.chain);
         let mut newest: Vec<Entry> = Vec::new();
         let mut pages = self.catalog.pages(scope);
         while let Some(page) = pages.next().await? {
@@ -168,7 +171,7 @@ impl Ancestors {
         }
         let named: HashSet<&ObjectKey> = ancestor.manifest.named().collect();
         let homes: BTreeSet<BackupId> = named.iter().filter_map(|key| home_of(key)).collect();
-        let scope = Scope { job: Some(&self.chain.job), node: Some(&self.chain.node) };
+        let scope = Scope::of(&self.chain);
         let listings = if (homes.len() as u64) < self.pages {
             homes.iter().map(|id| self.catalog.pages_of(&self.chain, id)).collect()
         } else {

@@ -31,6 +31,7 @@ pub struct Warning {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) left_out: u64,
+    pub(super) first_left_out: Option<Warning>,
     pub(super) altered: u64,
     pub(super) count: u64,
     list: Vec<Warning>,
@@ -50,6 +51,11 @@ struct Kind {
 impl Ledger {
     pub(super) fn left_out(&mut self, path: &[u8], refusal: &Refusal) {
         self.left_out += 1;
+        self.first_left_out.get_or_insert_with(|| Warning {
+            path: PathBuf::from(OsStr::from_bytes(path)),
+            class: refusal.class,
+            message: refusal.message.clone(),
+        });
         self.note(path, refusal.class, &refusal.message, MAX_LISTED);
     }
 

@@ -29,10 +29,6 @@ impl<R: Read> Extractor<'_, R> {
             Some(instead) => checked(instead)?,
             None => first,
         };
-        // The first of the wanted names is the file already.
-        if first == member.path {
-            return Ok(());
-        }
         if let Some(class) = self.target.known.left_out(&first) {
             let message = "left out: it is another name of a file that was left out".to_owned();
             return Err(Failure::LeftOut(Refusal { class, message }));

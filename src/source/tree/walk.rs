@@ -84,6 +84,8 @@ pub(super) struct Walk {
     names: Box<[MaybeUninit<u8>]>,
     /// The root, as it was found.
     first: Option<Step>,
+    /// Why the root could not be listed at all.
+    unlisted_root: Option<Errno>,
     comparison: Option<Comparison>,
     /// The directory that [`Walk::read_again`] was in last.
     again: Option<(Vec<u8>, OwnedFd)>,
@@ -110,12 +112,17 @@ impl Walk {
             reader: Reader::new(),
             names: vec![MaybeUninit::uninit(); 32 << 10].into_boxed_slice(),
             first: None,
+            unlisted_root: None,
             comparison,
             again: None,
         };
         let (attributes, complaint) = walk.reader.xattrs.read(xattr::Target::Open(fd.as_fd()));
         let inode = Inode { meta, attributes, content: Content::Directory, complaint };
         let root = walk.directory(fd, inode, warnings);
+        // A folder of which nothing is known is no empty one.
+        if let Some(error) = walk.unlisted_root.take() {
+            return Err(error);
+        }
         walk.first = Some(root);
         Ok(walk)
     }
@@ -323,8 +330,10 @@ impl Walk {
 
     fn enter(&mut self, fd: OwnedFd, meta: &Meta, bequest: Bequest, warnings: &mut Pending) {
         let (names, error) = list(&fd, &mut self.names);
-        if let Some(error) = error {
-            warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}"));
+        match error {
+            Some(error) if self.levels.is_empty() && names.is_empty() => self.unlisted_root = Some(error),
+            Some(error) => warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}")),
+            None => {}
         }
         // The root's is no part of the paths in it.
         let path_length = if self.levels.is_empty() { 0 } else { self.path.len() };

@@ -3,6 +3,7 @@ use std::ops::Range;
 use super::*;
 use crate::checksum::{Algorithm, Checksum};
 use crate::config::Concurrency;
+use crate::error::NOT_THE_SERVICE;
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadedPart};
@@ -11,14 +12,18 @@ use crate::upload::journal::Journal;
 /// A store in memory that refuses some operations.
 struct Refusing {
     inner: Arc<MemoryStore>,
-    /// Operations that fail, and how.
+    /// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
     refuses: &'static [(&'static str, Class)],
 }
 
 impl Refusing {
     fn may(&self, operation: &'static str) -> Result<(), Error> {
-        match self.refuses.iter().find(|(refused, _)| *refused == operation) {
-            Some((_, class)) => Err(Error::local(operation, "k", *class, "refused")),
+        let of = |refused: &str| refused.trim_start_matches('!') == operation;
+        match self.refuses.iter().find(|(refused, _)| of(refused)) {
+            Some((refused, class)) => {
+                let code = refused.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
+                Err(Error { code, ..Error::local(operation, "k", *class, "refused") })
+            }
             None => Ok(()),
         }
     }
@@ -206,8 +211,10 @@ async fn giving_up_aborts_what_can_be_and_waits_for_what_may_come_back() {
 fn after_a_week_only_what_its_store_cannot_do_is_given_up() {
     let (key, week) = (House::key("n", "a"), REPORTED_FOR + Duration::from_secs(1));
     let failed = |class| Fate::Failed(Report::new(class, "no"));
+    let page = Report { code: Some(NOT_THE_SERVICE.to_owned()), ..Report::new(Class::Compat, "a page") };
     let rows = [
         (failed(Class::Compat), Mode::Abort, week, true),
+        (Fate::Failed(page), Mode::Abort, week, false),
         (failed(Class::Compat), Mode::Abort, REPORTED_FOR, false),
         (failed(Class::Compat), Mode::DryRun, week, false),
         (failed(Class::AccessDenied), Mode::Abort, week, false),
@@ -230,6 +237,29 @@ async fn a_store_that_cannot_list_parts_is_aborted_twice() {
     house.crash("a", 4).await;
     assert_eq!(house.sweep(&[("ListParts", Class::Compat)], Mode::Abort).await, ["aborted"]);
     assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (0, 0));
+}
+
+/// A proxy's page says nothing about the store's upload, however often it comes.
+#[tokio::test]
+async fn what_answers_in_the_stores_place_ends_no_upload_and_no_record() {
+    for refuses in [&[("!ListParts", Class::Compat)][..], &[("!AbortMultipartUpload", Class::Compat)]] {
+        let house = House::new();
+        house.crash("a", 4).await;
+        assert_eq!(house.sweep(refuses, Mode::Abort).await, ["failed"], "{refuses:?}");
+        assert_eq!(house.entries(), 1);
+    }
+    let house = House::new();
+    house.crash("a", 2).await;
+    assert_eq!(house.sweep(&[("!ListMultipartUploads", Class::Compat)], Mode::Abort).await, ["failed"]);
+}
+
+#[tokio::test]
+async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
+    let house = House::new();
+    house.store.create_upload(&House::key("n", "old")).await.unwrap();
+    let later = Timestamp::now() + SAFE_AGE + Duration::from_secs(60);
+    let swept = strays(house.state.path(), &house.place(&NO_ABORT[..2]), Mode::Abort, later).await;
+    assert!(matches!(swept.as_slice(), [Swept { fate: Fate::GivenUp(_), .. }]), "{swept:?}");
 }
 
 #[tokio::test]

@@ -125,9 +125,21 @@ async fn a_complete_is_taken_for_what_it_did() {
     let page: fn(&[u8]) -> Vec<u8> = |answer| with_body(answer, PAGE);
     let empty: fn(&[u8]) -> Vec<u8> = |answer| with_body(answer, "");
     let cut: fn(&[u8]) -> Vec<u8> = |answer| with_body(answer, "<CompleteMultipartUploadResult><ETag>");
-    for (what, rewrite) in
-        [("white space", spaced), ("no ETag", bare), ("a page", page), ("nothing", empty), ("half", cut)]
-    {
+    // What a Complete that is made again is told while the first is still at work, or has ended.
+    let in_the_way: fn(&[u8]) -> Vec<u8> = |_| {
+        let error = "<Error><Code>OperationAborted</Code><Message>A conflicting operation</Message></Error>";
+        let length = error.len();
+        format!("HTTP/1.1 409 Conflict\r\ncontent-type: application/xml\r\ncontent-length: {length}\r\n\r\n{error}")
+            .into_bytes()
+    };
+    for (what, rewrite) in [
+        ("white space", spaced),
+        ("no ETag", bare),
+        ("a page", page),
+        ("nothing", empty),
+        ("half", cut),
+        ("in the way", in_the_way),
+    ] {
         let house = House::new();
         house.proxy.script(move |operation, _| (operation == Operation::Complete).then_some(Fault::Rewrite(rewrite)));
         let manifest = house.run().await.unwrap_or_else(|error| panic!("{what}: {error}"));
