@@ -1,5 +1,7 @@
 //! The checks that write: everything they make is below one folder of their own, and is removed again.
 
+mod condition;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -275,41 +277,6 @@ impl Writing<'_> {
         }
     }
 
-    /// What the store makes of `If-None-Match: *`, with which a manifest is written.
-    async fn condition(&self) -> Outcome {
-        let key = self.made.object("condition");
-        let put = || self.site.put_if_absent(&key, content(self.made));
-        for taken in [Key::Free, Key::Taken] {
-            let result = match with_retries("PutObject", &key, put).await {
-                // The answer to our own write was lost, and its repetition found the key taken.
-                Err(error)
-                    if taken == Key::Free && error.class == Class::Conflict && self.holds_content(&key).await =>
-                {
-                    Ok(())
-                }
-                result => result,
-            };
-            let refused = result.is_err();
-            if let Some(found) = judge_condition(taken, result)? {
-                if refused {
-                    self.put_without_the_condition().await.map_err(|error| error.report())?;
-                }
-                return Ok(found);
-            }
-        }
-        Ok(good("honoured: a free key is written, a taken one is refused"))
-    }
-
-    async fn holds_content(&self, key: &ObjectKey) -> bool {
-        self.store.head(key).await.is_ok_and(|found| found.size == content(self.made).len() as u64)
-    }
-
-    /// As a manifest is written where the store refuses the condition.
-    async fn put_without_the_condition(&self) -> Result<(), Failed> {
-        let (key, payload) = (self.made.object("unconditional"), self.payload(content(self.made)));
-        with_retries("PutObject", &key, || self.store.put(&key, payload.clone(), Overwrite::Refuse)).await
-    }
-
     async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
         let key = self.made.object(name);
         let id = with_retries("CreateMultipartUpload", &key, || self.store.create_upload(&key)).await?;
@@ -398,35 +365,6 @@ impl Writing<'_> {
             )),
             Err(error) => Err(error.report()),
         }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Free,
-    Taken,
-}
-
-/// `None` where the store does what S3 does.
-fn judge_condition(key: Key, result: Result<(), Failed>) -> Result<Option<Found>, Report> {
-    let odd = |message: String| Ok(Some(Found::Odd(message)));
-    match (key, result) {
-        (Key::Free, Ok(())) => Ok(None),
-        (Key::Taken, Err(error)) if error.class == Class::Conflict => Ok(None),
-        (Key::Taken, Ok(())) => {
-            odd("ignored: a taken key was written again. A backup's name is random, so no run overwrites another's \
-             manifest"
-                .to_owned())
-        }
-        (_, Err(error)) if error.class == Class::Compat && error.is_refusal() => {
-            let status = error.status.map_or_else(String::new, |status| format!(" (HTTP {status})"));
-            odd(format!("refused{status}: a manifest's key is looked up, and then written without the condition"))
-        }
-        (Key::Free, Err(error)) if error.class == Class::Conflict => {
-            let message = format!("{error}: a free key is refused as a taken one, so no backup could be committed");
-            Err(Report { class: Class::Compat, message, ..error.report() })
-        }
-        (_, Err(error)) => Err(error.report()),
     }
 }
 
