@@ -87,7 +87,8 @@ impl PlainReader {
             biased;
             () = self.cancel.cancelled(), if self.driver.is_some() => {
                 self.driver = None;
-                self.plain.close();
+                // With what it may still hold, so that nothing comes after the error.
+                self.plain = mpsc::channel(1).1;
                 return Err(Error::Cancelled);
             }
             next = self.plain.recv() => next,
@@ -276,6 +277,18 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    #[tokio::test]
+    async fn after_a_cancellation_comes_nothing_more() {
+        let (sender, plain) = mpsc::channel(1);
+        sender.send(Bytes::from_static(b"ready")).await.unwrap();
+        let (driver, cancel) = (Some(Task(tokio::spawn(std::future::pending()))), CancellationToken::new());
+        let mut reader = PlainReader { plain, driver, cancel: cancel.clone() };
+        cancel.cancel();
+        assert!(matches!(reader.next().await, Err(Error::Cancelled)));
+        assert!(sender.is_closed() && reader.next().await.unwrap().is_none());
+    }
 
     #[test]
     fn memory_is_bounded_by_budget_and_concurrency() {
