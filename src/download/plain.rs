@@ -25,10 +25,10 @@ use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
 use super::{Context, Error, Selection, get_into};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
+use crate::format::codec::Codec;
 use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::retry::Attempts;
-use crate::stream::frame;
 
 /// More requests at a time than this do not help one stream.
 const MAX_REQUESTS: usize = 8;
@@ -268,7 +268,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into)
+        Codec::open(&piece.chunk, from, into)
             .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())

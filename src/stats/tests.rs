@@ -3,7 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
-use crate::format::key::Name;
+use crate::format::codec::Suffix;
+use crate::format::key::{BackupPrefix, Name};
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -98,6 +99,19 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
 
     put(&store, &format!("c/j/b/{SECOND}/manifest.json"), "{").await;
     assert_eq!(stats(&catalog, Scope::default()).await.unwrap_err().class(), Class::Integrity);
+}
+
+#[tokio::test]
+async fn objects_of_every_suffix_are_counted() {
+    let store = Arc::new(MemoryStore::new());
+    let chain = Chain { cluster: name("c"), job: name("j"), node: name("a") };
+    let home = BackupPrefix::new("", &chain, &FIRST.parse().unwrap());
+    for suffix in Suffix::ALL {
+        put(&store, home.data(&name("i"), 1, *suffix).as_str(), "x").await;
+    }
+    let catalog = Catalog { store, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let all = stats(&catalog, Scope::default()).await.unwrap();
+    assert_eq!(all[&chain].stored_bytes, Suffix::ALL.len() as u64);
 }
 
 #[tokio::test]
