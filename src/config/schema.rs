@@ -178,15 +178,7 @@ fn upload() -> Value {
         &[],
         [
             ("part_size", size("5MiB to 1GiB.", "16MiB")),
-            (
-                "concurrency",
-                integer(
-                    "Requests for one stream at a time: parts in flight of an upload, GETs of a restore. 0 lets Penstock choose.",
-                    0,
-                    1000,
-                    8,
-                ),
-            ),
+            ("concurrency", integer("Parts or GETs in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8)),
             (
                 "object_size",
                 size(

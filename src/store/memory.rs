@@ -120,13 +120,7 @@ impl MemoryStore {
     /// The same store for another client, which has a script of its own.
     #[must_use]
     pub fn client(&self) -> Self {
-        let Self { min_part_size, page_size, state, .. } = self;
-        Self {
-            min_part_size: *min_part_size,
-            page_size: *page_size,
-            state: Arc::clone(state),
-            client: Mutex::default(),
-        }
+        Self { state: Arc::clone(&self.state), client: Mutex::default(), ..*self }
     }
 
     /// Uploads that are neither completed nor aborted, in the order they were created.
