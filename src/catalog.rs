@@ -200,7 +200,9 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Store(error) => error.report(),
-            Self::Manifest { error: ManifestError::Version(_), .. } => Report::new(Class::Compat, self.to_string()),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => {
+                Report::new(Class::Compat, self.to_string())
+            }
             Self::Manifest { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())

@@ -1,6 +1,7 @@
 //! What one stream of a backup takes of the budget: its pipeline, and one part to send.
 
-use crate::format::index::{MAX_CHUNK, max_stored};
+use crate::format::codec::MAX_STORED;
+use crate::format::index::MAX_CHUNK;
 
 /// A block of the reader holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part
 /// of it.
@@ -14,9 +15,6 @@ const LEAST_WINDOW: usize = 2;
 
 /// The longest queue between the cutter and the uploader: more only costs memory.
 const MOST_WINDOW: usize = 64;
-
-/// A frame is at most so long.
-const FRAME: u64 = max_stored(MAX_CHUNK) as u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -33,7 +31,7 @@ pub const fn least(part_size: u64) -> u64 {
 }
 
 const fn bytes(window: usize, part_size: u64) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * FRAME + part_size
+    (BLOCKS * BLOCK) as u64 + window as u64 * MAX_STORED as u64 + part_size
 }
 
 /// For a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
@@ -41,7 +39,7 @@ const fn bytes(window: usize, part_size: u64) -> u64 {
 #[must_use]
 pub fn plan(total: u64, part_size: u64, threads: usize) -> Plan {
     let blocks = (BLOCKS * BLOCK) as u64;
-    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / FRAME;
+    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / u64::from(MAX_STORED);
     let affordable = usize::try_from(frames).unwrap_or(MOST_WINDOW);
     let window = (threads + 2).min(affordable).clamp(LEAST_WINDOW, MOST_WINDOW);
     Plan { window, bytes: bytes(window, part_size) }

@@ -14,6 +14,7 @@ use super::{Failure, progress, session, sweep};
 use crate::budget::Budget;
 use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::{Classify, Retry};
+use crate::format::codec::Codec;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
 use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
@@ -21,7 +22,6 @@ use crate::metrics::Metrics;
 use crate::snapshot;
 use crate::source::glob;
 use crate::state::{Holder, StateDir};
-use crate::stream::frame;
 use crate::upload::journal::Journal;
 
 pub(super) async fn run(
@@ -178,9 +178,8 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         _ => return usage("paths and a command cannot go into one item"),
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
-    let compression = frame::Compression::Zstd { level: 1 };
     let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
-    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default(), parent }))
+    Ok((location, Spec { job, sources, codec: Codec::default(), timeout: None, hooks: Hooks::default(), parent }))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

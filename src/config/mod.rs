@@ -38,6 +38,7 @@ pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
 pub use job::AD_HOC;
+pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
 

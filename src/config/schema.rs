@@ -6,6 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::LogLevel;
+use super::location::MAX_PARTS;
+use crate::format::codec::{DEFAULT_LEVEL, LEVELS};
 
 /// A string that holds a variable, or nothing, may stand wherever a word does.
 const VARIABLE_OR_EMPTY: &str = r"^$|\$\{";
@@ -176,10 +178,13 @@ fn upload() -> Value {
         &[],
         [
             ("part_size", size("5MiB to 1GiB.", "16MiB")),
-            ("concurrency", integer("Parts in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8)),
+            ("concurrency", integer("Parts or GETs in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8)),
             (
                 "object_size",
-                size("A longer stream goes on in a next object: one part to 10,000, at most 5TiB.", "64GiB"),
+                size(
+                    &format!("A longer stream goes on in a next object: one part to {MAX_PARTS}, at most 5TiB."),
+                    "64GiB",
+                ),
             ),
             (
                 "sign_payload",
@@ -215,7 +220,7 @@ fn job() -> Value {
             ),
             ("min_live", share("An object of which less is needed is not referred to any more.", 0.3)),
             ("compression", default_words("How data is compressed.", &["zstd", "none"])),
-            ("compression_level", integer("zstd: its level.", 1, 19, 1)),
+            ("compression_level", integer("zstd: its level.", *LEVELS.start(), *LEVELS.end(), DEFAULT_LEVEL)),
             ("retention", retention()),
             (
                 "before",

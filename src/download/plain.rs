@@ -25,10 +25,10 @@ use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
 use super::{Context, Error, Selection, get_into};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
+use crate::format::codec::Codec;
 use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::retry::Attempts;
-use crate::stream::frame;
 
 /// More requests at a time than this do not help one stream.
 const MAX_REQUESTS: usize = 8;
@@ -87,7 +87,8 @@ impl PlainReader {
             biased;
             () = self.cancel.cancelled(), if self.driver.is_some() => {
                 self.driver = None;
-                self.plain.close();
+                // With what it may still hold, so that nothing comes after the error.
+                self.plain = mpsc::channel(1).1;
                 return Err(Error::Cancelled);
             }
             next = self.plain.recv() => next,
@@ -267,7 +268,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into)
+        Codec::open(&piece.chunk, from, into)
             .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
@@ -276,6 +277,18 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    #[tokio::test]
+    async fn after_a_cancellation_comes_nothing_more() {
+        let (sender, plain) = mpsc::channel(1);
+        sender.send(Bytes::from_static(b"ready")).await.unwrap();
+        let (driver, cancel) = (Some(Task(tokio::spawn(std::future::pending()))), CancellationToken::new());
+        let mut reader = PlainReader { plain, driver, cancel: cancel.clone() };
+        cancel.cancel();
+        assert!(matches!(reader.next().await, Err(Error::Cancelled)));
+        assert!(sender.is_closed() && reader.next().await.unwrap().is_none());
+    }
 
     #[test]
     fn memory_is_bounded_by_budget_and_concurrency() {

@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::codec::{Encoding, max_stored};
 use super::manifest::Stream;
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";
@@ -28,12 +29,6 @@ pub const MAX_PATH: usize = 64 << 10;
 /// No chunk is longer, plain. A reader sizes its buffers by it.
 pub const MAX_CHUNK: u32 = 4 << 20;
 
-/// No stored chunk is longer: a zstd frame of incompressible bytes is a little longer than they are, never this much.
-#[must_use]
-pub const fn max_stored(plain_len: u32) -> u32 {
-    plain_len + plain_len / 64 + 1024
-}
-
 /// Compression level of the index itself: it is mostly digests, which do not compress.
 const LEVEL: i32 = 3;
 
@@ -45,14 +40,6 @@ impl std::fmt::Debug for ChunkId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Encoding {
-    /// The plain bytes.
-    Raw,
-    /// One zstd frame.
-    Zstd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

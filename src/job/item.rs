@@ -13,11 +13,11 @@ use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
 use crate::budget::stream::{BLOCK, BLOCKS, Plan};
+use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
 use crate::format::manifest::{IndexObject, NotEntered, Stream, Warning, Warnings};
 use crate::metrics::AbortReason;
-use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
@@ -59,7 +59,7 @@ impl Run<'_> {
         let source = item.open(stop_source, of_tree).map_err(named)?;
         self.progress.expected.fetch_add(source.size_hint().unwrap_or(0), Ordering::Relaxed);
         let options = Options {
-            compression: self.spec.compression,
+            codec: self.spec.codec,
             pool: Arc::clone(&self.context.pool),
             blocks: own(BLOCKS, BLOCK),
             window,
@@ -115,7 +115,7 @@ struct ItemWriter<'a> {
     metrics: crate::metrics::Job,
     backup: &'a BackupPrefix,
     item: &'a Name,
-    suffix: &'static str,
+    suffix: Suffix,
     object_size: u64,
     /// The object being written, and its number.
     current: Option<(u32, ObjectWriter)>,
@@ -131,16 +131,6 @@ const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
     match result {
         Err(Error::Cancelled) => AbortReason::Cancelled,
         _ => AbortReason::Failure,
-    }
-}
-
-/// The suffix tells a reader without Penstock what to do with the object.
-const fn suffix(tree: bool, compression: Compression) -> &'static str {
-    match (tree, compression) {
-        (true, Compression::Zstd { .. }) => "tar.zst",
-        (true, Compression::None) => "tar",
-        (false, Compression::Zstd { .. }) => "zst",
-        (false, Compression::None) => "bin",
     }
 }
 
@@ -164,7 +154,7 @@ impl<'a> ItemWriter<'a> {
             metrics: run.metrics.clone(),
             backup,
             item: &item.name,
-            suffix: suffix(item.description.is_tree(), run.spec.compression),
+            suffix: run.spec.codec.suffix(item.description.is_tree()),
             object_size: run.context.upload.object_size,
             current: None,
             written: Vec::new(),

@@ -36,13 +36,13 @@ use crate::budget::{self, Budget};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
+use crate::format::codec::Codec;
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Manifest, Outcome, Warnings};
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot;
 use crate::store::{Overwrite, Payload, Store};
-use crate::stream::frame::Compression;
 use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
@@ -92,7 +92,7 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: Compression,
+    pub codec: Codec,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
@@ -114,7 +114,7 @@ impl Spec {
         Self {
             job: job.name.clone(),
             sources: job.sources.clone(),
-            compression: job.compression.into(),
+            codec: Codec { compression: job.compression },
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
             parent: Policy {
@@ -123,15 +123,6 @@ impl Spec {
                 min_live: job.min_live,
                 ..Policy::default()
             },
-        }
-    }
-}
-
-impl From<config::Compression> for Compression {
-    fn from(configured: config::Compression) -> Self {
-        match configured {
-            config::Compression::None => Self::None,
-            config::Compression::Zstd { level } => Self::Zstd { level },
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
 use crate::format::key::Name;
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 use crate::source::tree;
 
 /// What a run may use of the backups before it.

@@ -173,8 +173,8 @@ impl PlannedItem<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Compression;
     use crate::config::Source;
+    use crate::format::codec::Codec;
     use crate::job::{Hooks, Policy};
 
     fn name(text: &str) -> Name {
@@ -187,7 +187,7 @@ mod tests {
         Spec {
             job: name("j"),
             sources: sources.collect(),
-            compression: Compression::None.into(),
+            codec: Codec::default(),
             timeout: None,
             hooks: Hooks::default(),
             parent: Policy::default(),

@@ -187,7 +187,7 @@ impl Classify for Error {
             Self::InRecycleBin(_) => told(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
             Self::Record { .. } => told(Class::Local).remedy("state_dir must be a folder that Penstock may write to"),
             Self::Running { .. } => told(Class::Busy),
-            Self::Manifest { error: ManifestError::Version(_), .. } => told(Class::Compat),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => told(Class::Compat),
             Self::Manifest { .. } => told(Class::Integrity),
             Self::NotComplete { .. } => told(Class::Busy).remedy("wait, or restore from an earlier backup"),
             Self::OtherVolume { .. } => told(Class::Integrity).remedy("the manifest has been changed: restore from another backup"),

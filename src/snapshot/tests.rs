@@ -10,12 +10,9 @@ use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
-use crate::format::manifest::{self, Content, Item, Outcome, SourceDescription, Warnings};
+use crate::format::manifest::{Content, Item, SourceDescription};
+use crate::format::testing::{self, name};
 use tokio_util::sync::CancellationToken;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn owner(job: &str, id: &str) -> Owner {
     Owner { chain: Chain { cluster: name("c"), job: name(job), node: name("n") }, id: id.parse().unwrap() }
@@ -91,34 +88,17 @@ fn recorded(id: &SnapshotId, number: u8) -> EbsSnapshot {
 }
 
 fn manifest(owner: &Owner, snapshots: Vec<EbsSnapshot>) -> Manifest {
+    let source = || SourceDescription::Ebs { selected_by: "named".to_owned() };
     let item = |snapshot: EbsSnapshot| Item {
-        name: name(&format!("data-{}", snapshot.volume_id)),
-        source: SourceDescription::Ebs { selected_by: "named".to_owned() },
-        outcome: Outcome::Success,
-        error: None,
         labels: [
             ("pvc_namespace".to_owned(), "shop".to_owned()),
             ("pvc_name".to_owned(), snapshot.volume_id.to_string()),
         ]
         .into(),
-        content: Content::EbsSnapshot { snapshot: Some(snapshot) },
+        content: Content::EbsSnapshot { snapshot: Some(snapshot.clone()) },
+        ..testing::item(&format!("data-{}", snapshot.volume_id), source(), None)
     };
-    Manifest {
-        version: manifest::VERSION,
-        id: owner.id.clone(),
-        job: owner.chain.job.clone(),
-        cluster: owner.chain.cluster.clone(),
-        node: owner.chain.node.clone(),
-        agent: String::new(),
-        started: jiff::Timestamp::UNIX_EPOCH,
-        finished: jiff::Timestamp::UNIX_EPOCH,
-        parent: None,
-        base: None,
-        labels: [].into(),
-        outcome: Outcome::Success,
-        items: snapshots.into_iter().map(item).collect(),
-        warnings: Warnings::default(),
-    }
+    testing::manifest_of(owner.chain.clone(), owner.id.clone(), snapshots.into_iter().map(item).collect())
 }
 
 #[tokio::test]

@@ -73,12 +73,12 @@ pub struct UploadHandle {
     pub id: UploadId,
 }
 
-/// 1 to 10,000.
+/// From 1 to [`PartNumber::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartNumber(u16);
 
 impl PartNumber {
-    pub const MAX: u16 = 10_000;
+    pub const MAX: u16 = crate::config::MAX_PARTS;
     pub const FIRST: Self = Self(1);
 
     #[must_use]

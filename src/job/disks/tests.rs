@@ -18,6 +18,7 @@ use crate::clock::Virtual;
 use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
 use crate::disks::Volume;
 use crate::disks::memory::{self, MemoryDisks};
+use crate::format::codec::Codec;
 use crate::format::ebs::VolumeId;
 use crate::format::key::Name;
 use crate::format::manifest::Manifest;
@@ -25,7 +26,6 @@ use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::snapshot::{Records, Service};
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -118,7 +118,7 @@ impl World {
         let spec = Spec {
             job: name("disks"),
             sources: self.sources.clone(),
-            compression: Compression::Zstd { level: 1 },
+            codec: Codec::default(),
             timeout: None,
             hooks: self.hooks.clone(),
             parent: Policy::default(),

@@ -10,12 +10,12 @@ use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use crate::error::{Class, Classify as _};
+use crate::format::codec::Codec;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
 use crate::metrics::Metrics;
 use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -86,7 +86,7 @@ impl Site {
                 name: name("dump"),
                 kind: SourceKind::Command { argv: shell(source), allow_empty: true },
             }],
-            compression: Compression::None,
+            codec: Codec::default(),
             timeout,
             hooks: Hooks { before, after, time_limit },
             parent: Policy::default(),
@@ -134,14 +134,26 @@ async fn a_failing_after_leaves_the_backup_and_the_other_hooks_run() {
 #[tokio::test]
 async fn a_late_hook_is_ended_with_all_it_started() {
     let site = Site::new();
-    let marker = site.folder.path().join("survived");
-    let late = shell(&format!("(sleep 3; touch {}) & sleep 60", marker.display()));
+    let noted = site.folder.path().join("pids");
+    let late = shell(&format!("sleep 600 & echo $$ $! > {}; sleep 600", noted.display()));
     let limit = Duration::from_millis(200);
     let result = site.run_for("echo x", vec![late], Vec::new(), limit, None, &CancellationToken::new()).await;
     let error = result.unwrap_err();
     assert_eq!(error.class(), Class::Timeout, "{error}");
-    std::thread::sleep(Duration::from_millis(3200));
-    assert!(!marker.exists());
+    let pids = std::fs::read_to_string(noted).unwrap();
+    assert_eq!(pids.split_whitespace().count(), 2);
+    let ended = async {
+        while pids.split_whitespace().any(runs) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("both are killed");
+}
+
+/// Whether a process is there and not merely waiting for its parent to ask how it ended.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z')))
 }
 
 #[tokio::test]

@@ -4,17 +4,14 @@ use super::*;
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
-use crate::download::testing::{item, manifest, noise};
+use crate::download::testing::noise;
+use crate::format::codec::Codec;
 use crate::format::key::ObjectKey;
+use crate::format::testing::{item, manifest, name};
 use crate::job::{Hooks, Progress, Snapshots, Spec, run};
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -105,7 +102,7 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
     let spec = Spec {
         job: name("j"),
         sources: vec![Source { name: name("file"), kind: SourceKind::File { path } }],
-        compression: Compression::None,
+        codec: Codec::default(),
         timeout: None,
         hooks: Hooks::default(),
         parent: Policy::default(),

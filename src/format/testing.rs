@@ -1,0 +1,67 @@
+//! What tests make backups of: each value is complete, and a test changes what it is about.
+
+use std::collections::BTreeMap;
+
+use super::index::Totals;
+use super::key::{BackupId, Chain, Name, ObjectKey};
+use super::manifest::{
+    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
+};
+use crate::checksum::crc64nvme;
+
+pub(crate) fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+/// The job "j" of the cluster "c".
+pub(crate) fn chain(node: &str) -> Chain {
+    Chain { cluster: name("c"), job: name("j"), node: name(node) }
+}
+
+pub(crate) fn object(key: ObjectKey, data: &[u8]) -> DataObject {
+    let size = data.len() as u64;
+    DataObject { key, size, crc64nvme: crc64nvme(data).to_be_bytes(), live_bytes: size }
+}
+
+/// A stream that stored all of its objects itself.
+pub(crate) fn stream(totals: Totals, index: IndexObject, objects: Vec<DataObject>) -> Stream {
+    let stored_bytes = objects.iter().map(|object| object.live_bytes).sum();
+    let Totals { chunks, files, plain_bytes, digest } = totals;
+    let (new_bytes, not_entered) = (stored_bytes, NotEntered::default());
+    Stream { plain_bytes, stored_bytes, new_bytes, chunks, files, digest, index, objects, not_entered }
+}
+
+pub(crate) fn item(item: &str, source: SourceDescription, stream: Option<Stream>) -> Item {
+    let content = match source {
+        SourceDescription::Ebs { .. } => Content::EbsSnapshot { snapshot: None },
+        _ => Content::Stream { stream },
+    };
+    Item { name: name(item), source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+}
+
+/// A backup of the node "n" that was begun and finished in 1970.
+pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
+    manifest_of(chain("n"), BackupId::new(jiff::Timestamp::UNIX_EPOCH, 7), items)
+}
+
+/// A full backup that took no time.
+pub(crate) fn manifest_of(chain: Chain, id: BackupId, items: Vec<Item>) -> Manifest {
+    let started = id.started().unwrap();
+    let Chain { cluster, job, node } = chain;
+    Manifest {
+        version: VERSION,
+        id,
+        job,
+        cluster,
+        node,
+        agent: "0".to_owned(),
+        started,
+        finished: started,
+        parent: None,
+        base: None,
+        labels: BTreeMap::new(),
+        outcome: Outcome::Success,
+        items,
+        warnings: Warnings::default(),
+    }
+}
