@@ -195,6 +195,9 @@ impl Drop for Prometheus {
 fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("AccessDenied");
+    daemon.expect_log("\"class\":\"config\"");
+    daemon.expect_log("the configuration was refused");
     let prometheus = Prometheus::start(&site);
     assert_eq!(site.json(&["trigger", "volumes", "--wait"]).0, Some(0));
     // Two runs of the one that runs by the minute.
