@@ -276,13 +276,16 @@ async fn the_journal_knows_which_chunks_a_part_completes() {
         writer.part_finished().await.unwrap();
     }
     drop(writer);
-    let interrupted = loop {
-        // The journal is written by a thread of its own, which holds the lock until it is done.
-        if let Some(one) = journal::interrupted(state.path()).unwrap().pop() {
-            break one;
+    let interrupted = async {
+        loop {
+            // The journal is written by a thread of its own, which holds the lock until it is done.
+            if let Some(one) = journal::interrupted(state.path()).unwrap().pop() {
+                break one;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
     };
+    let interrupted = tokio::time::timeout(Duration::from_secs(20), interrupted).await.unwrap();
     let mut parts = interrupted.parts().unwrap();
     parts.sort_by_key(|part| part.uploaded.number);
     let chunks: Vec<Vec<u64>> =
