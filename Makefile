@@ -69,8 +69,8 @@ bench: ## criterion, one file for each stage
 	$(CARGO) bench --locked
 
 .PHONY: bench-peers
-bench-peers: ## against other programs (docs/benchmarks.md); installs apt packages (BENCH_ARGS=… replaces --install)
-	python3 benches/peers.py $(or $(BENCH_ARGS),--install)
+bench-peers: ## against other programs (docs/benchmarks.md), or an older binary (BASE=path); ROWS=P1,P3; installs apt packages (BENCH_ARGS=… replaces --install)
+	PYTHONPATH=benches python3 -m peers $(if $(BASE),--base $(BASE)) $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
 
 # A filter that matches nothing passes in cargo; here it must not.
 .PHONY: soak

@@ -80,4 +80,20 @@ mod tests {
         assert_eq!(plan(least, 5 * MIB, 8).bytes, least, "the same number");
         assert!(plan(least - 1, 5 * MIB, 8).bytes > least - 1);
     }
+
+    #[test]
+    fn the_page_on_sizing_has_the_same_numbers() {
+        let page = include_str!("../../docs/sizing.md");
+        let besides = (least(0)).div_ceil(MIB);
+        assert!(page.contains(&format!("A stream takes at least one part and {besides} MiB;")), "{besides} MiB");
+        // Two jobs on two cores with the default of 256 MiB: what their pipelines leave is parts.
+        let (total, part) = (256 * MIB, 16 * MIB);
+        let each = (total / 2 - plan(total, part, 2).bytes) / part + 1;
+        assert!(
+            page.contains(&format!("two jobs at a time, {each} parts of 16 MiB in flight each (2 cores)")),
+            "{each} parts"
+        );
+        assert!(least(part) <= 64 * MIB && 2 * least(part) > 64 * MIB, "64 MiB: one stream");
+        assert!(plan(1024 * MIB, 64 * MIB, 2).bytes <= 512 * MIB, "1 GiB: two streams with 64 MiB parts");
+    }
 }

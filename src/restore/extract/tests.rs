@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
@@ -91,7 +92,9 @@ impl Room {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("outside/dir")).unwrap();
-        fs::write(dir.path().join("outside/secret"), b"secret").unwrap();
+        let secret = dir.path().join("outside/secret");
+        fs::write(&secret, b"secret").unwrap();
+        fs::set_permissions(secret, PermissionsExt::from_mode(0o644)).unwrap();
         fs::create_dir(dir.path().join("target")).unwrap();
         Self { dir }
     }
@@ -121,10 +124,10 @@ fn file(path: &str) -> Vec<u8> {
     raw(kind::REGULAR, path, "", b"evil")
 }
 
-/// Name, archive without its end, and what the error says.
+/// Name, archive without its end, and what the error says; `evil` is an absolute path that nothing may write to.
 // A table has as many lines as it has rows.
 #[allow(clippy::too_many_lines)]
-fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+fn attacks(evil: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let dir = |path: &str| raw(kind::DIRECTORY, path, "", b"");
     let link = |path: &str, to: &str| raw(kind::SYMLINK, path, to, b"");
     let hard = |path: &str, to: &str| raw(kind::HARD_LINK, path, to, b"");
@@ -147,8 +150,8 @@ fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             ),
             "\"..\"",
         ),
-        ("absolute", file("/tmp/penstock-evil"), "absolute"),
-        ("absolute in pax", x("path", b"/tmp/penstock-evil"), "absolute"),
+        ("absolute", file(evil), "absolute"),
+        ("absolute in pax", x("path", evil.as_bytes()), "absolute"),
         ("NUL", x("path", b"a\0b"), "NUL"),
         ("empty", file(""), "empty"),
         ("empty in pax", x("path", b""), "empty"),
@@ -157,7 +160,7 @@ fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("write through a link", [link("l", "../outside"), file("l/new")].concat(), "expected a directory"),
         (
             "write through an absolute link",
-            [link("l", "/"), file("l/tmp/penstock-evil")].concat(),
+            [link("l", "/"), file(&format!("l{evil}"))].concat(),
             "expected a directory",
         ),
         (
@@ -219,14 +222,16 @@ fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 
 #[test]
 fn every_attack_is_refused_and_nothing_outside_is_touched() {
-    for (name, archive, expected) in attacks() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let evil = elsewhere.path().join("evil");
+    for (name, archive, expected) in attacks(evil.to_str().unwrap()) {
         for overwrite in [false, true] {
             let room = Room::new();
             let archive = [&archive[..], &END_OF_ARCHIVE].concat();
             let error = room.extract(&archive, overwrite).expect_err(name).to_string();
             assert!(error.contains(expected), "{name}: {error}");
             room.check_outside();
-            assert!(!Path::new("/tmp/penstock-evil").exists(), "{name}");
+            assert!(!evil.exists(), "{name}");
         }
     }
 }
