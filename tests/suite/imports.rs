@@ -18,7 +18,7 @@ const LEVELS: &[&[&str]] = &[
     &["retry", "state"],
     &["store", "disks", "site"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "limits", "checksum", "clock"],
+    &["tar", "config", "format", "error", "metrics", "budget", "limits", "checksum", "clock"],
 ];
 
 /// Files longer than this are two rooms, or a framework.

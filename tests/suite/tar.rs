@@ -15,6 +15,7 @@ use penstock::format::index::{FileEntry, FileKind};
 use penstock::restore::extract::{self, extract};
 use penstock::source::tree::{Options, TreeSource};
 use penstock::source::{Source, Warning};
+use penstock::tar::END;
 use proptest::prelude::*;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{
@@ -462,7 +463,7 @@ fn check_entries(streamed: &Streamed, facts: &Facility) {
         }
     }
     assert_eq!(streamed.bytes.len() as u64, end + 1024);
-    assert!(streamed.bytes.ends_with(&extract::END_OF_ARCHIVE));
+    assert!(streamed.bytes.ends_with(&END));
 }
 
 #[test]
@@ -479,7 +480,7 @@ fn one_member_is_restored_from_its_range() {
     // The wanted one is a hard link: its first name's data is written to it instead.
     let (first, wanted) = (find(b"a-hard"), find(b"z-hard"));
     assert_eq!((wanted.kind, &wanted.link), (FileKind::HardLink, &first.path));
-    let feed = [bytes(first), bytes(wanted), extract::END_OF_ARCHIVE.to_vec()].concat();
+    let feed = [bytes(first), bytes(wanted), END.to_vec()].concat();
     let target = dir.path().join("target");
     let link_sources =
         [(b"a-hard".to_vec(), b"new/z-hard".to_vec()), (b"z-hard".to_vec(), b"new/z-hard".to_vec())].into();

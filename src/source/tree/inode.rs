@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, OFlags, fstat, readlinkat, statat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::header::device_fits;
 use super::meta::Meta;
-use super::xattr::{self, Attributes};
 use crate::format::index::{FileKind, MAX_PATH};
 use crate::source::announced;
 use crate::source::open::{self, Patience, Refusal};
+use crate::tar::device_fits;
+use crate::tar::xattr::{self, Attributes};
 
 pub(super) const OPEN: OFlags = open::OPEN.union(OFlags::NOFOLLOW);
 

@@ -3,7 +3,7 @@
 //! Two calls for an inode without any; one more for each attribute. The buffers are as long as Linux lets a list and a
 //! value be, so nothing is asked twice and nothing can be too long for them.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::acl;
 
-pub(crate) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
-pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+pub const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
 const LONGEST: usize = 64 << 10;
@@ -21,35 +21,37 @@ const LONGEST: usize = 64 << 10;
 const MOST: usize = 768 << 10;
 
 /// Where the attributes are.
-#[derive(Clone, Copy)]
-pub(crate) enum Target<'a> {
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
     Open(BorrowedFd<'a>),
     /// What cannot be opened without side effects: a path below `/proc/self/fd`, whose last component is not followed.
     Path(&'a CStr),
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Attributes {
+/// Extended attributes and ACLs of one member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
     /// Sorted by name, so that the stream of an unchanged file is unchanged.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) access_acl: Option<String>,
-    pub(crate) default_acl: Option<String>,
+    pub xattrs: Vec<(CString, Vec<u8>)>,
+    /// The text that a PAX record holds ([`acl`]).
+    pub access_acl: Option<Vec<u8>>,
+    pub default_acl: Option<Vec<u8>>,
 }
 
 /// Reads attributes, into buffers that it keeps.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
 }
 
 impl Reader {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
     }
 
     /// All attributes that can be read, and what could not.
-    pub(crate) fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+    pub fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
         let listed = match target {
             Target::Open(fd) => flistxattr(fd, &mut self.names[..]),
             Target::Path(path) => llistxattr(path, &mut self.names[..]),
@@ -102,11 +104,11 @@ impl Attributes {
         } else if name == DEFAULT_ACL {
             &mut self.default_acl
         } else {
-            self.xattrs.push((name.to_bytes().to_vec(), value.to_vec()));
+            self.xattrs.push((name.to_owned(), value.to_vec()));
             return Ok(());
         };
         let text = acl::to_text(value).ok_or_else(|| format!("its {} is not understood", name.to_string_lossy()))?;
-        *slot = Some(text);
+        *slot = Some(text.into_bytes());
         Ok(())
     }
 }
