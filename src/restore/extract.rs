@@ -111,14 +111,9 @@ pub enum Error {
 impl Classify for Error {
     fn report(&self) -> Report {
         match self {
-            Self::Archive(error) => error.report(),
-            Self::Io { error, .. } => {
-                let report = Report::new(Class::Local, self.to_string());
-                match refusal::remedy(error) {
-                    Some(remedy) => report.remedy(remedy),
-                    None => report,
-                }
-            }
+            Self::Archive(tar::Error::Read { .. }) => Report::new(Class::Local, self.to_string()),
+            Self::Archive(_) => Report::new(Class::Integrity, self.to_string()),
+            Self::Io { error, .. } => refusal::report(self.to_string(), error),
         }
     }
 }

@@ -49,13 +49,7 @@ impl Classify for Error {
             }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,
-            Self::Local { error, .. } => {
-                let report = Report::new(Class::Local, self.to_string());
-                return match refusal::remedy(error) {
-                    Some(remedy) => report.remedy(remedy),
-                    None => report,
-                };
-            }
+            Self::Local { error, .. } => return refusal::report(self.to_string(), error),
         };
         Report::new(class, self.to_string())
     }

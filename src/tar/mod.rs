@@ -25,12 +25,13 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
+
 pub use self::read::Reader;
 pub use self::sparse::Segment;
 pub use self::ustar::device_fits;
 use self::ustar::{PAX, Ustar};
 use self::xattr::Attributes;
-use crate::error::{Class, Classify, Report};
 use crate::format::index::{FileKind, FileTime};
 
 /// The length of everything in an archive is a multiple of this.
@@ -42,8 +43,8 @@ pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 /// The reader refuses a longer PAX header before it holds it: two paths of 64 KiB and 768 KiB of attributes fit.
 const MAX_PAX: usize = 1 << 20;
 
-/// One member of an archive, without its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One member of an archive, without its data. By default a regular file of root's, of mode 0 and time 0, without data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
     pub kind: FileKind,
     /// Any bytes but NUL, with no slash at the end. (In the archive a directory's path ends with one.)
@@ -63,6 +64,20 @@ pub struct Member {
     pub attributes: Attributes,
 }
 
+/// The kind of an inode's first name in an archive; `None` for what cannot be stored.
+#[must_use]
+pub const fn kind_of(file_type: FileType) -> Option<FileKind> {
+    match file_type {
+        FileType::RegularFile => Some(FileKind::Regular),
+        FileType::Directory => Some(FileKind::Directory),
+        FileType::Symlink => Some(FileKind::Symlink),
+        FileType::Fifo => Some(FileKind::Fifo),
+        FileType::CharacterDevice => Some(FileKind::CharDevice),
+        FileType::BlockDevice => Some(FileKind::BlockDevice),
+        FileType::Socket | FileType::Unknown => None,
+    }
+}
+
 /// How many bytes a member has in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -73,24 +88,6 @@ pub struct Layout {
 }
 
 impl Member {
-    /// A member that belongs to root, of mode 0 and time 0, without data or attributes: to be completed by the caller.
-    #[must_use]
-    pub fn new(kind: FileKind, path: Vec<u8>) -> Self {
-        Self {
-            kind,
-            path,
-            link: Vec::new(),
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            mtime: FileTime { seconds: 0, nanoseconds: 0 },
-            size: 0,
-            map: None,
-            rdev: (0, 0),
-            attributes: Attributes::default(),
-        }
-    }
-
     /// Appends the headers, and a sparse file's map, to `out`. The data follows, then zeros to a whole block.
     pub fn encode(&self, out: &mut Vec<u8>) -> Layout {
         let start = out.len();
@@ -103,12 +100,14 @@ impl Member {
         let content = map.as_ref().map_or(0, Vec::len) as u64 + data;
         let records = pax::encode(self, &path, content);
         if !records.is_empty() {
-            let path = [b"PaxHeaders/", &self.path[..]].concat();
-            Ustar { mode: 0o644, size: records.len() as u64, ..Ustar::new(PAX, Cow::Owned(path)) }.encode(out);
+            let path = Cow::Owned([b"PaxHeaders/", &self.path[..]].concat());
+            Ustar { flag: PAX, path, mode: 0o644, size: records.len() as u64, ..Ustar::default() }.encode(out);
             out.extend_from_slice(&records);
             out.resize(out.len().next_multiple_of(BLOCK), 0);
         }
         Ustar {
+            flag: ustar::flag(self.kind),
+            path,
             link: &self.link,
             mode: self.mode,
             uid: self.uid,
@@ -116,7 +115,6 @@ impl Member {
             mtime: self.mtime.seconds,
             size: content,
             rdev: self.rdev,
-            ..Ustar::new(ustar::flag(self.kind), path)
         }
         .encode(out);
         let headers = (out.len() - start) as u64;
@@ -145,16 +143,6 @@ impl Error {
     /// A member that the reader, or the one who was to write it somewhere, does not accept.
     pub fn refused(path: &[u8], reason: impl Into<String>) -> Self {
         Self::Refused { path: shown(path), reason: reason.into() }
-    }
-}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        let class = match self {
-            Self::Truncated { .. } | Self::Header { .. } | Self::Refused { .. } => Class::Integrity,
-            Self::Read { .. } => Class::Local,
-        };
-        Report::new(class, self.to_string())
     }
 }
 

@@ -31,8 +31,8 @@ pub struct Reader<R> {
 
 impl<R: Read> Reader<R> {
     pub fn new(input: R) -> Self {
-        let segment = Segment { offset: 0, length: 0 };
-        Self { input, offset: 0, left: 0, padding: 0, what: String::new(), segment, map: None, started: 0 }
+        let (what, segment) = (String::new(), Segment::default());
+        Self { input, offset: 0, left: 0, padding: 0, what, segment, map: None, started: 0 }
     }
 
     /// The next member, `None` after the end of the archive, behind which there are only zeros. What is left of the
@@ -155,7 +155,7 @@ impl<R: Read> Reader<R> {
     fn expect(&mut self, size: u64) {
         self.left = size;
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
-        (self.segment, self.map, self.started) = (Segment { offset: 0, length: 0 }, None, 0);
+        (self.segment, self.map, self.started) = (Segment::default(), None, 0);
     }
 
     /// Reads what is left of the current member.

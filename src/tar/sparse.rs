@@ -13,7 +13,7 @@ use super::{BLOCK, Error, Reader};
 /// Sixteen times what Penstock writes; 16 MiB of memory.
 const MAX_SEGMENTS: u64 = 1 << 20;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Segment {
     pub offset: u64,
     pub length: u64,

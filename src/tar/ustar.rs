@@ -10,6 +10,7 @@ use crate::format::index::FileKind;
 /// The type of a PAX extended header, which is for the member behind it (POSIX.1-2001, `pax`).
 pub(super) const PAX: u8 = b'x';
 
+/// The types of members, from `0` on.
 const KINDS: [FileKind; 7] = [
     FileKind::Regular,
     FileKind::HardLink,
@@ -20,26 +21,18 @@ const KINDS: [FileKind; 7] = [
     FileKind::Fifo,
 ];
 
-/// The type of a member of this kind.
-pub(super) const fn flag(kind: FileKind) -> u8 {
-    match kind {
-        FileKind::Regular => b'0',
-        FileKind::HardLink => b'1',
-        FileKind::Symlink => b'2',
-        FileKind::CharDevice => b'3',
-        FileKind::BlockDevice => b'4',
-        FileKind::Directory => b'5',
-        FileKind::Fifo => b'6',
-    }
+pub(super) fn flag(kind: FileKind) -> u8 {
+    (b'0'..).zip(KINDS).find(|(_, known)| *known == kind).map_or(b'0', |(flag, _)| flag)
 }
 
 pub(super) fn kind(flag: u8) -> Option<FileKind> {
-    KINDS.into_iter().find(|kind| self::flag(*kind) == flag)
+    KINDS.get(usize::from(flag.checked_sub(b'0')?)).copied()
 }
 
 /// The owner in the block of a member whose owner only PAX can hold: not root, for readers that ignore PAX.
 const NOBODY: u32 = 65534;
 
+#[derive(Default)]
 pub(super) struct Ustar<'a> {
     pub(super) flag: u8,
     pub(super) path: Cow<'a, [u8]>,
@@ -53,10 +46,6 @@ pub(super) struct Ustar<'a> {
 }
 
 impl<'a> Ustar<'a> {
-    pub(super) const fn new(flag: u8, path: Cow<'a, [u8]>) -> Self {
-        Self { flag, path, link: b"", mode: 0, uid: 0, gid: 0, mtime: 0, size: 0, rdev: (0, 0) }
-    }
-
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.resize(start + BLOCK, 0);

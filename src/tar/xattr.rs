@@ -4,7 +4,7 @@
 //! value be, so nothing is asked twice and nothing can be too long for them.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
@@ -24,8 +24,14 @@ const MOST: usize = 768 << 10;
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
     Open(BorrowedFd<'a>),
-    /// What cannot be opened without side effects: a path below `/proc/self/fd`, whose last component is not followed.
-    Path(&'a CStr),
+    /// What cannot be opened without side effects, by its directory and name; not followed.
+    Name(BorrowedFd<'a>, &'a CStr),
+}
+
+/// A path to `name`, for calls that take no directory, short however deep that lies: its last component is the name's.
+#[must_use]
+pub fn path_below(directory: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
 }
 
 /// Extended attributes and ACLs of one member.
@@ -45,16 +51,22 @@ pub struct Reader {
     value: Vec<u8>,
 }
 
-impl Reader {
-    pub fn new() -> Self {
+impl Default for Reader {
+    fn default() -> Self {
         Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
     }
+}
 
+impl Reader {
     /// All attributes that can be read, and what could not.
     pub fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+        let path = match target {
+            Target::Open(_) => Vec::new(),
+            Target::Name(directory, name) => path_below(directory, name),
+        };
         let listed = match target {
             Target::Open(fd) => flistxattr(fd, &mut self.names[..]),
-            Target::Path(path) => llistxattr(path, &mut self.names[..]),
+            Target::Name(..) => llistxattr(&path, &mut self.names[..]),
         };
         let mut attributes = Attributes::default();
         let length = match listed {
@@ -72,7 +84,7 @@ impl Reader {
         for name in names {
             let value = match target {
                 Target::Open(fd) => fgetxattr(fd, name, &mut self.value[..]),
-                Target::Path(path) => lgetxattr(path, name, &mut self.value[..]),
+                Target::Name(..) => lgetxattr(&path, name, &mut self.value[..]),
             };
             let value = match value {
                 Ok(length) => &self.value[..length],

@@ -21,7 +21,7 @@ use super::ledger::Ledger;
 use super::{Error, failed};
 use crate::format::index::{FileKind, FileTime};
 use crate::restore::refusal::ends;
-use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL};
+use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL, path_below};
 use crate::tar::{Member, acl};
 
 /// The coarsest clock of a file system that is worth no warning: FAT's.
@@ -198,17 +198,10 @@ impl Place<'_> {
         }
     }
 
-    /// A path below `/proc/self/fd`, for the calls that take no directory; its last component is not followed.
-    pub(super) fn path(parent: &OwnedFd, name: &CStr) -> Vec<u8> {
-        let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
-        path.extend_from_slice(name.to_bytes());
-        path
-    }
-
     fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
         match self {
             Self::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
-            Self::Name(parent, file) => lsetxattr(Self::path(parent, file), name, value, XattrFlags::empty()),
+            Self::Name(parent, file) => lsetxattr(path_below(parent.as_fd(), file), name, value, XattrFlags::empty()),
         }
     }
 
@@ -219,7 +212,7 @@ impl Place<'_> {
         for name in names {
             let removed = match self {
                 Self::Open(file) => fremovexattr(file, *name),
-                Self::Name(parent, file) => lremovexattr(Self::path(parent, file), *name),
+                Self::Name(parent, file) => lremovexattr(path_below(parent.as_fd(), file), *name),
             };
             match removed {
                 Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
@@ -234,7 +227,7 @@ impl Place<'_> {
     fn has_xattr(&self, name: &CStr) -> bool {
         let length = match self {
             Self::Open(file) => fgetxattr_query(file, name),
-            Self::Name(parent, file) => lgetxattr_query(Self::path(parent, file), name),
+            Self::Name(parent, file) => lgetxattr_query(path_below(parent.as_fd(), file), name),
         };
         length.is_ok_and(|length| length > 0)
     }

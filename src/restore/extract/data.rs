@@ -82,11 +82,9 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::index::FileKind;
 
     fn output(size: u64) -> Output {
-        let member = Member { size, ..Member::new(FileKind::Regular, b"f".to_vec()) };
-        Output::new(tempfile::tempfile().unwrap(), member)
+        Output::new(tempfile::tempfile().unwrap(), Member { size, ..Member::default() })
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Further names of one file, and copies of it where the file system has no more names for it.
 
 use std::fs::File;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, openat, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::attributes::{Place, apply};
 use super::data::{Output, is_zero};
 use super::target::{checked, verdict};
-use super::{BUFFER, Extractor, Failure, c_string, failed, refused};
+use super::{BUFFER, Extractor, Failure, failed, refused};
 use crate::format::index::FileKind;
 use crate::restore::refusal::Refusal;
-use crate::tar::{Member, shown, xattr};
+use crate::tar::{self, Member, shown, xattr};
 
 /// Copies of one file that further names are tried on.
 const MAX_COPIES: usize = 8;
@@ -53,33 +53,34 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Owner, mode and time are in the link's own header; the rest is read from the first name.
+    /// Owner, mode and time are in the link's own header; the rest is read from the first name. What that could not be
+    /// given is in the ledger already.
     pub(super) fn copy(&mut self, first: &[u8], member: &Member) -> Result<(), Failure> {
         let stat = self.target.stat_first(first, &member.path)?;
         let (parent, name) = self.target.locate(first)?;
         let mut copy = Member {
+            kind: tar::kind_of(FileType::from_raw_mode(stat.st_mode)).unwrap_or_default(),
+            path: member.path.clone(),
             mode: member.mode,
             uid: member.uid,
             gid: member.gid,
             mtime: member.mtime,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
-            ..Member::new(kind(&stat), member.path.clone())
+            ..Member::default()
         };
         if copy.kind != FileKind::Regular {
             if copy.kind == FileKind::Symlink {
                 let link = readlinkat(&parent, &name, Vec::new());
                 copy.link = link.map_err(verdict("reading its first name", first))?.into_bytes();
             }
-            let path = std::ffi::OsString::from_vec(Place::path(&parent, &name)).into_encoded_bytes();
-            let path = c_string(first, &path)?;
-            copy.attributes = attributes(xattr::Target::Path(&path));
+            copy.attributes = xattr::Reader::default().read(xattr::Target::Name(parent.as_fd(), &name)).0;
             return self.special(&copy);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(&parent, &name, flags, Mode::empty()).map_err(verdict("reading its first name", first))?;
         let from = File::from(opened);
-        copy.attributes = attributes(xattr::Target::Open(std::os::fd::AsFd::as_fd(&from)));
+        copy.attributes = xattr::Reader::default().read(xattr::Target::Open(from.as_fd())).0;
         let mut to = Output::new(File::from(self.target.create_file(&copy.path)?), copy);
         let done = self.copy_data(&from, &mut to);
         let done = done.and_then(|()| Ok(apply(&Place::Open(&to.file), &to.member, &mut self.ledger)?));
@@ -105,19 +106,4 @@ impl Extractor<'_> {
             offset += length as u64;
         }
     }
-}
-
-fn kind(stat: &Stat) -> FileKind {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => FileKind::Symlink,
-        FileType::CharacterDevice => FileKind::CharDevice,
-        FileType::BlockDevice => FileKind::BlockDevice,
-        FileType::Fifo => FileKind::Fifo,
-        FileType::RegularFile | FileType::Directory | FileType::Socket | FileType::Unknown => FileKind::Regular,
-    }
-}
-
-/// What the first name could not be given is in the ledger already.
-fn attributes(from: xattr::Target<'_>) -> xattr::Attributes {
-    xattr::Reader::new().read(from).0
 }

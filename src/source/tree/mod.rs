@@ -245,6 +245,8 @@ impl TreeSource {
         let body = file.map(|fd| Body::open(fd, meta));
         let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
         let member = Member {
+            kind,
+            path,
             link,
             mode: meta.mode,
             uid: meta.uid,
@@ -254,7 +256,6 @@ impl TreeSource {
             map: body.as_ref().and_then(Body::map),
             rdev: if device { meta.rdev } else { (0, 0) },
             attributes,
-            ..Member::new(kind, path)
         };
         let mut bytes = Vec::with_capacity(3 * BLOCK);
         let Layout { headers, content } = member.encode(&mut bytes);

@@ -25,8 +25,8 @@ use super::runs::Held;
 use super::unchanged::Comparison;
 use crate::format::index::{FileKind, MAX_PATH};
 use crate::source::open::open;
-use crate::tar::acl;
 use crate::tar::xattr::{self, Attributes};
+use crate::tar::{self, acl};
 
 /// A process may have 1024 files open by default, and several trees are read at once.
 const OPEN_LEVELS: usize = 32;
@@ -182,7 +182,7 @@ impl Walk {
         let first_name = self.links.first_name(&meta);
         let (kind, link) = match &first_name {
             Some(first) => (Some(FileKind::HardLink), &first[..]),
-            None => (inode::kind(&meta), &b""[..]),
+            None => (tar::kind_of(meta.file_type), &b""[..]),
         };
         let mut unchanged = kind.and_then(|kind| self.unchanged(kind, link, &meta));
         if let Some(first) = first_name {
