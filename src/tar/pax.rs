@@ -236,38 +236,3 @@ fn unescape(name: &[u8]) -> Vec<u8> {
     }
     out
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_counts_its_own_length() {
-        for value in [0, 3, 4, 92, 93, 988, 989, 991] {
-            let mut out = Vec::new();
-            put(&mut out, b"k", &vec![b'v'; value]);
-            let (key, read, rest) = record(&out).unwrap();
-            assert_eq!((key, read.len(), rest), (&b"k"[..], value, &b""[..]));
-        }
-    }
-
-    #[test]
-    fn times_are_exact() {
-        for (seconds, nanoseconds, text) in [
-            (0, 0, "0"),
-            (1, 500_000_000, "1.5"),
-            (1, 1, "1.000000001"),
-            (-1, 0, "-1"),
-            (-1, 999_999_999, "-0.000000001"),
-            (-2, 500_000_000, "-1.5"),
-            (i64::MIN, 0, "-9223372036854775808"),
-            (i64::MIN, 1, "-9223372036854775807.999999999"),
-        ] {
-            let exact = FileTime { seconds, nanoseconds };
-            assert_eq!((decimal(exact), time(text.as_bytes())), (text.to_owned(), Ok(exact)));
-        }
-        for text in ["", "-", "x", "1.2.3", "9223372036854775808", "-9223372036854775808.5", "+1", "1e3"] {
-            assert!(time(text.as_bytes()).is_err(), "{text}");
-        }
-    }
-}

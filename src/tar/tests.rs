@@ -37,6 +37,8 @@ fn every_member_that_makes_no_sense_is_refused() {
         ("size in base 256", sized(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "octal"),
         ("uid of all ones", x("uid", b"4294967295"), "2^32"),
         ("time that is none", x("mtime", b"1.2.3"), "decimal"),
+        ("time that is too early", x("mtime", b"-9223372036854775808.5"), "decimal"),
+        ("time with a sign", x("mtime", b"+1"), "decimal"),
         ("data in a directory", raw(flags::DIRECTORY, "d", "", b"data"), "only a regular file"),
         ("data in a link", raw(flags::SYMLINK, "l", "x", b"data"), "only a regular file"),
         ("an unknown type", raw(b'L', "l", "", b"data"), "its type"),

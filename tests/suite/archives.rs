@@ -255,3 +255,76 @@ fn the_bytes_of_a_member_are_the_same_in_every_release() {
     let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&archive));
     assert_eq!(digest, "ced1a5467cfea9d8ca57e1242f8be5411ee699c979b6cf90dd8f7eb9de64a97c");
 }
+
+#[test]
+fn a_record_counts_its_own_length() {
+    for length in (0..1000).chain([9_950, 9_960, 9_970, 9_980]) {
+        let xattrs = vec![(c"user.x".to_owned(), vec![b'v'; length])];
+        let attributes = Attributes { xattrs, ..Attributes::default() };
+        let member = Member { path: b"a".to_vec(), attributes, ..Member::default() };
+        let mut archive = Vec::new();
+        member.encode(&mut archive);
+        assert_eq!(Reader::new(&archive[..]).next_member().unwrap(), Some(member), "{length}");
+    }
+}
+
+#[test]
+fn times_are_exact() {
+    for (seconds, nanoseconds, text) in [
+        (1, 500_000_000, "1.5"),
+        (1, 1, "1.000000001"),
+        (-1, 0, "-1"),
+        (-1, 999_999_999, "-0.000000001"),
+        (-2, 500_000_000, "-1.5"),
+        (1 << 33, 0, "8589934592"),
+        (i64::MIN, 0, "-9223372036854775808"),
+        (i64::MIN, 1, "-9223372036854775807.999999999"),
+    ] {
+        let mtime = FileTime { seconds, nanoseconds };
+        let member = Member { path: b"a".to_vec(), mtime, ..Member::default() };
+        let mut archive = Vec::new();
+        member.encode(&mut archive);
+        let record = format!(" mtime={text}\n\0");
+        assert!(archive.windows(record.len()).any(|bytes| bytes == record.as_bytes()), "{text}");
+        assert_eq!(Reader::new(&archive[..]).next_member().unwrap(), Some(member), "{text}");
+    }
+}
+
+#[test]
+fn text_and_binary_are_the_same_acl() {
+    let text = "user::rwx,user:1000:r--,user:3000000000:r-x,group::r-x,group:7:-w-,mask::rwx,other::---";
+    let binary = acl::to_binary(text.as_bytes()).unwrap();
+    assert_eq!(binary.len(), 4 + 7 * 8);
+    assert_eq!(acl::to_text(&binary).unwrap(), text);
+}
+
+#[test]
+fn acls_that_other_tars_write_are_read() {
+    let ours = acl::to_binary(b"user::rw-,user:5:r--,group::r--,mask::r--,other::r--").unwrap();
+    for theirs in [
+        "user::rw-\nuser:5:r--\ngroup::r--\nmask::r--\nother::r--\n",
+        "u::rw-,u:5:r--,m::r--,g::r--,o::r--",
+        "user::rw-,user:name:r--:5,group::r--,mask::r--,other::r--",
+        "user::rw-\nuser:5:rwx\t#effective:r--\ngroup::r--\nmask::r--\nother::r--".replace("rwx", "r--").as_str(),
+    ] {
+        assert_eq!(acl::to_binary(theirs.as_bytes()).unwrap(), ours, "{theirs}");
+    }
+}
+
+#[test]
+fn a_mode_is_an_acl() {
+    assert_eq!(acl::of_mode(0o4751), "user::rwx,group::r-x,other::--x");
+}
+
+#[test]
+fn an_acl_of_nonsense_is_refused() {
+    for text in ["user", "user:x:rwx", "mask:1:rwx", "other::rws", "user::rwx:1:2:3", "user:4294967296:r--"] {
+        assert!(acl::to_binary(text.as_bytes()).is_err(), "{text}");
+    }
+    assert!(acl::to_binary(b"user::\xff").is_err());
+    assert_eq!(acl::to_text(b""), None);
+    assert_eq!(acl::to_text(&[3, 0, 0, 0]), None);
+    assert_eq!(acl::to_text(&[2, 0, 0, 0, 1]), None);
+    assert_eq!(acl::to_text(&[2, 0, 0, 0, 3, 0, 7, 0, 0, 0, 0, 0]), None);
+    assert_eq!(acl::to_text(&[2, 0, 0, 0]).unwrap(), "");
+}
