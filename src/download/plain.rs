@@ -8,14 +8,12 @@
 //! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
 //! its own, so groups cannot wait for each other.
 
-use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -99,34 +97,6 @@ impl PlainReader {
             driver.join().await?;
         }
         Ok(next)
-    }
-
-    /// For a thread that may block. Its [`io::Error`]s hold an [`Error`] each.
-    #[must_use]
-    pub fn into_read(self, runtime: Handle) -> PlainRead {
-        PlainRead { reader: self, runtime, rest: Bytes::new() }
-    }
-}
-
-/// See [`PlainReader::into_read`].
-#[derive(Debug)]
-pub struct PlainRead {
-    reader: PlainReader,
-    runtime: Handle,
-    rest: Bytes,
-}
-
-impl Read for PlainRead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() && !buffer.is_empty() {
-            // Its buffer goes back before another one is asked for.
-            self.rest = Bytes::new();
-            let next = self.runtime.block_on(self.reader.next()).map_err(io::Error::other)?;
-            self.rest = next.unwrap_or_default();
-        }
-        let count = self.rest.len().min(buffer.len());
-        self.rest.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
 }
 

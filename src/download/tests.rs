@@ -1,4 +1,3 @@
-use std::io::Read as _;
 use std::ops::Range;
 
 use proptest::prelude::*;
@@ -45,19 +44,12 @@ async fn a_stream_comes_back_whole_on_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_stream_and_a_blocking_reader() {
+async fn streams_of_no_byte_of_one_and_of_many() {
     let house = house(40 * MIB);
     for length in [0, 1, 50_000] {
         let plain = noise(length, 3);
         let stream = house.stream("a", &plain, &[], SMALL).await;
-        let index = index::fetch(&house.ctx, &stream).await.unwrap();
-        let reader = plain::read(&house.ctx, &stream, index, Selection::Whole, CancellationToken::new());
-        let runtime = tokio::runtime::Handle::current();
-        let copy = tokio::task::spawn_blocking(move || {
-            let mut copy = Vec::new();
-            reader.into_read(runtime).read_to_end(&mut copy).map(|_| copy)
-        });
-        assert!(copy.await.unwrap().unwrap() == plain);
+        assert!(read(&house, &stream, Selection::Whole).await.unwrap() == plain);
     }
 }
 

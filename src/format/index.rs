@@ -53,8 +53,9 @@ pub struct Chunk {
     pub stored_len: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
+    #[default]
     Regular,
     Directory,
     Symlink,
@@ -65,7 +66,7 @@ pub enum FileKind {
 }
 
 /// Seconds and nanoseconds since 1970; nanoseconds count forward also before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileTime {
     pub seconds: i64,
     pub nanoseconds: u32,
