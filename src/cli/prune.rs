@@ -209,8 +209,11 @@ impl Told {
 
     /// Before anything is done.
     fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
-        self.paid += plan.backups.iter().map(|backup| told_bytes(self.format, backup)).sum::<usize>();
-        plan.memory.take(self.paid)
+        let each = plan.backups.iter().map(|backup| told_bytes(self.format, backup));
+        let bytes = self.paid + each.sum::<usize>();
+        plan.memory.take(bytes)?;
+        self.paid = bytes;
+        Ok(())
     }
 
     fn is_empty(&self) -> bool {
