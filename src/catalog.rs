@@ -26,6 +26,9 @@ pub use walk::Pages;
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
+/// What reading a manifest takes of memory, as so many times its length: its text and what is parsed of it, while vectors grow.
+const PARSED: u64 = 12;
+
 /// What an [`Entry`] takes of memory, with what a list of them takes besides.
 pub const ENTRY: usize = 512;
 
@@ -328,10 +331,17 @@ impl Catalog {
         Ok(bytes)
     }
 
+    /// How many of these manifests may be read at a time: an eighth of the memory is for that.
+    pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
+        let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
+        let fit = self.memory / 8 / PARSED.saturating_mul(largest);
+        usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
+    }
+
     /// The manifests of `entries`, in their order, each with its own failure. Only those that are being read are held.
     pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
         let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
-        stream::iter(entries).map(read).buffered(PARALLEL)
+        stream::iter(entries).map(read).buffered(self.parallel(entries))
     }
 
     /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is

@@ -114,8 +114,8 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
                 cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
             }
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
-            Command::Prune(args) => prune::prune(&config, args, &cancel).await,
-            Command::Delete(args) => prune::delete(&config, args, &cancel).await,
+            Command::Prune(args) => prune::prune(&config, args, cli.output, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, args, cli.output, &cancel).await,
             Command::Stats(args) => stats::run(&config, args).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
