@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make bench-peers: Penstock beside other programs, as whole processes on one machine (design: performance.md).
+"""make bench-peers: Penstock beside other programs, as whole processes on one machine.
 
 Clients take turns (A B A B …), every figure is a median. CPU is user + system of the client's whole process tree, waited
 for with wait4; RSS is that of its largest process (nothing under 20 MiB can be told apart: a child starts with its

@@ -192,17 +192,6 @@ fn failed_item(manifest: &Manifest) -> Option<Report> {
     Some(Report { message: format!("item {name}: {}", report.message), ..report })
 }
 
-/// The threads that compress, for every run of the process.
-///
-/// # Errors
-/// When they cannot be started.
-pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
-    pool.map(Arc::new).map_err(failed)
-}
-
 /// How a run that committed nothing ended.
 #[must_use]
 pub fn outcome_of(error: &Error) -> Outcome {

@@ -19,6 +19,7 @@ mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
 mod faults;
+mod file_list;
 mod imports;
 mod incremental;
 mod layouts;
