@@ -11,7 +11,7 @@
 //! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
 //! 7. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
 //! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
+//! 9. The ground: [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
 
 pub mod aws;
 pub mod budget;

@@ -61,7 +61,7 @@ const DELETES: usize = 8;
 pub struct Context {
     pub store: Arc<dyn Store>,
     pub endpoint: Endpoint,
-    /// See [`upload::Uploader`].
+    /// See [`crate::upload::Uploader`].
     pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,

@@ -76,7 +76,7 @@ impl Service {
         Self { disks, pace: Arc::new(Pace::default()), clock }
     }
 
-    /// Deletes a backup's snapshots; see `delete::backup`.
+    /// Deletes a backup's snapshots; see [`delete::backup`].
     ///
     /// # Errors
     /// The same.
