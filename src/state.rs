@@ -288,7 +288,7 @@ mod tests {
     fn a_write_that_fails_in_the_middle_leaves_the_old_content() {
         const FOLDER: &str = "PENSTOCK_TEST_FOLDER";
         if let Some(folder) = std::env::var_os(FOLDER) {
-            let failed = replace(&Path::new(&folder).join("x.json"), &[b'n'; 1 << 20]).unwrap_err();
+            let failed = replace(&Path::new(&folder).join("x.json"), &vec![b'n'; 1 << 20]).unwrap_err();
             assert_eq!(failed.class(), Class::Local);
             assert!(failed.to_string().contains("File too large"), "{failed}");
             return;
