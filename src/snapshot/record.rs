@@ -245,4 +245,11 @@ mod tests {
         assert!(records.backups().unwrap().is_empty());
         assert!(folder.path().join("snapshots/x.json").exists());
     }
+
+    #[test]
+    fn a_record_has_the_fields_of_earlier_versions() {
+        let json = r#"{"version":1,"location":"l","prefix":"p","cluster":"c","job":"j","node":"n","id":"20261123T221300Z-4f9a2c","written":"1970-01-01T00:00:00Z","phase":"creating"}"#;
+        let saved: Saved = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&saved).unwrap(), json);
+    }
 }
