@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
@@ -313,22 +313,7 @@ impl Catalog {
     /// # Errors
     /// When it cannot be read.
     pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        with_retries("GetObject", &entry.key, || self.download(entry)).await
-    }
-
-    async fn download(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        let download = self.store.get(&entry.key, None).await?;
-        let limit = usize::try_from(entry.size).unwrap_or(usize::MAX);
-        let mut body = download.body;
-        let mut bytes = Vec::with_capacity(limit);
-        while let Some(piece) = body.try_next().await? {
-            if bytes.len() + piece.len() > limit {
-                let message = format!("the manifest is longer than the {limit} bytes that the listing says");
-                return Err(store::Error::local("GetObject", &entry.key, Class::Integrity, message));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+        with_retries("GetObject", &entry.key, || store::read(&*self.store, &entry.key, entry.size)).await
     }
 
     /// How many of these manifests may be read at a time: an eighth of the memory is for that.

@@ -12,7 +12,8 @@
 //! 7. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
 //! 8. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
 //! 9. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 10. The ground: [`tar`], [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
+//! 10. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`],
+//!     [`clock`].
 
 pub mod aws;
 pub mod budget;

@@ -1,11 +1,12 @@
 //! Arguments in, exit code out.
 //!
 //! This is the one room that plugs the AWS adapter into the store port. Commands return what they have to say as a [`Done`]; only
-//! [`output`] prints.
+//! [`output`] prints, and [`file_list`] what is too long to be kept.
 
 mod args;
 mod backup;
 mod daemon;
+mod file_list;
 mod help;
 mod logging;
 mod output;
@@ -103,7 +104,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Run => daemon::run(cli, &config, levels, &cancel).await,
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
             Command::List(args) => read::list(&config, args).await,
-            Command::Show(args) => read::show(&config, args).await,
+            Command::Show(args) => read::show(&config, args, cli.output).await,
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,

@@ -10,7 +10,7 @@
 //!
 //! The way through: `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
 //! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections.
-//! [`example`] and [`schema`] are held to the reader's own list of keys by tests.
+//! [`example`] and [`schema()`] are held to the reader's own list of keys by tests.
 
 mod credentials;
 mod cron;

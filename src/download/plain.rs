@@ -197,7 +197,7 @@ impl Driver {
     }
 
     async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
-        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
+        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::NoObject(extent.object))?;
         let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
         get_into(&*self.ctx.store, &object.key, extent.offset, into).await
     }
@@ -205,7 +205,7 @@ impl Driver {
     fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
         let Chunk { object, offset, plain_len, .. } = piece.chunk;
         let positions = piece.position..piece.position + u64::from(plain_len);
-        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::Stopped) };
+        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::NoObject(object)) };
         (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
     }
 

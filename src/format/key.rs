@@ -189,7 +189,7 @@ impl fmt::Display for BackupId {
 }
 
 /// The backups of one job on one node: one writer, one history.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Chain {
     pub cluster: Name,
     pub job: Name,

@@ -329,6 +329,12 @@ impl Manifest {
         Ok(())
     }
 
+    /// The chain it belongs to.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        Chain { cluster: self.cluster.clone(), job: self.job.clone(), node: self.node.clone() }
+    }
+
     /// The streams that can be restored, with the item each belongs to.
     pub fn streams(&self) -> impl Iterator<Item = (&Item, &Stream)> {
         self.items.iter().filter_map(|item| match &item.content {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::unlisted::{self, Unlisted};
 use super::{CLEAN_UP_DEADLINE, Context, Error, Run, finish};
 use crate::config::Ebs;
-use crate::format::key::{BackupPrefix, Chain, Name};
+use crate::format::key::{BackupPrefix, Name};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::snapshot::{Owner, Place, Records, Service, Session, recover};
 
@@ -60,8 +60,7 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let context = self.context;
         let Snapshots { service, records, location } = &context.snapshots;
-        let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };
-        let owner = Owner { chain, id: manifest.id.clone() };
+        let owner = Owner::of(manifest);
         let lock = records.lock(&manifest.job).map_err(Error::Snapshots)?;
         let pending = recover::job(context.recovery(), &lock).await;
         let place = Place { records, lock: &lock, location, prefix: &context.prefix, pending };

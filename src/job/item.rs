@@ -276,7 +276,7 @@ impl<'a> ItemWriter<'a> {
 
     /// A chunk that the parent has. Returns its plain length.
     fn reference(&mut self, position: u32) -> Result<u64, Error> {
-        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::Stopped))?;
+        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::NoChunk(position)))?;
         self.index().chunk(&chunk).map_err(index_error)?;
         let plain = u64::from(chunk.plain_len);
         Progress::add(&self.progress.plain, plain);

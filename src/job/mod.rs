@@ -61,7 +61,7 @@ const DELETES: usize = 8;
 pub struct Context {
     pub store: Arc<dyn Store>,
     pub endpoint: Endpoint,
-    /// See [`upload::Uploader`].
+    /// See [`crate::upload::Uploader`].
     pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
@@ -181,17 +181,6 @@ fn failed_item(manifest: &Manifest) -> Option<Report> {
     let (name, error) = failed.next()?;
     let report = error.report()?;
     Some(Report { message: format!("item {name}: {}", report.message), ..report })
-}
-
-/// The threads that compress, for every run of the process.
-///
-/// # Errors
-/// When they cannot be started.
-pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
-    pool.map(Arc::new).map_err(failed)
 }
 
 /// How a run that committed nothing ended.

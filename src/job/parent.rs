@@ -125,7 +125,7 @@ impl Run<'_> {
         };
         *depth = deeper;
         let manifest = &ancestor.manifest;
-        let Some((old, stream)) = stream_of(manifest, item) else { return Err(download::Error::Stopped.into()) };
+        let (old, stream) = stream_of(manifest, item).expect("a candidate has the item's stream");
         let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
         let wanted = bytes.saturating_add(table);
         if wanted > budget.total() {

@@ -13,7 +13,7 @@ use super::parent::{Ancestor, Ancestors, Policy, Reuse};
 use super::{Error, Run};
 use crate::error::{Class, Classify as _};
 use crate::format::ebs::VolumeId;
-use crate::format::key::{Chain, Name};
+use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription};
 use crate::source::glob;
 
@@ -74,11 +74,10 @@ impl Run<'_> {
     /// Adds what may be lost to the items of `manifest`.
     pub(super) async fn add_lost(&mut self, unlisted: &[Unlisted], manifest: &mut Manifest) -> Result<(), Error> {
         let Some(first) = unlisted.first() else { return Ok(()) };
-        let Manifest { cluster, job, node, started, .. } = &*manifest;
-        let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
+        let chain = manifest.chain();
         // Also where the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(self.context, &chain, policy, *started);
+        let mut ancestors = Ancestors::new(self.context, &chain, policy, manifest.started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {

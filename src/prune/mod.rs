@@ -212,7 +212,7 @@ impl Failures {
     }
 }
 
-/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
+/// Applies `rules` to one chain: [`plan`], then [`fn@apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
 /// nothing was left behind, costs its listing and no more.
 ///
 /// # Errors
@@ -317,7 +317,7 @@ pub async fn plan_deletion(
     Ok(Plan { chain: chain.clone(), backups, graves, active, keys, memory, grace: ctx.grace, release, now })
 }
 
-/// What [`apply`] would find to be garbage if every deletion succeeded.
+/// What [`fn@apply`] would find to be garbage if every deletion succeeded.
 ///
 /// # Errors
 /// When the chain cannot be listed.

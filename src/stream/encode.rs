@@ -95,6 +95,9 @@ pub enum Error {
     Source(#[from] source::Error),
     #[error("compressing a chunk failed: {0}")]
     Compress(#[source] std::io::Error),
+    /// Of an [`Event::Reference`] or an [`Event::Taken`].
+    #[error("chunk {0} of the parent is not in its table")]
+    NoChunk(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
 }
@@ -104,7 +107,7 @@ impl crate::error::Classify for Error {
         use crate::error::{Class, Report};
         match self {
             Self::Source(error) => error.report(),
-            Self::Compress(_) | Self::Stopped => {
+            Self::Compress(_) | Self::NoChunk(_) | Self::Stopped => {
                 Report::new(Class::Internal, self.to_string()).remedy("this is a bug in Penstock: please report it")
             }
         }

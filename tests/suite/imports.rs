@@ -23,7 +23,7 @@ static LEVELS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
         }
         if let Some(level) = levels.last_mut() {
             let names = line.split("[`").skip(1).filter_map(|rest| rest.split_once("`]"));
-            level.extend(names.map(|(name, _)| name.to_owned()));
+            level.extend(names.map(|(name, _)| name.trim_start_matches("mod@").to_owned()));
         }
     }
     levels

@@ -20,6 +20,7 @@ mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
 mod faults;
+mod file_list;
 mod frozen;
 mod imports;
 mod incremental;
