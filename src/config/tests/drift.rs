@@ -184,7 +184,7 @@ fn the_limits_in_the_schemas_words_are_the_readers() {
             &["5242879", "1073741825"][..],
         ),
         (
-            "one part to 10,000, at most 5TiB.",
+            "one part to 10000, at most 5TiB.",
             "[locations.primary.upload]\npart_size = \"5MiB\"\n",
             "object_size",
             &["5MiB", "50000MiB"],
