@@ -8,12 +8,15 @@
 //! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
-//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
-//! 7. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
-//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
+//! 6. [`location`]: one opened location, which all of the above work at.
+//! 7. [`retry`]: when a failed request is made again; [`state`]: what outlives the process.
+//! 8. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
+//! 9. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
+//! 10. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`], [`checksum`], [`clock`],
+//!     [`backoff`].
 
 pub mod aws;
+pub mod backoff;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
@@ -27,8 +30,10 @@ pub mod error;
 pub mod format;
 pub mod job;
 pub mod limits;
+pub mod location;
 pub mod metrics;
 pub mod policy;
+pub mod process;
 pub mod prune;
 pub mod restore;
 pub mod retention;

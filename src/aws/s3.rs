@@ -160,6 +160,10 @@ impl fmt::Debug for S3Store {
 
 #[async_trait]
 impl Store for S3Store {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         match overwrite {
             Overwrite::Allow => self.put_object(key, payload, overwrite).await,

@@ -2,60 +2,19 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Cli, OutputFormat, Trigger};
 use super::logging::Levels;
 use super::output::{self, Done};
+use super::session::Aws;
 use super::{Failure, progress};
-use crate::aws::AwsLocation;
-use crate::config::{Config, Location};
-use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
-use crate::disks::Disks;
-use crate::error::{Class, Classify as _, Report, ServiceError};
-use crate::limits::Bandwidth;
-use crate::metrics::{self, Outcome};
-use crate::store::Store;
-
-/// Opens locations with the AWS adapter; all of them share the bandwidth.
-struct Aws {
-    bandwidth: Option<Bandwidth>,
-}
-
-impl Connect for Aws {
-    fn connect(&self, location: &Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
-        let mut location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
-        if let Some(bandwidth) = &self.bandwidth {
-            location = location.limited(bandwidth.clone());
-        }
-        Ok(Arc::new(Open(location)))
-    }
-}
-
-struct Open(AwsLocation);
-
-#[async_trait]
-impl Remote for Open {
-    fn store(&self) -> Arc<dyn Store> {
-        self.0.store()
-    }
-
-    fn disks(&self) -> Arc<dyn Disks> {
-        self.0.disks()
-    }
-
-    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
-        Ok(self.0.credentials().get().await?.expiry())
-    }
-
-    fn certificate_expiry(&self) -> Option<Timestamp> {
-        self.0.trust().certificates().iter().map(|certificate| certificate.not_after).min()
-    }
-}
+use crate::config::Config;
+use crate::daemon::{self, Answer, Client, Failed, LastRun, Request, RunningStatus, Setup, Status};
+use crate::error::{Class, Report};
+use crate::metrics::Outcome;
 
 pub(super) async fn run(
     cli: &Cli,
@@ -67,7 +26,7 @@ pub(super) async fn run(
     let setup = Setup {
         file: cli.config.clone(),
         config: config.clone(),
-        connect: Arc::new(Aws { bandwidth: config.limits.bandwidth.map(Bandwidth::new) }),
+        connect: Arc::new(Aws::of(config)),
         set_log_level: Box::new(move |level| levels.set(level)),
     };
     daemon::run(setup, cancel.clone()).await?;

@@ -1,6 +1,6 @@
 //! Arguments in, exit code out.
 //!
-//! This is the one room that plugs the AWS adapter into the store port. Commands return what they have to say as a [`Done`]; only
+//! This is the one room that plugs the AWS adapter into the ports ([`session`]). Commands return what they have to say as a [`Done`]; only
 //! [`output`] prints.
 
 mod args;
@@ -102,8 +102,8 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
         match &cli.command {
             Command::Run => daemon::run(cli, &config, levels, &cancel).await,
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
-            Command::List(args) => read::list(&config, args).await,
-            Command::Show(args) => read::show(&config, args).await,
+            Command::List(args) => read::list(&config, args, &cancel).await,
+            Command::Show(args) => read::show(&config, args, &cancel).await,
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
@@ -116,7 +116,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
             Command::Prune(args) => prune::prune(&config, args, &cancel).await,
             Command::Delete(args) => prune::delete(&config, args, &cancel).await,
-            Command::Stats(args) => stats::run(&config, args).await,
+            Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
             Command::Policy(args) => validate::policy(&config, args),

@@ -151,7 +151,7 @@ impl Cause {
 impl Status {
     pub(super) fn of(daemon: &Daemon, now: Timestamp) -> Self {
         let not_ready = daemon.readiness(now).err();
-        let (budget, history) = (&daemon.runner.budget, daemon.runner.history.list());
+        let (budget, history) = (&daemon.runner.process.budget, daemon.runner.history.list());
         let inside = daemon.lock();
         let refused = inside.refused.as_ref().map(|(at, fault)| error(*at, "configuration", "", fault));
         Self {
@@ -186,15 +186,15 @@ fn location_status(location: &Location) -> LocationStatus {
         Credentials::Refused(_) => ("refused", None),
     };
     LocationStatus {
-        name: location.config.name.clone(),
-        bucket: location.config.bucket.clone(),
-        region: location.config.region.clone(),
+        name: location.open.config.name.clone(),
+        bucket: location.open.config.bucket.clone(),
+        region: location.open.config.region.clone(),
         up: health.checked.as_ref().map(|(_, result)| result.is_ok()),
         last_check: health.checked.as_ref().map(|(at, _)| *at),
         error: health.checked.and_then(|(_, result)| result.err()).as_ref().map(Failed::from),
         credentials: credentials.to_owned(),
         credentials_expire,
-        certificate_expires: location.remote.certificate_expiry(),
+        certificate_expires: location.open.remote.certificate_expiry(),
     }
 }
 

@@ -9,8 +9,6 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::Context;
-use crate::budget::Budget;
 use crate::checksum::{Algorithm, Checksum, crc64nvme};
 use crate::error::Class;
 use crate::format::index::{Chunk, FileEntry, Writer};
@@ -18,6 +16,7 @@ use crate::format::key::{BackupId, Name, ObjectKey};
 use crate::format::manifest::{
     Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, Warnings,
 };
+use crate::location::{self, Location};
 use crate::store::memory::MemoryStore;
 use crate::store::{
     Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle, UploadId,
@@ -30,14 +29,13 @@ pub(crate) const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct House {
     pub(crate) store: Arc<MemoryStore>,
-    pub(crate) ctx: Context,
+    pub(crate) location: Location,
 }
 
 pub(crate) fn house(memory: u64) -> House {
     let store = Arc::new(MemoryStore::new());
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
-    let ctx = Context { store: Arc::clone(&store) as _, budget: Budget::new(memory), pool, concurrency: 4 };
-    House { store, ctx }
+    let location = location::memory::open(Arc::clone(&store) as _, "p", memory);
+    House { store, location }
 }
 
 pub(crate) fn name(name: &str) -> Name {
@@ -173,6 +171,9 @@ pub(crate) enum How {
 
 #[async_trait::async_trait]
 impl Store for Flaky {
+    fn algorithm(&self) -> crate::checksum::Algorithm {
+        self.store.algorithm()
+    }
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
         let left = self.failures.load(Ordering::Relaxed);
         if range.is_none() || left == 0 {

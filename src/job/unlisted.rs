@@ -78,7 +78,7 @@ impl Run<'_> {
         let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
         // Also where the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(self.context, &chain, policy, *started);
+        let mut ancestors = Ancestors::new(&self.location.until(&self.stop), &chain, policy, *started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {

@@ -20,6 +20,7 @@ use crate::format::key::{BackupPrefix, Kind, Name};
 use crate::format::manifest::{
     Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
 };
+use crate::location::memory;
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{
@@ -63,13 +64,10 @@ struct World {
 impl World {
     fn new() -> Self {
         let store = Arc::new(Obstacle::default());
-        let catalog =
-            Catalog { store: Arc::clone(&store) as _, prefix: "p".to_owned(), cluster: name("c"), memory: 1 << 20 };
-        let metrics = Metrics::new().job("j");
         let disks = Arc::new(MemoryDisks::new([volume(&"vol-01234567".parse().unwrap(), &[])]));
-        let checksum = Algorithm::Crc64nvme;
-        let snapshots = snapshot::Service::new(Arc::clone(&disks) as _);
-        let ctx = Context { catalog, checksum, grace: GRACE, snapshots, metrics };
+        let remote = memory::Memory::new(Arc::clone(&store) as _).with_disks(Arc::clone(&disks) as _);
+        let catalog = Catalog::new(&remote.open(&memory::config("p"), 1 << 20));
+        let ctx = Context { catalog, grace: GRACE };
         let mut world = Self { store, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
         world.pass(0);
         world
@@ -242,6 +240,9 @@ impl Obstacle {
 
 #[async_trait::async_trait]
 impl Store for Obstacle {
+    fn algorithm(&self) -> crate::checksum::Algorithm {
+        self.inner.algorithm()
+    }
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), StoreError> {
         self.change(self.inner.put(key, payload, overwrite)).await
     }

@@ -11,7 +11,6 @@ use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
 use crate::format::key::Chain;
 use crate::format::manifest::Manifest;
-use crate::retry::with_retries;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,8 +35,7 @@ impl Deletion {
 pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
     let mut pages = Pages::new("DescribeSnapshots");
     loop {
-        let from = pages.from.as_deref();
-        let page = with_retries(pages.operation, &"snapshots", || disks.snapshots(filter, from)).await?;
+        let page = disks.snapshots(filter, pages.from.as_deref()).await?;
         if pages.add(page)? == More::No {
             return Ok(pages.items);
         }
@@ -49,8 +47,9 @@ pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<V
 ///
 /// # Errors
 /// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
-pub async fn backup(disks: &dyn Disks, chain: &Chain, manifest: &Manifest) -> Result<Deletion, disks::Error> {
-    let owner = Owner { chain: chain.clone(), id: manifest.id.clone() };
+pub async fn backup(disks: &dyn Disks, manifest: &Manifest) -> Result<Deletion, disks::Error> {
+    let Manifest { cluster, job, node, id, .. } = manifest.clone();
+    let owner = Owner { chain: Chain { cluster, job, node }, id };
     let named: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
     if named.is_empty() {
         return Ok(Deletion::default());
@@ -86,7 +85,7 @@ async fn delete(
             deletion.kept.push((id.clone(), "it does not carry this backup's tags".to_owned()));
             continue;
         }
-        match with_retries("DeleteSnapshot", id, || disks.delete_snapshot(id)).await {
+        match disks.delete_snapshot(id).await {
             Ok(()) => deletion.deleted.push(id.clone()),
             Err(error) if error.code.as_deref() == Some("InvalidSnapshot.InUse") => {
                 let why = format!("an AMI uses it; deregister that, and delete again: {}", error.message);

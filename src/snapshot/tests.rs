@@ -1,6 +1,7 @@
 //! Deleting and restoring, on the block service in memory.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::restore::{Made, Wanted};
@@ -8,9 +9,11 @@ use super::*;
 use crate::clock::Virtual;
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
-use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
+use crate::disks::{self, Disks as _, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
 use crate::format::manifest::{self, Content, Item, Outcome, SourceDescription, Warnings};
+use crate::location::memory;
+use crate::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 fn name(text: &str) -> Name {
@@ -31,7 +34,7 @@ fn vol(number: u8) -> VolumeId {
 struct World {
     clock: Virtual,
     disks: Arc<MemoryDisks>,
-    service: Service,
+    location: Location,
 }
 
 impl World {
@@ -39,8 +42,9 @@ impl World {
         let clock = Virtual::default();
         let volumes = (0..4).map(|number| volume(&vol(number), &[("Name", "db")]));
         let disks = Arc::new(MemoryDisks::with_clock(volumes, Arc::new(clock.clone())));
-        let service = Service::with_clock(disks.clone(), Arc::new(clock.clone()));
-        Self { clock, disks, service }
+        let remote = memory::Memory::new(Arc::new(MemoryStore::new())).with_disks(disks.clone());
+        let location = remote.open(&memory::config(""), 1 << 20).with_clock(Arc::new(clock.clone()));
+        Self { clock, disks, location }
     }
 
     /// A snapshot of a backup, as `create` tags it.
@@ -67,7 +71,7 @@ impl World {
     async fn restore(&self, original: &EbsSnapshot, wanted: &Wanted) -> Result<(disks::Volume, Made), Error> {
         let stop = CancellationToken::new();
         let owner = owner("disks", ID);
-        let made = restore::volume(&self.service, &owner, original, wanted, &stop);
+        let made = restore::volume(&self.location, &owner, original, wanted, &stop);
         Box::pin(self.clock.run(made)).await
     }
 }
@@ -131,7 +135,7 @@ async fn a_backups_snapshots_are_deleted_and_nobody_elses() {
     // A manifest that names what is not its own, and what is gone.
     let gone = "snap-ffffffff".parse().unwrap();
     let named = [&first, &foreign, &gone].map(|id| recorded(id, 0)).to_vec();
-    let deletion = delete::backup(&*world.disks, &mine.chain, &manifest(&mine, named)).await.unwrap();
+    let deletion = delete::backup(&*world.disks, &manifest(&mine, named)).await.unwrap();
     assert_eq!(deletion.deleted.iter().collect::<BTreeSet<_>>(), [&first, &double].into());
     assert_eq!(deletion.kept.len(), 1);
     assert_eq!(deletion.kept[0].0, foreign);
@@ -149,7 +153,7 @@ async fn what_an_ami_uses_is_kept_and_deleted_later() {
         refused.then(|| Fault::Refuse(error("DeleteSnapshot", Class::Conflict, 400, "InvalidSnapshot.InUse")))
     });
     let backup = manifest(&mine, vec![recorded(&used, 0), recorded(&free, 1)]);
-    let delete = async || delete::backup(&*world.disks, &mine.chain, &backup).await.unwrap();
+    let delete = async || delete::backup(&*world.disks, &backup).await.unwrap();
     let deletion = delete().await;
     assert_eq!((deletion.deleted, deletion.kept[0].0.clone()), (vec![free], used.clone()));
     assert_eq!(delete().await.deleted, [used]);

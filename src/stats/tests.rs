@@ -4,6 +4,7 @@ use super::*;
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
 use crate::format::key::Name;
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -68,8 +69,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let mut manifests = commit(&store, "a", FIRST, &[(&oldest, 1000, 600), (&first, 400, 400)]).await;
     manifests += commit(&store, "a", SECOND, &[(&oldest, 1000, 500), (&first, 400, 100), (&second, 50, 50)]).await;
     let other = commit(&store, "b", FIRST, &[]).await;
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
 
     let all = stats(&catalog, Scope::default()).await.unwrap();
     let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
@@ -114,8 +114,7 @@ async fn the_newest_is_the_one_that_was_taken_last() {
         put(&store, &format!("c/j/{node}/{key}"), vec![0; size]).await;
         commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
     }
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
     let all = stats(&catalog, Scope::default()).await.unwrap();
     let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
     let id = |id: &str| Some(id.parse().unwrap());

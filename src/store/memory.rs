@@ -16,7 +16,7 @@ use super::{
     Deleted, Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
     UploadHandle, UploadId, UploadedPart,
 };
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 
@@ -28,6 +28,7 @@ const PAGE_SIZE: usize = 1000;
 
 #[derive(Debug)]
 pub struct MemoryStore {
+    algorithm: Algorithm,
     min_part_size: u64,
     page_size: usize,
     state: Mutex<State>,
@@ -74,13 +75,20 @@ impl Default for MemoryStore {
 impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
-        Self { min_part_size: MIN_PART_SIZE, page_size: PAGE_SIZE, state: Mutex::default() }
+        Self::with_limits(MIN_PART_SIZE, PAGE_SIZE)
     }
 
     /// Other limits than S3's, so that a test need not move megabytes to have several parts or pages.
     #[must_use]
     pub fn with_limits(min_part_size: u64, page_size: usize) -> Self {
-        Self { min_part_size, page_size: page_size.max(1), state: Mutex::default() }
+        let page_size = page_size.max(1);
+        Self { algorithm: Algorithm::default(), min_part_size, page_size, state: Mutex::default() }
+    }
+
+    /// With other checksums than the default ones.
+    #[must_use]
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        Self { algorithm, ..self }
     }
 
     /// Uploads that are neither completed nor aborted, in the order they were created.
@@ -144,6 +152,10 @@ fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         verify("PutObject", key, &payload)?;
         let mut state = self.state();

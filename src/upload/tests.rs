@@ -1,27 +1,29 @@
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::*;
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 use crate::config::Concurrency;
-use crate::metrics::Metrics;
+use crate::location::memory;
 use crate::store::Payload;
 use crate::store::memory::MemoryStore;
 
 const PART: usize = 64 << 10;
 
-async fn uploader(store: &Arc<MemoryStore>, budget: &Budget, algorithm: Algorithm) -> Uploader {
-    let reservation = Arc::new(budget.reserve(PART as u64).await.unwrap());
-    Uploader {
-        store: Arc::clone(store) as Arc<dyn Store>,
-        budget: budget.clone(),
-        own: OwnBuffers::new(budget.clone(), reservation, 1, PART),
-        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
-        journal: None,
-        part_size: PART,
-        checksum: algorithm,
-    }
+/// With parts of [`PART`], three at a time.
+fn location(store: Arc<dyn Store>, memory: usize) -> Location {
+    let mut config = memory::config("");
+    (config.upload.part_size, config.upload.concurrency) = (PART as u64, Concurrency::AtMost(3));
+    memory::Memory::new(store).open(&config, memory as u64)
+}
+
+fn uploader(location: &Location) -> Uploader {
+    let budget = &location.process.budget;
+    let reservation = futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap();
+    let own = OwnBuffers::new(budget.clone(), Arc::new(reservation), 1, PART);
+    let journal = Journal::open(&location.process.state_dir, "test", "b").unwrap();
+    Uploader::new(location.clone(), journal, own)
 }
 
 fn data(length: usize) -> Vec<u8> {
@@ -37,40 +39,41 @@ async fn stored(store: &MemoryStore, key: &ObjectKey) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_size_arrives_whole_and_nothing_is_left() {
-    let store = Arc::new(MemoryStore::with_limits(0, 100));
     let key = ObjectKey::new("a/b");
     // With memory for one part only, and for many.
     for memory in [PART, 20 * PART] {
-        let budget = Budget::new(memory as u64);
         for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c, Algorithm::Sha256, Algorithm::None] {
+            let store = Arc::new(MemoryStore::with_limits(0, 100).with_algorithm(algorithm));
+            let location = location(store.clone(), memory);
             for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 13] {
                 let data = data(length);
-                let mut writer = ObjectWriter::new(uploader(&store, &budget, algorithm).await, key.clone());
+                let mut writer = ObjectWriter::new(uploader(&location), key.clone());
                 for piece in data.chunks(10_000) {
                     writer.write(piece).await.unwrap();
                 }
                 let written = writer.finish().await.unwrap();
                 assert_eq!((written.size, written.crc64nvme), (length as u64, crate::checksum::crc64nvme(&data)));
                 assert_eq!(stored(&store, &key).await, data, "{length} bytes with {algorithm:?}");
+                let checksum = store.head(&key).await.unwrap().checksum;
+                assert!(checksum.is_none_or(|checksum| checksum.algorithm() == algorithm), "{checksum:?}");
             }
+            assert_eq!(location.process.budget.in_use(), 0);
+            assert_eq!(store.uploads_in_progress(), []);
         }
-        assert_eq!(budget.in_use(), 0);
     }
-    assert_eq!(store.uploads_in_progress(), []);
 }
 
 #[tokio::test]
 async fn abort_leaves_nothing() {
     let store = Arc::new(MemoryStore::with_limits(0, 100));
-    let budget = Budget::new(4 * PART as u64);
-    let key = ObjectKey::new("k");
-    let mut writer = ObjectWriter::new(uploader(&store, &budget, Algorithm::Crc64nvme).await, key);
+    let location = location(store.clone(), 4 * PART);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     writer.write(&data(3 * PART + 5)).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
     writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
     assert!(store.keys().is_empty());
-    assert_eq!(budget.in_use(), 0);
+    assert_eq!(location.process.budget.in_use(), 0);
 }
 
 /// A store whose answers are odd: what it says instead, once for each operation.
@@ -96,21 +99,10 @@ enum Say {
 }
 
 impl Odd {
-    fn uploader(says: &[Say], journal: Option<Journal>) -> (Arc<MemoryStore>, Uploader) {
+    fn location(says: &[Say]) -> (Arc<MemoryStore>, Location) {
         let store = Arc::new(MemoryStore::with_limits(0, 100));
-        let budget = Budget::new(20 * PART as u64);
-        let reservation =
-            Arc::new(futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap());
-        let uploader = Uploader {
-            store: Arc::new(Self { inner: Arc::clone(&store), says: Mutex::new(says.to_vec()) }),
-            endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
-            journal,
-            budget: budget.clone(),
-            own: OwnBuffers::new(budget, reservation, 1, PART),
-            part_size: PART,
-            checksum: Algorithm::Crc64nvme,
-        };
-        (store, uploader)
+        let odd = Self { inner: Arc::clone(&store), says: Mutex::new(says.to_vec()) };
+        (store, location(Arc::new(odd), 20 * PART))
     }
 
     fn take(&self, say: Say) -> bool {
@@ -126,6 +118,9 @@ fn unanswered(operation: &'static str, key: &ObjectKey) -> store::Error {
 
 #[async_trait::async_trait]
 impl Store for Odd {
+    fn algorithm(&self) -> crate::checksum::Algorithm {
+        self.inner.algorithm()
+    }
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), store::Error> {
         self.inner.put(key, payload, overwrite).await
     }
@@ -198,9 +193,9 @@ async fn odd_answers_do_not_change_what_is_stored() {
         &[Say::CompleteLost],
         &[Say::PartTwice, Say::PartTwice, Say::CompleteLost, Say::CompleteUnanswered],
     ] {
-        let (store, uploader) = Odd::uploader(says, None);
+        let (store, location) = Odd::location(says);
         let (key, data) = (ObjectKey::new("k"), data(3 * PART + 7));
-        let mut writer = ObjectWriter::new(uploader, key.clone());
+        let mut writer = ObjectWriter::new(uploader(&location), key.clone());
         writer.write(&data).await.unwrap();
         let written = writer.finish().await.unwrap();
         assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{says:?}");
@@ -212,8 +207,8 @@ async fn odd_answers_do_not_change_what_is_stored() {
 #[tokio::test]
 async fn where_the_object_is_in_doubt_that_is_the_failure() {
     for (says, class) in [(Say::HeadRefused, Class::AccessDenied), (Say::HeadOther, Class::Integrity)] {
-        let (_store, uploader) = Odd::uploader(&[Say::CompleteUnanswered, says], None);
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        let (_store, location) = Odd::location(&[Say::CompleteUnanswered, says]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         assert_eq!(writer.finish().await.unwrap_err().report().class, class);
     }
@@ -223,10 +218,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
 #[tokio::test]
 async fn a_create_without_an_answer_is_remembered() {
     for finish in [true, false] {
-        let state = tempfile::tempdir().unwrap();
-        let journal = Journal::open(state.path(), "test", "b").unwrap();
-        let (store, uploader) = Odd::uploader(&[Say::CreateUnanswered], Some(journal));
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        let (store, location) = Odd::location(&[Say::CreateUnanswered]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         if finish {
             writer.finish().await.unwrap();
@@ -237,7 +230,7 @@ async fn a_create_without_an_answer_is_remembered() {
         // A thread that notes the last part may hold the entry a moment longer than the writer did.
         let found = async {
             loop {
-                let found = journal::interrupted(state.path()).unwrap();
+                let found = journal::interrupted(&location.process.state_dir).unwrap();
                 if !found.is_empty() {
                     return found;
                 }
@@ -252,10 +245,8 @@ async fn a_create_without_an_answer_is_remembered() {
 /// The chunks of a finished part are those that end in it.
 #[tokio::test]
 async fn the_journal_knows_which_chunks_a_part_completes() {
-    let state = tempfile::tempdir().unwrap();
-    let journal = Journal::open(state.path(), "test", "b").unwrap();
-    let (_store, uploader) = Odd::uploader(&[], Some(journal));
-    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    let (_store, location) = Odd::location(&[]);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     let length = PART * 2 / 5;
     let mut offset = 0;
     for _ in 0..8 {
@@ -278,7 +269,7 @@ async fn the_journal_knows_which_chunks_a_part_completes() {
     drop(writer);
     let interrupted = loop {
         // The journal is written by a thread of its own, which holds the lock until it is done.
-        if let Some(one) = journal::interrupted(state.path()).unwrap().pop() {
+        if let Some(one) = journal::interrupted(&location.process.state_dir).unwrap().pop() {
             break one;
         }
         tokio::task::yield_now().await;

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use crate::format::key::ObjectKey;
 use crate::site::Identity;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
-    UploadedPart,
+    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
+    UploadId, UploadedPart,
 };
 
 /// A store, and what surrounds it, where the named operations are refused.
@@ -75,6 +76,9 @@ impl Refusing {
 
 #[async_trait]
 impl Store for Refusing {
+    fn algorithm(&self) -> crate::checksum::Algorithm {
+        self.memory.algorithm()
+    }
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         if overwrite == Overwrite::Refuse {
             self.ask("PutObject without the condition").await?;
@@ -216,10 +220,8 @@ fn location() -> Location {
 }
 
 async fn prove_at(site: &Arc<Refusing>, skip: Skip, cancel: &CancellationToken) -> Proof {
-    let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
-    let store: Arc<dyn Store> = site.clone();
-    let whose = Whose { cluster: &cluster, node: &node };
-    prove(&location(), whose, site.as_ref(), &store, skip, cancel).await
+    let opened = crate::location::memory::Memory::new(site.clone()).open(&location(), 1 << 20);
+    prove(&opened, site.as_ref(), skip, cancel).await
 }
 
 async fn proof_of(site: &Arc<Refusing>) -> Proof {

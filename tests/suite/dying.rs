@@ -59,6 +59,9 @@ impl Dying {
 
 #[async_trait::async_trait]
 impl Store for Dying {
+    fn algorithm(&self) -> penstock::checksum::Algorithm {
+        self.store.algorithm()
+    }
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
         self.request().await.get(key, range).await
     }

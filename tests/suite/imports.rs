@@ -15,10 +15,11 @@ const LEVELS: &[&[&str]] = &[
     &["catalog", "download", "retention"],
     &["stream", "upload", "snapshot"],
     &["source"],
+    &["location"],
     &["retry", "state"],
     &["store", "disks", "site"],
     &["aws"],
-    &["config", "format", "error", "metrics", "budget", "limits", "checksum", "clock"],
+    &["config", "format", "error", "metrics", "budget", "limits", "process", "checksum", "clock", "backoff"],
 ];
 
 /// Files longer than this are two rooms, or a framework.

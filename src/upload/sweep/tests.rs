@@ -1,10 +1,13 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::*;
 use crate::checksum::{Algorithm, Checksum};
-use crate::config::Concurrency;
+use crate::config;
 use crate::error::NOT_THE_SERVICE;
+use crate::location::memory;
 use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::store::memory::MemoryStore;
 use crate::store::{Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadedPart};
 use crate::upload::journal::Journal;
@@ -31,6 +34,9 @@ impl Refusing {
 
 #[async_trait::async_trait]
 impl Store for Refusing {
+    fn algorithm(&self) -> crate::checksum::Algorithm {
+        self.inner.algorithm()
+    }
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         self.inner.put(key, payload, overwrite).await
     }
@@ -108,22 +114,25 @@ impl House {
         }
     }
 
-    fn place(&self, refuses: &'static [(&'static str, Class)]) -> Place {
-        Place {
-            location: "primary".to_owned(),
-            bucket: "b".to_owned(),
-            prefix: "p".to_owned(),
-            cluster: Name::new("c").unwrap(),
-            node: Name::new("n").unwrap(),
-            store: Arc::new(Refusing { inner: Arc::clone(&self.store), refuses }),
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
-            spared: BTreeSet::new(),
-        }
+    fn location(&self, refuses: &'static [(&'static str, Class)]) -> Location {
+        let store = Arc::new(Refusing { inner: Arc::clone(&self.store), refuses });
+        let (name, bucket) = ("primary".to_owned(), "b".to_owned());
+        let config = config::Location { name, bucket, ..memory::config("p") };
+        let process = Process::new(1 << 20, 1, self.state.path(), self.metrics.clone());
+        let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
+        Location::new(Arc::new(memory::Memory::new(store)), &config, (&cluster, &node), &process)
     }
 
     async fn sweep(&self, refuses: &'static [(&'static str, Class)], mode: Mode) -> Vec<&'static str> {
-        let swept = sweep(self.state.path(), &[self.place(refuses)], mode).await.unwrap();
+        let locations = [self.location(refuses)];
+        let swept = sweep(self.state.path(), &locations, &BTreeSet::new(), mode).await.unwrap();
         swept.iter().map(|one| one.fate.as_str()).collect()
+    }
+
+    async fn strays(&self, refuses: &'static [(&'static str, Class)], now: Timestamp) -> Vec<Swept> {
+        let location = self.location(refuses);
+        let place = Place { location: &location, spared: &BTreeSet::new() };
+        strays(self.state.path(), place, Mode::Abort, now).await
     }
 
     fn entries(&self) -> usize {
@@ -258,7 +267,7 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
     let house = House::new();
     house.store.create_upload(&House::key("n", "old")).await.unwrap();
     let later = Timestamp::now() + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&NO_ABORT[..2]), Mode::Abort, later).await;
+    let swept = house.strays(&NO_ABORT[..2], later).await;
     assert!(matches!(swept.as_slice(), [Swept { fate: Fate::GivenUp(_), .. }]), "{swept:?}");
 }
 
@@ -266,8 +275,9 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
 async fn another_locations_entry_is_not_aborted_here() {
     let house = House::new();
     house.crash("a", 4).await;
-    let elsewhere = Place { bucket: "other".to_owned(), ..house.place(&[]) };
-    let swept = sweep(house.state.path(), &[elsewhere], Mode::Abort).await.unwrap();
+    let mut elsewhere = house.location(&[]);
+    Arc::make_mut(&mut elsewhere.config).bucket = "other".to_owned();
+    let swept = sweep(house.state.path(), &[elsewhere], &BTreeSet::new(), Mode::Abort).await.unwrap();
     let Fate::Failed(report) = &swept[0].fate else { panic!("{swept:?}") };
     assert_eq!(report.class, Class::Config);
     assert!(report.message.contains("primary") && report.message.contains("bucket b"), "{}", report.message);
@@ -288,11 +298,11 @@ async fn strangers_and_the_young_are_left_alone() {
     ] {
         house.store.create_upload(&key).await.unwrap();
     }
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, now).await.is_empty(), "all are young");
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, old).await.is_empty(), "the clock was set back");
+    assert!(house.strays(&[], now).await.is_empty(), "all are young");
+    assert!(house.strays(&[], old).await.is_empty(), "the clock was set back");
     let later = now + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&[]), Mode::Abort, later).await;
+    let swept = house.strays(&[], later).await;
     assert_eq!(swept.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), [House::key("n", "old")]);
     assert_eq!(house.store.uploads_in_progress().len(), 4);
-    assert!(strays(house.state.path(), &house.place(&[DENIED]), Mode::Abort, later).await.is_empty());
+    assert!(house.strays(&[DENIED], later).await.is_empty());
 }

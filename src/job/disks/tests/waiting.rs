@@ -91,7 +91,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 4);
     assert!(world.manifests().await.iter().all(|manifest| manifest.outcome == Outcome::Partial));
     world.clock.run(world.clock.sleep(Duration::from_hours(1))).await;
-    world.clock.run(crate::snapshot::recover::all(world.context().recovery())).await;
+    world.clock.run(crate::snapshot::recover::all(&world.location())).await;
     let manifests = world.manifests().await;
     assert!(manifests.len() == 2 && manifests.iter().any(|manifest| manifest.id == second.id));
     for manifest in manifests {

@@ -1,9 +1,9 @@
-use super::super::tests::context;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::download::testing::{item, manifest};
 use crate::format::key::BackupPrefix;
 use crate::format::manifest::{IndexObject, NotEntered, SourceDescription};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -79,8 +79,8 @@ impl World {
     }
 
     fn ancestors(&self, full_every: Option<Duration>, now: i64) -> Ancestors {
-        let context = Context { store: Arc::clone(&self.0) as _, ..context(1 << 20) };
-        Ancestors::new(&context, &chain(), Policy { full_every, ..Policy::default() }, at(now))
+        let location = memory::open(Arc::clone(&self.0) as _, "", 1 << 20);
+        Ancestors::new(&location, &chain(), Policy { full_every, ..Policy::default() }, at(now))
     }
 
     async fn parent(&self, of: &str, full_every: Option<Duration>, now: i64) -> Option<BackupId> {
