@@ -9,23 +9,22 @@ use std::time::Duration;
 pub struct Backoff {
     first: Duration,
     last: Duration,
-    /// Percent of the bound.
-    least: u32,
-    most: u32,
+    /// Of the bound, in percent.
+    share: (u32, u32),
 }
 
 impl Backoff {
-    /// Bounds from `first` to `last`; a pause lies evenly between `least` and `most` percent of its bound.
+    /// Bounds from `first` to `last`; a pause lies evenly between the two shares of its bound, in percent.
     #[must_use]
-    pub const fn new(first: Duration, last: Duration, (least, most): (u32, u32)) -> Self {
-        Self { first, last, least, most }
+    pub const fn new(first: Duration, last: Duration, share: (u32, u32)) -> Self {
+        Self { first, last, share }
     }
 
     /// The pause after `doublings` failures before this one. `random` is uniform.
     #[must_use]
     pub fn pause(&self, doublings: u32, random: u64) -> Duration {
         let bound = self.first.saturating_mul(1 << doublings.min(16)).min(self.last);
-        between(bound * self.least / 100, bound * self.most / 100, random)
+        between(bound * self.share.0 / 100, bound * self.share.1 / 100, random)
     }
 }
 

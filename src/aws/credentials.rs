@@ -348,8 +348,8 @@ fn not_expired(credentials: Credentials, now: SystemTime) -> Result<Credentials,
         Some(expiry) => {
             let shown = |time| jiff::Timestamp::try_from(time).map_or_else(|_| "?".to_owned(), |time| time.to_string());
             let message = format!("those obtained expired at {}, and it is {} here", shown(expiry), shown(now));
-            let error = store::Error::local("credentials", "(obtained just now)", Class::ClockSkew, message);
-            Err(store::Error { service: "sts", remedy: Some("fix NTP on this host".to_owned()), ..error })
+            let error = store::Error::at("sts", "credentials", "(obtained just now)", Class::ClockSkew, message);
+            Err(store::Error { remedy: Some("fix NTP on this host".to_owned()), ..error })
         }
     }
 }

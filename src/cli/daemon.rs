@@ -12,7 +12,7 @@ use super::output::{self, Done};
 use super::session::Aws;
 use super::{Failure, progress};
 use crate::config::Config;
-use crate::daemon::{self, Answer, Client, Failed, LastRun, Request, RunningStatus, Setup, Status};
+use crate::daemon::{self, Answer, Client, LastRun, Request, RunningStatus, Setup, Status};
 use crate::error::{Class, Report};
 use crate::metrics::Outcome;
 
@@ -35,14 +35,9 @@ pub(super) async fn run(
 
 fn unexpected(answer: &Answer) -> Failure {
     match answer {
-        Answer::Refused(failed) => Failure::Report(report(failed)),
+        Answer::Refused(failed) => Failure::Report(failed.clone()),
         other => Failure::Report(Report::new(Class::Internal, format!("the daemon answered {other:?}"))),
     }
-}
-
-fn report(failed: &Failed) -> Report {
-    let class = Class::named(&failed.class).unwrap_or(Class::Internal);
-    Report { remedy: failed.remedy.clone(), ..Report::new(class, failed.message.clone()) }
 }
 
 pub(super) async fn status(config: &Config) -> Result<Done, Failure> {
@@ -103,7 +98,7 @@ fn ended(job: &str, last: &LastRun) -> Result<Done, Failure> {
     match (last.outcome, &last.error) {
         (Outcome::Success, _) => Ok(done),
         (Outcome::Partial, _) => Ok(done.something_failed()),
-        (Outcome::Failure | Outcome::Cancelled, Some(failed)) => Err(Failure::Report(report(failed))),
+        (Outcome::Failure | Outcome::Cancelled, Some(failed)) => Err(Failure::Report(failed.clone())),
         (Outcome::Failure | Outcome::Cancelled, None) => Ok(done.code(Class::Cancelled.exit_code())),
     }
 }
@@ -121,7 +116,7 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
     let ready = status.not_ready.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("NOT READY: {why}"));
     writeln!(text, "penstock {} on {}/{}: {ready}", status.version, status.cluster, status.node)?;
     if let Some(refused) = &status.configuration.refused {
-        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.failed.message)?;
+        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.report.message)?;
     }
     writeln!(text, "\n{:<16} {:<8} {:<12} CREDENTIALS", "LOCATION", "STATE", "CHECKED")?;
     for location in &status.locations {
@@ -175,9 +170,14 @@ fn snapshots(run: &RunningStatus) -> String {
     }
 }
 
-fn write_failed(text: &mut String, failed: &Failed) -> std::fmt::Result {
+fn write_failed(text: &mut String, failed: &Report) -> std::fmt::Result {
     writeln!(text, "  {}: {}", failed.class, failed.message)?;
-    failed.remedy.as_ref().map_or(Ok(()), |remedy| writeln!(text, "  what to do: {remedy}"))
+    for (what, said) in [("what to do", &failed.remedy), ("request ID", &failed.request_id)] {
+        if let Some(said) = said {
+            writeln!(text, "  {what}: {said}")?;
+        }
+    }
+    Ok(())
 }
 
 fn or_dash(at: Option<Timestamp>, now: Timestamp) -> String {

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Fingerprint;
 use super::history::{About, History};
-use super::state::Fault;
 use crate::config;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
@@ -43,14 +42,14 @@ pub(super) enum Credentials {
     Valid {
         expiry: Option<Timestamp>,
     },
-    Refused(Fault),
+    Refused(Report),
 }
 
 /// What the last look found.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     pub(super) credentials: Credentials,
-    pub(super) checked: Option<(Timestamp, Result<(), Fault>)>,
+    pub(super) checked: Option<(Timestamp, Result<(), Report>)>,
 }
 
 impl Health {
@@ -179,14 +178,14 @@ impl Location {
         if last_good.is_some() { CREDENTIALS_EVERY } else { AGAIN_AFTER }
     }
 
-    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Fault> {
+    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Report> {
         match tokio::time::timeout(LONGEST_LOOK, look).await {
-            Ok(result) => result.map_err(|error| error.report().into()),
-            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}")).into()),
+            Ok(result) => result.map_err(|error| error.report()),
+            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}"))),
         }
     }
 
-    fn note_credentials(&self, found: Result<Option<SystemTime>, Fault>, history: &History) {
+    fn note_credentials(&self, found: Result<Option<SystemTime>, Report>, history: &History) {
         let found = match found {
             Ok(expiry) => Credentials::Valid { expiry: expiry.and_then(|expiry| Timestamp::try_from(expiry).ok()) },
             Err(fault) => Credentials::Refused(fault),
@@ -203,7 +202,7 @@ impl Location {
         }
     }
 
-    fn note_check(&self, found: Result<(), Fault>, history: &History) {
+    fn note_check(&self, found: Result<(), Report>, history: &History) {
         let now = Timestamp::now();
         self.open.endpoint.metrics().checked(found.as_ref().map(drop).map_err(drop), now.as_duration().as_secs_f64());
         let (before, refused) = {

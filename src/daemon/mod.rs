@@ -48,8 +48,8 @@ use history::History;
 use locations::Locations;
 use runner::Runner;
 use scheduler::Scheduler;
-use state::{Fault, State};
-pub use status::{Failed, LastRun, RunningStatus, Status};
+use state::State;
+pub use status::{LastRun, RunningStatus, Status};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -125,7 +125,7 @@ struct Inside {
     config: Arc<Config>,
     loaded: Timestamp,
     /// What was wrong with the file when it was last read.
-    refused: Option<(Timestamp, Fault)>,
+    refused: Option<(Timestamp, Report)>,
     board: Board,
     locations: Locations,
     /// Locations that left, until no run uses them: their series go then.

@@ -17,10 +17,9 @@ impl Daemon {
         let result = self.try_reload(state);
         self.runner.process.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
         if let Err(report) = &result {
-            let fault = report.clone().into();
-            self.runner.history.failed(About::Configuration, "", &fault);
+            self.runner.history.failed(About::Configuration, "", report);
             tracing::error!("the configuration was refused; the old one goes on");
-            self.lock().refused = Some((Timestamp::now(), fault));
+            self.lock().refused = Some((Timestamp::now(), report.clone()));
         }
         result
     }

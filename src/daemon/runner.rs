@@ -34,7 +34,7 @@ impl Runner {
             Ok(swept) => {
                 tracing::info!(location = location.name(), uploads = swept.len(), "swept interrupted uploads");
             }
-            Err(error) => self.history.failed(About::Location, location.name(), &error.report().into()),
+            Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
         }
         recover::all(location).await;
     }
@@ -48,12 +48,12 @@ impl Runner {
         match prune::prune(&context, &location.chain(&job.name), &prune::Rules::of(job), Timestamp::now(), stop).await {
             Ok(pruned) => {
                 if let Some((_, failure)) = pruned.failures.list.first() {
-                    self.history.failed(About::Job, job.name.as_str(), &failure.clone().into());
+                    self.history.keep(About::Job, job.name.as_str(), failure);
                 }
             }
             // The daemon stops: that is no failure, and the next good backup goes on with what is left.
             Err(prune::Error::Cancelled) => {}
-            Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report().into()),
+            Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report()),
         }
     }
 
@@ -66,26 +66,26 @@ impl Runner {
                 let (outcome, _) = committed.verdict();
                 let error = committed.failure();
                 if let Some(report) = &error {
-                    self.history.failed(About::Job, start.job.name.as_str(), &report.clone().into());
+                    // An item, or a command after the run: logged there.
+                    self.history.keep(About::Job, start.job.name.as_str(), report);
                 }
                 if good.is_some() {
                     self.retain(location, &start.job, &start.running.cancel).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());
-                Verdict { outcome, backup, error: error.map(Into::into), good }
+                Verdict { outcome, backup, error, good }
             }
             Err(error) => self.failed(start, job::outcome_of(&error), error.report()),
         }
     }
 
     fn failed(&self, start: &Start, outcome: Outcome, report: Report) -> Verdict {
-        let fault = report.into();
         match outcome {
             Outcome::Cancelled => tracing::warn!(job = %start.job.name, class = %Class::Cancelled, "run cancelled"),
             Outcome::Success | Outcome::Partial | Outcome::Failure => {
-                self.history.failed(About::Job, start.job.name.as_str(), &fault);
+                self.history.failed(About::Job, start.job.name.as_str(), &report);
             }
         }
-        Verdict { outcome, backup: None, error: Some(fault), good: None }
+        Verdict { outcome, backup: None, error: Some(report), good: None }
     }
 }

@@ -214,7 +214,7 @@ impl Scheduler {
 
 fn internal(why: &str) -> Verdict {
     let report = Report::new(Class::Internal, why).remedy("this is a bug in Penstock: please report it");
-    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report.into()), good: None }
+    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report), good: None }
 }
 
 /// What cannot be written now is tried again with the next heartbeat. Said once until it can be: for all jobs, which share the disk.
@@ -237,7 +237,7 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
             let report = Report::new(Class::Local, message);
             let report =
                 report.remedy("make room there: it is tried again, but a restart now forgets how jobs last ended");
-            daemon.runner.history.failed(About::Job, job.as_str(), &report.into());
+            daemon.runner.history.failed(About::Job, job.as_str(), &report);
         }
         (None, true) => tracing::info!("what the daemon remembers is written to state_dir again"),
         (Some(_), true) | (None, false) => {}

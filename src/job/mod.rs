@@ -153,9 +153,8 @@ impl Committed {
 /// The first item that failed in a committed backup.
 fn failed_item(manifest: &Manifest) -> Option<Report> {
     let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
-    let (name, error) = failed.next()?;
-    let report = error.report()?;
-    Some(Report { message: format!("item {name}: {}", report.message), ..report })
+    let (name, report) = failed.next()?;
+    Some(Report { message: format!("item {name}: {}", report.message), ..report.clone() })
 }
 
 /// How a run that committed nothing ended.

@@ -139,6 +139,12 @@ impl Endpoint {
         self.health().window.failed(launch, class, now);
     }
 
+    /// As much of the budget as so many retries take: whoever comes next waits for them.
+    #[cfg(test)]
+    pub(crate) fn use_up(&self, retries: u32) {
+        (0..retries).for_each(|_| _ = self.health().budget.spend(self.clock.now()));
+    }
+
     /// Waits until the budget allows one more request, and counts it. For whoever finds that what came is not what was stored: that
     /// is known only after the request has succeeded.
     pub async fn once_more(&self, service: &'static str, class: Class) {
@@ -179,8 +185,7 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
-        let error = ServiceError::local(self.operation, self.resource, class, message);
-        ServiceError { service: self.service, ..error }
+        ServiceError::at(self.service, self.operation, self.resource, class, message)
     }
 
     const fn s3(operation: &'static str, resource: &'a (dyn fmt::Display + Sync)) -> Self {

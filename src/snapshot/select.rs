@@ -103,8 +103,7 @@ impl<T> Pages<T> {
         if stuck || (page.next.is_some() && too_many) {
             let message =
                 format!("the listing does not come to an end: after {} pages there is another one", self.count);
-            let error = disks::Error::local(self.operation, "the account", Class::Compat, message);
-            return Err(disks::Error { service: "ec2", ..error });
+            return Err(disks::Error::at("ec2", self.operation, "the account", Class::Compat, message));
         }
         self.from = page.next;
         Ok(if self.from.is_some() { More::Yes } else { More::No })

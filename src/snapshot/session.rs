@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
             name,
             source: SourceDescription::Ebs { selected_by: reason.to_owned() },
             outcome: Outcome::Failure,
-            error: Some(report.into()),
+            error: Some(report),
             labels: BTreeMap::new(),
             content: Content::EbsSnapshot { snapshot: None },
         }

@@ -72,6 +72,6 @@ pub(super) fn fail(item: &mut Item, error: &Error) {
     let report = error.report();
     tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "the snapshot failed; nothing of it is kept");
     item.outcome = Outcome::Failure;
-    item.error = Some(report.into());
+    item.error = Some(report);
     item.content = Content::EbsSnapshot { snapshot: None };
 }

@@ -48,7 +48,7 @@ fn counter(location: &Location, name: &str) -> u64 {
     family.map_or(0, |family| family.get_metric()[0].get_counter().get_value() as u64)
 }
 
-async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
+async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Location, &mut job::Spec)) -> Done {
     tick(world.folder.path());
     let counted = Arc::new(Dying::new(world.store.clone(), u32::MAX));
     let (mut location, mut spec) = (world.location(counted.clone()), world.spec(reuse, ZSTD, 300));

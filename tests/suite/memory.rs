@@ -1,6 +1,7 @@
 //! Eight jobs at once, and a store that has stopped answering: what they hold, by the budget's own gauge and by the kernel's.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use penstock::aws::AwsLocation;

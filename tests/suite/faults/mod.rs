@@ -62,9 +62,11 @@ impl House {
             sign_payload: SignPayload::Never,
         };
         let config = config::Location { upload, ..s3.location() };
-        let connect = |config| AwsLocation::connect_with(config, Metrics::new().location("test"), |_| None).unwrap();
+        let connect = |config: &config::Location| {
+            AwsLocation::connect_with(config, Metrics::new().location("test"), |_| None).unwrap()
+        };
         let direct = connect(&config).store();
-        let config = config::Location { s3_url: Some(proxy.url.clone()), ..config };
+        let config = config::Location { s3_url: Some(proxy.url.clone()), ..config.clone() };
         let aws = connect(&config);
         let store = match bandwidth {
             Some(bandwidth) => aws.limited(bandwidth).store(),
@@ -74,8 +76,8 @@ impl House {
         std::fs::write(&source, noise(LENGTH, 42)).unwrap();
         let process = Process::new(64 << 20, 2, &servers.folder().join("state"), Metrics::new());
         let remote = Arc::new(memory::Memory::new(store));
-        let opened = Location::new(remote, &config, (&name("c"), &name("n")), &process);
-        let location = Location { patience, ..opened };
+        let mut location = Location::new(remote, &config, (&name("c"), &name("n")), &process);
+        location.patience = patience;
         Self { s3, proxy, metrics: process.metrics, location, source, direct, servers }
     }
 
@@ -99,7 +101,8 @@ impl House {
     fn past_the_proxy(&self) -> Location {
         let remote = Arc::new(memory::Memory::new(Arc::clone(&self.direct)));
         let Location { config, cluster, node, process, .. } = &self.location;
-        let process = Process { budget: Budget::new(64 << 20), ..process.clone() };
+        let mut process = process.clone();
+        process.budget = Budget::new(64 << 20);
         Location::new(remote, config, (cluster, node), &process)
     }
 
