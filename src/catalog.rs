@@ -10,7 +10,6 @@ mod walk;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
@@ -18,8 +17,8 @@ use jiff::Timestamp;
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
-use crate::retry::with_retries;
-use crate::store::{self, Store};
+use crate::location::Location;
+use crate::store;
 pub use memory::Memory;
 pub use walk::Pages;
 
@@ -33,19 +32,11 @@ const PARSED: u64 = 12;
 pub const ENTRY: usize = 512;
 
 /// One cluster's backups in one location.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Catalog {
-    pub store: Arc<dyn Store>,
-    pub prefix: String,
-    pub cluster: Name,
-    /// `limits.memory`: how much of it what is collected from a listing may take.
+    pub location: Location,
+    /// How many bytes what is collected from a listing may take.
     pub memory: u64,
-}
-
-impl fmt::Debug for Catalog {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Catalog").field("prefix", &self.prefix).field("cluster", &self.cluster).finish_non_exhaustive()
-    }
 }
 
 /// Which of the cluster's chains to look at: the fewer, the fewer requests.
@@ -217,6 +208,12 @@ impl Classify for Error {
 }
 
 impl Catalog {
+    /// With all of `limits.memory`.
+    #[must_use]
+    pub fn new(location: &Location) -> Self {
+        Self { location: location.clone(), memory: location.process.budget.total() }
+    }
+
     /// Every committed backup, newest first.
     ///
     /// # Errors
@@ -279,19 +276,24 @@ impl Catalog {
     pub fn pages<'a>(&'a self, scope: Scope<'a>) -> Pages<'a> {
         let prefix = match (scope.job, scope.node) {
             (Some(job), Some(node)) => {
-                let chain = Chain { cluster: self.cluster.clone(), job: job.clone(), node: node.clone() };
-                chain_prefix(&self.prefix, &chain)
+                let chain = Chain { node: node.clone(), ..self.location.chain(job) };
+                chain_prefix(self.location.prefix(), &chain)
             }
-            (Some(job), None) => format!("{}{job}/", cluster_prefix(&self.prefix, &self.cluster)),
-            (None, _) => cluster_prefix(&self.prefix, &self.cluster),
+            (Some(job), None) => format!("{}{job}/", self.home()),
+            (None, _) => self.home(),
         };
         Pages::new(self, scope, prefix)
+    }
+
+    /// The prefix of the cluster's backups.
+    fn home(&self) -> String {
+        cluster_prefix(self.location.prefix(), &self.location.cluster)
     }
 
     /// What there is of one backup, page by page.
     #[must_use]
     pub fn pages_of<'a>(&'a self, chain: &Chain, id: &BackupId) -> Pages<'a> {
-        Pages::new(self, Scope::default(), BackupPrefix::new(&self.prefix, chain, id).as_str().to_owned())
+        Pages::new(self, Scope::default(), BackupPrefix::new(self.location.prefix(), chain, id).as_str().to_owned())
     }
 
     /// One backup's manifest, checked.
@@ -304,8 +306,7 @@ impl Catalog {
             return Err(refused(ManifestError::TooLarge(entry.size)));
         }
         let bytes = self.bytes(entry).await?;
-        let home = cluster_prefix(&self.prefix, &self.cluster);
-        Manifest::parse(&bytes, &entry.chain, &entry.id, &home).map_err(refused)
+        Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)
     }
 
     /// A manifest as it is.
@@ -313,7 +314,7 @@ impl Catalog {
     /// # Errors
     /// When it cannot be read.
     pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        with_retries("GetObject", &entry.key, || store::read(&*self.store, &entry.key, entry.size)).await
+        store::read(&*self.location.store, &entry.key, entry.size).await
     }
 
     /// How many of these manifests may be read at a time: an eighth of the memory is for that.
@@ -351,7 +352,7 @@ impl Catalog {
                 return Ok(entry);
             }
         }
-        Err(Error::NotFound { what: selector.to_string(), cluster: self.cluster.clone() })
+        Err(Error::NotFound { what: selector.to_string(), cluster: self.location.cluster.clone() })
     }
 }
 

@@ -9,13 +9,15 @@
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 6. What it reads: the [`source`]s, which know of neither stream nor upload.
-//! 7. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
-//! 8. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
-//! 9. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 10. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`],
-//!     [`clock`].
+//! 7. [`location`]: one opened location, which all of the above work at.
+//! 8. [`retry`]: when a failed request is made again; [`state`]: what outlives the process.
+//! 9. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
+//! 10. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
+//! 11. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`],
+//!     [`checksum`], [`clock`], [`backoff`].
 
 pub mod aws;
+pub mod backoff;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
@@ -29,8 +31,10 @@ pub mod error;
 pub mod format;
 pub mod job;
 pub mod limits;
+pub mod location;
 pub mod metrics;
 pub mod policy;
+pub mod process;
 pub mod prune;
 pub mod restore;
 pub mod retention;

@@ -11,11 +11,11 @@ use tokio::runtime::Handle;
 use super::Failure;
 use super::args::OutputFormat;
 use super::output::Done;
-use super::session::Reading;
 use crate::download::{self, index};
 use crate::error::Classify as _;
 use crate::format::index::{FileEntry, FileKind, Record};
 use crate::format::manifest::{Item, Manifest, Stream};
+use crate::location::Location;
 
 /// Written to standard output at a time.
 const BUFFER: usize = 64 << 10;
@@ -39,9 +39,9 @@ impl From<download::Error> for Failed {
     }
 }
 
-pub(super) async fn show(reading: &Reading, manifest: Manifest, format: OutputFormat) -> Result<Done, Failure> {
-    let (download, runtime) = (reading.download.clone(), Handle::current());
-    let fetch = move |stream: &Stream| runtime.block_on(index::fetch(&download, stream));
+pub(super) async fn show(location: &Location, manifest: Manifest, format: OutputFormat) -> Result<Done, Failure> {
+    let (location, runtime) = (location.clone(), Handle::current());
+    let fetch = move |stream: &Stream| runtime.block_on(index::fetch(&location, stream));
     let write = move || {
         let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
         match format {
@@ -205,7 +205,7 @@ mod tests {
         let stream = |name: &str| runtime.block_on(house.stream(name, &noise(5000, 1), &files, SMALL));
         let mut manifest =
             manifest(vec![item("one", tree(), Some(stream("one"))), item("two", tree(), Some(stream("two")))]);
-        let fetch = |stream: &Stream| runtime.block_on(index::fetch(&house.ctx, stream));
+        let fetch = |stream: &Stream| runtime.block_on(index::fetch(&house.location, stream));
 
         let mut expected = serde_json::to_value(&manifest).unwrap();
         let entries = manifest.items.iter().flat_map(|item| files.iter().map(move |file| entry(item, file)));

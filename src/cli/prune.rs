@@ -1,7 +1,6 @@
 //! `prune` and `delete`: what goes, what stays, and why.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,20 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
 use super::output::{self, Done};
+use super::session::Session;
 use super::{Failure, session};
-use crate::aws::AwsLocation;
-use crate::catalog::{self, Catalog};
-use crate::config::{self, Config, Location};
+use crate::catalog;
+use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
-use crate::metrics::Metrics;
 use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::{Reason, some_of};
-use crate::snapshot;
 
 /// A chain in a location, and what decides about it.
 struct Target<'a> {
-    location: &'a Location,
+    location: &'a config::Location,
     chain: Chain,
     rules: Rules,
     grace: Duration,
@@ -37,9 +34,9 @@ pub(super) async fn prune(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let targets = targets(config, args)?;
-    let (mut connections, mut told, now) = (Connections::default(), Told::new(format), Timestamp::now());
+    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
     for target in &targets {
-        let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
+        let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
             let mut plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
             told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
@@ -100,13 +97,12 @@ pub(super) async fn delete(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
-    let (mut connections, mut told, now) = (Connections::default(), Told::new(format), Timestamp::now());
+    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
     // Everything is found before anything is deleted.
     let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
     for selector in &args.backups {
         let location = session::location_of(config, args.location.as_deref(), selector.job())?;
-        let catalog = connections.catalog(config, location)?;
-        let entry = catalog.resolve(selector, node).await?;
+        let entry = session.catalog(location)?.resolve(selector, node).await?;
         if entry.chain.node != *node {
             let theirs = &entry.chain.node;
             return Err(Failure::Usage(format!(
@@ -122,7 +118,7 @@ pub(super) async fn delete(
     for ((location, chain), ids) in &doomed {
         let location = &config.locations[*location];
         let grace = prune::grace_of(config.jobs.get(&chain.job));
-        let ctx = connections.context(config, location, &chain.job, grace)?;
+        let ctx = Context { catalog: session.catalog(location)?, grace };
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
@@ -138,39 +134,6 @@ pub(super) async fn delete(
         told.chain(location, &TimeZone::UTC, &plan, &did);
     }
     Ok(told.done(args.dry_run))
-}
-
-/// One connection for each location.
-#[derive(Default)]
-struct Connections(BTreeMap<String, AwsLocation>);
-
-impl Connections {
-    fn to(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
-        Ok(match self.0.entry(location.name.clone()) {
-            Entry::Occupied(connected) => connected.into_mut(),
-            Entry::Vacant(empty) => empty.insert(session::connect(location)?),
-        })
-    }
-
-    fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
-        let store = self.to(location)?.store();
-        let (prefix, cluster) = (location.prefix.clone(), config.cluster.clone());
-        Ok(Catalog { store, prefix, cluster, memory: config.limits.memory })
-    }
-
-    fn context(
-        &mut self,
-        config: &Config,
-        location: &Location,
-        job: &Name,
-        grace: Duration,
-    ) -> Result<Context, Failure> {
-        let catalog = self.catalog(config, location)?;
-        let snapshots = snapshot::Service::new(self.to(location)?.disks());
-        // Nobody scrapes a command.
-        let metrics = Metrics::new().job(job.as_str());
-        Ok(Context { catalog, checksum: location.checksum, grace, snapshots, metrics })
-    }
 }
 
 /// What became of a plan.
@@ -220,14 +183,14 @@ impl Told {
         self.chains.is_empty() && self.errors.is_empty()
     }
 
-    fn failed(&mut self, location: &Location, chain: &Chain, report: Report) {
+    fn failed(&mut self, location: &config::Location, chain: &Chain, report: Report) {
         tracing::error!(class = %report.class, "{}", report.message);
         self.first.get_or_insert(report.class);
         let (job, node) = (&chain.job, &chain.node);
         self.errors.push(json!({ "location": location.name, "job": job, "node": node, "error": report }));
     }
 
-    fn chain(&mut self, location: &Location, zone: &TimeZone, plan: &Plan, did: &Did) {
+    fn chain(&mut self, location: &config::Location, zone: &TimeZone, plan: &Plan, did: &Did) {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
         let (deleted, kept, objects, bytes, waiting, pruned) = match did {
@@ -273,8 +236,11 @@ impl Told {
     }
 
     fn done(self, dry_run: bool) -> Done {
-        let text =
-            if self.lines.is_empty() { "there is nothing to prune".to_owned() } else { self.lines.join("\n") } + "\n";
+        let mut lines = self.lines;
+        if lines.is_empty() && self.errors.is_empty() {
+            lines.push("there is nothing to prune".to_owned());
+        }
+        let text: String = lines.into_iter().map(|line| line + "\n").collect();
         let json = json!({ "dry_run": dry_run, "chains": self.chains, "errors": self.errors });
         let done = Done::new(text, json);
         match self.first {

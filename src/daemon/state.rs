@@ -45,21 +45,7 @@ pub(super) struct Ended {
     pub(super) outcome: Outcome,
     /// The committed backup.
     pub(super) backup: Option<String>,
-    pub(super) error: Option<Fault>,
-}
-
-/// A failure as it is remembered and shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Fault {
-    pub(super) class: Class,
-    pub(super) message: String,
-    pub(super) remedy: Option<String>,
-}
-
-impl From<Report> for Fault {
-    fn from(report: Report) -> Self {
-        Self { class: report.class, message: report.message, remedy: report.remedy }
-    }
+    pub(super) error: Option<Report>,
 }
 
 /// The folder of the records.
@@ -125,7 +111,7 @@ mod tests {
                 finished: at(2),
                 outcome: Outcome::Failure,
                 backup: None,
-                error: Some(fault.into()),
+                error: Some(fault),
             }),
             last_success: Some(at(5)),
         };

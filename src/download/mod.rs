@@ -13,7 +13,7 @@
 //! index lies in an unnamed temporary file.
 //!
 //! # What happens on failure
-//! A request is repeated as its [`Class`] says, at most five times in all; bytes with a wrong digest are fetched once more.
+//! Requests and bodies that break off are the location's store's to repeat; bytes with a wrong digest are fetched once more.
 //! The first failure ends the stream. Dropping the reader, or cancelling, ends everything behind it.
 
 pub mod index;
@@ -24,37 +24,24 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
 use crate::format::index::IndexError;
 use crate::format::key::ObjectKey;
-use crate::store::{self, ObjectInfo, Store};
+use crate::location::Location;
+use crate::store::{self, Store};
 
 pub use plan::Selection;
 
-/// What everything here runs on.
-#[derive(Clone)]
-pub struct Context {
-    pub store: Arc<dyn Store>,
-    pub budget: Budget,
-    /// Where chunks are decompressed and checked.
-    pub pool: Arc<rayon::ThreadPool>,
-    /// Requests at a time, at most; the budget may allow fewer.
-    pub concurrency: usize,
-}
-
-impl fmt::Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store: _, budget, pool: _, concurrency } = self;
-        let mut debug = f.debug_struct("Context");
-        debug.field("budget", budget).field("concurrency", concurrency).finish_non_exhaustive()
-    }
+/// Requests at a time, at most; the budget may allow fewer.
+#[must_use]
+pub fn requests(location: &Location) -> usize {
+    location.config.upload.concurrency.most().into()
 }
 
 /// Is told how many more plain bytes there are; called often, from any thread.
@@ -68,7 +55,7 @@ pub enum Error {
         #[source]
         error: Box<store::Error>,
     },
-    /// A connection that ended early, or a server that sent too much.
+    /// A server that sent too much, or too little.
     #[error("GetObject {key}: the body has {found} bytes; expected {expected}")]
     Body { key: ObjectKey, expected: u64, found: u64 },
     /// The object is not what the manifest says.
@@ -182,22 +169,5 @@ async fn get_into(store: &dyn Store, key: &ObjectKey, offset: u64, into: &mut [u
         Ok(())
     } else {
         Err(Error::Body { key: key.clone(), expected, found: filled as u64 })
-    }
-}
-
-/// HEAD, repeated as its failures allow.
-///
-/// # Errors
-/// The last attempt's.
-pub async fn head(store: &dyn Store, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-    let mut attempts = crate::retry::Attempts::default();
-    loop {
-        match store.head(key).await {
-            Ok(info) => return Ok(info),
-            Err(error) if attempts.wait(error.class).await => {
-                tracing::debug!(%error, "trying again");
-            }
-            Err(error) => return Err(Error::store(key)(error)),
-        }
     }
 }

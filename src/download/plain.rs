@@ -3,7 +3,7 @@
 //! Memory: for each of `n` requests at a time a buffer for what is fetched and one for what it decompresses to, and one
 //! more of the latter, which the consumer may hold while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is what
 //! fits into three quarters of the budget, so that something is left for others, but at least 1 and at most
-//! [`MAX_REQUESTS`] and the context's own bound. All of it is reserved before anything is read.
+//! [`MAX_REQUESTS`] and the location's own bound. All of it is reserved before anything is read.
 //!
 //! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
 //! its own, so groups cannot wait for each other.
@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
 use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
-use super::{Context, Error, Selection, get_into};
+use super::{Error, Selection, get_into, requests};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
 use crate::format::codec::Codec;
 use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
-use crate::retry::Attempts;
+use crate::location::Location;
 
 /// More requests at a time than this do not help one stream.
 const MAX_REQUESTS: usize = 8;
@@ -59,16 +59,21 @@ pub struct PlainReader {
 /// the reader.
 #[must_use]
 pub fn read(
-    ctx: &Context,
+    location: &Location,
     stream: &Stream,
     index: IndexFile,
     selection: Selection,
     cancel: CancellationToken,
 ) -> PlainReader {
     let (sender, plain) = mpsc::channel(1);
-    let requests = Arc::new(Semaphore::new(ctx.concurrency.clamp(1, MAX_REQUESTS)));
-    let driver = Driver { ctx: ctx.clone(), stream: Arc::new(stream.clone()), requests };
-    let driver = Some(Task(tokio::spawn(driver.run(index, selection, sender))));
+    let (location, stream) = (location.clone(), Arc::new(stream.clone()));
+    let drive = async move {
+        let failed = |error| Error::Local { action: "starting threads", error };
+        let pool = location.process.pool().map_err(failed)?;
+        let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
+        Driver { location, pool, stream, requests }.run(index, selection, sender).await
+    };
+    let driver = Some(Task(tokio::spawn(drive)));
     PlainReader { plain, driver, cancel }
 }
 
@@ -110,7 +115,9 @@ fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
 
 #[derive(Debug, Clone)]
 struct Driver {
-    ctx: Context,
+    location: Location,
+    /// Where chunks are decompressed and checked.
+    pool: Arc<rayon::ThreadPool>,
     stream: Arc<Stream>,
     /// Requests at a time: a group may need several.
     requests: Arc<Semaphore>,
@@ -118,8 +125,8 @@ struct Driver {
 
 impl Driver {
     async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Bytes>) -> Result<(), Error> {
-        let budget = &self.ctx.budget;
-        let (requests, bytes) = plan_memory(budget.total(), self.ctx.concurrency);
+        let budget = &self.location.process.budget;
+        let (requests, bytes) = plan_memory(budget.total(), requests(&self.location));
         let reservation = Arc::new(budget.reserve(bytes).await?);
         let stored = OwnBuffers::new(budget.clone(), Arc::clone(&reservation), requests, STORED);
         let plain = OwnBuffers::new(budget.clone(), reservation, requests + 1, PLAIN);
@@ -160,7 +167,7 @@ impl Driver {
         mut group: Group,
         (mut stored, mut plain): (Buffer, Buffer),
     ) -> Result<(Group, Bytes), (Option<Range<u64>>, Error)> {
-        let mut attempts = Attempts::default();
+        let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(()) => {
@@ -177,10 +184,13 @@ impl Driver {
                 }
                 Err((extent, error)) => (group.first_of(extent), error),
             };
-            if !attempts.wait(error.class()).await {
+            // The store makes failed requests again; what came and is not what was stored is asked for once more here.
+            if spoilt || !matches!(error, Error::Object { .. } | Error::Body { .. } | Error::Chunk { .. }) {
                 return Err((positions, error));
             }
+            spoilt = true;
             tracing::debug!(%error, "fetching the group again");
+            self.location.endpoint.once_more("s3", error.class()).await;
         }
     }
 
@@ -199,7 +209,7 @@ impl Driver {
     async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
         let object = self.stream.objects.get(extent.object as usize).ok_or(Error::NoObject(extent.object))?;
         let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
-        get_into(&*self.ctx.store, &object.key, extent.offset, into).await
+        get_into(&*self.location.store, &object.key, extent.offset, into).await
     }
 
     fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
@@ -217,7 +227,7 @@ impl Driver {
         mut plain: Buffer,
     ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
-        self.ctx.pool.spawn(move || {
+        self.pool.spawn(move || {
             let result = open_group(&group, stored.spare(group.stored()), plain.spare(group.plain));
             // An error is only that nobody waits any more.
             let _ = sender.send((group, stored, plain, result));

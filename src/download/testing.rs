@@ -5,14 +5,13 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::Context;
-use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::format::codec::{self, Codec, Compression};
 use crate::format::index::{Chunk, FileEntry, Writer};
 use crate::format::key::ObjectKey;
 use crate::format::manifest::{IndexObject, Stream};
 use crate::format::testing;
+use crate::location::{self, Location};
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -21,14 +20,13 @@ pub(crate) const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct House {
     pub(crate) store: Arc<MemoryStore>,
-    pub(crate) ctx: Context,
+    pub(crate) location: Location,
 }
 
 pub(crate) fn house(memory: u64) -> House {
     let store = Arc::new(MemoryStore::new());
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
-    let ctx = Context { store: Arc::clone(&store) as _, budget: Budget::new(memory), pool, concurrency: 4 };
-    House { store, ctx }
+    let location = location::memory::open(Arc::clone(&store) as _, "p", memory);
+    House { store, location }
 }
 
 /// Bytes that do not compress, the same for each seed.

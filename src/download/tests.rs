@@ -11,8 +11,8 @@ use crate::format::manifest::Stream;
 use crate::store::memory::Fault;
 
 async fn read(house: &House, stream: &Stream, selection: Selection) -> Result<Vec<u8>, Error> {
-    let index = index::fetch(&house.ctx, stream).await?;
-    let mut reader = plain::read(&house.ctx, stream, index, selection, CancellationToken::new());
+    let index = index::fetch(&house.location, stream).await?;
+    let mut reader = plain::read(&house.location, stream, index, selection, CancellationToken::new());
     let mut out = Vec::new();
     // One is held while the next is asked for.
     let mut held;
@@ -39,7 +39,7 @@ async fn a_stream_comes_back_whole_on_little_memory() {
         let cut = Cut { chunk: (4 << 20) - 7, chunks_an_object: 6, codec: Codec { compression } };
         let stream = house.stream("a", &plain, &[], cut).await;
         assert!(read(&house, &stream, Selection::Whole).await.unwrap() == plain);
-        assert_eq!(house.ctx.budget.in_use(), 0);
+        assert_eq!(house.location.process.budget.in_use(), 0);
     }
 }
 
@@ -65,9 +65,9 @@ async fn a_budget_that_can_never_do_is_refused_by_name() {
 async fn cancelling_ends_the_reader() {
     let house = house(40 * MIB);
     let stream = house.stream("a", &noise(50_000, 1), &[], SMALL).await;
-    let index = index::fetch(&house.ctx, &stream).await.unwrap();
+    let index = index::fetch(&house.location, &stream).await.unwrap();
     let cancel = CancellationToken::new();
-    let mut reader = plain::read(&house.ctx, &stream, index, Selection::Whole, cancel.clone());
+    let mut reader = plain::read(&house.location, &stream, index, Selection::Whole, cancel.clone());
     cancel.cancel();
     assert_eq!(reader.next().await.unwrap_err().class(), Class::Cancelled);
     assert!(reader.next().await.unwrap().is_none());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::FEATURES;
 use super::ebs::{EbsSnapshot, MAX_TAGS};
 use super::key::{BackupId, Chain, Name, ObjectKey};
-use crate::error::{Class, Report};
+use crate::error::Report;
 
 /// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
 pub const VERSION: u32 = 1;
@@ -77,42 +77,12 @@ pub struct Item {
     pub outcome: Outcome,
     /// Why it failed, for an item that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ItemError>,
+    pub error: Option<Report>,
     /// What the cluster calls it: of a volume, its claim's namespace and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     #[serde(flatten)]
     pub content: Content,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemError {
-    pub class: String,
-    pub message: String,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-    /// The service's own error code, and its name for the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
-}
-
-impl From<Report> for ItemError {
-    fn from(report: Report) -> Self {
-        let Report { class, message, remedy, code, request_id, .. } = report;
-        Self { class: class.to_string(), message, remedy, code, request_id }
-    }
-}
-
-impl ItemError {
-    /// As it was reported, but for the service; `None` where another version of Penstock knows the class.
-    #[must_use]
-    pub fn report(&self) -> Option<Report> {
-        let Self { class, message, remedy, code, request_id } = self.clone();
-        Some(Report { class: Class::named(&class)?, message, remedy, service: None, code, request_id })
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -411,22 +381,5 @@ impl Stream {
             return Err(mismatch(field("chunks"), format!("at most {} (one a byte)", self.plain_bytes), self.chunks));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_items_error_is_its_report_and_an_older_one_is_read() {
-        let report = Report::new(Class::Source, "no").remedy("say yes");
-        let error = ItemError::from(report.clone());
-        assert_eq!(error.report(), Some(report));
-        let read = |json: &str| serde_json::from_str::<ItemError>(json).unwrap();
-        assert_eq!(read(&serde_json::to_string(&error).unwrap()), error);
-        let old = read(r#"{"class": "local", "message": "full"}"#);
-        assert_eq!(old.report(), Some(Report::new(Class::Local, "full")));
-        assert_eq!(read(r#"{"class": "of-the-future", "message": ""}"#).report(), None);
     }
 }

@@ -1,54 +1,13 @@
 //! A run's EBS snapshots: taken first, waited for last, and the manifest between.
 
-use std::fmt;
-
 use tokio_util::sync::CancellationToken;
 
 use super::unlisted::{self, Unlisted};
-use super::{CLEAN_UP_DEADLINE, Context, Error, Run, finish};
+use super::{CLEAN_UP_DEADLINE, Error, Run, finish};
 use crate::config::Ebs;
 use crate::format::key::{BackupPrefix, Name};
 use crate::format::manifest::{Manifest, Outcome};
-use crate::snapshot::{Owner, Place, Records, Service, Session, recover};
-
-/// What snapshots need of the process and the location.
-#[derive(Clone)]
-pub struct Snapshots {
-    pub service: Service,
-    pub records: Records,
-    /// The location's name.
-    pub location: String,
-}
-
-#[cfg(test)]
-impl Snapshots {
-    /// For runs without any.
-    pub(crate) fn none() -> Self {
-        let disks = crate::disks::memory::MemoryDisks::new([]);
-        let service = Service::new(std::sync::Arc::new(disks));
-        Self { service, records: Records::new(std::path::Path::new("/nonexistent")), location: "test".to_owned() }
-    }
-}
-
-impl fmt::Debug for Snapshots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshots").field("location", &self.location).finish_non_exhaustive()
-    }
-}
-
-impl Context {
-    fn recovery(&self) -> recover::Context<'_> {
-        let Snapshots { service, records, location } = &self.snapshots;
-        recover::Context {
-            service,
-            store: &*self.store,
-            records,
-            location,
-            checksum: self.checksum,
-            metrics: &self.metrics,
-        }
-    }
-}
+use crate::snapshot::{Owner, Records, Session, recover};
 
 impl Run<'_> {
     /// Makes `manifest`, so far a beginning, a backup with snapshots in it, and commits it.
@@ -58,14 +17,12 @@ impl Run<'_> {
         manifest: &mut Manifest,
         volumes: &[(&Name, &Ebs)],
     ) -> Result<(), Error> {
-        let context = self.context;
-        let Snapshots { service, records, location } = &context.snapshots;
+        let location = self.location;
         let owner = Owner::of(manifest);
-        let lock = records.lock(&manifest.job).map_err(Error::Snapshots)?;
-        let pending = recover::job(context.recovery(), &lock).await;
-        let place = Place { records, lock: &lock, location, prefix: &context.prefix, pending };
-        let (metrics, progress) = (self.metrics.clone(), &self.progress.snapshots);
-        let mut session = Session::begin(service, &place, &owner, metrics, progress).map_err(Error::Snapshots)?;
+        let lock = Records::new(&location.process.state_dir).lock(&manifest.job).map_err(Error::Snapshots)?;
+        let pending = recover::job(&location.until(&self.stop), &lock).await;
+        let session = Session::begin(location, &lock, &owner, pending, &self.progress.snapshots);
+        let mut session = session.map_err(Error::Snapshots)?;
         let result = self.capture_and_wait(backup, manifest, &mut session, volumes).await;
         if let Err(error) = &result {
             if !error.is_final() {

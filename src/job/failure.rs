@@ -58,6 +58,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the run was told to stop, wherever it heard of that first.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_final() && self.class() == Class::Cancelled
+    }
+
     /// Whether nothing is committed, for certain.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self, Self::Undecided { .. })

@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Error, Hooks, failed_item, outcome_of};
+use super::{Error, Hooks, failed_item, outcome_of};
 use crate::error::{Class, Classify as _};
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::Manifest;
+use crate::location::Location;
 
 /// How much of what a hook printed is kept.
 const TAIL: usize = 4 << 10;
@@ -44,12 +45,12 @@ enum End {
 }
 
 impl<'a> Runner<'a> {
-    pub(super) fn new(hooks: &'a Hooks, context: &Context, job: &Name, id: &BackupId) -> Self {
+    pub(super) fn new(hooks: &'a Hooks, location: &Location, job: &Name, id: &BackupId) -> Self {
         let environment = vec![
             ("PENSTOCK_JOB", job.to_string()),
             ("PENSTOCK_BACKUP", id.to_string()),
-            ("PENSTOCK_CLUSTER", context.cluster.to_string()),
-            ("PENSTOCK_NODE", context.node.to_string()),
+            ("PENSTOCK_CLUSTER", location.cluster.to_string()),
+            ("PENSTOCK_NODE", location.node.to_string()),
         ];
         Self { hooks, environment, thawed: Mutex::default() }
     }

@@ -12,12 +12,13 @@ use super::parent::{Ancestor, Parent};
 use super::plan::PlannedItem;
 use super::{Error, Progress, Run};
 use crate::budget::OwnBuffers;
-use crate::budget::stream::{BLOCK, BLOCKS, Plan};
+use crate::budget::stream::{self, BLOCK, BLOCKS, Plan};
 use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, Name, ObjectKey};
 use crate::format::manifest::{IndexObject, NotEntered, Stream, Warning, Warnings};
 use crate::metrics::AbortReason;
+use crate::process::Process;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
@@ -38,15 +39,16 @@ impl Run<'_> {
         item: &PlannedItem<'_>,
         warnings: &mut Warnings,
     ) -> Result<(Stream, u64), Error> {
-        let Plan { window, bytes } = self.context.memory();
+        let Process { budget, .. } = &self.location.process;
+        let (part_size, threads) = (self.location.config.upload.part_size, self.pool.current_num_threads());
+        let Plan { window, bytes } = stream::plan(budget.total(), part_size, threads);
         let (stop, before) = (self.stop.clone(), warnings.count);
         let (reservation, parent) = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
             parent = self.parent(&item.name, bytes, warnings) => parent?,
         };
         let reservation = Arc::new(reservation);
-        let budget = &self.context.budget;
-        let part_size = usize::try_from(self.context.upload.part_size).unwrap_or(usize::MAX);
+        let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
         // Ends a command also when it is the upload that fails; dropped with this function.
         let stop_source = self.stop.child_token();
@@ -60,22 +62,14 @@ impl Run<'_> {
         self.progress.expected.fetch_add(source.size_hint().unwrap_or(0), Ordering::Relaxed);
         let options = Options {
             codec: self.spec.codec,
-            pool: Arc::clone(&self.context.pool),
+            pool: Arc::clone(&self.pool),
             blocks: own(BLOCKS, BLOCK),
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
         let thread = |error| Error::Local { action: "starting the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
-        let uploader = Uploader {
-            store: Arc::clone(&self.context.store),
-            budget: budget.clone(),
-            own: own(1, part_size),
-            part_size,
-            endpoint: self.context.endpoint.clone(),
-            journal: self.context.journal.clone(),
-            checksum: self.context.checksum,
-        };
+        let uploader = Uploader::new(self.location.clone(), self.journal.clone(), own(1, part_size));
         let mut writer = ItemWriter::new(self, uploader, backup, item, parent.as_ref())?;
         let stopped = self.stop.clone();
         let result = tokio::select! {
@@ -155,7 +149,7 @@ impl<'a> ItemWriter<'a> {
             backup,
             item: &item.name,
             suffix: run.spec.codec.suffix(item.description.is_tree()),
-            object_size: run.context.upload.object_size,
+            object_size: run.location.config.upload.object_size,
             current: None,
             written: Vec::new(),
             objects: objects.unwrap_or_default(),

@@ -53,5 +53,5 @@ fn failed(name: Name, source: SourceDescription, error: Error, first: &mut Optio
     let report = error.report();
     tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "the item failed; nothing of it is kept");
     first.get_or_insert(error);
-    Item { outcome: Outcome::Failure, error: Some(report.into()), ..item(name, source, None) }
+    Item { outcome: Outcome::Failure, error: Some(report), ..item(name, source, None) }
 }

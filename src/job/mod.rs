@@ -12,7 +12,7 @@
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
-//! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
+//! - **Memory**: [`budget::stream`](crate::budget::stream); what a run cannot have is said before anything is read.
 
 mod disks;
 mod failure;
@@ -32,20 +32,17 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{self, Budget};
-use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::codec::Codec;
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{self, Manifest, Outcome, Warnings};
-use crate::metrics::{self, Metrics};
-use crate::retry::Endpoint;
+use crate::location::Location;
+use crate::metrics;
 use crate::snapshot;
-use crate::store::{Overwrite, Payload, Store};
-use crate::upload::journal::Journal;
+use crate::store::{Overwrite, Payload, Store as _};
+use crate::upload::{self, journal::Journal};
 
-pub use self::disks::Snapshots;
 pub use self::failure::Error;
 use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
@@ -55,37 +52,6 @@ const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Objects of a failed run that are deleted at a time.
 const DELETES: usize = 8;
-
-/// What a run needs of the process and its location.
-#[derive(Clone)]
-pub struct Context {
-    pub store: Arc<dyn Store>,
-    pub endpoint: Endpoint,
-    /// See [`crate::upload::Uploader`].
-    pub journal: Option<Journal>,
-    pub budget: Budget,
-    pub pool: Arc<rayon::ThreadPool>,
-    pub prefix: String,
-    pub cluster: Name,
-    pub node: Name,
-    pub upload: config::Upload,
-    pub checksum: Algorithm,
-    pub metrics: Metrics,
-    pub snapshots: Snapshots,
-}
-
-impl std::fmt::Debug for Context {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("prefix", &self.prefix).field("cluster", &self.cluster).finish_non_exhaustive()
-    }
-}
-
-impl Context {
-    /// What one stream reserves before it reads anything.
-    fn memory(&self) -> budget::stream::Plan {
-        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
-    }
-}
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -178,9 +144,8 @@ impl Committed {
 /// The first item that failed in a committed backup.
 fn failed_item(manifest: &Manifest) -> Option<Report> {
     let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
-    let (name, error) = failed.next()?;
-    let report = error.report()?;
-    Some(Report { message: format!("item {name}: {}", report.message), ..report })
+    let (name, report) = failed.next()?;
+    Some(Report { message: format!("item {name}: {}", report.message), ..report.clone() })
 }
 
 /// How a run that committed nothing ended.
@@ -197,7 +162,7 @@ pub fn outcome_of(error: &Error) -> Outcome {
 /// # Errors
 /// When nothing was committed. What had been written has been removed again, as far as the store let us.
 pub async fn run(
-    context: &Context,
+    location: &Location,
     spec: &Spec,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
@@ -205,10 +170,10 @@ pub async fn run(
     let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
     let id = BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
-    let metrics = context.metrics.job(spec.job.as_str());
-    let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
+    let metrics = location.process.metrics.job(spec.job.as_str());
+    let hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
     let run = async {
-        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
+        let result = Box::pin(within_time(location, spec, progress, cancel, &hooks, (started, id.clone()))).await;
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
@@ -226,7 +191,7 @@ pub async fn run(
 
 /// The `before` hooks and the backup, within the job's timeout.
 async fn within_time(
-    context: &Context,
+    location: &Location,
     spec: &Spec,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
@@ -234,12 +199,26 @@ async fn within_time(
     (started, id): (Timestamp, BackupId),
 ) -> Result<Manifest, Error> {
     let stop = cancel.child_token();
-    let metrics = context.metrics.job(spec.job.as_str());
-    let Context { cluster, node, .. } = context;
-    let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
-    let ancestors = Ancestors::new(context, &chain, spec.parent, started);
-    let (stop_run, written) = (stop.clone(), Vec::new());
-    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop_run, ancestors, parent: None, written };
+    let metrics = location.process.metrics.job(spec.job.as_str());
+    let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
+    let journal = journal.map_err(upload::Error::from)?;
+    let threads = |error| Error::Local { action: "starting threads", error };
+    let pool = location.process.pool().map_err(threads)?;
+    let chain = location.chain(&spec.job);
+    let ancestors = Ancestors::new(&location.until(&stop), &chain, spec.parent, started);
+    let mut run = Run {
+        location,
+        spec,
+        progress,
+        metrics,
+        hooks,
+        journal,
+        pool,
+        stop: stop.clone(),
+        ancestors,
+        parent: None,
+        written: Vec::new(),
+    };
     let work = async {
         hooks.before(&stop).await?;
         run.backup(chain, started, id).await
@@ -253,13 +232,14 @@ async fn within_time(
                 () = tokio::time::sleep(limit) => {
                     stop.cancel();
                     match work.await {
-                        Err(Error::Cancelled) => Err(Error::Timeout { job: spec.job.clone(), limit }),
+                        Err(error) if error.is_cancelled() => Err(Error::Timeout { job: spec.job.clone(), limit }),
                         result => result,
                     }
                 }
             }
         }
     };
+    let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
     if result.as_ref().is_err_and(Error::is_final) {
         run.clean_up(&run.written).await;
     }
@@ -267,11 +247,14 @@ async fn within_time(
 }
 
 struct Run<'a> {
-    context: &'a Context,
+    location: &'a Location,
     spec: &'a Spec,
     progress: &'a Arc<Progress>,
     metrics: metrics::Job,
     hooks: &'a hooks::Runner<'a>,
+    journal: Journal,
+    /// Compresses.
+    pool: Arc<rayon::ThreadPool>,
     stop: CancellationToken,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
@@ -282,7 +265,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
+        let backup = BackupPrefix::new(self.location.prefix(), &chain, &id);
         let mut manifest = Manifest {
             version: manifest::VERSION,
             id,
@@ -326,16 +309,16 @@ impl Run<'_> {
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let payload = Payload::new(manifest.to_json(), self.context.checksum);
-        let Context { store, endpoint, .. } = self.context;
+        let store = self.location.patient();
+        let payload = Payload::new(manifest.to_json(), store.algorithm());
         let undecided = |why: Report| Error::Undecided { key: key.clone(), class: why.class, why: why.message };
         let too_late = async {
             stop.cancelled().await;
             tokio::time::sleep(CLEAN_UP_DEADLINE).await;
         };
         let commit = async {
-            let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse)).await;
-            (put, endpoint.retrying("HeadObject", key, || store.head(key)).await)
+            let put = store.put(key, payload.clone(), Overwrite::Refuse).await;
+            (put, store.head(key).await)
         };
         let (put, found) = tokio::select! {
             () = too_late => return Err(undecided(Report::new(Class::Cancelled, "cancelled".to_owned()))),
@@ -358,9 +341,9 @@ impl Run<'_> {
 
     /// Deletes objects of what is not committed.
     async fn clean_up(&self, keys: &[ObjectKey]) {
-        let Context { store, endpoint, .. } = self.context;
+        let store = &self.location.patient();
         let delete = |key| async move {
-            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+            if let Err(error) = store.delete(key).await {
                 tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
         };

@@ -23,7 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::ancestors::stream_of;
 pub(super) use self::ancestors::{Ancestor, Ancestors, base};
-use super::{Context, Error, Run};
+use super::{Error, Run};
 use crate::budget::Reservation;
 use crate::config;
 use crate::download;
@@ -119,7 +119,7 @@ impl Run<'_> {
         bytes: u64,
         warnings: &mut Warnings,
     ) -> Result<(Reservation, Option<Parent>), Error> {
-        let budget = &self.context.budget;
+        let budget = &self.location.process.budget;
         let Some((ancestor, deeper)) = self.ancestors.candidate(item, *depth).await? else {
             return Ok((budget.reserve(bytes).await?, None));
         };
@@ -139,14 +139,7 @@ impl Run<'_> {
         }
         let reservation = budget.reserve(wanted).await?;
         self.ancestors.survey(&ancestor).await?;
-        let Context { store, pool, .. } = self.context;
-        let download = download::Context {
-            store: Arc::clone(store),
-            budget: budget.clone(),
-            pool: Arc::clone(pool),
-            concurrency: 1,
-        };
-        let index = index::fetch(&download, stream).await?;
+        let index = index::fetch(&self.location.until(&self.stop), stream).await?;
         let let_go = self.let_go(item, stream, warnings);
         let (records, stream) = (index.open(stream)?, stream.clone());
         let of_file = index.clone();

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use super::parent::{Ancestor, Ancestors, Policy, Reuse};
 use super::{Error, Run};
-use crate::error::{Class, Classify as _};
+use crate::error::{Class, Classify as _, Report};
 use crate::format::ebs::VolumeId;
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription};
+use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription};
 use crate::source::glob;
 
 /// Where items of a source may be.
@@ -62,10 +62,9 @@ fn lost(unlisted: &[Unlisted], before: &Manifest, found: &[Item]) -> Vec<Item> {
             Content::EbsSnapshot { .. } => Content::EbsSnapshot { snapshot: None },
         };
         let message = format!("it is in the backup {} and could not be looked for: {}", before.id, place.why);
-        let remedy = "its last copy is kept until it can be looked for again".to_owned();
-        let (class, remedy) = (Class::Source.to_string(), Some(remedy));
-        let error = Some(ItemError { class, message, remedy, code: None, request_id: None });
-        Some(Item { outcome: Outcome::Failure, error, content, ..item.clone() })
+        let error =
+            Report::new(Class::Source, message).remedy("its last copy is kept until it can be looked for again");
+        Some(Item { outcome: Outcome::Failure, error: Some(error), content, ..item.clone() })
     };
     before.items.iter().filter_map(lost).collect()
 }
@@ -77,7 +76,7 @@ impl Run<'_> {
         let chain = manifest.chain();
         // Also where the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(self.context, &chain, policy, manifest.started);
+        let mut ancestors = Ancestors::new(&self.location.until(&self.stop), &chain, policy, manifest.started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {

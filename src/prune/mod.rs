@@ -32,7 +32,6 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -40,13 +39,11 @@ use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{self, Catalog, Memory};
-use crate::checksum::Algorithm;
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, Chain, ObjectKey};
 use crate::metrics;
 use crate::retention::{self, Reason};
-use crate::snapshot;
 
 pub use apply::apply;
 pub use garbage::{Count, Garbage};
@@ -66,23 +63,17 @@ const PARALLEL: usize = 16;
 /// Failures that are kept with their text; above that only the count goes up.
 const MAX_FAILURES: usize = 100;
 
-/// What pruning needs of the process and its location.
-#[derive(Clone)]
+/// What to prune in, and how gently.
+#[derive(Debug, Clone)]
 pub struct Context {
     pub catalog: Catalog,
-    /// Of the deleted manifest's PUT.
-    pub checksum: Algorithm,
     /// See [`grace_of`].
     pub grace: Duration,
-    /// Not asked where no manifest names a snapshot.
-    pub snapshots: snapshot::Service,
-    pub metrics: metrics::Job,
 }
 
-impl fmt::Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { catalog, checksum: _, grace, snapshots: _, metrics: _ } = self;
-        f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
+impl Context {
+    fn metrics(&self, chain: &Chain) -> metrics::Job {
+        self.catalog.location.process.metrics.job(chain.job.as_str())
     }
 }
 
@@ -228,7 +219,7 @@ pub async fn prune(
         if rules.retention.is_none()
             && let Some(kept) = read::tidy(ctx, chain).await?
         {
-            ctx.metrics.backups(kept);
+            ctx.metrics(chain).backups(kept);
             return Ok(Pruned { kept, ..Pruned::default() });
         }
         Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await)

@@ -19,6 +19,7 @@ use crate::format::index::Totals;
 use crate::format::key::{BackupPrefix, Kind};
 use crate::format::manifest::{Content, DataObject, IndexObject, Manifest, SourceDescription};
 use crate::format::testing::{chain as node, item, manifest_of, name, object, stream};
+use crate::location::memory;
 use crate::metrics::Metrics;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Error as StoreError, Overwrite, Payload, Store as _};
@@ -54,13 +55,10 @@ impl World {
     fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         let client = Arc::new(store.client());
-        let catalog =
-            Catalog { store: Arc::clone(&client) as _, prefix: "p".to_owned(), cluster: name("c"), memory: 1 << 20 };
-        let metrics = Metrics::new().job("j");
         let disks = Arc::new(MemoryDisks::new([volume(&"vol-01234567".parse().unwrap(), &[])]));
-        let checksum = Algorithm::Crc64nvme;
-        let snapshots = snapshot::Service::new(Arc::clone(&disks) as _);
-        let ctx = Context { catalog, checksum, grace: GRACE, snapshots, metrics };
+        let remote = memory::Memory::new(Arc::clone(&client) as _).with_disks(Arc::clone(&disks) as _);
+        let catalog = Catalog::new(&remote.open(&memory::config("p"), 1 << 20));
+        let ctx = Context { catalog, grace: GRACE };
         let mut world = Self { store, client, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
         world.pass(0);
         world

@@ -41,10 +41,11 @@ use self::refusal::Failure;
 use self::select::{Include, Selected};
 pub use self::summary::{Summary, Warning, Warnings};
 use crate::download::plain;
-use crate::download::{self, Context, Progress, Selection, index};
+use crate::download::{self, Progress, Selection, index};
 use crate::error::Class;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Stream};
+use crate::location::Location;
 use crate::tar;
 
 #[derive(Debug, Clone, Default)]
@@ -63,7 +64,7 @@ pub struct Options {
 /// When the target holds something already (without `overwrite`), nothing is there by that name, at the first thing that
 /// cannot be read or is not what was stored, or when the target is in such trouble that what follows would fail too.
 pub async fn restore(
-    ctx: &Context,
+    location: &Location,
     manifest: &Manifest,
     target: &Path,
     options: &Options,
@@ -79,7 +80,7 @@ pub async fn restore(
     // Ends the threads behind this future when it is dropped.
     let cancel = cancel.child_token();
     let _guard = cancel.clone().drop_guard();
-    let mut job = Job { ctx, target, root, include, overwrite, cancel: &cancel, progress, summary };
+    let mut job = Job { location, target, root, include, overwrite, cancel: &cancel, progress, summary };
     for (item, stream) in &items {
         let base = if items.len() == 1 { target.to_owned() } else { target.join(item.name.as_str()) };
         match job.item(item, stream, base).await {
@@ -103,7 +104,7 @@ pub async fn restore(
 /// # Errors
 /// When the backup has several items and none is named, or none of that name, or reading or writing fails.
 pub async fn cat(
-    ctx: &Context,
+    location: &Location,
     manifest: &Manifest,
     item: Option<&Name>,
     mut out: impl AsyncWrite + Unpin,
@@ -115,8 +116,8 @@ pub async fn cat(
         let message = format!("the backup {} has several items; name one of {}", manifest.id, names_of(manifest));
         return Err(Error::Usage(message));
     };
-    let index = fetch_index(ctx, stream, cancel).await?;
-    let mut reader = plain::read(ctx, stream, index, Selection::Whole, cancel.clone());
+    let index = fetch_index(location, stream, cancel).await?;
+    let mut reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
     let failed = |error| local("writing to", "the output")(error);
     let mut total = 0;
     while let Some(bytes) = reader.next().await? {
@@ -193,11 +194,15 @@ fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
     Ok(root)
 }
 
-async fn fetch_index(ctx: &Context, stream: &Stream, cancel: &CancellationToken) -> Result<index::IndexFile, Error> {
+async fn fetch_index(
+    location: &Location,
+    stream: &Stream,
+    cancel: &CancellationToken,
+) -> Result<index::IndexFile, Error> {
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(download::Error::Cancelled.into()),
-        index = index::fetch(ctx, stream) => Ok(index?),
+        index = index::fetch(location, stream) => Ok(index?),
     }
 }
 
@@ -210,7 +215,7 @@ where
 }
 
 struct Job<'a> {
-    ctx: &'a Context,
+    location: &'a Location,
     target: &'a Path,
     root: Root,
     include: Option<Include>,
@@ -233,7 +238,7 @@ impl Job<'_> {
         if !item.source.is_tree() && self.include.as_ref().is_some_and(|globs| !globs.wants(file_name.as_bytes())) {
             return Ok(Wanted::No);
         }
-        let index = fetch_index(self.ctx, stream, self.cancel).await?;
+        let index = fetch_index(self.location, stream, self.cancel).await?;
         if !item.source.is_tree() {
             let _ = self.enter(&base).await?;
             let overwrite = self.overwrite;
@@ -286,7 +291,7 @@ impl Job<'_> {
     }
 
     fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Input {
-        let reader = plain::read(self.ctx, stream, index, selection, self.cancel.clone());
+        let reader = plain::read(self.location, stream, index, selection, self.cancel.clone());
         Input::new(reader, Progress::clone(self.progress))
     }
 }

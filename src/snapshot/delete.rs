@@ -9,7 +9,6 @@ use super::{Owner, select, tags, wait};
 use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
 use crate::format::manifest::Manifest;
-use crate::retry::with_retries;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +71,7 @@ async fn delete(
             deletion.kept.push((id.clone(), "it does not carry this backup's tags".to_owned()));
             continue;
         }
-        match with_retries("DeleteSnapshot", id, || disks.delete_snapshot(id)).await {
+        match disks.delete_snapshot(id).await {
             Ok(()) => deletion.deleted.push(id.clone()),
             Err(error) if error.code.as_deref() == Some("InvalidSnapshot.InUse") => {
                 let why = format!("an AMI uses it; deregister that, and delete again: {}", error.message);

@@ -40,64 +40,25 @@ mod wait;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 pub use self::record::Records;
-pub use self::session::{Place, Progress, Session};
+pub use self::session::{Progress, Session};
 pub use self::tags::{BACKUP_ID, claim};
 
-use self::delete::Deletion;
-use self::pace::Pace;
-use crate::clock::{self, Clock};
-use crate::disks::{self, Disks};
 use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey};
 use crate::format::manifest::{Manifest, ManifestError};
+use crate::location::Location;
 use crate::state;
-
-/// A location's block service, and the pace at which this process creates there. Cheap to clone; all clones share the pace.
-#[derive(Clone)]
-pub struct Service {
-    disks: Arc<dyn Disks>,
-    pace: Arc<Pace>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Service {
-    #[must_use]
-    pub fn new(disks: Arc<dyn Disks>) -> Self {
-        Self::with_clock(disks, Arc::new(clock::System))
-    }
-
-    /// The same, waiting by another clock.
-    #[must_use]
-    pub fn with_clock(disks: Arc<dyn Disks>, clock: Arc<dyn Clock>) -> Self {
-        Self { disks, pace: Arc::new(Pace::default()), clock }
-    }
-
-    /// Deletes a backup's snapshots; see [`delete::backup`].
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn delete_backup(&self, manifest: &Manifest) -> Result<Deletion, disks::Error> {
-        delete::backup(&*self.disks, manifest).await
-    }
-}
-
-impl fmt::Debug for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("pace", &self.pace).finish_non_exhaustive()
-    }
-}
 
 /// What is wrong with the snapshots of a backup, item by item: one is gone, not complete, or another volume's.
 ///
 /// # Errors
 /// When they cannot be asked for.
-pub async fn check(service: &Service, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
+pub async fn check(location: &Location, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
     let ids: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
-    let seen = wait::look(&*service.disks, &ids).await?;
+    let seen = wait::look(&*location.disks, &ids).await?;
     let wrong = manifest.snapshots().filter_map(|(item, recorded)| {
         let error = restore::check(recorded, seen.get(&recorded.snapshot_id)).err()?;
         Some((item.name.clone(), error))

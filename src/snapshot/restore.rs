@@ -9,17 +9,18 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Owner, Service, claim, select, tags, wait};
+use super::{Error, Owner, claim, select, tags, wait};
+use crate::backoff::Backoff;
 use crate::disks::{self, Encryption, NewVolume, Snapshot, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
 use crate::error::Retry;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::manifest::{Content, Item, Manifest};
-use crate::retry::with_retries;
+use crate::location::Location;
 
 /// A new volume may not be listed for a moment. One that is not there after this long was taken back by EC2.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-const LAST_LOOK: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10), (100, 100));
 
 /// What is asked for; what is `None` is the original's.
 #[derive(Debug, Clone)]
@@ -178,7 +179,7 @@ fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
 /// When what is asked for makes no sense, the snapshot is gone, not complete or another volume's, EC2 refuses, the volume vanishes
 /// after EC2 has promised it, or is not available in time.
 pub async fn volume(
-    service: &Service,
+    location: &Location,
     owner: &Owner,
     original: &EbsSnapshot,
     wanted: &Wanted,
@@ -186,11 +187,11 @@ pub async fn volume(
 ) -> Result<(Volume, Made), Error> {
     let new = request(owner, original, wanted)?;
     let work = async {
-        let seen = wait::look(&*service.disks, std::slice::from_ref(&original.snapshot_id)).await?;
+        let seen = wait::look(&*location.disks, std::slice::from_ref(&original.snapshot_id)).await?;
         check(original, seen.get(&original.snapshot_id))?;
-        let (volume, made) = make(service, &new).await?;
+        let (volume, made) = make(location, &new).await?;
         tracing::info!(volume = %volume.id, "waiting until the volume is available");
-        Ok((available(service, volume, made, wanted.timeout).await?, made))
+        Ok((available(location, volume, made, wanted.timeout).await?, made))
     };
     tokio::select! {
         () = stop.cancelled() => Err(Error::Cancelled),
@@ -217,24 +218,24 @@ pub(super) fn check(original: &EbsSnapshot, seen: Option<&Snapshot>) -> Result<(
     }
 }
 
-async fn make(service: &Service, new: &NewVolume) -> Result<(Volume, Made), Error> {
+async fn make(location: &Location, new: &NewVolume) -> Result<(Volume, Made), Error> {
     let token = (tags::RESTORE.to_owned(), new.client_token.clone());
     let filter = VolumeFilter { tags: [token].into(), ..VolumeFilter::default() };
-    let earlier = select::list(&*service.disks, &filter).await?;
+    let earlier = select::list(&*location.disks, &filter).await?;
     if let Some(volume) = earlier.into_iter().find(|volume| !matches!(volume.state, VolumeState::Unusable(_))) {
         tracing::info!(volume = %volume.id, "the same command has made this volume before");
         return Ok((volume, Made::Earlier));
     }
-    let volume = with_retries("CreateVolume", &new.snapshot, || service.disks.create_volume(new)).await?;
+    let volume = location.disks.create_volume(new).await?;
     Ok((volume, Made::Now))
 }
 
-async fn available(service: &Service, volume: Volume, made: Made, timeout: Duration) -> Result<Volume, Error> {
-    let start = service.clock.now();
-    let elapsed = || service.clock.now().duration_since(start);
-    let (mut pause, mut shown) = (FIRST_LOOK, made == Made::Earlier);
+async fn available(location: &Location, volume: Volume, made: Made, timeout: Duration) -> Result<Volume, Error> {
+    let start = location.clock.now();
+    let elapsed = || location.clock.now().duration_since(start);
+    let (mut look, mut shown) = (0, made == Made::Earlier);
     loop {
-        match service.disks.new_volume(&volume.id).await {
+        match location.disks.new_volume(&volume.id).await {
             Ok(seen) => match seen.state {
                 VolumeState::Ready => return Ok(seen),
                 VolumeState::Creating => shown = true,
@@ -244,11 +245,12 @@ async fn available(service: &Service, volume: Volume, made: Made, timeout: Durat
             Err(error) if error.class.retry() == Retry::No => return Err(error.into()),
             Err(error) => tracing::warn!(class = %error.class, %error, "the volume is looked at again"),
         }
+        let pause = LOOKS.pause(look, 0);
         if elapsed() + pause > timeout {
             return Err(Error::Slow { volume: volume.id, seconds: timeout.as_secs() });
         }
-        service.clock.sleep(pause).await;
-        pause = (pause * 2).min(LAST_LOOK);
+        location.clock.sleep(pause).await;
+        look += 1;
     }
 }
 

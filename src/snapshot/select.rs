@@ -6,7 +6,6 @@ use crate::config::{AttachedTo, Ebs};
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter, VolumeState};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
-use crate::retry::with_retries;
 
 /// 1000 volumes each: a service that pages without end is not followed for ever.
 const MAX_PAGES: usize = 1000;
@@ -32,9 +31,7 @@ pub(super) async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, di
     let attached_to = match &ebs.attached_to {
         None => None,
         Some(AttachedTo::Instance(id)) => Some(id.clone()),
-        Some(AttachedTo::ThisInstance) => {
-            Some(with_retries("GetMetadata", &"instance-id", || disks.this_instance()).await?)
-        }
+        Some(AttachedTo::ThisInstance) => Some(disks.this_instance().await?),
     };
     let mut found = BTreeMap::new();
     for ids in chunks(&ebs.volumes) {
@@ -71,7 +68,7 @@ fn chunks(ids: &[VolumeId]) -> Vec<Vec<VolumeId>> {
 pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec<Volume>, disks::Error> {
     let mut pages = Pages::new("DescribeVolumes");
     loop {
-        let page = with_retries(pages.operation, &"volumes", || disks.volumes(filter, pages.from.as_deref())).await?;
+        let page = disks.volumes(filter, pages.from.as_deref()).await?;
         if pages.add(page)? == More::No {
             return Ok(pages.items);
         }
@@ -82,7 +79,7 @@ pub(super) async fn snapshots(disks: &dyn Disks, filter: &SnapshotFilter) -> Res
     let mut pages = Pages::new("DescribeSnapshots");
     loop {
         let from = pages.from.as_deref();
-        let page = with_retries(pages.operation, &"snapshots", || disks.snapshots(filter, from)).await?;
+        let page = disks.snapshots(filter, from).await?;
         if pages.add(page)? == More::No {
             return Ok(pages.items);
         }
@@ -117,8 +114,7 @@ impl<T> Pages<T> {
         if stuck || (page.next.is_some() && too_many) {
             let message =
                 format!("the listing does not come to an end: after {} pages there is another one", self.count);
-            let error = disks::Error::local(self.operation, "the account", Class::Compat, message);
-            return Err(disks::Error { service: "ec2", ..error });
+            return Err(disks::Error::at("ec2", self.operation, "the account", Class::Compat, message));
         }
         self.from = page.next;
         Ok(if self.from.is_some() { More::Yes } else { More::No })

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{Lock, Record};
 use super::wait::{self, Seen};
-use super::{Error, Owner, Records, Service, create, delete, pace, select, tags};
+use super::{Error, Owner, Records, create, delete, select, tags};
+use crate::backoff::random;
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::{Snapshot, Volume};
 use crate::error::{Classify as _, Retry};
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State, VolumeId};
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription, Warning};
+use crate::location::Location;
 use crate::metrics;
 
 /// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
@@ -28,7 +30,7 @@ pub struct Progress {
 }
 
 pub struct Session<'a> {
-    service: &'a Service,
+    location: &'a Location,
     record: Record<'a>,
     metrics: metrics::Job,
     earlier: usize,
@@ -48,39 +50,28 @@ impl std::fmt::Debug for Session<'_> {
     }
 }
 
-/// Where a session's record lies and whose it is.
-#[derive(Debug)]
-pub struct Place<'a> {
-    pub records: &'a Records,
-    pub lock: &'a Lock,
-    pub location: &'a str,
-    pub prefix: &'a str,
-    /// Snapshots of earlier backups of the job that are pending still.
-    pub pending: usize,
-}
-
 impl<'a> Session<'a> {
-    /// Writes the record; nothing is asked of EC2 yet.
+    /// Writes the record; nothing is asked of EC2 yet. Of the job's earlier backups `earlier` snapshots are pending still.
     ///
     /// # Errors
     /// When the state directory cannot be written to.
     pub fn begin(
-        service: &'a Service,
-        place: &Place<'a>,
+        location: &'a Location,
+        lock: &'a Lock,
         owner: &Owner,
-        metrics: metrics::Job,
+        earlier: usize,
         progress: &'a Progress,
     ) -> Result<Self, Error> {
-        let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
-        let earlier = place.pending;
-        let deadlines = BTreeMap::new();
+        let record =
+            Records::new(&location.process.state_dir).begin(lock, location.name(), location.prefix(), owner)?;
+        let metrics = location.process.metrics.job(owner.chain.job.as_str());
         Ok(Self {
-            service,
+            location,
             record,
             metrics,
             earlier,
             progress,
-            deadlines,
+            deadlines: BTreeMap::new(),
             cut_off: false,
             first_error: None,
             unlisted: Vec::new(),
@@ -101,7 +92,7 @@ impl<'a> Session<'a> {
         for (name, ebs) in sources {
             let selection = tokio::select! {
                 () = stop.cancelled() => return Err(Error::Cancelled),
-                selection = select::select(&*self.service.disks, ebs) => selection,
+                selection = select::select(&*self.location.disks, ebs) => selection,
             };
             match selection {
                 Ok(mut selection) => {
@@ -163,7 +154,7 @@ impl<'a> Session<'a> {
             items.push(self.failed(item, &reason, Error::Unusable { volume, state }));
         }
         self.cut_off = true;
-        let created = create::all(self.service, &self.record.saved.owner(), ebs, &volumes, stop).await?;
+        let created = create::all(self.location, &self.record.saved.owner(), ebs, &volumes, stop).await?;
         self.cut_off = false;
         for (volume, created) in volumes.iter().zip(created) {
             let item = item_name(name, &volume.id);
@@ -185,7 +176,7 @@ impl<'a> Session<'a> {
     ) -> Item {
         tracing::info!(item = %name, volume = %volume.id, snapshot = %snapshot.id, "snapshot started");
         if let Some(wait) = wait {
-            self.deadlines.insert(snapshot.id.clone(), self.service.clock.now() + wait);
+            self.deadlines.insert(snapshot.id.clone(), self.location.clock.now() + wait);
         }
         self.progress.snapshots.fetch_add(1, Ordering::Relaxed);
         let recorded = EbsSnapshot {
@@ -222,7 +213,7 @@ impl<'a> Session<'a> {
             name,
             source: SourceDescription::Ebs { selected_by: reason.to_owned() },
             outcome: Outcome::Failure,
-            error: Some(report.into()),
+            error: Some(report),
             labels: BTreeMap::new(),
             content: Content::EbsSnapshot { snapshot: None },
         }
@@ -255,13 +246,17 @@ impl<'a> Session<'a> {
             let waited_for = self.waited_for(items);
             self.metrics.snapshots_pending(self.earlier + waited_for.len());
             let Some(last) = waited_for.iter().map(|(_, deadline)| *deadline).max() else { break };
-            let left = last.duration_since(self.service.clock.now());
+            let left = last.duration_since(self.location.clock.now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.service.clock.sleep(wait::pause(look, pace::random()).min(left)) => {}
+                () = self.location.clock.sleep(wait::LOOKS.pause(look, random()).min(left)) => {}
             }
             let ids: Vec<SnapshotId> = waited_for.into_iter().map(|(id, _)| id).collect();
-            match wait::look(&*self.service.disks, &ids).await {
+            let seen = tokio::select! {
+                () = stop.cancelled() => break,
+                seen = wait::look(&*self.location.disks, &ids) => seen,
+            };
+            match seen {
                 Ok(seen) => self.settle(items, &seen, &mut misses),
                 Err(error) if error.class.retry() == Retry::No => {
                     tracing::error!(class = %error.class, %error, "the snapshots cannot be looked at: they stay pending");
@@ -278,7 +273,7 @@ impl<'a> Session<'a> {
 
     /// The pending snapshots whose time is not over.
     fn waited_for(&self, items: &[Item]) -> Vec<(SnapshotId, Instant)> {
-        let now = self.service.clock.now();
+        let now = self.location.clock.now();
         let waited_for = |id: SnapshotId| Some((id.clone(), *self.deadlines.get(&id).filter(|at| **at > now)?));
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
@@ -326,7 +321,7 @@ impl<'a> Session<'a> {
     async fn strays(&self, items: &[Item]) {
         let named = named(items);
         let owner = self.record.saved.owner();
-        match delete::all_but(&*self.service.disks, &owner, &named).await {
+        match delete::all_but(&*self.location.disks, &owner, &named).await {
             Ok(deletion) => deletion.log(&owner),
             Err(error) => tracing::warn!(class = %error.class, %error, "snapshots that no item names may be left"),
         }
@@ -355,7 +350,7 @@ impl<'a> Session<'a> {
             tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
         }
         let owner = self.record.saved.owner();
-        match delete::all_but(&*self.service.disks, &owner, &BTreeSet::new()).await {
+        match delete::all_but(&*self.location.disks, &owner, &BTreeSet::new()).await {
             Ok(deletion) => {
                 deletion.log(&owner);
                 if deletion.kept.is_empty()

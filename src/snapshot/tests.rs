@@ -1,6 +1,7 @@
 //! Deleting and restoring, on the block service in memory.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::restore::{Made, Wanted};
@@ -8,10 +9,12 @@ use super::*;
 use crate::clock::Virtual;
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
-use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
+use crate::disks::{self, Disks as _, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
 use crate::format::manifest::{Content, Item, SourceDescription};
 use crate::format::testing::{self, name};
+use crate::location::memory;
+use crate::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 fn owner(job: &str, id: &str) -> Owner {
@@ -28,7 +31,7 @@ fn vol(number: u8) -> VolumeId {
 struct World {
     clock: Virtual,
     disks: Arc<MemoryDisks>,
-    service: Service,
+    location: Location,
 }
 
 impl World {
@@ -36,8 +39,9 @@ impl World {
         let clock = Virtual::default();
         let volumes = (0..4).map(|number| volume(&vol(number), &[("Name", "db")]));
         let disks = Arc::new(MemoryDisks::with_clock(volumes, Arc::new(clock.clone())));
-        let service = Service::with_clock(disks.clone(), Arc::new(clock.clone()));
-        Self { clock, disks, service }
+        let remote = memory::Memory::new(Arc::new(MemoryStore::new())).with_disks(disks.clone());
+        let location = remote.open(&memory::config(""), 1 << 20).with_clock(Arc::new(clock.clone()));
+        Self { clock, disks, location }
     }
 
     /// A snapshot of a backup, as `create` tags it.
@@ -64,7 +68,7 @@ impl World {
     async fn restore(&self, original: &EbsSnapshot, wanted: &Wanted) -> Result<(disks::Volume, Made), Error> {
         let stop = CancellationToken::new();
         let owner = owner("disks", ID);
-        let made = restore::volume(&self.service, &owner, original, wanted, &stop);
+        let made = restore::volume(&self.location, &owner, original, wanted, &stop);
         Box::pin(self.clock.run(made)).await
     }
 }

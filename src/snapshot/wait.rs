@@ -3,22 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::pace::share;
 use super::{Error, select};
+use crate::backoff::Backoff;
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Snapshot, SnapshotFilter, SnapshotState};
 use crate::error::Classify as _;
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
 use crate::format::manifest::{Content, Item, Outcome};
 
-/// The first pause; it doubles with each look. Small volumes that have barely changed are complete within seconds.
-const FIRST: Duration = Duration::from_secs(1);
-const LAST: Duration = Duration::from_mins(1);
-
-/// The pause before look number `look`: growing, and up to a quarter longer so that a fleet does not ask at once.
-pub(super) fn pause(look: u32, random: u64) -> Duration {
-    let bound = FIRST.saturating_mul(1 << look.min(16)).min(LAST);
-    bound + share(bound / 4, random)
-}
+/// Before each look. Small volumes that have barely changed are complete within seconds.
+pub(super) const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (100, 125));
 
 /// Those of `ids` that exist.
 pub(super) async fn look(
@@ -79,25 +72,6 @@ pub(super) fn fail(item: &mut Item, error: &Error) {
     let report = error.report();
     tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "the snapshot failed; nothing of it is kept");
     item.outcome = Outcome::Failure;
-    item.error = Some(report.into());
+    item.error = Some(report);
     item.content = Content::EbsSnapshot { snapshot: None };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_become_rare() {
-        let pauses: Vec<u64> = (0..8).map(|look| pause(look, 0).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!((0..100).all(|random| pause(9, random * 1_000_003) <= Duration::from_secs(75)));
-        // Four hours of waiting are no more than 250 looks.
-        let mut waited = Duration::ZERO;
-        let looks = (0..).take_while(|look| {
-            waited += pause(*look, 0);
-            waited < Duration::from_hours(4)
-        });
-        assert!(looks.count() < 250);
-    }
 }

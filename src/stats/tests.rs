@@ -8,6 +8,7 @@ use crate::format::index::Totals;
 use crate::format::key::BackupPrefix;
 use crate::format::manifest::{DataObject, IndexObject, SourceDescription};
 use crate::format::testing::{chain, item, manifest_of, name, stream};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -56,8 +57,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let mut manifests = commit(&store, "a", FIRST, &[(&oldest, 1000, 600), (&first, 400, 400)]).await;
     manifests += commit(&store, "a", SECOND, &[(&oldest, 1000, 500), (&first, 400, 100), (&second, 50, 50)]).await;
     let other = commit(&store, "b", FIRST, &[]).await;
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
 
     let all = stats(&catalog, Scope::default()).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
@@ -96,7 +96,7 @@ async fn objects_of_every_suffix_are_counted() {
     for suffix in Suffix::ALL {
         put(&store, home.data(&name("i"), 1, *suffix).as_str(), "x").await;
     }
-    let catalog = Catalog { store, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(store, "", 1 << 20));
     let all = stats(&catalog, Scope::default()).await.unwrap();
     assert_eq!(all[&chain].stored_bytes, Suffix::ALL.len() as u64);
 }
@@ -115,8 +115,7 @@ async fn the_newest_is_the_one_that_was_taken_last() {
         put(&store, &format!("c/j/{node}/{key}"), vec![0; size]).await;
         commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
     }
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
     let all = stats(&catalog, Scope::default()).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
     let id = |id: &str| Some(id.parse().unwrap());

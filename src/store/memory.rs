@@ -16,7 +16,7 @@ use super::{
     Deleted, Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
     UploadHandle, UploadId, UploadedPart,
 };
-use crate::checksum::Checksum;
+use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 
@@ -47,6 +47,7 @@ pub enum Fault {
 type Script = Box<dyn FnMut(&'static str, &str, usize) -> Option<Fault> + Send>;
 
 pub struct MemoryStore {
+    algorithm: Algorithm,
     min_part_size: u64,
     page_size: usize,
     state: Arc<Mutex<State>>,
@@ -114,7 +115,14 @@ impl MemoryStore {
     /// Other limits than S3's, so that a test need not move megabytes to have several parts or pages.
     #[must_use]
     pub fn with_limits(min_part_size: u64, page_size: usize) -> Self {
-        Self { min_part_size, page_size: page_size.max(1), state: Arc::default(), client: Mutex::default() }
+        let (page_size, state, client) = (page_size.max(1), Arc::default(), Mutex::default());
+        Self { algorithm: Algorithm::default(), min_part_size, page_size, state, client }
+    }
+
+    /// With other checksums than the default ones.
+    #[must_use]
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        Self { algorithm, ..self }
     }
 
     /// The same store for another client, which has a script of its own.
@@ -230,6 +238,10 @@ fn verify(operation: &'static str, key: &ObjectKey, payload: &Payload) -> Result
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         let put = |state: &mut State| {
             verify("PutObject", key, &payload)?;

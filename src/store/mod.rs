@@ -1,8 +1,8 @@
 //! The port to an object store: what the engine needs of S3, and nothing more.
 //!
 //! Implementations: [`memory::MemoryStore`] for tests and `aws::s3` for the real thing; one conformance suite
-//! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); retries
-//! above that are the caller's ([`crate::retry`]). Dropping a future abandons the request but promises nothing about the server.
+//! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); [`crate::retry`] wraps a store
+//! in one that makes a failed request again. Dropping a future abandons the request but promises nothing about the server.
 
 pub mod memory;
 
@@ -182,6 +182,8 @@ pub struct ListedUpload {
 
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Of the checksums that payloads are sent with, and that it keeps.
+    fn algorithm(&self) -> Algorithm;
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
     /// The whole object, or the bytes of `range` (which must lie within it).
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;

@@ -1,23 +1,28 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::*;
+use crate::checksum::Algorithm;
 use crate::config::Concurrency;
-use crate::metrics::Metrics;
+use crate::location::memory;
 use crate::store::memory::{Fault, MemoryStore};
 
 const PART: usize = 64 << 10;
 
-async fn uploader(store: &Arc<MemoryStore>, budget: &Budget, algorithm: Algorithm) -> Uploader {
-    let reservation = Arc::new(budget.reserve(PART as u64).await.unwrap());
-    Uploader {
-        store: Arc::clone(store) as Arc<dyn Store>,
-        budget: budget.clone(),
-        own: OwnBuffers::new(budget.clone(), reservation, 1, PART),
-        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
-        journal: None,
-        part_size: PART,
-        checksum: algorithm,
-    }
+/// With parts of [`PART`], three at a time.
+fn location(store: Arc<dyn Store>, memory: usize) -> Location {
+    let mut config = memory::config("");
+    (config.upload.part_size, config.upload.concurrency) = (PART as u64, Concurrency::AtMost(3));
+    memory::Memory::new(store).open(&config, memory as u64)
+}
+
+fn uploader(location: &Location) -> Uploader {
+    let budget = &location.process.budget;
+    let reservation = futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap();
+    let own = OwnBuffers::new(budget.clone(), Arc::new(reservation), 1, PART);
+    let journal = Journal::open(&location.process.state_dir, "test", "b").unwrap();
+    Uploader::new(location.clone(), journal, own)
 }
 
 fn data(length: usize) -> Vec<u8> {
@@ -33,40 +38,41 @@ async fn stored(store: &MemoryStore, key: &ObjectKey) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_size_arrives_whole_and_nothing_is_left() {
-    let store = Arc::new(MemoryStore::with_limits(0, 100));
     let key = ObjectKey::new("a/b");
     // With memory for one part only, and for many.
     for memory in [PART, 20 * PART] {
-        let budget = Budget::new(memory as u64);
         for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c, Algorithm::Sha256, Algorithm::None] {
+            let store = Arc::new(MemoryStore::with_limits(0, 100).with_algorithm(algorithm));
+            let location = location(store.clone(), memory);
             for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 13] {
                 let data = data(length);
-                let mut writer = ObjectWriter::new(uploader(&store, &budget, algorithm).await, key.clone());
+                let mut writer = ObjectWriter::new(uploader(&location), key.clone());
                 for piece in data.chunks(10_000) {
                     writer.write(piece).await.unwrap();
                 }
                 let written = writer.finish().await.unwrap();
                 assert_eq!((written.size, written.crc64nvme), (length as u64, crate::checksum::crc64nvme(&data)));
                 assert_eq!(stored(&store, &key).await, data, "{length} bytes with {algorithm:?}");
+                let checksum = store.head(&key).await.unwrap().checksum;
+                assert!(checksum.is_none_or(|checksum| checksum.algorithm() == algorithm), "{checksum:?}");
             }
+            assert_eq!(location.process.budget.in_use(), 0);
+            assert_eq!(store.uploads_in_progress(), []);
         }
-        assert_eq!(budget.in_use(), 0);
     }
-    assert_eq!(store.uploads_in_progress(), []);
 }
 
 #[tokio::test]
 async fn abort_leaves_nothing() {
     let store = Arc::new(MemoryStore::with_limits(0, 100));
-    let budget = Budget::new(4 * PART as u64);
-    let key = ObjectKey::new("k");
-    let mut writer = ObjectWriter::new(uploader(&store, &budget, Algorithm::Crc64nvme).await, key);
+    let location = location(store.clone(), 4 * PART);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     writer.write(&data(3 * PART + 5)).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
     writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
     assert!(store.keys().is_empty());
-    assert_eq!(budget.in_use(), 0);
+    assert_eq!(location.process.budget.in_use(), 0);
 }
 
 /// What goes wrong, each with the next request of its operation.
@@ -75,15 +81,14 @@ type Faults<'a> = &'a [(&'static str, Fault)];
 const CREATE: &str = "CreateMultipartUpload";
 const COMPLETE: &str = "CompleteMultipartUpload";
 
-async fn odd(faults: Faults<'_>, journal: Option<Journal>) -> (Arc<MemoryStore>, Uploader) {
+fn odd(faults: Faults<'_>) -> (Arc<MemoryStore>, Location) {
     let store = Arc::new(MemoryStore::with_limits(0, 100));
     let mut faults = faults.to_vec();
     store.script(move |operation, _, _| {
         let next = faults.iter().position(|(of, _)| *of == operation)?;
         Some(faults.remove(next).1)
     });
-    let uploader = uploader(&store, &Budget::new(20 * PART as u64), Algorithm::Crc64nvme).await;
-    (store, Uploader { journal, ..uploader })
+    (store.clone(), location(store, 20 * PART))
 }
 
 fn unanswered(operation: &'static str) -> store::Error {
@@ -95,10 +100,10 @@ fn refused(operation: &'static str) -> store::Error {
 }
 
 /// The journal's entries once there are some: a thread that notes the last part may hold them a moment longer than the writer did.
-async fn interrupted(state: &tempfile::TempDir) -> Vec<journal::Interrupted> {
+async fn interrupted(location: &Location) -> Vec<journal::Interrupted> {
     let found = async {
         loop {
-            let found = journal::interrupted(state.path()).unwrap();
+            let found = journal::interrupted(&location.process.state_dir).unwrap();
             if !found.is_empty() {
                 return found;
             }
@@ -115,9 +120,9 @@ async fn odd_answers_do_not_change_what_is_stored() {
     let done = || (COMPLETE, Fault::LoseReply(unanswered(COMPLETE)));
     // The second Complete of the last one refuses the part list, as its parts were taken twice.
     for faults in [vec![twice()], vec![done()], vec![lost()], vec![twice(), twice(), lost(), done(), done()]] {
-        let (store, uploader) = odd(&faults, None).await;
+        let (store, location) = odd(&faults);
         let (key, data) = (ObjectKey::new("k"), data(3 * PART + 7));
-        let mut writer = ObjectWriter::new(uploader, key.clone());
+        let mut writer = ObjectWriter::new(uploader(&location), key.clone());
         writer.write(&data).await.unwrap();
         let written = writer.finish().await.unwrap();
         assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{faults:?}");
@@ -131,8 +136,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
     let denied = Fault::Refuse(refused("HeadObject"));
     for (head, class) in [(denied, Class::AccessDenied), (Fault::Spoil, Class::Integrity)] {
         let done = (COMPLETE, Fault::LoseReply(unanswered(COMPLETE)));
-        let (_store, uploader) = odd(&[done, ("HeadObject", head)], None).await;
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        let (_store, location) = odd(&[done, ("HeadObject", head)]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         assert_eq!(writer.finish().await.unwrap_err().report().class, class);
     }
@@ -142,10 +147,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
 #[tokio::test]
 async fn a_create_without_an_answer_is_remembered() {
     for finish in [true, false] {
-        let state = tempfile::tempdir().unwrap();
-        let journal = Journal::open(state.path(), "test", "b").unwrap();
-        let (store, uploader) = odd(&[(CREATE, Fault::LoseReply(unanswered(CREATE)))], Some(journal)).await;
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        let (store, location) = odd(&[(CREATE, Fault::LoseReply(unanswered(CREATE)))]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         if finish {
             writer.finish().await.unwrap();
@@ -153,7 +156,7 @@ async fn a_create_without_an_answer_is_remembered() {
             writer.abort(AbortReason::Cancelled).await;
         }
         assert_eq!(store.uploads_in_progress().len(), 1);
-        let found = interrupted(&state).await;
+        let found = interrupted(&location).await;
         assert_eq!(found.iter().map(|one| (one.id.clone(), one.in_doubt)).collect::<Vec<_>>(), [(None, true)]);
     }
 }
@@ -161,10 +164,8 @@ async fn a_create_without_an_answer_is_remembered() {
 /// The chunks of a finished part are those that end in it.
 #[tokio::test]
 async fn the_journal_knows_which_chunks_a_part_completes() {
-    let state = tempfile::tempdir().unwrap();
-    let journal = Journal::open(state.path(), "test", "b").unwrap();
-    let (_store, uploader) = odd(&[(COMPLETE, Fault::Refuse(refused(COMPLETE)))], Some(journal)).await;
-    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    let (_store, location) = odd(&[(COMPLETE, Fault::Refuse(refused(COMPLETE)))]);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     let length = PART * 2 / 5;
     let mut offset = 0;
     for _ in 0..8 {
@@ -183,7 +184,7 @@ async fn the_journal_knows_which_chunks_a_part_completes() {
     // Eight chunks are 3.2 parts.
     writer.finish().await.unwrap_err();
     drop(writer);
-    let mut parts = interrupted(&state).await.remove(0).parts().unwrap();
+    let mut parts = interrupted(&location).await.remove(0).parts().unwrap();
     parts.sort_by_key(|part| part.uploaded.number);
     let chunks: Vec<Vec<u64>> =
         parts.iter().map(|part| part.chunks.iter().map(|chunk| chunk.offset / length as u64).collect()).collect();

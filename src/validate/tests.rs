@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use crate::config::Config;
 use crate::format::key::ObjectKey;
 use crate::site::Identity;
 use crate::store::memory::{Fault, MemoryStore};
-use crate::store::{Error, Overwrite, Payload};
+use crate::store::{Error, Overwrite, Payload, Store as _};
 
 /// A store and what surrounds it, where the named actions are refused.
 struct Refusing {
@@ -172,10 +173,8 @@ fn location() -> Location {
 }
 
 async fn prove_at(site: &Arc<Refusing>, skip: Skip, cancel: &CancellationToken) -> Proof {
-    let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
-    let store: Arc<dyn Store> = site.store.clone();
-    let whose = Whose { cluster: &cluster, node: &node };
-    prove(&location(), whose, site.as_ref(), &store, skip, cancel).await
+    let opened = crate::location::memory::Memory::new(site.store.clone()).open(&location(), 1 << 20);
+    prove(&opened, site.as_ref(), skip, cancel).await
 }
 
 async fn proof_of(site: &Arc<Refusing>) -> Proof {

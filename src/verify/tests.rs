@@ -8,7 +8,7 @@ use crate::store::Store as _;
 
 async fn check(house: &House, manifest: &Manifest, depth: Depth) -> Findings {
     let progress: Progress = Arc::new(|_| {});
-    verify(&house.ctx, manifest, depth, &CancellationToken::new(), &progress).await.unwrap()
+    verify(&house.location, manifest, depth, &CancellationToken::new(), &progress).await.unwrap()
 }
 
 async fn fixture(house: &House) -> (Manifest, Stream) {

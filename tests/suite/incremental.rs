@@ -10,7 +10,8 @@ use penstock::checksum::Algorithm;
 use penstock::format::codec::Compression;
 use penstock::format::key::ObjectKey;
 use penstock::format::manifest::{DataObject, Manifest, Outcome, Stream};
-use penstock::job::{self, Context, Progress, Reuse};
+use penstock::job::{self, Progress, Reuse};
+use penstock::location::Location;
 use penstock::store::{Overwrite, Payload, Store as _};
 use penstock::upload::journal;
 use tokio_util::sync::CancellationToken;
@@ -41,22 +42,23 @@ impl Done {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "these counters count bytes")]
-fn counter(context: &Context, name: &str) -> u64 {
-    let families = context.metrics.gather();
+fn counter(location: &Location, name: &str) -> u64 {
+    let families = location.process.metrics.gather();
     let family = families.iter().find(|family| family.name() == format!("penstock_{name}"));
     family.map_or(0, |family| family.get_metric()[0].get_counter().get_value() as u64)
 }
 
-async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
+async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Location, &mut job::Spec)) -> Done {
     tick(world.folder.path());
     let counted = Dying::new(&world.store, u32::MAX);
-    let (mut context, mut spec) = (world.context(counted.store.clone()), world.spec(reuse, ZSTD, 300));
-    adapt(&mut context, &mut spec);
+    let (mut location, mut spec) = (world.location(counted.store.clone()), world.spec(reuse, ZSTD, 300));
+    adapt(&mut location, &mut spec);
     let before = facts(&world.tree());
-    let result = job::run(&context, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
+    let result = job::run(&location, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
     let manifest = result.unwrap().manifest;
     world.kept.push((manifest.clone(), before));
-    let (read, deduplicated) = (counter(&context, "source_bytes_total"), counter(&context, "deduplicated_bytes_total"));
+    let (read, deduplicated) =
+        (counter(&location, "source_bytes_total"), counter(&location, "deduplicated_bytes_total"));
     Done { manifest, requests: counted.answered(), parts: counted.parts(), read, deduplicated }
 }
 
@@ -213,12 +215,12 @@ async fn an_object_of_little_use_is_let_go() {
 /// A run that dies with its n-th request.
 async fn die(world: &World, requests: u32) {
     let dying = Dying::new(&world.store, requests);
-    let mut context = world.context(dying.store.clone());
-    context.upload.object_size = 1 << 30;
+    let mut location = world.location(dying.store.clone());
+    Arc::make_mut(&mut location.config).upload.object_size = 1 << 30;
     let spec = world.spec(Reuse::Files, Compression::None, 300);
     let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
     tokio::select! {
-        _ = job::run(&context, &spec, &progress, &cancel) => panic!("it came to its end"),
+        _ = job::run(&location, &spec, &progress, &cancel) => panic!("it came to its end"),
         () = dying.dead() => {}
     }
 }
@@ -237,8 +239,8 @@ async fn buried(world: &World) -> usize {
 }
 
 async fn again(world: &mut World) -> Done {
-    let large = |context: &mut Context, spec: &mut job::Spec| {
-        context.upload.object_size = 1 << 30;
+    let large = |location: &mut Location, spec: &mut job::Spec| {
+        Arc::make_mut(&mut location.config).upload.object_size = 1 << 30;
         spec.codec.compression = Compression::None;
     };
     run(world, Reuse::Files, large).await

@@ -13,6 +13,7 @@ use penstock::checksum::Algorithm;
 use penstock::config::Location;
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
+use penstock::location::memory;
 use penstock::stats;
 
 use crate::aws_client::connect;
@@ -68,8 +69,7 @@ async fn a_listing_that_goes_round_ends() {
     let server = store(&servers, move |number| page(keys(number % 3), 1000, Some(&(number + 1).to_string())));
     let location =
         Location { s3_url: Some(server.url.clone()), checksum: Algorithm::None, ..servers.s3(Scheme::Http).location() };
-    let (prefix, cluster) = (String::new(), Name::new("c").unwrap());
-    let catalog = Catalog { store: connect(&location).store(), prefix, cluster, memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::Memory::new(connect(&location).store()).open(&location, 1 << 20));
     let errors = [
         catalog.entries(Scope::default()).await.unwrap_err(),
         catalog.newest(Scope::default()).await.unwrap_err(),

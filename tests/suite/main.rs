@@ -43,13 +43,3 @@ mod trust;
 mod uploads;
 mod watched;
 mod wire;
-
-/// For jobs without EBS volumes.
-fn no_snapshots() -> penstock::job::Snapshots {
-    let disks = penstock::disks::memory::MemoryDisks::new([]);
-    penstock::job::Snapshots {
-        service: penstock::snapshot::Service::new(std::sync::Arc::new(disks)),
-        records: penstock::snapshot::Records::new(std::path::Path::new("/nonexistent")),
-        location: "test".to_owned(),
-    }
-}

@@ -10,7 +10,8 @@ use indicatif::BinaryBytes;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::super::status::{ErrorStatus, Failed, JobStatus, LastRun, LocationStatus, Status, when};
+use super::super::status::{ErrorStatus, JobStatus, LastRun, LocationStatus, Status, when};
+use crate::error::Report;
 use crate::metrics::Outcome;
 
 const STYLE: &str = include_str!("page.css");
@@ -96,7 +97,7 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
         write!(html, "<p class=\"note\"><strong>Not ready:</strong> {}</p>", Escaped(why))?;
     }
     if let Some(refused) = &status.configuration.refused {
-        let message = Escaped(&refused.failed.message);
+        let message = Escaped(&refused.report.message);
         write!(
             html,
             "<p class=\"note\"><strong>The configuration was refused, the old one goes on:</strong> {message}</p>"
@@ -216,16 +217,17 @@ fn outcome(last: &LastRun) -> String {
         Outcome::Partial | Outcome::Cancelled => "warn",
         Outcome::Failure => "bad",
     };
-    let why = last.error.as_ref().map_or_else(String::new, |error| format!(": {}", Escaped(&error.class)));
+    let why = last.error.as_ref().map_or_else(String::new, |error| format!(": {}", Escaped(error.class.as_str())));
     format!("<span class=\"state {class}\">{}{why}</span>", last.outcome.as_str())
 }
 
-fn failed(error: &Failed) -> String {
-    let remedy = error
-        .remedy
-        .as_ref()
-        .map_or_else(String::new, |remedy| format!("<br><span class=\"quiet\">What to do: {}</span>", Escaped(remedy)));
-    format!("<span class=\"state bad\">{}</span> {}{remedy}", Escaped(&error.class), Escaped(&error.message))
+fn failed(error: &Report) -> String {
+    let quiet = |what: &str, text: &Option<String>| {
+        let text = text.as_ref();
+        text.map_or_else(String::new, |text| format!("<br><span class=\"quiet\">{what}: {}</span>", Escaped(text)))
+    };
+    let remedy = quiet("What to do", &error.remedy) + &quiet("Request ID", &error.request_id);
+    format!("<span class=\"state bad\">{}</span> {}{remedy}", Escaped(error.class.as_str()), Escaped(&error.message))
 }
 
 fn errors(html: &mut String, status: &Status) -> fmt::Result {
@@ -234,7 +236,7 @@ fn errors(html: &mut String, status: &Status) -> fmt::Result {
         return html.write_str("<p class=\"quiet\">None since the start.</p>");
     }
     table(html, &["When", "What", "Error"])?;
-    for ErrorStatus { at, kind, name, failed: error } in &status.errors {
+    for ErrorStatus { at, kind, name, report: error } in &status.errors {
         let (when, kind, name) = (When(*at, status.now), Escaped(kind), Escaped(name));
         write!(html, "<tr><td>{when}</td><td>{kind} {name}</td><td class=\"message\">{}</td></tr>", failed(error))?;
     }
@@ -252,6 +254,7 @@ fn table(html: &mut String, columns: &[&str]) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Class;
 
     /// The colours of a theme, out of the style.
     fn colours(theme: &str) -> Vec<(String, [f64; 3])> {
@@ -286,7 +289,7 @@ mod tests {
         assert_eq!(Escaped("<a b=\"c\">&'").to_string(), "&lt;a b=&quot;c&quot;&gt;&amp;&#39;");
         let now = Timestamp::UNIX_EPOCH;
         let evil = "<script>x</script>";
-        let fault = Failed { class: evil.into(), message: evil.into(), remedy: Some(evil.into()) };
+        let fault = Report { request_id: Some(evil.into()), ..Report::new(Class::Internal, evil).remedy(evil) };
         let json = serde_json::json!({
             "version": evil, "cluster": evil, "node": evil, "started": now, "now": now, "ready": false, "not_ready": evil,
             "configuration": {"file": evil, "loaded": now,

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::board::Refusal;
 use super::state::Ended;
-use super::status::{Failed, LastRun, RunningStatus, Status};
+use super::status::{LastRun, RunningStatus, Status};
 use crate::error::Report;
 pub use client::Client;
 pub(super) use socket::Socket;
@@ -56,12 +56,12 @@ pub enum Answer {
     Queued,
     Progress(RunningStatus),
     Ended(LastRun),
-    Refused(Failed),
+    Refused(Report),
 }
 
 impl From<Report> for Answer {
     fn from(report: Report) -> Self {
-        Self::Refused(Failed { class: report.class.to_string(), message: report.message, remedy: report.remedy })
+        Self::Refused(report)
     }
 }
 

@@ -6,15 +6,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
-use crate::budget::Budget;
-use crate::checksum::Algorithm;
-use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use super::super::{Committed, Error, Hooks, Policy, Progress, Spec, run};
+use crate::config::{Source, SourceKind};
 use crate::error::{Class, Classify as _};
 use crate::format::codec::Codec;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::metrics::Metrics;
+use crate::location::{Location, memory};
 use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
 
@@ -28,33 +26,16 @@ fn shell(script: &str) -> Vec<String> {
 
 struct Site {
     store: Arc<MemoryStore>,
-    context: Context,
+    location: Location,
     folder: tempfile::TempDir,
 }
 
 impl Site {
     fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let context = Context {
-            store: store.clone(),
-            endpoint: crate::retry::Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
-            journal: None,
-            budget: Budget::new(64 << 20),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
-            prefix: String::new(),
-            cluster: name("test"),
-            node: name("node-1"),
-            upload: Upload {
-                part_size: 5 << 20,
-                concurrency: Concurrency::AtMost(1),
-                object_size: 1 << 30,
-                sign_payload: SignPayload::Auto,
-            },
-            checksum: Algorithm::default(),
-            metrics: Metrics::new(),
-            snapshots: Snapshots::none(),
-        };
-        Self { store, context, folder: tempfile::tempdir().unwrap() }
+        let mut location = memory::open(store.clone(), "", 64 << 20);
+        (location.cluster, location.node) = (name("test"), name("node-1"));
+        Self { store, location, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Appends a line with the run's environment to a file.
@@ -92,7 +73,7 @@ impl Site {
             hooks: Hooks { before, after, time_limit },
             parent: Policy::default(),
         };
-        run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
+        run(&self.location, &spec, &Arc::new(Progress::default()), cancel).await
     }
 
     async fn objects(&self) -> usize {

@@ -150,7 +150,7 @@ async fn an_interrupted_run_is_taken_up_by_the_next() {
 async fn what_is_denied_is_counted_and_the_rest_goes_on() {
     let metrics = Metrics::new();
     let mut world = World::new();
-    world.ctx.metrics = metrics.job("j");
+    world.ctx.catalog.location.process.metrics = metrics.clone();
     world.ctx.grace = Duration::ZERO;
     ten_days(&mut world).await;
     world.deny(Kind::Data);
@@ -275,7 +275,7 @@ async fn who_began_to_restore_finds_everything_for_the_grace_period() {
 async fn a_job_without_retention_costs_a_listing_until_something_is_left_behind() {
     let metrics = Metrics::new();
     let mut world = World::new();
-    world.ctx.metrics = metrics.job("j");
+    world.ctx.catalog.location.process.metrics = metrics.clone();
     let chain = node("a");
     // Not a manifest is read: this one could not be.
     for _ in 0..3 {

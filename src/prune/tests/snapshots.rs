@@ -1,6 +1,7 @@
 //! EBS snapshots of what is deleted.
 
 use super::*;
+use crate::clock::Virtual;
 
 impl World {
     /// A backup of a stream, as [`World::backup`], and of a volume.
@@ -73,4 +74,48 @@ async fn snapshots_go_with_the_last_of_the_manifest() {
     let pruned = world.prune(&chain, &keep_last(1)).await.unwrap();
     assert_eq!((pruned.objects, pruned.failures.count, world.snapshots()), (1, 0, 1));
     assert_eq!(world.keys(), world.whole().await);
+}
+
+/// Retries of requests are the location's: counted, within its budget, and ended by a cancellation.
+#[tokio::test]
+async fn a_prune_honours_the_locations_budget_and_a_cancellation() {
+    let mut world = World::new();
+    let (chain, clock) = (node("a"), Virtual::default());
+    world.backup_of_a_volume(&chain).await;
+    world.pass(HOUR);
+    world.backup(&chain, 1, None).await;
+    world.ctx.catalog.location = world.ctx.catalog.location.clone().with_clock(Arc::new(clock.clone()));
+    world.ctx.grace = Duration::ZERO;
+    let location = world.ctx.catalog.location.clone();
+    // Others have used up the budget: at two a second, whoever comes now waits.
+    location.endpoint.use_up(64);
+    world.disks.script(|operation, _, before| {
+        let ill = operation == "DescribeSnapshots" && before < 2;
+        ill.then(|| disks::Fault::Refuse(error("DescribeSnapshots", Class::Transient, 500, "InternalError")))
+    });
+    let pruned = clock.run(world.prune(&chain, &keep_last(1))).await.unwrap();
+    assert_eq!((pruned.failures.count, world.snapshots()), (0, 0));
+    assert!(clock.passed() >= Duration::from_secs(20), "{:?}", clock.passed());
+    let families = location.process.metrics.gather();
+    let retries = families.iter().find(|family| family.name() == "penstock_request_retries_total").unwrap();
+    let transient =
+        retries.get_metric().iter().find(|one| one.get_label().iter().any(|pair| pair.value() == "transient"));
+    assert_eq!(transient.unwrap().get_counter().get_value().to_string(), "2");
+
+    world.pass(HOUR);
+    world.backup_of_a_volume(&chain).await;
+    world.pass(HOUR);
+    world.backup(&chain, 1, None).await;
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    let asked = world.disks.requests("DescribeSnapshots");
+    world.disks.script(move |operation, _, _| {
+        stop.cancel();
+        Some(disks::Fault::Refuse(error(operation, Class::Transient, 500, "InternalError")))
+    });
+    world.ctx.catalog.location = location.until(&cancel);
+    let plan = plan(&world.ctx, &chain, &keep_last(1), at(world.now)).await.unwrap();
+    let pruned = clock.run(apply(&world.ctx, &plan)).await;
+    assert_eq!(world.disks.requests("DescribeSnapshots"), asked + 1, "not asked again");
+    assert!(pruned.failures.list.iter().any(|(_, report)| report.class == Class::Cancelled));
 }

@@ -1,8 +1,12 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::checksum::Algorithm;
-use crate::config::Concurrency;
+use crate::config;
 use crate::error::NOT_THE_SERVICE;
+use crate::location::memory;
 use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Error, PartNumber, Payload};
 use crate::upload::journal::Journal;
@@ -43,28 +47,31 @@ impl House {
         }
     }
 
-    fn place(&self, refuses: Refuses) -> Place {
+    fn location(&self, refuses: Refuses) -> Location {
         self.store.script(move |operation, _, _| {
             let of = |which: &str| which.trim_start_matches('!') == operation;
             let (which, class) = refuses.iter().find(|(which, _)| of(which))?;
             let code = which.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
             Some(Fault::Refuse(Error { code, ..Error::local(operation, "k", *class, "refused") }))
         });
-        Place {
-            location: "primary".to_owned(),
-            bucket: "b".to_owned(),
-            prefix: "p".to_owned(),
-            cluster: Name::new("c").unwrap(),
-            node: Name::new("n").unwrap(),
-            store: Arc::clone(&self.store) as _,
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
-            spared: BTreeSet::new(),
-        }
+        let (name, bucket) = ("primary".to_owned(), "b".to_owned());
+        let config = config::Location { name, bucket, ..memory::config("p") };
+        let process = Process::new(1 << 20, 1, self.state.path(), self.metrics.clone());
+        let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
+        let store = Arc::clone(&self.store) as _;
+        Location::new(Arc::new(memory::Memory::new(store)), &config, (&cluster, &node), &process)
     }
 
     async fn sweep(&self, refuses: Refuses, mode: Mode) -> Vec<&'static str> {
-        let swept = sweep(self.state.path(), &[self.place(refuses)], mode).await.unwrap();
+        let locations = [self.location(refuses)];
+        let swept = sweep(self.state.path(), &locations, &BTreeSet::new(), mode).await.unwrap();
         swept.iter().map(|one| one.fate.as_str()).collect()
+    }
+
+    async fn strays(&self, refuses: &'static [(&'static str, Class)], now: Timestamp) -> Vec<Swept> {
+        let location = self.location(refuses);
+        let place = Place { location: &location, spared: &BTreeSet::new() };
+        strays(self.state.path(), place, Mode::Abort, now).await
     }
 
     fn entries(&self) -> usize {
@@ -199,7 +206,7 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
     let house = House::new();
     house.store.create_upload(&House::key("n", "old")).await.unwrap();
     let later = Timestamp::now() + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&NO_ABORT[..2]), Mode::Abort, later).await;
+    let swept = house.strays(&NO_ABORT[..2], later).await;
     assert!(matches!(swept.as_slice(), [Swept { fate: Fate::GivenUp(_), .. }]), "{swept:?}");
 }
 
@@ -207,8 +214,9 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
 async fn another_locations_entry_is_not_aborted_here() {
     let house = House::new();
     house.crash("a", 4).await;
-    let elsewhere = Place { bucket: "other".to_owned(), ..house.place(&[]) };
-    let swept = sweep(house.state.path(), &[elsewhere], Mode::Abort).await.unwrap();
+    let mut elsewhere = house.location(&[]);
+    Arc::make_mut(&mut elsewhere.config).bucket = "other".to_owned();
+    let swept = sweep(house.state.path(), &[elsewhere], &BTreeSet::new(), Mode::Abort).await.unwrap();
     let Fate::Failed(report) = &swept[0].fate else { panic!("{swept:?}") };
     assert_eq!(report.class, Class::Config);
     assert!(report.message.contains("primary") && report.message.contains("bucket b"), "{}", report.message);
@@ -229,11 +237,11 @@ async fn strangers_and_the_young_are_left_alone() {
     ] {
         house.store.create_upload(&key).await.unwrap();
     }
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, now).await.is_empty(), "all are young");
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, old).await.is_empty(), "the clock was set back");
+    assert!(house.strays(&[], now).await.is_empty(), "all are young");
+    assert!(house.strays(&[], old).await.is_empty(), "the clock was set back");
     let later = now + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&[]), Mode::Abort, later).await;
+    let swept = house.strays(&[], later).await;
     assert_eq!(swept.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), [House::key("n", "old")]);
     assert_eq!(house.store.uploads_in_progress().len(), 4);
-    assert!(strays(house.state.path(), &house.place(&[DENIED]), Mode::Abort, later).await.is_empty());
+    assert!(house.strays(&[DENIED], later).await.is_empty());
 }

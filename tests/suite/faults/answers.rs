@@ -80,8 +80,7 @@ async fn a_manifest_that_nobody_took_is_no_backup() {
         assert_eq!(failed.class(), Class::Compat, "{what}: {failed}");
         assert!(matches!(failed, job::Error::Undecided { .. }), "{what}: {failed}");
         house.proxy.behave();
-        let catalog =
-            Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c"), memory: 64 << 20 };
+        let catalog = Catalog::new(&house.past_the_proxy());
         assert_eq!(catalog.entries(Scope::default()).await.unwrap().len(), 0, "{what}");
         house.nothing_is_left(what).await;
     }
@@ -187,6 +186,6 @@ async fn bodies_in_chunks_are_read() {
         };
         (operation == Operation::Read).then_some(Fault::Rewrite(rewrite))
     });
-    house.direct = Arc::clone(&house.context.store);
+    house.direct = Arc::clone(&house.location.store);
     house.verify(&manifest).await;
 }

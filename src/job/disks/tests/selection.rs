@@ -130,8 +130,8 @@ async fn volumes_that_cannot_be_asked_for_fail_by_their_names() {
     world.sources.push(Source { name: name("file"), kind: SourceKind::File { path: file } });
     world.run().await.unwrap();
     world.disks.script(|operation, _, _| {
-        let refused = memory::error(operation, Class::AccessDenied, 403, "UnauthorizedOperation");
-        (operation == "DescribeVolumes").then_some(memory::Fault::Refuse(refused))
+        let refused = crate::disks::memory::error(operation, Class::AccessDenied, 403, "UnauthorizedOperation");
+        (operation == "DescribeVolumes").then_some(crate::disks::memory::Fault::Refuse(refused))
     });
     for _ in 0..2 {
         let manifest = world.run().await.unwrap().manifest;

@@ -1,4 +1,3 @@
-use super::super::tests::context;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::format::codec::Suffix;
@@ -6,6 +5,7 @@ use crate::format::index::Totals;
 use crate::format::key::BackupPrefix;
 use crate::format::manifest::{IndexObject, SourceDescription};
 use crate::format::testing::{chain, item, manifest_of, name, stream};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
@@ -60,8 +60,8 @@ impl World {
     }
 
     fn ancestors(&self, full_every: Option<Duration>, now: i64) -> Ancestors {
-        let context = Context { store: Arc::clone(&self.0) as _, ..context(1 << 20) };
-        Ancestors::new(&context, &chain("n"), Policy { full_every, ..Policy::default() }, at(now))
+        let location = memory::open(Arc::clone(&self.0) as _, "", 1 << 20);
+        Ancestors::new(&location, &chain("n"), Policy { full_every, ..Policy::default() }, at(now))
     }
 
     async fn parent(&self, of: &str, full_every: Option<Duration>, now: i64) -> Option<BackupId> {
