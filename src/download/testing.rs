@@ -1,6 +1,5 @@
 //! A stream in a store, as a backup would leave it.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,9 +13,9 @@ use crate::budget::Budget;
 use crate::checksum::{Algorithm, Checksum, crc64nvme};
 use crate::error::Class;
 use crate::format::index::{Chunk, FileEntry, Writer};
-use crate::format::key::{BackupId, Name, ObjectKey};
+use crate::format::key::{BackupId, Chain, Name, ObjectKey};
 use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, Warnings,
+    Content, DataObject, IndexObject, Item, Manifest, NotEntered, SourceDescription, Stream,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{
@@ -132,28 +131,13 @@ impl House {
 }
 
 pub(crate) fn item(item: &str, source: SourceDescription, stream: Option<Stream>) -> Item {
-    let content = Content::Stream { stream };
-    Item { name: name(item), source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+    Item::new(name(item), source, Content::Stream { stream })
 }
 
 pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
     let started = jiff::Timestamp::UNIX_EPOCH;
-    Manifest {
-        version: 1,
-        id: BackupId::new(started, 7),
-        job: name("j"),
-        cluster: name("c"),
-        node: name("n"),
-        agent: "0".to_owned(),
-        started,
-        finished: started,
-        parent: None,
-        base: None,
-        labels: std::collections::BTreeMap::new(),
-        outcome: Outcome::Success,
-        items,
-        warnings: Warnings::default(),
-    }
+    let chain = Chain { cluster: name("c"), job: name("j"), node: name("n") };
+    Manifest { items, ..Manifest::new(chain, BackupId::new(started, 7), started) }
 }
 
 /// Spoils the first `failures` GETs of part of an object as `how` says.

@@ -62,6 +62,11 @@ pub enum NameError {
     Start(char),
 }
 
+#[cfg(test)]
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
 impl Name {
     /// # Errors
     /// When `name` is empty, too long, starts with `.`, `-` or `_`, or holds a character outside `[a-z0-9._-]`.

@@ -6,4 +6,5 @@ pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
+mod source;
 pub mod table;

@@ -15,10 +15,10 @@ use super::*;
 use crate::checksum::{Algorithm, Checksum, crc64nvme};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{Disks as _, NewSnapshot, Tags};
-use crate::format::ebs::{EbsSnapshot, State, VolumeId};
+use crate::format::ebs::{EbsSnapshot, VolumeId};
 use crate::format::key::{BackupPrefix, Kind, Name};
 use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
+    Content, DataObject, IndexObject, Item, Manifest, NotEntered, SourceDescription, Stream,
 };
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
@@ -117,29 +117,12 @@ impl World {
             objects,
             not_entered: NotEntered::default(),
         };
-        let item = Item {
-            name: name("item"),
-            source: SourceDescription::Stdin,
-            outcome: Outcome::Success,
-            error: None,
-            labels: BTreeMap::new(),
-            content: Content::Stream { stream: Some(stream) },
-        };
+        let content = Content::Stream { stream: Some(stream) };
         Manifest {
-            version: VERSION,
-            id,
-            job: chain.job.clone(),
-            cluster: chain.cluster.clone(),
-            node: chain.node.clone(),
-            agent: String::new(),
-            started: at(self.now),
-            finished: at(self.now),
             parent: parent.map(|parent| parent.id.clone()),
             base: parent.map(|parent| parent.base.clone().unwrap_or_else(|| parent.id.clone())),
-            labels: BTreeMap::new(),
-            outcome: Outcome::Success,
-            items: vec![item],
-            warnings: Warnings::default(),
+            items: vec![Item::new(name("item"), SourceDescription::Stdin, content)],
+            ..Manifest::new(chain.clone(), id, at(self.now))
         }
     }
 

@@ -10,12 +10,9 @@ use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
-use crate::format::manifest::{self, Content, Item, Outcome, SourceDescription, Warnings};
+use crate::format::key::name;
+use crate::format::manifest::{Content, Item, SourceDescription};
 use tokio_util::sync::CancellationToken;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn owner(job: &str, id: &str) -> Owner {
     Owner { chain: Chain { cluster: name("c"), job: name(job), node: name("n") }, id: id.parse().unwrap() }
@@ -73,52 +70,19 @@ impl World {
 }
 
 fn recorded(id: &SnapshotId, number: u8) -> EbsSnapshot {
-    EbsSnapshot {
-        snapshot_id: id.clone(),
-        volume_id: vol(number),
-        size_gib: 8,
-        availability_zone: "eu-west-1a".to_owned(),
-        volume_type: "gp3".to_owned(),
-        iops: Some(3000),
-        throughput: Some(125),
-        encrypted: false,
-        kms_key_id: None,
-        tags: Tags::new(),
-        state: State::Completed,
-        started: jiff::Timestamp::UNIX_EPOCH,
-        completed: None,
-    }
+    EbsSnapshot::example(id.clone(), vol(number))
 }
 
 fn manifest(owner: &Owner, snapshots: Vec<EbsSnapshot>) -> Manifest {
-    let item = |snapshot: EbsSnapshot| Item {
-        name: name(&format!("data-{}", snapshot.volume_id)),
-        source: SourceDescription::Ebs { selected_by: "named".to_owned() },
-        outcome: Outcome::Success,
-        error: None,
-        labels: [
-            ("pvc_namespace".to_owned(), "shop".to_owned()),
-            ("pvc_name".to_owned(), snapshot.volume_id.to_string()),
-        ]
-        .into(),
-        content: Content::EbsSnapshot { snapshot: Some(snapshot) },
+    let item = |snapshot: EbsSnapshot| {
+        let labels = [("pvc_namespace", "shop".to_owned()), ("pvc_name", snapshot.volume_id.to_string())];
+        let item = name(&format!("data-{}", snapshot.volume_id));
+        let source = SourceDescription::Ebs { selected_by: "named".to_owned() };
+        let item = Item::new(item, source, Content::EbsSnapshot { snapshot: Some(snapshot) });
+        Item { labels: labels.map(|(label, value)| (label.to_owned(), value)).into(), ..item }
     };
-    Manifest {
-        version: manifest::VERSION,
-        id: owner.id.clone(),
-        job: owner.chain.job.clone(),
-        cluster: owner.chain.cluster.clone(),
-        node: owner.chain.node.clone(),
-        agent: String::new(),
-        started: jiff::Timestamp::UNIX_EPOCH,
-        finished: jiff::Timestamp::UNIX_EPOCH,
-        parent: None,
-        base: None,
-        labels: [].into(),
-        outcome: Outcome::Success,
-        items: snapshots.into_iter().map(item).collect(),
-        warnings: Warnings::default(),
-    }
+    let items = snapshots.into_iter().map(item).collect();
+    Manifest { items, ..Manifest::new(owner.chain.clone(), owner.id.clone(), jiff::Timestamp::UNIX_EPOCH) }
 }
 
 #[tokio::test]
