@@ -16,12 +16,11 @@ use crate::config::{self, Config, Location, Source, SourceKind};
 use crate::error::{Classify, Retry};
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
+use crate::job::{self, Progress, Reuse, Snapshots, Spec};
 use crate::metrics::Metrics;
 use crate::snapshot;
 use crate::source::glob;
 use crate::state::{Holder, StateDir};
-use crate::stream::frame;
 use crate::upload::journal::Journal;
 
 pub(super) async fn run(
@@ -134,14 +133,13 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
     if !args.argv.is_empty() {
         return Err(Failure::Usage("a command after `--` needs --name ITEM".to_owned()));
     }
+    let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if args.targets.is_empty() {
-        let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(Failure::Usage(format!("name a job ({names}), or --name ITEM with a path, `-` or a command")));
     }
     let mut planned = Vec::new();
     for target in &args.targets {
         let job = config.jobs.values().find(|job| job.name.as_str() == target).ok_or_else(|| {
-            let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Failure::Usage(format!(
                 "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
             ))
@@ -178,9 +176,9 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         _ => return usage("paths and a command cannot go into one item"),
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
-    let compression = frame::Compression::Zstd { level: 1 };
-    let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
-    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default(), parent }))
+    let mut spec = Spec::new(job, sources);
+    spec.parent.reuse = args.reuse().unwrap_or(Reuse::Files);
+    Ok((location, spec))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

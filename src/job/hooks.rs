@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Error, Hooks, failed_item, outcome_of};
 use crate::error::{Class, Classify as _};
 use crate::format::key::{BackupId, Name};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Outcome};
 
 /// How much of what a hook printed is kept.
 const TAIL: usize = 4 << 10;
@@ -31,7 +31,7 @@ pub(super) struct Runner<'a> {
     hooks: &'a Hooks,
     environment: Vec<(&'static str, String)>,
     /// How `after` went, where it ran before the end.
-    thawed: Mutex<Option<Thawed>>,
+    thawed: Option<Thawed>,
 }
 
 /// `after` has run, with its first failure.
@@ -51,7 +51,7 @@ impl<'a> Runner<'a> {
             ("PENSTOCK_CLUSTER", context.cluster.to_string()),
             ("PENSTOCK_NODE", context.node.to_string()),
         ];
-        Self { hooks, environment, thawed: Mutex::default() }
+        Self { hooks, environment, thawed: None }
     }
 
     /// In order; the first that fails ends it.
@@ -63,26 +63,23 @@ impl<'a> Runner<'a> {
     }
 
     /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
-    pub(super) async fn thaw(&self, captured: Manifest) {
-        let first = self.all_after(&Ok(captured)).await;
-        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Thawed(first));
+    pub(super) async fn thaw(&mut self, outcome: Outcome, class: Option<Class>) {
+        self.thawed = Some(Thawed(self.all_after(outcome, class).await));
     }
 
     /// The `after` commands, unless they ran already. Returns the first failure.
-    pub(super) async fn after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
-        let thawed = self.thawed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thawed {
-            Some(Thawed(first)) => first,
-            None => self.all_after(result).await,
+    pub(super) async fn after(&mut self, result: &Result<Manifest, Error>) -> Option<Error> {
+        match (self.thawed.take(), result) {
+            (Some(Thawed(first)), _) => first,
+            (None, Ok(manifest)) => {
+                self.all_after(manifest.outcome, failed_item(manifest).map(|report| report.class)).await
+            }
+            (None, Err(error)) => self.all_after(outcome_of(error), Some(error.class())).await,
         }
     }
 
     /// All of them, whatever failed: a volume that was frozen must thaw.
-    async fn all_after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
-        let (outcome, class) = match result {
-            Ok(manifest) => (manifest.outcome, failed_item(manifest).map(|report| report.class)),
-            Err(error) => (outcome_of(error), Some(error.class())),
-        };
+    async fn all_after(&self, outcome: Outcome, class: Option<Class>) -> Option<Error> {
         let mut environment = self.environment.clone();
         environment.push(("PENSTOCK_OUTCOME", outcome.as_str().to_owned()));
         environment.push(("PENSTOCK_CLASS", class.map_or("none", Class::as_str).to_owned()));

@@ -11,12 +11,12 @@ use jiff::Timestamp;
 
 use super::record::{Lock, Phase, Record};
 use super::session::named;
-use super::wait::{self, Seen};
+use super::wait;
 use super::{Error, Records, Service, delete};
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
-use crate::format::manifest::{self, Manifest, ManifestError, Outcome};
-use crate::metrics::{self, Metrics};
+use crate::format::manifest::{self, Manifest, ManifestError, Moment};
+use crate::metrics::Metrics;
 use crate::retry::with_retries;
 use crate::store::{self, Overwrite, Payload, Store};
 
@@ -154,21 +154,8 @@ async fn finish(
         return record.remove().map(|()| 0);
     }
     let before = manifest.clone();
-    for item in &mut manifest.items {
-        let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
-        let ended = match seen.get(&id) {
-            Some(snapshot) => wait::settle(item, snapshot, Timestamp::now()),
-            None if late => {
-                let error = Error::Gone(id);
-                wait::fail(item, &error);
-                Seen::Failed(error)
-            }
-            None => Seen::Pending,
-        };
-        count(&job, &ended);
-    }
-    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
-    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    wait::settle(&mut manifest.items, &seen, |_| late, &job);
+    manifest.outcome = manifest.judge(Moment::Settled);
     if overwrite == Overwrite::Refuse || manifest != before {
         put(context, &record, &manifest, overwrite).await?;
         tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "the record of its snapshots is brought up to date");
@@ -177,17 +164,9 @@ async fn finish(
     if pending > 0 {
         return Ok(pending);
     }
-    let strays = delete::all_but(&*context.service.disks, &owner, &named(&manifest.items)).await?;
+    let strays = delete::all_but(&*context.service.disks, &owner, &named(&manifest)).await?;
     strays.log(&owner);
     record.remove().map(|()| 0)
-}
-
-fn count(job: &metrics::Job, seen: &Seen) {
-    match seen {
-        Seen::Pending => {}
-        Seen::Completed(took) => job.snapshot_ended(Outcome::Success, None, Some(*took)),
-        Seen::Failed(error) => job.snapshot_ended(Outcome::Failure, Some(error.class()), None),
-    }
 }
 
 async fn put(

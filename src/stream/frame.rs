@@ -19,6 +19,12 @@ pub enum Compression {
     Zstd { level: i32 },
 }
 
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd { level: 1 }
+    }
+}
+
 impl Compression {
     #[must_use]
     pub const fn encoding(self) -> Encoding {

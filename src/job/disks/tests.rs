@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
 use crate::catalog::{Catalog, Scope};
 use crate::checksum::Algorithm;
@@ -19,17 +19,12 @@ use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind
 use crate::disks::Volume;
 use crate::disks::memory::{self, MemoryDisks};
 use crate::format::ebs::VolumeId;
-use crate::format::key::Name;
+use crate::format::key::name;
 use crate::format::manifest::Manifest;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::snapshot::{Records, Service};
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn volume_id(number: usize) -> VolumeId {
     format!("vol-{number:08x}").parse().unwrap()
@@ -115,14 +110,7 @@ impl World {
     }
 
     async fn run_until(&self, cancel: &CancellationToken) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("disks"),
-            sources: self.sources.clone(),
-            compression: Compression::Zstd { level: 1 },
-            timeout: None,
-            hooks: self.hooks.clone(),
-            parent: Policy::default(),
-        };
+        let spec = Spec { hooks: self.hooks.clone(), ..Spec::new(name("disks"), self.sources.clone()) };
         let (context, progress) = (self.context(), Arc::new(Progress::default()));
         Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
     }

@@ -5,21 +5,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
+use super::super::{Committed, Context, Error, Hooks, Progress, Snapshots, Spec, run};
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
 use crate::error::{Class, Classify as _};
-use crate::format::key::Name;
+use crate::format::key::name;
 use crate::format::manifest::Outcome;
 use crate::metrics::Metrics;
 use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn shell(script: &str) -> Vec<String> {
     ["sh", "-c", script].map(str::to_owned).to_vec()
@@ -80,17 +75,9 @@ impl Site {
         timeout: Option<Duration>,
         cancel: &CancellationToken,
     ) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("etcd"),
-            sources: vec![Source {
-                name: name("dump"),
-                kind: SourceKind::Command { argv: shell(source), allow_empty: true },
-            }],
-            compression: Compression::None,
-            timeout,
-            hooks: Hooks { before, after, time_limit },
-            parent: Policy::default(),
-        };
+        let kind = SourceKind::Command { argv: shell(source), allow_empty: true };
+        let hooks = Hooks { before, after, time_limit };
+        let spec = Spec { timeout, hooks, ..Spec::new(name("etcd"), vec![Source { name: name("dump"), kind }]) };
         run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
     }
 

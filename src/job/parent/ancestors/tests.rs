@@ -2,17 +2,13 @@ use super::super::tests::context;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::download::testing::{item, manifest};
-use crate::format::key::BackupPrefix;
+use crate::format::key::{BackupPrefix, name};
 use crate::format::manifest::{IndexObject, NotEntered, SourceDescription};
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
 const DAY: i64 = 24 * 3600;
 const HOUR: Duration = Duration::from_hours(1);
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
