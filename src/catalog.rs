@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
@@ -25,6 +25,9 @@ pub use walk::Pages;
 
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
+
+/// What reading a manifest takes of memory, as so many times its length: its text and what is parsed of it, while vectors grow.
+const PARSED: u64 = 12;
 
 /// What an [`Entry`] takes of memory, with what a list of them takes besides.
 pub const ENTRY: usize = 512;
@@ -200,7 +203,9 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Store(error) => error.report(),
-            Self::Manifest { error: ManifestError::Version(_), .. } => Report::new(Class::Compat, self.to_string()),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => {
+                Report::new(Class::Compat, self.to_string())
+            }
             Self::Manifest { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
@@ -308,28 +313,20 @@ impl Catalog {
     /// # Errors
     /// When it cannot be read.
     pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        with_retries("GetObject", &entry.key, || self.download(entry)).await
+        with_retries("GetObject", &entry.key, || store::read(&*self.store, &entry.key, entry.size)).await
     }
 
-    async fn download(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        let download = self.store.get(&entry.key, None).await?;
-        let limit = usize::try_from(entry.size).unwrap_or(usize::MAX);
-        let mut body = download.body;
-        let mut bytes = Vec::with_capacity(limit);
-        while let Some(piece) = body.try_next().await? {
-            if bytes.len() + piece.len() > limit {
-                let message = format!("the manifest is longer than the {limit} bytes that the listing says");
-                return Err(store::Error::local("GetObject", &entry.key, Class::Integrity, message));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+    /// How many of these manifests may be read at a time: an eighth of the memory is for that.
+    pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
+        let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
+        let fit = self.memory / 8 / PARSED.saturating_mul(largest);
+        usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
     }
 
     /// The manifests of `entries`, in their order, each with its own failure. Only those that are being read are held.
     pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
         let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
-        stream::iter(entries).map(read).buffered(PARALLEL)
+        stream::iter(entries).map(read).buffered(self.parallel(entries))
     }
 
     /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is

@@ -1,17 +1,19 @@
 //! Penstock: the backup data path for Kubernetes clusters on AWS.
 //!
 //! Data walks one way, **source → chunk → frame → part → store**, and a backup is committed by its manifest. Imports
-//! go only downward in this list; `tests/suite/imports.rs` holds the rule:
+//! go only downward in this list, and within the ground; `tests/suite/imports.rs` reads the list and holds the rule:
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
 //! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
-//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
-//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
-//! 7. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
-//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
+//! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
+//! 6. What it reads: the [`source`]s, which know of neither stream nor upload.
+//! 7. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
+//! 8. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
+//! 9. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
+//! 10. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`],
+//!     [`clock`].
 
 pub mod aws;
 pub mod budget;
@@ -40,6 +42,7 @@ pub mod state;
 pub mod stats;
 pub mod store;
 pub mod stream;
+pub mod tar;
 pub mod upload;
 pub mod validate;
 pub mod verify;

@@ -120,7 +120,7 @@ fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
     let report = error.report();
     match report.class {
         Class::Integrity | Class::NotFound => {
-            Ok(Finding { item: item.clone(), key: error.key(), class: report.class, message: report.message })
+            Ok(Finding { item: item.clone(), key: error.key().cloned(), class: report.class, message: report.message })
         }
         _ => Err(error),
     }
@@ -218,7 +218,7 @@ impl Check<'_> {
             let positions = error.positions();
             let found = finding(item, error)?;
             // What is missing altogether is one finding, not one for each of its ranges.
-            let known = found.class == Class::NotFound && bad.iter().any(|key| found.message.contains(key.as_str()));
+            let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
             if !known {
                 self.findings.list.push(found);
             }

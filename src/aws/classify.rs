@@ -1,6 +1,6 @@
 //! What a service's reply means: a pure function from the reply to a [`Class`] and one sentence on what to do.
 //!
-//! One table for every operator-facing failure (design: `errors.md`); `classify/tests.rs` holds a row for each. A code
+//! One table for every operator-facing failure; `classify/tests.rs` holds a row for each. A code
 //! that is not known is classed by its HTTP status, never guessed from its text alone.
 
 mod s3;

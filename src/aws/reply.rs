@@ -182,15 +182,30 @@ fn kind(service: Service, operation: &str) -> Kind {
 fn rooted(document: &str, expected: &str) -> Result<(), Odd> {
     let odd = |found: String| Odd::Document { found, expected: format!("a <{expected}> document") };
     match root(document) {
-        Some(found) if found == expected => {
-            let end = document.trim_end().strip_suffix('>').map(str::trim_end).unwrap_or_default();
-            let closed =
-                end.ends_with('/') || end.ends_with(&format!("</{found}")) || end.ends_with(&format!(":{found}"));
-            if closed { Ok(()) } else { Err(Odd::Cut(expected.to_owned())) }
-        }
+        Some(found) if found == expected && is_closed(document, found) => Ok(()),
+        Some(found) if found == expected => Err(Odd::Cut(expected.to_owned())),
         Some(found) => Err(odd(format!("a <{}> document", short(found)))),
         None if document.trim().is_empty() => Err(odd("empty".to_owned())),
         None => Err(odd("no XML".to_owned())),
+    }
+}
+
+/// Whether the last tag of a document is its root's: a closing one, or the only one. Comments and processing instructions may follow.
+fn is_closed(document: &str, name: &str) -> bool {
+    let mut rest = document.trim_end();
+    loop {
+        let start = match rest {
+            _ if rest.ends_with("-->") => rest.rfind("<!--"),
+            _ if rest.ends_with("?>") => rest.rfind("<?"),
+            _ => break,
+        };
+        let Some(start) = start else { return false };
+        rest = rest[..start].trim_end();
+    }
+    let Some((before, tag)) = rest.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) else { return false };
+    match tag.strip_prefix('/') {
+        Some(closing) => closing.trim_end().rsplit(':').next() == Some(name),
+        None => tag.ends_with('/') && root(before).is_none(),
     }
 }
 

@@ -14,7 +14,9 @@ use super::output::{self, Done};
 use super::{Failure, progress};
 use crate::aws::AwsLocation;
 use crate::config::{Config, Location};
-use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
+use crate::daemon::{
+    self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status, when,
+};
 use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::limits::Bandwidth;
@@ -223,17 +225,4 @@ fn write_failed(text: &mut String, failed: &Failed) -> std::fmt::Result {
 
 fn or_dash(at: Option<Timestamp>, now: Timestamp) -> String {
     at.map_or_else(|| "-".to_owned(), |at| when(at, now))
-}
-
-/// `in 5m 3s`, `2h 1m ago`.
-fn when(at: Timestamp, now: Timestamp) -> String {
-    let away = at.duration_since(now);
-    let seconds = away.unsigned_abs().as_secs();
-    let text = match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d", seconds / 86_400),
-    };
-    if away.is_positive() { format!("in {text}") } else { format!("{text} ago") }
 }

@@ -9,11 +9,11 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::args;
+use super::args::{self, OutputFormat};
 use super::output::{self, Done};
 use super::{Failure, session};
 use crate::aws::AwsLocation;
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, Location};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
@@ -30,13 +30,19 @@ struct Target<'a> {
     grace: Duration,
 }
 
-pub(super) async fn prune(config: &Config, args: &args::Prune, cancel: &CancellationToken) -> Result<Done, Failure> {
+pub(super) async fn prune(
+    config: &Config,
+    args: &args::Prune,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let targets = targets(config, args)?;
-    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    let (mut connections, mut told, now) = (Connections::default(), Told::new(format), Timestamp::now());
     for target in &targets {
         let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
         let work = async {
-            let plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
+            let mut plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
+            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -87,9 +93,14 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     Ok(targets)
 }
 
-pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &CancellationToken) -> Result<Done, Failure> {
+pub(super) async fn delete(
+    config: &Config,
+    args: &args::Delete,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
-    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    let (mut connections, mut told, now) = (Connections::default(), Told::new(format), Timestamp::now());
     // Everything is found before anything is deleted.
     let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
     for selector in &args.backups {
@@ -114,7 +125,8 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
         let ctx = connections.context(config, location, &chain.job, grace)?;
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
-            let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
+            let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
+            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -169,8 +181,10 @@ enum Did {
 }
 
 /// What there is to say, chain by chain.
-#[derive(Default)]
 struct Told {
+    format: OutputFormat,
+    /// For all that was said.
+    paid: usize,
     lines: Vec<String>,
     chains: Vec<Value>,
     errors: Vec<Value>,
@@ -179,7 +193,29 @@ struct Told {
     failures: u64,
 }
 
+/// What is said of a backup takes so much memory, on its way into the output too.
+fn told_bytes(format: OutputFormat, backup: &Planned) -> usize {
+    let failed = backup.summary.iter().flat_map(|summary| &*summary.backup.failed);
+    match format {
+        OutputFormat::Human => 1024,
+        OutputFormat::Json => 4096 + failed.map(|name| 2 * name.as_str().len() + 96).sum::<usize>(),
+    }
+}
+
 impl Told {
+    const fn new(format: OutputFormat) -> Self {
+        Self { format, paid: 0, lines: Vec::new(), chains: Vec::new(), errors: Vec::new(), first: None, failures: 0 }
+    }
+
+    /// Before anything is done.
+    fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
+        let each = plan.backups.iter().map(|backup| told_bytes(self.format, backup));
+        let bytes = self.paid + each.sum::<usize>();
+        plan.memory.take(bytes)?;
+        self.paid = bytes;
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         self.chains.is_empty() && self.errors.is_empty()
     }
@@ -213,6 +249,7 @@ impl Told {
         // What a plan keeps is of interest where rules keep it.
         let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
         let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
+        let shown = shown.filter(|_| self.format == OutputFormat::Human);
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
         let hidden = pruned.map_or_else(Count::default, |done| done.hidden);
         self.lines.extend(kept_as_versions(hidden));
@@ -224,13 +261,14 @@ impl Told {
         self.failures += failed;
         let list = failures.iter().flat_map(|failures| &failures.list);
         let list: Vec<_> = list.map(|(key, report)| json!({ "key": key, "error": report })).collect();
+        let backups = plan.backups.iter().filter(|_| self.format == OutputFormat::Json);
         self.chains.push(json!({
             "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
             "removed": { "objects": objects, "bytes": bytes },
             "hidden": { "objects": hidden.objects, "bytes": hidden.bytes },
             "waiting": { "objects": waiting.waiting.objects, "bytes": waiting.waiting.bytes, "until": waiting.until },
             "failed": failed, "failures": list,
-            "backups": plan.backups.iter().map(backup_json).collect::<Vec<_>>(),
+            "backups": backups.map(backup_json).collect::<Vec<_>>(),
         }));
     }
 

@@ -11,13 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::args::{self, OutputFormat};
 use super::output::{self, Done};
 use super::session::Reading;
-use super::{Failure, progress};
+use super::{Failure, file_list, progress};
 use crate::catalog::{Entry, Memory, Scope, Selector};
 use crate::config::Config;
-use crate::download::index;
 use crate::error::Classify as _;
 use crate::format::ebs::EbsSnapshot;
-use crate::format::index::{FileKind, Record};
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome};
 use crate::restore as files;
 use crate::snapshot::claim;
@@ -69,17 +67,14 @@ pub(super) async fn find(reading: &Reading, selector: &Selector, config: &Config
     Ok(reading.catalog.manifest(&entry).await?)
 }
 
-pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Failure> {
+pub(super) async fn show(config: &Config, args: &args::Show, format: OutputFormat) -> Result<Done, Failure> {
     let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = find(&reading, &args.backup, config).await?;
-    let mut json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
-    let mut text = readable(&manifest);
     if args.files {
-        let files = list_files(&reading, &manifest).await?;
-        text = files.iter().map(file_line).collect();
-        json["files"] = Value::Array(files);
+        return file_list::show(&reading, manifest, format).await;
     }
-    Ok(Done::new(text, json))
+    let json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
+    Ok(Done::new(readable(&manifest), json))
 }
 
 /// A manifest for people; `--output json` has all of it.
@@ -141,47 +136,6 @@ fn item_lines(item: &Item) -> Vec<String> {
         }
     }
     lines
-}
-
-async fn list_files(reading: &Reading, manifest: &Manifest) -> Result<Vec<Value>, Failure> {
-    let mut files = Vec::new();
-    for (item, stream) in manifest.streams() {
-        let index = index::fetch(&reading.download, stream).await?;
-        let mut records = index.open(stream)?;
-        while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
-            let Record::File(file) = record else { continue };
-            files.push(json!({
-                "item": item.name,
-                "path": String::from_utf8_lossy(&file.path),
-                "type": kind(file.kind),
-                "size": file.size,
-                "mode": format!("{:04o}", file.mode & 0o7777),
-                "uid": file.uid,
-                "gid": file.gid,
-                "mtime": jiff::Timestamp::new(file.mtime.seconds, i32::try_from(file.mtime.nanoseconds).unwrap_or(0)).ok(),
-                "link": (!file.link.is_empty()).then(|| String::from_utf8_lossy(&file.link)),
-            }));
-        }
-    }
-    Ok(files)
-}
-
-const fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::Regular => "file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::HardLink => "hardlink",
-        FileKind::Fifo => "fifo",
-        FileKind::CharDevice => "char-device",
-        FileKind::BlockDevice => "block-device",
-    }
-}
-
-fn file_line(file: &Value) -> String {
-    let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
-    let size = file["size"].as_u64().unwrap_or_default();
-    format!("{:<12} {} {:>14} {} {}/{}\n", text("type"), text("mode"), size, text("mtime"), text("item"), text("path"))
 }
 
 pub(super) async fn restore(

@@ -13,11 +13,11 @@ use crate::config::{self, Config, Location};
 use crate::disks::Disks;
 use crate::download;
 use crate::format::key::Name;
-use crate::job;
 use crate::limits::Bandwidth;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::snapshot;
+use crate::stream;
 use crate::upload::sweep::Place;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
@@ -100,7 +100,7 @@ pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
 }
 
 pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
-    Ok(job::pool(config.limits.compression_threads)?)
+    Ok(stream::pool(config.limits.compression_threads)?)
 }
 
 /// For the commands that read backups.

@@ -9,7 +9,6 @@ use super::session::Reading;
 use super::{Failure, read};
 use crate::config::Config;
 use crate::disks::Encryption;
-use crate::format::key::Chain;
 use crate::snapshot::persistent_volume::{self, Options};
 use crate::snapshot::restore::{self, Made, Wanted};
 use crate::snapshot::{Owner, claim};
@@ -22,10 +21,8 @@ pub(super) async fn restore(
     let reading = Reading::open(config, &args.place, args.backup.job())?;
     let manifest = read::find(&reading, &args.backup, config).await?;
     let (item, original) = restore::find(&manifest, &args.volume)?;
-    let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };
-    let owner = Owner { chain, id: manifest.id.clone() };
     let wanted = wanted(args);
-    let (volume, made) = restore::volume(&reading.snapshots, &owner, original, &wanted, cancel).await?;
+    let (volume, made) = restore::volume(&reading.snapshots, &Owner::of(&manifest), original, &wanted, cancel).await?;
     let options = Options { fs_type: &args.fs_type, storage_class: &args.storage_class };
     let claimed = persistent_volume::manifest(&volume, &item.labels, options);
     let json = json!({

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::cron::Cron;
 use super::forms;
-use super::model::{CatchUp, Compression, Job, MIN_LIVE, Retention};
+use super::model::{CatchUp, Job, MIN_LIVE, Retention};
 use super::reader::Section;
 use super::source::{self, Source};
 use super::values::shown;
+use crate::format::codec::{Compression, DEFAULT_LEVEL, LEVELS};
 use crate::format::key::Name;
 
 /// Of one hook: a freeze takes seconds, a dump of a database minutes.
@@ -77,13 +78,10 @@ fn time_limit(section: &Section, key: &'static str) -> Option<Duration> {
 }
 
 fn compression(section: &Section) -> Compression {
-    let level = section.integer("compression_level", 1..=19);
+    let level = section.integer("compression_level", LEVELS);
     let none = section.choice("compression", &[("zstd", false), ("none", true)]).unwrap_or(false);
     section.only_with("compression_level", !none, "compression = \"zstd\"");
-    match level.and_then(|level| i32::try_from(level).ok()) {
-        _ if none => Compression::None,
-        level => Compression::Zstd { level: level.unwrap_or(1) },
-    }
+    if none { Compression::None } else { Compression::Zstd { level: level.unwrap_or(DEFAULT_LEVEL) } }
 }
 
 fn retention(section: &Section) -> Retention {

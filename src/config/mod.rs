@@ -11,7 +11,7 @@
 //! The way through: `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
 //! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections; `source` has the
 //! table of source kinds.
-//! [`example`] and [`schema`] are held to the reader's own list of keys by tests.
+//! [`example`] and [`schema()`] are held to the reader's own list of keys by tests.
 
 mod credentials;
 mod cron;
@@ -40,6 +40,7 @@ pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
 pub use job::AD_HOC;
+pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
 pub use source::{AttachedTo, Ebs, OnNoMatch, Source, SourceKind};

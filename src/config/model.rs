@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::cron::Cron;
 use super::source::Source;
 use crate::checksum::Algorithm;
+use crate::format::codec::Compression;
 use crate::format::key::Name;
 
 #[derive(Debug, Clone)]
@@ -208,7 +209,7 @@ pub struct Upload {
     pub sign_payload: SignPayload,
 }
 
-/// Parts in flight for one stream.
+/// Requests for one stream at a time: parts in flight of an upload, GETs of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {
     /// `0` in the file: found while the upload runs.
@@ -272,15 +273,6 @@ pub enum CatchUp {
     #[default]
     Once,
     Never,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    /// Level 1 to 19.
-    Zstd {
-        level: i32,
-    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

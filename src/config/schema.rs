@@ -5,10 +5,12 @@
 
 use serde_json::{Value, json};
 
+use super::location::MAX_PARTS;
 use super::shapes::{
     Object, array, boolean, default_text, default_words, integer, list, named, share, size, string, tags, text, words,
 };
 use super::{LogLevel, source};
+use crate::format::codec::{DEFAULT_LEVEL, LEVELS};
 
 /// JSON Schema, draft 2020-12.
 #[must_use]
@@ -126,8 +128,12 @@ fn encryption() -> Value {
 fn upload() -> Value {
     Object("How data is sent.", &[]).of([
         size("part_size", "5MiB to 1GiB.", "16MiB"),
-        integer("concurrency", "Parts in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8),
-        size("object_size", "A longer stream goes on in a next object: one part to 10,000, at most 5TiB.", "64GiB"),
+        integer("concurrency", "Parts or GETs in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8),
+        size(
+            "object_size",
+            &format!("A longer stream goes on in a next object: one part to {MAX_PARTS}, at most 5TiB."),
+            "64GiB",
+        ),
         default_words(
             "sign_payload",
             "Whether a request's signature covers its data; auto: not over TLS.",
@@ -154,7 +160,7 @@ fn job() -> Value {
             ),
             share("min_live", "An object of which less is needed is not referred to any more.", 0.3),
             default_words("compression", "How data is compressed.", &["zstd", "none"]),
-            integer("compression_level", "zstd: its level.", 1, 19, 1),
+            integer("compression_level", "zstd: its level.", *LEVELS.start(), *LEVELS.end(), DEFAULT_LEVEL),
             ("retention", retention()),
             list(
                 "before",

@@ -12,13 +12,13 @@
 
 mod admin;
 mod board;
+mod callers;
 mod chores;
 mod control;
 mod files;
 mod history;
 mod locations;
 mod reload;
-mod room;
 mod runner;
 mod schedule;
 mod scheduler;
@@ -47,7 +47,7 @@ pub use locations::{Connect, Remote};
 use runner::Runner;
 use scheduler::Scheduler;
 use state::{Fault, State};
-pub use status::{Failed, LastRun, RunningStatus, Status};
+pub use status::{Failed, LastRun, RunningStatus, Status, when};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -139,8 +139,7 @@ struct Inside {
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
     let _lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
-    let state_dir = setup.config.state_dir.display().to_string();
-    let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
+    let state = State::open(&setup.config.state_dir)?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
     let config = Arc::clone(&daemon.lock().config);
     let socket = control::Socket::bind(&config.admin.socket).await.map_err(Error::Setup)?;

@@ -18,6 +18,7 @@ use crate::job::{self, Context, Snapshots, Spec};
 use crate::metrics::{Metrics, Outcome};
 use crate::prune;
 use crate::snapshot::{self, recover};
+use crate::stream;
 use crate::upload::journal::Journal;
 use crate::upload::sweep::{self, Mode, Place};
 
@@ -43,7 +44,7 @@ impl Pool {
         if let Some(pool) = current.upgrade() {
             return Ok(pool);
         }
-        let pool = job::pool(self.threads).map_err(|error| error.report())?;
+        let pool = stream::pool(self.threads)?;
         *current = Arc::downgrade(&pool);
         Ok(pool)
     }

@@ -5,7 +5,7 @@
 //! its file, and finds it when it comes back.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::metrics::Outcome;
+use crate::state::{self, make_folder, replace};
 
 /// A record is some hundred bytes, and an error's message some thousand at most.
 const MAX_RECORD: u64 = 256 << 10;
@@ -70,9 +71,9 @@ pub(super) struct State {
 impl State {
     /// # Errors
     /// When the folder cannot be made.
-    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(state_dir: &Path) -> Result<Self, state::Error> {
         let folder = state_dir.join("jobs");
-        fs::create_dir_all(&folder)?;
+        make_folder(&folder)?;
         Ok(Self { folder })
     }
 
@@ -94,13 +95,8 @@ impl State {
 
     /// # Errors
     /// When the record is not on the disk; the old one still is.
-    pub(super) fn save(&self, job: &Name, record: &Record) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        serde_json::to_writer(&mut file, record)?;
-        file.flush()?;
-        file.as_file().sync_all()?;
-        file.persist(self.path(job))?;
-        Ok(())
+    pub(super) fn save(&self, job: &Name, record: &Record) -> Result<(), state::Error> {
+        replace(&self.path(job), &serde_json::to_vec(record).expect("a record has only string keys"))
     }
 }
 

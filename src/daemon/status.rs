@@ -214,6 +214,20 @@ pub(super) fn running_status(running: &Running) -> RunningStatus {
     }
 }
 
+/// `in 5m 3s`, `2h 1m ago`.
+#[must_use]
+pub fn when(at: Timestamp, now: Timestamp) -> String {
+    let away = at.duration_since(now);
+    let seconds = away.unsigned_abs().as_secs();
+    let text = match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d", seconds / 86_400),
+    };
+    if away.is_positive() { format!("in {text}") } else { format!("{text} ago") }
+}
+
 fn job_status(entry: &Entry) -> JobStatus {
     JobStatus {
         name: entry.job.name.to_string(),
@@ -226,5 +240,25 @@ fn job_status(entry: &Entry) -> JobStatus {
         running: entry.running.as_ref().map(running_status),
         last: entry.record.last.as_ref().map(LastRun::from),
         last_success: entry.record.last_success,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_by_their_distance() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (away, text) in [
+            (50, "in 50s"),
+            (-50, "50s ago"),
+            (603, "in 10m 3s"),
+            (-7_300, "2h 1m ago"),
+            (900_000, "in 10d"),
+            (0, "0s ago"),
+        ] {
+            assert_eq!(when(now + jiff::SignedDuration::from_secs(away), now), text);
+        }
     }
 }

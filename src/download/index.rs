@@ -98,7 +98,7 @@ pub async fn fetch(ctx: &Context, stream: &Stream) -> Result<IndexFile, Error> {
 }
 
 async fn attempt(ctx: &Context, index: &IndexObject) -> Result<Data, Error> {
-    let download = ctx.store.get(&index.key, None).await?;
+    let download = ctx.store.get(&index.key, None).await.map_err(Error::store(&index.key))?;
     if download.length != index.size {
         let (expected, found) = (index.size.to_string(), download.length.to_string());
         return Err(Error::Object { key: index.key.clone(), field: "the size", expected, found });
@@ -120,7 +120,7 @@ async fn attempt(ctx: &Context, index: &IndexObject) -> Result<Data, Error> {
 async fn into_memory(mut download: Download, index: &IndexObject, digest: &mut Sha256) -> Result<Data, Error> {
     let mut bytes = Vec::with_capacity(usize::try_from(index.size).unwrap_or_default());
     while let Some(piece) = download.body.next().await {
-        let piece = piece?;
+        let piece = piece.map_err(Error::store(&index.key))?;
         digest.update(&piece);
         bytes.extend_from_slice(&piece);
         check_length(index, bytes.len() as u64, More::MayCome)?;
@@ -135,7 +135,7 @@ async fn into_file(mut download: Download, index: &IndexObject, digest: &mut Sha
     let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(failed)?);
     let mut length = 0;
     while let Some(piece) = download.body.next().await {
-        let piece = piece?;
+        let piece = piece.map_err(Error::store(&index.key))?;
         digest.update(&piece);
         length += piece.len() as u64;
         check_length(index, length, More::MayCome)?;

@@ -8,14 +8,12 @@
 //! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
 //! its own, so groups cannot wait for each other.
 
-use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,10 +23,10 @@ use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
 use super::{Context, Error, Selection, get_into};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
+use crate::format::codec::Codec;
 use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::retry::Attempts;
-use crate::stream::frame;
 
 /// More requests at a time than this do not help one stream.
 const MAX_REQUESTS: usize = 8;
@@ -87,7 +85,8 @@ impl PlainReader {
             biased;
             () = self.cancel.cancelled(), if self.driver.is_some() => {
                 self.driver = None;
-                self.plain.close();
+                // With what it may still hold, so that nothing comes after the error.
+                self.plain = mpsc::channel(1).1;
                 return Err(Error::Cancelled);
             }
             next = self.plain.recv() => next,
@@ -98,34 +97,6 @@ impl PlainReader {
             driver.join().await?;
         }
         Ok(next)
-    }
-
-    /// For a thread that may block. Its [`io::Error`]s hold an [`Error`] each.
-    #[must_use]
-    pub fn into_read(self, runtime: Handle) -> PlainRead {
-        PlainRead { reader: self, runtime, rest: Bytes::new() }
-    }
-}
-
-/// See [`PlainReader::into_read`].
-#[derive(Debug)]
-pub struct PlainRead {
-    reader: PlainReader,
-    runtime: Handle,
-    rest: Bytes,
-}
-
-impl Read for PlainRead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() && !buffer.is_empty() {
-            // Its buffer goes back before another one is asked for.
-            self.rest = Bytes::new();
-            let next = self.runtime.block_on(self.reader.next()).map_err(io::Error::other)?;
-            self.rest = next.unwrap_or_default();
-        }
-        let count = self.rest.len().min(buffer.len());
-        self.rest.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
 }
 
@@ -226,7 +197,7 @@ impl Driver {
     }
 
     async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
-        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
+        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::NoObject(extent.object))?;
         let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
         get_into(&*self.ctx.store, &object.key, extent.offset, into).await
     }
@@ -234,7 +205,7 @@ impl Driver {
     fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
         let Chunk { object, offset, plain_len, .. } = piece.chunk;
         let positions = piece.position..piece.position + u64::from(plain_len);
-        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::Stopped) };
+        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::NoObject(object)) };
         (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
     }
 
@@ -267,7 +238,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into)
+        Codec::open(&piece.chunk, from, into)
             .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
@@ -276,6 +247,18 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    #[tokio::test]
+    async fn after_a_cancellation_comes_nothing_more() {
+        let (sender, plain) = mpsc::channel(1);
+        sender.send(Bytes::from_static(b"ready")).await.unwrap();
+        let (driver, cancel) = (Some(Task(tokio::spawn(std::future::pending()))), CancellationToken::new());
+        let mut reader = PlainReader { plain, driver, cancel: cancel.clone() };
+        cancel.cancel();
+        assert!(matches!(reader.next().await, Err(Error::Cancelled)));
+        assert!(sender.is_closed() && reader.next().await.unwrap().is_none());
+    }
 
     #[test]
     fn memory_is_bounded_by_budget_and_concurrency() {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::FEATURES;
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 pub use super::source::{SourceDescription, Target};
@@ -256,6 +257,8 @@ pub enum ManifestError {
     Syntax(String),
     #[error("has version {0}; this Penstock reads version {VERSION}: use a newer one")]
     Version(u64),
+    #[error("needs the feature {0:?}, which this Penstock does not have: use a newer one")]
+    Feature(String),
     #[error("{field} is {found}; expected {expected}")]
     Mismatch { field: String, expected: String, found: String },
 }
@@ -301,13 +304,18 @@ impl Manifest {
     /// Anything malformed, of a newer version, or that does not add up.
     pub fn parse(bytes: &[u8], chain: &Chain, id: &BackupId, cluster_prefix: &str) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
-        struct VersionOnly {
+        struct Head {
             version: u64,
+            #[serde(default)]
+            features: Vec<String>,
         }
         let syntax = |error: serde_json::Error| ManifestError::Syntax(error.to_string());
-        let VersionOnly { version } = serde_json::from_slice(bytes).map_err(syntax)?;
+        let Head { version, features } = serde_json::from_slice(bytes).map_err(syntax)?;
         if version != u64::from(VERSION) {
             return Err(ManifestError::Version(version));
+        }
+        if let Some(unknown) = features.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
+            return Err(ManifestError::Feature(unknown.chars().take(64).collect()));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(syntax)?;
         manifest.check(chain, id, cluster_prefix)?;
@@ -346,6 +354,12 @@ impl Manifest {
         let pending = |item: &Item| matches!(&item.content, Content::EbsSnapshot { snapshot: Some(snapshot) } if snapshot.state == State::Pending);
         let whole = |item: &Item| item.outcome == Outcome::Success || (moment == Moment::Captured && pending(item));
         if self.items.iter().all(whole) { self.warnings.outcome() } else { Outcome::Partial }
+    }
+
+    /// The chain it belongs to.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        Chain { cluster: self.cluster.clone(), job: self.job.clone(), node: self.node.clone() }
     }
 
     /// The streams that can be restored, with the item each belongs to.

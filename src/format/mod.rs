@@ -2,9 +2,11 @@
 //!
 //! Everything decoded here came from a bucket and is hostile until checked; every check names what was expected.
 
+pub mod codec;
 pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
 mod source;
-pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;

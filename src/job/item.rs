@@ -13,11 +13,11 @@ use super::tally::Tally;
 use super::{Error, Streaming};
 use crate::budget::OwnBuffers;
 use crate::budget::stream::{BLOCK, BLOCKS, Plan};
+use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, ObjectKey};
 use crate::format::manifest::{IndexObject, NotEntered, SourceDescription, Stream};
 use crate::metrics::AbortReason;
-use crate::stream::frame::Compression;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
@@ -51,7 +51,7 @@ impl Streaming<'_, '_> {
         let source = open(stop_source, of_tree).map_err(|error| self.tally.failed(error))?;
         self.tally.expected(source.size_hint().unwrap_or(0));
         let options = Options {
-            compression: spec.compression,
+            codec: spec.codec,
             pool: Arc::clone(&context.pool),
             blocks: own(BLOCKS, BLOCK),
             window,
@@ -69,7 +69,7 @@ impl Streaming<'_, '_> {
             journal: context.journal.clone(),
             checksum: context.checksum,
         };
-        let suffix = suffix(description.is_tree(), spec.compression);
+        let suffix = spec.codec.suffix(description.is_tree());
         let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
         let result = tokio::select! {
             () = stop.cancelled() => Err(Error::Cancelled),
@@ -103,7 +103,7 @@ struct ItemWriter<'r, 'a> {
     uploader: Uploader,
     tally: &'r mut Tally<'a>,
     home: &'r BackupPrefix,
-    suffix: &'static str,
+    suffix: Suffix,
     object_size: u64,
     /// How many data objects of our own have been begun.
     begun: u32,
@@ -124,16 +124,6 @@ const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
     }
 }
 
-/// The suffix tells a reader without Penstock what to do with the object.
-const fn suffix(tree: bool, compression: Compression) -> &'static str {
-    match (tree, compression) {
-        (true, Compression::Zstd { .. }) => "tar.zst",
-        (true, Compression::None) => "tar",
-        (false, Compression::Zstd { .. }) => "zst",
-        (false, Compression::None) => "bin",
-    }
-}
-
 fn index_error(error: std::io::Error) -> Error {
     Error::Local { action: "writing the index to a temporary file", error }
 }
@@ -142,7 +132,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     fn new(
         streaming: &'r mut Streaming<'_, 'a>,
         uploader: Uploader,
-        suffix: &'static str,
+        suffix: Suffix,
         parent: Option<&Parent>,
     ) -> Result<Self, Error> {
         let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
@@ -264,7 +254,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
 
     /// A chunk that the parent has. Returns its plain length.
     fn reference(&mut self, position: u32) -> Result<u64, Error> {
-        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::Stopped))?;
+        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::NoChunk(position)))?;
         self.index().chunk(&chunk).map_err(index_error)?;
         Ok(chunk.plain_len.into())
     }

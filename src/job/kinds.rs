@@ -71,7 +71,7 @@ pub(super) fn has_snapshots(spec: &Spec) -> bool {
 mod tests {
     use super::*;
     use crate::config::Source;
-    use crate::format::key::name;
+    use crate::format::testing::name;
     use crate::job::Snapshots;
 
     fn spec(sources: &[(&str, String)]) -> Spec {

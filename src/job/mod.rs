@@ -38,13 +38,13 @@ use crate::budget::{self, Budget};
 use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
+use crate::format::codec::Codec;
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::metrics::{self, Metrics};
 use crate::retry::Endpoint;
 use crate::snapshot::{self, Owner};
 use crate::store::{Overwrite, Payload, Store};
-use crate::stream::frame::Compression;
 use crate::upload::journal::Journal;
 
 pub use self::disks::Snapshots;
@@ -64,7 +64,7 @@ const DELETES: usize = 8;
 pub struct Context {
     pub store: Arc<dyn Store>,
     pub endpoint: Endpoint,
-    /// See [`upload::Uploader`].
+    /// See [`crate::upload::Uploader`].
     pub journal: Option<Journal>,
     pub budget: Budget,
     pub pool: Arc<rayon::ThreadPool>,
@@ -95,7 +95,7 @@ impl Context {
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: Compression,
+    pub codec: Codec,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
@@ -114,8 +114,8 @@ impl Spec {
     /// A job of these sources, and all else as it is where nothing is configured.
     #[must_use]
     pub fn new(job: Name, sources: Vec<Source>) -> Self {
-        let (compression, hooks, parent) = (Compression::default(), Hooks::default(), Policy::default());
-        Self { job, sources, compression, timeout: None, hooks, parent }
+        let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
+        Self { job, sources, codec, timeout: None, hooks, parent }
     }
 
     /// A job as it is configured.
@@ -124,7 +124,7 @@ impl Spec {
         Self {
             job: job.name.clone(),
             sources: job.sources.clone(),
-            compression: job.compression.into(),
+            codec: Codec { compression: job.compression },
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
             parent: Policy {
@@ -133,15 +133,6 @@ impl Spec {
                 min_live: job.min_live,
                 ..Policy::default()
             },
-        }
-    }
-}
-
-impl From<config::Compression> for Compression {
-    fn from(configured: config::Compression) -> Self {
-        match configured {
-            config::Compression::None => Self::None,
-            config::Compression::Zstd { level } => Self::Zstd { level },
         }
     }
 }
@@ -194,17 +185,6 @@ fn failed_item(manifest: &Manifest) -> Option<Report> {
     let (name, error) = failed.next()?;
     let report = error.report()?;
     Some(Report { message: format!("item {name}: {}", report.message), ..report })
-}
-
-/// The threads that compress, for every run of the process.
-///
-/// # Errors
-/// When they cannot be started.
-pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
-    pool.map(Arc::new).map_err(failed)
 }
 
 /// How a run that committed nothing ended.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::format::manifest::DataObject;
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 use crate::upload::Written;
 
 #[derive(Debug, Default)]
@@ -84,7 +84,8 @@ fn push(list: &mut Vec<DataObject>, object: DataObject) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::index::{ChunkId, Encoding};
+    use crate::format::codec::Encoding;
+    use crate::format::index::ChunkId;
 
     fn object(key: &str, size: u64) -> DataObject {
         DataObject { key: ObjectKey::new(key), size, crc64nvme: [1; 8], live_bytes: size }

@@ -31,7 +31,7 @@ use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 use crate::source::tree;
 
 /// What a run may use of the backups before it.
@@ -114,7 +114,7 @@ impl Streaming<'_, '_> {
         };
         *depth = deeper;
         let manifest = &ancestor.manifest;
-        let Some((old, stream)) = stream_of(manifest, item) else { return Err(download::Error::Stopped.into()) };
+        let (old, stream) = stream_of(manifest, item).expect("a candidate has the item's stream");
         let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
         let wanted = bytes.saturating_add(table);
         if wanted > budget.total() {

@@ -17,17 +17,21 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let mut pruned = Pruned::default();
     // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
     // daemon's tasks (rust-lang/rust#102211).
-    let burials: Vec<_> = plan.doomed().map(|backup| bury(ctx, backup)).collect();
-    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
-    let mut deleted = HashSet::new();
-    while let Some((entry, result)) = burials.next().await {
-        ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
-        match result {
-            Ok(()) => {
-                tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
-                deleted.insert(&entry.id);
+    let (doomed, mut deleted) = (plan.doomed().collect::<Vec<_>>(), HashSet::new());
+    // Some at a time: one takes more memory than what is kept of a backup.
+    for some in doomed.chunks(16 * PARALLEL) {
+        let parallel = ctx.catalog.parallel(some.iter().map(|backup| &backup.entry));
+        let burials: Vec<_> = some.iter().map(|backup| bury(ctx, backup)).collect();
+        let mut burials = stream::iter(burials).buffer_unordered(parallel);
+        while let Some((entry, result)) = burials.next().await {
+            ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
+            match result {
+                Ok(()) => {
+                    tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
+                    deleted.insert(&entry.id);
+                }
+                Err(error) => pruned.failures.push(&entry.key, error.report()),
             }
-            Err(error) => pruned.failures.push(&entry.key, error.report()),
         }
     }
     pruned.kept = plan.backups.len() - deleted.len();

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use tempfile::{NamedTempFile, PersistError};
 
 use super::extract::{self, Root};
-use super::failure::{Error, local, read_error};
+use super::failure::{Error, local};
 use super::refusal::{self, Failure, Refusal};
 use crate::format::manifest::{Item, Target};
 
@@ -79,7 +79,7 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(read_error(error).into()),
+            Err(error) => return Err(local("reading", "the stream")(error).into()),
         };
         io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("writing it", &path))?;
         total += count as u64;

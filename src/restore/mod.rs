@@ -18,6 +18,7 @@
 pub mod extract;
 mod failure;
 mod file;
+mod input;
 mod refusal;
 mod select;
 mod summary;
@@ -25,7 +26,7 @@ mod summary;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -35,14 +36,16 @@ use self::extract::Root;
 pub use self::failure::Error;
 use self::failure::local;
 use self::file::file_name;
+use self::input::Input;
 use self::refusal::Failure;
 use self::select::{Include, Selected};
 pub use self::summary::{Summary, Warning, Warnings};
-use crate::download::plain::{self, PlainRead, PlainReader};
+use crate::download::plain;
 use crate::download::{self, Context, Progress, Selection, index};
 use crate::error::Class;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Stream};
+use crate::tar;
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -234,8 +237,12 @@ impl Job<'_> {
         if !item.source.is_tree() {
             let _ = self.enter(&base).await?;
             let overwrite = self.overwrite;
-            let reader = self.read(stream, index, Selection::Whole);
-            let bytes = blocking(move || file::write(reader, &base, &file_name, overwrite)).await?;
+            let mut input = self.read(stream, index, Selection::Whole);
+            let write = move || {
+                let written = file::write(&mut input, &base, &file_name, overwrite);
+                input.failure.map_or(written, |error| Err(Failure::Ends(error.into())))
+            };
+            let bytes = blocking(write).await?;
             self.summary.add_file(bytes);
             return Ok(Wanted::Yes);
         }
@@ -247,15 +254,17 @@ impl Job<'_> {
                 if ranges.is_empty() {
                     return Ok(Wanted::No);
                 }
-                (Selection::Ranges(ranges), link_sources, on_the_way, &extract::END_OF_ARCHIVE[..])
+                (Selection::Ranges(ranges), link_sources, on_the_way, &tar::END[..])
             }
         };
         let root = self.enter(&base).await?;
-        let archive = self.read(stream, index, selection).chain(end);
+        let mut input = self.read(stream, index, selection);
         let options = extract::Options { overwrite: self.overwrite, root, link_sources, on_the_way };
         let name = item.name.clone();
         let unpacked = blocking(move || {
-            extract::extract(archive, &base, &options).map_err(|error| Error::Extract { item: name, error })
+            let unpacked = extract::extract((&mut input).chain(end), &base, &options);
+            let download = input.failure.map(Box::new);
+            unpacked.map_err(|error| Error::Extract { item: name, error, download })
         });
         let unpacked = unpacked.await?;
         self.summary.add(&item.name, unpacked);
@@ -276,22 +285,8 @@ impl Job<'_> {
         blocking(move || select::select(&index, &stream, &include)).await
     }
 
-    fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Counted {
-        let reader: PlainReader = plain::read(self.ctx, stream, index, selection, self.cancel.clone());
-        let reader = reader.into_read(tokio::runtime::Handle::current());
-        Counted { reader, progress: Progress::clone(self.progress) }
-    }
-}
-
-struct Counted {
-    reader: PlainRead,
-    progress: Progress,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        (self.progress)(count as u64);
-        Ok(count)
+    fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Input {
+        let reader = plain::read(self.ctx, stream, index, selection, self.cancel.clone());
+        Input::new(reader, Progress::clone(self.progress))
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::download::testing::{House, MIB, SMALL, house, item, manifest, name, noise};
+use crate::download::testing::{House, MIB, SMALL, house, noise};
 use crate::error::{Class, Classify as _};
 use crate::format::index::FileEntry;
 use crate::format::manifest::SourceDescription;
+use crate::format::testing::{item, manifest, name};
 use crate::source::Source as _;
 use crate::source::tree::{Options as TreeOptions, TreeSource};
 

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Next, next, random};
-use super::{Error, Owner, Service, delete, tags};
+use super::{Error, Owner, Service, select, tags};
 use crate::config::Ebs;
 use crate::disks::{NewSnapshot, Snapshot, SnapshotFilter, Volume};
 use crate::error::Class;
@@ -80,6 +80,6 @@ async fn one(service: &Service, owner: &Owner, ebs: &Ebs, volume: &Volume) -> Re
 /// The snapshot of this volume in this backup, if there is one.
 async fn look(service: &Service, owner: &Owner, volume: &Volume) -> Result<Option<Snapshot>, Error> {
     let filter = SnapshotFilter { tags: tags::of_volume(owner, &volume.id), ..SnapshotFilter::default() };
-    let found = delete::list(&*service.disks, &filter).await?;
+    let found = select::snapshots(&*service.disks, &filter).await?;
     Ok(found.into_iter().min_by_key(|snapshot| snapshot.started))
 }

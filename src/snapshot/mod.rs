@@ -55,6 +55,7 @@ use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey};
 use crate::format::manifest::{Manifest, ManifestError};
+use crate::state;
 
 /// A location's block service, and the pace at which this process creates there. Cheap to clone; all clones share the pace.
 #[derive(Clone)]
@@ -81,9 +82,7 @@ impl Service {
     /// # Errors
     /// The same.
     pub async fn delete_backup(&self, manifest: &Manifest) -> Result<Deletion, disks::Error> {
-        let Manifest { cluster, job, node, .. } = manifest;
-        let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
-        delete::backup(&*self.disks, &chain, manifest).await
+        delete::backup(&*self.disks, manifest).await
     }
 }
 
@@ -114,6 +113,13 @@ pub struct Owner {
     pub id: BackupId,
 }
 
+impl Owner {
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self { chain: manifest.chain(), id: manifest.id.clone() }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Chain { cluster, job, node } = &self.chain;
@@ -142,13 +148,8 @@ pub enum Error {
     Gone(SnapshotId),
     #[error("the snapshot {0} was deleted, and is in the recycle bin")]
     InRecycleBin(SnapshotId),
-    #[error("{action} {path}: {error}", path = path.display())]
-    Record {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    State(#[from] state::Error),
     #[error("another Penstock runs the job {job} now: it holds {path}", path = path.display())]
     Running { job: Name, path: PathBuf },
     #[error("{key} {error}")]
@@ -186,9 +187,9 @@ impl Classify for Error {
             Self::Unusable { .. } => told(Class::Source).remedy("look at the volume in the console"),
             Self::Gone(_) => told(Class::NotFound).remedy("run the job again"),
             Self::InRecycleBin(_) => told(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
-            Self::Record { .. } => told(Class::Local).remedy("state_dir must be a folder that Penstock may write to"),
+            Self::State(error) => error.report(),
             Self::Running { .. } => told(Class::Busy),
-            Self::Manifest { error: ManifestError::Version(_), .. } => told(Class::Compat),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => told(Class::Compat),
             Self::Manifest { .. } => told(Class::Integrity),
             Self::NotComplete { .. } => told(Class::Busy).remedy("wait, or restore from an earlier backup"),
             Self::OtherVolume { .. } => told(Class::Integrity).remedy("the manifest has been changed: restore from another backup"),

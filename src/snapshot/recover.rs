@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::record::{Lock, Phase, Record};
@@ -15,7 +14,7 @@ use super::wait;
 use super::{Error, Records, Service, delete};
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
-use crate::format::manifest::{self, Manifest, ManifestError, Moment};
+use crate::format::manifest::{self, Manifest, Moment};
 use crate::metrics::Metrics;
 use crate::retry::with_retries;
 use crate::store::{self, Overwrite, Payload, Store};
@@ -97,16 +96,9 @@ async fn one(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
 async fn committed(context: Context<'_>, record: &Record<'_>) -> Result<Option<Manifest>, Error> {
     let key = record.saved.backup().manifest();
     let refused = |error| Error::Manifest { key: key.clone(), error };
-    let get = || async {
-        let download = context.store.get(&key, None).await?;
-        if download.length > manifest::MAX_SIZE {
-            return Ok(Err(ManifestError::TooLarge(download.length)));
-        }
-        let pieces: Vec<_> = download.body.try_collect().await?;
-        Ok(Ok(pieces.concat()))
-    };
-    let bytes = match with_retries("GetObject", &key, get).await {
-        Ok(bytes) => bytes.map_err(refused)?,
+    let read = || store::read(context.store, &key, manifest::MAX_SIZE);
+    let bytes = match with_retries("GetObject", &key, read).await {
+        Ok(bytes) => bytes,
         Err(error) if error.class == Class::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };

@@ -1,9 +1,9 @@
-//! Which volumes a source means. Only DescribeVolumes is needed, and the instance metadata service for `this-instance`.
+//! Which volumes a source means, and the listings of volumes and snapshots. Of EC2's permissions only DescribeVolumes is needed, and the instance metadata service for `this-instance`.
 
 use std::collections::BTreeMap;
 
 use crate::config::{AttachedTo, Ebs};
-use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Volume, VolumeFilter, VolumeState};
+use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter, VolumeState};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
 use crate::retry::with_retries;
@@ -80,27 +80,38 @@ pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec
     }
 }
 
+pub(super) async fn snapshots(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
+    let mut pages = Pages::new("DescribeSnapshots");
+    loop {
+        let from = pages.from.as_deref();
+        let page = with_retries(pages.operation, &"snapshots", || disks.snapshots(filter, from)).await?;
+        if pages.add(page)? == More::No {
+            return Ok(pages.items);
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
+enum More {
     Yes,
     No,
 }
 
 /// What a listing has shown so far. One that does not come to an end is an error: what it would show next is not known.
 #[derive(Debug)]
-pub(super) struct Pages<T> {
-    pub(super) operation: &'static str,
-    pub(super) items: Vec<T>,
-    pub(super) from: Option<String>,
+struct Pages<T> {
+    operation: &'static str,
+    items: Vec<T>,
+    from: Option<String>,
     count: usize,
 }
 
 impl<T> Pages<T> {
-    pub(super) fn new(operation: &'static str) -> Self {
+    fn new(operation: &'static str) -> Self {
         Self { operation, items: Vec::new(), from: None, count: 0 }
     }
 
-    pub(super) fn add(&mut self, page: Page<T>) -> Result<More, disks::Error> {
+    fn add(&mut self, page: Page<T>) -> Result<More, disks::Error> {
         self.items.extend(page.items);
         self.count += 1;
         let stuck = page.next.is_some() && page.next == self.from;

@@ -10,8 +10,8 @@ use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
-use crate::format::key::name;
 use crate::format::manifest::{Content, Item, SourceDescription};
+use crate::format::testing::name;
 use tokio_util::sync::CancellationToken;
 
 fn owner(job: &str, id: &str) -> Owner {
@@ -95,7 +95,7 @@ async fn a_backups_snapshots_are_deleted_and_nobody_elses() {
     // A manifest that names what is not its own, and what is gone.
     let gone = "snap-ffffffff".parse().unwrap();
     let named = [&first, &foreign, &gone].map(|id| recorded(id, 0)).to_vec();
-    let deletion = delete::backup(&*world.disks, &mine.chain, &manifest(&mine, named)).await.unwrap();
+    let deletion = delete::backup(&*world.disks, &manifest(&mine, named)).await.unwrap();
     assert_eq!(deletion.deleted.iter().collect::<BTreeSet<_>>(), [&first, &double].into());
     assert_eq!(deletion.kept.len(), 1);
     assert_eq!(deletion.kept[0].0, foreign);
@@ -113,7 +113,7 @@ async fn what_an_ami_uses_is_kept_and_deleted_later() {
         refused.then(|| Fault::Refuse(error("DeleteSnapshot", Class::Conflict, 400, "InvalidSnapshot.InUse")))
     });
     let backup = manifest(&mine, vec![recorded(&used, 0), recorded(&free, 1)]);
-    let delete = async || delete::backup(&*world.disks, &mine.chain, &backup).await.unwrap();
+    let delete = async || delete::backup(&*world.disks, &backup).await.unwrap();
     let deletion = delete().await;
     assert_eq!((deletion.deleted, deletion.kept[0].0.clone()), (vec![free], used.clone()));
     assert_eq!(delete().await.deleted, [used]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::pace::share;
-use super::{Error, delete};
+use super::{Error, select};
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Snapshot, SnapshotFilter, SnapshotState};
 use crate::error::Classify as _;
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
@@ -32,7 +32,7 @@ pub(super) async fn look(
     let mut seen = BTreeMap::new();
     for ids in ids.chunks(MAX_FILTER_VALUES) {
         let filter = SnapshotFilter { ids: ids.to_vec(), ..SnapshotFilter::default() };
-        let snapshots = delete::list(disks, &filter).await?;
+        let snapshots = select::snapshots(disks, &filter).await?;
         seen.extend(snapshots.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
     }
     Ok(seen)

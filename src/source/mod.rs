@@ -13,6 +13,7 @@ pub mod glob;
 mod open;
 mod page_cache;
 pub mod stdin;
+pub mod table;
 pub mod tree;
 
 use std::ops::Range;

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use self::journal::{Entry, Journal, Part};
 use self::part::{Filled, Filling, Sent};
 use self::resume::Resumable;
-use crate::budget::{Budget, OwnBuffers, Room};
+use crate::budget::{Budget, Grant, OwnBuffers};
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify, Report};
 use crate::format::index::Chunk;
@@ -195,7 +195,7 @@ impl ObjectWriter {
         while !bytes.is_empty() {
             let mut part = match self.filling.take() {
                 Some(part) => part,
-                None => Filling::new(self.room().await?),
+                None => Filling::new(self.grant().await?),
             };
             let count = part.fill(bytes);
             self.size += count as u64;
@@ -221,16 +221,16 @@ impl ObjectWriter {
         }
     }
 
-    async fn room(&mut self) -> Result<Room, Error> {
+    async fn grant(&mut self) -> Result<Grant, Error> {
         loop {
             let Uploader { own, budget, part_size, .. } = &self.uploader;
-            if let Some(room) = own.try_room().or_else(|| budget.try_room(*part_size)) {
-                return Ok(room);
+            if let Some(grant) = own.try_grant().or_else(|| budget.try_grant(*part_size)) {
+                return Ok(grant);
             }
             let own = own.clone();
             let uploading = !self.in_flight.is_empty();
             tokio::select! {
-                room = own.room() => return Ok(room),
+                grant = own.grant() => return Ok(grant),
                 // A part that finishes gives memory back: look again.
                 finished = self.part_finished(), if uploading => finished?,
             }

@@ -21,6 +21,18 @@ use crate::store::{Deleted, Overwrite, PartNumber, Payload, Store, UploadHandle,
 /// A part is sent as so many pieces of this size, all of them the same memory.
 const PIECE: usize = 1 << 20;
 
+const LIST: &str = "s3:ListBucket";
+
+/// The checks that write, or read what was written, in their order.
+const WRITES: [&str; 6] = [
+    "s3:PutObject",
+    "s3:GetObject",
+    "If-None-Match",
+    "multipart upload",
+    "s3:ListMultipartUploadParts",
+    "s3:AbortMultipartUpload",
+];
+
 const UNDELETABLE: &str = "what is written could not be deleted again (s3:DeleteObject failed)";
 
 /// Where validation writes. No job's name begins with a dot, so that it is never taken for a backup.
@@ -93,22 +105,13 @@ pub(super) async fn prove(
     known: Known,
 ) {
     if known == Known::No {
-        for name in [
-            "ListBucket",
-            "PutObject",
-            "GetObject",
-            "If-None-Match",
-            "multipart upload",
-            "ListMultipartUploadParts",
-            "AbortMultipartUpload",
-        ] {
-            let name = format!("s3:{name}").replace("s3:multi", "multi").replace("s3:If", "If");
+        for name in [LIST].into_iter().chain(WRITES) {
             proof.add(name, Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
         }
         return;
     }
     let writing = Writing { location, site, store, made };
-    timed(proof, "s3:ListBucket", writing.list()).await;
+    timed(proof, LIST, writing.list()).await;
     // Asked first and of a key that is not there, so that nothing is written that could not be deleted.
     let absent = made.absent();
     let began = Instant::now();
@@ -118,14 +121,7 @@ pub(super) async fn prove(
         made.object("absent");
     }
     if let Err(error) = deleted {
-        for name in [
-            "s3:PutObject",
-            "s3:GetObject",
-            "If-None-Match",
-            "multipart upload",
-            "s3:ListMultipartUploadParts",
-            "s3:AbortMultipartUpload",
-        ] {
+        for name in WRITES {
             proof.add(name, Duration::ZERO, Ok(not_tried(UNDELETABLE)));
         }
         proof.add("s3:DeleteObject", began.elapsed(), Err(error.report()));

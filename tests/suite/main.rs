@@ -3,6 +3,7 @@
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
+mod archives;
 mod aws_client;
 mod base_credentials;
 mod binary;
@@ -19,6 +20,8 @@ mod ec2_client;
 mod end_to_end;
 mod fake_ec2;
 mod faults;
+mod file_list;
+mod frozen;
 mod imports;
 mod incremental;
 mod layouts;

@@ -9,11 +9,11 @@ use penstock::budget::Budget;
 use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
+use penstock::format::codec::Codec;
 use penstock::format::key::Name;
 use penstock::job::{self, Context, Hooks, Policy, Reuse, Spec};
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
-use penstock::stream::frame::Compression;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::proxy::{Fault, Operation};
@@ -60,7 +60,7 @@ fn endless(number: usize, limit: Duration) -> Spec {
             name: Name::new("item").unwrap(),
             kind: SourceKind::Command { argv, allow_empty: false },
         }],
-        compression: Compression::Zstd { level: 1 },
+        codec: Codec::default(),
         timeout: Some(limit),
         hooks: Hooks::default(),
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },

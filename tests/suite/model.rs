@@ -18,6 +18,7 @@ use penstock::checksum::Algorithm;
 use penstock::config::{Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
 use penstock::disks::memory::MemoryDisks;
 use penstock::download;
+use penstock::format::codec::{Codec, Compression};
 use penstock::format::key::{Chain, Name, ObjectKey};
 use penstock::format::manifest::Manifest;
 use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
@@ -28,7 +29,6 @@ use penstock::retry::Endpoint;
 use penstock::snapshot;
 use penstock::store::Store;
 use penstock::store::memory::MemoryStore;
-use penstock::stream::frame::Compression;
 use penstock::upload::journal::Journal;
 use penstock::upload::sweep::{Mode, Place, sweep};
 use penstock::verify::{Depth, verify};
@@ -222,9 +222,9 @@ impl World {
     }
 
     async fn prune(&mut self, keep_last: u32, requests: Option<u32>) {
-        let dying = Arc::new(Dying::new(self.store.clone(), requests.unwrap_or(u32::MAX)));
+        let dying = Dying::new(&self.store, requests.unwrap_or(u32::MAX));
         let context = prune::Context {
-            catalog: Self::catalog(dying.clone()),
+            catalog: Self::catalog(dying.store.clone()),
             checksum: Algorithm::Crc64nvme,
             grace: Duration::ZERO,
             snapshots: snapshot::Service::new(Arc::new(MemoryDisks::new([]))),
@@ -311,7 +311,7 @@ impl World {
         Spec {
             job: name("model"),
             sources: vec![Source { name: name("tree"), kind }],
-            compression,
+            codec: Codec { compression },
             timeout: None,
             hooks: Hooks::default(),
             // The steps do not wait for seconds to pass; the clock ticks between them.
@@ -335,8 +335,8 @@ impl World {
                 self.check().await;
             }
             Step::Crash { requests } => {
-                let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = self.context(dying.clone());
+                let dying = Dying::new(&self.store, *requests);
+                let context = self.context(dying.store.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {

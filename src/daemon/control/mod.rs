@@ -5,7 +5,7 @@
 //!
 //! - **One daemon at a socket** ([`socket`]): a socket that is alive is respected, and so is a file that is no socket.
 //! - **An answer in time** ([`client`]): between two lines a caller waits for seconds, not for ever. The daemon takes whoever comes
-//!   ([`super::room`]), and obeys no order whose caller has gone.
+//!   ([`super::callers`]), and obeys no order whose caller has gone.
 //! - **Waiting costs no place**: callers that wait for a run have a large number of their own, and one above it is told so.
 
 mod client;

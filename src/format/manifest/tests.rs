@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn warnings_of_two_items_are_counted_in_full_and_listed_up_to_the_limit() {
-    let warning = |_| Warning { item: crate::format::key::name("a"), path: String::new(), message: String::new() };
+    let warning = |_| Warning { item: crate::format::testing::name("a"), path: String::new(), message: String::new() };
     let warnings = |count: usize| Warnings { count: count as u64, list: (0..count).map(warning).collect() };
     let mut all = warnings(MAX_WARNINGS - 1);
     all.append(warnings(3));

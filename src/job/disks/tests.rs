@@ -19,8 +19,8 @@ use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind
 use crate::disks::Volume;
 use crate::disks::memory::{self, MemoryDisks};
 use crate::format::ebs::VolumeId;
-use crate::format::key::name;
 use crate::format::manifest::Manifest;
+use crate::format::testing::name;
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::snapshot::{Records, Service};

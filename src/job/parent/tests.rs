@@ -4,13 +4,13 @@ use super::*;
 use crate::budget::Budget;
 use crate::checksum::Algorithm;
 use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
-use crate::download::testing::{item, manifest, noise};
-use crate::format::key::{ObjectKey, name};
+use crate::download::testing::noise;
+use crate::format::key::ObjectKey;
+use crate::format::testing::{item, manifest, name};
 use crate::job::{Progress, Snapshots, Spec, run};
 use crate::metrics::Metrics;
 use crate::retry::Endpoint;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -99,7 +99,7 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
     let mut context = context(least.next_multiple_of(1024));
     assert_eq!(context.memory().bytes, least, "the window is the smallest one");
     let sources = vec![Source { name: name("file"), kind: SourceKind::File { path } }];
-    let spec = Spec { compression: Compression::None, ..Spec::new(name("j"), sources) };
+    let spec = Spec::new(name("j"), sources);
     let progress = Arc::new(Progress::default());
     let first = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
     let second = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;

@@ -1,12 +1,10 @@
 use super::super::kinds;
 use super::*;
-use crate::download::testing::manifest;
-use crate::format::key::name;
 use crate::format::manifest::SourceDescription;
+use crate::format::testing::{self, manifest, name};
 
 fn item(item: &str, source: SourceDescription) -> Item {
-    let content = Content::none(&source);
-    Item::new(name(item), source, content)
+    testing::item(item, source, None)
 }
 
 fn tree(name: &str, path: &str) -> Item {

@@ -27,7 +27,7 @@ impl World {
 /// Refuses every DeleteSnapshot.
 fn refuse_to_delete(world: &World, class: Class, code: &'static str) {
     world.disks.script(move |operation, _, _| {
-        (operation == "DeleteSnapshot").then(|| Fault::Refuse(error("DeleteSnapshot", class, 400, code)))
+        (operation == "DeleteSnapshot").then(|| disks::Fault::Refuse(error("DeleteSnapshot", class, 400, code)))
     });
 }
 
@@ -39,9 +39,9 @@ async fn snapshots_go_with_the_last_of_the_manifest() {
     world.pass(HOUR);
     world.backup_of_a_volume(&chain).await;
     // The first deletion does not get further than writing the deleted manifest, and the backup stays after all.
-    *world.store.denied.lock().unwrap() = Some(Kind::Manifest);
+    world.deny(Kind::Manifest);
     assert_eq!(world.prune(&chain, &keep_last(1)).await.unwrap().failures.count, 1);
-    *world.store.denied.lock().unwrap() = None;
+    world.let_everything_pass();
     world.pass(2 * DAY);
     let pruned = world.prune(&chain, &keep_last(2)).await.unwrap();
     assert_eq!((pruned.objects, world.snapshots()), (1, 2), "only the deleted manifest of a backup that stays");

@@ -1,79 +1,14 @@
-use std::ops::Range;
-
 use super::*;
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::Algorithm;
 use crate::config::Concurrency;
 use crate::error::NOT_THE_SERVICE;
 use crate::metrics::Metrics;
-use crate::store::memory::MemoryStore;
-use crate::store::{Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadedPart};
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Error, PartNumber, Payload};
 use crate::upload::journal::Journal;
 
-/// A store in memory that refuses some operations.
-struct Refusing {
-    inner: Arc<MemoryStore>,
-    /// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
-    refuses: &'static [(&'static str, Class)],
-}
-
-impl Refusing {
-    fn may(&self, operation: &'static str) -> Result<(), Error> {
-        let of = |refused: &str| refused.trim_start_matches('!') == operation;
-        match self.refuses.iter().find(|(refused, _)| of(refused)) {
-            Some((refused, class)) => {
-                let code = refused.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
-                Err(Error { code, ..Error::local(operation, "k", *class, "refused") })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Refusing {
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        self.inner.put(key, payload, overwrite).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        self.inner.head(key).await
-    }
-    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, Error> {
-        self.inner.delete(key).await
-    }
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        self.inner.list(prefix, from).await
-    }
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        self.inner.create_upload(key).await
-    }
-    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
-        self.inner.upload_part(to, n, payload).await
-    }
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
-        self.inner.complete_upload(upload, parts, size, checksum).await
-    }
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        self.may("AbortMultipartUpload")?;
-        self.inner.abort_upload(upload).await
-    }
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        self.may("ListParts")?;
-        self.inner.list_parts(upload).await
-    }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        self.may("ListMultipartUploads")?;
-        self.inner.list_uploads(prefix).await
-    }
-}
+/// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
+type Refuses = &'static [(&'static str, Class)];
 
 struct House {
     state: tempfile::TempDir,
@@ -108,20 +43,26 @@ impl House {
         }
     }
 
-    fn place(&self, refuses: &'static [(&'static str, Class)]) -> Place {
+    fn place(&self, refuses: Refuses) -> Place {
+        self.store.script(move |operation, _, _| {
+            let of = |which: &str| which.trim_start_matches('!') == operation;
+            let (which, class) = refuses.iter().find(|(which, _)| of(which))?;
+            let code = which.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
+            Some(Fault::Refuse(Error { code, ..Error::local(operation, "k", *class, "refused") }))
+        });
         Place {
             location: "primary".to_owned(),
             bucket: "b".to_owned(),
             prefix: "p".to_owned(),
             cluster: Name::new("c").unwrap(),
             node: Name::new("n").unwrap(),
-            store: Arc::new(Refusing { inner: Arc::clone(&self.store), refuses }),
+            store: Arc::clone(&self.store) as _,
             endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
             spared: BTreeSet::new(),
         }
     }
 
-    async fn sweep(&self, refuses: &'static [(&'static str, Class)], mode: Mode) -> Vec<&'static str> {
+    async fn sweep(&self, refuses: Refuses, mode: Mode) -> Vec<&'static str> {
         let swept = sweep(self.state.path(), &[self.place(refuses)], mode).await.unwrap();
         swept.iter().map(|one| one.fate.as_str()).collect()
     }
@@ -181,7 +122,7 @@ async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
 }
 
 /// As s3rver: 405 for both.
-const NO_ABORT: &[(&str, Class)] = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
+const NO_ABORT: Refuses = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
 
 #[tokio::test]
 async fn what_a_store_can_never_abort_is_given_up_when_told() {

@@ -140,7 +140,8 @@ async fn a_complete_is_taken_for_what_it_did() {
         ("half", cut),
         ("in the way", in_the_way),
     ] {
-        let house = House::new();
+        // One is made again until patience ends, and then the object is looked for.
+        let house = House::with(Duration::from_secs(1), None);
         house.proxy.script(move |operation, _| (operation == Operation::Complete).then_some(Fault::Rewrite(rewrite)));
         let manifest = house.run().await.unwrap_or_else(|error| panic!("{what}: {error}"));
         house.verify(&manifest).await;

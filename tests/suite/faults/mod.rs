@@ -15,6 +15,7 @@ use penstock::catalog::{Catalog, Scope};
 use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
+use penstock::format::codec::{Codec, Compression};
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
 use penstock::job::{self, Context, Hooks, Policy, Progress, Reuse, Spec};
@@ -22,7 +23,6 @@ use penstock::limits::Bandwidth;
 use penstock::metrics::Metrics;
 use penstock::retry::Endpoint;
 use penstock::store::Store;
-use penstock::stream::frame::Compression;
 use penstock::upload::journal::Journal;
 use penstock::upload::sweep::{self, Mode, Place};
 use penstock::{download, verify};
@@ -94,7 +94,7 @@ impl House {
         Spec {
             job: name(job),
             sources: vec![Source { name: name("item"), kind: SourceKind::File { path: self.source.clone() } }],
-            compression: Compression::None,
+            codec: Codec { compression: Compression::None },
             timeout: None,
             hooks: Hooks::default(),
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },

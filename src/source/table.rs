@@ -4,7 +4,7 @@
 //! It costs [`ChunkTable::PER_CHUNK`] bytes a chunk: the table in stream order, and its positions sorted by name. A terabyte
 //! of large files is a million chunks.
 
-use super::index::{Chunk, ChunkId};
+use crate::format::index::{Chunk, ChunkId};
 
 /// A parent's chunks, in stream order.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl ChunkTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::index::Encoding;
+    use crate::format::codec::Encoding;
 
     fn chunk(name: u8, object: u32, offset: u64) -> Chunk {
         Chunk { id: ChunkId([name; 32]), plain_len: 1, encoding: Encoding::Raw, object, offset, stored_len: 1 }

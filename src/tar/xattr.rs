@@ -3,16 +3,16 @@
 //! Two calls for an inode without any; one more for each attribute. The buffers are as long as Linux lets a list and a
 //! value be, so nothing is asked twice and nothing can be too long for them.
 
-use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
 use super::acl;
 
-pub(crate) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
-pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+pub const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
 const LONGEST: usize = 64 << 10;
@@ -21,38 +21,52 @@ const LONGEST: usize = 64 << 10;
 const MOST: usize = 768 << 10;
 
 /// Where the attributes are.
-#[derive(Clone, Copy)]
-pub(crate) enum Target<'a> {
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
     Open(BorrowedFd<'a>),
-    /// What cannot be opened without side effects: a path below `/proc/self/fd`, whose last component is not followed.
-    Path(&'a CStr),
+    /// What cannot be opened without side effects, by its directory and name; not followed.
+    Name(BorrowedFd<'a>, &'a CStr),
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Attributes {
+/// A path to `name`, for calls that take no directory, short however deep that lies: its last component is the name's.
+#[must_use]
+pub fn path_below(directory: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
+}
+
+/// Extended attributes and ACLs of one member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
     /// Sorted by name, so that the stream of an unchanged file is unchanged.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) access_acl: Option<String>,
-    pub(crate) default_acl: Option<String>,
+    pub xattrs: Vec<(CString, Vec<u8>)>,
+    /// The text that a PAX record holds ([`acl`]).
+    pub access_acl: Option<Vec<u8>>,
+    pub default_acl: Option<Vec<u8>>,
 }
 
 /// Reads attributes, into buffers that it keeps.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
 }
 
-impl Reader {
-    pub(crate) fn new() -> Self {
+impl Default for Reader {
+    fn default() -> Self {
         Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
     }
+}
 
+impl Reader {
     /// All attributes that can be read, and what could not.
-    pub(crate) fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+    pub fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
+        let path = match target {
+            Target::Open(_) => Vec::new(),
+            Target::Name(directory, name) => path_below(directory, name),
+        };
         let listed = match target {
             Target::Open(fd) => flistxattr(fd, &mut self.names[..]),
-            Target::Path(path) => llistxattr(path, &mut self.names[..]),
+            Target::Name(..) => llistxattr(&path, &mut self.names[..]),
         };
         let mut attributes = Attributes::default();
         let length = match listed {
@@ -70,7 +84,7 @@ impl Reader {
         for name in names {
             let value = match target {
                 Target::Open(fd) => fgetxattr(fd, name, &mut self.value[..]),
-                Target::Path(path) => lgetxattr(path, name, &mut self.value[..]),
+                Target::Name(..) => lgetxattr(&path, name, &mut self.value[..]),
             };
             let value = match value {
                 Ok(length) => &self.value[..length],
@@ -102,11 +116,11 @@ impl Attributes {
         } else if name == DEFAULT_ACL {
             &mut self.default_acl
         } else {
-            self.xattrs.push((name.to_bytes().to_vec(), value.to_vec()));
+            self.xattrs.push((name.to_owned(), value.to_vec()));
             return Ok(());
         };
         let text = acl::to_text(value).ok_or_else(|| format!("its {} is not understood", name.to_string_lossy()))?;
-        *slot = Some(text);
+        *slot = Some(text.into_bytes());
         Ok(())
     }
 }

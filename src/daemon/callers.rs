@@ -1,4 +1,4 @@
-//! Places for connections: a listener takes whoever comes, at once.
+//! The connections of a listener, which takes every caller at once.
 //!
 //! - **Bounded**: when every place is taken, the oldest connection loses its place to the newest. So connections that ask and do not
 //!   read, or that never finish asking, keep nobody out: `/healthz` and `penstock status` are answered beside any number of them.
@@ -23,7 +23,7 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Callers {
     /// Whose places they are, for the log.
     name: &'static str,
     places: usize,
@@ -48,26 +48,26 @@ impl Inside {
 
 /// A connection's own, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    room: Arc<Room>,
+pub(super) struct Caller {
+    callers: Arc<Callers>,
     number: u64,
     lost: CancellationToken,
 }
 
-impl Place {
+impl Caller {
     /// Returns when the place went to a newer connection: this one is to be closed.
     pub(super) async fn lost(&self) {
         self.lost.cancelled().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for Caller {
     fn drop(&mut self) {
-        self.room.lock().taken.remove(&self.number);
+        self.callers.lock().taken.remove(&self.number);
     }
 }
 
-impl Room {
+impl Callers {
     pub(super) fn new(name: &'static str, places: usize) -> Arc<Self> {
         Arc::new(Self { name, places, inside: Mutex::default() })
     }
@@ -76,7 +76,7 @@ impl Room {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> Place {
+    pub(super) fn enter(self: &Arc<Self>) -> Caller {
         let mut inside = self.lock();
         if inside.taken.len() >= self.places {
             inside.close_oldest();
@@ -89,14 +89,14 @@ impl Room {
         let (number, lost) = (inside.next, CancellationToken::new());
         inside.next += 1;
         inside.taken.insert(number, lost.clone());
-        Place { room: Arc::clone(self), number, lost }
+        Caller { callers: Arc::clone(self), number, lost }
     }
 
     /// Hands each connection that `accept` takes to `serve`, as a task of its own. Never returns.
     pub(super) async fn serve<S, F: Future<Output = ()> + Send + 'static>(
         self: Arc<Self>,
         mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
-        serve: impl Fn(S, Place) -> F,
+        serve: impl Fn(S, Caller) -> F,
     ) {
         loop {
             match poll_fn(&mut accept).await {
@@ -116,31 +116,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_makes_room_for_the_newest() {
-        let room = Room::new("the test", 3);
-        let mut places: Vec<Place> = (0..3).map(|_| room.enter()).collect();
-        let lost = |places: &[Place]| places.iter().map(|place| place.lost.is_cancelled()).collect::<Vec<_>>();
+    fn the_oldest_makes_way_for_the_newest() {
+        let callers = Callers::new("the test", 3);
+        let mut places: Vec<Caller> = (0..3).map(|_| callers.enter()).collect();
+        let lost = |places: &[Caller]| places.iter().map(|place| place.lost.is_cancelled()).collect::<Vec<_>>();
         assert_eq!(lost(&places), [false; 3]);
-        // One that has ended makes room by itself.
+        // One that has ended frees its place.
         drop(places.remove(1));
-        places.push(room.enter());
+        places.push(callers.enter());
         assert_eq!(lost(&places), [false; 3]);
-        places.extend((0..2).map(|_| room.enter()));
+        places.extend((0..2).map(|_| callers.enter()));
         assert_eq!(lost(&places), [true, true, false, false, false]);
-        assert_eq!(room.lock().taken.len(), 3);
+        assert_eq!(callers.lock().taken.len(), 3);
         // The end of one that had lost its place frees no other's.
         drop(places.remove(0));
-        assert_eq!(room.lock().taken.len(), 3);
+        assert_eq!(callers.lock().taken.len(), 3);
         drop(places);
-        assert!(room.lock().taken.is_empty());
+        assert!(callers.lock().taken.is_empty());
     }
 
     #[tokio::test]
     async fn a_failed_accept_closes_the_oldest() {
-        let room = Room::new("the test", 3);
-        let place = room.enter();
+        let callers = Callers::new("the test", 3);
+        let place = callers.enter();
         let accept = |_: &mut Context<'_>| Poll::Ready(Err::<(), _>(io::ErrorKind::Other.into()));
-        let serving = Arc::clone(&room).serve(accept, |(), _| async {});
+        let serving = Arc::clone(&callers).serve(accept, |(), _| async {});
         tokio::select! {
             () = serving => unreachable!(),
             () = place.lost() => {}

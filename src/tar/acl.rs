@@ -21,7 +21,8 @@ const TAGS: [(u16, &str, bool); 6] = [
 ];
 
 /// The text of a binary ACL; `None` for one that is not of the version above, or malformed.
-pub(crate) fn to_text(binary: &[u8]) -> Option<String> {
+#[must_use]
+pub fn to_text(binary: &[u8]) -> Option<String> {
     let (version, entries) = binary.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*version) != VERSION || entries.len() % 8 != 0 {
         return None;
@@ -50,7 +51,8 @@ pub(crate) fn to_text(binary: &[u8]) -> Option<String> {
 }
 
 /// The ACL that says no more than a mode's permission bits.
-pub(crate) fn of_mode(mode: u32) -> String {
+#[must_use]
+pub fn of_mode(mode: u32) -> String {
     format!("user::{},group::{},other::{}", letters(mode >> 6), letters(mode >> 3), letters(mode))
 }
 
@@ -63,7 +65,8 @@ fn letters(bits: u32) -> String {
 ///
 /// # Errors
 /// What is wrong with the text.
-pub(crate) fn to_binary(text: &str) -> Result<Vec<u8>, String> {
+pub fn to_binary(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
     let mut entries = Vec::new();
     for line in text.split([',', '\n']) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -110,47 +113,4 @@ fn entry(line: &str) -> Option<(u16, u32, u16)> {
         };
     }
     Some((*number, id, bits))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_and_binary_are_the_same_acl() {
-        let text = "user::rwx,user:1000:r--,user:3000000000:r-x,group::r-x,group:7:-w-,mask::rwx,other::---";
-        let binary = to_binary(text).unwrap();
-        assert_eq!(binary.len(), 4 + 7 * 8);
-        assert_eq!(to_text(&binary).unwrap(), text);
-    }
-
-    #[test]
-    fn what_other_tars_write_is_read() {
-        let ours = to_binary("user::rw-,user:5:r--,group::r--,mask::r--,other::r--").unwrap();
-        for theirs in [
-            "user::rw-\nuser:5:r--\ngroup::r--\nmask::r--\nother::r--\n",
-            "u::rw-,u:5:r--,m::r--,g::r--,o::r--",
-            "user::rw-,user:name:r--:5,group::r--,mask::r--,other::r--",
-            "user::rw-\nuser:5:rwx\t#effective:r--\ngroup::r--\nmask::r--\nother::r--".replace("rwx", "r--").as_str(),
-        ] {
-            assert_eq!(to_binary(theirs).unwrap(), ours, "{theirs}");
-        }
-    }
-
-    #[test]
-    fn a_mode_is_an_acl() {
-        assert_eq!(of_mode(0o4751), "user::rwx,group::r-x,other::--x");
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for text in ["user", "user:x:rwx", "mask:1:rwx", "other::rws", "user::rwx:1:2:3", "user:4294967296:r--"] {
-            assert!(to_binary(text).is_err(), "{text}");
-        }
-        assert_eq!(to_text(b""), None);
-        assert_eq!(to_text(&[3, 0, 0, 0]), None);
-        assert_eq!(to_text(&[2, 0, 0, 0, 1]), None);
-        assert_eq!(to_text(&[2, 0, 0, 0, 3, 0, 7, 0, 0, 0, 0, 0]), None);
-        assert_eq!(to_text(&[2, 0, 0, 0]).unwrap(), "");
-    }
 }
