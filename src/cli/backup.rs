@@ -13,10 +13,9 @@ use super::session::Session;
 use super::{Failure, progress, session, sweep};
 use crate::config::{self, Config, Source, SourceKind};
 use crate::error::{Classify, Retry};
-use crate::format::codec::Codec;
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Policy, Progress, Reuse, Spec};
+use crate::job::{self, Progress, Reuse, Spec};
 use crate::location::Location;
 use crate::source::glob;
 use crate::state::{Holder, StateDir};
@@ -107,14 +106,13 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a config::
     if !args.argv.is_empty() {
         return Err(Failure::Usage("a command after `--` needs --name ITEM".to_owned()));
     }
+    let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if args.targets.is_empty() {
-        let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(Failure::Usage(format!("name a job ({names}), or --name ITEM with a path, `-` or a command")));
     }
     let mut planned = Vec::new();
     for target in &args.targets {
         let job = config.jobs.values().find(|job| job.name.as_str() == target).ok_or_else(|| {
-            let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Failure::Usage(format!(
                 "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
             ))
@@ -151,8 +149,9 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a con
         _ => return usage("paths and a command cannot go into one item"),
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
-    let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
-    Ok((location, Spec { job, sources, codec: Codec::default(), timeout: None, hooks: Hooks::default(), parent }))
+    let mut spec = Spec::new(job, sources);
+    spec.parent.reuse = args.reuse().unwrap_or(Reuse::Files);
+    Ok((location, spec))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

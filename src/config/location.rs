@@ -3,7 +3,7 @@
 use super::credentials;
 use super::forms;
 use super::model::{CertificateMode, Concurrency, Encryption, EncryptionMode, Location, SignPayload, Upload};
-use super::reader::{Applies, Section};
+use super::reader::Section;
 use super::units::{GIB, MIB, TIB, show_size};
 use crate::checksum::Algorithm;
 
@@ -96,11 +96,11 @@ fn encryption(section: &Section) -> Encryption {
     // With a faulty mode nobody can say what the rest should be.
     if !kms && !section.is_faulty("mode") {
         if kms_key_id.is_some() {
-            section.belongs_only("kms_key_id", Applies::No, "mode = \"sse-kms\" or \"dsse-kms\"");
+            section.only_with("kms_key_id", false, "mode = \"sse-kms\" or \"dsse-kms\"");
         }
         // `true` is the default and may stand anywhere; `false` says that somebody thinks a key is in use.
         if bucket_key == Some(false) {
-            section.belongs_only("bucket_key", Applies::No, "mode = \"sse-kms\"");
+            section.only_with("bucket_key", false, "mode = \"sse-kms\"");
         }
     }
     Encryption { mode: mode.unwrap_or_default(), kms_key_id, bucket_key: bucket_key.unwrap_or(true) }

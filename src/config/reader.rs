@@ -124,8 +124,8 @@ impl<'a> Section<'a> {
 
     /// A fault where `key` is set although it has no meaning here; `where_it_has` says when it would. An empty string
     /// does not set it, so that one file with variables serves several kinds of credentials.
-    pub(super) fn belongs_only(&self, key: &'static str, applies: Applies, where_it_has: &str) {
-        if applies == Applies::No && self.has(key) && !self.is_empty_text(key) {
+    pub(super) fn only_with(&self, key: &'static str, applies: bool, where_it_has: &str) {
+        if !applies && self.has(key) && !self.is_empty_text(key) {
             self.fault(key, format!("has a meaning only with {where_it_has}; remove it, or change that"));
         }
     }
@@ -206,19 +206,6 @@ impl<'a> Section<'a> {
             }
         }
         result
-    }
-}
-
-/// Whether a key has a meaning with the values that stand beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Applies {
-    Yes,
-    No,
-}
-
-impl From<bool> for Applies {
-    fn from(applies: bool) -> Self {
-        if applies { Self::Yes } else { Self::No }
     }
 }
 

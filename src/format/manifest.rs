@@ -1,14 +1,14 @@
 //! The manifest: a backup's commit point, small plain JSON.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::codec::FEATURES;
-use super::ebs::{EbsSnapshot, MAX_TAGS};
+use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
+pub use super::source::{SourceDescription, Target};
 use crate::error::Report;
 
 /// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
@@ -86,48 +86,6 @@ pub struct Item {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum SourceDescription {
-    Tree {
-        path: String,
-    },
-    File {
-        path: String,
-    },
-    Command {
-        argv: Vec<String>,
-    },
-    Stdin,
-    /// A volume, and what chose it.
-    Ebs {
-        selected_by: String,
-    },
-}
-
-impl fmt::Display for SourceDescription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tree { path } => write!(f, "tree {path}"),
-            Self::File { path } => write!(f, "file {path}"),
-            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
-            Self::Stdin => f.write_str("standard input"),
-            Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
-        }
-    }
-}
-
-impl SourceDescription {
-    /// Whether the item's stream is a tar archive, to be unpacked by a restore, or one file's bytes.
-    #[must_use]
-    pub const fn is_tree(&self) -> bool {
-        match self {
-            Self::Tree { .. } => true,
-            Self::File { .. } | Self::Command { .. } | Self::Stdin | Self::Ebs { .. } => false,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Content {
     Stream {
@@ -138,6 +96,17 @@ pub enum Content {
         /// Absent in an item that failed.
         snapshot: Option<EbsSnapshot>,
     },
+}
+
+impl Content {
+    /// What an item that failed has in the place of its content.
+    #[must_use]
+    pub fn none(of: &SourceDescription) -> Self {
+        match of.target() {
+            Target::Folder | Target::File(_) => Self::Stream { stream: None },
+            Target::Volume => Self::EbsSnapshot { snapshot: None },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +195,27 @@ impl Warnings {
             self.list.push(warning);
         }
     }
+
+    /// Of an item that has these and no failure.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        if self.count == 0 { Outcome::Success } else { Outcome::Partial }
+    }
+
+    /// Adds another item's.
+    pub fn append(&mut self, other: Self) {
+        self.count += other.count;
+        self.list.extend(other.list.into_iter().take(MAX_WARNINGS.saturating_sub(self.list.len())));
+    }
+}
+
+/// When a backup is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Everything is captured: a snapshot that EC2 is still completing counts as whole.
+    Captured,
+    /// Now: a snapshot that is not complete makes the backup partial.
+    Settled,
 }
 
 /// Why a manifest is refused. The key is the reader's to add.
@@ -247,7 +237,36 @@ fn mismatch(field: impl Into<String>, expected: impl ToString, found: impl ToStr
     ManifestError::Mismatch { field: field.into(), expected: expected.to_string(), found: found.to_string() }
 }
 
+impl Item {
+    /// One without a failure.
+    #[must_use]
+    pub fn new(name: Name, source: SourceDescription, content: Content) -> Self {
+        Self { name, source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+    }
+}
+
 impl Manifest {
+    /// The manifest of a backup in which nothing is yet.
+    #[must_use]
+    pub fn new(chain: Chain, id: BackupId, started: jiff::Timestamp) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            job: chain.job,
+            cluster: chain.cluster,
+            node: chain.node,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            started,
+            finished: started,
+            parent: None,
+            base: None,
+            labels: BTreeMap::new(),
+            outcome: Outcome::Success,
+            items: Vec::new(),
+            warnings: Warnings::default(),
+        }
+    }
+
     /// Parses and checks a manifest that was found under `chain` and `id`, in a bucket whose prefix for that cluster is
     /// `cluster_prefix`: nothing it refers to may lie outside the chain.
     ///
@@ -297,6 +316,14 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// Whole or partial: partial with a warning, and with an item that is not whole.
+    #[must_use]
+    pub fn judge(&self, moment: Moment) -> Outcome {
+        let pending = |item: &Item| matches!(&item.content, Content::EbsSnapshot { snapshot: Some(snapshot) } if snapshot.state == State::Pending);
+        let whole = |item: &Item| item.outcome == Outcome::Success || (moment == Moment::Captured && pending(item));
+        if self.items.iter().all(whole) { self.warnings.outcome() } else { Outcome::Partial }
     }
 
     /// The chain it belongs to.
@@ -383,3 +410,6 @@ impl Stream {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

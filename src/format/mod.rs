@@ -7,5 +7,6 @@ pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
+mod source;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,12 +1,8 @@
 //! What tests make backups of: each value is complete, and a test changes what it is about.
 
-use std::collections::BTreeMap;
-
 use super::index::Totals;
 use super::key::{BackupId, Chain, Name, ObjectKey};
-use super::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
-};
+use super::manifest::{Content, DataObject, IndexObject, Item, Manifest, NotEntered, SourceDescription, Stream};
 use crate::checksum::crc64nvme;
 
 pub(crate) fn name(name: &str) -> Name {
@@ -32,11 +28,8 @@ pub(crate) fn stream(totals: Totals, index: IndexObject, objects: Vec<DataObject
 }
 
 pub(crate) fn item(item: &str, source: SourceDescription, stream: Option<Stream>) -> Item {
-    let content = match source {
-        SourceDescription::Ebs { .. } => Content::EbsSnapshot { snapshot: None },
-        _ => Content::Stream { stream },
-    };
-    Item { name: name(item), source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+    let content = stream.map_or_else(|| Content::none(&source), |stream| Content::Stream { stream: Some(stream) });
+    Item::new(name(item), source, content)
 }
 
 /// A backup of the node "n" that was begun and finished in 1970.
@@ -47,21 +40,5 @@ pub(crate) fn manifest(items: Vec<Item>) -> Manifest {
 /// A full backup that took no time.
 pub(crate) fn manifest_of(chain: Chain, id: BackupId, items: Vec<Item>) -> Manifest {
     let started = id.started().unwrap();
-    let Chain { cluster, job, node } = chain;
-    Manifest {
-        version: VERSION,
-        id,
-        job,
-        cluster,
-        node,
-        agent: "0".to_owned(),
-        started,
-        finished: started,
-        parent: None,
-        base: None,
-        labels: BTreeMap::new(),
-        outcome: Outcome::Success,
-        items,
-        warnings: Warnings::default(),
-    }
+    Manifest { items, ..Manifest::new(chain, id, started) }
 }

@@ -1,4 +1,4 @@
-//! One run of one job: its sources into one backup.
+//! One run of one job: its sources into one backup, in the order of `steps`.
 //!
 //! - **Consistency**: the manifest is written last, with `If-None-Match: *`; until then nothing of the backup is visible.
 //! - **Failure of a source** (a command's exit code, a root that is gone, a match that cannot be looked at) fails its item. The other items
@@ -18,14 +18,16 @@ mod disks;
 mod failure;
 mod hooks;
 mod item;
-mod items;
+mod kinds;
 mod objects;
 mod parent;
 mod plan;
+mod steps;
+mod tally;
 mod unlisted;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -35,17 +37,18 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::codec::Codec;
-use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
-use crate::format::manifest::{self, Manifest, Outcome, Warnings};
+use crate::format::key::{BackupId, BackupPrefix, Name, ObjectKey};
+use crate::format::manifest::{Manifest, Outcome};
 use crate::location::Location;
 use crate::metrics;
-use crate::snapshot;
+use crate::snapshot::{self, Owner};
 use crate::store::{Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
 
 pub use self::failure::Error;
 use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
+use self::tally::Tally;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -74,6 +77,13 @@ pub struct Hooks {
 }
 
 impl Spec {
+    /// A job of these sources, and all else as it is where nothing is configured.
+    #[must_use]
+    pub fn new(job: Name, sources: Vec<Source>) -> Self {
+        let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
+        Self { job, sources, codec, timeout: None, hooks, parent }
+    }
+
     /// A job as it is configured.
     #[must_use]
     pub fn of(job: &config::Job) -> Self {
@@ -104,12 +114,6 @@ pub struct Progress {
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
     pub snapshots: snapshot::Progress,
-}
-
-impl Progress {
-    fn add(counter: &AtomicU64, amount: u64) {
-        counter.fetch_add(amount, Ordering::Relaxed);
-    }
 }
 
 /// A run that committed its backup.
@@ -171,13 +175,16 @@ pub async fn run(
     let id = BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
     let metrics = location.process.metrics.job(spec.job.as_str());
-    let hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
-    let run = async {
-        let result = Box::pin(within_time(location, spec, progress, cancel, &hooks, (started, id.clone()))).await;
+    let mut hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
+    let work = async {
+        let result = match Run::new(location, spec, progress, cancel, &hooks, (started, id.clone())) {
+            Ok(mut run) => Box::pin(run.within_time()).await,
+            Err(error) => Err(error),
+        };
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
-    let result = tracing::Instrument::instrument(run, span).await;
+    let result = tracing::Instrument::instrument(work, span).await;
     let (outcome, class) = match &result {
         Ok(committed) => committed.verdict(),
         Err(error) => (outcome_of(error), Some(error.class())),
@@ -189,123 +196,101 @@ pub async fn run(
     result
 }
 
-/// The `before` hooks and the backup, within the job's timeout.
-async fn within_time(
-    location: &Location,
-    spec: &Spec,
-    progress: &Arc<Progress>,
-    cancel: &CancellationToken,
-    hooks: &hooks::Runner<'_>,
-    (started, id): (Timestamp, BackupId),
-) -> Result<Manifest, Error> {
-    let stop = cancel.child_token();
-    let metrics = location.process.metrics.job(spec.job.as_str());
-    let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
-    let journal = journal.map_err(upload::Error::from)?;
-    let threads = |error| Error::Local { action: "starting threads", error };
-    let pool = location.process.pool().map_err(threads)?;
-    let chain = location.chain(&spec.job);
-    let ancestors = Ancestors::new(&location.until(&stop), &chain, spec.parent, started);
-    let mut run = Run {
-        location,
-        spec,
-        progress,
-        metrics,
-        hooks,
-        journal,
-        pool,
-        stop: stop.clone(),
-        ancestors,
-        parent: None,
-        written: Vec::new(),
-    };
-    let work = async {
-        hooks.before(&stop).await?;
-        run.backup(chain, started, id).await
-    };
-    let result = match spec.timeout {
-        None => work.await,
-        Some(limit) => {
-            tokio::pin!(work);
-            tokio::select! {
-                result = &mut work => result,
-                () = tokio::time::sleep(limit) => {
-                    stop.cancel();
-                    match work.await {
-                        Err(error) if error.is_cancelled() => Err(Error::Timeout { job: spec.job.clone(), limit }),
-                        result => result,
-                    }
-                }
-            }
-        }
-    };
-    let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
-    if result.as_ref().is_err_and(Error::is_final) {
-        run.clean_up(&run.written).await;
-    }
-    result
-}
-
 struct Run<'a> {
     location: &'a Location,
     spec: &'a Spec,
-    progress: &'a Arc<Progress>,
+    progress: &'a Progress,
     metrics: metrics::Job,
     hooks: &'a hooks::Runner<'a>,
     journal: Journal,
     /// Compresses.
     pool: Arc<rayon::ThreadPool>,
     stop: CancellationToken,
+    started: Timestamp,
+    /// Which backup this is.
+    owner: Owner,
+    /// Where its objects go.
+    home: BackupPrefix,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
     parent: Option<Arc<Ancestor>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
+    /// The first failure of an item.
+    first_failure: Option<Error>,
 }
 
-impl Run<'_> {
-    async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let backup = BackupPrefix::new(self.location.prefix(), &chain, &id);
-        let mut manifest = Manifest {
-            version: manifest::VERSION,
-            id,
-            job: chain.job,
-            cluster: chain.cluster,
-            node: chain.node,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
+/// One item while it is streamed.
+struct Streaming<'r, 'a> {
+    run: &'r mut Run<'a>,
+    tally: Tally<'a>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        location: &'a Location,
+        spec: &'a Spec,
+        progress: &'a Progress,
+        cancel: &CancellationToken,
+        hooks: &'a hooks::Runner<'a>,
+        (started, id): (Timestamp, BackupId),
+    ) -> Result<Self, Error> {
+        let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
+        let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
+        let threads = |error| Error::Local { action: "starting threads", error };
+        Ok(Self {
+            location,
+            spec,
+            progress,
+            metrics: location.process.metrics.job(spec.job.as_str()),
+            hooks,
+            journal: journal.map_err(upload::Error::from)?,
+            pool: location.process.pool().map_err(threads)?,
             started,
-            finished: started,
+            home: BackupPrefix::new(location.prefix(), &chain, &id),
+            ancestors: Ancestors::new(&location.until(&stop), &chain, spec.parent, started),
+            owner: Owner { chain, id },
+            stop,
             parent: None,
-            base: None,
-            labels: std::collections::BTreeMap::new(),
-            outcome: Outcome::Partial,
-            items: Vec::new(),
-            warnings: Warnings::default(),
-        };
-        tracing::info!("backup started");
-        let volumes = plan::volumes(self.spec);
-        if volumes.is_empty() {
-            let failed = self.items(&backup, &mut manifest, Vec::new()).await?;
-            finish(&mut manifest, failed)?;
-            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
-        } else {
-            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
-        }
-        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
-        Ok(manifest)
+            written: Vec::new(),
+            first_failure: None,
+        })
     }
 
-    /// Says something about an item that does not keep it from being backed up.
-    fn warn(&self, item: &Name, path: &str, message: String, warnings: &mut Warnings) {
-        Progress::add(&self.progress.warnings, 1);
-        self.metrics.warning();
-        tracing::warn!(%item, path, "{message}");
-        warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
+    /// The `before` hooks and the backup, within the job's timeout.
+    async fn within_time(&mut self) -> Result<Manifest, Error> {
+        let (spec, stop) = (self.spec, self.stop.clone());
+        let work = async {
+            self.hooks.before(&stop).await?;
+            self.backup().await
+        };
+        let result = match spec.timeout {
+            None => work.await,
+            Some(limit) => {
+                tokio::pin!(work);
+                tokio::select! {
+                    result = &mut work => result,
+                    () = tokio::time::sleep(limit) => {
+                        stop.cancel();
+                        match work.await {
+                            Err(error) if error.is_cancelled() => Err(Error::Timeout { job: spec.job.clone(), limit }),
+                            result => result,
+                        }
+                    }
+                }
+            }
+        };
+        let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
+        if result.as_ref().is_err_and(Error::is_final) {
+            self.clean_up(&self.written).await;
+        }
+        result
     }
 
     /// The one request that makes the backup visible, and one that reads back whether it did: a gateway may say yes and pass nothing on.
     /// Once the first is on its way neither is cut short by `stop`, but for the time that cleaning up would have.
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+    async fn commit(&self, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+        let key = &self.home.manifest();
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -354,17 +339,4 @@ impl Run<'_> {
             tracing::error!(objects = keys.len(), "deleting the failed backup's objects timed out");
         }
     }
-}
-
-/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
-fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
-    if let Some(error) = failed
-        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
-    {
-        return Err(error);
-    }
-    manifest.finished = Timestamp::now();
-    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
-    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
-    Ok(())
 }

@@ -35,7 +35,7 @@ impl Objects {
 
     /// A new object of our own begins. Returns its number.
     pub(super) fn begin(&mut self, key: ObjectKey) -> u32 {
-        self.push(DataObject { key, size: 0, crc64nvme: [0; 8], live_bytes: 0 })
+        push(&mut self.list, DataObject { key, size: 0, crc64nvme: [0; 8], live_bytes: 0 })
     }
 
     /// An object of our own is complete: everything in it is live.
@@ -73,10 +73,6 @@ impl Objects {
     /// All of them, in the order of their numbers.
     pub(super) fn into_list(self) -> Vec<DataObject> {
         self.list
-    }
-
-    fn push(&mut self, object: DataObject) -> u32 {
-        push(&mut self.list, object)
     }
 }
 

@@ -24,12 +24,12 @@ pub(super) async fn all(
     location: &Location,
     owner: &Owner,
     ebs: &Ebs,
-    volumes: &[Volume],
+    volumes: &[&Volume],
     stop: &CancellationToken,
 ) -> Result<Vec<Result<Snapshot, Error>>, Error> {
     let create = |(index, volume)| async move { (index, one(location, owner, ebs, volume).await) };
     // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
-    let creations: Vec<_> = volumes.iter().enumerate().map(create).collect();
+    let creations: Vec<_> = volumes.iter().copied().enumerate().map(create).collect();
     let created = stream::iter(creations).buffer_unordered(ebs.concurrency.max(1));
     let mut created: Vec<_> = tokio::select! {
         () = stop.cancelled() => return Err(Error::Cancelled),

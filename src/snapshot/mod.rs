@@ -2,7 +2,7 @@
 //!
 //! # Consistency
 //! A snapshot is the moment CreateSnapshot was answered, not the hour it takes to complete. So a run has two halves:
-//! [`Session::take`], while whatever `before` froze is frozen, and [`Session::wait`], when it no longer is. Only a snapshot
+//! [`Session::capture`], while whatever `before` froze is frozen, and [`Session::settle`], when it no longer is. Only a snapshot
 //! that EC2 calls `completed` is recorded as one. What is not complete when the waiting ends is recorded as `pending`, the backup
 //! is `partial`, and a later run finishes the record (the one case in which a manifest is written again; docs/decisions/0025).
 //!
@@ -41,9 +41,10 @@ mod wait;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use self::record::Records;
+pub use self::record::{Lock, Records};
+pub use self::select::{Selection, select};
 pub use self::session::{Progress, Session};
-pub use self::tags::{BACKUP_ID, claim};
+pub use self::tags::{BACKUP_ID, claim, labels};
 
 use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};

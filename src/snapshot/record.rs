@@ -207,10 +207,7 @@ impl Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
+    use crate::format::testing::name;
 
     #[test]
     fn a_job_is_locked_once() {

@@ -10,12 +10,11 @@ use jiff::Timestamp;
 
 use super::record::{Lock, Phase, Record};
 use super::session::named;
-use super::wait::{self, Seen};
+use super::wait;
 use super::{Error, Records, delete};
 use crate::error::{Class, Classify as _};
-use crate::format::manifest::{self, Manifest, Outcome};
+use crate::format::manifest::{self, Manifest, Moment};
 use crate::location::Location;
-use crate::metrics;
 use crate::store::{self, Overwrite, Payload};
 
 /// A request that was in flight when a process died may be served later; nothing of a dead run appears after this long.
@@ -128,21 +127,8 @@ async fn finish(
         return record.remove().map(|()| 0);
     }
     let before = manifest.clone();
-    for item in &mut manifest.items {
-        let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
-        let ended = match seen.get(&id) {
-            Some(snapshot) => wait::settle(item, snapshot, Timestamp::now()),
-            None if late => {
-                let error = Error::Gone(id);
-                wait::fail(item, &error);
-                Seen::Failed(error)
-            }
-            None => Seen::Pending,
-        };
-        count(&job, &ended);
-    }
-    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
-    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    wait::settle(&mut manifest.items, &seen, |_| late, &job);
+    manifest.outcome = manifest.judge(Moment::Settled);
     if overwrite == Overwrite::Refuse || manifest != before {
         put(location, &record, &manifest, overwrite).await?;
         tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "the record of its snapshots is brought up to date");
@@ -151,17 +137,9 @@ async fn finish(
     if pending > 0 {
         return Ok(pending);
     }
-    let strays = delete::all_but(&*location.disks, &owner, &named(&manifest.items)).await?;
+    let strays = delete::all_but(&*location.disks, &owner, &named(&manifest)).await?;
     strays.log(&owner);
     record.remove().map(|()| 0)
-}
-
-fn count(job: &metrics::Job, seen: &Seen) {
-    match seen {
-        Seen::Pending => {}
-        Seen::Completed(took) => job.snapshot_ended(Outcome::Success, None, Some(*took)),
-        Seen::Failed(error) => job.snapshot_ended(Outcome::Failure, Some(error.class()), None),
-    }
 }
 
 async fn put(

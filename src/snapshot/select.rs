@@ -14,20 +14,22 @@ const MAX_PAGES: usize = 1000;
 const MAX_ITEMS: usize = 100_000;
 
 #[derive(Debug)]
-pub(super) struct Selection {
+pub struct Selection {
     /// In the order of their ids.
-    pub(super) volumes: Vec<Volume>,
+    pub volumes: Vec<Volume>,
     /// Named in the configuration, and not there.
-    pub(super) missing: Vec<VolumeId>,
+    pub missing: Vec<VolumeId>,
     /// There, in a state in which no snapshot can be taken of them.
-    pub(super) unusable: Vec<(VolumeId, String)>,
+    pub unusable: Vec<(VolumeId, String)>,
     /// What the volumes fit, as the log and the manifest tell it.
-    pub(super) reason: String,
+    pub reason: String,
 }
 
+/// The volumes that a source means.
+///
 /// # Errors
 /// When the volumes, or this instance's id, cannot be asked for.
-pub(super) async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Error> {
+pub async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Error> {
     let attached_to = match &ebs.attached_to {
         None => None,
         Some(AttachedTo::Instance(id)) => Some(id.clone()),

@@ -12,7 +12,7 @@ use crate::disks::memory::{Fault, MemoryDisks, error, volume};
 use crate::disks::{self, Disks as _, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
 use crate::format::manifest::{Content, Item, SourceDescription};
-use crate::format::testing::{self, name};
+use crate::format::testing::name;
 use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
@@ -74,35 +74,19 @@ impl World {
 }
 
 fn recorded(id: &SnapshotId, number: u8) -> EbsSnapshot {
-    EbsSnapshot {
-        snapshot_id: id.clone(),
-        volume_id: vol(number),
-        size_gib: 8,
-        availability_zone: "eu-west-1a".to_owned(),
-        volume_type: "gp3".to_owned(),
-        iops: Some(3000),
-        throughput: Some(125),
-        encrypted: false,
-        kms_key_id: None,
-        tags: Tags::new(),
-        state: State::Completed,
-        started: jiff::Timestamp::UNIX_EPOCH,
-        completed: None,
-    }
+    EbsSnapshot::example(id.clone(), vol(number))
 }
 
 fn manifest(owner: &Owner, snapshots: Vec<EbsSnapshot>) -> Manifest {
-    let source = || SourceDescription::Ebs { selected_by: "named".to_owned() };
-    let item = |snapshot: EbsSnapshot| Item {
-        labels: [
-            ("pvc_namespace".to_owned(), "shop".to_owned()),
-            ("pvc_name".to_owned(), snapshot.volume_id.to_string()),
-        ]
-        .into(),
-        content: Content::EbsSnapshot { snapshot: Some(snapshot.clone()) },
-        ..testing::item(&format!("data-{}", snapshot.volume_id), source(), None)
+    let item = |snapshot: EbsSnapshot| {
+        let labels = [("pvc_namespace", "shop".to_owned()), ("pvc_name", snapshot.volume_id.to_string())];
+        let item = name(&format!("data-{}", snapshot.volume_id));
+        let source = SourceDescription::Ebs { selected_by: "named".to_owned() };
+        let item = Item::new(item, source, Content::EbsSnapshot { snapshot: Some(snapshot) });
+        Item { labels: labels.map(|(label, value)| (label.to_owned(), value)).into(), ..item }
     };
-    testing::manifest_of(owner.chain.clone(), owner.id.clone(), snapshots.into_iter().map(item).collect())
+    let items = snapshots.into_iter().map(item).collect();
+    Manifest { items, ..Manifest::new(owner.chain.clone(), owner.id.clone(), jiff::Timestamp::UNIX_EPOCH) }
 }
 
 #[tokio::test]

@@ -10,25 +10,20 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Error, Hooks, Policy, Progress, Spec, run};
+use super::super::{Committed, Error, Hooks, Progress, Spec, run};
 use crate::catalog::{Catalog, Scope};
 use crate::clock::Virtual;
 use crate::config::{self, Ebs, OnNoMatch, Source, SourceKind};
 use crate::disks::Volume;
 use crate::disks::memory::{MemoryDisks, volume};
-use crate::format::codec::Codec;
 use crate::format::ebs::VolumeId;
-use crate::format::key::Name;
 use crate::format::manifest::Manifest;
+use crate::format::testing::name;
 use crate::location::{Location, memory};
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::snapshot::Records;
 use crate::store::memory::MemoryStore;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn volume_id(number: usize) -> VolumeId {
     format!("vol-{number:08x}").parse().unwrap()
@@ -96,14 +91,7 @@ impl World {
     }
 
     async fn run_until(&self, cancel: &CancellationToken) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("disks"),
-            sources: self.sources.clone(),
-            codec: Codec::default(),
-            timeout: None,
-            hooks: self.hooks.clone(),
-            parent: Policy::default(),
-        };
+        let spec = Spec { hooks: self.hooks.clone(), ..Spec::new(name("disks"), self.sources.clone()) };
         let (location, progress) = (self.location(), Arc::new(Progress::default()));
         Box::pin(self.clock.run(run(&location, &spec, &progress, cancel))).await
     }

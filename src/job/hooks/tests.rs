@@ -6,19 +6,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Error, Hooks, Policy, Progress, Spec, run};
+use super::super::{Committed, Error, Hooks, Progress, Spec, run};
 use crate::config::{Source, SourceKind};
 use crate::error::{Class, Classify as _};
-use crate::format::codec::Codec;
-use crate::format::key::Name;
 use crate::format::manifest::Outcome;
+use crate::format::testing::name;
 use crate::location::{Location, memory};
 use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn shell(script: &str) -> Vec<String> {
     ["sh", "-c", script].map(str::to_owned).to_vec()
@@ -62,17 +57,9 @@ impl Site {
         timeout: Option<Duration>,
         cancel: &CancellationToken,
     ) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("etcd"),
-            sources: vec![Source {
-                name: name("dump"),
-                kind: SourceKind::Command { argv: shell(source), allow_empty: true },
-            }],
-            codec: Codec::default(),
-            timeout,
-            hooks: Hooks { before, after, time_limit },
-            parent: Policy::default(),
-        };
+        let kind = SourceKind::Command { argv: shell(source), allow_empty: true };
+        let hooks = Hooks { before, after, time_limit };
+        let spec = Spec { timeout, hooks, ..Spec::new(name("etcd"), vec![Source { name: name("dump"), kind }]) };
         run(&self.location, &spec, &Arc::new(Progress::default()), cancel).await
     }
 

@@ -4,10 +4,9 @@ use super::*;
 use crate::budget::Budget;
 use crate::config::{Source, SourceKind};
 use crate::download::testing::noise;
-use crate::format::codec::Codec;
 use crate::format::key::ObjectKey;
 use crate::format::testing::{item, manifest, name};
-use crate::job::{Hooks, Progress, Spec, run};
+use crate::job::{Progress, Spec, run};
 use crate::location::memory;
 use crate::store::memory::MemoryStore;
 
@@ -76,14 +75,8 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
     let mut location = memory::open(Arc::new(MemoryStore::new()), "", least.next_multiple_of(1024));
     let plan = crate::budget::stream::plan(location.process.budget.total(), 5 << 20, 2);
     assert_eq!(plan.bytes, least, "the window is the smallest one");
-    let spec = Spec {
-        job: name("j"),
-        sources: vec![Source { name: name("file"), kind: SourceKind::File { path } }],
-        codec: Codec::default(),
-        timeout: None,
-        hooks: Hooks::default(),
-        parent: Policy::default(),
-    };
+    let sources = vec![Source { name: name("file"), kind: SourceKind::File { path } }];
+    let spec = Spec::new(name("j"), sources);
     let progress = Arc::new(Progress::default());
     let first = run(&location, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
     let second = run(&location, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;

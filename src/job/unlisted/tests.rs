@@ -1,4 +1,6 @@
+use super::super::kinds;
 use super::*;
+use crate::format::manifest::SourceDescription;
 use crate::format::testing::{self, manifest, name};
 
 fn item(item: &str, source: SourceDescription) -> Item {
@@ -23,10 +25,8 @@ fn items_below_what_cannot_be_listed_fail_by_their_own_names() {
         volume("d-vol-00000002"),
         volume("dd-vol-00000003"),
     ]);
-    let unlisted = [
-        Unlisted { source: name("t"), place: Place::Below("/pods/a".into()), why: "no".to_owned() },
-        Unlisted { source: name("d"), place: Place::Volumes, why: "no".to_owned() },
-    ];
+    let unlisted =
+        [kinds::tree::unlisted(name("t"), "/pods/a".into(), "no".to_owned()), kinds::ebs::unlisted(name("d"))];
     let found = [tree("t-a_2", "/pods/a/v/2")];
     let lost = lost(&unlisted, &before, &found);
     let names: Vec<_> = lost.iter().map(|item| item.name.as_str()).collect();

@@ -12,24 +12,10 @@ impl World {
         let volume_id: VolumeId = "vol-01234567".parse().unwrap();
         let new = NewSnapshot { volume: volume_id.clone(), description: String::new(), tags };
         let snapshot = self.disks.create_snapshot(&new).await.unwrap();
-        let snapshot = EbsSnapshot {
-            snapshot_id: snapshot.id,
-            volume_id,
-            size_gib: 8,
-            availability_zone: "eu-west-1a".to_owned(),
-            volume_type: "gp3".to_owned(),
-            iops: None,
-            throughput: None,
-            encrypted: false,
-            kms_key_id: None,
-            tags: Tags::new(),
-            state: State::Completed,
-            started: at(self.now),
-            completed: None,
-        };
-        let mut volume = item("volume", SourceDescription::Ebs { selected_by: "volumes".to_owned() }, None);
-        volume.content = Content::EbsSnapshot { snapshot: Some(snapshot) };
-        manifest.items.push(volume);
+        let snapshot = EbsSnapshot::example(snapshot.id, volume_id);
+        let source = SourceDescription::Ebs { selected_by: "volumes".to_owned() };
+        let content = Content::EbsSnapshot { snapshot: Some(snapshot) };
+        manifest.items.push(Item::new(name("volume"), source, content));
         self.commit(chain, &manifest).await;
         manifest
     }

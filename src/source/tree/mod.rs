@@ -120,8 +120,8 @@ impl TreeSource {
         let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, settled, doubtful }| {
             (Some(Runs::new(chunks)), Some(Comparison::new(files, settled, doubtful)))
         });
-        let scope = (exclude, options.one_file_system);
-        let walk = Walk::new(root, fd, scope, comparison, &mut warnings).map_err(|error| io_error(root, error))?;
+        let walk = Walk::new(root, fd, exclude, options.one_file_system, comparison, &mut warnings);
+        let walk = walk.map_err(|error| io_error(root, error))?;
         Ok(Self {
             walk,
             state: State::Zeros { left: 0, last: false },

@@ -96,7 +96,8 @@ impl Walk {
     pub(super) fn new(
         root: &Path,
         fd: OwnedFd,
-        (exclude, one_file_system): (GlobSet, bool),
+        exclude: GlobSet,
+        one_file_system: bool,
         comparison: Option<Comparison>,
         warnings: &mut Pending,
     ) -> Result<Self, Errno> {
