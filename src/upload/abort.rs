@@ -1,4 +1,4 @@
-//! Ending an upload so that nothing of it is stored any more.
+//! Aborts an upload until none of its parts is stored.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::store::{self, Store, UploadHandle};
 /// How long an abort may take before the upload is reported as left behind.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// An abort is repeated until ListParts says that the upload is gone: parts in flight may land after the first one.
+/// Aborts are repeated until ListParts no longer finds the upload: parts in flight may arrive after the first one.
 const ROUNDS: u32 = 10;
 
-/// Aborts until the store says that the upload is gone. Some stores cannot say so: twice no part, or no part and then a refusal to
-/// abort again, is as much; and where parts cannot be listed at all, two aborts that went well are. OpenStack Swift lists the parts
-/// of an upload that was completed: where the object is there, it was.
+/// Aborts until the store no longer knows the upload. Some stores never answer so; these count as gone too: two empty listings, an empty
+/// listing and then a refused abort, and, where parts cannot be listed, two successful aborts. OpenStack Swift lists the parts of a
+/// completed upload: if the object exists, the upload was completed.
 ///
 /// # Errors
-/// When it may still exist. Takes [`DEADLINE`] at most.
+/// When the upload may still exist. Takes [`DEADLINE`] at most.
 pub(super) async fn abort_until_gone(store: &dyn Store, upload: &UploadHandle) -> Result<(), store::Error> {
     let rounds = async {
         let (mut empty, mut unlistable) = (false, false);
@@ -39,13 +39,12 @@ pub(super) async fn abort_until_gone(store: &dyn Store, upload: &UploadHandle) -
             return Ok(());
         }
         let message = format!("the upload still has parts after {ROUNDS} aborts");
-        let remedy =
-            "the store does not end what it is told to abort: only its operator, or a lifecycle rule of its own, can";
+        let remedy = "the store does not abort uploads when asked: its operator or a lifecycle rule of its own must";
         let error = store::Error::local("AbortMultipartUpload", &upload.key, Class::Compat, message);
         Err(store::Error { remedy: Some(remedy.to_owned()), ..error })
     };
     let late = |_| {
-        let message = format!("not answered within {} s", DEADLINE.as_secs());
+        let message = format!("could not abort the upload: no answer within {} s", DEADLINE.as_secs());
         store::Error::local("AbortMultipartUpload", &upload.key, Class::Timeout, message)
     };
     tokio::time::timeout(DEADLINE, rounds).await.map_err(late)?

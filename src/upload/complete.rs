@@ -1,9 +1,9 @@
-//! Committing an object, also when the answer is lost or odd.
+//! Completes an object, also when the store's answer is lost or unexpected.
 //!
-//! A Complete whose answer did not come, could not be read or has no ETag may have succeeded; then the next attempt says NoSuchUpload.
+//! A Complete whose answer is lost, unreadable or without an ETag may have succeeded; the next attempt then gets NoSuchUpload.
 //! HeadObject decides before anything is undone: an object of the right size and checksum is ours, since nobody else writes this key; any
-//! other is the failure. A Complete that refuses the part list makes us ask for the
-//! store's own: where a part was taken twice (its first answer was late), its ETag may be another than the one we were told, of the same bytes.
+//! other is the failure. If the store refuses the part list, we ask for its own: a part that it took twice (the first answer was late)
+//! may be listed with an ETag other than the one we received, for the same bytes.
 
 use super::review::{self, Parts};
 use super::{Error, Sent};
@@ -11,7 +11,7 @@ use crate::checksum::Checksum;
 use crate::error::Class;
 use crate::store::{ObjectInfo, Store, UploadHandle, UploadedPart};
 
-/// What is to be committed; its parts have been reviewed.
+/// The object to complete; its parts have been reviewed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Object<'a> {
     pub(super) upload: &'a UploadHandle,
@@ -21,19 +21,19 @@ pub(super) struct Object<'a> {
 }
 
 /// # Errors
-/// When the object is not there, whole, afterwards.
+/// When the whole object is not stored afterwards.
 pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<(), Error> {
-    let told: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
-    let error = match object.commit(store, &told).await {
+    let sent: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
+    let error = match object.commit(store, &sent).await {
         Err(Error::Store(error)) if error.class == Class::Integrity => error,
         other => return other,
     };
     let key = &object.upload.key;
     let Ok(Some(listed)) = store.list_parts(object.upload).await else { return Err(error.into()) };
-    match review::held(key, object.parts, &listed)? {
-        Parts::AsTold => Err(error.into()),
+    match review::compare_listed(key, object.parts, &listed)? {
+        Parts::AsSent => Err(error.into()),
         Parts::WithOtherETags(parts) => {
-            tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
+            tracing::warn!(%key, %error, "the store refused the list of parts and lists them under other ETags: completing the upload with those");
             object.commit(store, &parts).await
         }
     }
@@ -44,14 +44,14 @@ impl Object<'_> {
         let key = &self.upload.key;
         let completed = store.complete_upload(self.upload, parts, self.size, self.checksum).await;
         let Err(error) = completed else { return Ok(()) };
-        // A 409 or a RequestTimeout says no more than that this attempt was in the way of another.
+        // A 409 or a RequestTimeout only says that this attempt collided with another.
         let undecided = matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout | Class::Throttled);
         if error.class == Class::Integrity || (error.is_refusal() && !undecided) {
             return Err(error.into());
         }
         match store.head(key).await {
             Ok(found) => self.is(&found),
-            // That the upload is gone says nothing while nobody says whether the object is there: this is the failure then.
+            // While it is unknown whether the object exists, NoSuchUpload decides nothing: report why HeadObject failed.
             Err(unknown) if error.class == Class::NotFound && unknown.class != Class::NotFound => Err(unknown.into()),
             Err(_) => Err(error.into()),
         }

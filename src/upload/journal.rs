@@ -1,17 +1,16 @@
-//! The journal: which uploads exist, so that one whose process died is found without any permission to list them.
+//! Records which uploads exist, so that those of a dead process are found without the permission to list uploads.
 //!
-//! - **Promise**: before a CreateMultipartUpload its intent is durable (file and folder synced), and before its first part is sent its
-//!   ID is. So every upload that this state directory's agents ever began has ended, or has an entry. Only a Create whose answer
-//!   never came has an entry without an ID.
-//! - **Alive or not** is the kernel's to say: a live entry's file is locked by its process, in this process and in others. Nobody has to
-//!   clean up a lock.
-//! - **Cost**: two syncs before the first part, and one for whatever parts have finished meanwhile, never waited for. About 60 bytes
+//! - **Promise**: the intent is durable (file and folder synced) before CreateMultipartUpload, the upload's ID before its first part is
+//!   sent. So every upload begun with this state directory has ended or has an entry. An entry has no ID only if the answer to its
+//!   Create never came.
+//! - **Alive or dead**: a live entry's file is locked by its process. The kernel releases the lock when the process ends.
+//! - **Cost**: two syncs before the first part, then one for all parts that have finished meanwhile; no part waits for it. About 60 bytes
 //!   a chunk.
-//! - **Failure**: an intent or an ID that cannot be written fails the upload. A finished part that cannot be written is only one that cannot
-//!   be resumed; so is what a torn tail loses.
+//! - **Failure**: an intent or ID that cannot be written fails the upload. A finished part that cannot be written, or is lost in a torn
+//!   tail, is sent again after an interruption.
 //!
-//! [`record`] is the file format. Entries end with [`Entry::close`]; what is left is for [`super::sweep`], or to be resumed
-//! ([`Interrupted`]).
+//! [`record`] is the file format. [`Entry::close`] removes an entry; [`super::sweep`] aborts the uploads of those that are left, or the
+//! job resumes them ([`Interrupted`]).
 
 pub mod record;
 
@@ -32,14 +31,14 @@ use crate::store::UploadId;
 /// Below the state directory.
 const FOLDER: &str = "uploads";
 
-/// The end of an entry's name.
+/// The suffix of an entry's file name.
 const SUFFIX: &str = ".upload";
 
-/// The end of the name of one that cannot be read, kept for whoever wants to look.
+/// Appended to the file name of an unreadable entry, which is kept for inspection.
 const DAMAGED: &str = ".damaged";
 
 #[derive(Debug, thiserror::Error)]
-#[error("the journal of uploads: {0}")]
+#[error("the journal of uploads failed: {0}")]
 pub struct Error(#[from] state::Error);
 
 impl Classify for Error {
@@ -65,10 +64,10 @@ impl Journal {
         Ok(Self { folder: folder.into(), location: location.into(), bucket: bucket.into() })
     }
 
-    /// Says durably that `key` is about to be uploaded in parts of `part_size`.
+    /// Records durably that an upload of `key`, in parts of `part_size`, is about to be created.
     ///
     /// # Errors
-    /// When the disk does not take it. No upload may be created then.
+    /// When the disk does not take it. The caller must not create the upload then.
     pub async fn begin(&self, key: &ObjectKey, part_size: u64) -> Result<Entry, Error> {
         let intent = Intent {
             version: record::VERSION,
@@ -94,8 +93,8 @@ impl Journal {
 }
 
 impl Journal {
-    /// Takes the entry, begun last, of an upload that nobody works on and that can take the place of `key`'s: of the same object in
-    /// another backup of its chain, with parts of the same size. Those that had finished come with it.
+    /// Claims the newest interrupted upload that can be resumed as `key`: of the same object in another backup of its chain, with parts of
+    /// the same size. Returns it with the parts that had finished.
     ///
     /// # Errors
     /// When the folder or an entry in it cannot be read.
@@ -127,11 +126,11 @@ struct Shared {
     queue: Mutex<Queue>,
 }
 
-/// Parts on their way to the disk.
+/// Finished parts that are not written yet.
 #[derive(Debug, Default)]
 struct Queue {
     bytes: Vec<u8>,
-    /// A thread writes what comes, until there is nothing.
+    /// A thread is writing, and continues until the queue is empty.
     writing: bool,
     /// After one failure the file's end is unknown: nothing more is written.
     failed: bool,
@@ -145,12 +144,12 @@ impl Entry {
     /// Makes the upload's ID durable.
     ///
     /// # Errors
-    /// When the disk does not take it: abort the upload now, while its ID is known.
+    /// When the disk does not take it. The caller must abort the upload while it knows the ID.
     pub async fn created(&self, id: &UploadId) -> Result<(), Error> {
         self.append(Line::Created { id: id.0.clone() }).await
     }
 
-    /// Says that the upload this entry has the ID of has ended, but that there may be another whose ID never came.
+    /// Records that the upload with this entry's ID has ended, but that another of unknown ID may exist.
     ///
     /// # Errors
     /// When the disk does not take it.
@@ -167,7 +166,7 @@ impl Entry {
         .await
     }
 
-    /// Notes a finished part, soon. Parts that finish while the disk is busy are written together.
+    /// Queues a finished part to be recorded. Parts that finish while the disk is busy are written together.
     pub fn finished(&self, part: Part) {
         let bytes = record::encode(&Line::Part(part));
         let mut queue = self.inner.queue();
@@ -182,13 +181,13 @@ impl Entry {
         }
     }
 
-    /// Removes the entry: the upload is completed, or gone.
+    /// Removes the entry, when the upload is completed or aborted.
     pub async fn close(self) {
         let path = self.inner.path.clone();
         let removed = blocking(move || std::fs::remove_file(&path).map_err(state::Error::io("removing", &path)));
         if let Err(error) = removed.await {
-            // The sweeper will find that there is no such upload, and try to remove it again.
-            tracing::error!(%error, "the entry of an upload that has ended stays");
+            // The sweeper finds no such upload, and removes the entry then.
+            tracing::error!(%error, "could not remove the journal entry of an upload that has ended: the next sweep removes it");
         }
     }
 }
@@ -209,7 +208,7 @@ impl Shared {
                 std::mem::take(&mut queue.bytes)
             };
             if let Err(error) = (&*self.file).write_all(&bytes).and_then(|()| self.file.sync_data()) {
-                tracing::warn!(path = %self.path.display(), %error, "finished parts cannot be noted: if this upload is interrupted it is not resumed");
+                tracing::warn!(path = %self.path.display(), %error, "could not record finished parts: if this upload is interrupted, it sends them again");
                 let mut queue = self.queue();
                 *queue = Queue { failed: true, ..Queue::default() };
                 return;
@@ -227,19 +226,19 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// An entry that nobody works on. While this exists it is locked: no other sweep, and no resumption, takes it.
+/// The entry of a dead process's upload. It stays locked while this exists: no other sweep or run claims it.
 #[derive(Debug)]
 pub struct Interrupted {
     pub intent: Intent,
     /// `None`: the process died before the answer to its Create was durable.
     pub id: Option<UploadId>,
-    /// There may be an upload of this key whose ID is not known.
+    /// Another upload of this key may exist, whose ID is unknown.
     pub in_doubt: bool,
     entry: Entry,
 }
 
 impl Interrupted {
-    /// The parts that had finished, in the order in which they did. Those of a torn tail are missing.
+    /// The finished parts, in the order in which they finished. Those in a torn tail are missing.
     ///
     /// # Errors
     /// When the file cannot be read again.
@@ -250,16 +249,16 @@ impl Interrupted {
         Ok(lines.filter_map(part).collect())
     }
 
-    /// Goes on with the upload, or ends it.
+    /// Returns the entry, to resume the upload or to close it.
     #[must_use]
     pub fn into_entry(self) -> Entry {
         self.entry
     }
 }
 
-/// Every entry of a state directory that nobody works on, whatever its location. A directory that does not exist has none.
+/// Every entry of a state directory whose process is dead, for all locations. A directory that does not exist has none.
 ///
-/// What cannot be read is put aside and said, once.
+/// Renames an entry that cannot be read, and logs it once.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -281,16 +280,16 @@ fn entries(folder: &Path) -> Result<Vec<Interrupted>, Error> {
     Ok(found)
 }
 
-/// The key of every entry, live ones too; of damaged ones nobody knows it.
+/// The keys of all entries, also of live ones. The key of a damaged entry is unknown.
 ///
 /// # Errors
-/// When the folder or an entry cannot be read: which uploads are somebody's is not known then.
+/// When the folder or an entry cannot be read: it may name any upload.
 pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
     let mut keys = HashSet::new();
     for path in paths(&state_dir.join(FOLDER))? {
         let lines = match record::read(&path) {
             Ok(lines) => lines,
-            // It was closed while we looked.
+            // Its process closed it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(state::Error::io("reading", &path)(error).into()),
         };
@@ -298,7 +297,7 @@ pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
             Ok(state) => drop(keys.insert(state.intent.key)),
             Err(record::Unreadable::Damaged) => {}
             Err(record::Unreadable::Newer(version)) => {
-                let error = io::Error::other(format!("version {version} of Penstock's journal wrote it"));
+                let error = io::Error::other(format!("its journal format is version {version}, of a newer Penstock"));
                 return Err(state::Error::io("reading", &path)(error).into());
             }
         }
@@ -316,7 +315,7 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths.map_err(failed)?)
 }
 
-/// Takes the file if nobody else has it and it still has its name.
+/// Locks and returns the file, unless another process has it or has removed it.
 fn take(path: &Path) -> io::Result<Option<Lock>> {
     let file = match OpenOptions::new().read(true).append(true).open(path) {
         Ok(file) => file,
@@ -324,16 +323,16 @@ fn take(path: &Path) -> io::Result<Option<Lock>> {
         Err(error) => return Err(error),
     };
     let Some(file) = Lock::on(file)? else { return Ok(None) };
-    // Its process may have closed it in between.
+    // Its process may have removed it before the lock was ours.
     Ok((file.metadata()?.nlink() > 0).then_some(file))
 }
 
-/// An intent that never got its name: no upload was created after it.
+/// Removes an intent that was never renamed to its final name: no upload was created after it.
 fn discard(path: &Path) {
     if let Ok(Some(_file)) = take(path)
         && let Err(error) = std::fs::remove_file(path)
     {
-        tracing::warn!(path = %path.display(), %error, "what is left of an entry cannot be removed");
+        tracing::warn!(path = %path.display(), %error, "could not remove an incomplete journal entry: the next sweep tries again");
     }
 }
 
@@ -345,13 +344,13 @@ fn claim(path: &Path) -> Result<Option<Interrupted>, Error> {
             Ok(Some(Interrupted { intent, id, in_doubt, entry: Entry::of(path.to_owned(), file) }))
         }
         Err(record::Unreadable::Newer(version)) => {
-            tracing::error!(path = %path.display(), version, "a newer version of Penstock wrote this entry; it is left for that");
+            tracing::error!(path = %path.display(), version, "journal entry left as it is: a newer version of Penstock wrote it");
             Ok(None)
         }
         Err(record::Unreadable::Damaged) => {
             let mut aside = path.as_os_str().to_owned();
             aside.push(DAMAGED);
-            tracing::error!(path = %path.display(), "this entry is damaged: its upload cannot be found; the file is put aside");
+            tracing::error!(path = %path.display(), "journal entry is damaged: its upload cannot be found or aborted; renaming the file");
             std::fs::rename(path, aside).map_err(state::Error::io("renaming", path))?;
             Ok(None)
         }

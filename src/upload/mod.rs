@@ -1,15 +1,15 @@
-//! Bytes into one object: parts of one size, several in flight, reviewed before they are committed.
+//! Writes bytes into one object: parts of one size, several in flight, reviewed before they are committed.
 //!
-//! - **Memory**: bytes are copied into parts out of the budget. One part is the stream's own for as long as it runs; more are taken
-//!   only when free right now. So an upload never waits for another job's memory while it holds its own.
-//! - **Small objects**: one that ends within its first part is a single PUT; nothing is created that would need cleaning up.
-//! - **Retries**: a part is one request of the SDK's, and repeated by the location's store ([`crate::retry`]), so that a store that asks to
-//!   slow down is heard at once. Other requests have the SDK's attempts within each of ours.
-//! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read ([`review`]) — count, sizes, checksums — and
-//!   the combined checksum goes along for the server to check. What a lost or odd answer means is [`complete`]'s to find out.
-//! - **Crash**: the [`journal`] knows every upload before the store does; the job [`resume`]s what a crash has left, or [`sweep`] aborts it.
-//! - **Cancellation and failure**: an [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one leaves
-//!   its upload to the sweeper, so the callers do not.
+//! - **Memory**: bytes are copied into parts, out of the budget. A stream owns the memory of one part; it takes more only when that is
+//!   free at once. So an upload never waits for another job's memory while it has its own.
+//! - **Small objects**: an object that ends within its first part is a single PUT, and needs no cleaning up.
+//! - **Retries**: the SDK sends a part once, and the location's store repeats it ([`crate::retry`]), so that a request of the store to slow
+//!   down takes effect at once. Other requests have the SDK's attempts within each of ours.
+//! - **Consistency**: before CompleteMultipartUpload the number, sizes and checksums of the parts are compared with the bytes read
+//!   ([`review`]); the server checks the combined checksum. [`complete`] handles a lost or unexpected answer.
+//! - **Crash**: the [`journal`] has every upload before the store does; the job [`resume`]s an interrupted one, or [`sweep`] aborts it.
+//! - **Cancellation and failure**: every [`ObjectWriter`] must end in [`ObjectWriter::finish`] or [`ObjectWriter::abort`]. Dropping one
+//!   leaves its upload to the sweeper.
 
 mod abort;
 mod complete;
@@ -37,21 +37,21 @@ use crate::metrics::{self, AbortReason, Outcome};
 use crate::retry::Retrying;
 use crate::store::{self, Overwrite, PartNumber, Store, UploadHandle, UploadId, UploadedPart};
 
-/// How long an abort waits for a CreateMultipartUpload that is on its way, so that what it creates can be aborted.
+/// How long an abort waits for a CreateMultipartUpload in flight, to abort the upload that it creates.
 const CREATE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What every object of a stream is uploaded with.
+/// The settings that all objects of a stream are uploaded with.
 #[derive(Debug, Clone)]
 pub struct Uploader {
     location: Location,
     store: Retrying<dyn Store>,
     journal: Journal,
-    /// One buffer of a part at least.
+    /// The memory of one part at least.
     own: OwnBuffers,
 }
 
 impl Uploader {
-    /// `own` is one buffer of a part at least.
+    /// `own` is the memory of one part at least.
     #[must_use]
     pub fn new(location: Location, journal: Journal, own: OwnBuffers) -> Self {
         Self { store: location.patient(), location, journal, own }
@@ -72,15 +72,15 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    #[error("{key}: before completing the upload, {what} is {found}; expected {expected}")]
+    #[error("{key}: could not complete the upload: {what} is {found}; expected {expected}")]
     Review { key: ObjectKey, what: &'static str, expected: String, found: String },
     #[error(
-        "{key}: the answer to completing the upload was lost, and what is there now has {found}; expected {expected}"
+        "{key}: could not confirm the completed upload: its answer was lost, and the object has {found}; expected {expected}"
     )]
     OtherObject { key: ObjectKey, expected: String, found: String },
-    #[error("{key}: would need more than {} parts", PartNumber::MAX)]
+    #[error("{key}: could not upload the object: it needs more than {} parts", PartNumber::MAX)]
     TooManyParts { key: ObjectKey },
-    #[error("a task of the upload of {key} failed: {reason}")]
+    #[error("could not upload {key}: a task failed: {reason}")]
     Task { key: ObjectKey, reason: String },
 }
 
@@ -92,7 +92,7 @@ impl Classify for Error {
             Self::Review { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("nothing was committed; run the backup again, and if it happens again check the store and the network between"),
             Self::OtherObject { .. } => Report::new(Class::Integrity, self.to_string()).remedy(
-                "the backup was not committed; run it again, and if it happens again check the store, the network between, and what else writes there",
+                "the backup was not committed; run it again, and if it happens again check the store, the network between, and what else writes to this key",
             ),
             Self::TooManyParts { .. } => {
                 Report::new(Class::Config, self.to_string()).remedy("raise upload.part_size or lower upload.object_size")
@@ -104,7 +104,7 @@ impl Classify for Error {
     }
 }
 
-/// What was written, as the manifest records it.
+/// The object written, as the manifest records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     pub key: ObjectKey,
@@ -112,7 +112,7 @@ pub struct Written {
     pub crc64nvme: u64,
 }
 
-/// What a CreateMultipartUpload came to, and whether there may be an upload of which nobody heard.
+/// The result of a CreateMultipartUpload, and whether it may have created an upload of which no answer came.
 type Created = (Result<UploadId, store::Error>, bool);
 
 /// One object being written.
@@ -120,12 +120,12 @@ type Created = (Result<UploadId, store::Error>, bool);
 pub struct ObjectWriter {
     uploader: Uploader,
     key: ObjectKey,
-    /// On its way. A task, so that an abort can wait for what it creates.
+    /// The create in flight. A task, so that an abort can wait for its upload.
     creating: Option<JoinHandle<Created>>,
     /// Created with the first full part.
     upload: Option<UploadHandle>,
     entry: Option<Entry>,
-    /// There may be an upload of this key whose ID never came: an attempt to create one was not answered.
+    /// An attempt to create an upload was not answered: one of unknown ID may exist.
     in_doubt: bool,
     next_part: Option<PartNumber>,
     filling: Option<Filling>,
@@ -134,10 +134,10 @@ pub struct ObjectWriter {
     /// Bytes written, and how many of them have been sent.
     size: u64,
     sent: u64,
-    /// Those whose last byte has not been sent.
+    /// Chunks whose last byte has not been sent.
     chunks: Vec<Chunk>,
-    /// Parts of an upload that is gone on with.
-    held: HashMap<PartNumber, Part>,
+    /// Parts of a resumed upload that the store has already.
+    stored: HashMap<PartNumber, Part>,
 }
 
 impl ObjectWriter {
@@ -157,16 +157,16 @@ impl ObjectWriter {
             size: 0,
             sent: 0,
             chunks: Vec::new(),
-            held: HashMap::new(),
+            stored: HashMap::new(),
         }
     }
 
-    /// Goes on with an upload: what is written is the object from its start, and what of it is held is not sent.
+    /// Resumes an upload. The caller writes the object from its start; parts that the store has already are not sent.
     #[must_use]
     pub fn resume(uploader: Uploader, resumable: Resumable) -> Self {
-        let Resumable { upload, entry, in_doubt, held } = resumable;
+        let Resumable { upload, entry, in_doubt, stored } = resumable;
         let writer = Self::new(uploader, upload.key.clone());
-        Self { upload: Some(upload), entry: Some(entry), in_doubt, held, ..writer }
+        Self { upload: Some(upload), entry: Some(entry), in_doubt, stored, ..writer }
     }
 
     #[must_use]
@@ -180,7 +180,7 @@ impl ObjectWriter {
         self.size
     }
 
-    /// Says that the next bytes written are this chunk's, for the journal: with its last byte it counts as stored.
+    /// Declares that the next bytes written are this chunk's. The journal counts the chunk as stored with its last byte.
     pub fn chunk(&mut self, chunk: Chunk) {
         self.chunks.push(chunk);
     }
@@ -188,7 +188,7 @@ impl ObjectWriter {
     /// Appends `bytes`; waits while the window of parts in flight is full or no buffer is free.
     ///
     /// # Errors
-    /// The first failure of any part. Abort then.
+    /// The first failure of any part. The caller must abort then.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let mut part = match self.filling.take() {
@@ -207,7 +207,7 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Waits for a part to fail; for ever if none does. Lets a caller that waits for its source notice.
+    /// Waits for a part to fail, for ever if none does, so that a caller waiting for its source notices.
     pub async fn failure(&mut self) -> Error {
         loop {
             if self.in_flight.is_empty() {
@@ -230,7 +230,7 @@ impl ObjectWriter {
             let uploading = !self.in_flight.is_empty();
             tokio::select! {
                 grant = own.grant() => return Ok(grant),
-                // A part that finishes gives memory back: look again.
+                // A finished part frees memory: try again.
                 finished = self.part_finished(), if uploading => finished?,
             }
         }
@@ -247,22 +247,22 @@ impl ObjectWriter {
         self.sent += part.size();
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
         let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
-        let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
+        let (uploader, entry, stored) = (self.uploader.clone(), self.entry.clone(), self.stored.remove(&number));
         let launch = uploader.location.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
             let (sent, payload) = part.seal(number, uploader.store.algorithm(), &upload.key).await?;
-            if let Some(held) = held.filter(|held| sent.is(held, &chunks)) {
-                return Ok((sent, held.uploaded));
+            if let Some(stored) = stored.filter(|stored| sent.is(stored, &chunks)) {
+                return Ok((sent, stored.uploaded));
             }
             let (metrics, started) = (uploader.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
-            let told = uploader.store.send_part(launch, &upload, number, &payload).await?;
+            let uploaded = uploader.store.send_part(launch, &upload, number, &payload).await?;
             in_flight.arrived(started.elapsed());
             metrics.uploaded(sent.size);
             if let Some(entry) = entry {
-                entry.finished(Part { uploaded: told.clone(), crc64nvme: sent.crc64nvme, chunks });
+                entry.finished(Part { uploaded: uploaded.clone(), crc64nvme: sent.crc64nvme, chunks });
             }
-            Ok((sent, told))
+            Ok((sent, uploaded))
         });
         Ok(())
     }
@@ -311,10 +311,10 @@ impl ObjectWriter {
         }
     }
 
-    /// Sends what is left and commits the object.
+    /// Sends the rest and commits the object.
     ///
     /// # Errors
-    /// The first failure. Abort then, and also when this future is dropped.
+    /// The first failure. The caller must abort then, and when it drops this future.
     pub async fn finish(&mut self) -> Result<Written, Error> {
         let rest = self.filling.take();
         let Some(upload) = self.upload.clone() else {
@@ -344,13 +344,13 @@ impl ObjectWriter {
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })
     }
 
-    /// Stops sending and aborts the upload, until the server says that it is gone. What cannot be aborted is logged with its ID and left
-    /// to the sweeper.
+    /// Stops sending and aborts the upload until the server no longer knows it. An upload that cannot be aborted is logged with its ID and
+    /// left to the sweeper.
     pub async fn abort(mut self, reason: AbortReason) {
         self.in_flight.shutdown().await;
         if let Some(mut creating) = self.creating.take() {
             if let Ok(created) = tokio::time::timeout(CREATE_DEADLINE, &mut creating).await {
-                // Its failure is not the one to report.
+                // The failure that caused the abort is reported, not the create's.
                 drop(self.created(created));
             } else {
                 creating.abort();
@@ -369,21 +369,21 @@ impl ObjectWriter {
             metrics.upload_ended(ended);
             if let Err(error) = aborted {
                 tracing::error!(key = %upload.key, upload_id = %upload.id.0, class = %error.class, %error,
-                    "the upload could not be aborted and still costs storage: `penstock sweep` tries again");
+                    "could not abort the upload: its parts still cost storage; `penstock sweep` tries again");
                 return;
             }
-            tracing::info!(key = %upload.key, "aborted the upload");
+            tracing::info!(key = %upload.key, "upload aborted");
         }
         self.close_entry().await;
     }
 
-    /// The upload that is known has ended.
+    /// Closes the entry, or records that an upload of unknown ID may exist.
     async fn close_entry(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         if !self.in_doubt {
             entry.close().await;
         } else if let Err(error) = entry.in_doubt().await {
-            tracing::error!(key = %self.key, %error, "an attempt to create this upload was not answered, and that cannot be noted");
+            tracing::error!(key = %self.key, %error, "could not record that an unanswered request may have created a second upload: it may stay and cost storage");
         }
     }
 }

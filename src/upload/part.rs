@@ -1,4 +1,4 @@
-//! A part from its first byte to what is sent: filled, sealed with its checksums, compared with what is held of it already.
+//! A part: filled, sealed with its checksums, compared with the stored part of a resumed upload.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::store::{PartNumber, Payload};
 
-/// A part's checksums: the one the server checks, and the one the manifest wants of the whole object.
+/// A part's checksums: the one that the server checks, and the one that the manifest's checksum of the object is combined from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) number: PartNumber,
@@ -23,21 +23,21 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Whether a part that is held has these bytes: by size, checksum, and the names of the chunks that end in it.
-    pub(super) fn is(&self, held: &Part, chunks: &[Chunk]) -> bool {
+    /// Whether the stored part has the same bytes: by size, checksum, and the chunks that end in it.
+    pub(super) fn is(&self, stored: &Part, chunks: &[Chunk]) -> bool {
         let ids = |chunks: &[Chunk]| chunks.iter().map(|chunk| (chunk.id, chunk.offset)).collect::<Vec<_>>();
-        held.uploaded.size == self.size
-            && held.crc64nvme == self.crc64nvme
-            && (held.uploaded.checksum.is_none() || held.uploaded.checksum == self.checksum)
-            && ids(&held.chunks) == ids(chunks)
+        stored.uploaded.size == self.size
+            && stored.crc64nvme == self.crc64nvme
+            && (stored.uploaded.checksum.is_none() || stored.uploaded.checksum == self.checksum)
+            && ids(&stored.chunks) == ids(chunks)
     }
 }
 
-/// The part that comes next.
+/// The part being filled.
 #[derive(Debug)]
 pub(super) struct Filling {
     segments: Segments,
-    /// Of what is in it, as it came: a byte that the memory does not keep is the server's to find.
+    /// Computed as bytes arrive, so that the server's check finds a corruption of the buffer in memory.
     crc64nvme: Crc64nvme,
 }
 
@@ -50,8 +50,7 @@ impl Filling {
         self.segments.room() == 0
     }
 
-    /// Appends as much as there is room for, and returns how much that was. The checksum follows the copy while the bytes are in
-    /// the processor's cache.
+    /// Appends as many bytes as fit, and returns their number. Computes the checksum while the bytes are in the processor's cache.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
         let mut filled = 0;
         loop {
@@ -87,8 +86,7 @@ impl Filled {
         self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 
-    /// Adds the checksum that the server checks, unless it is the one there is: away from the runtime's threads, since 16 MiB of SHA-256
-    /// take 11 ms.
+    /// Adds the checksum that the server checks, off the runtime's threads: SHA-256 of 16 MiB takes 11 ms.
     pub(super) async fn seal(
         &self,
         number: PartNumber,

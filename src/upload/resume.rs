@@ -1,12 +1,12 @@
-//! An upload whose process died, to be gone on with.
+//! Resumes an upload left by a process that died.
 //!
-//! The next run of the job reads its source again, and cuts and compresses it to the same bytes, as far as nothing has changed. So its
-//! parts are the same; one that the store holds already is not sent again. What counts as held is what the journal and ListParts agree
-//! on, and what the new part's size, checksum and chunks agree with: anything else is sent, in the place of what was there. So the object is
-//! what an upload from the start would have made it, whatever the source has become.
+//! The next run of the job reads its source again and, where nothing has changed, cuts and compresses it to the same bytes, so to the same
+//! parts. A part that is stored already is not sent again. Stored means: the journal and ListParts agree on the part, and so do the new
+//! part's size, checksum and chunks. Any other part is sent and replaces the stored one. So the object is always the one that an upload
+//! from the start would make.
 //!
-//! - **Cost**: one ListParts. Reading and compressing are not saved, sending is.
-//! - **Failure**: an upload that is gone, or cannot be looked at, is not gone on with; the sweeper has the last word on it.
+//! - **Cost**: one ListParts. It saves sending, not reading and compressing.
+//! - **Failure**: an upload that is gone or cannot be listed is not resumed; the sweeper deals with it.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub struct Resumable {
     pub(super) upload: UploadHandle,
     pub(super) entry: Entry,
     pub(super) in_doubt: bool,
-    pub(super) held: HashMap<PartNumber, Part>,
+    pub(super) stored: HashMap<PartNumber, Part>,
 }
 
 impl Resumable {
@@ -31,7 +31,7 @@ impl Resumable {
     }
 }
 
-/// The interrupted upload that can take the place of `key`'s: of the same object in an earlier run of the same chain.
+/// Finds an interrupted upload to resume as `key`: of the same object in an earlier run of the same chain.
 ///
 /// # Errors
 /// When the journal cannot be read.
@@ -45,28 +45,28 @@ pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumab
         // The sweeper closes its entry.
         Ok(None) => return Ok(None),
         Err(error) => {
-            tracing::warn!(key = %upload.key, class = %error.class, %error, "an interrupted upload cannot be gone on with");
+            tracing::warn!(key = %upload.key, class = %error.class, %error, "could not list the parts of an interrupted upload: it is not resumed; the sweeper aborts it");
             return Ok(None);
         }
     };
-    let held = held(recorded, &listed);
-    tracing::info!(key = %upload.key, parts = held.len(), begun = %interrupted.intent.begun, "going on with an interrupted upload");
+    let stored = stored(recorded, &listed);
+    tracing::info!(key = %upload.key, parts = stored.len(), begun = %interrupted.intent.begun, "resuming an interrupted upload");
     let in_doubt = interrupted.in_doubt;
-    Ok(Some(Resumable { upload, entry: interrupted.into_entry(), in_doubt, held }))
+    Ok(Some(Resumable { upload, entry: interrupted.into_entry(), in_doubt, stored }))
 }
 
-/// The recorded parts that the store has as they were recorded. Of one that was sent twice the last record counts.
-fn held(recorded: Vec<Part>, listed: &[UploadedPart]) -> HashMap<PartNumber, Part> {
+/// The recorded parts that the store lists as recorded. Of a part that was sent twice, the last record counts.
+fn stored(recorded: Vec<Part>, listed: &[UploadedPart]) -> HashMap<PartNumber, Part> {
     let listed: HashMap<PartNumber, &UploadedPart> = listed.iter().map(|part| (part.number, part)).collect();
-    let mut held: HashMap<PartNumber, Part> = recorded.into_iter().map(|part| (part.uploaded.number, part)).collect();
-    held.retain(|number, part| listed.get(number).is_some_and(|listed| agree(&part.uploaded, listed)));
-    held
+    let mut stored: HashMap<PartNumber, Part> = recorded.into_iter().map(|part| (part.uploaded.number, part)).collect();
+    stored.retain(|number, part| listed.get(number).is_some_and(|listed| agree(&part.uploaded, listed)));
+    stored
 }
 
 fn agree(recorded: &UploadedPart, listed: &UploadedPart) -> bool {
     let same_checksum = match (recorded.checksum, listed.checksum) {
         (Some(recorded), Some(listed)) => recorded == listed,
-        // Not every store lists them.
+        // Not every store lists checksums.
         (None | Some(_), None) | (None, Some(_)) => true,
     };
     recorded.size == listed.size && !listed.etag.is_empty() && recorded.etag == listed.etag && same_checksum
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_journal_and_store_agree_on_is_held() {
+    fn only_parts_that_journal_and_store_agree_on_count_as_stored() {
         let recorded = uploaded(1, 5, "a", Some(7));
         for (listed, expected) in [
             (vec![uploaded(1, 5, "a", Some(7))], 1),
@@ -99,14 +99,14 @@ mod tests {
             (vec![uploaded(2, 5, "a", Some(7))], 0),
             (vec![], 0),
         ] {
-            assert_eq!(held(vec![part(recorded.clone())], &listed).len(), expected, "{listed:?}");
+            assert_eq!(stored(vec![part(recorded.clone())], &listed).len(), expected, "{listed:?}");
         }
     }
 
     #[test]
     fn of_a_part_that_was_sent_again_the_last_record_counts() {
         let records = vec![part(uploaded(1, 5, "old", None)), part(uploaded(1, 5, "new", None))];
-        assert_eq!(held(records.clone(), &[uploaded(1, 5, "new", None)]).len(), 1);
-        assert_eq!(held(records, &[uploaded(1, 5, "old", None)]).len(), 0);
+        assert_eq!(stored(records.clone(), &[uploaded(1, 5, "new", None)]).len(), 1);
+        assert_eq!(stored(records, &[uploaded(1, 5, "old", None)]).len(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The last look before an upload is completed.
+//! Compares what was sent with what the store has, before an upload is completed.
 
 use super::{Error, Sent};
 use crate::checksum::Checksum;
@@ -13,8 +13,8 @@ pub(super) struct Whole {
     pub(super) crc64nvme: u64,
 }
 
-/// Compares what was sent with what the server took: `parts`, sorted, are 1 to n without a gap, all of `part_size` but the last, `size`
-/// bytes together, and every checksum the server returned is ours.
+/// Checks that `parts`, sorted, are 1 to n without a gap, all but the last of `part_size`, `size` bytes together, and that every
+/// checksum that the server returned is ours.
 pub(super) fn review(
     key: &ObjectKey,
     parts: &[(Sent, UploadedPart)],
@@ -45,36 +45,44 @@ pub(super) fn review(
     whole.ok_or_else(|| wrong("the number of parts", "at least 1".to_owned(), "0".to_owned()))
 }
 
-/// What a store that refused our list says it holds.
+/// The parts that a store lists after it refused our list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parts {
-    /// The list is not what it refused.
-    AsTold,
+    /// The parts as sent: the store refused the list for another reason.
+    AsSent,
     /// The same bytes, under these ETags.
     WithOtherETags(Vec<UploadedPart>),
 }
 
-/// Compares what was sent with what the store holds: the same parts of the same sizes, and the same checksums where it says them.
-pub(super) fn held(key: &ObjectKey, parts: &[(Sent, UploadedPart)], listed: &[UploadedPart]) -> Result<Parts, Error> {
+/// Compares the parts sent with those that the store lists: numbers, sizes, and checksums where it lists them.
+pub(super) fn compare_listed(
+    key: &ObjectKey,
+    parts: &[(Sent, UploadedPart)],
+    listed: &[UploadedPart],
+) -> Result<Parts, Error> {
     let wrong = |what, expected: String, found: String| Error::Review { key: key.clone(), what, expected, found };
     if listed.len() != parts.len() {
-        return Err(wrong("the number of parts the store holds", parts.len().to_string(), listed.len().to_string()));
+        return Err(wrong(
+            "the number of parts that the store lists",
+            parts.len().to_string(),
+            listed.len().to_string(),
+        ));
     }
     let mut other = Vec::new();
-    for ((sent, told), have) in parts.iter().zip(listed) {
+    for ((sent, uploaded), have) in parts.iter().zip(listed) {
         if (have.number, have.size) != (sent.number, sent.size) {
             let (expected, found) =
                 (format!("{} bytes", sent.size), format!("{} bytes, as part {}", have.size, have.number));
-            return Err(wrong("a part the store holds", format!("part {}, {expected}", sent.number), found));
+            return Err(wrong("a part that the store lists", format!("part {}, {expected}", sent.number), found));
         }
         if have.checksum.is_some() && have.checksum != sent.checksum {
-            return Err(wrong("the checksum of a part the store holds", show(sent.checksum), show(have.checksum)));
+            return Err(wrong("the checksum of a part that the store lists", show(sent.checksum), show(have.checksum)));
         }
-        let etag = if have.etag.is_empty() { &told.etag } else { &have.etag };
-        other.push(UploadedPart { etag: etag.clone(), ..told.clone() });
+        let etag = if have.etag.is_empty() { &uploaded.etag } else { &have.etag };
+        other.push(UploadedPart { etag: etag.clone(), ..uploaded.clone() });
     }
-    let as_told = other.iter().zip(parts).all(|(other, (_, told))| other.etag == told.etag);
-    Ok(if as_told { Parts::AsTold } else { Parts::WithOtherETags(other) })
+    let as_sent = other.iter().zip(parts).all(|(other, (_, uploaded))| other.etag == uploaded.etag);
+    Ok(if as_sent { Parts::AsSent } else { Parts::WithOtherETags(other) })
 }
 
 pub(super) fn show(checksum: Option<Checksum>) -> String {
@@ -141,23 +149,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_holds_must_be_what_was_sent() {
+    fn the_listed_parts_must_be_the_parts_sent() {
         let sent = parts(&[b"abcd", b"efgh", b"i"]);
         let key = ObjectKey::new("k");
         let good: Vec<UploadedPart> = sent.iter().map(|(_, part)| part.clone()).collect();
-        assert_eq!(held(&key, &sent, &good).unwrap(), Parts::AsTold);
+        assert_eq!(compare_listed(&key, &sent, &good).unwrap(), Parts::AsSent);
         let bare: Vec<_> =
             good.iter().map(|part| UploadedPart { etag: String::new(), checksum: None, ..part.clone() }).collect();
-        assert_eq!(held(&key, &sent, &bare).unwrap(), Parts::AsTold, "a store that lists neither");
+        assert_eq!(compare_listed(&key, &sent, &bare).unwrap(), Parts::AsSent, "a store that lists neither");
         let mut other = good.clone();
         other[1].etag = "other".to_owned();
-        let Parts::WithOtherETags(found) = held(&key, &sent, &other).unwrap() else { panic!("another ETag") };
+        let Parts::WithOtherETags(found) = compare_listed(&key, &sent, &other).unwrap() else { panic!("another ETag") };
         assert_eq!(found, other);
         other[1].checksum = Algorithm::Crc32c.compute(b"j");
-        assert!(held(&key, &sent, &other).is_err(), "other bytes");
-        assert!(held(&key, &sent, &good[..2]).is_err(), "a lost part");
+        assert!(compare_listed(&key, &sent, &other).is_err(), "other bytes");
+        assert!(compare_listed(&key, &sent, &good[..2]).is_err(), "a lost part");
         let mut short = good;
         short[2].size = 0;
-        assert!(held(&key, &sent, &short).is_err(), "a short part");
+        assert!(compare_listed(&key, &sent, &short).is_err(), "a short part");
     }
 }

@@ -1,15 +1,13 @@
-//! The sweeper: aborts uploads whose process died.
+//! The sweeper: aborts the uploads of dead processes.
 //!
-//! - **What is dead** is said by the journal: an entry that no process has locked. An upload that is alive, in this process or
-//!   another, is never touched.
-//! - **Permissions**: AbortMultipartUpload and ListMultipartUploadParts. Where ListMultipartUploads is permitted too, it finds what the journal
-//!   cannot: the upload of an intent whose ID was lost, and uploads of this very node that no journal knows (its disk was
-//!   lost) and that are older than [`SAFE_AGE`]. Nobody else's are ever touched.
-//! - **Failure**: an entry stays until its upload is gone, and is tried again by the next sweep; one sweep's failures do not stop the
-//!   others.
-//! - **What can never be ended** does not fail for ever (docs/decisions/0057): an intent without an ID where uploads cannot be listed, and an
-//!   upload that its store cannot abort, are reported for [`REPORTED_FOR`], then given up, with a last word on what to do.
-//!   [`Mode::GiveUp`] does so at once, also with what is refused for a reason that somebody could mend.
+//! - **Dead** is an upload whose journal entry no process has locked. A live upload, of this process or another, is never touched.
+//! - **Permissions**: AbortMultipartUpload and ListMultipartUploadParts. Where ListMultipartUploads is permitted too, the sweeper also finds
+//!   uploads that the journal cannot name: that of an intent whose ID was lost, and uploads of this node that are in no journal (its disk
+//!   was lost) and older than [`SAFE_AGE`]. Another node's uploads are never touched.
+//! - **Failure**: an entry stays until its upload is gone; the next sweep tries again. One failure does not stop the other aborts.
+//! - **Uploads that can never be aborted** do not fail for ever (docs/decisions/0057): an intent without an ID where uploads cannot be
+//!   listed, and an upload that its store cannot abort, are reported for [`REPORTED_FOR`]; then the entry is removed, and a last log line
+//!   says what to do. [`Mode::GiveUp`] removes it at once, also where somebody could correct the reason for the refusal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -26,40 +24,40 @@ use crate::location::Location;
 use crate::metrics::{AbortReason, Outcome};
 use crate::store::{self, Store, UploadHandle, UploadId};
 
-/// An upload that no journal knows may be another agent's with another state directory: it is left alone for longer than any single
-/// object takes. The default of 64 GiB in seven days is 114 kB/s.
+/// An upload that is in no journal may be that of an agent with another state directory: it is left alone for longer than any object
+/// takes. The default of 64 GiB in seven days is 114 kB/s.
 pub const SAFE_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long an intent that nobody can look up counts as interrupted.
+/// How long an intent whose upload cannot be looked up counts as interrupted.
 pub const REPORTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Uploads that are dealt with at a time.
+/// Entries that are swept at a time.
 const AT_A_TIME: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Abort,
-    /// As [`Mode::Abort`], and the record of what cannot be aborted is removed.
+    /// As [`Mode::Abort`], and removes the entries of uploads that cannot be aborted.
     GiveUp,
-    /// Only look.
+    /// Changes nothing.
     DryRun,
 }
 
-/// What became of one interrupted upload.
+/// The outcome of one interrupted upload.
 #[derive(Debug, Clone)]
 pub enum Fate {
     Aborted,
     /// [`Mode::DryRun`].
     WouldAbort,
-    /// The process died before the upload was created: there was nothing.
+    /// The process died before it created the upload.
     Nothing,
-    /// It is left for its job to go on with.
+    /// Its job resumes it.
     Spared,
-    /// Its ID is not known, and uploads cannot be listed: it may exist.
+    /// Its ID is unknown, and uploads cannot be listed: it may exist.
     Unknown,
-    /// It could not be aborted, or its entry not removed. The next sweep tries again.
+    /// It could not be aborted, or its entry could not be removed. The next sweep tries again.
     Failed(Report),
-    /// It could not be aborted, and its record is removed: nobody tries again.
+    /// It could not be aborted, and its entry is removed: no sweep tries again.
     GivenUp(Report),
 }
 
@@ -91,11 +89,11 @@ pub struct Swept {
     pub fate: Fate,
 }
 
-/// Sweeps the state directory's journal and, as far as the policy permits, the locations. The jobs `spared` are about to run again, and
-/// resume their uploads themselves. Needs no lock on the directory: it may run beside a daemon or a backup, and twice.
+/// Sweeps the state directory's journal and, as far as the policy permits, the locations. The jobs `spared` are about to run, and
+/// resume their uploads themselves. Needs no lock on the directory: a daemon, a backup or another sweep may run at the same time.
 ///
 /// # Errors
-/// When the journal cannot be read. What goes wrong with one upload is its [`Fate`].
+/// When the journal cannot be read. A failure with one upload is its [`Fate`].
 pub async fn sweep(
     state_dir: &Path,
     locations: &[Location],
@@ -130,7 +128,7 @@ async fn entry_swept(entry: Interrupted, places: &[Place<'_>], mode: Mode, now: 
         if let Some(why) = fate.given_up(&intent.key, mode, age(intent.begun, now)) {
             let id = id.as_ref().map_or("unknown", |id| id.0.as_str());
             tracing::warn!(key = %intent.key, upload_id = id, location = intent.location, class = %why.class, why = why.message,
-                "an interrupted upload is given up: it may still cost storage, and nothing here tries again to end it");
+                "could not abort an interrupted upload, and no sweep tries again: it may still cost storage");
             *fate = Fate::GivenUp(why);
         }
     }
@@ -149,23 +147,26 @@ async fn entry_swept(entry: Interrupted, places: &[Place<'_>], mode: Mode, now: 
 
 fn homeless(intent: &journal::Intent) -> Report {
     let journal::Intent { key, location, bucket, .. } = intent;
-    let message = format!("{key}: there is no location {location} of the bucket {bucket} to abort it at");
+    let message = format!(
+        "could not abort the upload of {key}: the configuration has no location {location} with the bucket {bucket}"
+    );
     Report::new(Class::Config, message)
         .remedy("sweep with the configuration that the upload was begun with, or abort it by hand and `penstock sweep --give-up`")
 }
 
 impl Fate {
-    /// Why nobody is to try again; `None` for what has ended, or may end another time.
+    /// Why no sweep is to try again; `None` if the upload has ended, or a later sweep may succeed.
     fn given_up(&self, key: &ObjectKey, mode: Mode, age: Duration) -> Option<Report> {
         let due = mode != Mode::DryRun && age > REPORTED_FOR;
         match self {
             Self::Unknown if due || mode == Mode::GiveUp => {
-                let message = format!("{key}: its ID was lost, and uploads cannot be listed: it may exist");
+                let message =
+                    format!("could not find the upload of {key}: its ID was lost, and uploads cannot be listed");
                 let remedy = "a lifecycle rule with AbortIncompleteMultipartUpload ends it";
                 Some(Report::new(Class::Compat, message).remedy(remedy))
             }
             Self::Failed(why) if due && why.is_incapable() => Some(why.clone()),
-            // A store that does not answer now may answer tomorrow.
+            // A store that does not answer now may answer later.
             Self::Failed(why)
                 if mode == Mode::GiveUp
                     && matches!(why.class, Class::Compat | Class::Config | Class::AccessDenied | Class::NotFound) =>
@@ -184,7 +185,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Ends the uploads of one entry, each by its ID.
+    /// Aborts the uploads of one entry, each by its ID.
     async fn fates(&self, entry: &Interrupted, mode: Mode) -> Vec<(Option<UploadId>, Fate)> {
         let intent = &entry.intent;
         if mode != Mode::DryRun && entry.id.is_some() && self.spares(&intent.key) {
@@ -199,7 +200,7 @@ impl Place<'_> {
             Ok(None) => {
                 if mode != Mode::DryRun {
                     tracing::warn!(key = %intent.key, location = intent.location, begun = %intent.begun,
-                        "an upload was begun, its ID was lost, and uploads cannot be listed: it may exist; a lifecycle rule with AbortIncompleteMultipartUpload ends it");
+                        "an upload may exist that cannot be found: its ID was lost, and uploads cannot be listed; a lifecycle rule with AbortIncompleteMultipartUpload aborts it");
                 }
                 return vec![(None, Fate::Unknown)];
             }
@@ -226,7 +227,7 @@ impl Place<'_> {
         key::owner(self.location.prefix(), cluster, key).filter(|chain| chain.node == *node)
     }
 
-    /// The uploads of exactly this key; `None` where they cannot be listed.
+    /// The uploads of exactly this key; `None` if uploads cannot be listed.
     async fn look_up(&self, key: &ObjectKey) -> Result<Option<Vec<UploadHandle>>, store::Error> {
         let listed = self.list(key.as_str()).await?;
         Ok(listed.map(|uploads| {
@@ -249,7 +250,7 @@ impl Place<'_> {
         let metrics = self.location.endpoint.metrics();
         match abort_until_gone(&self.location.patient(), upload).await {
             Ok(()) => {
-                tracing::info!(key = %upload.key, location = self.location.name(), "aborted an interrupted upload");
+                tracing::info!(key = %upload.key, location = self.location.name(), "interrupted upload aborted");
                 metrics.upload_aborted(AbortReason::Interrupted, Outcome::Success);
                 metrics.swept(Outcome::Success);
                 Fate::Aborted
@@ -263,27 +264,27 @@ impl Place<'_> {
     }
 
     fn failed(&self, error: &store::Error) -> Fate {
-        tracing::error!(location = self.location.name(), class = %error.class, %error, "an interrupted upload could not be ended");
+        tracing::error!(location = self.location.name(), class = %error.class, %error, "could not abort an interrupted upload: the next sweep tries again");
         Fate::Failed(error.report())
     }
 }
 
-/// Uploads of this node that no journal knows. Finding them is an extra: where it fails, it is left out.
+/// Aborts uploads of this node that are in no journal. If they cannot be found, the sweep goes on without them.
 async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) -> Vec<Swept> {
     let location = place.location.name();
     let prefix = key::cluster_prefix(place.location.prefix(), &place.location.cluster);
     let listed = match place.list(&prefix).await {
         Ok(listed) => listed.unwrap_or_default(),
         Err(error) => {
-            tracing::debug!(location, %error, "uploads could not be listed");
+            tracing::debug!(location, %error, "could not list uploads: uploads that are in no journal are not looked for");
             return Vec::new();
         }
     };
-    // Read after the listing: what is begun from now on is not in it.
+    // Read after the listing, which cannot have uploads begun from now on.
     let known: HashSet<ObjectKey> = match journal::keys(state_dir) {
         Ok(known) => known,
         Err(error) => {
-            tracing::warn!(%error, "uploads that no journal names are not looked for: the journal could not be read");
+            tracing::warn!(%error, "could not read the journal: uploads that are in no journal are not looked for");
             return Vec::new();
         }
     };
@@ -292,7 +293,7 @@ async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) 
         let old = initiated.is_some_and(|initiated| age(initiated, now) > SAFE_AGE);
         if old && place.owner(&upload.key).is_some() && !known.contains(&upload.key) {
             let fate = place.end(&upload, mode).await;
-            // A store that lists and cannot abort would fail here for ever.
+            // A store that lists uploads but cannot abort them would fail here in every sweep.
             let fate = match fate {
                 Fate::Failed(why) if why.is_incapable() => Fate::GivenUp(why),
                 fate => fate,
@@ -304,7 +305,7 @@ async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) 
     swept
 }
 
-/// Zero for what lies in the future: a clock that was set back makes nothing old.
+/// Zero for a time in the future: after a clock is set back, nothing counts as old.
 fn age(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }

@@ -8,8 +8,8 @@
 //! 03b1f2c4 {"part":{"number":2,"size":16777216,"etag":"…","checksum":["crc64nvme","…"],"crc64nvme":"…","chunks":"…"}}
 //! ```
 //!
-//! Parts come in the order in which they finished. `chunks` is base64 of postcard: the chunks whose last byte lies in that part,
-//! so a chunk is stored when every part up to that one is. Reading ends at the first line that is torn or wrong.
+//! Parts are in the order in which they finished. `chunks` is base64 of postcard: the chunks whose last byte lies in that part, so a
+//! chunk is stored once every part up to that one is. Reading ends at the first torn or invalid line.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -29,7 +29,7 @@ pub(super) const VERSION: u32 = 1;
 /// A part of 1 GiB completes 2,048 chunks at most, of some 60 bytes each: far below this.
 const MAX_LINE: u64 = 4 << 20;
 
-/// What is to be uploaded, and where.
+/// The upload that is about to be created, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     pub version: u32,
@@ -45,7 +45,7 @@ pub struct Intent {
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Part {
     pub uploaded: UploadedPart,
-    /// Of the part's bytes, whatever the location's checksum is.
+    /// Of the part's bytes, whichever checksum the location uses.
     pub crc64nvme: u64,
     /// The chunks that end in this part.
     pub chunks: Vec<Chunk>,
@@ -99,7 +99,7 @@ impl TryFrom<Raw> for Part {
             return Err("crc64nvme is malformed");
         };
         let chunks = STANDARD.decode(&raw.chunks).map_err(|_| "chunks is not base64")?;
-        let number = PartNumber::new(raw.number).ok_or("there is no such part number")?;
+        let number = PartNumber::new(raw.number).ok_or("number is not a valid part number")?;
         Ok(Self {
             uploaded: UploadedPart { number, size: raw.size, etag: raw.etag, checksum },
             crc64nvme,
@@ -134,7 +134,7 @@ pub(super) fn read(path: &Path) -> io::Result<impl Iterator<Item = Line>> {
     let mut file = BufReader::new(File::open(path)?);
     Ok(std::iter::from_fn(move || {
         let mut line = Vec::new();
-        // A read that fails is a tail that is lost.
+        // A read that fails counts as a lost tail.
         let _ = file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
         decode(&line)
     }))
@@ -146,7 +146,7 @@ pub(super) enum Unreadable {
     Damaged,
 }
 
-/// What an entry comes to.
+/// The state that an entry's records add up to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) intent: Intent,
@@ -156,7 +156,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn of(mut lines: impl Iterator<Item = Line>) -> Result<Self, Unreadable> {
-        // The intent is there whole before the file has its name: no crash explains its absence.
+        // The intent is complete before the file gets its name, so a crash cannot be why it is missing.
         let Some(Line::Intent(intent)) = lines.next() else { return Err(Unreadable::Damaged) };
         if intent.version > VERSION {
             return Err(Unreadable::Newer(intent.version));
@@ -165,7 +165,7 @@ impl State {
         for line in lines {
             match line {
                 Line::Created { id } => state.id = Some(UploadId(id)),
-                // What had an ID has ended: only the other one is left.
+                // The upload with the known ID has ended: only the one in doubt is left.
                 Line::InDoubt => state = Self { id: None, in_doubt: true, ..state },
                 Line::Intent(_) | Line::Part(_) => {}
             }

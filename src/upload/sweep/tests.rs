@@ -132,7 +132,7 @@ async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
 const NO_ABORT: Refuses = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
 
 #[tokio::test]
-async fn what_a_store_can_never_abort_is_given_up_when_told() {
+async fn an_upload_that_its_store_cannot_abort_is_given_up_on_request() {
     for (steps, before) in [(4, "failed"), (2, "unknown")] {
         let house = House::new();
         house.crash("a", steps).await;
