@@ -1,4 +1,4 @@
-//! The capture of EBS volumes, and the record of it that outlives a crash.
+//! Captures EBS volumes, with a record in the state directory that outlives a crash.
 
 use super::plan::{Capture, Planned};
 use super::{CLEAN_UP_DEADLINE, Error, Run};
@@ -7,7 +7,7 @@ use crate::format::manifest::{Content, Item, Manifest, Outcome};
 use crate::snapshot::{self, Lock, Session, recover};
 
 impl<'a> Run<'a> {
-    /// Looks after what earlier runs left, and begins this run's record.
+    /// Recovers the records of earlier runs, and begins this run's record.
     pub(super) async fn session<'s>(&self, lock: &'s Lock) -> Result<Session<'s>, Error>
     where
         'a: 's,
@@ -16,7 +16,7 @@ impl<'a> Run<'a> {
         Session::begin(self.location, lock, &self.owner, pending, &self.progress.snapshots).map_err(Error::Snapshots)
     }
 
-    /// Begins the snapshots, those of one source at a time. The items are pending or failed.
+    /// Begins the snapshots, one source at a time. Adds their items, pending or failed, to `items`.
     pub(super) async fn capture(
         &mut self,
         snapshots: &[Planned<Capture<'_>>],
@@ -43,20 +43,20 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Ends a run's record as the run ended.
+/// Closes a run's record according to the run's result.
 pub(super) async fn end(session: Session<'_>, manifest: &Manifest, result: &Result<(), Error>) {
     match result {
         Ok(()) => {
             if let Err(error) = session.committed(manifest) {
-                tracing::warn!(%error, "the record of the snapshots stays; the next run removes it");
+                tracing::warn!(%error, "could not remove the record of the snapshots: the next run removes it");
             }
         }
         Err(error) if !error.is_final() => {
-            tracing::warn!("the snapshots stay with their record: the next run commits the backup, if it is not");
+            tracing::warn!("the backup may not be committed: its snapshots and their record stay for the next run");
         }
         Err(_) => {
             if tokio::time::timeout(CLEAN_UP_DEADLINE, session.discard()).await.is_err() {
-                tracing::error!("deleting the failed backup's snapshots timed out; a later run goes on with it");
+                tracing::error!("could not delete the failed backup's snapshots in time: a later run deletes them");
             }
         }
     }

@@ -30,20 +30,20 @@ pub enum Error {
     Catalog(#[from] catalog::Error),
     #[error(transparent)]
     Parent(#[from] download::Error),
-    #[error("not enough memory for one stream: {0}")]
+    #[error("could not reserve the memory of one stream: {0}")]
     Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
+    #[error("could not {action}: {error}")]
     Local {
         action: &'static str,
         #[source]
         error: std::io::Error,
     },
-    #[error("job {job}: no source matched anything: {patterns}")]
+    #[error("job {job}: no source matches anything: {patterns}")]
     Nothing { job: Name, patterns: String },
     #[error("the `{when}` command {argv:?} {outcome}{}", hooks::quoted(output))]
     Hook { when: &'static str, argv: Vec<String>, class: Class, outcome: String, output: String },
-    /// The manifest was sent, and whether it arrived was not confirmed: what it names must stay.
-    #[error("whether the backup is committed is not known, since {key} was not confirmed: {why}")]
+    /// The manifest was sent, but not confirmed: the objects that it names must stay.
+    #[error("could not confirm {key}, so the backup may or may not be committed: {why}")]
     Undecided { key: ObjectKey, class: Class, why: String },
     #[error("cancelled; nothing was committed")]
     Cancelled,
@@ -51,7 +51,7 @@ pub enum Error {
     Timeout { job: Name, limit: Duration },
 }
 
-/// Why an item failed that leaves the others as they are.
+/// Why one item failed. The other items go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     #[error(transparent)]
@@ -67,27 +67,26 @@ impl From<snapshot::Error> for Failed {
 }
 
 impl Error {
-    /// Whether the run was told to stop, wherever it heard of that first.
+    /// Whether the run was cancelled.
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_final() && self.class() == Class::Cancelled
     }
 
-    /// Whether nothing is committed, for certain.
+    /// Whether it is certain that nothing was committed.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self, Self::Undecided { .. })
     }
 }
 
-/// The store took the manifest, and `found` is not what was sent.
+/// Describes what the store has in place of a manifest whose PUT it confirmed.
 pub(super) fn unconfirmed(found: Result<ObjectInfo, store::Error>, size: u64) -> Report {
     let odd = |what: String| {
-        let message =
-            format!("the PUT was answered as done, but {what}: does a proxy or gateway answer in the store's place?");
+        let message = format!("the store confirmed the PUT, but {what}: does a proxy or gateway answer in its place?");
         Report::new(Class::Compat, message)
     };
     match found {
-        Ok(ObjectInfo { size: found, .. }) if found != size => odd(format!("{found} bytes lie there, expected {size}")),
-        Ok(_) => odd("the object there has another checksum".to_owned()),
+        Ok(ObjectInfo { size: found, .. }) if found != size => odd(format!("the object has {found} bytes, not {size}")),
+        Ok(_) => odd("the object has another checksum".to_owned()),
         Err(missing) if missing.class == Class::NotFound => odd("there is no such object".to_owned()),
         Err(error) => error.report(),
     }
@@ -112,7 +111,7 @@ impl Classify for Error {
             }
             Self::Hook { class, .. } => Report::new(*class, self.to_string()),
             Self::Undecided { class, .. } => Report::new(*class, self.to_string()).remedy(
-                "`penstock list` shows it if it is; if it is not, `penstock prune` removes what it stored after the grace period",
+                "`penstock list` shows the backup if it is committed; otherwise `penstock prune` deletes its objects after the grace period",
             ),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
             Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),

@@ -1,8 +1,8 @@
-//! The commands before and after a run.
+//! Runs the commands before and after a run.
 //!
-//! Each has a time limit; what it prints is read to its end and only the last [`TAIL`] bytes are kept, so a chatty
-//! hook neither blocks nor costs memory. It leads a process group: one that is late, or whose run is cancelled, gets
-//! SIGTERM with all it started, and SIGKILL [`GRACE`] later. What a hook leaves running when it exits is not waited for.
+//! Each has a time limit. Its output is read to the end, but only the last [`TAIL`] bytes are kept, so a verbose hook neither blocks
+//! nor costs memory. It leads a process group; if it is late or its run is cancelled, the group gets SIGTERM, and SIGKILL [`GRACE`]
+//! later. Processes that a hook leaves running when it exits are not waited for.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -20,19 +20,19 @@ use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::location::Location;
 
-/// How much of what a hook printed is kept.
+/// How much of a hook's output is kept.
 const TAIL: usize = 4 << 10;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What had been printed when the hook exited is in the pipe already.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long the output is read on after the hook's exit. What the hook itself printed is in the pipe by then.
+const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
 pub(super) struct Runner<'a> {
     hooks: &'a Hooks,
     environment: Vec<(&'static str, String)>,
-    /// How `after` went, where it ran before the end.
+    /// The result of `after`, if it has run already.
     thawed: OnceLock<Option<Error>>,
 }
 
@@ -53,7 +53,7 @@ impl<'a> Runner<'a> {
         Self { hooks, environment, thawed: OnceLock::new() }
     }
 
-    /// In order; the first that fails ends it.
+    /// Runs the `before` commands in order, up to the first that fails.
     pub(super) async fn before(&self, stop: &CancellationToken) -> Result<(), Error> {
         for argv in &self.hooks.before {
             self.one("before", argv, &self.environment, stop).await?;
@@ -61,13 +61,13 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
+    /// Runs the `after` commands once everything is captured: frozen volumes must not wait until snapshots are complete.
     pub(super) async fn thaw(&self, outcome: Outcome, class: Option<Class>) {
         let first = self.all_after(outcome, class).await;
         self.thawed.get_or_init(|| first);
     }
 
-    /// The `after` commands, unless they ran already. Returns the first failure.
+    /// Runs the `after` commands, unless [`Runner::thaw`] did. Returns the first failure.
     pub(super) async fn after(&mut self, result: &Result<Manifest, Error>) -> Option<Error> {
         match (self.thawed.take(), result) {
             (Some(first), _) => first,
@@ -78,7 +78,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// All of them, whatever failed: a volume that was frozen must thaw.
+    /// Runs all of them, whichever fails: a frozen volume must thaw.
     async fn all_after(&self, outcome: Outcome, class: Option<Class>) -> Option<Error> {
         let mut environment = self.environment.clone();
         environment.push(("PENSTOCK_OUTCOME", outcome.as_str().to_owned()));
@@ -86,7 +86,7 @@ impl<'a> Runner<'a> {
         let mut first = None;
         for argv in &self.hooks.after {
             if let Err(error) = self.one("after", argv, &environment, &CancellationToken::new()).await {
-                tracing::error!(class = %error.class(), %error, "a hook failed");
+                tracing::error!(class = %error.class(), %error, "an `after` hook failed: the other hooks still run, and a committed backup stays");
                 first.get_or_insert(error);
             }
         }
@@ -136,7 +136,7 @@ fn spawn(argv: &[String], environment: &[(&'static str, String)]) -> std::io::Re
         .spawn()
 }
 
-/// Waits for the end of the command, one way or another, and returns the end of what it printed.
+/// Waits until the command ends, is late or is cancelled; returns the end of its output too.
 async fn watch(child: &mut Child, limit: Duration, stop: &CancellationToken) -> (End, String) {
     let tail = Mutex::new(Vec::new());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -165,8 +165,8 @@ async fn watch(child: &mut Child, limit: Duration, stop: &CancellationToken) -> 
         end_group(child).await;
     }
     if !read_all {
-        // Whoever still holds the pipe may hold it for ever.
-        let _ = tokio::time::timeout(LAST_WORDS, reading).await;
+        // A process that still has the pipe may keep it open for ever.
+        let _ = tokio::time::timeout(LAST_OUTPUT, reading).await;
     }
     let tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
     let output = String::from_utf8_lossy(&tail).into_owned();
@@ -194,7 +194,7 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, tail: &Mutex<Vec<u8>>) {
     }
 }
 
-/// What a failed hook printed, for the end of an error's sentence.
+/// A failed hook's output, as the end of an error message.
 pub(super) fn quoted(output: &str) -> String {
     match output.trim() {
         "" => String::new(),

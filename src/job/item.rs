@@ -1,4 +1,4 @@
-//! One item's stream: source → chunk → frame → part → store, and its index.
+//! Stores one item's stream: source → chunk → frame → part → store, and its index.
 
 use std::io::{Read as _, Seek as _};
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::upload::{ObjectWriter, Uploader, Written, resume};
 /// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
 const INDEX_IN_MEMORY: usize = 4 << 20;
 
-/// Directories that were not entered that the log names.
+/// How many directories that were not entered the log names.
 const LOGGED: usize = 5;
 
-/// How much of the index is read at a time to be uploaded.
+/// How much of the index is read at a time for its upload.
 const INDEX_READ: usize = 256 << 10;
 
 impl Streaming<'_, '_> {
-    /// Stores the item's stream. One that fails has left no object.
+    /// Stores the item's stream. On failure it leaves no object.
     pub(super) async fn store(&mut self, description: &SourceDescription, open: Open<'_>) -> Result<Stream, Error> {
         let (location, spec, stop) = (self.run.location, self.run.spec, self.run.stop.clone());
         let (pool, journal) = (Arc::clone(&self.run.pool), self.run.journal.clone());
@@ -46,7 +46,7 @@ impl Streaming<'_, '_> {
         let reservation = Arc::new(reservation);
         let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
-        // Ends a command also when it is the upload that fails; dropped with this function.
+        // Ends a command also when the upload fails; dropped at the end of this function.
         let stop_source = stop.child_token();
         let _guard = stop_source.clone().drop_guard();
         let of_tree = match &parent {
@@ -62,7 +62,7 @@ impl Streaming<'_, '_> {
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
-        let thread = |error| Error::Local { action: "starting the reader's thread", error };
+        let thread = |error| Error::Local { action: "start the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
         let uploader = Uploader::new(location.clone(), journal, own(1, part_size));
         let suffix = spec.codec.suffix(description.is_tree());
@@ -73,7 +73,7 @@ impl Streaming<'_, '_> {
         };
         let ItemWriter { current, mut written, .. } = writer;
         if let Some((_, current)) = current {
-            // Its completion may have succeeded although nobody heard of it.
+            // It may have been completed although the answer was lost.
             written.push(current.key().clone());
             current.abort(reason(&result)).await;
         }
@@ -87,7 +87,7 @@ impl Streaming<'_, '_> {
                 self.run.written.append(&mut written);
                 self.run.written.push(stream.index.key.clone());
             }
-            // At once, for the run may still commit the other items.
+            // Clean up now, since the run may still commit the other items.
             Err(_) => self.run.clean_up(&written).await,
         }
         result
@@ -101,11 +101,11 @@ struct ItemWriter<'r, 'a> {
     home: &'r BackupPrefix,
     suffix: Suffix,
     object_size: u64,
-    /// How many data objects of our own have been begun.
+    /// How many of this stream's own data objects have been begun.
     begun: u32,
     /// The object being written, and its number.
     current: Option<(u32, ObjectWriter)>,
-    /// Our own complete objects.
+    /// This stream's own complete objects.
     written: Vec<ObjectKey>,
     objects: Objects,
     index: Option<index::Writer<SpooledTempFile>>,
@@ -121,7 +121,7 @@ const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
 }
 
 fn index_error(error: std::io::Error) -> Error {
-    Error::Local { action: "writing the index to a temporary file", error }
+    Error::Local { action: "write the index to a temporary file", error }
 }
 
 impl<'r, 'a> ItemWriter<'r, 'a> {
@@ -173,7 +173,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         if !self.not_entered.is_empty() {
             let NotEntered { count, list } = &self.not_entered;
             let first = list[..list.len().min(LOGGED)].join(", ");
-            tracing::info!(item = %self.tally.item, count, first, "directories were not entered, because another file system or subvolume is mounted there");
+            tracing::info!(item = %self.tally.item, count, first, "directories were not entered, and are not in the backup: another file system or subvolume is mounted there");
         }
         let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
         let index = self.upload_index(file).await?;
@@ -191,7 +191,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         })
     }
 
-    /// The encoder's next event, or the failure of a part that is in flight meanwhile.
+    /// Returns the encoder's next event, or the failure of a part in flight.
     async fn next(&mut self, encoder: &mut Encoder) -> Result<Option<Event>, Error> {
         let event = match &mut self.current {
             None => encoder.next().await,
@@ -236,7 +236,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         Ok(())
     }
 
-    /// The next object: one that a run which died had begun, or a new one.
+    /// Begins the next object: resumes an interrupted upload, or begins a new one.
     async fn begin(&mut self) -> Result<(), Error> {
         self.begun += 1;
         let key = self.home.data(&self.tally.item, self.begun, self.suffix);
@@ -248,7 +248,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         Ok(())
     }
 
-    /// A chunk that the parent has. Returns its plain length.
+    /// References a chunk of the parent. Returns its plain length.
     fn reference(&mut self, position: u32) -> Result<u64, Error> {
         let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::NoChunk(position)))?;
         self.index().chunk(&chunk).map_err(index_error)?;
@@ -257,7 +257,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
 
     /// Completes the current object; the next frame starts another.
     async fn roll_over(&mut self) -> Result<(), Error> {
-        // Stays in its place until it is complete: a cancelled run aborts it from there.
+        // `current` stays set until the object is complete, so that a cancelled run aborts it.
         if let Some((number, current)) = &mut self.current {
             let written = current.finish().await?;
             self.objects.complete(*number, &written);
@@ -271,7 +271,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         file.rewind().map_err(index_error)?;
         let mut digest = Sha256::new();
         let mut buffer = vec![0; INDEX_READ];
-        // In the same place as the data, so that it is aborted from there too.
+        // In `current`, as the data objects are, so that a cancelled run aborts it.
         let (_, writer) =
             self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.home.index(&self.tally.item))));
         loop {

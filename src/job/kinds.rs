@@ -1,6 +1,6 @@
-//! The table of source kinds: which items a source of each kind has now, and how each is opened or captured.
+//! The source kinds: which items a source of each kind has now, and how each is opened or captured.
 //!
-//! What the kinds have in the configuration is in `config/source.rs`, what a restore makes of their items in `format/source.rs`.
+//! Their configuration is in `config/source.rs`, their restore in `format/source.rs`.
 
 pub(super) mod ebs;
 pub(super) mod tree;
@@ -15,10 +15,10 @@ use crate::source::file::FileSource;
 use crate::source::stdin::StdinSource;
 use crate::source::tree::Options;
 
-/// Asks every source for its items. What cannot be begun is an item that failed.
+/// Lists the items of every source. An item that cannot be begun is a failed item.
 ///
 /// # Errors
-/// When the sources come to nothing at all.
+/// When no source has any item.
 pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'a>, Error> {
     let mut plan = Plan::default();
     for source in &spec.sources {
@@ -33,7 +33,7 @@ pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'
     Ok(plan)
 }
 
-/// Adds the items that `source` has now to the plan. A failure is an item that failed.
+/// Adds the current items of `source` to the plan, failed ones too.
 async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut Plan<'a>) {
     let name = source.name.clone();
     match &source.kind {
@@ -57,7 +57,7 @@ async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut P
     }
 }
 
-/// Whether a job has items that are captured, and settled when nothing is frozen any more.
+/// Whether the job has items that are captured, and complete only after `after`.
 pub(super) fn has_snapshots(spec: &Spec) -> bool {
     spec.sources.iter().any(|source| match source.kind {
         SourceKind::Ebs(_) => true,

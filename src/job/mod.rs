@@ -1,18 +1,18 @@
-//! One run of one job: its sources into one backup, in the order of `steps`.
+//! One run of one job: makes one backup of its sources, in the order of `steps`.
 //!
 //! - **Consistency**: the manifest is written last, with `If-None-Match: *`; until then nothing of the backup is visible.
-//! - **Failure of a source** (a command's exit code, a root that is gone, a match that cannot be looked at) fails its item. The other items
-//!   go on, and the backup is committed as `partial`, naming the item; when no item is left, nothing is committed. So are items of the backup
-//!   before that could not be looked for (the module `unlisted`).
+//! - **Failure of a source** (a command's exit code, a missing root, a match that cannot be examined) fails its item. The other items go on,
+//!   and the backup is committed as `partial`, naming the item; if every item fails, nothing is committed. Items of the previous backup
+//!   that could not be looked for fail too (the module `unlisted`).
 //! - **Failure of the store** fails the run.
-//! - **Hooks**: a failing `before` fails the run, and the timeout counts it. `after` runs however the run ended, has a time of its own,
-//!   and cannot undo a commit: its failure is said beside the backup.
-//! - **Snapshots** are taken before anything is read and waited for when all else is done, after `after` (the module `snapshot`). Once all
-//!   is captured, a cancellation or the time limit ends only the waiting: the backup is committed with what is pending.
-//! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
-//! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
-//! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
-//! - **Memory**: [`budget::stream`](crate::budget::stream); what a run cannot have is said before anything is read.
+//! - **Hooks**: a failing `before` fails the run, and counts towards the timeout. `after` runs however the run ended and has a time limit of
+//!   its own; if it fails, that is reported, but the backup stays committed.
+//! - **Snapshots** are begun before anything is read and waited for last, after `after` (the module `snapshot`). Once everything is
+//!   captured, a cancellation or the time limit only ends the waiting: the backup is committed with pending snapshots.
+//! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort uploads in flight.
+//! - A run that does not commit aborts its upload and deletes its completed objects, within a deadline.
+//! - **Incremental**: chunks of the previous backup are referenced, not stored again ([`parent`]).
+//! - **Memory**: [`budget::stream`](crate::budget::stream). A run that cannot get its memory fails before it reads anything.
 
 mod disks;
 mod failure;
@@ -53,7 +53,7 @@ use self::tally::Tally;
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Objects of a failed run that are deleted at a time.
+/// How many objects of a failed run are deleted at a time.
 const DELETES: usize = 8;
 
 /// What to back up.
@@ -72,19 +72,19 @@ pub struct Spec {
 pub struct Hooks {
     pub before: Vec<Vec<String>>,
     pub after: Vec<Vec<String>>,
-    /// Of each command.
+    /// The time limit of each command.
     pub time_limit: Duration,
 }
 
 impl Spec {
-    /// A job of these sources, and all else as it is where nothing is configured.
+    /// A job of these sources, with defaults for everything else.
     #[must_use]
     pub fn new(job: Name, sources: Vec<Source>) -> Self {
         let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
         Self { job, sources, codec, timeout: None, hooks, parent }
     }
 
-    /// A job as it is configured.
+    /// A job as configured.
     #[must_use]
     pub fn of(job: &config::Job) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Spec {
     }
 }
 
-/// What a run has done so far, for a progress bar or a status page to read at any time.
+/// The progress of a run, which a progress bar or a status page may read at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Plain bytes that have been cut, hashed and handed to the upload.
@@ -125,20 +125,20 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// How the run ended, and the class of the first thing that failed in it.
+    /// The run's outcome, and the class of its first failure.
     #[must_use]
     pub fn verdict(&self) -> (Outcome, Option<Class>) {
         let outcome = if self.after.is_some() { Outcome::Partial } else { self.manifest.outcome };
         (outcome, self.failure().map(|report| report.class))
     }
 
-    /// The first thing that failed in it.
+    /// The first failure of the run.
     #[must_use]
     pub fn failure(&self) -> Option<Report> {
         failed_item(&self.manifest).or_else(|| self.after.as_ref().map(Classify::report))
     }
 
-    /// Whether every item is there: warnings leave a backup good, a failed item does not.
+    /// Whether the backup has every item. Warnings do not count.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.manifest.items.iter().all(|item| item.outcome != Outcome::Failure)
@@ -152,7 +152,7 @@ fn failed_item(manifest: &Manifest) -> Option<Report> {
     Some(Report { message: format!("item {name}: {}", report.message), ..report.clone() })
 }
 
-/// How a run that committed nothing ended.
+/// The outcome of a run that committed nothing.
 #[must_use]
 pub fn outcome_of(error: &Error) -> Outcome {
     match error.class() {
@@ -161,10 +161,10 @@ pub fn outcome_of(error: &Error) -> Outcome {
     }
 }
 
-/// Runs a job with its hooks, and counts it.
+/// Runs a job with its hooks, and updates the metrics.
 ///
 /// # Errors
-/// When nothing was committed. What had been written has been removed again, as far as the store let us.
+/// When nothing was committed. The objects written are deleted again, as far as the store permits.
 pub async fn run(
     location: &Location,
     spec: &Spec,
@@ -207,14 +207,14 @@ struct Run<'a> {
     pool: Arc<rayon::ThreadPool>,
     stop: CancellationToken,
     started: Timestamp,
-    /// Which backup this is.
+    /// The backup's chain and ID.
     owner: Owner,
-    /// Where its objects go.
+    /// The prefix of its objects.
     home: BackupPrefix,
     ancestors: Ancestors,
-    /// The newest backup that an item refers to.
+    /// The newest backup that an item references.
     parent: Option<Arc<Ancestor>>,
-    /// Completed objects, to be deleted again unless the manifest is committed.
+    /// Completed objects, which are deleted unless the manifest is committed.
     written: Vec<ObjectKey>,
     /// The first failure of an item.
     first_failure: Option<Error>,
@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, Error> {
         let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
         let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
-        let threads = |error| Error::Local { action: "starting threads", error };
+        let threads = |error| Error::Local { action: "start threads", error };
         Ok(Self {
             location,
             spec,
@@ -287,8 +287,8 @@ impl<'a> Run<'a> {
         result
     }
 
-    /// The one request that makes the backup visible, and one that reads back whether it did: a gateway may say yes and pass nothing on.
-    /// Once the first is on its way neither is cut short by `stop`, but for the time that cleaning up would have.
+    /// Writes the manifest, which makes the backup visible, and reads back that it did: a gateway may confirm a PUT and drop it. Once the
+    /// PUT is sent, `stop` ends neither request before [`CLEAN_UP_DEADLINE`] has passed.
     async fn commit(&self, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
         let key = &self.home.manifest();
         if stop.is_cancelled() {
@@ -309,34 +309,34 @@ impl<'a> Run<'a> {
             () = too_late => return Err(undecided(Report::new(Class::Cancelled, "cancelled".to_owned()))),
             both = commit => both,
         };
-        // An attempt whose answer was lost may have been carried out, whatever a later one was told: the key decides. The id is random,
-        // nobody else writes it. One that has not arrived yet still may, unless the service has refused it.
+        // An attempt whose answer was lost may have succeeded, whatever a later one got: the key decides, since the id is random and nobody else
+        // writes it. An attempt may also arrive later, unless the service refused it.
         match (put, found) {
             (_, Ok(object)) if object.is(payload.size(), payload.checksum) => Ok(()),
             (Err(error), Err(missing)) if missing.class == Class::NotFound && error.is_refusal() => Err(error.into()),
-            // What is there under another checksum may be ours all the same: nothing that it names may go.
+            // An object with another checksum may still be this manifest: everything that it names must stay.
             (Err(error), _) => Err(undecided(error.report())),
             (Ok(()), Err(denied)) if denied.class == Class::AccessDenied => {
-                tracing::warn!(%key, error = %denied, "the manifest was taken, and cannot be read back: grant s3:GetObject");
+                tracing::warn!(%key, error = %denied, "the manifest was written, but cannot be read back: grant s3:GetObject");
                 Ok(())
             }
             (Ok(()), found) => Err(undecided(failure::unconfirmed(found, payload.size()))),
         }
     }
 
-    /// Deletes objects of what is not committed.
+    /// Deletes objects that are not committed.
     async fn clean_up(&self, keys: &[ObjectKey]) {
         let store = &self.location.patient();
         let delete = |key| async move {
             if let Err(error) = store.delete(key).await {
-                tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
+                tracing::error!(%key, %error, "could not delete an object of the failed backup: a later prune deletes it");
             }
         };
-        // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+        // All futures are made before they are polled: a stream of a closure is not `Send` enough for a task (rust-lang/rust#102211).
         let deletions: Vec<_> = keys.iter().map(delete).collect();
         let delete = stream::iter(deletions).buffer_unordered(DELETES).collect::<Vec<()>>();
         if tokio::time::timeout(CLEAN_UP_DEADLINE, delete).await.is_err() {
-            tracing::error!(objects = keys.len(), "deleting the failed backup's objects timed out");
+            tracing::error!(objects = keys.len(), "could not delete the failed backup's objects in time: a prune will");
         }
     }
 }

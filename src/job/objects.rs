@@ -1,5 +1,5 @@
-//! The data objects that one stream's chunks lie in: its own and the parent's, numbered as they come up, and how many bytes of each
-//! are live. Of the parent's only those are taken over that a chunk refers to.
+//! The data objects of one stream, its own and those of the parent that its chunks reference: numbers them in the order of first use, and
+//! counts the live bytes of each.
 
 use std::sync::Arc;
 
@@ -19,26 +19,26 @@ pub(super) struct Objects {
 struct Parent {
     chunks: Arc<ChunkTable>,
     objects: Vec<DataObject>,
-    /// Our number of each of them, once it has one.
+    /// The number of each in this stream's list, if it has one.
     numbers: Vec<Option<u32>>,
-    /// A bit for each chunk of the table: it is referred to already, and its bytes are counted.
+    /// A bit for each chunk of the table: whether its bytes are counted already.
     counted: Vec<u64>,
 }
 
 impl Objects {
-    /// With the chunks and objects of a parent to refer to.
+    /// Objects that may reference these chunks and objects of a parent.
     pub(super) fn after(chunks: Arc<ChunkTable>, objects: Vec<DataObject>) -> Self {
         let counted = vec![0; chunks.len().div_ceil(64)];
         let numbers = vec![None; objects.len()];
         Self { list: Vec::new(), parent: Some(Parent { chunks, objects, numbers, counted }) }
     }
 
-    /// A new object of our own begins. Returns its number.
+    /// Begins a new object of this stream. Returns its number.
     pub(super) fn begin(&mut self, key: ObjectKey) -> u32 {
         push(&mut self.list, DataObject { key, size: 0, crc64nvme: [0; 8], live_bytes: 0 })
     }
 
-    /// An object of our own is complete: everything in it is live.
+    /// Records that an object of this stream is complete: all its bytes are live.
     pub(super) fn complete(&mut self, number: u32, written: &Written) {
         if let Some(object) = self.list.get_mut(number as usize) {
             object.size = written.size;
@@ -70,7 +70,7 @@ impl Objects {
         Some(Chunk { object: number, ..chunk })
     }
 
-    /// All of them, in the order of their numbers.
+    /// All objects, in the order of their numbers.
     pub(super) fn into_list(self) -> Vec<DataObject> {
         self.list
     }

@@ -1,17 +1,16 @@
-//! What a run takes over from the backups before it.
+//! Finds the earlier backup that an item is incremental to.
 //!
-//! - **Which**: for each item, the last committed backup of the chain ([`crate::catalog::date`]) that has it and whose index can be read. Its
-//!   objects are looked for in a listing; what lies in one that is missing, or of another size, is stored again.
-//! - **Compaction**: so is what lies in an object of which less than `min_live` is live. That is all there is: nothing refers to
-//!   the object any more then, and it goes with the backups that still do.
-//! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the one before it is
-//!   asked; without any, the backup is a full one. A store that cannot be reached fails the run, as it would anywhere else.
-//! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, out of the budget and reserved together with the stream's own. Where the
-//!   whole budget is too small for that, the backup is a full one and says so. Of the listing only the newest backups are kept, and the
-//!   sizes of what their manifests name.
-//! - **Requests**: one listing of the chain (of each thousand objects), one GET of the manifest, one listing of what it names (of
-//!   the backups that it lies in, or of the chain, whichever is shorter), one GET of each item's index; and with `full_every`
-//!   one listing of the full backup.
+//! - **Which**: for each item, the last committed backup of the chain ([`crate::catalog::date`]) that has it and whose index can be read. A
+//!   listing shows its objects; chunks of an object that is missing or has another size are stored again.
+//! - **Compaction**: chunks are also stored again if less than `min_live` of their object is still referenced. Nothing else is needed: the
+//!   old object is deleted with the last backup that references it.
+//! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the previous backup is tried;
+//!   without any, the backup is a full one. A store that cannot be reached fails the run.
+//! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, reserved together with the stream's own. If the whole budget is too small for it,
+//!   the backup is a full one, with a warning. Of the listing only the newest backups and the sizes of their objects are kept.
+//! - **Requests**: one listing of the chain, one GET of the manifest, one listing of the objects that it names (of the backups that
+//!   they were made for, or of the chain, whichever is shorter), one GET of each item's index; and with `full_every` one listing of the
+//!   full backup.
 
 mod ancestors;
 
@@ -34,10 +33,10 @@ use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Str
 use crate::source::table::ChunkTable;
 use crate::source::tree;
 
-/// What a run may use of the backups before it.
+/// How a run may use earlier backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// A full backup.
+    /// Nothing: a full backup.
     Nothing,
     /// Chunks; every file is read.
     Chunks,
@@ -48,15 +47,15 @@ pub enum Reuse {
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     pub reuse: Reuse,
-    /// After so long since the last full backup, the next one is full. `None`: never.
+    /// The time after the last full backup at which the next full backup is due. `None`: never.
     pub full_every: Option<Duration>,
-    /// Thousandths of an object that must be live for this backup to refer to it.
+    /// How many thousandths of an object must be live for this backup to reference it.
     pub min_live: u16,
-    /// How long before the parent's start a file must have been left alone to count as unchanged.
+    /// How long before the parent's start a file's last change must be for the file to count as unchanged.
     pub settle: Duration,
 }
 
-/// The coarsest times of a file system (FAT's, 2 s), and a file server's clock that is not quite ours.
+/// Covers the coarsest timestamps of a file system (2 s, FAT) and the clock of a file server that differs a little.
 const SETTLE: Duration = Duration::from_secs(3);
 
 impl Default for Policy {
@@ -65,17 +64,17 @@ impl Default for Policy {
     }
 }
 
-/// One item's stream in an earlier backup, ready to be referred to.
+/// One item's stream in an earlier backup, ready to be referenced.
 pub(super) struct Parent {
     pub(super) ancestor: Arc<Ancestor>,
     pub(super) chunks: Arc<ChunkTable>,
     stream: Stream,
     index: IndexFile,
-    /// What it has warned about; `None`: that is not all known.
+    /// Paths with a warning, which are read again; `None` if not all are known.
     doubtful: Option<HashSet<String>>,
 }
 
-/// Whether a failure is the parent's own.
+/// Whether the parent itself is at fault, so that an earlier backup may serve.
 pub(super) fn excusable(class: Class) -> bool {
     matches!(
         class,
@@ -90,7 +89,7 @@ pub(super) fn excusable(class: Class) -> bool {
 }
 
 impl Streaming<'_, '_> {
-    /// Reserves `bytes` and whatever the item's parent needs, and opens the parent if there is one.
+    /// Reserves `bytes` and the memory of the item's parent, and opens the parent if there is one.
     pub(super) async fn parent(&mut self, bytes: u64) -> Result<(Reservation, Option<Parent>), Error> {
         let mut depth = 0;
         loop {
@@ -101,7 +100,7 @@ impl Streaming<'_, '_> {
             if !excusable(error.class()) {
                 return Err(error);
             }
-            let message = format!("an earlier backup cannot be built on: {error}");
+            let message = format!("could not use an earlier backup as the parent: {error}");
             self.tally.warn(&self.run.ancestors.home(), message);
         }
     }
@@ -120,7 +119,7 @@ impl Streaming<'_, '_> {
         if wanted > budget.total() {
             let reservation = budget.reserve(bytes).await?;
             let message = format!(
-                "this is a full backup, for the table of the {} chunks that {} has needs {table} bytes of memory; raise limits.memory to {wanted}",
+                "this is a full backup: the table of the {} chunks of the parent {} needs {table} bytes of memory; raise limits.memory to {wanted}",
                 stream.chunks, manifest.id
             );
             self.tally.warn(&self.run.ancestors.home(), message);
@@ -129,27 +128,27 @@ impl Streaming<'_, '_> {
         let reservation = budget.reserve(wanted).await?;
         self.run.ancestors.survey(&ancestor).await?;
         let index = index::fetch(&location.until(&self.run.stop), stream).await?;
-        let let_go = self.let_go(stream);
+        let rewritten = self.rewritten(stream);
         let (records, stream) = (index.open(stream)?, stream.clone());
         let of_file = index.clone();
-        let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &let_go));
+        let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &rewritten));
         let chunks = Arc::new(chunks.await.map_err(|_| download::Error::Stopped)??);
         let doubtful = doubtful(manifest, old);
-        tracing::info!(item = %self.tally.item, parent = %manifest.id, chunks = chunks.len(), "incremental");
+        tracing::info!(item = %self.tally.item, parent = %manifest.id, chunks = chunks.len(), "item is incremental to an earlier backup");
         Ok((reservation, Some(Parent { ancestor, chunks, stream, index, doubtful })))
     }
 
-    /// For each of the stream's objects, whether nothing may refer to it any more.
-    fn let_go(&mut self, stream: &Stream) -> Vec<bool> {
+    /// For each of the stream's objects, whether its chunks are to be stored again.
+    fn rewritten(&mut self, stream: &Stream) -> Vec<bool> {
         let min_live = self.run.spec.parent.min_live;
         let judge = |object: &DataObject| {
             if let Some(complaint) = self.run.ancestors.complaint(object) {
-                let message = format!("an object of an earlier backup {complaint}; what was in it is stored again");
+                let message = format!("an object of an earlier backup {complaint}: its chunks are stored again");
                 self.tally.warn(object.key.as_str(), message);
                 return true;
             }
             if wasted(object, min_live) {
-                tracing::info!(key = %object.key, size = object.size, live = object.live_bytes, "letting go of an object");
+                tracing::info!(key = %object.key, size = object.size, live = object.live_bytes, "compacting an object: its live chunks are stored again");
                 return true;
             }
             false
@@ -159,12 +158,12 @@ impl Streaming<'_, '_> {
 }
 
 impl Parent {
-    /// The objects that the table counts by position.
+    /// The objects by the numbers that the table uses.
     pub(super) fn objects(&self) -> &[DataObject] {
         &self.stream.objects
     }
 
-    /// What a tree needs to pass over what has not changed.
+    /// What a tree source needs to skip unchanged files; `None` if it must read all.
     pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
         let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
         let files = Files { records: Some(self.index.open(&self.stream)?), index: self.index.clone() };
@@ -181,7 +180,7 @@ fn settled(started: Timestamp, settle: Duration) -> FileTime {
     FileTime { seconds: i64::try_from(whole).unwrap_or(i64::MIN), nanoseconds }
 }
 
-/// The members of an index that has been read once already.
+/// The file entries of an index that has been checked already.
 struct Files {
     records: Option<Records>,
     index: IndexFile,
@@ -197,8 +196,8 @@ impl Iterator for Files {
                 Ok(Some(_)) => {}
                 Ok(None) => self.records = None,
                 Err(error) => {
-                    // Its copy on this machine: what is left of the tree is read as if it were new.
-                    tracing::warn!(error = %self.index.refused(error), "the parent's list of files ends early");
+                    // The index is a local copy, so only the disk can be at fault: the rest of the tree is read as if it were new.
+                    tracing::warn!(error = %self.index.refused(error), "could not read all of the parent's list of files: the rest of the files is read again");
                     self.records = None;
                 }
             }
@@ -206,31 +205,31 @@ impl Iterator for Files {
     }
 }
 
-/// Reads the whole index, which checks it. On a thread that may block.
-fn read_table(mut records: Records, index: &IndexFile, let_go: &[bool]) -> Result<ChunkTable, download::Error> {
+/// Reads and thereby checks the whole index. Blocks.
+fn read_table(mut records: Records, index: &IndexFile, rewritten: &[bool]) -> Result<ChunkTable, download::Error> {
     let mut chunks = Vec::new();
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
         if let Record::Chunk(chunk) = record {
-            // An eighth more at a time: what has been paid for is one table, not the two that doubling would need.
+            // Grows by an eighth: the reservation is for one table, not for the two that doubling would need.
             if chunks.len() == chunks.capacity() {
                 chunks.reserve_exact(1024 + chunks.len() / 8);
             }
             chunks.push(chunk);
         }
     }
-    let gone = |object: u32| let_go.get(object as usize).copied().unwrap_or(true);
-    ChunkTable::new(chunks, gone).map_err(|chunks| {
+    let rewritten = |object: u32| rewritten.get(object as usize).copied().unwrap_or(true);
+    ChunkTable::new(chunks, rewritten).map_err(|chunks| {
         let reason = format!("it has {} chunks; at most 2^32 can be looked up", chunks.len());
         index.refused(IndexError::Record { record: 0, reason })
     })
 }
 
-/// Whether too little of an object is live for it to be kept.
+/// Whether too little of an object is live to reference it.
 fn wasted(object: &DataObject, min_live: u16) -> bool {
     u128::from(object.live_bytes) * 1000 < u128::from(object.size) * u128::from(min_live)
 }
 
-/// What a backup has warned about in one item, by the path in its archive; `None` when that is not all known.
+/// The paths of one item's warnings, as in its archive; `None` if not all are known.
 fn doubtful(manifest: &Manifest, item: &Item) -> Option<HashSet<String>> {
     let Warnings { count, list } = &manifest.warnings;
     let SourceDescription::Tree { path: root } = &item.source else { return Some(HashSet::new()) };

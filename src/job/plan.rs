@@ -1,4 +1,4 @@
-//! The items of one run, each with the step that it begins with.
+//! The items of one run, each with its first step.
 
 use std::collections::BTreeSet;
 
@@ -15,21 +15,20 @@ use crate::source::glob;
 use crate::source::tree;
 use crate::source::{self, Source};
 
-/// What the sources of a job have now, in the order of the configuration; a glob's matches in the order of their paths. No two items
-/// have one name.
+/// The current items of a job's sources, in the order of the configuration; matches of a glob in the order of their paths. Names are unique.
 #[derive(Default)]
 pub(super) struct Plan<'a> {
-    /// Capture, and settle after `after`.
+    /// Captured first, complete after `after`.
     pub(super) snapshots: Vec<Planned<Capture<'a>>>,
-    /// Stream.
+    /// Streamed.
     pub(super) streams: Vec<Planned<Open<'a>>>,
-    /// No step: what was found cannot be begun.
+    /// Items that cannot be begun.
     pub(super) failed: Vec<Planned<Failed>>,
-    /// Where more items may be.
+    /// Where more items may be that could not be listed.
     pub(super) unlisted: Vec<Unlisted>,
     /// Warnings about sources, by the source's name.
     pub(super) warnings: Vec<(Name, String)>,
-    /// The volumes that an earlier source has.
+    /// The volumes of earlier sources.
     pub(super) volumes: BTreeSet<VolumeId>,
 }
 
@@ -39,13 +38,13 @@ pub(super) struct Planned<S> {
     pub(super) step: S,
 }
 
-/// A volume of which a snapshot is taken.
+/// A volume to take a snapshot of.
 pub(super) struct Capture<'a> {
     pub(super) ebs: &'a Ebs,
     pub(super) volume: Volume,
 }
 
-/// Opens a stream. The token ends a command's process group, and the waiting for a file; the parent is for a tree.
+/// Opens a stream. The token ends a command's process group or the wait for a file; the parent is for a tree.
 pub(super) type Open<'a> = Box<
     dyn FnOnce(CancellationToken, Option<tree::Parent>) -> Result<Box<dyn Source>, source::Error> + Send + Sync + 'a,
 >;
@@ -65,7 +64,7 @@ impl<'a> Plan<'a> {
         self.failed.push(Planned { name, description, step: error.into() });
     }
 
-    /// Gives what has a name that is taken another one, under which it fails: the manifest has room for one item of a name.
+    /// Gives items with a duplicate name another one, under which they fail: names in a manifest are unique.
     pub(super) fn rename(&mut self) {
         let (mut taken, mut twice) = (BTreeSet::new(), Vec::new());
         keep_first(&mut self.snapshots, &mut taken, &mut twice);
@@ -89,7 +88,7 @@ fn keep_first<S>(items: &mut Vec<Planned<S>>, taken: &mut BTreeSet<Name>, twice:
         }
         let Planned { name, description, .. } = item;
         let error = source::Error::Invalid(format!(
-            "{description} would be the item {name}, as another match or source of this job is; give its source another name"
+            "{description} has the item name {name}, which another match or source of this job has too; give its source another name"
         ));
         twice.push(Planned { name, description, step: error.into() });
     }

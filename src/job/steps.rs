@@ -1,13 +1,13 @@
-//! A run from its sources to its commit: the steps of its items, in this order.
+//! Runs the steps of a backup, in this order.
 //!
-//! 1. **Resolve**: each source is asked for its items ([`super::kinds`]).
+//! 1. **Resolve**: each source lists its items ([`super::kinds`]).
 //! 2. **Capture**: snapshots are begun ([`super::disks`]).
 //! 3. **Stream**: trees, files and the output of commands are read and stored ([`super::item`]).
-//! 4. **Thaw**: where something is left to settle, `after` runs now, since all is captured. Elsewhere it runs after the commit.
-//! 5. **Settle**: what was captured is waited for.
-//! 6. **Commit**: the manifest.
+//! 4. **Thaw**: `after` runs now if snapshots are pending, since everything is captured. Otherwise it runs after the commit.
+//! 5. **Settle**: waits for the snapshots.
+//! 6. **Commit**: writes the manifest.
 //!
-//! What fails in a step fails its item; only what would fail the others too fails the run.
+//! A failure in a step fails its item; only one that would fail the other items too fails the run.
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ impl Run<'_> {
             let failed = session.settle(manifest, &self.stop).await;
             let failed = failed.map(|(item, error)| Error::Item { item, error: error.into() });
             self.first_failure = self.first_failure.take().or(failed);
-            // Whatever ended the waiting, what is captured is committed.
+            // However the waiting ended, the captured items are committed.
             stop = CancellationToken::new();
         }
         self.finish(manifest)?;
@@ -100,7 +100,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// An item of which nothing is kept. The first of them is the run's failure, should no item be left.
+    /// Makes a failed item. The first failure becomes the run's, if every item fails.
     pub(super) fn failed(&mut self, name: Name, source: SourceDescription, error: Failed) -> Item {
         let error = Error::Item { item: name.clone(), error };
         let mut report = error.report();
@@ -108,13 +108,13 @@ impl Run<'_> {
             self.metrics.snapshot_ended(Outcome::Failure, Some(report.class), None);
             report.message = snapshot.to_string();
         }
-        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "the item failed; nothing of it is kept");
+        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "item failed: the backup does not contain it");
         self.first_failure.get_or_insert(error);
         let content = Content::none(&source);
         Item { outcome: Outcome::Failure, error: Some(report), ..Item::new(name, source, content) }
     }
 
-    /// Sets the manifest's finish time and outcome; or fails with the first failure, where every item failed.
+    /// Sets the manifest's finish time and outcome. Returns the first failure if every item failed.
     fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
         if manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
             && let Some(error) = self.first_failure.take()

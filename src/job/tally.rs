@@ -1,4 +1,4 @@
-//! What is counted of an item while it is made: once for the progress bar, the metrics and the manifest.
+//! Counts an item's progress, at once for the progress bar, the metrics and the manifest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ pub(super) struct Tally<'a> {
     pub(super) item: Name,
     progress: &'a Progress,
     metrics: metrics::Job,
-    /// The item's own.
+    /// This item's warnings.
     pub(super) warnings: Warnings,
 }
 
@@ -24,7 +24,7 @@ impl<'a> Run<'a> {
 }
 
 impl Tally<'_> {
-    /// Warns of something that does not keep the item from being backed up.
+    /// Warns of a problem that does not fail the item.
     pub(super) fn warn(&mut self, path: &str, message: String) {
         add(&self.progress.warnings, 1);
         self.metrics.warning();
@@ -32,23 +32,23 @@ impl Tally<'_> {
         self.warnings.push(Warning { item: self.item.clone(), path: path.to_owned(), message });
     }
 
-    /// The item's failure.
+    /// Makes the failure of the item.
     pub(super) fn failed(&self, error: impl Into<Failed>) -> Error {
         Error::Item { item: self.item.clone(), error: error.into() }
     }
 
-    /// Plain bytes that the stream is expected to have.
+    /// Adds to the plain bytes that the stream is expected to have.
     pub(super) fn expected(&self, plain: u64) {
         add(&self.progress.expected, plain);
     }
 
-    /// A member of a tree.
+    /// Counts a member of a tree.
     pub(super) fn file(&self) {
         add(&self.progress.files, 1);
         self.metrics.file();
     }
 
-    /// A chunk that was read and is stored as so many bytes.
+    /// Counts a chunk that was read, and is stored in `stored` bytes.
     pub(super) fn stored(&self, plain: u64, stored: u64) {
         add(&self.progress.plain, plain);
         add(&self.progress.stored, stored);
@@ -56,13 +56,13 @@ impl Tally<'_> {
         self.metrics.stored(stored);
     }
 
-    /// A chunk that the parent has, and that was read to find that out.
+    /// Counts a chunk that was read and is referenced.
     pub(super) fn deduplicated(&self, plain: u64) {
         self.metrics.read(plain);
         self.unread(plain);
     }
 
-    /// A chunk that the parent has, of a file that was not read.
+    /// Counts a chunk that is referenced, of a file that was not read.
     pub(super) fn unread(&self, plain: u64) {
         add(&self.progress.plain, plain);
         self.metrics.deduplicated(plain);

@@ -1,8 +1,8 @@
-//! Items that a run cannot know of, because what would show them cannot be looked at.
+//! Items that a run cannot find, because the place where they would be cannot be listed.
 //!
-//! Retention keeps the last copy of each item that the newest backup names as failed. One that the newest backup does not name was taken out
-//! of the job, so that its copies go by the rules. An item below a directory that cannot be listed is neither: it fails under the name that
-//! the backup before has for it, and so from backup to backup until the directory can be listed again.
+//! Retention keeps the last copy of each item that the newest backup names as failed. An item that the newest backup does not name was
+//! removed from the job, and its copies age out. An item below a directory that cannot be listed is neither: it fails under the name that
+//! it has in the previous backup, in every backup until the directory can be listed again.
 //!
 //! Costs one listing and one manifest, and only where something could not be listed.
 
@@ -14,11 +14,11 @@ use crate::error::{Class, Classify as _, Report};
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Outcome};
 
-/// More items of a source may be where a run cannot look.
+/// A place of a source that could not be listed.
 pub(super) struct Unlisted {
     source: Name,
     why: String,
-    /// Whether it may have an item of the backup before.
+    /// Whether an item of the previous backup may be there.
     may_have: Box<dyn Fn(&Item) -> bool + Send + Sync>,
 }
 
@@ -28,16 +28,16 @@ impl Unlisted {
     }
 }
 
-/// The items of the backup before that are neither found nor known to be gone, as items that failed.
+/// The items of the previous backup that are neither found nor known to be gone, as failed items.
 fn lost(unlisted: &[Unlisted], before: &Manifest, found: &[Item]) -> Vec<Item> {
     let lost = |item: &Item| {
         let place = unlisted.iter().find(|unlisted| (unlisted.may_have)(item))?;
         if found.iter().any(|found| found.name == item.name) {
             return None;
         }
-        let message = format!("it is in the backup {} and could not be looked for: {}", before.id, place.why);
+        let message = format!("could not look for the item, which is in the backup {}: {}", before.id, place.why);
         let error =
-            Report::new(Class::Source, message).remedy("its last copy is kept until it can be looked for again");
+            Report::new(Class::Source, message).remedy("its last copy is kept until its place can be listed again");
         Some(Item {
             outcome: Outcome::Failure,
             error: Some(error),
@@ -49,16 +49,16 @@ fn lost(unlisted: &[Unlisted], before: &Manifest, found: &[Item]) -> Vec<Item> {
 }
 
 impl Run<'_> {
-    /// Adds what may be lost to the items of `manifest`.
+    /// Adds items that may be lost to `manifest`, as failed.
     pub(super) async fn add_lost(&mut self, unlisted: &[Unlisted], manifest: &mut Manifest) -> Result<(), Error> {
         let Some(first) = unlisted.first() else { return Ok(()) };
-        // Also where the next backup is a full one.
+        // Also if the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
         let mut ancestors = Ancestors::new(&self.location.until(&self.stop), &self.owner.chain, policy, self.started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {
-                let message = format!("items that could not be looked for may be missing here without a word: {error}");
+                let message = format!("could not read the previous backup: its items may be missing here: {error}");
                 let mut tally = self.tally(&first.source);
                 tally.warn(&ancestors.home(), message);
                 manifest.warnings.append(tally.warnings);
@@ -69,7 +69,7 @@ impl Run<'_> {
         let Some(before) = before else { return Ok(()) };
         let mut lost = lost(unlisted, &before.manifest, &manifest.items);
         if !lost.is_empty() {
-            tracing::error!(items = lost.len(), before = %before.manifest.id, "items of the backup before could not be looked for: they count as failed");
+            tracing::error!(items = lost.len(), before = %before.manifest.id, "could not look for items of the previous backup: they count as failed");
         }
         manifest.items.append(&mut lost);
         Ok(())

@@ -1,4 +1,4 @@
-//! `ebs`: each volume that the source selects is an item, a snapshot.
+//! `ebs`: each volume that the source selects is one item, a snapshot.
 
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::Disks;
@@ -31,7 +31,7 @@ pub(super) async fn resolve<'a>(source: &Name, ebs: &'a Ebs, disks: &dyn Disks, 
     for volume in missing {
         plan.fail(item_name(source, &volume), described(&reason), Error::NoVolume(volume));
     }
-    // What an earlier source has is there already.
+    // An earlier source has these volumes already.
     for (volume, state) in unusable {
         if plan.volumes.insert(volume.clone()) {
             plan.fail(item_name(source, &volume), described(&reason), Error::Unusable { volume, state });
@@ -49,10 +49,10 @@ fn item_name(source: &Name, volume: &VolumeId) -> Name {
     Name::new(format!("{source}-{volume}")).expect("the configuration leaves room for a volume's ID")
 }
 
-/// Items of `source` may be among the volumes of the account.
+/// Any volume of the account may be an item of `source`.
 pub(in crate::job) fn unlisted(source: Name) -> Unlisted {
     let of = source.clone();
-    Unlisted::new(source, "the volumes of its source could not be asked for".to_owned(), move |item| {
+    Unlisted::new(source, "could not list the volumes of its source".to_owned(), move |item| {
         let volume = item.name.as_str().strip_prefix(of.as_str()).and_then(|rest| rest.strip_prefix('-'));
         matches!(item.source, SourceDescription::Ebs { .. })
             && volume.is_some_and(|volume| volume.parse::<VolumeId>().is_ok())

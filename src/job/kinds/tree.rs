@@ -1,4 +1,4 @@
-//! `tree`: each folder that the glob matches is an item.
+//! `tree`: each directory that the glob matches is one item.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) fn resolve(source: &Name, pattern: &str, options: &Options, plan: &mu
         Err(error) => return plan.fail(source.clone(), described(Path::new(pattern)), error),
     };
     if matches.is_empty() {
-        tracing::warn!(%source, path = %pattern, "no directory matches");
+        tracing::warn!(%source, path = %pattern, "no directory matches the source's path: the source has no items in this run");
     }
     for Match { name, path, state } in matches {
         let description = described(&path);
@@ -36,12 +36,12 @@ pub(super) fn resolve(source: &Name, pattern: &str, options: &Options, plan: &mu
     }
 }
 
-/// Items of `source` may be below `directory`.
+/// Directories below `directory` may be items of `source`.
 pub(in crate::job) fn unlisted(source: Name, directory: PathBuf, why: String) -> Unlisted {
     let of = source.clone();
     Unlisted::new(source, why, move |item| match &item.source {
         SourceDescription::Tree { path } => {
-            // The manifest has paths as they are shown.
+            // Paths in the manifest are lossy UTF-8.
             let directory = directory.to_string_lossy().into_owned();
             glob::may_be_of(&of, &item.name) && Path::new(path).starts_with(directory)
         }

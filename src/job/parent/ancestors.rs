@@ -1,4 +1,4 @@
-//! The backups that a run may build on, as far as it looks for them: newest first, by [`catalog::date`].
+//! The backups that a run may be incremental to, newest first by [`catalog::date`]; read only as far as needed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
 use crate::format::manifest::{DataObject, Item, Manifest, Stream};
 use crate::location::Location;
 
-/// Manifests that are read to find an item: one that has not been there for so long is new.
+/// How many manifests are read to find an item: one that is in none of them counts as new.
 const LOOK_BACK: usize = 8;
 
-/// A backup that is dated after the run that looks for it by more than this is worth a word.
+/// A backup that is dated later than the run by more than this is logged.
 const CLOCK_BEHIND: SignedDuration = SignedDuration::from_mins(1);
 
-/// The chain's backups, newest first; they are listed and read as they are asked for.
+/// The chain's backups, newest first; listed and read on demand.
 pub(in crate::job) struct Ancestors {
     catalog: Catalog,
     chain: Chain,
@@ -29,11 +29,11 @@ pub(in crate::job) struct Ancestors {
     /// `None`: not listed yet.
     unread: Option<std::vec::IntoIter<Entry>>,
     read: Vec<Arc<Ancestor>>,
-    /// Pages that the listing of the chain had.
+    /// How many pages the listing of the chain had.
     pages: u64,
-    /// The backups of which `sizes` knows what they name.
+    /// The backups whose objects are in `sizes`.
     surveyed: HashSet<BackupId>,
-    /// What a listing says of the objects that they name.
+    /// The sizes of their objects, by the listing.
     sizes: HashMap<ObjectKey, u64>,
 }
 
@@ -50,7 +50,7 @@ impl Ancestor {
         self.entry.age() > other.entry.age()
     }
 
-    /// No later than its start: by its own clock, or by the store's where the clock was ahead.
+    /// The latest time at which it can have started: by its own clock, or by the store's if that clock was ahead.
     pub(super) fn began(&self) -> Timestamp {
         let Manifest { started, finished, .. } = self.manifest;
         let took = finished.duration_since(started).max(SignedDuration::ZERO);
@@ -66,7 +66,7 @@ impl Ancestors {
         Self { catalog, chain: chain.clone(), policy, now, unread, read, pages: 0, surveyed, sizes }
     }
 
-    /// The newest backup that has the item, of those behind the first `depth` that could be read; and how many that makes.
+    /// Finds the newest backup that has the item, behind the first `depth` readable ones. Returns it with the depth to go on from.
     pub(super) async fn candidate(
         &mut self,
         item: &Name,
@@ -84,7 +84,7 @@ impl Ancestors {
         }
     }
 
-    /// The newest that can be read; what cannot is said in the log.
+    /// The newest readable backup. Logs those that are not.
     pub(in crate::job) async fn newest(&mut self) -> Result<Option<Arc<Ancestor>>, catalog::Error> {
         let mut refused = None;
         while self.read.is_empty() {
@@ -92,7 +92,7 @@ impl Ancestors {
                 Ok(true) => {}
                 Ok(false) => return refused.map_or(Ok(None), Err),
                 Err(error) if excusable(error.class()) => {
-                    tracing::warn!(%error, "an earlier backup cannot be read; the one before it is asked");
+                    tracing::warn!(%error, "could not read an earlier backup: trying the one before it");
                     refused = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -101,10 +101,10 @@ impl Ancestors {
         Ok(self.read.first().cloned())
     }
 
-    /// `false` when there is none. One that is refused is not asked for again.
+    /// `false` if there is no other. An unreadable one is not read again.
     async fn read_next(&mut self) -> Result<bool, catalog::Error> {
         if self.unread.is_none() {
-            // Once, also when it fails.
+            // Listed once, also when that fails.
             self.unread = Some(Vec::new().into_iter());
             self.unread = Some(self.list().await?.into_iter());
         }
@@ -112,7 +112,7 @@ impl Ancestors {
         let manifest = self.catalog.manifest(&entry).await?;
         let ancestor = Ancestor { entry, manifest };
         if self.read.is_empty() && self.full_is_due(&ancestor).await? {
-            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "a full backup is due");
+            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "the last full backup is older than `full_every`: making a full backup");
             self.unread = Some(Vec::new().into_iter());
             return Ok(false);
         }
@@ -120,7 +120,7 @@ impl Ancestors {
         Ok(true)
     }
 
-    /// Whether the last full backup was taken too long ago. When that was, its objects know better than its id.
+    /// Whether a full backup is due. The last one is dated by its objects, which are more reliable than its id.
     async fn full_is_due(&self, parent: &Ancestor) -> Result<bool, catalog::Error> {
         let Some(every) = self.policy.full_every else { return Ok(false) };
         let full = base(&parent.manifest);
@@ -133,7 +133,7 @@ impl Ancestors {
                 let page = self.catalog.pages_of(&self.chain, full).next().await?.unwrap_or_default();
                 let stored = page.iter().map(|found| found.modified).min();
                 let Some(stored) = stored else {
-                    // Nothing is left of it: only its id says when it was, and that is not true where it lies ahead.
+                    // None of its objects is left, so only its id dates it, which is wrong if it is in the future.
                     return Ok(started > self.now || is_due(taken.min(started), every, self.now));
                 };
                 taken = catalog::date::taken(started, stored);
@@ -156,13 +156,13 @@ impl Ancestors {
         if let Some(later) = newest.first().filter(|entry| entry.taken().duration_since(self.now) > CLOCK_BEHIND) {
             tracing::warn!(
                 backup = %later.id, taken = %later.taken(), now = %self.now,
-                "an earlier backup is dated after this one: this machine's clock is behind, or was ahead; until it is past that time, `latest` means the earlier one"
+                "an earlier backup is dated after this one: this machine's clock is behind, or was ahead; until that date `latest` means the earlier backup"
             );
         }
         Ok(newest)
     }
 
-    /// Looks for everything that a backup names.
+    /// Lists the objects that a backup names.
     pub(super) async fn survey(&mut self, ancestor: &Ancestor) -> Result<(), catalog::Error> {
         if self.surveyed.contains(&ancestor.entry.id) {
             return Ok(());
@@ -185,12 +185,12 @@ impl Ancestors {
         Ok(())
     }
 
-    /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
+    /// The chain's prefix, as the path of a warning about it. (With an empty path, no file of the item would be trusted.)
     pub(in crate::job) fn home(&self) -> String {
         chain_prefix(self.catalog.location.prefix(), &self.chain)
     }
 
-    /// Why an object is not what it was, by the listing.
+    /// How the listed object differs from the recorded one.
     pub(super) fn complaint(&self, object: &DataObject) -> Option<String> {
         match self.sizes.get(&object.key) {
             None => Some("is missing".to_owned()),
@@ -204,7 +204,7 @@ pub(super) fn stream_of<'a>(manifest: &'a Manifest, item: &Name) -> Option<(&'a 
     manifest.streams().find(|(found, _)| found.name == *item)
 }
 
-/// The full backup that a backup goes back to.
+/// The full backup at the start of a backup's series.
 pub(in crate::job) fn base(manifest: &Manifest) -> &BackupId {
     manifest.base.as_ref().unwrap_or(&manifest.id)
 }
