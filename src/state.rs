@@ -64,7 +64,7 @@ impl fmt::Display for Other {
 pub enum Error {
     #[error("the state directory {} is in use by {other}", .path.display())]
     InUse { path: PathBuf, other: Other },
-    #[error("{action} {}: {error}", .path.display())]
+    #[error("could not {action} {}: {error}", .path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -156,7 +156,7 @@ impl StateDir {
     pub fn lock(path: &Path, holder: Holder) -> Result<Self, Error> {
         make_folder(path)?;
         let file = path.join(LOCK);
-        let Some(lock) = Lock::at(&file).map_err(Error::io("locking", &file))? else {
+        let Some(lock) = Lock::at(&file).map_err(Error::io("lock", &file))? else {
             return Err(Error::InUse { path: path.to_owned(), other: other(&file) });
         };
         // Only for the message that a second agent gives: a full disk need not stop this one here.
@@ -186,7 +186,7 @@ fn other(lock: &Path) -> Other {
 /// # Errors
 /// When it is not there afterwards.
 pub fn make_folder(path: &Path) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("making the folder", path))
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create the folder", path))
 }
 
 /// Writes `bytes` to the file at `path`, durably: a reader sees the old content or the new, also after a power failure. One writer at
@@ -205,7 +205,7 @@ pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
     let temporary = path.with_file_name(name);
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&temporary);
     let locked = opened.and_then(|file| Lock::on(file)?.ok_or_else(|| io::ErrorKind::WouldBlock.into()));
-    let file = locked.map_err(Error::io("writing", path))?;
+    let file = locked.map_err(Error::io("write", path))?;
     let written = (|| {
         file.set_len(0)?;
         (&*file).write_all(bytes)?;
@@ -215,10 +215,10 @@ pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
     if let Err(error) = written {
         // Nobody reads a file of this name; one that stays is written over.
         let _ = std::fs::remove_file(&temporary);
-        return Err(Error::io("writing", path)(error));
+        return Err(Error::io("write", path)(error));
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("syncing the folder", folder))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync the folder", folder))?;
     Ok(file)
 }
 

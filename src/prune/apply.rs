@@ -1,4 +1,4 @@
-//! Doing what a plan says, in the order that a crash cannot hurt: see "Consistency" in [`super`].
+//! Carries out a plan, in an order that is safe at any crash: see "Consistency" in [`super`].
 
 use std::collections::HashSet;
 
@@ -13,18 +13,18 @@ use crate::location::Location;
 use crate::snapshot;
 use crate::store::{self, Deleted, Overwrite, Payload, Store};
 
-/// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
+/// Carries out the plan. [`Pruned::failures`] lists what could not be deleted.
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     let (mut pruned, metrics) = (Pruned::default(), ctx.metrics(&plan.chain));
-    // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
-    // daemon's tasks (rust-lang/rust#102211).
-    let (doomed, mut deleted) = (plan.doomed().collect::<Vec<_>>(), HashSet::new());
-    // Some at a time: one takes more memory than what is kept of a backup.
-    for some in doomed.chunks(16 * PARALLEL) {
+    // Here and below all futures are made before they are polled: a stream of a closure is not `Send` enough for the daemon's tasks
+    // (rust-lang/rust#102211).
+    let (to_delete, mut deleted) = (plan.to_delete().collect::<Vec<_>>(), HashSet::new());
+    // In groups: the future of one deletion takes more memory than the plan's data on its backup.
+    for some in to_delete.chunks(16 * PARALLEL) {
         let parallel = ctx.catalog.parallel(some.iter().map(|backup| &backup.entry));
-        let burials: Vec<_> = some.iter().map(|backup| bury(ctx, backup)).collect();
-        let mut burials = stream::iter(burials).buffer_unordered(parallel);
-        while let Some((entry, result)) = burials.next().await {
+        let deletions: Vec<_> = some.iter().map(|backup| delete_backup(ctx, backup)).collect();
+        let mut deletions = stream::iter(deletions).buffer_unordered(parallel);
+        while let Some((entry, result)) = deletions.next().await {
             metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
             match result {
                 Ok(()) => {
@@ -39,35 +39,35 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
     metrics.backups(pruned.kept);
     collect(ctx, plan, &deleted, &mut pruned).await;
     let live = plan.backups.iter().map(|backup| &backup.entry.id).filter(|id| !deleted.contains(id)).collect();
-    close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
+    remove_tombstones(ctx, plan, &live, &deleted, &mut pruned).await;
     pruned.deleted = deleted.into_iter().cloned().collect();
     pruned.deleted.sort();
     pruned
 }
 
-/// Makes a backup a deleted one: its manifest under another name, then not under its own any more.
-async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
+/// Deletes a backup: copies its manifest to the tombstone's key, then deletes the manifest.
+async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
     let entry = &backup.entry;
     let Location { store, .. } = &ctx.catalog.location;
     let result = async {
-        // Nobody could learn anything from a copy of a manifest that cannot be read.
+        // A copy of an unreadable manifest would be of no use.
         if backup.summary.is_some() {
             let data = match ctx.catalog.bytes(entry).await {
                 Ok(data) => data,
-                // Another run was faster.
+                // Another run has deleted it.
                 Err(error) if error.class == Class::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             };
             let payload = Payload::new(data, store.algorithm());
-            let grave = BackupPrefix::new(ctx.catalog.location.prefix(), &entry.chain, &entry.id).deleted();
-            store.put(&grave, payload, Overwrite::Allow).await?;
+            let tombstone = BackupPrefix::new(ctx.catalog.location.prefix(), &entry.chain, &entry.id).deleted();
+            store.put(&tombstone, payload, Overwrite::Allow).await?;
         }
         store.delete(&entry.key).await.map(drop)
     };
     (entry, result.await)
 }
 
-/// Removes the garbage there is, page by page of the listing.
+/// Deletes the due garbage, page by page of the listing.
 async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, pruned: &mut Pruned) {
     let judge = plan.judge(deleted);
     let mut garbage = Garbage::default();
@@ -76,7 +76,7 @@ async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, prune
         match pages.next().await {
             Ok(Some(page)) => remove(ctx, &judge.sort_out(page, &mut garbage), pruned).await,
             Ok(None) => break,
-            // The rest is the next run's.
+            // The next run deletes the rest.
             Err(error) => {
                 let home = ObjectKey::new(chain_prefix(ctx.catalog.location.prefix(), &plan.chain));
                 pruned.failures.push(&home, error.report());
@@ -91,7 +91,7 @@ async fn gone<'a>(store: &dyn Store, object: &'a Found) -> (&'a Found, Result<De
     (object, store.delete(&object.key).await)
 }
 
-/// Deletes objects, and counts.
+/// Deletes objects, and counts them.
 async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     let store = &ctx.catalog.location.store;
     let delete = |object| gone(&**store, object);
@@ -111,8 +111,8 @@ async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
     }
 }
 
-/// Ends deleted backups whose grace period is over: their snapshots, then the last of their manifest.
-async fn close_graves(
+/// Deletes the snapshots of deleted backups whose grace period is over, then their tombstones.
+async fn remove_tombstones(
     ctx: &Context,
     plan: &Plan,
     live: &HashSet<&BackupId>,
@@ -120,28 +120,28 @@ async fn close_graves(
     pruned: &mut Pruned,
 ) {
     let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
-    let fresh = fresh.filter_map(|backup| backup.grave(ctx.catalog.location.prefix(), plan.now, plan.release));
-    let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
-    for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
-        // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
-        if !live.contains(&grave.found.id) {
-            match delete_snapshots(ctx, &grave.found.entry()).await {
+    let fresh = fresh.filter_map(|backup| backup.tombstone(ctx.catalog.location.prefix(), plan.now, plan.release));
+    let old = plan.tombstones.iter().filter(|tombstone| !deleted.contains(&tombstone.found.id)).cloned();
+    for tombstone in old.chain(fresh).filter(|tombstone| plan.now >= tombstone.release) {
+        // A deletion ended before it deleted the manifest, so the backup stays with its snapshots.
+        if !live.contains(&tombstone.found.id) {
+            match delete_snapshots(ctx, &tombstone.found.entry()).await {
                 Ok(Snapshots::Gone) => {}
                 Ok(Snapshots::Left) => continue,
                 Err(report) => {
-                    pruned.failures.push(&grave.found.key, report);
+                    pruned.failures.push(&tombstone.found.key, report);
                     continue;
                 }
             }
         }
-        remove(ctx, std::slice::from_ref(&grave.found), pruned).await;
+        remove(ctx, std::slice::from_ref(&tombstone.found), pruned).await;
     }
 }
 
-/// Of a deleted backup.
+/// The state of a deleted backup's snapshots.
 enum Snapshots {
     Gone,
-    /// An AMI uses one, or it lost its tags: the log says so, and the next run asks again.
+    /// An AMI uses one, or one lost its tags. The log says so; the next run tries again.
     Left,
 }
 
@@ -149,10 +149,10 @@ async fn delete_snapshots(ctx: &Context, entry: &Entry) -> Result<Snapshots, Rep
     let manifest = match ctx.catalog.manifest(entry).await {
         Ok(manifest) => manifest,
         Err(error) if error.class() == Class::Integrity => {
-            tracing::warn!(backup = %entry.id, %error, "whether the deleted backup has snapshots cannot be known");
+            tracing::warn!(backup = %entry.id, %error, "could not read a deleted backup's manifest: if it has snapshots, they stay");
             return Ok(Snapshots::Gone);
         }
-        // Another run was faster.
+        // Another run has deleted it.
         Err(error) if error.class() == Class::NotFound => return Ok(Snapshots::Gone),
         Err(error) => return Err(error.report()),
     };

@@ -1,10 +1,10 @@
-//! What may go, and when. No I/O.
+//! Decides which objects are deleted, and when. No I/O.
 //!
-//! An object is garbage when no manifest of its chain names it. When it goes, depends on why nothing names it:
-//! - A backup that named it was deleted: the grace period after the last such deletion. A restore that had begun ends well.
-//! - Nothing ever named it, as far as can be seen: the backup it was made for is being written, or died. The grace period, but
-//!   [`UNFINISHED`] at least, after the last object that came for that backup, or its start. What came for a backup that was not there
-//!   when the chain was read is of one that has begun since.
+//! An object is garbage if no manifest of its chain names it. When it is deleted depends on why:
+//! - A deleted backup named it: the grace period after the last such deletion, so that a restore in progress can finish.
+//! - No backup is known to have named it: its backup is still being written, or its run died. Then the grace period, but [`UNFINISHED`] at
+//!   least, after that backup's newest object, or its start. If the backup had no object when the chain was read, it has begun
+//!   since.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,11 +15,10 @@ use super::read::Keys;
 use crate::catalog::Found;
 use crate::format::key::{BackupId, Kind};
 
-/// How long after its last object a backup without a manifest counts as being written. One object of 64 GiB takes a day at
-/// 6 Mbit/s.
+/// How long after its newest object a backup without a manifest counts as being written. One object of 64 GiB takes a day at 6 Mbit/s.
 const UNFINISHED: Duration = super::GRACE;
 
-/// When `grace` after `event` has passed. None at all has passed already, whatever the two clocks say.
+/// The time `grace` after `event`. A grace period of zero is always over, whatever the two clocks say.
 pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
     if grace.is_zero() {
         return Timestamp::MIN;
@@ -28,7 +27,7 @@ pub(super) fn release(event: Timestamp, grace: Duration) -> Timestamp {
     event.checked_add(grace).unwrap_or(Timestamp::MAX)
 }
 
-/// So many objects.
+/// A number of objects, and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     pub objects: u64,
@@ -48,7 +47,7 @@ pub struct Garbage {
     /// Past their grace period.
     pub due: Count,
     pub waiting: Count,
-    /// When the last of those that wait may go.
+    /// When the last waiting object may be deleted.
     pub until: Option<Timestamp>,
 }
 
@@ -63,18 +62,18 @@ pub(super) enum Verdict {
 /// Decides about the objects of one chain.
 pub(super) struct Judge<'a> {
     pub(super) keys: &'a Keys,
-    /// What the manifests name, ascending.
+    /// The numbers of the keys that manifests name, ascending.
     pub(super) named: Vec<u64>,
-    /// What the deleted backups named, ascending, and when it may go as far as they are concerned.
-    pub(super) graves: Vec<(u64, Timestamp)>,
-    /// When something was last stored for each backup.
+    /// The numbers of the keys that deleted backups named, ascending, each with the time at which its grace period is over.
+    pub(super) tombstones: Vec<(u64, Timestamp)>,
+    /// When the newest object of each backup was stored.
     pub(super) active: &'a HashMap<BackupId, Timestamp>,
     pub(super) grace: Duration,
     pub(super) now: Timestamp,
 }
 
 impl Judge<'_> {
-    /// Manifests, deleted or not, are never garbage here.
+    /// Manifests and tombstones always stay here.
     pub(super) fn verdict(&self, object: &Found) -> Verdict {
         let key = match object.kind {
             Kind::Manifest | Kind::Deleted => return Verdict::Stays,
@@ -83,21 +82,21 @@ impl Judge<'_> {
         if self.named.binary_search(&key).is_ok() {
             return Verdict::Stays;
         }
-        let release = match self.graves.binary_search_by_key(&key, |(key, _)| *key) {
-            Ok(at) => self.graves[at].1,
+        let release = match self.tombstones.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => self.tombstones[at].1,
             Err(_) => release(self.activity(object), self.grace.max(UNFINISHED)),
         };
         if self.now >= release { Verdict::Goes } else { Verdict::Waits(release) }
     }
 
-    /// When something was last done for the object's backup.
+    /// When the object's backup was last active.
     fn activity(&self, object: &Found) -> Timestamp {
         let stored = self.active.get(&object.id).map_or(self.now, |last| object.modified.max(*last));
-        // A start in the future is of a clock that was ahead: of such a backup only the store knows when it began.
+        // A start in the future comes from a clock that was ahead: then only the store's times count.
         object.id.started().filter(|started| *started <= self.now).map_or(stored, |started| stored.max(started))
     }
 
-    /// Counts the objects of a listing, and returns those that go.
+    /// Counts the garbage of a listing, and returns the objects to delete.
     pub(super) fn sort_out(&self, found: Vec<Found>, garbage: &mut Garbage) -> Vec<Found> {
         let goes = |object: &Found| match self.verdict(object) {
             Verdict::Stays => false,
@@ -126,7 +125,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + hours * HOUR).unwrap()
     }
 
-    /// `started` and `stored` in hours, and what of a day of grace is left at hour 0.
+    /// `started` and `stored` in hours, and how much of a day of grace is left at hour 0.
     #[test]
     fn what_nothing_ever_named_waits_from_the_last_that_was_done_for_its_backup() {
         const YEARS: i64 = 87_600;
@@ -146,7 +145,7 @@ mod tests {
             let found = Found { key, chain, id, kind: Kind::Data, size: 1, modified: at(stored) };
             let (keys, grace) = (Keys::default(), Duration::from_hours(24));
             let judge =
-                Judge { keys: &keys, named: Vec::new(), graves: Vec::new(), active: &active, grace, now: at(0) };
+                Judge { keys: &keys, named: Vec::new(), tombstones: Vec::new(), active: &active, grace, now: at(0) };
             assert_eq!(judge.verdict(&found), left.map_or(Verdict::Goes, |left| Verdict::Waits(at(left))), "{why}");
         }
     }

@@ -1,28 +1,28 @@
-//! Deletes backups, and the objects that nothing names any more.
+//! Deletes backups, and the objects that no manifest names any more.
 //!
 //! # Consistency
-//! A backup is deleted by renaming its manifest to `deleted.json` (written first, then the manifest is deleted): from then on it
-//! is not there for anybody, but what it names stays for the grace period, so that a restore that has begun ends well. Objects
-//! go after that, and only those that neither a manifest of the same chain nor a deleted one within its grace period names. The
-//! deleted manifest goes last, after the EBS snapshots that it names: without it they could not be found.
+//! A backup is deleted by renaming its manifest to `deleted.json`, its tombstone (the tombstone is written, then the manifest deleted).
+//! From then on no reader sees the backup, but its objects stay for the grace period, so that a restore in progress can finish. Then the
+//! objects are deleted that neither a manifest of the chain nor a tombstone within its grace period names. The tombstone goes last, after
+//! the EBS snapshots that it names: without it they could not be found.
 //!
-//! One chain is one job on one node; nothing here looks at another, or at a key that Penstock does not write. A manifest that
-//! cannot be read stops the whole chain: what it names is not known.
+//! A chain is one job on one node. Nothing here touches another chain, or a key that Penstock does not write. An unreadable manifest
+//! stops the whole chain, since the objects that it names are unknown.
 //!
 //! # Crash consistency
-//! There is no journal. Whatever is left half-way (a deleted manifest beside its manifest, objects that nothing names) is what
-//! the next run finds in the listing and takes up. Objects of a run that died before its manifest are found the same way.
+//! There is no journal. The next run finds in the listing what a crash left (a tombstone beside its manifest, objects that no manifest
+//! names) and continues. It finds the objects of a run that died before its manifest in the same way.
 //!
 //! # Cancellation and failure
-//! Cancelling, or the deadline, stops between any two requests. A request that fails is reported and counted; the rest goes on.
+//! Cancellation, or the deadline, takes effect between any two requests. A failed request is reported and counted; the others go on.
 //!
 //! # What it costs
-//! Two listing requests for each thousand objects of the chain (one to find its backups, one to find what may go), one GET for
-//! each manifest, and for each backup to be deleted a GET, a PUT and the DELETEs, [`PARALLEL`] at a time.
+//! Two listing requests for each thousand objects of the chain (one to find its backups, one to find the garbage), one GET for each
+//! manifest, and for each backup to be deleted a GET, a PUT and the DELETEs, [`PARALLEL`] at a time.
 //!
-//! Memory: some hundred bytes for each backup and eight or sixteen for each object that each manifest names, none for what is only listed; an eighth
-//! of the memory is for the manifests that are being read, as many at a time as fit. Where
-//! `limits.memory` is less than that, nothing is done and the error says so.
+//! Memory: some hundred bytes for each backup, eight or sixteen for each object that each manifest names, none for objects that are only
+//! listed. An eighth of `limits.memory` is for the manifests being read, as many at a time as fit. If the rest is too small, the run
+//! fails before it deletes anything.
 
 mod apply;
 mod garbage;
@@ -51,19 +51,19 @@ use garbage::{Judge, release};
 pub use read::Planned;
 use read::{Chained, Keys};
 
-/// How long what nothing names stays where nobody says otherwise: a day, as kopia's maintenance waits.
+/// The default grace period of objects that no manifest names: a day, as in kopia's maintenance.
 pub const GRACE: Duration = Duration::from_hours(24);
 
-/// How long one run may take. What is left then is the next run's.
+/// How long one run may take. The next run does the rest.
 pub const DEADLINE: Duration = Duration::from_mins(30);
 
-/// Requests at a time. S3 takes 3,500 DELETEs a second below one prefix; this is far from it.
+/// Requests at a time. S3 allows 3,500 DELETEs a second below one prefix, far more.
 const PARALLEL: usize = 16;
 
-/// Failures that are kept with their text; above that only the count goes up.
+/// How many failures are kept with their text. All are counted.
 const MAX_FAILURES: usize = 100;
 
-/// What to prune in, and how gently.
+/// Where to prune, and with which grace period.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub catalog: Catalog,
@@ -77,29 +77,29 @@ impl Context {
     }
 }
 
-/// What decides about a chain's backups.
+/// What decides which of a chain's backups stay.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// `None`: every backup stays, only garbage goes.
+    /// `None`: every backup stays, only garbage is deleted.
     pub retention: Option<Retention>,
-    /// Whose days, weeks and months.
+    /// The time zone of days, weeks and months.
     pub zone: TimeZone,
 }
 
 impl Rules {
-    /// What a job is configured to keep.
+    /// A job's configured retention.
     #[must_use]
     pub fn of(job: &config::Job) -> Self {
         let zone = TimeZone::get(&job.time_zone).unwrap_or_else(|error| {
-            // The configuration holds only zones that existed when it was read.
-            tracing::warn!(job = %job.name, %error, "retention counts the days of UTC");
+            // The configuration was checked, but the zone may have been removed from the system since.
+            tracing::warn!(job = %job.name, %error, "could not load the job's time zone: retention counts days in UTC");
             TimeZone::UTC
         });
         Self { retention: job.retention, zone }
     }
 }
 
-/// How long what nothing names stays, for a configured job and for what is stored ad hoc.
+/// The grace period of a configured job, or the default.
 #[must_use]
 pub fn grace_of(job: Option<&config::Job>) -> Duration {
     job.and_then(|job| job.retention?.grace).unwrap_or(GRACE)
@@ -107,8 +107,8 @@ pub fn grace_of(job: Option<&config::Job>) -> Duration {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The chain is left as it is.
-    #[error("nothing of job {} on node {} was pruned: {error}", chain.job, chain.node)]
+    /// Nothing of the chain was changed.
+    #[error("could not prune the job {} on node {}: {error}", chain.job, chain.node)]
     Chain {
         chain: Chain,
         #[source]
@@ -116,9 +116,9 @@ pub enum Error {
     },
     #[error("no backup {id} of job {} on node {}", chain.job, chain.node)]
     NotFound { chain: Chain, id: BackupId },
-    #[error("cancelled; the next run goes on with what is left")]
+    #[error("cancelled; the next run continues")]
     Cancelled,
-    #[error("pruning did not finish within {0:?}; the next run goes on with what is left")]
+    #[error("pruning did not finish within {0:?}; the next run continues")]
     Deadline(Duration),
 }
 
@@ -129,7 +129,7 @@ impl Classify for Error {
                 let report = Report { message: self.to_string(), ..error.report() };
                 match error {
                     catalog::Error::Manifest { .. } if report.class == Class::Integrity => report.remedy(
-                        "what this backup needs is not known, so nothing is removed; `penstock delete` with its id lets it go",
+                        "nothing is deleted, since the objects of this backup are unknown; `penstock delete` with its id deletes it",
                     ),
                     catalog::Error::Manifest { .. }
                     | catalog::Error::Store(_)
@@ -144,43 +144,43 @@ impl Classify for Error {
     }
 }
 
-/// When what only a deleted backup needs may go.
+/// When objects that only a deleted backup needs may be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaim {
     AfterGrace,
-    /// A restore of it that has begun fails.
+    /// A restore in progress fails.
     AtOnce,
 }
 
-/// What would be done to a chain, and why.
+/// What is to be done to a chain, and why.
 #[derive(Debug)]
 pub struct Plan {
     pub chain: Chain,
     /// Newest first.
     pub backups: Vec<Planned>,
-    graves: Vec<read::Grave>,
-    /// When something was last stored for each backup, of which there may be no more than that.
+    tombstones: Vec<read::Tombstone>,
+    /// When the newest object of each backup was stored, also of backups without a manifest.
     active: HashMap<BackupId, Timestamp>,
     keys: Keys,
-    /// What is left of `limits.memory`, for what is said of the plan.
+    /// The rest of `limits.memory`, for output about the plan.
     pub memory: Memory,
     grace: Duration,
-    /// Of the backups that this plan deletes.
+    /// When the grace period of the backups that this plan deletes is over.
     release: Timestamp,
     now: Timestamp,
 }
 
-/// What was done.
+/// What a run did.
 #[derive(Debug, Default)]
 pub struct Pruned {
     pub deleted: Vec<BackupId>,
-    /// Committed backups that are left.
+    /// How many committed backups are left.
     pub kept: usize,
     pub objects: u64,
     pub bytes: u64,
-    /// Deleted objects that a bucket with versions still stores, behind delete markers.
+    /// Deleted objects that a versioned bucket still stores, behind delete markers.
     pub hidden: Count,
-    /// What nothing names any more: removed as far as it was due, the rest still has its grace period.
+    /// Garbage: the due part was deleted, the rest is within its grace period.
     pub waiting: Garbage,
     pub failures: Failures,
 }
@@ -195,7 +195,7 @@ pub struct Failures {
 
 impl Failures {
     fn push(&mut self, key: &ObjectKey, report: Report) {
-        tracing::error!(%key, class = %report.class, "not deleted: {}", report.message);
+        tracing::error!(%key, class = %report.class, "could not delete: {}", report.message);
         self.count += 1;
         if self.list.len() < MAX_FAILURES {
             self.list.push((key.clone(), report));
@@ -203,11 +203,11 @@ impl Failures {
     }
 }
 
-/// Applies `rules` to one chain: [`plan`], then [`fn@apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
-/// nothing was left behind, costs its listing and no more.
+/// Applies `rules` to one chain: [`plan`], then [`fn@apply`], within [`DEADLINE`]. Costs only the listing if every backup stays and
+/// there is no garbage.
 ///
 /// # Errors
-/// When the chain cannot be read, or not all of it was done in time.
+/// When the chain cannot be read, or the run is not finished in time.
 pub async fn prune(
     ctx: &Context,
     chain: &Chain,
@@ -227,11 +227,11 @@ pub async fn prune(
     bounded(work, cancel).await
 }
 
-/// Deletes the backups `ids` of one chain, and the garbage there is.
+/// Deletes the backups `ids` of one chain, and the garbage.
 ///
 /// # Errors
-/// When one of them does not exist, or another manifest of the chain cannot be read: then nothing is deleted. Or when not all of
-/// it was done in time.
+/// When one of them does not exist or another manifest of the chain cannot be read: then nothing is deleted. Or when the run is not
+/// finished in time.
 pub async fn delete(
     ctx: &Context,
     chain: &Chain,
@@ -244,10 +244,10 @@ pub async fn delete(
     bounded(work, cancel).await
 }
 
-/// Runs `work` until it ends, is cancelled, or takes too long. It is safe to drop anywhere: see "Crash consistency".
+/// Runs `work` until it ends, is cancelled, or takes too long. Dropping it is safe at any point: see "Crash consistency".
 ///
 /// # Errors
-/// The work's own, or why it was dropped.
+/// The error of `work`, or why it was dropped.
 pub async fn bounded<T>(work: impl Future<Output = Result<T, Error>>, cancel: &CancellationToken) -> Result<T, Error> {
     tokio::select! {
         biased;
@@ -256,12 +256,12 @@ pub async fn bounded<T>(work: impl Future<Output = Result<T, Error>>, cancel: &C
     }
 }
 
-/// Decides what to do to one chain, and does nothing.
+/// Plans what to do to one chain. Changes nothing.
 ///
 /// # Errors
 /// When the chain cannot be read.
 pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -> Result<Plan, Error> {
-    let Chained { manifests, graves, active, keys, memory } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, tombstones, active, keys, memory } = read::chain(ctx, chain, now).await?;
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let manifests = manifests.into_iter().map(|(entry, read)| Ok((entry, read?))).collect::<Result<Vec<_>, _>>();
     let manifests = manifests.map_err(failed)?;
@@ -271,7 +271,7 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
     let backups =
         backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
     let (grace, release) = (ctx.grace, release(now, ctx.grace));
-    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, memory, grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, tombstones, active, keys, memory, grace, release, now })
 }
 
 /// The plan that deletes the backups `ids` and keeps the others.
@@ -285,7 +285,7 @@ pub async fn plan_deletion(
     reclaim: Reclaim,
     now: Timestamp,
 ) -> Result<Plan, Error> {
-    let Chained { manifests, graves, active, keys, memory } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, tombstones, active, keys, memory } = read::chain(ctx, chain, now).await?;
     if let Some(id) = ids.iter().find(|id| !manifests.iter().any(|(entry, _)| entry.id == **id)) {
         return Err(Error::NotFound { chain: chain.clone(), id: id.clone() });
     }
@@ -294,7 +294,7 @@ pub async fn plan_deletion(
         let named = ids.contains(&entry.id);
         let summary = match read {
             Ok(summary) => Some(summary),
-            // Nobody can restore from it. One of a newer version somebody can.
+            // Nothing can be restored from it. From one of a newer version something can.
             Err(error @ catalog::Error::Manifest { .. }) if named && error.class() == Class::Integrity => None,
             Err(error) => return Err(Error::Chain { chain: chain.clone(), error }),
         };
@@ -305,15 +305,15 @@ pub async fn plan_deletion(
         Reclaim::AfterGrace => release(now, ctx.grace),
         Reclaim::AtOnce => now,
     };
-    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, memory, grace: ctx.grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, tombstones, active, keys, memory, grace: ctx.grace, release, now })
 }
 
-/// What [`fn@apply`] would find to be garbage if every deletion succeeded.
+/// The garbage that [`fn@apply`] would find if every deletion succeeded.
 ///
 /// # Errors
 /// When the chain cannot be listed.
 pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Garbage, Error> {
-    let judge = plan.judge(&plan.doomed().map(|backup| &backup.entry.id).collect());
+    let judge = plan.judge(&plan.to_delete().map(|backup| &backup.entry.id).collect());
     let mut garbage = Garbage::default();
     let mut pages = read::pages(ctx, &plan.chain);
     let failed = |error| Error::Chain { chain: plan.chain.clone(), error };
@@ -324,31 +324,32 @@ pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Garbage, Error> {
 }
 
 impl Plan {
-    /// Whether there is nothing of this chain in the store.
+    /// Whether the store has nothing of this chain.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.active.is_empty()
     }
 
-    fn doomed(&self) -> impl Iterator<Item = &Planned> {
+    fn to_delete(&self) -> impl Iterator<Item = &Planned> {
         self.backups.iter().filter(|backup| !backup.stays())
     }
 
-    /// What decides about the chain's objects when the backups `deleted` are gone.
+    /// The judge of the chain's objects once the backups `deleted` are gone.
     fn judge(&self, deleted: &HashSet<&BackupId>) -> Judge<'_> {
         let (gone, left): (Vec<_>, Vec<_>) = self.backups.iter().partition(|backup| deleted.contains(&backup.entry.id));
         let mut named: Vec<u64> = Vec::with_capacity(left.iter().map(|backup| backup.named().count()).sum());
         named.extend(left.iter().flat_map(|backup| backup.named()));
         named.sort_unstable();
         named.dedup();
-        let count = self.graves.iter().map(|grave| grave.named().count()).sum::<usize>()
+        let count = self.tombstones.iter().map(|tombstone| tombstone.named().count()).sum::<usize>()
             + gone.iter().map(|backup| backup.named().count()).sum::<usize>();
-        let mut graves = Vec::with_capacity(count);
-        graves.extend(self.graves.iter().flat_map(|grave| grave.named().map(|key| (key, grave.release))));
-        graves.extend(gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release))));
-        // The last release of each stays.
-        graves.sort_unstable_by_key(|(key, release)| (*key, Reverse(*release)));
-        graves.dedup_by_key(|(key, _)| *key);
-        Judge { keys: &self.keys, named, graves, active: &self.active, grace: self.grace, now: self.now }
+        let mut tombstones = Vec::with_capacity(count);
+        tombstones
+            .extend(self.tombstones.iter().flat_map(|tombstone| tombstone.named().map(|key| (key, tombstone.release))));
+        tombstones.extend(gone.iter().flat_map(|backup| backup.named().map(|key| (key, self.release))));
+        // Keep the latest release of each.
+        tombstones.sort_unstable_by_key(|(key, release)| (*key, Reverse(*release)));
+        tombstones.dedup_by_key(|(key, _)| *key);
+        Judge { keys: &self.keys, named, tombstones, active: &self.active, grace: self.grace, now: self.now }
     }
 }

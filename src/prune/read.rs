@@ -1,4 +1,4 @@
-//! A chain as the store has it.
+//! Reads a chain from the store.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,11 +15,11 @@ use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey};
 use crate::format::manifest::Manifest;
 use crate::retention::{Backup, Reason};
 
-/// What the date of a backup's last object takes of memory.
+/// The memory of one entry of `active`.
 const ACTIVITY: usize = 128;
 
-/// Keys as short numbers: a chain may have millions. The numbers are other ones in each run, so that nobody can choose keys that share
-/// one. Of a million keys two do in one run of 37 million: then an object that nothing needs stays until the next.
+/// Keys as short numbers, since a chain may have millions. The numbers differ in each run, so that nobody can choose keys that collide. In
+/// one of 37 million runs two of a million keys do: then an object that nothing needs stays until the next run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys(RandomState);
 
@@ -29,16 +29,16 @@ impl Keys {
     }
 }
 
-/// What is kept of a manifest: the whole may be large, and a chain may have thousands.
+/// The part of a manifest that is kept: the whole may be large, and a chain may have thousands.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub backup: Backup,
-    /// By the node's clock.
+    /// When the backup began, by the node's clock.
     pub started: Timestamp,
     pub plain_bytes: u64,
     pub stored_bytes: u64,
     pub new_bytes: u64,
-    /// Ascending.
+    /// The numbers of the keys that it names, ascending.
     named: Arc<[u64]>,
 }
 
@@ -59,11 +59,11 @@ impl Summary {
     }
 }
 
-/// A committed backup, and why it stays.
+/// A committed backup, with the reasons for which it stays.
 #[derive(Debug, Clone)]
 pub struct Planned {
     pub entry: Entry,
-    /// `None` for a manifest that cannot be read and is to be deleted.
+    /// `None` for an unreadable manifest that is to be deleted.
     pub summary: Option<Summary>,
     pub reasons: Vec<Reason>,
 }
@@ -78,41 +78,41 @@ impl Planned {
         self.summary.iter().flat_map(|summary| summary.named.iter().copied())
     }
 
-    /// What is left of it once it is deleted, until `release`.
-    pub(super) fn grave(&self, prefix: &str, now: Timestamp, release: Timestamp) -> Option<Grave> {
+    /// The tombstone of this backup once it is deleted.
+    pub(super) fn tombstone(&self, prefix: &str, now: Timestamp, release: Timestamp) -> Option<Tombstone> {
         let summary = self.summary.as_ref()?;
         let Entry { chain, id, .. } = &self.entry;
         let key = BackupPrefix::new(prefix, chain, id).deleted();
         let (chain, id, size) = (chain.clone(), id.clone(), self.entry.size());
         let found = Found { key, chain, id, kind: Kind::Deleted, size, modified: now };
-        Some(Grave { found, release, named: Arc::clone(&summary.named) })
+        Some(Tombstone { found, release, named: Arc::clone(&summary.named) })
     }
 }
 
-/// A deleted backup.
+/// A deleted backup, as its renamed manifest.
 #[derive(Debug, Clone)]
-pub(super) struct Grave {
+pub(super) struct Tombstone {
     pub(super) found: Found,
     /// When its grace period is over.
     pub(super) release: Timestamp,
     named: Arc<[u64]>,
 }
 
-impl Grave {
+impl Tombstone {
     pub(super) fn named(&self) -> impl Iterator<Item = u64> {
         self.named.iter().copied()
     }
 }
 
-/// All that is kept of a chain: its backups. Its objects are listed again when it is clear which of them may go.
+/// The kept data of a chain: its backups. Its objects are listed again once the plan is made.
 pub(super) struct Chained {
     /// Newest first.
     pub(super) manifests: Vec<(Entry, Result<Summary, catalog::Error>)>,
-    pub(super) graves: Vec<Grave>,
-    /// When something was last stored for each backup, committed, deleted or neither.
+    pub(super) tombstones: Vec<Tombstone>,
+    /// When the newest object of each backup was stored, committed or not.
     pub(super) active: HashMap<BackupId, Timestamp>,
     pub(super) keys: Keys,
-    /// What is left.
+    /// The rest of the memory.
     pub(super) memory: Memory,
 }
 
@@ -125,7 +125,7 @@ pub(super) fn pages<'a>(ctx: &'a Context, chain: &'a Chain) -> catalog::Pages<'a
     ctx.catalog.pages(scope(chain))
 }
 
-/// How many backups a chain has in which every object lies beside a manifest, and no backup is a deleted one. `None` for another.
+/// The number of backups of a chain without tombstones and without objects of uncommitted backups; otherwise `None`.
 ///
 /// # Errors
 /// When listing fails.
@@ -148,14 +148,14 @@ pub(super) async fn tidy(ctx: &Context, chain: &Chain) -> Result<Option<usize>, 
     Ok((!deleted && seen.is_subset(&committed)).then_some(committed.len()))
 }
 
-/// Lists a chain and reads its manifests, the deleted ones too.
+/// Lists a chain and reads its manifests and tombstones.
 ///
 /// # Errors
-/// When listing fails, a deleted manifest within its grace period cannot be read, or there is not enough memory.
+/// When listing fails, a tombstone within its grace period cannot be read, or there is not enough memory.
 pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Result<Chained, Error> {
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let mut reading = Reading { ctx, memory: Memory::new(ctx.catalog.memory), keys: Keys::default(), sets: Vec::new() };
-    // For the manifests that are being read.
+    // For the manifests being read.
     reading.memory.take(usize::try_from(ctx.catalog.memory / 8).unwrap_or(usize::MAX)).map_err(failed)?;
     let (mut active, mut entries, mut deleted) = (HashMap::new(), Vec::new(), Vec::new());
     let memory = &mut reading.memory;
@@ -184,34 +184,34 @@ pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Resul
     let summaries = reading.summaries(&entries).await.map_err(failed)?;
     let manifests = entries.into_iter().zip(summaries).collect();
     let of_deleted: Vec<Entry> = deleted.iter().map(Found::entry).collect();
-    let mut graves = Vec::new();
+    let mut tombstones = Vec::new();
     for (found, summary) in deleted.into_iter().zip(reading.summaries(&of_deleted).await.map_err(failed)?) {
         let release = release(found.modified, ctx.grace);
         let named = match summary {
             Ok(summary) => summary.named,
-            // It protects nothing any more.
+            // Its grace period is over, so it protects nothing.
             Err(error) if error.class() == Class::Integrity && now >= release => Arc::default(),
             Err(error) => return Err(failed(error)),
         };
-        graves.push(Grave { found, release, named });
+        tombstones.push(Tombstone { found, release, named });
     }
-    Ok(Chained { manifests, graves, active, keys: reading.keys, memory: reading.memory })
+    Ok(Chained { manifests, tombstones, active, keys: reading.keys, memory: reading.memory })
 }
 
-/// Manifests being read, one summary after the other.
+/// Reads manifests, and keeps a summary of each.
 struct Reading<'a> {
     ctx: &'a Context,
     memory: Memory,
     keys: Keys,
-    /// The sets of items there were so far, the last ones last: a chain's backups mostly have the same.
+    /// The sets of items seen so far, newest last: most backups of a chain have the same.
     sets: Vec<Arc<BTreeSet<Name>>>,
 }
 
 impl Reading<'_> {
-    /// In the order of `entries`. What one manifest's fault is, is its own; what is wrong with all of them is an error.
+    /// The summaries, in the order of `entries`. A fault of one manifest is its own result; one that affects all is an error.
     async fn summaries(&mut self, entries: &[Entry]) -> Result<Vec<Result<Summary, catalog::Error>>, catalog::Error> {
         let mut summaries = Vec::new();
-        // Futures are made first and driven then (see `apply`), some at a time: all of them would take more memory than what they bring.
+        // All futures are made before they are polled (see `apply`), in groups: all at once would take more memory than the summaries.
         for some in entries.chunks(16 * PARALLEL) {
             let (ctx, keys) = (self.ctx, &self.keys.clone());
             let read = |entry| async move {
@@ -230,7 +230,7 @@ impl Reading<'_> {
     }
 
     fn pay(&mut self, summary: &mut Summary) -> Result<(), catalog::Error> {
-        // Its numbers, and once more where they are put together with the others', each with a date if the backup goes.
+        // The numbers are copied once more into the judge's lists, with a date each if the backup is deleted.
         self.memory.take(4 * size_of::<u64>() * summary.named.len() + size_of::<Summary>())?;
         for set in [&mut summary.backup.saved, &mut summary.backup.failed] {
             if let Some(same) = self.sets.iter().rev().take(8).find(|known| *known == set) {

@@ -89,7 +89,7 @@ impl Records {
     pub fn lock(&self, job: &Name) -> Result<Lock, Error> {
         state::make_folder(&self.folder)?;
         let path = self.folder.join(format!("{job}.lock"));
-        match state::Lock::at(&path).map_err(state::Error::io("locking", &path))? {
+        match state::Lock::at(&path).map_err(state::Error::io("lock", &path))? {
             Some(file) => Ok(Lock { job: job.clone(), _file: file }),
             None => Err(Error::Running { job: job.clone(), path }),
         }
@@ -139,11 +139,11 @@ impl Records {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(state::Error::io("reading", &self.folder)(error).into()),
+            Err(error) => return Err(state::Error::io("read", &self.folder)(error).into()),
         };
         let mut all = Vec::new();
         for entry in entries {
-            let path = entry.map_err(state::Error::io("reading", &self.folder))?.path();
+            let path = entry.map_err(state::Error::io("read", &self.folder))?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
@@ -151,7 +151,7 @@ impl Records {
                 Ok(text) => text,
                 // Another process finished it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(state::Error::io("reading", &path)(error).into()),
+                Err(error) => return Err(state::Error::io("read", &path)(error).into()),
             };
             match serde_json::from_slice::<Saved>(&text) {
                 Ok(saved) if saved.version == VERSION => all.push(saved),
@@ -199,7 +199,7 @@ impl Record<'_> {
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(state::Error::io("removing", &path)(error).into()),
+            Err(error) => Err(state::Error::io("remove", &path)(error).into()),
         }
     }
 }

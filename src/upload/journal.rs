@@ -38,7 +38,7 @@ const SUFFIX: &str = ".upload";
 const DAMAGED: &str = ".damaged";
 
 #[derive(Debug, thiserror::Error)]
-#[error("the journal of uploads failed: {0}")]
+#[error("journal of uploads: {0}")]
 pub struct Error(#[from] state::Error);
 
 impl Classify for Error {
@@ -78,7 +78,7 @@ impl Journal {
             begun: jiff::Timestamp::now(),
         };
         let name = getrandom::u64().map_err(|error| state::Error::Io {
-            action: "naming an entry in",
+            action: "name an entry in",
             path: self.folder.to_path_buf(),
             error: io::Error::other(error),
         })?;
@@ -161,7 +161,7 @@ impl Entry {
         let (inner, bytes) = (Arc::clone(&self.inner), record::encode(&line));
         blocking(move || {
             let written = (&*inner.file).write_all(&bytes).and_then(|()| inner.file.sync_data());
-            written.map_err(state::Error::io("writing", &inner.path))
+            written.map_err(state::Error::io("write", &inner.path))
         })
         .await
     }
@@ -184,7 +184,7 @@ impl Entry {
     /// Removes the entry, when the upload is completed or aborted.
     pub async fn close(self) {
         let path = self.inner.path.clone();
-        let removed = blocking(move || std::fs::remove_file(&path).map_err(state::Error::io("removing", &path)));
+        let removed = blocking(move || std::fs::remove_file(&path).map_err(state::Error::io("remove", &path)));
         if let Err(error) = removed.await {
             // The sweeper finds no such upload, and removes the entry then.
             tracing::error!(%error, "could not remove the journal entry of an upload that has ended: the next sweep removes it");
@@ -244,7 +244,7 @@ impl Interrupted {
     /// When the file cannot be read again.
     pub fn parts(&self) -> Result<Vec<Part>, Error> {
         let path = &self.entry.inner.path;
-        let lines = record::read(path).map_err(state::Error::io("reading", path))?;
+        let lines = record::read(path).map_err(state::Error::io("read", path))?;
         let part = |line| if let Line::Part(part) = line { Some(part) } else { None };
         Ok(lines.filter_map(part).collect())
     }
@@ -291,14 +291,14 @@ pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
             Ok(lines) => lines,
             // Its process closed it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(state::Error::io("reading", &path)(error).into()),
+            Err(error) => return Err(state::Error::io("read", &path)(error).into()),
         };
         match State::of(lines) {
             Ok(state) => drop(keys.insert(state.intent.key)),
             Err(record::Unreadable::Damaged) => {}
             Err(record::Unreadable::Newer(version)) => {
                 let error = io::Error::other(format!("its journal format is version {version}, of a newer Penstock"));
-                return Err(state::Error::io("reading", &path)(error).into());
+                return Err(state::Error::io("read", &path)(error).into());
             }
         }
     }
@@ -306,7 +306,7 @@ pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
 }
 
 fn paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = state::Error::io("reading the folder", folder);
+    let failed = state::Error::io("read the folder", folder);
     let paths = match std::fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -337,8 +337,8 @@ fn discard(path: &Path) {
 }
 
 fn claim(path: &Path) -> Result<Option<Interrupted>, Error> {
-    let Some(file) = take(path).map_err(state::Error::io("opening", path))? else { return Ok(None) };
-    let state = record::read(path).map(State::of).map_err(state::Error::io("reading", path))?;
+    let Some(file) = take(path).map_err(state::Error::io("open", path))? else { return Ok(None) };
+    let state = record::read(path).map(State::of).map_err(state::Error::io("read", path))?;
     match state {
         Ok(State { intent, id, in_doubt }) => {
             Ok(Some(Interrupted { intent, id, in_doubt, entry: Entry::of(path.to_owned(), file) }))
@@ -351,7 +351,7 @@ fn claim(path: &Path) -> Result<Option<Interrupted>, Error> {
             let mut aside = path.as_os_str().to_owned();
             aside.push(DAMAGED);
             tracing::error!(path = %path.display(), "journal entry is damaged: its upload cannot be found or aborted; renaming the file");
-            std::fs::rename(path, aside).map_err(state::Error::io("renaming", path))?;
+            std::fs::rename(path, aside).map_err(state::Error::io("rename", path))?;
             Ok(None)
         }
     }
