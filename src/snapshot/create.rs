@@ -1,4 +1,4 @@
-//! Creating snapshots: many at a time, each exactly once.
+//! Creates snapshots: many at a time, each exactly once.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::disks::{NewSnapshot, Snapshot, SnapshotFilter, Volume};
 use crate::error::Class;
 use crate::location::Location;
 
-/// How long a volume's snapshot is tried for. Whatever `before` froze is frozen meanwhile.
+/// How long a volume's snapshot is retried. Volumes that `before` froze stay frozen meanwhile.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// One snapshot for each volume, in their order.
+/// Creates one snapshot for each volume, and returns them in order.
 ///
 /// # Errors
-/// Only when cancelled. A creation that was in flight may still happen.
+/// Only when cancelled. A creation in flight may still succeed.
 pub(super) async fn all(
     location: &Location,
     owner: &Owner,
@@ -28,7 +28,7 @@ pub(super) async fn all(
     stop: &CancellationToken,
 ) -> Result<Vec<Result<Snapshot, Error>>, Error> {
     let create = |(index, volume)| async move { (index, one(location, owner, ebs, volume).await) };
-    // Made first and driven then: a stream that makes them as it goes is not `Send` enough for a task (rust-lang/rust#102211).
+    // All futures are made before they are polled: a stream of a closure is not `Send` enough for a task (rust-lang/rust#102211).
     let creations: Vec<_> = volumes.iter().copied().enumerate().map(create).collect();
     let created = stream::iter(creations).buffer_unordered(ebs.concurrency.max(1));
     let mut created: Vec<_> = tokio::select! {
@@ -42,7 +42,7 @@ pub(super) async fn all(
 async fn one(location: &Location, owner: &Owner, ebs: &Ebs, volume: &Volume) -> Result<Snapshot, Error> {
     let new = NewSnapshot {
         volume: volume.id.clone(),
-        // EC2 takes 255 characters; the tags say it all.
+        // EC2 takes 255 characters; the tags have everything.
         description: format!("Penstock {owner} of {}", volume.id).chars().take(255).collect(),
         tags: tags::of_new_snapshot(owner, volume, ebs),
     };
@@ -68,12 +68,12 @@ async fn one(location: &Location, owner: &Owner, ebs: &Ebs, volume: &Volume) -> 
             let minutes = tried.as_secs() / 60;
             return Err(Error::GaveUp { volume: volume.id.clone(), minutes, error: Box::new(error) });
         }
-        tracing::warn!(volume = %volume.id, class = %error.class, %error, pause_s = pause.as_secs(), "the snapshot is tried again");
+        tracing::warn!(volume = %volume.id, class = %error.class, %error, pause_s = pause.as_secs(), "could not create the snapshot: trying again");
         location.clock.sleep(pause).await;
         if matches!(decided, Next::Look(_))
             && let Some(snapshot) = look(location, owner, volume).await?
         {
-            tracing::info!(volume = %volume.id, snapshot = %snapshot.id, "the snapshot had been created after all");
+            tracing::info!(volume = %volume.id, snapshot = %snapshot.id, "found the snapshot: an earlier request had created it");
             return Ok(snapshot);
         }
     }

@@ -1,7 +1,7 @@
-//! Deleting snapshots: with the backup that owns them.
+//! Deletes snapshots, with the backup that owns them.
 //!
-//! Only snapshots that carry the tags of this cluster and job are ever deleted, whatever a manifest names. One that is gone is
-//! deleted; one that an AMI uses is kept and reported, and deleted when it is asked for again and no longer used.
+//! Only snapshots with the tags of this cluster and job are ever deleted, whatever a manifest names. A missing snapshot counts as
+//! deleted. One that an AMI uses is kept and reported; a later deletion deletes it if it is no longer used.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
 use crate::format::manifest::Manifest;
 
-/// What was done.
+/// The result of a deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deletion {
     pub deleted: Vec<SnapshotId>,
@@ -29,8 +29,8 @@ impl Deletion {
     }
 }
 
-/// Deletes the snapshots of a backup, found by their tags and by its manifest. To be repeated until it succeeds; the manifest
-/// is deleted first, so that no reader meets a backup that is half gone.
+/// Deletes the snapshots of a backup, found by their tags and by its manifest. The caller repeats it until it succeeds, and deletes the
+/// manifest first, so that no reader sees a backup without its snapshots.
 ///
 /// # Errors
 /// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
@@ -68,7 +68,7 @@ async fn delete(
     for snapshot in snapshots {
         let id = &snapshot.id;
         if !tags::belongs(&snapshot, must_carry) {
-            deletion.kept.push((id.clone(), "it does not carry this backup's tags".to_owned()));
+            deletion.kept.push((id.clone(), "it does not have this backup's tags".to_owned()));
             continue;
         }
         match disks.delete_snapshot(id).await {

@@ -1,28 +1,28 @@
-//! EBS snapshots: which volumes, taking them exactly once, waiting for them, deleting them, and volumes from them.
+//! EBS snapshots: selects volumes, takes each snapshot exactly once, waits for it, deletes it, makes volumes from it.
 //!
 //! # Consistency
-//! A snapshot is the moment CreateSnapshot was answered, not the hour it takes to complete. So a run has two halves:
-//! [`Session::capture`], while whatever `before` froze is frozen, and [`Session::settle`], when it no longer is. Only a snapshot
-//! that EC2 calls `completed` is recorded as one. What is not complete when the waiting ends is recorded as `pending`, the backup
-//! is `partial`, and a later run finishes the record (the one case in which a manifest is written again; docs/decisions/0025).
+//! A snapshot has the state at the answer to CreateSnapshot; completing it may take an hour. So a run has two halves:
+//! [`Session::capture`], while `before` keeps volumes frozen, and [`Session::settle`], after `after`. Only a snapshot that EC2 reports as
+//! `completed` is recorded as such. One that is not complete when the waiting ends is recorded as `pending`, the backup is
+//! `partial`, and a later run completes the manifest (the one case in which a manifest is written again; docs/decisions/0025).
 //!
 //! # Exactly once
-//! CreateSnapshot has no client token. Each snapshot carries the backup's id and the volume's from its first moment on; after a
-//! reply that was lost they are looked for, and adopted, before anything is created again. Before a commit, a snapshot with the
-//! backup's id that its items do not name is deleted.
+//! CreateSnapshot has no client token. Each snapshot is created with the ids of the backup and the volume as tags; after a lost reply
+//! the snapshot is looked for by them, and adopted, before another is created. Before a commit, snapshots with the backup's id that no
+//! item names are deleted.
 //!
 //! # Crash consistency
 //! A [`record`] in the state directory is written before the first creation, and again, with the whole manifest, when everything is
-//! captured and only waiting is left. The next start ([`recover`]) commits what was captured, and deletes the snapshots of a
-//! backup that was not: no manifest will ever name them.
+//! captured and only waiting is left. At the next start [`recover`] commits a captured backup, and deletes the snapshots of one that was
+//! not captured: no manifest will ever name them.
 //!
 //! # Cost
-//! One DescribeVolumes for 1000 volumes, one CreateSnapshot for each, and for each look at the pending ones a DescribeSnapshots for
+//! One DescribeVolumes for 1000 volumes, one CreateSnapshot for each, and for each look at pending snapshots one DescribeSnapshots for
 //! 200 of them, at most one a minute after the first two.
 //!
 //! # Accepted leaks
-//! With the state directory lost in the middle of a run, its snapshots stay. They are found by their tags (docs/ebs.md) and deleted
-//! by a person: that no backup at this location names a snapshot does not say that none does (docs/decisions/0026).
+//! If the state directory is lost during a run, its snapshots stay. A person finds them by their tags (docs/ebs.md) and deletes them: no
+//! backup at this location names them, but one at another location may (docs/decisions/0026).
 
 mod create;
 pub mod delete;
@@ -53,10 +53,10 @@ use crate::format::manifest::{Manifest, ManifestError};
 use crate::location::Location;
 use crate::state;
 
-/// What is wrong with the snapshots of a backup, item by item: one is gone, not complete, or another volume's.
+/// Finds what is wrong with a backup's snapshots, item by item: missing, not complete, or another volume's.
 ///
 /// # Errors
-/// When they cannot be asked for.
+/// When EC2 does not list them.
 pub async fn check(location: &Location, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
     let ids: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
     let seen = wait::look(&*location.disks, &ids).await?;
@@ -67,7 +67,7 @@ pub async fn check(location: &Location, manifest: &Manifest) -> Result<Vec<(Name
     Ok(wrong.collect())
 }
 
-/// Whose snapshots: the backup that they are items of.
+/// The backup that owns snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     pub chain: Chain,
@@ -92,26 +92,26 @@ impl fmt::Display for Owner {
 pub enum Error {
     #[error(transparent)]
     Service(#[from] ServiceError),
-    #[error("source {source_name}: no volume {selection}")]
+    #[error("source {source_name}: found no volume that {selection}")]
     Nothing { source_name: Name, selection: String },
-    #[error("the volume {0} does not exist (any more), or is being deleted")]
+    #[error("the volume {0} does not exist, or is being deleted")]
     NoVolume(VolumeId),
-    #[error("the volume {volume} is {state}: no snapshot can be taken of it")]
+    #[error("could not take a snapshot of the volume {volume}: it is {state}")]
     Unusable { volume: VolumeId, state: String },
-    #[error("{volume}: after {minutes} minutes of trying: {error}")]
+    #[error("could not take a snapshot of the volume {volume} in {minutes} minutes: {error}")]
     GaveUp {
         volume: VolumeId,
         minutes: u64,
         #[source]
         error: Box<ServiceError>,
     },
-    #[error("the snapshot {0} has disappeared: someone deleted it")]
+    #[error("the snapshot {0} does not exist any more: someone deleted it")]
     Gone(SnapshotId),
     #[error("the snapshot {0} was deleted, and is in the recycle bin")]
     InRecycleBin(SnapshotId),
     #[error(transparent)]
     State(#[from] state::Error),
-    #[error("another Penstock runs the job {job} now: it holds {path}", path = path.display())]
+    #[error("another Penstock is running the job {job}: it has locked {path}", path = path.display())]
     Running { job: Name, path: PathBuf },
     #[error("{key} {error}")]
     Manifest {
@@ -121,7 +121,7 @@ pub enum Error {
     },
     #[error("the snapshot {id} is not complete yet{progress}")]
     NotComplete { id: SnapshotId, progress: String },
-    #[error("the snapshot {id} is of the volume {found}; the backup says {expected}")]
+    #[error("the snapshot {id} is of the volume {found}; expected {expected}")]
     OtherVolume { id: SnapshotId, found: String, expected: VolumeId },
     #[error("{0}")]
     NotFound(String),
@@ -129,7 +129,7 @@ pub enum Error {
     Usage(String),
     #[error("the new volume {volume} is {state}")]
     BadVolume { volume: VolumeId, state: String },
-    #[error("the volume {volume} was not available after {seconds} seconds; it may still become so")]
+    #[error("the volume {volume} was not available after {seconds} seconds; it may still become available")]
     Slow { volume: VolumeId, seconds: u64 },
     #[error("cancelled")]
     Cancelled,
@@ -137,29 +137,29 @@ pub enum Error {
 
 impl Classify for Error {
     fn report(&self) -> Report {
-        let told = |class| Report::new(class, self.to_string());
+        let report = |class| Report::new(class, self.to_string());
         match self {
             Self::Service(error) => error.report(),
             Self::GaveUp { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Nothing { .. } => told(Class::Source).remedy(
+            Self::Nothing { .. } => report(Class::Source).remedy(
                 "check volumes, select_tags and attached_to; where there may be no volume, set on_no_match to \"warn\" or \"ignore\"",
             ),
-            Self::NoVolume(_) => told(Class::NotFound).remedy("take it out of the job's volumes, or check the region"),
-            Self::Unusable { .. } => told(Class::Source).remedy("look at the volume in the console"),
-            Self::Gone(_) => told(Class::NotFound).remedy("run the job again"),
-            Self::InRecycleBin(_) => told(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
+            Self::NoVolume(_) => report(Class::NotFound).remedy("remove it from the job's volumes, or check the region"),
+            Self::Unusable { .. } => report(Class::Source).remedy("look at the volume in the console"),
+            Self::Gone(_) => report(Class::NotFound).remedy("run the job again"),
+            Self::InRecycleBin(_) => report(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
             Self::State(error) => error.report(),
-            Self::Running { .. } => told(Class::Busy),
-            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => told(Class::Compat),
-            Self::Manifest { .. } => told(Class::Integrity),
-            Self::NotComplete { .. } => told(Class::Busy).remedy("wait, or restore from an earlier backup"),
-            Self::OtherVolume { .. } => told(Class::Integrity).remedy("the manifest has been changed: restore from another backup"),
-            Self::NotFound(_) => told(Class::NotFound),
-            Self::Usage(_) => told(Class::Config),
-            Self::BadVolume { .. } => told(Class::Transient).remedy("delete it, and run the command again"),
-            Self::Slow { volume, .. } => told(Class::Timeout)
+            Self::Running { .. } => report(Class::Busy),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => report(Class::Compat),
+            Self::Manifest { .. } => report(Class::Integrity),
+            Self::NotComplete { .. } => report(Class::Busy).remedy("wait, or restore from an earlier backup"),
+            Self::OtherVolume { .. } => report(Class::Integrity).remedy("the manifest has been changed: restore from another backup"),
+            Self::NotFound(_) => report(Class::NotFound),
+            Self::Usage(_) => report(Class::Config),
+            Self::BadVolume { .. } => report(Class::Transient).remedy("delete it, and run the command again"),
+            Self::Slow { volume, .. } => report(Class::Timeout)
                 .remedy(format!("look at {volume} in the console; the same command again waits for the same volume")),
-            Self::Cancelled => told(Class::Cancelled),
+            Self::Cancelled => report(Class::Cancelled),
         }
     }
 }

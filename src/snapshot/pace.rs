@@ -1,4 +1,4 @@
-//! When a CreateSnapshot that failed is tried again: the decision alone. [`crate::retry::pace`] says when one may be sent at all.
+//! Decides when a failed CreateSnapshot is repeated. [`crate::retry::pace`] decides when any may be sent.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use crate::error::{Class, Retry};
 
 /// EC2 API Reference, SnapshotCreationPerVolumeRateExceeded: "at least 15 seconds between concurrent snapshots on a single volume".
 const PER_VOLUME: Duration = Duration::from_secs(15);
-/// A limit on pending snapshots gives way when one of them completes, which takes minutes.
+/// A limit on pending snapshots allows another when one of them completes, which takes minutes.
 const PENDING_LIMIT: Duration = Duration::from_secs(30);
-/// After throttling and after failures of the network.
+/// After throttling and network failures.
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (50, 100));
-/// A new snapshot may be listed a moment after its creation; a look for one waits that long.
+/// A new snapshot may be listed a moment after its creation; the look for it waits that long.
 const LISTED_AFTER: Duration = Duration::from_secs(3);
 
-/// What to do about a CreateSnapshot that failed.
+/// What to do after a failed CreateSnapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Nothing was created: wait, and create.
     Again(Duration),
-    /// Nobody knows whether one was created: wait, look for it, and create only if there is none.
+    /// A snapshot may have been created: wait, look for it, and create one only if there is none.
     Look(Duration),
     GiveUp,
 }
@@ -32,7 +32,7 @@ pub(super) fn next(error: &disks::Error, failed: u32, random: u64) -> Next {
             Next::Again(between(PER_VOLUME, 2 * PER_VOLUME, random))
         }
         (Class::Busy, _) => Next::Again(between(PENDING_LIMIT, 2 * PENDING_LIMIT, random)),
-        // Refused, or not even sent.
+        // Refused, or not sent.
         (Class::Throttled | Class::CredentialsUnavailable, _) => Next::Again(PAUSES.pause(failed - 1, random)),
         (_, Retry::BackOff) => Next::Look(LISTED_AFTER + PAUSES.pause(failed - 1, random)),
         (_, Retry::Once) if failed <= 1 => Next::Again(Duration::ZERO),

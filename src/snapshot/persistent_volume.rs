@@ -1,4 +1,4 @@
-//! The PersistentVolume of a restored EBS volume, for static provisioning with the EBS CSI driver.
+//! Makes the PersistentVolume of a restored EBS volume, for static provisioning with the EBS CSI driver.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 
 use crate::disks::Volume;
 
-/// What the driver's and the cluster's names are not in the volume.
+/// Settings of the driver and the cluster that the volume does not have.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
     pub fs_type: &'a str,
-    /// Empty: the claim must ask for no class either.
+    /// Empty: the claim must not ask for a class either.
     pub storage_class: &'a str,
 }
 
-/// The manifest; JSON, which is YAML too. The claim that `labels` name, if any, is the one that may bind it.
+/// The manifest, in JSON, which is YAML too. Only the claim that `labels` name, if any, may bind it.
 #[must_use]
 pub fn manifest(volume: &Volume, labels: &BTreeMap<String, String>, options: Options<'_>) -> Value {
     let mut manifest = json!({
@@ -24,7 +24,7 @@ pub fn manifest(volume: &Volume, labels: &BTreeMap<String, String>, options: Opt
         "spec": {
             "capacity": { "storage": format!("{}Gi", volume.size_gib) },
             "accessModes": ["ReadWriteOnce"],
-            // Whoever restores wants to look before anything is deleted.
+            // After a restore somebody wants to look at the data before anything is deleted.
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": options.storage_class,
             "volumeMode": "Filesystem",
@@ -41,7 +41,7 @@ pub fn manifest(volume: &Volume, labels: &BTreeMap<String, String>, options: Opt
     manifest
 }
 
-/// The manifest as people write it. Scalars are JSON's, which YAML reads as it should.
+/// The manifest in block-style YAML. Scalars are JSON's, which YAML reads alike.
 #[must_use]
 pub fn yaml(manifest: &Value) -> String {
     let mut text = String::new();

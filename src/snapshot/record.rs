@@ -1,7 +1,7 @@
-//! What the state directory remembers of a run with snapshots: which backup, and how far it came.
+//! Records in the state directory the backup and the phase of a run with snapshots.
 //!
-//! `STATE_DIR/snapshots/ID.json`, replaced whole ([`state::replace`]). The job's lock
-//! beside it is held for as long as a run or a recovery works on it: a record whose lock is free belongs to a process that died.
+//! `STATE_DIR/snapshots/ID.json`, replaced whole ([`state::replace`]). A run or a recovery that works on it holds the job's lock beside
+//! it: a record whose lock is free belongs to a process that died.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +22,7 @@ pub struct Records {
     folder: PathBuf,
 }
 
-/// One run of a job's snapshots at a time, over all processes that share a state directory.
+/// The lock that allows one run of a job's snapshots at a time, over all processes that share a state directory.
 #[derive(Debug)]
 pub struct Lock {
     job: Name,
@@ -50,9 +50,9 @@ pub(super) struct Saved {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Phase {
-    /// Snapshots may exist; nothing will name them unless this run goes on.
+    /// Snapshots may exist. Unless this run continues, no manifest will name them.
     Creating,
-    /// All is captured. What is missing are snapshots to complete and the manifest to be written, or to be written again.
+    /// Everything is captured. Snapshots must complete, and the manifest must be written, or written again.
     Captured(Box<Manifest>),
 }
 
@@ -85,7 +85,7 @@ impl Records {
     }
 
     /// # Errors
-    /// When another process, or another run in this one, has it, or the state directory cannot be written to.
+    /// When another process, or another run in this one, has locked it, or the state directory cannot be written to.
     pub fn lock(&self, job: &Name) -> Result<Lock, Error> {
         state::make_folder(&self.folder)?;
         let path = self.folder.join(format!("{job}.lock"));
@@ -95,7 +95,7 @@ impl Records {
         }
     }
 
-    /// Writes down that snapshots of this backup are about to be created.
+    /// Records that snapshots of this backup are about to be created.
     pub(super) fn begin<'a>(
         &self,
         lock: &'a Lock,
@@ -123,13 +123,13 @@ impl Records {
         Ok(saved.map(|saved| Record { records: self.clone(), saved, _lock: lock }).collect())
     }
 
-    /// Every job that has one at `location`.
+    /// Every job that has a record at `location`.
     pub(super) fn jobs(&self, location: &str) -> Result<BTreeSet<Name>, Error> {
         let saved = self.all()?.into_iter().filter(|saved| saved.location == location);
         Ok(saved.map(|saved| saved.chain.job).collect())
     }
 
-    /// The backups that are being made, or whose snapshots are still pending.
+    /// The backups of all records: being made, or with pending snapshots.
     #[cfg(test)]
     pub(crate) fn backups(&self) -> Result<BTreeSet<BackupId>, Error> {
         Ok(self.all()?.into_iter().map(|saved| saved.id).collect())
@@ -149,7 +149,7 @@ impl Records {
             }
             let text = match fs::read(&path) {
                 Ok(text) => text,
-                // Another process finished it.
+                // Another process removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(state::Error::io("read", &path)(error).into()),
             };
@@ -157,9 +157,11 @@ impl Records {
                 Ok(saved) if saved.version == VERSION => all.push(saved),
                 // Left where it is, for the version that wrote it.
                 Ok(saved) => {
-                    tracing::error!(path = %path.display(), version = saved.version, "a record of another version of Penstock");
+                    tracing::error!(path = %path.display(), version = saved.version, "snapshot record left as it is: another version of Penstock wrote it");
                 }
-                Err(error) => tracing::error!(path = %path.display(), %error, "a record that cannot be read"),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "could not read a snapshot record: skipped")
+                }
             }
         }
         all.sort_by(|a, b| a.id.cmp(&b.id));
@@ -177,12 +179,12 @@ impl Records {
 }
 
 impl Record<'_> {
-    /// Everything is captured: from here on `manifest` is committed, now or by the next start.
+    /// Records that everything is captured: this run or the next start commits `manifest`.
     pub(super) fn captured(&mut self, manifest: &Manifest) -> Result<(), Error> {
         self.change(Phase::Captured(Box::new(manifest.clone())))
     }
 
-    /// What was captured is given up.
+    /// Records that the captured backup will not be committed.
     pub(super) fn creating(&mut self) -> Result<(), Error> {
         self.change(Phase::Creating)
     }
@@ -193,7 +195,7 @@ impl Record<'_> {
         self.records.write(&self.saved)
     }
 
-    /// Nothing is left to do for it.
+    /// Removes the record: its backup needs nothing more.
     pub(super) fn remove(self) -> Result<(), Error> {
         let path = self.records.path(&self.saved.id);
         match fs::remove_file(&path) {

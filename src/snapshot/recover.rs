@@ -1,6 +1,6 @@
-//! What earlier runs left: pending snapshots, and runs that died.
+//! Recovers what earlier runs left: pending snapshots, and runs that died.
 //!
-//! One look, no waiting; whatever cannot be done now stays recorded for the next time. Called before a job's own snapshots, at the
+//! Looks once and does not wait; a record that cannot be finished stays for the next time. Runs before a job's own snapshots, at the
 //! daemon's start, and now and then while it runs.
 
 use std::collections::BTreeSet;
@@ -17,32 +17,34 @@ use crate::format::manifest::{self, Manifest, Moment};
 use crate::location::Location;
 use crate::store::{self, Overwrite, Payload};
 
-/// A request that was in flight when a process died may be served later; nothing of a dead run appears after this long.
+/// EC2 may execute a request that was in flight when a process died, but not later than this.
 const LATE: Duration = Duration::from_mins(10);
 
-/// Works on the records of every job at the location that does not run now. Failures are logged, and leave the record.
+/// Recovers the records of every job at the location that is not running. A record stays if that fails; failures are logged.
 pub async fn all(location: &Location) {
     let records = Records::new(&location.process.state_dir);
     let jobs = match records.jobs(location.name()) {
         Ok(jobs) => jobs,
-        Err(error) => return tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read"),
+        Err(error) => return tracing::error!(class = %error.class(), %error, "could not read the snapshot records"),
     };
     for name in jobs {
         match records.lock(&name) {
             Ok(lock) => drop(job(location, &lock).await),
             Err(Error::Running { .. }) => {}
-            Err(error) => tracing::error!(job = %name, class = %error.class(), %error, "records of snapshots are left"),
+            Err(error) => {
+                tracing::error!(job = %name, class = %error.class(), %error, "could not lock snapshot records")
+            }
         }
     }
 }
 
-/// Works on the records of the job that `lock` is for. Failures are logged, and leave the record. How many snapshots are known to
-/// be pending still.
+/// Recovers the records of the job that `lock` is for. A record stays if that fails; failures are logged. Returns how many snapshots are
+/// known to be pending still.
 pub async fn job(location: &Location, lock: &Lock) -> usize {
     let records = match Records::new(&location.process.state_dir).of(lock, location.name()) {
         Ok(records) => records,
         Err(error) => {
-            tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read");
+            tracing::error!(class = %error.class(), %error, "could not read the snapshot records: pending snapshots are not recovered now");
             return 0;
         }
     };
@@ -52,7 +54,7 @@ pub async fn job(location: &Location, lock: &Lock) -> usize {
         match one(location, record).await {
             Ok(count) => pending += count,
             Err(error) => {
-                tracing::error!(backup = %owner, class = %error.class(), %error, "its snapshots are looked after again later");
+                tracing::error!(backup = %owner, class = %error.class(), %error, "could not finish the pending snapshots of this backup: trying again later");
             }
         }
     }
@@ -60,12 +62,12 @@ pub async fn job(location: &Location, lock: &Lock) -> usize {
     pending
 }
 
-/// How many snapshots are pending still.
+/// Recovers one record. Returns how many snapshots are still pending.
 async fn one(location: &Location, record: Record<'_>) -> Result<usize, Error> {
     match (committed(location, &record).await?, record.saved.phase.clone()) {
         (Some(manifest), _) => finish(location, record, manifest, Overwrite::Allow).await,
         (None, Phase::Captured(_)) if was_deleted(location, &record).await? => {
-            tracing::info!(backup = %record.saved.owner(), "it was deleted while its snapshots were pending");
+            tracing::info!(backup = %record.saved.owner(), "backup was deleted while its snapshots were pending: prune deletes the snapshots");
             record.remove()?;
             Ok(0)
         }
@@ -74,7 +76,7 @@ async fn one(location: &Location, record: Record<'_>) -> Result<usize, Error> {
     }
 }
 
-/// The backup's manifest, if it is committed.
+/// Reads the backup's manifest, if it is committed.
 async fn committed(location: &Location, record: &Record<'_>) -> Result<Option<Manifest>, Error> {
     let key = record.saved.backup().manifest();
     let refused = |error| Error::Manifest { key: key.clone(), error };
@@ -88,7 +90,7 @@ async fn committed(location: &Location, record: &Record<'_>) -> Result<Option<Ma
     Manifest::parse(&bytes, &owner.chain, &owner.id, &home).map(Some).map_err(refused)
 }
 
-/// Whether it was committed, and deleted since: its snapshots then go with the last of its manifest (docs/decisions/0035).
+/// Whether the backup was committed and then deleted: its snapshots are deleted with its tombstone (docs/decisions/0035).
 async fn was_deleted(location: &Location, record: &Record<'_>) -> Result<bool, Error> {
     let key = record.saved.backup().deleted();
     match location.store.head(&key).await {
@@ -98,7 +100,7 @@ async fn was_deleted(location: &Location, record: &Record<'_>) -> Result<bool, E
     }
 }
 
-/// Nothing was captured: the snapshots are deleted, since no manifest will ever name them.
+/// Deletes the snapshots of a backup that was not captured, since no manifest will ever name them.
 async fn abandon(location: &Location, record: Record<'_>) -> Result<usize, Error> {
     let owner = record.saved.owner();
     let deletion = delete::all_but(&*location.disks, &owner, &BTreeSet::new()).await?;
@@ -110,7 +112,7 @@ async fn abandon(location: &Location, record: Record<'_>) -> Result<usize, Error
     Ok(0)
 }
 
-/// Everything was captured: what EC2 says of the pending snapshots now goes into the manifest.
+/// Updates the manifest of a captured backup with the present state of its pending snapshots.
 async fn finish(
     location: &Location,
     record: Record<'_>,
@@ -123,7 +125,7 @@ async fn finish(
     let seen = wait::look(&*location.disks, &ids).await?;
     let late = Duration::try_from(Timestamp::now().duration_since(record.saved.written)).is_ok_and(|age| age > LATE);
     if overwrite == Overwrite::Refuse && late && seen.is_empty() && !ids.is_empty() {
-        tracing::warn!(backup = %owner, "its snapshots are gone: it was deleted, and is not committed again");
+        tracing::warn!(backup = %owner, "captured backup not committed: all its snapshots were deleted");
         return record.remove().map(|()| 0);
     }
     let before = manifest.clone();
@@ -131,7 +133,7 @@ async fn finish(
     manifest.outcome = manifest.judge(Moment::Settled);
     if overwrite == Overwrite::Refuse || manifest != before {
         put(location, &record, &manifest, overwrite).await?;
-        tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "the record of its snapshots is brought up to date");
+        tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "backup's manifest updated with the state of its snapshots");
     }
     let pending = wait::pending_ids(&manifest.items).len();
     if pending > 0 {
@@ -151,15 +153,15 @@ async fn put(
     let key = record.saved.backup().manifest();
     let payload = Payload::new(manifest.to_json(), location.store.algorithm());
     match location.store.put(&key, payload.clone(), overwrite).await {
-        // An earlier attempt whose reply was lost: nobody else writes this key.
+        // An earlier attempt succeeded, but its reply was lost: nobody else writes this key.
         Err(error) if error.class == Class::Conflict => {}
         result => result?,
     }
-    // The record, which could say it once more, goes next.
+    // Verify, since the record is removed next.
     match location.store.head(&key).await {
         Ok(found) if found.is(payload.size(), payload.checksum) => Ok(()),
         Ok(_) => {
-            let message = "the store said that it took the manifest, and another object lies there";
+            let message = "the store confirmed the PUT of the manifest, but has another object";
             Err(store::Error::local("HeadObject", &key, Class::Compat, message))
         }
         Err(denied) if denied.class == Class::AccessDenied => Ok(()),

@@ -1,8 +1,8 @@
-//! A volume from a snapshot of a backup.
+//! Makes a volume from a snapshot of a backup.
 //!
-//! The volume is like the original unless the operator says otherwise. EC2 is asked for the snapshot's state, whatever the manifest
-//! says: a record that was never finished must not stand in the way of a restore. The client token is made of everything that
-//! is asked for, and the volume is tagged with it: the same command again finds the same volume, however much later.
+//! The volume is like the original unless the operator asks for something else. EC2 decides whether the snapshot is usable, whatever
+//! the manifest says: a manifest that was never completed must not prevent a restore. The client token is a hash of the whole request, and
+//! a tag of the volume: the same command again finds the same volume, however much later.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::format::ebs::EbsSnapshot;
 use crate::format::manifest::{Content, Item, Manifest};
 use crate::location::Location;
 
-/// A new volume may not be listed for a moment. One that is not there after this long was taken back by EC2.
+/// A new volume may not be listed for a moment. If it is not listed after this long, EC2 did not keep it.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
-/// Between two looks at it.
+/// The pauses between looks at the volume.
 const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10), (100, 100));
 
-/// What is asked for; what is `None` is the original's.
+/// The volume to make; for `None` the original's value is used.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub availability_zone: String,
@@ -31,23 +31,23 @@ pub struct Wanted {
     pub iops: Option<u32>,
     pub throughput: Option<u32>,
     pub encryption: Encryption,
-    /// Besides the original's; they win.
+    /// Tags besides the original's, which they override.
     pub tags: Tags,
-    /// Tells two volumes apart that are otherwise asked for alike.
+    /// Distinguishes volumes of otherwise equal requests.
     pub copy: String,
-    /// Until it is available.
+    /// How long to wait until the volume is available.
     pub timeout: Duration,
 }
 
-/// Whether the volume was made now.
+/// Whether this command made the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Made {
     Now,
-    /// By the same request, earlier.
+    /// The same request made it earlier.
     Earlier,
 }
 
-/// The snapshot that `volume` means in a backup: a volume's ID, an item's name, a claim as NAMESPACE/NAME, a snapshot's ID.
+/// Finds the snapshot for `volume` in a backup: a volume's ID, an item's name, a claim as NAMESPACE/NAME, or a snapshot's ID.
 ///
 /// # Errors
 /// When there is none, or several.
@@ -62,12 +62,12 @@ pub fn find<'a>(manifest: &'a Manifest, volume: &str) -> Result<(&'a Item, &'a E
     let there = || {
         let known = manifest.snapshots().map(|(_, snapshot)| snapshot.volume_id.to_string());
         let known: Vec<String> = known.take(20).collect();
-        if known.is_empty() { "it has no snapshot at all".to_owned() } else { format!("it has {}", known.join(", ")) }
+        if known.is_empty() { "it has no snapshot".to_owned() } else { format!("it has {}", known.join(", ")) }
     };
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
-            Err(Error::Usage(format!("{volume} means several volumes of the backup: name one by its ID")))
+            Err(Error::Usage(format!("{volume} matches several volumes of the backup: name one by its ID")))
         }
         (None, _) => {
             let failed = manifest.items.iter().find(|item| {
@@ -84,7 +84,7 @@ pub fn find<'a>(manifest: &'a Manifest, volume: &str) -> Result<(&'a Item, &'a E
     }
 }
 
-/// What EC2 is asked for.
+/// The request to EC2.
 fn request(owner: &Owner, original: &EbsSnapshot, wanted: &Wanted) -> Result<NewVolume, Error> {
     let volume_type = wanted.volume_type.clone().unwrap_or_else(|| original.volume_type.clone());
     let same = volume_type == original.volume_type;
@@ -129,9 +129,9 @@ fn request(owner: &Owner, original: &EbsSnapshot, wanted: &Wanted) -> Result<New
     Ok(new)
 }
 
-/// SHA-256 of what is asked for, in 64 hexadecimal digits, the most that EC2 takes (docs/decisions/0067). Field by field as
-/// `NAME LENGTH VALUE` and a line feed. A field without a value is left out, so that one added later changes no token of a command without
-/// it. Any other change makes a command that is repeated after an upgrade create a second volume.
+/// SHA-256 of the request, in 64 hexadecimal digits, the most that EC2 takes (docs/decisions/0067). Field by field as `NAME LENGTH VALUE`
+/// and a line feed. A field without a value is left out, so that a field added later changes no token of a command without it. With any
+/// other change, a command repeated after an upgrade makes a second volume.
 fn client_token(new: &NewVolume, copy: &str) -> String {
     let NewVolume { snapshot, availability_zone, volume_type, size_gib, iops, throughput, encryption, tags, .. } = new;
     let (encryption, key) = match encryption {
@@ -168,7 +168,7 @@ fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
     let (tags, left_out) = tags::fill(own, &new.tags);
     let (tags, more) = tags::fill(tags, &original.tags);
     if left_out + more > 0 {
-        tracing::warn!(left_out = left_out + more, "EC2 takes 50 tags on a volume; the rest is left out");
+        tracing::warn!(left_out = left_out + more, "volume gets 50 tags, EC2's limit: the others are left out");
     }
     tags
 }
@@ -176,8 +176,8 @@ fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
 /// Makes the volume and waits until it is available.
 ///
 /// # Errors
-/// When what is asked for makes no sense, the snapshot is gone, not complete or another volume's, EC2 refuses, the volume vanishes
-/// after EC2 has promised it, or is not available in time.
+/// When the request is invalid, the snapshot is missing, not complete or another volume's, EC2 refuses, or the volume disappears after its
+/// creation or is not available in time.
 pub async fn volume(
     location: &Location,
     owner: &Owner,
@@ -199,7 +199,7 @@ pub async fn volume(
     }
 }
 
-/// Whether EC2 has the snapshot, whole, and of the volume that the manifest names.
+/// Checks that EC2 has the snapshot, complete and of the volume that the manifest names.
 pub(super) fn check(original: &EbsSnapshot, seen: Option<&Snapshot>) -> Result<(), Error> {
     let id = &original.snapshot_id;
     let snapshot = seen.ok_or_else(|| Error::Gone(id.clone()))?;
@@ -223,7 +223,7 @@ async fn make(location: &Location, new: &NewVolume) -> Result<(Volume, Made), Er
     let filter = VolumeFilter { tags: [token].into(), ..VolumeFilter::default() };
     let earlier = select::list(&*location.disks, &filter).await?;
     if let Some(volume) = earlier.into_iter().find(|volume| !matches!(volume.state, VolumeState::Unusable(_))) {
-        tracing::info!(volume = %volume.id, "the same command has made this volume before");
+        tracing::info!(volume = %volume.id, "volume found: the same command has made it before");
         return Ok((volume, Made::Earlier));
     }
     let volume = location.disks.create_volume(new).await?;
@@ -243,7 +243,7 @@ async fn available(location: &Location, volume: Volume, made: Made, timeout: Dur
             },
             Err(error) if not_there(&error) && !shown && elapsed() < LISTED_WITHIN => {}
             Err(error) if error.class.retry() == Retry::No => return Err(error.into()),
-            Err(error) => tracing::warn!(class = %error.class, %error, "the volume is looked at again"),
+            Err(error) => tracing::warn!(class = %error.class, %error, "could not look at the volume: trying again"),
         }
         let pause = LOOKS.pause(look, 0);
         if elapsed() + pause > timeout {

@@ -1,4 +1,4 @@
-//! Which volumes a source means, and the listings of volumes and snapshots. Of EC2's permissions only DescribeVolumes is needed, and the instance metadata service for `this-instance`.
+//! Selects a source's volumes, and lists volumes and snapshots. Needs only DescribeVolumes, and for `this-instance` the metadata service.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Snapshot, SnapshotFilte
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
 
-/// 1000 volumes each: a service that pages without end is not followed for ever.
+/// 1000 volumes each: a listing that never ends is not followed for ever.
 const MAX_PAGES: usize = 1000;
 
-/// Of volumes or snapshots in one listing: ten times what an account has of either by default.
+/// Volumes or snapshots in one listing: ten times an account's default quota of either.
 const MAX_ITEMS: usize = 100_000;
 
 #[derive(Debug)]
 pub struct Selection {
     /// In the order of their ids.
     pub volumes: Vec<Volume>,
-    /// Named in the configuration, and not there.
+    /// Named in the configuration, but not found.
     pub missing: Vec<VolumeId>,
-    /// There, in a state in which no snapshot can be taken of them.
+    /// Found, but in a state in which no snapshot can be taken.
     pub unusable: Vec<(VolumeId, String)>,
-    /// What the volumes fit, as the log and the manifest tell it.
+    /// Why these volumes are selected, for the log and the manifest.
     pub reason: String,
 }
 
-/// The volumes that a source means.
+/// Selects a source's volumes.
 ///
 /// # Errors
-/// When the volumes, or this instance's id, cannot be asked for.
+/// When the volumes cannot be listed, or this instance's id is not available.
 pub async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Error> {
     let attached_to = match &ebs.attached_to {
         None => None,
@@ -45,16 +45,16 @@ pub async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Er
     found.retain(|id, volume| match &volume.state {
         VolumeState::Creating | VolumeState::Ready => true,
         VolumeState::Unusable(state) => {
-            // One that somebody is deleting is as good as gone.
+            // A volume that is being deleted counts as gone.
             if matches!(state.as_str(), "deleting" | "deleted") {
-                tracing::warn!(volume = %id, state, "no snapshot is taken of a volume that is being deleted");
+                tracing::warn!(volume = %id, state, "volume is being deleted: taking no snapshot of it");
             } else {
                 unusable.push((id.clone(), state.clone()));
             }
             false
         }
     });
-    // A volume that is attached elsewhere was not meant; one that was named without such a condition is missed.
+    // With `attached_to`, a named volume that is attached elsewhere is not selected; otherwise it is missing.
     let there = |id: &VolumeId| found.contains_key(id) || unusable.iter().any(|(unusable, _)| unusable == id);
     let missed = |id: &&VolumeId| attached_to.is_none() && !there(id);
     let missing = ebs.volumes.iter().filter(missed).cloned().collect();
@@ -62,7 +62,7 @@ pub async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Er
     Ok(Selection { volumes: found.into_values().collect(), missing, unusable, reason })
 }
 
-/// One empty chunk of nothing: a filter without ids asks for any.
+/// One empty chunk if there are no ids: a filter without ids matches any.
 fn chunks(ids: &[VolumeId]) -> Vec<Vec<VolumeId>> {
     if ids.is_empty() { vec![Vec::new()] } else { ids.chunks(MAX_FILTER_VALUES).map(<[_]>::to_vec).collect() }
 }
@@ -94,7 +94,7 @@ enum More {
     No,
 }
 
-/// What a listing has shown so far. One that does not come to an end is an error: what it would show next is not known.
+/// The listing so far. A listing that does not end is an error, since its rest is unknown.
 #[derive(Debug)]
 struct Pages<T> {
     operation: &'static str,
@@ -114,8 +114,7 @@ impl<T> Pages<T> {
         let stuck = page.next.is_some() && page.next == self.from;
         let too_many = self.count == MAX_PAGES || self.items.len() > MAX_ITEMS;
         if stuck || (page.next.is_some() && too_many) {
-            let message =
-                format!("the listing does not come to an end: after {} pages there is another one", self.count);
+            let message = format!("the listing does not end: after {} pages there is another one", self.count);
             return Err(disks::Error::at("ec2", self.operation, "the account", Class::Compat, message));
         }
         self.from = page.next;

@@ -1,4 +1,4 @@
-//! The snapshots of one run: taken, waited for, and either committed with the manifest or discarded.
+//! The snapshots of one run: taken, waited for, and then committed with the manifest or discarded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +19,10 @@ use crate::format::manifest::{Item, Manifest};
 use crate::location::Location;
 use crate::metrics;
 
-/// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
+/// A snapshot that is missing from so many looks in a row is gone. By then minutes have passed, and EC2 lists new ones within seconds.
 const MISSES: u32 = 7;
 
-/// What a status page reads at any time.
+/// The progress, which a status page reads at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub snapshots: AtomicU64,
@@ -35,9 +35,9 @@ pub struct Session<'a> {
     metrics: metrics::Job,
     earlier: usize,
     progress: &'a Progress,
-    /// Until when each pending snapshot is waited for; those that are not waited for are not in it.
+    /// When the waiting for each pending snapshot ends; snapshots that are not waited for are not in it.
     deadlines: BTreeMap<SnapshotId, Instant>,
-    /// A creation was cut off: its snapshot may appear later than anything that is deleted now.
+    /// A creation was interrupted: its snapshot may appear after the others are deleted.
     cut_off: bool,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 impl<'a> Session<'a> {
-    /// Writes the record; nothing is asked of EC2 yet. Of the job's earlier backups `earlier` snapshots are pending still.
+    /// Writes the record; sends nothing to EC2 yet. `earlier` snapshots of the job's earlier backups are still pending.
     ///
     /// # Errors
     /// When the state directory cannot be written to.
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
     /// Begins a snapshot of each volume.
     ///
     /// # Errors
-    /// Only when cancelled: [`Session::discard`] then.
+    /// Only when cancelled. The caller must call [`Session::discard`] then.
     pub async fn capture(
         &mut self,
         ebs: &Ebs,
@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes down that only waiting is left: should this process die, the next start commits `manifest`.
+    /// Records that only waiting is left: if this process dies, the next start commits `manifest`.
     ///
     /// # Errors
     /// When the state directory cannot be written to.
@@ -114,8 +114,8 @@ impl<'a> Session<'a> {
         self.record.captured(manifest)
     }
 
-    /// Waits until each snapshot has ended or its time is over; those of the latter kind stay pending. A stop ends the waiting, as
-    /// does a refusal to show the snapshots: they are there, and a later run looks again. Returns the first failure of an item.
+    /// Waits until each snapshot has ended or its time is over; then it stays pending. Also ends on a stop, or if EC2 refuses to show the
+    /// snapshots: they exist, and a later run looks again. Returns the first failure of an item.
     pub async fn settle(&mut self, manifest: &mut Manifest, stop: &CancellationToken) -> Option<(Name, Error)> {
         let mut misses: BTreeMap<SnapshotId, u32> = BTreeMap::new();
         let mut failed = None;
@@ -136,20 +136,22 @@ impl<'a> Session<'a> {
             match seen {
                 Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &seen, &mut misses)),
                 Err(error) if error.class.retry() == Retry::No => {
-                    tracing::error!(class = %error.class, %error, "the snapshots cannot be looked at: they stay pending");
+                    tracing::error!(class = %error.class, %error, "could not look at the pending snapshots: they stay pending; a later run looks again");
                     break;
                 }
-                Err(error) => tracing::warn!(class = %error.class, %error, "the snapshots are looked at again later"),
+                Err(error) => {
+                    tracing::warn!(class = %error.class, %error, "could not list the snapshots: trying again")
+                }
             }
         }
-        // Whoever is asked to stop leaves this to the next look at the record, or to pruning.
+        // After a stop, the next look at the record or a prune deletes them.
         if !stop.is_cancelled() {
             self.strays(manifest).await;
         }
         failed
     }
 
-    /// The pending snapshots whose time is not over.
+    /// The pending snapshots that are still waited for.
     fn waited_for(&self, items: &[Item]) -> Vec<(SnapshotId, Instant)> {
         let now = self.location.clock.now();
         let waited_for = |id: SnapshotId| Some((id.clone(), *self.deadlines.get(&id).filter(|at| **at > now)?));
@@ -183,17 +185,17 @@ impl<'a> Session<'a> {
         failed
     }
 
-    /// Deletes what this backup created and its items do not name: a creation whose reply was lost, a snapshot that failed.
+    /// Deletes snapshots of this backup that no item names: of a creation whose reply was lost, or failed ones.
     async fn strays(&self, manifest: &Manifest) {
         let named = named(manifest);
         let owner = self.record.saved.owner();
         match delete::all_but(&*self.location.disks, &owner, &named).await {
             Ok(deletion) => deletion.log(&owner),
-            Err(error) => tracing::warn!(class = %error.class, %error, "snapshots that no item names may be left"),
+            Err(error) => tracing::warn!(class = %error.class, %error, "could not delete snapshots that no item names"),
         }
     }
 
-    /// The manifest is committed. The record, which the manifest in the store now overrules, stays for as long as a snapshot is
+    /// Closes the session after the commit. The manifest in the store now overrules the record, which stays as long as a snapshot is
     /// pending.
     ///
     /// # Errors
@@ -202,18 +204,18 @@ impl<'a> Session<'a> {
         let pending = wait::pending_ids(&manifest.items).len();
         self.metrics.snapshots_pending(self.earlier + pending);
         if pending > 0 {
-            tracing::warn!(backup = %manifest.id, pending, "snapshots are still pending: a later run finishes the record");
+            tracing::warn!(backup = %manifest.id, pending, "snapshots are still pending: a later run completes the backup");
             return Ok(());
         }
         self.record.remove()
     }
 
-    /// Nothing will be committed: deletes every snapshot of this backup. What cannot be deleted now is what the record is for.
+    /// Deletes every snapshot of a backup that will not be committed. The record stays until all are deleted.
     pub async fn discard(mut self) {
         self.metrics.snapshots_pending(self.earlier);
-        // Should this be cut off, the next start must not commit what is going to be deleted.
+        // If this is interrupted, the next start must not commit the backup.
         if let Err(error) = self.record.creating() {
-            tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
+            tracing::error!(class = %error.class(), %error, "could not change the snapshot record: if this process dies now, the next start may commit the failed backup");
         }
         let owner = self.record.saved.owner();
         match delete::all_but(&*self.location.disks, &owner, &BTreeSet::new()).await {
@@ -223,11 +225,11 @@ impl<'a> Session<'a> {
                     && !self.cut_off
                     && let Err(error) = self.record.remove()
                 {
-                    tracing::warn!(%error, "the record stays");
+                    tracing::warn!(%error, "could not remove the snapshot record: the next run removes it");
                 }
             }
             Err(error) => {
-                tracing::error!(class = %error.class, %error, "the failed backup's snapshots are left; a later run deletes them");
+                tracing::error!(class = %error.class, %error, "could not delete the failed backup's snapshots: a later run deletes them");
             }
         }
     }

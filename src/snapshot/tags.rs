@@ -1,4 +1,4 @@
-//! The tags of snapshots and volumes. Penstock's own say whose a snapshot is: nothing without them is ever adopted or deleted.
+//! The tags of snapshots and volumes. Only snapshots with Penstock's own tags, which name their owner, are ever adopted or deleted.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) const SOURCE_VOLUME: &str = "penstock:source-volume";
 pub(super) const SOURCE_SNAPSHOT: &str = "penstock:source-snapshot";
 pub(super) const RESTORE: &str = "penstock:restore";
 
-/// What the EBS CSI driver writes on a volume, and what an item's labels call it.
+/// The tags that the EBS CSI driver writes on a volume, and the labels of an item for them.
 const LABELS: [(&str, &str); 3] = [
     ("kubernetes.io/created-for/pvc/namespace", "pvc_namespace"),
     ("kubernetes.io/created-for/pvc/name", "pvc_name"),
@@ -30,7 +30,7 @@ pub fn claim(labels: &BTreeMap<String, String>) -> Option<String> {
     Some(format!("{}/{}", labels.get("pvc_namespace")?, labels.get("pvc_name")?))
 }
 
-/// What the cluster calls a volume with these tags.
+/// The labels of a volume with these tags.
 #[must_use]
 pub fn labels(tags: &Tags) -> BTreeMap<String, String> {
     let label = |(tag, label): (&str, &str)| Some((label.to_owned(), tags.get(tag)?.clone()));
@@ -41,20 +41,20 @@ fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> Tags {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// What every snapshot of a chain carries.
+/// The tags of every snapshot of a chain.
 pub(super) fn of_chain(chain: &Chain) -> Tags {
     let Chain { cluster, job, node } = chain;
     pairs([(CLUSTER, cluster.as_str()), (JOB, job.as_str()), (NODE, node.as_str())])
 }
 
-/// What every snapshot of a backup carries.
+/// The tags of every snapshot of a backup.
 pub(super) fn of_backup(owner: &Owner) -> Tags {
     let mut tags = of_chain(&owner.chain);
     tags.extend(pairs([(BACKUP_ID, owner.id.as_str())]));
     tags
 }
 
-/// What tells the one snapshot of a volume in a backup.
+/// The tags that identify the snapshot of a volume in a backup.
 pub(super) fn of_volume(owner: &Owner, volume: &VolumeId) -> Tags {
     let mut tags = of_backup(owner);
     tags.extend(pairs([(SOURCE_VOLUME, volume.as_str())]));
@@ -65,8 +65,8 @@ pub(super) fn belongs(snapshot: &Snapshot, to: &Tags) -> bool {
     to.iter().all(|(key, value)| snapshot.tags.get(key) == Some(value))
 }
 
-/// `first`, and of `more` as many as EC2 takes on one resource. AWS's own tags and Penstock's cannot be taken over. The
-/// number that did not fit.
+/// Adds to `first` as many of `more` as EC2 allows on one resource, but not AWS's own tags or Penstock's. Returns how many did
+/// not fit.
 pub(super) fn fill(first: Tags, more: &Tags) -> (Tags, usize) {
     let mut tags = first;
     let mut left_out = 0;
@@ -83,13 +83,13 @@ pub(super) fn fill(first: Tags, more: &Tags) -> (Tags, usize) {
     (tags, left_out)
 }
 
-/// A new snapshot's: Penstock's own, then the configured ones, then the volume's if they are asked for.
+/// The tags of a new snapshot: Penstock's own, then the configured ones, then the volume's if they are to be copied.
 pub(super) fn of_new_snapshot(owner: &Owner, volume: &Volume, ebs: &Ebs) -> Tags {
     let (tags, left_out) = fill(of_volume(owner, &volume.id), &ebs.tags);
     let none = Tags::new();
     let (tags, more) = fill(tags, if ebs.copy_volume_tags { &volume.tags } else { &none });
     if left_out + more > 0 {
-        tracing::warn!(volume = %volume.id, left_out = left_out + more, "EC2 keeps {MAX_TAGS} tags on a snapshot; the rest is left out");
+        tracing::warn!(volume = %volume.id, left_out = left_out + more, "snapshot gets {MAX_TAGS} tags, the most that EC2 allows: the others are left out");
     }
     tags
 }

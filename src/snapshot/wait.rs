@@ -1,4 +1,4 @@
-//! Looking at pending snapshots, few requests for many of them, and what is seen put into the items.
+//! Looks at pending snapshots, with few requests for many of them, and updates the items.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Outcome};
 use crate::metrics;
 
-/// Before each look. Small volumes that have barely changed are complete within seconds.
+/// The pauses between looks. Small volumes that have barely changed are complete within seconds.
 pub(super) const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (100, 125));
 
 /// Those of `ids` that exist.
@@ -43,10 +43,10 @@ pub(super) fn pending_ids(items: &[Item]) -> Vec<SnapshotId> {
     items.iter().filter_map(|item| Some(pending(item)?.snapshot_id.clone())).collect()
 }
 
-/// What one look makes of an item.
+/// The end of an item's snapshot, as one look found it.
 #[derive(Debug)]
 pub(super) enum Seen {
-    /// How long EC2 took for it.
+    /// After the time that EC2 took for it.
     Completed(Duration),
     Failed(Error),
 }
@@ -61,8 +61,8 @@ impl Seen {
     }
 }
 
-/// Puts what EC2 says of the pending snapshots into the items, and counts those that have ended. A snapshot that is not shown is pending
-/// until `is_gone` says that it is gone. Returns the items that have ended.
+/// Updates the items with the state of the pending snapshots, and counts those that have ended. A snapshot that EC2 does not show is
+/// pending until `is_gone`. Returns the items that have ended.
 pub(super) fn settle(
     items: &mut [Item],
     seen: &BTreeMap<SnapshotId, Snapshot>,
@@ -90,7 +90,7 @@ pub(super) fn settle(
     ended
 }
 
-/// The item's snapshot is complete. How long EC2 took.
+/// Marks the item complete. Returns how long EC2 took.
 fn complete(item: &mut Item, completed: Option<Timestamp>) -> Option<Duration> {
     let Content::EbsSnapshot { snapshot: Some(recorded) } = &mut item.content else { return None };
     recorded.state = State::Completed;
@@ -100,10 +100,10 @@ fn complete(item: &mut Item, completed: Option<Timestamp>) -> Option<Duration> {
     Some(took.try_into().unwrap_or_default())
 }
 
-/// The item holds nothing any more but why.
+/// Marks the item failed.
 fn fail(item: &mut Item, error: &Error) {
     let report = error.report();
-    tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "the snapshot failed; nothing of it is kept");
+    tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "snapshot failed: the backup does not contain the item");
     item.outcome = Outcome::Failure;
     item.error = Some(report);
     item.content = Content::EbsSnapshot { snapshot: None };

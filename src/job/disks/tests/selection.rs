@@ -95,7 +95,7 @@ async fn no_volume_is_what_the_configuration_says_it_is() {
     };
     let failed = run(OnNoMatch::Error).await.unwrap_err();
     assert_eq!(failed.class(), Class::Source);
-    assert!(failed.to_string().contains("no volume is tagged role=data"), "{failed}");
+    assert!(failed.to_string().contains("no volume that is tagged role=data"), "{failed}");
     let world = World::new(Vec::new(), Ebs { on_no_match: OnNoMatch::Warn, ..by_tag() });
     let warned = world.run().await.unwrap();
     assert_eq!(world.metric("penstock_source_warnings_total"), 1);

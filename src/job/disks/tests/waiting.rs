@@ -70,7 +70,7 @@ async fn what_stays_busy_is_given_up() {
     let committed = world.run().await.unwrap();
     assert_eq!(committed.verdict(), (Outcome::Partial, Some(Class::Busy)));
     let message = &committed.manifest.items[1].error.as_ref().unwrap().message;
-    assert!(message.contains("minutes of trying") && message.contains("ConcurrentSnapshotLimitExceeded"), "{message}");
+    assert!(message.contains(" minutes: ") && message.contains("ConcurrentSnapshotLimitExceeded"), "{message}");
     assert!(world.clock.passed() < Duration::from_mins(32));
 }
 
