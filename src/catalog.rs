@@ -1,7 +1,7 @@
-//! Which backups there are, which one a user means, and when each was taken ([`date`]).
+//! Lists backups, finds the one that a user names, and dates them ([`date`]).
 //!
-//! What is kept of a listing is paid for ([`Memory`]): where `limits.memory` does not hold it, the error says so. To find one backup, or the
-//! newest of each chain, nothing else is kept.
+//! Everything kept of a listing is counted ([`Memory`]): beyond `limits.memory` it is an error. Finding one backup, or the newest of each
+//! chain, keeps nothing else.
 
 pub mod date;
 mod memory;
@@ -25,17 +25,17 @@ pub use walk::Pages;
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
-/// What reading a manifest takes of memory, as so many times its length: its text and what is parsed of it, while vectors grow.
+/// The memory for reading a manifest, as a multiple of its length: its text and the parsed form, while vectors grow.
 const PARSED: u64 = 12;
 
-/// What an [`Entry`] takes of memory, with what a list of them takes besides.
+/// The memory of an [`Entry`] in a list.
 pub const ENTRY: usize = 512;
 
 /// One cluster's backups in one location.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     pub location: Location,
-    /// How many bytes what is collected from a listing may take.
+    /// How many bytes the data kept of a listing may take.
     pub memory: u64,
 }
 
@@ -47,7 +47,7 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// That chain alone.
+    /// The scope of one chain.
     #[must_use]
     pub const fn of(chain: &'a Chain) -> Self {
         Self { job: Some(&chain.job), node: Some(&chain.node) }
@@ -58,7 +58,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// An object that Penstock wrote, and what it is.
+/// An object that Penstock wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub key: ObjectKey,
@@ -70,7 +70,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// The backup whose manifest, deleted or not, this object is.
+    /// The backup of this manifest or tombstone.
     #[must_use]
     pub fn entry(&self) -> Entry {
         Entry {
@@ -83,7 +83,7 @@ impl Found {
     }
 }
 
-/// A backup that is there, by its manifest's key.
+/// A committed backup, found by its manifest's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub key: ObjectKey,
@@ -116,7 +116,7 @@ impl Entry {
         self.id.started().unwrap_or(self.modified)
     }
 
-    /// The manifest's.
+    /// The manifest's size.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -186,7 +186,7 @@ pub enum Error {
     },
     #[error("no backup {what} in cluster {cluster}")]
     NotFound { what: String, cluster: Name },
-    #[error("the listing holds more backups and objects than the {total} bytes of limits.memory can keep count of")]
+    #[error("the listing has more backups and objects than fit into the {total} bytes of limits.memory")]
     Memory { total: u64 },
 }
 
@@ -200,7 +200,7 @@ impl Classify for Error {
             Self::Manifest { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
-                .remedy("`penstock list` shows what there is; --cluster and --location look elsewhere"),
+                .remedy("`penstock list` shows the backups that exist; --cluster and --location look elsewhere"),
             Self::Memory { .. } => Report::new(Class::Local, self.to_string())
                 .remedy("raise limits.memory, or ask for less with --job and --node"),
         }
@@ -208,7 +208,7 @@ impl Classify for Error {
 }
 
 impl Catalog {
-    /// With all of `limits.memory`.
+    /// A catalog that may use all of `limits.memory`.
     #[must_use]
     pub fn new(location: &Location) -> Self {
         Self { location: location.clone(), memory: location.process.budget.total() }
@@ -259,10 +259,10 @@ impl Catalog {
         Ok(entries)
     }
 
-    /// Every object of the chains in `scope` that Penstock wrote, each once, as long as `visit` wants them.
+    /// Visits every object of the chains in `scope` that Penstock wrote, once each, until `visit` fails.
     ///
     /// # Errors
-    /// When listing fails, and those of `visit`.
+    /// When listing fails, and the errors of `visit`.
     pub async fn walk(&self, scope: Scope<'_>, mut visit: impl FnMut(Found) -> Result<(), Error>) -> Result<(), Error> {
         let mut pages = self.pages(scope);
         while let Some(page) = pages.next().await? {
@@ -271,7 +271,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same, page by page.
+    /// As [`Catalog::walk`], page by page.
     #[must_use]
     pub fn pages<'a>(&'a self, scope: Scope<'a>) -> Pages<'a> {
         let prefix = match (scope.job, scope.node) {
@@ -290,16 +290,16 @@ impl Catalog {
         cluster_prefix(self.location.prefix(), &self.location.cluster)
     }
 
-    /// What there is of one backup, page by page.
+    /// The objects of one backup, page by page.
     #[must_use]
     pub fn pages_of<'a>(&'a self, chain: &Chain, id: &BackupId) -> Pages<'a> {
         Pages::new(self, Scope::default(), BackupPrefix::new(self.location.prefix(), chain, id).as_str().to_owned())
     }
 
-    /// One backup's manifest, checked.
+    /// Reads and checks one backup's manifest.
     ///
     /// # Errors
-    /// When it cannot be read, or is refused.
+    /// When it cannot be read, or is not valid.
     pub async fn manifest(&self, entry: &Entry) -> Result<Manifest, Error> {
         let refused = |error| Error::Manifest { key: entry.key.clone(), error };
         if entry.size > manifest::MAX_SIZE {
@@ -309,7 +309,7 @@ impl Catalog {
         Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)
     }
 
-    /// A manifest as it is.
+    /// Reads a manifest without checking it.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -317,28 +317,28 @@ impl Catalog {
         store::read(&*self.location.store, &entry.key, entry.size).await
     }
 
-    /// How many of these manifests may be read at a time: an eighth of the memory is for that.
+    /// How many of these manifests may be read at a time: they may take an eighth of the memory.
     pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
         let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
         let fit = self.memory / 8 / PARSED.saturating_mul(largest);
         usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
     }
 
-    /// The manifests of `entries`, in their order, each with its own failure. Only those that are being read are held.
+    /// Reads the manifests of `entries`, in order, each with its own error. Only those being read are in memory.
     pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
         let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
         stream::iter(entries).map(read).buffered(self.parallel(entries))
     }
 
-    /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is
-    /// looked for only where this one has none.
+    /// Finds the backup that `selector` names. If the selector names no node, `latest` means that of `node`; other nodes' backups are
+    /// considered only if it has none.
     ///
     /// # Errors
     /// When listing fails or there is no such backup.
     pub async fn resolve(&self, selector: &Selector, node: &Name) -> Result<Entry, Error> {
         let here = Scope { job: selector.job.as_ref(), node: Some(selector.node.as_ref().unwrap_or(node)) };
         let anywhere = Scope { job: selector.job.as_ref(), node: selector.node.as_ref() };
-        // Without a job there is no shorter listing than the whole one.
+        // Without a job the shortest listing is the whole one.
         let scopes =
             if selector.job.is_some() && selector.node.is_none() { vec![here, anywhere] } else { vec![anywhere] };
         for scope in scopes {
@@ -356,7 +356,7 @@ impl Catalog {
     }
 }
 
-/// What a selector means, of what has been seen so far: this node's newest, or else the newest of any.
+/// The best match for a selector so far: this node's newest, or else the newest of any node.
 struct Choice<'a> {
     selector: &'a Selector,
     node: &'a Name,

@@ -1,20 +1,20 @@
-//! Which backups of a chain stay, and why. No I/O, no clock.
+//! Decides which backups of a chain stay, and why. No I/O, no clock.
 //!
-//! - The rules are restic's: of each of the last so many days, weeks (from Monday) and months *that have a backup*, in the job's
-//!   time zone, one stays; and whatever is no older than `keep_within` counted from the newest backup, not from now. While a
-//!   rule has counts left, the oldest backup stays too. One reason is enough to stay.
-//! - **Of each period** the newest *complete* backup stays: one in which no item failed (warnings do not count). Where there is
-//!   none, the newest.
-//! - **Item by item**: each item that the newest backup has, or should have, is counted by itself, in the periods in which it was saved:
-//!   of each of the last so many, the newest complete backup that has it stays, or else the newest that has it. As long as
-//!   every item is saved, these are the same backups. Where one fails for a month, the others keep their history, and so does it.
-//!   An item that the newest backup knows nothing of (a pod that is gone) counts for nothing, and ages out with the periods.
-//! - What no rule may delete, a guard keeps: the newest backup, the last good one, the last good copy of each item that the newest
-//!   backup lacks, and the one that was stored last, which a clock that is behind dates into the past.
-//! - Only whole backups are decided on. A kept backup needs no other's manifest, only the objects that it names, and those stay
-//!   as long as it does ([`crate::prune`]).
+//! - The rules are restic's: of each of the last N days, weeks (from Monday) and months *that have a backup*, in the job's time zone, one
+//!   backup stays; and every backup that is no older than `keep_within`, counted from the newest backup, not from now. While a rule has
+//!   counts left, the oldest backup stays too. One reason is enough.
+//! - **Of each period** the newest *complete* backup stays: one in which no item failed (warnings do not count). If there is none, the
+//!   newest.
+//! - **Item by item**: each item that the newest backup has, or should have, is also counted alone, in the periods in which it was saved: of
+//!   each of the last N, the newest complete backup with the item stays, or else the newest with it. While every item is saved, these are
+//!   the same backups. If one item fails for a month, it and the others keep their history. An item that the newest backup does not
+//!   name (a pod that is gone) is not counted, and ages out with the periods.
+//! - Guards keep backups that no rule may delete: the newest, the last good one, the last good copy of each item that the newest
+//!   backup lacks, and the one stored last, which a clock that is behind dates into the past.
+//! - Only whole backups are decided on. A kept backup needs no other manifest, only the objects that it names, which stay as long as it
+//!   does ([`crate::prune`]).
 //!
-//! So no choice depends on another one: deciding again on what stays deletes nothing more, and a larger count keeps no less.
+//! No choice depends on another: deciding again on the backups that stay deletes nothing more, and a larger count keeps no fewer.
 
 #[cfg(test)]
 mod tests;
@@ -32,18 +32,18 @@ use crate::config::Retention;
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{Content, Item, Manifest, Outcome};
 
-/// What is decided on: a committed backup, as far as it matters.
+/// A committed backup, as far as retention needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
     pub id: BackupId,
     /// See [`crate::catalog::date`].
     pub taken: Timestamp,
-    /// When the store took its manifest.
+    /// When the store received its manifest.
     pub stored: Timestamp,
     pub outcome: Outcome,
-    /// Items that can be restored from it. Shared, since a chain's backups mostly have the same ones.
+    /// Items that can be restored from it. Shared, since most backups of a chain have the same ones.
     pub saved: Arc<BTreeSet<Name>>,
-    /// Items that it should have and lacks.
+    /// Items that it should have but lacks.
     pub failed: Arc<BTreeSet<Name>>,
 }
 
@@ -69,7 +69,7 @@ impl Backup {
     }
 }
 
-/// A rule that counts.
+/// A counting rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     Last,
@@ -78,7 +78,7 @@ pub enum Rule {
     Monthly,
 }
 
-/// A year, and a number in it.
+/// A year, and a day, week or month in it.
 type Period = (i16, usize);
 
 impl Rule {
@@ -94,7 +94,7 @@ impl Rule {
         count.unwrap_or(0)
     }
 
-    /// Equal for two backups of which the rule keeps one only.
+    /// The period of a backup. The rule keeps one backup of each.
     fn period(self, taken: &ZonedDateTime, number: usize) -> Period {
         match self {
             Self::Last => (0, number),
@@ -123,22 +123,22 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     Rule(Rule),
-    /// Of these items, by themselves.
+    /// The rule keeps it for these items alone.
     Items(Rule, BTreeSet<Name>),
-    /// The rule has counts left, and there is nothing older.
+    /// The rule has counts left, and no backup is older.
     Oldest(Rule),
     Within(Duration),
     /// The job has no retention, or one without a rule.
     NoRetention,
-    /// The next one builds on it.
+    /// The next backup is incremental to it.
     Newest,
-    /// No newer one is without failures.
+    /// It is the newest without failures.
     LastGood,
-    /// The store took none later.
+    /// The store received none later.
     LastStored,
-    /// The newest backup lacks this item, and none in between has it.
+    /// The newest backup lacks this item, and this is the last backup that has it.
     LastOf(Name),
-    /// Not decided by rules: only named backups are deleted.
+    /// Rules are not applied: only named backups are deleted.
     NotNamed,
 }
 
@@ -159,7 +159,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The names of so many, and how many more there are.
+/// The first names, and how many more there are.
 #[must_use]
 pub fn some_of(items: &BTreeSet<Name>) -> String {
     const SHOWN: usize = 3;
@@ -168,7 +168,7 @@ pub fn some_of(items: &BTreeSet<Name>) -> String {
     names.join(", ") + &if more == 0 { String::new() } else { format!(" and {more} more") }
 }
 
-/// Why each of `backups` stays, in their order; none is deleted that has a reason.
+/// Returns why each of `backups` stays, in order. A backup without a reason is to be deleted.
 #[must_use]
 pub fn decide(retention: Option<&Retention>, zone: &TimeZone, backups: &[Backup]) -> Vec<Vec<Reason>> {
     let retention = retention.filter(|retention| !is_empty(retention));
@@ -217,7 +217,7 @@ fn counted(
     let Backup { saved, failed, .. } = &backups[*newest];
     for item in saved.union(failed) {
         let having = dated.iter().copied().filter(|(_, at)| backups[*at].saved.contains(item));
-        // What the rule keeps anyway needs no second reason, and no copy of its items' names.
+        // A backup that the rule keeps anyway needs no second reason.
         for at in one_of_each(count, having, backups).into_iter().filter(|at| !chosen.contains(at)) {
             of_items.entry(at).or_default().insert(item.clone());
         }
@@ -262,7 +262,7 @@ fn within(window: Duration, backups: &[Backup], reasons: &mut [Vec<Reason>]) {
     }
 }
 
-/// Says something only where no rule keeps the backup.
+/// Adds reasons only where no rule keeps the backup.
 fn guard(backups: &[Backup], newest_first: &[usize], reasons: &mut [Vec<Reason>]) {
     let Some(newest) = newest_first.first().copied() else { return };
     let first = |good: &dyn Fn(&Backup) -> bool| newest_first.iter().copied().find(|at| good(&backups[*at]));

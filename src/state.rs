@@ -1,9 +1,9 @@
-//! The state directory: what must outlive the process, and who may write it.
+//! The state directory: what must outlive the process, and which process may write it.
 //!
-//! - **One agent at a time**: [`StateDir::lock`] takes an exclusive lock that the kernel gives back when the process ends, however it ends.
-//!   Who comes second is told who was first.
-//! - **Durable**: a file appears whole or not at all, and what was written is still there after a power failure
-//!   ([`replace`]): temporary file, fsync, rename, fsync of the folder. Files are 0600, folders that Penstock makes are 0700.
+//! - **One agent at a time**: [`StateDir::lock`] takes an exclusive lock, which the kernel releases when the process ends, however it ends.
+//!   The error of a second agent names the first.
+//! - **Durable**: a file appears whole or not at all, and survives a power failure once written ([`replace`]): temporary file, fsync,
+//!   rename, fsync of the folder. Files are 0600, folders that Penstock makes are 0700.
 //! - **Failure** is [`Class::Local`]: the disk is full or read-only. Nothing here is retried.
 
 use std::fmt;
@@ -19,10 +19,10 @@ use crate::error::{Class, Classify, Report};
 
 const LOCK: &str = "lock";
 
-/// The lock file holds two words; more is not ours.
+/// The most that is read of the lock file, which has two words.
 const MAX_LOCK: u64 = 64;
 
-/// Which agent holds the state directory.
+/// The agent that has locked the state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     Daemon,
@@ -42,7 +42,7 @@ impl Holder {
     }
 }
 
-/// Another agent's, as far as it said so.
+/// The other agent that has locked the directory, as far as the lock file names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Other {
     pub holder: Option<Holder>,
@@ -101,19 +101,19 @@ impl Classify for Error {
     }
 }
 
-/// The state directory, held by this process until dropped.
+/// The state directory, locked by this process until dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     _lock: Lock,
 }
 
-/// A file that this process has locked, until dropped. The kernel takes the lock back however a process ends.
+/// A file that this process has locked, until dropped. The kernel releases the lock however the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
 
 impl Lock {
-    /// Locks an open file; `None` where it is locked already, by another process or by this one.
+    /// Locks an open file; `None` if it is locked already, by another process or by this one.
     pub(crate) fn on(file: File) -> io::Result<Option<Self>> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
@@ -122,7 +122,7 @@ impl Lock {
         }
     }
 
-    /// Locks the file at `path`, which is made if need be; not through a symbolic link.
+    /// Creates the file at `path` if need be, and locks it. Follows no symbolic link.
     pub(crate) fn at(path: &Path) -> io::Result<Option<Self>> {
         let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
         let mut open = OpenOptions::new();
@@ -139,30 +139,29 @@ impl Deref for Lock {
 }
 
 impl Drop for Lock {
-    /// Closing the file unlocks it too, but only when nobody else has it open: a child of this process has for a moment, until it
-    /// becomes another program.
+    /// Closing the file unlocks it only if no other process has it open; a child of this process has, until it executes its program.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::debug!(%error, "could not unlock a file: closing it does");
+            tracing::debug!(%error, "could not unlock a file: closing the file unlocks it");
         }
     }
 }
 
 impl StateDir {
-    /// Makes the directory if need be, and takes it.
+    /// Creates the directory if need be, and locks it.
     ///
     /// # Errors
-    /// When another agent has it, or it cannot be made or written.
+    /// When another agent has locked it, or it cannot be created or written.
     pub fn lock(path: &Path, holder: Holder) -> Result<Self, Error> {
         make_folder(path)?;
         let file = path.join(LOCK);
         let Some(lock) = Lock::at(&file).map_err(Error::io("lock", &file))? else {
             return Err(Error::InUse { path: path.to_owned(), other: other(&file) });
         };
-        // Only for the message that a second agent gives: a full disk need not stop this one here.
+        // Only the message of a second agent needs this: a full disk need not stop the first.
         let written = lock.set_len(0).and_then(|()| writeln!(&*lock, "{} {}", holder.as_str(), std::process::id()));
         if let Err(error) = written {
-            tracing::debug!(path = %file.display(), %error, "could not write into the lock which process holds it");
+            tracing::debug!(path = %file.display(), %error, "could not write this process's id into the lock file: a second agent cannot name it");
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -175,30 +174,30 @@ impl StateDir {
 
 fn other(lock: &Path) -> Other {
     let mut text = String::new();
-    // Without it the message names no process.
+    // If this fails, the message names no process.
     let _ = File::open(lock).and_then(|lock| lock.take(MAX_LOCK).read_to_string(&mut text));
     let mut words = text.split_whitespace();
     Other { holder: words.next().and_then(Holder::parse), pid: words.next().and_then(|pid| pid.parse().ok()) }
 }
 
-/// Makes a folder and what is above it, for this user only.
+/// Creates a folder and its parents, for this user only.
 ///
 /// # Errors
-/// When it is not there afterwards.
+/// When the folder cannot be created.
 pub fn make_folder(path: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create the folder", path))
 }
 
-/// Writes `bytes` to the file at `path`, durably: a reader sees the old content or the new, also after a power failure. One writer at
-/// a time: whoever replaces a file holds the lock of its folder or job.
+/// Writes `bytes` to the file at `path`, durably: a reader sees the old content or the new, also after a power failure. Needs the lock of
+/// the folder or job: one writer at a time.
 ///
 /// # Errors
-/// When the disk does not take it; what was there before is still there.
+/// When the disk does not take it; the old content is still there.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     create_locked(path, bytes).map(drop)
 }
 
-/// As [`replace`]. Returns the file, which was locked before it had its name, open for appending.
+/// As [`replace`]. Returns the file, open for appending and locked since before the rename.
 pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(TEMPORARY);
@@ -213,7 +212,7 @@ pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
         std::fs::rename(&temporary, path)
     })();
     if let Err(error) = written {
-        // Nobody reads a file of this name; one that stays is written over.
+        // Nobody reads a file of this name; one that stays is overwritten.
         let _ = std::fs::remove_file(&temporary);
         return Err(Error::io("write", path)(error));
     }
@@ -222,7 +221,7 @@ pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
     Ok(file)
 }
 
-/// The end of the name of a file that is not complete yet.
+/// The suffix of a file that is not complete yet.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
 #[cfg(test)]
@@ -233,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_agent_is_told_who_was_first() {
+    fn the_error_of_a_second_agent_names_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         let held = StateDir::lock(&path, Holder::Daemon).unwrap();
@@ -270,7 +269,7 @@ mod tests {
         let folder = above.path().join("a/b");
         make_folder(&folder).unwrap();
         let path = folder.join("x.json");
-        // Left by a process that died while it wrote.
+        // Left by a process that died while writing.
         std::fs::write(folder.join("x.json.tmp"), b"half of something longer").unwrap();
         std::fs::set_permissions(folder.join("x.json.tmp"), Permissions::from_mode(0o600)).unwrap();
         replace(&path, b"first, and longer").unwrap();

@@ -1,9 +1,8 @@
-//! What the backups of each job and node take: `penstock stats`.
+//! Computes how much the backups of each job and node store: `penstock stats`.
 //!
-//! Only the listing and the manifests are read: two requests for each thousand objects (the second asks what is there of what the manifests
-//! name), one for each backup. So how much of an object is live is what one manifest says of it, the most that any says. For a
-//! chain in which each backup follows the one before it, that is exact; after a backup whose parent was skipped as damaged it can be
-//! too little.
+//! Reads only the listing and the manifests: two requests for each thousand objects (the second shows which of the named objects exist), one
+//! for each backup. The live bytes of an object are the most that any one manifest states. That is exact for a chain in which each backup
+//! is incremental to the one before it; after a backup whose parent was skipped as damaged it can be too little.
 //!
 //! Memory: some hundred bytes for each backup, and for each object that one chain's manifests name.
 
@@ -20,19 +19,19 @@ use crate::catalog::{Catalog, ENTRY, Entry, Error, Found, Memory, Scope};
 use crate::format::key::{BackupId, Chain, Kind, ObjectKey};
 use crate::format::manifest::Manifest;
 
-/// One chain's figures, or many chains' together.
+/// The figures of one chain, or of many together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
     pub backups: u64,
-    /// What the backups would restore to, all of them.
+    /// What all the backups together would restore to.
     pub plain_bytes: u64,
-    /// What the bucket holds of them, manifests and indexes included.
+    /// What the bucket stores of them, manifests and indexes included.
     pub stored_bytes: u64,
-    /// Of those, what a backup needs.
+    /// The part of the stored bytes that a backup needs.
     pub live_bytes: u64,
-    /// Of those, what none needs: old chunks in objects that are still in use, and what waits for its grace period.
+    /// The part that no backup needs: old chunks in objects still in use, and garbage within its grace period.
     pub dead_bytes: u64,
-    /// What the newest backup would have stored had it been a full one: of the chain, or of each chain, added up.
+    /// What the newest backup would have stored as a full one; for many chains, the sum.
     pub full_bytes: u64,
     pub newest: Option<BackupId>,
     pub oldest: Option<BackupId>,
@@ -45,12 +44,12 @@ pub struct Stats {
 #[derive(Default)]
 struct Fold {
     entries: Vec<Entry>,
-    /// How much of an object is live.
+    /// The live bytes of each object.
     live: HashMap<ObjectKey, u64>,
     stats: Stats,
 }
 
-/// The figures of every chain in `scope`.
+/// Computes the figures of every chain in `scope`.
 ///
 /// # Errors
 /// When listing fails or a manifest cannot be read: without it every figure would be wrong.
@@ -111,7 +110,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Of what the manifests name, only what is there is live.
+    // An object that does not exist has no live bytes.
     async fn finish(mut self, catalog: &Catalog, chain: &Chain) -> Result<Stats, Error> {
         let (live, stats) = (&self.live, &mut self.stats);
         if !live.is_empty() {
@@ -128,7 +127,7 @@ impl Fold {
     }
 }
 
-/// Many chains' figures together.
+/// Adds up the figures of many chains.
 #[must_use]
 pub fn total<'a>(all: impl IntoIterator<Item = &'a Stats>) -> Stats {
     all.into_iter().fold(Stats::default(), |sum, one| {

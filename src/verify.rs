@@ -1,16 +1,16 @@
-//! Whether a backup is whole: what `penstock verify` finds.
+//! Checks whether a backup is whole: `penstock verify`.
 //!
 //! # What it promises
-//! Every problem is listed, not only the first one (of one stream's chunks, [`MAX_CHUNK_FINDINGS`] at most). [`Depth::Structure`]
-//! reads the index and asks for each data object's size and checksum; [`Depth::Data`] also reads every chunk and checks
-//! its digest, as a restore would.
+//! Lists every problem, not only the first (of one stream's chunks, [`MAX_CHUNK_FINDINGS`] at most). [`Depth::Structure`] reads the index
+//! and compares each data object's size and checksum; [`Depth::Data`] also reads every chunk and checks its digest, as a restore
+//! would.
 //!
 //! # What it costs
 //! Structure: one GET and one HEAD an object. Data: the whole backup is downloaded, on [`crate::download::plain`]'s memory.
 //!
 //! # What happens on failure
-//! An object that is missing or differs is a [`Finding`]. Whatever says nothing about the backup (a service that cannot
-//! be reached, a permission that is missing) is an error.
+//! An object that is missing or differs is a [`Finding`]. A failure that proves nothing about the backup (an unreachable service, a
+//! missing permission) is an error.
 
 #[cfg(test)]
 mod tests;
@@ -31,17 +31,17 @@ use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
 use crate::location::Location;
 use crate::snapshot;
 
-/// After so many bad ranges, the rest of a stream is not read.
+/// After so many bad ranges the rest of a stream is not read.
 pub const MAX_CHUNK_FINDINGS: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     Structure,
-    /// Every chunk, too.
+    /// Also every chunk.
     Data,
 }
 
-/// One thing that is wrong.
+/// One problem of the backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub item: Name,
@@ -51,7 +51,7 @@ pub struct Finding {
     pub message: String,
 }
 
-/// What was looked at, and what is wrong.
+/// The result: how much was checked, and the problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     pub items: u64,
@@ -61,7 +61,7 @@ pub struct Findings {
     pub list: Vec<Finding>,
 }
 
-/// Asks EC2 for the snapshots of a backup: each must be there, complete, and of the volume that the manifest says.
+/// Asks EC2 for the snapshots of a backup: each must exist, complete, and be of the volume that the manifest names.
 ///
 /// # Errors
 /// When EC2 cannot be asked.
@@ -76,7 +76,7 @@ pub async fn snapshots(location: &Location, manifest: &Manifest) -> Result<Vec<F
     Ok(findings.into_iter().map(finding).collect())
 }
 
-/// Checks all streams of a backup; of its snapshots, whether the manifest has them ([`snapshots`] asks EC2).
+/// Checks all streams of a backup, and whether it has its snapshots ([`snapshots`] asks EC2).
 ///
 /// # Errors
 /// When the check cannot be made, or is cancelled.
@@ -117,7 +117,7 @@ struct Check<'a> {
     findings: Findings,
 }
 
-/// A failure that is the backup's own, or the error again.
+/// Turns an error that proves the backup damaged into a finding; returns any other.
 fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
     let report = error.report();
     match report.class {
@@ -161,7 +161,7 @@ impl Check<'_> {
         }
     }
 
-    /// The keys of what is missing or differs.
+    /// Checks the objects. Returns the keys of those that are missing or differ.
     async fn objects(&mut self, item: &Name, stream: &Stream) -> Result<BTreeSet<ObjectKey>, Error> {
         let store = &self.location.store;
         let heads = stream::iter(&stream.objects)
@@ -219,7 +219,7 @@ impl Check<'_> {
             };
             let positions = error.positions();
             let found = finding(item, error)?;
-            // What is missing altogether is one finding, not one for each of its ranges.
+            // A missing object is one finding, not one for each of its ranges.
             let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
             if !known {
                 self.findings.list.push(found);
@@ -227,13 +227,13 @@ impl Check<'_> {
             let Some(positions) = positions else { return Ok(()) };
             left = without(left, read, &positions);
         }
-        let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are bad; the rest was not read");
+        let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are damaged; the rest was not read");
         self.push(item, None, Class::Integrity, message);
         Ok(())
     }
 }
 
-/// What is left of `ranges` after their first `read` bytes and `bad`. What was fetched along with the bad bytes is read again.
+/// The rest of `ranges` after their first `read` bytes and without `bad`. Bytes that were fetched with the bad ones are read again.
 fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Range<u64>> {
     let mut left = Vec::new();
     for range in ranges {
@@ -263,7 +263,7 @@ fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result
     }
 }
 
-/// Objects that the chunks of a full backup do not cover exactly, in order.
+/// The objects that the chunks of a full backup do not cover exactly, in order.
 fn decode(stream: &Stream, index: &IndexFile, full: bool) -> Result<Vec<(ObjectKey, String)>, Error> {
     let mut records = index.open(stream)?;
     let mut ends = vec![Some(0); stream.objects.len()];
@@ -277,7 +277,7 @@ fn decode(stream: &Stream, index: &IndexFile, full: bool) -> Result<Vec<(ObjectK
             Some(chunk.offset + u64::from(chunk.stored_len))
         } else {
             let found = chunk.offset;
-            gaps.push((object.key.clone(), format!("a chunk starts at byte {found} of it; expected byte {expected}")));
+            gaps.push((object.key.clone(), format!("a chunk starts at byte {found}; expected byte {expected}")));
             None
         };
     }

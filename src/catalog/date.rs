@@ -1,26 +1,26 @@
-//! When a backup was taken: the one answer that everything uses that asks for a newest, an oldest or a period.
+//! Decides when a backup was taken, for everything that needs a newest, an oldest or a period.
 //!
-//! A backup is dated by its node's clock, and nothing proves that clock right. The store's clock bounds it: a manifest cannot be
-//! stored before its backup began. So a backup is no younger than its manifest in the store, and one whose clock ran ahead counts as
-//! what it is. The other way there is no bound: a manifest that was copied (another bucket, a deletion undone) is younger
-//! than its backup, so a later date in the store says nothing, and a backup taken with a clock that was behind looks as old as
-//! it says. Retention keeps the last one that was stored for that reason ([`crate::retention`]).
+//! A backup is dated by its node's clock, which may be wrong. The store's clock bounds it: a manifest cannot be stored before its
+//! backup began. So a backup is no younger than its manifest in the store, and one from a clock that was ahead is dated by the store. There
+//! is no bound the other way: a copied manifest (another bucket, an undone deletion) is younger than its backup, so a later date in the
+//! store proves nothing, and a backup from a clock that was behind looks too old. For that reason retention keeps the backup that was
+//! stored last ([`crate::retention`]).
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Stores list times in whole seconds, rounded down: a backup that takes less than a second may seem to begin after its end.
+/// Stores list times rounded down to whole seconds: a backup of less than a second may seem to begin after its end.
 const PRECISION: SignedDuration = SignedDuration::from_secs(1);
 
-/// A clock that is ahead by less is what clocks are. Nobody is told.
+/// A clock that is ahead by less is normal, and not reported.
 const NOTICEABLE: SignedDuration = SignedDuration::from_mins(1);
 
-/// When a backup was taken that began at `started` by its node's clock, and whose manifest the store took at `stored`.
+/// The time of a backup that began at `started` by its node's clock, and whose manifest was stored at `stored`.
 #[must_use]
 pub fn taken(started: Timestamp, stored: Timestamp) -> Timestamp {
     if started.duration_since(stored) < PRECISION { started } else { stored }
 }
 
-/// Whether the node's clock was ahead of the store's so far that it is worth a word.
+/// Whether the node's clock was so far ahead of the store's that it is reported.
 pub(super) fn is_ahead(started: Timestamp, stored: Timestamp) -> bool {
     started.duration_since(stored) >= NOTICEABLE
 }

@@ -1,8 +1,8 @@
-//! What may be collected from a listing: a bucket may hold millions of objects, and a store may say so.
+//! Limits the data kept of a listing: a bucket may hold millions of objects, or claim to.
 
 use super::Error;
 
-/// Memory for what is kept of listings and manifests; an estimate is taken before each thing is kept.
+/// The memory left for data of listings and manifests. An estimate is taken before anything is kept.
 #[derive(Debug, Clone)]
 pub struct Memory {
     left: u64,
@@ -16,7 +16,7 @@ impl Memory {
     }
 
     /// # Errors
-    /// When there is not so much left.
+    /// When less than that is left.
     pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
         self.left = self.left.checked_sub(bytes as u64).ok_or(Error::Memory { total: self.total })?;
         Ok(())

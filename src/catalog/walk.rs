@@ -1,16 +1,15 @@
-//! A listing, page by page.
+//! Reads a listing page by page.
 //!
-//! No more than one page is held. A listing that does not advance ends as an error, whatever the store's pages and tokens look like:
-//! a page that ends where an earlier one did, or a token that was given before, is found after three times as many
-//! requests as the store takes to repeat itself, at most. (That keys come in order is not relied on: some stores list a folder's content
-//! before the keys that sort before its slash.)
+//! Only one page is in memory. A listing that does not advance is an error, whatever its pages and tokens: a page that ends as an earlier
+//! one did, or a repeated token, is found after at most three times as many requests as the store takes to repeat itself. (Keys need not
+//! come in order: some stores list a folder's content before keys that sort before its slash.)
 
 use super::{Catalog, Error, Found, Scope};
 use crate::error::Class;
 use crate::format::key::{BackupPrefix, ObjectKey};
 use crate::store::{self, ListedObject, PAGING_REMEDY, Page};
 
-/// Pages without an object, one after the other. A store may skip what was deleted, but not for ever.
+/// Successive pages without an object. A store may skip deleted objects, but not for ever.
 const MAX_EMPTY: u32 = 10_000;
 
 /// The objects below a prefix that Penstock wrote.
@@ -28,7 +27,7 @@ impl<'a> Pages<'a> {
         Self { catalog, scope, prefix: ObjectKey::new(prefix), from: None, ended: false, advance: Advance::default() }
     }
 
-    /// The next page's; `None` after the last one.
+    /// The next page; `None` after the last one.
     ///
     /// # Errors
     /// When listing fails, or does not advance.
@@ -39,7 +38,7 @@ impl<'a> Pages<'a> {
         let location = &self.catalog.location;
         let page = location.store.list(self.prefix.as_str(), self.from.as_deref()).await?;
         if !self.advance.page(&page) {
-            let message = "the store's listing does not advance: it goes on, but repeats what it has listed";
+            let message = "the store's listing does not advance: it repeats earlier pages";
             let error = store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message);
             return Err(store::Error { remedy: Some(PAGING_REMEDY.to_owned()), ..error }.into());
         }
@@ -52,14 +51,14 @@ impl<'a> Pages<'a> {
         Ok(Some(page.objects.into_iter().filter_map(found).collect()))
     }
 
-    /// How many pages there were so far.
+    /// How many pages were read so far.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.advance.pages
     }
 }
 
-/// Brent's way to find a cycle: every page is held against one earlier page, which is the first, second, fourth, eighth and so on.
+/// Brent's cycle detection: every page is compared with one earlier page, the first, second, fourth, eighth and so on.
 #[derive(Debug, Default)]
 struct Advance {
     pages: u64,
@@ -69,7 +68,7 @@ struct Advance {
 }
 
 impl Advance {
-    /// Whether the listing goes on.
+    /// Whether the listing advances.
     fn page(&mut self, page: &Page) -> bool {
         let last_key = page.objects.last().map(|object| &object.key);
         self.empty = if last_key.is_none() { self.empty + 1 } else { 0 };
@@ -100,7 +99,7 @@ mod tests {
     }
 
     proptest! {
-        /// A store that repeats itself in its keys or in its tokens, after any beginning, is left soon.
+        /// A store that repeats its keys or its tokens, after any beginning, is found out soon.
         #[test]
         fn what_repeats_itself_ends(beginning in 0_u64..50, period in 1_u64..50, keys in any::<bool>()) {
             let mut advance = Advance::default();

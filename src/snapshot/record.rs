@@ -159,9 +159,7 @@ impl Records {
                 Ok(saved) => {
                     tracing::error!(path = %path.display(), version = saved.version, "snapshot record left as it is: another version of Penstock wrote it");
                 }
-                Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "could not read a snapshot record: skipped")
-                }
+                Err(error) => tracing::error!(path = %path.display(), %error, "could not read a snapshot record"),
             }
         }
         all.sort_by(|a, b| a.id.cmp(&b.id));

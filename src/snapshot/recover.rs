@@ -31,9 +31,7 @@ pub async fn all(location: &Location) {
         match records.lock(&name) {
             Ok(lock) => drop(job(location, &lock).await),
             Err(Error::Running { .. }) => {}
-            Err(error) => {
-                tracing::error!(job = %name, class = %error.class(), %error, "could not lock snapshot records")
-            }
+            Err(error) => tracing::error!(job = %name, class = %error.class(), %error, "could not lock the snapshots"),
         }
     }
 }

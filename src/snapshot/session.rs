@@ -139,9 +139,7 @@ impl<'a> Session<'a> {
                     tracing::error!(class = %error.class, %error, "could not look at the pending snapshots: they stay pending; a later run looks again");
                     break;
                 }
-                Err(error) => {
-                    tracing::warn!(class = %error.class, %error, "could not list the snapshots: trying again")
-                }
+                Err(error) => tracing::warn!(class = %error.class, %error, "could not list snapshots: trying again"),
             }
         }
         // After a stop, the next look at the record or a prune deletes them.

@@ -30,7 +30,7 @@ pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<()
     };
     let key = &object.upload.key;
     let Ok(Some(listed)) = store.list_parts(object.upload).await else { return Err(error.into()) };
-    match review::compare_listed(key, object.parts, &listed)? {
+    match review::compare(key, object.parts, &listed)? {
         Parts::AsSent => Err(error.into()),
         Parts::WithOtherETags(parts) => {
             tracing::warn!(%key, %error, "the store refused the list of parts and lists them under other ETags: completing the upload with those");

@@ -55,28 +55,24 @@ pub(super) enum Parts {
 }
 
 /// Compares the parts sent with those that the store lists: numbers, sizes, and checksums where it lists them.
-pub(super) fn compare_listed(
+pub(super) fn compare(
     key: &ObjectKey,
     parts: &[(Sent, UploadedPart)],
     listed: &[UploadedPart],
 ) -> Result<Parts, Error> {
     let wrong = |what, expected: String, found: String| Error::Review { key: key.clone(), what, expected, found };
     if listed.len() != parts.len() {
-        return Err(wrong(
-            "the number of parts that the store lists",
-            parts.len().to_string(),
-            listed.len().to_string(),
-        ));
+        return Err(wrong("the number of parts the store lists", parts.len().to_string(), listed.len().to_string()));
     }
     let mut other = Vec::new();
     for ((sent, uploaded), have) in parts.iter().zip(listed) {
         if (have.number, have.size) != (sent.number, sent.size) {
             let (expected, found) =
                 (format!("{} bytes", sent.size), format!("{} bytes, as part {}", have.size, have.number));
-            return Err(wrong("a part that the store lists", format!("part {}, {expected}", sent.number), found));
+            return Err(wrong("a part the store lists", format!("part {}, {expected}", sent.number), found));
         }
         if have.checksum.is_some() && have.checksum != sent.checksum {
-            return Err(wrong("the checksum of a part that the store lists", show(sent.checksum), show(have.checksum)));
+            return Err(wrong("the checksum of a part the store lists", show(sent.checksum), show(have.checksum)));
         }
         let etag = if have.etag.is_empty() { &uploaded.etag } else { &have.etag };
         other.push(UploadedPart { etag: etag.clone(), ..uploaded.clone() });
@@ -153,19 +149,19 @@ mod tests {
         let sent = parts(&[b"abcd", b"efgh", b"i"]);
         let key = ObjectKey::new("k");
         let good: Vec<UploadedPart> = sent.iter().map(|(_, part)| part.clone()).collect();
-        assert_eq!(compare_listed(&key, &sent, &good).unwrap(), Parts::AsSent);
+        assert_eq!(compare(&key, &sent, &good).unwrap(), Parts::AsSent);
         let bare: Vec<_> =
             good.iter().map(|part| UploadedPart { etag: String::new(), checksum: None, ..part.clone() }).collect();
-        assert_eq!(compare_listed(&key, &sent, &bare).unwrap(), Parts::AsSent, "a store that lists neither");
+        assert_eq!(compare(&key, &sent, &bare).unwrap(), Parts::AsSent, "a store that lists neither");
         let mut other = good.clone();
         other[1].etag = "other".to_owned();
-        let Parts::WithOtherETags(found) = compare_listed(&key, &sent, &other).unwrap() else { panic!("another ETag") };
+        let Parts::WithOtherETags(found) = compare(&key, &sent, &other).unwrap() else { panic!("another ETag") };
         assert_eq!(found, other);
         other[1].checksum = Algorithm::Crc32c.compute(b"j");
-        assert!(compare_listed(&key, &sent, &other).is_err(), "other bytes");
-        assert!(compare_listed(&key, &sent, &good[..2]).is_err(), "a lost part");
+        assert!(compare(&key, &sent, &other).is_err(), "other bytes");
+        assert!(compare(&key, &sent, &good[..2]).is_err(), "a lost part");
         let mut short = good;
         short[2].size = 0;
-        assert!(compare_listed(&key, &sent, &short).is_err(), "a short part");
+        assert!(compare(&key, &sent, &short).is_err(), "a short part");
     }
 }

@@ -147,9 +147,8 @@ async fn entry_swept(entry: Interrupted, places: &[Place<'_>], mode: Mode, now: 
 
 fn homeless(intent: &journal::Intent) -> Report {
     let journal::Intent { key, location, bucket, .. } = intent;
-    let message = format!(
-        "could not abort the upload of {key}: the configuration has no location {location} with the bucket {bucket}"
-    );
+    let message =
+        format!("could not abort {key}: the configuration has no location {location} with the bucket {bucket}");
     Report::new(Class::Config, message)
         .remedy("sweep with the configuration that the upload was begun with, or abort it by hand and `penstock sweep --give-up`")
 }
@@ -160,8 +159,7 @@ impl Fate {
         let due = mode != Mode::DryRun && age > REPORTED_FOR;
         match self {
             Self::Unknown if due || mode == Mode::GiveUp => {
-                let message =
-                    format!("could not find the upload of {key}: its ID was lost, and uploads cannot be listed");
+                let message = format!("could not find {key}: its ID was lost, and uploads cannot be listed");
                 let remedy = "a lifecycle rule with AbortIncompleteMultipartUpload ends it";
                 Some(Report::new(Class::Compat, message).remedy(remedy))
             }

@@ -1,4 +1,4 @@
-//! Removing what was written: the object, and where the bucket keeps versions, each version and delete marker of it.
+//! Removes what validation wrote: each object, and in a versioned bucket each of its versions and delete markers.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,23 @@ use crate::format::key::ObjectKey;
 use crate::site::Site;
 use crate::store::{Deleted, Store};
 
-/// All of it has this long, also when the run was cancelled.
+/// The time limit of the whole clean-up, also after a cancellation.
 const TIME: Duration = Duration::from_secs(30);
 
 /// A key is written twice at most, and deleted once.
 const VERSIONS: usize = 4;
 
-/// What is not removed.
+/// What could not be removed.
 #[derive(Default)]
 struct Remains {
     failed: Vec<(String, ServiceError)>,
     /// Objects whose versions were removed with them.
     versioned: usize,
-    /// Objects that stay as versions, and why.
+    /// Objects whose versions stay, and why.
     hidden: Vec<Option<ServiceError>>,
 }
 
-/// Aborts and deletes all that is left. It is the DeleteObject check, where anything had been written.
+/// Aborts and deletes what is left. Where anything was written, this is the DeleteObject check.
 pub(super) async fn clean_up(proof: &mut Proof, store: &dyn Store, site: &dyn Site, made: &Made) {
     let left = std::mem::take(&mut *made.left());
     if left.objects.is_empty() {
@@ -46,7 +46,7 @@ pub(super) async fn clean_up(proof: &mut Proof, store: &dyn Store, site: &dyn Si
     };
     let outcome = match tokio::time::timeout(TIME, removing).await {
         Err(_) => {
-            let message = format!("not done within {} s; left behind under {}", TIME.as_secs(), made.folder);
+            let message = format!("could not delete all in {} s; left behind under {}", TIME.as_secs(), made.folder);
             Err(Report::new(Class::Timeout, message))
         }
         Ok(remains) => remains.outcome(left.objects.len()),
@@ -66,7 +66,7 @@ async fn remove(store: &dyn Store, site: &dyn Site, key: &ObjectKey, remains: &m
                 }
                 versions += 1;
             }
-            // Deleting what is not there would leave a delete marker.
+            // Deleting a missing object would leave a delete marker.
             Err(error) if error.class == Class::NotFound => {
                 remains.versioned += usize::from(versions > 0);
                 return;

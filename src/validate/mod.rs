@@ -1,12 +1,12 @@
-//! Proves a location: each permission is exercised or dry-run, each connection made, and every failure names what is missing.
+//! Proves a location: exercises or dry-runs each permission, makes each connection; every failure names what is missing.
 //!
-//! - A check is one line with its time: [`Check`]. One that cannot be tried because an earlier one failed says so, and is
-//!   neither a success nor a failure of its own.
-//! - **Nothing is left behind**: what is written lies under one key prefix of its own, is remembered before it is sent, and is
-//!   removed whatever happens, also when the run is cancelled; where the role may not delete, nothing is written at all.
-//! - Of a bucket with versions the versions that were written are removed too, where the role may (`s3:DeleteObjectVersion`, which
-//!   nothing else needs); where not, the check says that they stay.
-//! - A bare "Access Denied" under SSE-KMS is told apart: the same request is made without KMS.
+//! - A check is one line with its time: [`Check`]. A check that cannot be made because an earlier one failed is not tried: neither a
+//!   success nor a failure.
+//! - **Nothing is left behind**: everything is written under one key prefix of its own, is recorded before it is sent, and is removed
+//!   whatever happens, also after a cancellation. Where the role may not delete, nothing is written.
+//! - In a versioned bucket the versions are removed too, if the role may (`s3:DeleteObjectVersion`, which nothing else needs); if
+//!   not, the check says that they stay.
+//! - After a bare "Access Denied" under SSE-KMS the request is repeated without KMS, which tells whether S3 or the key refuses.
 //!
 //! Costs about forty requests and one part of upload (`upload.part_size`), of which a MiB is in memory.
 
@@ -29,7 +29,7 @@ use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
 /// A certificate that expires sooner is a warning.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// A clock that is off by this much is a warning; STS refuses what is off by five minutes.
+/// A clock that is off by this much is a warning; STS refuses a clock that is off by five minutes.
 const SKEW_NOTED: u64 = 60_000;
 const SKEW_REFUSED: u64 = 300_000;
 
@@ -43,7 +43,7 @@ pub enum Skip {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Passed,
-    /// It works, and somebody should look at it.
+    /// It works, but needs attention.
     Warning,
     Failed,
     NotTried,
@@ -55,19 +55,19 @@ pub struct Check {
     pub name: String,
     state: State,
     took: Duration,
-    /// What was found; of a failure, what the service said.
+    /// What was found, or the failure's message.
     message: String,
     failure: Option<Report>,
 }
 
-/// All that was found at one location.
+/// The result of all checks of one location.
 #[derive(Debug)]
 pub struct Proof {
     pub location: String,
     pub checks: Vec<Check>,
 }
 
-/// What a check came to.
+/// The result of a check.
 enum Found {
     Good(String),
     Odd(String),
@@ -82,7 +82,7 @@ impl Proof {
         Self { location: location.to_owned(), checks: Vec::new() }
     }
 
-    /// A location that could not even be connected.
+    /// The proof of a location that could not be opened.
     #[must_use]
     pub fn refused(location: &str, check: &str, report: Report) -> Self {
         let mut proof = Self::new(location);
@@ -90,7 +90,7 @@ impl Proof {
         proof
     }
 
-    /// What decides the exit code.
+    /// The failure that decides the exit code.
     #[must_use]
     pub fn first_failure(&self) -> Option<&Report> {
         self.checks.iter().find_map(|check| check.failure.as_ref())
@@ -119,7 +119,7 @@ impl Proof {
         })
     }
 
-    /// For a terminal: a line for each check, and under a failure what to do.
+    /// The text for a terminal: a line for each check, and below a failure its remedy.
     #[must_use]
     pub fn to_text(&self) -> String {
         use std::fmt::Write as _;
@@ -175,7 +175,7 @@ impl State {
     }
 }
 
-/// Makes every check. Cancelled, it removes what it made and says which checks are missing.
+/// Makes every check. When cancelled, removes what was written and lists the checks not made.
 pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cancel: &CancellationToken) -> Proof {
     let (location, store) = (&*opened.config, &*opened.store);
     let mut proof = Proof::new(&location.name);
@@ -198,7 +198,7 @@ pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cance
     clean_up::clean_up(&mut proof, store, site, &made).await;
     if cancelled {
         let report =
-            Report::new(Class::Cancelled, "stopped before every check was made; what had been written is removed");
+            Report::new(Class::Cancelled, "cancelled before every check was made; everything written is removed");
         proof.add("all checks", Duration::ZERO, Err(report));
     }
     proof
@@ -215,7 +215,7 @@ fn configured(location: &Location) -> String {
     format!("bucket {} in {}{at}{prefix}, through {hops}", location.bucket, location.region)
 }
 
-/// The bundle was read and parsed when the location was connected.
+/// The bundle was read and parsed when the location was opened.
 fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> Found {
     let odd = |one: &Certificate| one.not_before > now || one.not_after.duration_since(now) < SOON;
     let told = |one: &Certificate| {
@@ -233,7 +233,7 @@ fn certificate(certificates: &[Certificate], trusted: &str, now: Timestamp) -> F
     if certificates.iter().any(odd) { Found::Odd(message) } else { Found::Good(message) }
 }
 
-/// Whether the checks that follow have credentials to be made with.
+/// Whether there are credentials for the later checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Yes,
@@ -285,7 +285,7 @@ async fn connections(proof: &mut Proof, site: &dyn Site, skip: Skip) {
     }
 }
 
-/// The region, and the clock, which is read off the replies.
+/// Checks the region, and the clock by the dates of the replies.
 async fn bucket(proof: &mut Proof, location: &Location, site: &dyn Site, known: Known) {
     let began = Instant::now();
     let region = match known {
@@ -299,7 +299,7 @@ async fn bucket(proof: &mut Proof, location: &Location, site: &dyn Site, known: 
         took,
         match region {
             None => Ok(Found::NotTried(NO_CREDENTIALS.to_owned())),
-            // The check that follows names what is missing.
+            // A later check names what is missing.
             Some(Err(error)) if error.class == Class::AccessDenied => {
                 Ok(Found::NotTried("HeadBucket, which is s3:ListBucket, was refused".to_owned()))
             }
@@ -310,7 +310,7 @@ async fn bucket(proof: &mut Proof, location: &Location, site: &dyn Site, known: 
 }
 
 fn clock(skew: Option<i64>) -> Outcome {
-    let Some(ahead) = skew else { return Ok(Found::NotTried("no server has answered yet".to_owned())) };
+    let Some(ahead) = skew else { return Ok(Found::NotTried("no server has answered".to_owned())) };
     let seconds = Duration::from_millis(ahead.unsigned_abs()).as_secs();
     let direction = if ahead > 0 { "behind" } else { "ahead of" };
     let message = format!("this host's clock is {seconds} s {direction} the server's");
@@ -325,7 +325,7 @@ fn judge_region(configured: &str, found: Option<&str>, elsewhere: bool) -> Outco
     match found {
         None => Ok(Found::Good(format!("{configured}; the store does not say where the bucket is"))),
         Some(found) if found == configured => Ok(Found::Good(found.to_owned())),
-        // Other stores call their region what they like, and take any.
+        // Other stores use any name for their region, and accept any.
         Some(found) if elsewhere => {
             Ok(Found::Odd(format!("the bucket is in {found:?}, and `region` is {configured:?}")))
         }

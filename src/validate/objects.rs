@@ -1,4 +1,4 @@
-//! The checks that write: everything they make is below one folder of their own, and is removed again.
+//! The checks that write. Everything they write is below one folder of their own, and is removed again.
 
 mod condition;
 
@@ -18,12 +18,12 @@ use crate::location as opened;
 use crate::site::Site;
 use crate::store::{Deleted, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
 
-/// A part is sent as so many pieces of this size, all of them the same memory.
+/// A part is sent as pieces of this size, all from the same memory.
 const PIECE: usize = 1 << 20;
 
 const LIST: &str = "s3:ListBucket";
 
-/// The checks that write, or read what was written, in their order.
+/// The checks that write, or read what was written, in order.
 const WRITES: [&str; 6] = [
     "s3:PutObject",
     "s3:GetObject",
@@ -33,16 +33,16 @@ const WRITES: [&str; 6] = [
     "s3:AbortMultipartUpload",
 ];
 
-const UNDELETABLE: &str = "what is written could not be deleted again (s3:DeleteObject failed)";
+const UNDELETABLE: &str = "written objects could not be deleted (s3:DeleteObject failed)";
 
-/// Where validation writes. No job's name begins with a dot, so that it is never taken for a backup.
+/// The prefix under which validation writes. No job's name begins with a dot, so it is never taken for a backup.
 pub(super) fn folder(prefix: &str, cluster: &str, leaf: &str) -> String {
     let prefix = prefix.trim_end_matches('/');
     let slash = if prefix.is_empty() { "" } else { "/" };
     format!("{prefix}{slash}{cluster}/.validate/{leaf}/")
 }
 
-/// What was made and not yet removed. An object is entered before it is sent: a PUT that seemed to fail may have arrived.
+/// What was written and is not yet removed. An object is added before it is sent: a PUT that seems to fail may have succeeded.
 pub(super) struct Made {
     pub(super) folder: String,
     left: Mutex<Left>,
@@ -56,14 +56,14 @@ pub(super) struct Left {
 
 impl Made {
     pub(super) fn new(opened: &opened::Location) -> Self {
-        // Without randomness two validations of one node would share a folder: they would only be in each other's way.
+        // Without randomness two validations of one node would share a folder, and disturb only each other.
         let random = getrandom::u32().unwrap_or_default();
         let leaf = format!("{}-{random:08x}", opened.node);
         Self { folder: folder(opened.prefix(), opened.cluster.as_str(), &leaf), left: Mutex::default() }
     }
 
     pub(super) fn left(&self) -> MutexGuard<'_, Left> {
-        // Nothing that can panic runs under it.
+        // No code that can panic holds it.
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,12 +112,12 @@ pub(super) async fn prove(
     }
     let writing = Writing { location, site, store, made };
     timed(proof, LIST, writing.list()).await;
-    // Asked first and of a key that is not there, so that nothing is written that could not be deleted.
+    // Checked first, with a missing key, so that nothing is written that could not be deleted.
     let absent = made.absent();
     let began = Instant::now();
     let deleted = store.delete(&absent).await;
     if matches!(deleted, Ok(Deleted::Hidden)) {
-        // A bucket with versions marks as deleted what never was.
+        // A versioned bucket adds a delete marker even for a missing key.
         made.object("absent");
     }
     if let Err(error) = deleted {
@@ -153,7 +153,7 @@ async fn timed(proof: &mut Proof, name: &str, check: impl Future<Output = Outcom
     proof.add(name, began.elapsed(), outcome);
 }
 
-/// Some bytes that no other run has.
+/// Content that no other run writes.
 fn content(made: &Made) -> Bytes {
     Bytes::from(format!("penstock validate wrote this; it may be deleted: {}", made.folder))
 }
@@ -193,38 +193,35 @@ impl Writing<'_> {
 
     async fn get(&self, put: bool) -> Outcome {
         if !put {
-            // Who may read is told that it is not there; who may not is refused (or may not list, and cannot tell).
+            // If the role may read (and list), the answer is NotFound; if not, a refusal.
             let absent = self.made.absent();
             return match self.store.get(&absent, None).await {
                 Err(error) if error.class == Class::NotFound => Ok(good("allowed (asked for a key that is not there)")),
                 Err(error) => Err(error.report()),
-                Ok(_) => Ok(not_tried("there is no object to read")),
+                Ok(_) => Ok(not_tried("no object was written to read")),
             };
         }
         let key = ObjectKey::new(format!("{}object", self.made.folder));
         match self.read(&key, None).await {
             Ok(data) if data == content(self.made) => self.get_a_range(&key).await,
-            Ok(data) => Err(Report::new(
-                Class::Integrity,
-                format!(
-                    "{} bytes were written to {key}, and {} others came back",
-                    content(self.made).len(),
-                    data.len()
-                ),
-            )),
+            Ok(data) => {
+                let written = content(self.made).len();
+                let message = format!("read {} bytes of {key}; expected the {written} bytes written", data.len());
+                Err(Report::new(Class::Integrity, message))
+            }
             Err(error) => Err(self.tell_apart(error, "kms:Decrypt", "readable").await),
         }
     }
 
-    /// Every restore asks for ranges.
+    /// Reads a range, as every restore does.
     async fn get_a_range(&self, key: &ObjectKey) -> Outcome {
         let inner = 1..content(self.made).len() - 1;
         match self.read(key, Some(inner.start as u64..inner.end as u64)).await {
             Ok(data) if data == content(self.made)[inner.clone()] => {
-                Ok(good("what was written came back, and a range of it"))
+                Ok(good("the object and a range of it were read back"))
             }
             Ok(data) => {
-                let message = format!("bytes {inner:?} of {key} were asked for, and {} others came back", data.len());
+                let message = format!("read {} bytes from {key}; expected the bytes {inner:?} written", data.len());
                 Err(Report::new(Class::Integrity, message))
             }
             Err(error) => Err(error.report()),
@@ -236,7 +233,7 @@ impl Writing<'_> {
         Ok(download.body.try_collect::<Vec<Bytes>>().await?.concat())
     }
 
-    /// A bare "Access Denied" is S3's or the key's. The same request without KMS says which.
+    /// Tells whether S3 or the KMS key refuses with a bare "Access Denied": repeats the request without KMS.
     async fn tell_apart(&self, error: Failed, action: &str, name: &str) -> Report {
         let report = error.report();
         let bare = error.class == Class::AccessDenied && !error.message.contains("not authorized to perform");
@@ -280,12 +277,12 @@ impl Writing<'_> {
     async fn complete(&self) -> Outcome {
         match self.two_parts().await {
             Ok(size) => Ok(good(format!("two parts, {size} bytes, completed"))),
-            // PutObject has passed with this encryption: what UploadPart needs besides is kms:Decrypt.
+            // PutObject has passed with this encryption, so what UploadPart needs in addition is kms:Decrypt.
             Err(error) => Err(self.tell_apart(error, "kms:GenerateDataKey and kms:Decrypt", "parts").await),
         }
     }
 
-    /// A part of the configured size, which nothing on the way may find too large, and a last one.
+    /// Uploads a part of the configured size, which shows whether anything on the way limits it, and a small last part.
     async fn two_parts(&self) -> Result<u64, Failed> {
         let upload = self.begin("two-parts").await?;
         let numbers = (PartNumber::FIRST, PartNumber::FIRST.next().expect("there is a second part"));
@@ -296,14 +293,14 @@ impl Writing<'_> {
         let checksum = both.and_then(|(first, next)| first.combine(next, last.size()));
         let parts = [self.part(&upload, numbers.0, first).await?, self.part(&upload, numbers.1, last).await?];
         let completed = self.store.complete_upload(&upload, &parts, size, checksum).await;
-        // As in a backup: whatever came back, what lies there decides.
+        // As in a backup, the stored object decides, whatever the answer was.
         let found = self.store.head(&upload.key).await;
         let info = completed.map_or_else(|error| found.clone().map_err(|_| error), |()| found.clone())?;
         self.made.upload_is_gone(&upload);
         if info.size == size {
             return Ok(size);
         }
-        let message = format!("{size} bytes were sent, the store has {}", info.size);
+        let message = format!("the object has {} bytes; expected {size}", info.size);
         Err(Failed::local("HeadObject", &upload.key, Class::Integrity, message))
     }
 
@@ -318,7 +315,7 @@ impl Writing<'_> {
         let (upload, part) = match started {
             Ok(both) => both,
             Err(error) => {
-                let message = format!("there is no upload ({})", error.class);
+                let message = format!("no upload could be created ({})", error.class);
                 proof.add("s3:ListMultipartUploadParts", since.elapsed(), Ok(not_tried(&message)));
                 proof.add("s3:AbortMultipartUpload", Duration::ZERO, Ok(not_tried(&message)));
                 return;
@@ -328,7 +325,7 @@ impl Writing<'_> {
         let began = Instant::now();
         let aborted = self.store.abort_upload(&upload).await;
         if aborted.is_err() {
-            // Completed it is an object, which may be deleted: better than an upload that nobody can remove.
+            // Complete it: an object can be deleted, while this upload could never be removed.
             let parts = [part];
             let checksum = self.store.algorithm().compute(&content(self.made));
             let completed = self.store.complete_upload(&upload, &parts, parts[0].size, checksum).await;
@@ -345,17 +342,17 @@ impl Writing<'_> {
         match self.store.list_parts(upload).await {
             Ok(Some(parts)) if parts.len() == 1 => Ok(good("the part that was sent is listed")),
             Ok(Some(parts)) => {
-                Err(Report::new(Class::Compat, format!("one part was sent, and {} are listed", parts.len())))
+                Err(Report::new(Class::Compat, format!("{} parts are listed; expected 1", parts.len())))
             }
-            Ok(None) => Err(Report::new(Class::Compat, "the store does not know the upload that was begun").remedy(
-                "the store cannot list an upload's parts: an interrupted upload is not resumed there, and nothing is to be set",
+            Ok(None) => Err(Report::new(Class::Compat, "the store does not know the upload just begun").remedy(
+                "the store cannot list an upload's parts, so interrupted uploads are not resumed; there is nothing to configure",
             )),
             Err(error) => Err(error.report()),
         }
     }
 }
 
-/// So many bytes, of which one piece is in memory.
+/// So many bytes, from one piece of memory.
 fn filled(size: u64, algorithm: Algorithm) -> Payload {
     let piece = Bytes::from(vec![0x50; PIECE]);
     let mut left = usize::try_from(size).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! What the store makes of `If-None-Match: *`, with which a manifest is written.
+//! Checks how the store treats `If-None-Match: *`, with which a manifest is written.
 
 use super::{Failed, Outcome, Writing, content, good};
 use crate::error::{Class, Classify as _, Report};
@@ -7,7 +7,7 @@ use crate::store::Overwrite;
 use crate::validate::Found;
 
 impl Writing<'_> {
-    /// Writes a free key and a taken one; and, where the condition is refused, as a commit does it then.
+    /// Writes a free key and a taken one. If the condition is refused, also writes as a commit would then.
     pub(super) async fn condition(&self) -> Outcome {
         let key = self.made.object("condition");
         for taken in [Key::Free, Key::Taken] {
@@ -35,7 +35,7 @@ impl Writing<'_> {
         self.store.head(key).await.is_ok_and(|found| found.size == content(self.made).len() as u64)
     }
 
-    /// As a manifest is written where the store refuses the condition.
+    /// Writes as a commit does if the store refuses the condition.
     async fn put_without_the_condition(&self) -> Result<(), Failed> {
         let (key, payload) = (self.made.object("unconditional"), self.payload(content(self.made)));
         self.store.put(&key, payload, Overwrite::Refuse).await
@@ -48,7 +48,7 @@ enum Key {
     Taken,
 }
 
-/// `None` where the store does what S3 does.
+/// `None` if the store behaves as S3 does.
 fn judge_condition(key: Key, result: Result<(), Failed>) -> Result<Option<Found>, Report> {
     let odd = |message: String| Ok(Some(Found::Odd(message)));
     match (key, result) {
