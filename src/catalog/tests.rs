@@ -105,7 +105,7 @@ async fn in_one_second_a_right_clock_is_newer() {
 }
 
 #[tokio::test]
-async fn what_a_listing_may_take_is_bounded() {
+async fn the_memory_of_a_listing_is_bounded() {
     let ids: Vec<String> = (0..100).map(|n| format!("20261123T2213{:02}Z-00{n:04x}", n % 60)).collect();
     let backups: Vec<_> = ids.iter().map(|id| ("a", id.as_str(), "2026-11-23T22:14:00Z")).collect();
     let catalog = catalog(&backups).await;

@@ -101,7 +101,7 @@ mod tests {
     proptest! {
         /// A store that repeats its keys or its tokens, after any beginning, is found out soon.
         #[test]
-        fn what_repeats_itself_ends(beginning in 0_u64..50, period in 1_u64..50, keys in any::<bool>()) {
+        fn a_listing_that_repeats_itself_ends(beginning in 0_u64..50, period in 1_u64..50, keys in any::<bool>()) {
             let mut advance = Advance::default();
             let at = |number: u64| if number < beginning { number } else { beginning + (number - beginning) % period };
             let mut goes_on = |number: &u64| {
@@ -114,7 +114,7 @@ mod tests {
 
         /// One that does not is followed to its end.
         #[test]
-        fn what_advances_goes_on(pages in 1_u64..300, empty in 0_u64..3) {
+        fn a_listing_that_advances_goes_on(pages in 1_u64..300, empty in 0_u64..3) {
             let mut advance = Advance::default();
             for number in 0..pages {
                 let key = (number % 3 >= empty).then_some(number);

@@ -100,7 +100,7 @@ mod tests {
         let [items, failed] = names(&first);
         assert_eq!(items, ["t-b", "t-a"]);
         assert!(failed[0].starts_with("t-b-") && failed[1].starts_with("t-a-") && failed.len() == 2, "{failed:?}");
-        assert!(first.failed[1].step.to_string().contains("/elsewhere would be the item t-a"));
+        assert!(first.failed[1].step.to_string().contains("/elsewhere has the item name t-a"));
         assert_eq!(names(&plan(&spec).await.unwrap()), [items, failed], "it is stable");
     }
 

@@ -127,7 +127,7 @@ mod tests {
 
     /// `started` and `stored` in hours, and how much of a day of grace is left at hour 0.
     #[test]
-    fn what_nothing_ever_named_waits_from_the_last_that_was_done_for_its_backup() {
+    fn an_object_never_named_waits_from_its_backups_last_activity() {
         const YEARS: i64 = 87_600;
         for (why, started, stored, listed, left) in [
             ("is being written", -2, -1, true, Some(23)),

@@ -188,7 +188,7 @@ fn names(list: &str) -> Arc<BTreeSet<Name>> {
     Arc::new(list.split_whitespace().map(name).collect())
 }
 
-/// When a backup was taken, what it saved, what failed, and why it stays: "" when it goes.
+/// When a backup was taken, which items it saved, which failed, and why it stays: "" if it is deleted.
 type Told = (&'static str, &'static str, &'static str, &'static str);
 
 fn check(why: &str, policy: Policy, told: &[Told]) {
@@ -275,7 +275,7 @@ fn item_by_item() {
 
 /// The clock is behind: the backup looks old, and is the only one of its day that there will ever be.
 #[test]
-fn what_was_stored_last_stays_whatever_its_clock_said() {
+fn the_backup_stored_last_stays_whatever_its_clock() {
     let mut backups: Vec<_> = (0..10).map(|day| backup(day * 24 * HOUR, Outcome::Success)).collect();
     backups[3].stored = backups[9].stored + SignedDuration::from_hours(1);
     let retention = Retention { keep_daily: Some(2), ..Retention::default() };

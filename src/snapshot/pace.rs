@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_how_long() {
+    fn a_pause_depends_on_the_error() {
         let seconds = Duration::from_secs;
         for random in [0, 1, 7_777_777, u64::MAX] {
             let Next::Again(pause) = after(Class::Busy, "SnapshotCreationPerVolumeRateExceeded", 1, random) else {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_tried_again() {
+    fn a_refused_creation_is_not_repeated() {
         for class in [Class::AccessDenied, Class::Quota, Class::KmsDenied, Class::NotFound, Class::Config] {
             assert_eq!(after(class, "X", 1, 1), Next::GiveUp, "{class}");
         }

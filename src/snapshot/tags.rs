@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_when_there_are_too_many() {
+    fn own_tags_come_first_when_there_are_too_many() {
         let first = pairs([("penstock:job", "etcd")]);
         let (tags, left_out) = fill(first.clone(), &many("t", 60));
         assert_eq!((tags.len(), left_out), (MAX_TAGS, 11));

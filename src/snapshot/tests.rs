@@ -107,7 +107,7 @@ async fn a_backups_snapshots_are_deleted_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn what_an_ami_uses_is_kept_and_deleted_later() {
+async fn a_snapshot_in_use_by_an_ami_is_kept_and_deleted_later() {
     let world = World::new();
     let mine = owner("disks", ID);
     let (used, free) = (world.snapshot(&mine, 0).await, world.snapshot(&mine, 1).await);
@@ -207,7 +207,7 @@ async fn nothing_is_made_of_a_snapshot_that_will_not_do() {
 }
 
 #[test]
-fn what_a_user_may_call_a_volume() {
+fn a_volume_is_found_by_each_of_its_names() {
     let backup = manifest(
         &owner("disks", ID),
         vec![recorded(&"snap-00000001".parse().unwrap(), 0), recorded(&"snap-00000002".parse().unwrap(), 1)],

@@ -75,7 +75,7 @@ async fn abort_leaves_nothing() {
     assert_eq!(location.process.budget.in_use(), 0);
 }
 
-/// What goes wrong, each with the next request of its operation.
+/// The faults, each at the next request of its operation.
 type Faults<'a> = &'a [(&'static str, Fault)];
 
 const CREATE: &str = "CreateMultipartUpload";
@@ -143,7 +143,7 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
     }
 }
 
-/// The upload nobody heard of outlives the object; its entry stays until a listing has found it.
+/// The upload of unknown ID outlives the object; its entry stays until a listing has found it.
 #[tokio::test]
 async fn a_create_without_an_answer_is_remembered() {
     for finish in [true, false] {

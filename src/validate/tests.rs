@@ -18,7 +18,7 @@ struct Refusing {
     /// The same, as the proof's client has it.
     store: Arc<MemoryStore>,
     refused: BTreeSet<&'static str>,
-    /// What the refusal says.
+    /// The message of the refusal.
     message: &'static str,
     /// Cancelled when this is asked for.
     cancels: Option<(&'static str, CancellationToken)>,
@@ -27,7 +27,7 @@ struct Refusing {
     versions: Versions,
 }
 
-/// What is made of `If-None-Match`.
+/// How the store treats `If-None-Match`.
 #[derive(Debug, Clone, Copy)]
 enum Condition {
     Honoured,
@@ -303,7 +303,7 @@ fn line<'a>(proof: &'a Proof, name: &str) -> &'a Check {
 }
 
 #[tokio::test]
-async fn what_the_store_makes_of_the_condition_is_said() {
+async fn the_check_reports_how_the_store_treats_the_condition() {
     for (condition, state, word) in [
         (Condition::Honoured, State::Passed, "honoured"),
         (Condition::Ignored, State::Warning, "ignored"),

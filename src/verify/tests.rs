@@ -49,7 +49,7 @@ async fn every_bad_object_is_found() {
 }
 
 #[test]
-fn what_is_read_and_what_is_bad_is_not_read_again() {
+fn read_and_bad_ranges_are_not_read_again() {
     let left = |read, bad| without(vec![0..10, 20..30], read, &bad);
     assert_eq!(left(0, 5..7), [0..5, 7..10, 20..30]);
     assert_eq!(left(3, 5..7), [3..5, 7..10, 20..30]);

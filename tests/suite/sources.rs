@@ -169,7 +169,7 @@ fn cannot_be_looked_at(more: &str) {
     assert_eq!(error("t-a")["class"], "source");
     assert!(error("t-a")["message"].as_str().unwrap().contains("Permission denied"), "{}", error("t-a"));
     assert!(error("t-a")["remedy"].as_str().unwrap().contains("CAP_DAC_READ_SEARCH"));
-    assert!(error("deep-a_x")["message"].as_str().unwrap().contains("could not be looked for"));
+    assert!(error("deep-a_x")["message"].as_str().unwrap().contains("could not look for the item"));
 
     let (_, plan) = site.as_nobody(&["prune", "--job", "j", "--dry-run"]);
     let backups = plan["chains"][0]["backups"].as_array().unwrap();

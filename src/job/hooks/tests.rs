@@ -147,7 +147,7 @@ async fn the_jobs_timeout_and_a_cancellation_end_a_before_hook() {
 }
 
 #[tokio::test]
-async fn what_a_hook_prints_is_bounded_and_what_it_leaves_behind_is_not_waited_for() {
+async fn a_hooks_output_is_bounded_and_its_background_processes_are_not_waited_for() {
     let site = Site::new();
     let note = site.folder.path().join("left");
     let left = format!("sleep 600 & echo $! > {}; exit 1", note.display());

@@ -34,7 +34,7 @@ fn an_object_is_wasted_below_the_share() {
 }
 
 #[test]
-fn what_is_settled_changed_before_the_parent_began() {
+fn a_settled_file_changed_before_the_parent_began() {
     let at = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
     assert_eq!(settled(time("1970-01-01T00:01:40.5Z"), Duration::from_secs(3)), at(97, 500_000_000));
     assert_eq!(settled(time("1970-01-01T00:00:00.5Z"), Duration::from_secs(3)), at(-3, 500_000_000));
@@ -42,7 +42,7 @@ fn what_is_settled_changed_before_the_parent_began() {
 }
 
 #[test]
-fn what_was_warned_about_is_doubtful() {
+fn a_path_with_a_warning_is_doubtful() {
     let tree = item("a", SourceDescription::Tree { path: "/data/x".to_owned() }, None);
     let doubt = |paths: &[(&str, &str)], count| {
         let warning = |(item, path): &(&str, &str)| Warning {

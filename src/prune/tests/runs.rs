@@ -73,7 +73,7 @@ async fn a_plan_says_what_will_happen_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_deleted_at_once_takes_nothing_from_what_waits() {
+async fn deleting_at_once_leaves_the_objects_of_other_deleted_backups() {
     let mut world = World::new();
     let manifests = ten_days(&mut world).await;
     let chain = node("a");
@@ -97,7 +97,7 @@ async fn what_is_deleted_at_once_takes_nothing_from_what_waits() {
 }
 
 #[tokio::test]
-async fn no_grace_leaves_nothing_at_once() {
+async fn without_grace_a_prune_leaves_nothing() {
     let mut world = World::new();
     ten_days(&mut world).await;
     let strangers_before = strangers(&world);
@@ -147,7 +147,7 @@ async fn an_interrupted_run_is_taken_up_by_the_next() {
 }
 
 #[tokio::test]
-async fn what_is_denied_is_counted_and_the_rest_goes_on() {
+async fn a_denied_deletion_is_counted_and_the_others_go_on() {
     let metrics = Metrics::new();
     let mut world = World::new();
     world.ctx.catalog.location.process.metrics = metrics.clone();
@@ -255,7 +255,7 @@ async fn a_run_without_a_manifest_is_left_alone_until_nothing_came_for_the_grace
 }
 
 #[tokio::test]
-async fn who_began_to_restore_finds_everything_for_the_grace_period() {
+async fn a_restore_in_progress_finds_everything_for_the_grace_period() {
     let mut world = World::new();
     let manifests = ten_days(&mut world).await;
     world.prune(&node("a"), &keep_last(4)).await.unwrap();

@@ -44,7 +44,7 @@ fn newest(backups: &[Backup], good: impl Fn(&Backup) -> bool) -> Option<usize> {
 
 proptest! {
     #[test]
-    fn what_must_not_go_stays(backups in chain(), policy in policies(), zone_name in prop::sample::select(vec!["UTC", "America/St_Johns", "Asia/Kathmandu"])) {
+    fn guarded_backups_stay(backups in chain(), policy in policies(), zone_name in prop::sample::select(vec!["UTC", "America/St_Johns", "Asia/Kathmandu"])) {
         let reasons = decide(Some(&policy.into()), &zone(zone_name), &backups);
         prop_assert_eq!(reasons.len(), backups.len());
         let stays = |at: Option<usize>| at.is_none_or(|at| !reasons[at].is_empty());

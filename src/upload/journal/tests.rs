@@ -40,7 +40,7 @@ fn journal(state: &Path) -> Journal {
 }
 
 #[tokio::test]
-async fn what_is_alive_is_not_interrupted_and_what_is_dead_is_found_whole() {
+async fn only_entries_of_dead_processes_are_interrupted() {
     let state = tempfile::tempdir().unwrap();
     let key = ObjectKey::new("p/c/j/n/20261123T221300Z-4f9a2c/item.0001.tar.zst");
     let entry = journal(state.path()).begin(&key, 16).await.unwrap();
@@ -79,7 +79,7 @@ async fn doubt_outlives_the_upload_that_is_known() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_entry_is_put_aside_or_left() {
+async fn an_unreadable_entry_is_renamed_and_a_newer_one_is_left() {
     let state = tempfile::tempdir().unwrap();
     drop(journal(state.path()).begin(&ObjectKey::new("k"), 16).await.unwrap());
     let folder = state.path().join(FOLDER);

@@ -11,7 +11,7 @@ use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Error, PartNumber, Payload};
 use crate::upload::journal::Journal;
 
-/// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
+/// The operations that fail, and how. With a `!`, a proxy answers in the store's place.
 type Refuses = &'static [(&'static str, Class)];
 
 struct House {
@@ -118,7 +118,7 @@ async fn without_permission_to_list_only_a_lost_id_stays_and_is_counted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
+async fn an_upload_that_cannot_be_aborted_stays_for_the_next_sweep() {
     let house = House::new();
     house.crash("a", 4).await;
     let refuses = &[("AbortMultipartUpload", Class::AccessDenied)];
@@ -189,7 +189,7 @@ async fn a_store_that_cannot_list_parts_is_aborted_twice() {
 
 /// A proxy's page says nothing about the store's upload, however often it comes.
 #[tokio::test]
-async fn what_answers_in_the_stores_place_ends_no_upload_and_no_record() {
+async fn a_proxys_answer_ends_no_upload_and_no_record() {
     for refuses in [&[("!ListParts", Class::Compat)][..], &[("!AbortMultipartUpload", Class::Compat)]] {
         let house = House::new();
         house.crash("a", 4).await;

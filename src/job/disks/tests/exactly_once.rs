@@ -10,7 +10,7 @@ use crate::disks::memory::{Fault, error};
 use crate::error::{Class, Classify as _};
 use crate::format::manifest::Outcome;
 
-/// What must hold whenever no run is under way: the snapshots that exist are those that manifests name, each once.
+/// While no run is in progress, the snapshots that exist are those that manifests name, each once.
 async fn assert_consistent(world: &World, what: &str) {
     let manifests = world.manifests().await;
     let named: Vec<_> =
@@ -68,7 +68,7 @@ async fn a_lost_reply_is_looked_for_before_anything_is_created_again() {
 }
 
 #[tokio::test]
-async fn what_was_not_created_is_created_again() {
+async fn a_snapshot_that_was_not_created_is_created_again() {
     let world = World::new(volumes(3), by_tag());
     world.disks.script(|operation, _, before| {
         let refused = operation == "CreateSnapshot" && before < 6;
@@ -78,7 +78,7 @@ async fn what_was_not_created_is_created_again() {
     assert_eq!((world.disks.all_snapshots().len(), world.disks.requests("CreateSnapshot")), (3, 9));
 }
 
-/// A service that says "refused" of what it has done.
+/// The service refuses what it has done.
 #[tokio::test]
 async fn a_double_is_deleted_before_the_commit() {
     let world = World::new(volumes(1), by_tag());
@@ -110,7 +110,7 @@ async fn a_crash_before_any_request_neither_loses_nor_doubles_a_snapshot() {
         assert_eq!(second.outcome, Outcome::Success);
         assert_consistent(&world, &format!("killed before request {deadly}")).await;
         let manifests = world.manifests().await;
-        // DescribeVolumes, then three creations: what was captured whole before the crash is committed, not thrown away.
+        // DescribeVolumes, then three creations: a backup captured before the crash is committed, not thrown away.
         let captured = deadly >= 4;
         assert_eq!(manifests.len(), 1 + usize::from(captured), "killed before request {deadly}");
         assert!(manifests.iter().all(|manifest| manifest.snapshots().count() == 3));
@@ -139,7 +139,7 @@ async fn a_cancelled_creation_leaves_nothing() {
     assert!(world.disks.requests("CreateSnapshot") >= 13);
     assert_consistent(&world, "after a cancellation").await;
     assert!(world.manifests().await.is_empty());
-    // A creation was cut off: the record stays, for what may still appear.
+    // A creation was interrupted: the record stays, since its snapshot may still appear.
     assert_eq!(world.records().backups().unwrap().len(), 1);
 }
 

@@ -88,7 +88,7 @@ async fn a_volume_that_is_there_and_broken_fails_its_item_and_one_being_deleted_
 }
 
 #[tokio::test]
-async fn no_volume_is_what_the_configuration_says_it_is() {
+async fn on_no_match_decides_what_no_volume_means() {
     let run = async |on_no_match| {
         let world = World::new(Vec::new(), Ebs { on_no_match, ..by_tag() });
         world.run().await
@@ -109,7 +109,7 @@ async fn a_volume_that_two_sources_select_has_one_snapshot() {
     let mut world = World::new(fleet(), by_tag());
     let ebs = Ebs { volumes: vec![volume_id(0)], select_tags: [].into(), ..by_tag() };
     world.sources.insert(0, Source { name: name("root"), kind: SourceKind::Ebs(ebs) });
-    // A third source finds nothing that is not taken already, and that is no failure.
+    // A third source finds only volumes of other sources, which is no failure.
     world.sources.push(Source { name: name("again"), kind: SourceKind::Ebs(by_tag()) });
     let manifest = world.run().await.unwrap().manifest;
     let names: Vec<_> = manifest.items.iter().map(|item| item.name.as_str()).collect();

@@ -61,7 +61,7 @@ async fn a_volumes_own_rate_is_respected() {
 }
 
 #[tokio::test]
-async fn what_stays_busy_is_given_up() {
+async fn a_volume_that_stays_busy_fails_its_item() {
     let world = World::new(volumes(2), by_tag());
     world.disks.script(|operation, volume, _| {
         let refused = operation == "CreateSnapshot" && volume == "vol-00000001";
@@ -76,7 +76,7 @@ async fn what_stays_busy_is_given_up() {
 
 /// The whole life of an unfinished record.
 #[tokio::test]
-async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
+async fn a_late_snapshot_is_pending_and_completed_later() {
     let world = World::new(volumes(2), Ebs { wait: Some(Duration::from_mins(10)), ..by_tag() });
     world.disks.completing_in(Duration::from_mins(25));
     let first = world.run().await.unwrap();
@@ -86,7 +86,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     }));
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 2);
     assert_eq!(world.records().backups().unwrap().len(), 1);
-    // Still pending when the second run begins, complete when the daemon looks after it.
+    // Still pending when the second run begins, complete at the daemon's recovery.
     let second = world.run().await.unwrap().manifest;
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 4);
     assert!(world.manifests().await.iter().all(|manifest| manifest.outcome == Outcome::Partial));
@@ -104,7 +104,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
 }
 
 #[tokio::test]
-async fn nobody_waits_where_nobody_is_asked_to() {
+async fn without_wait_a_run_does_not_wait_for_snapshots() {
     let world = World::new(volumes(3), Ebs { wait: None, ..by_tag() });
     world.disks.completing_in(Duration::from_mins(25));
     let committed = world.run().await.unwrap();
@@ -174,7 +174,7 @@ async fn a_snapshot_that_someone_deletes_meanwhile_is_gone() {
     };
     let committed = run_with(&world, delete).await;
     assert_eq!(committed.verdict(), (Outcome::Partial, Some(Class::NotFound)));
-    assert!(committed.manifest.items[0].error.as_ref().unwrap().message.contains("disappeared"));
+    assert!(committed.manifest.items[0].error.as_ref().unwrap().message.contains("does not exist any more"));
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn after_runs_when_all_is_captured_and_before_the_waiting() {
     assert_eq!(std::fs::read_to_string(note).unwrap(), "before\nafter success\n", "once each");
 }
 
-/// What a recovery asks again is within the location's budget, and ends with the run that waits for it.
+/// Requests that a recovery repeats are within the location's budget, and end with the run that waits for them.
 #[tokio::test]
 async fn a_recovery_honours_the_locations_budget_and_a_cancellation() {
     let world = World::new(volumes(1), Ebs { wait: Some(Duration::from_mins(10)), ..by_tag() });

@@ -144,7 +144,7 @@ async fn a_backup_begins_no_later_than_the_store_says() {
 
 /// Both ways to look, in as many pages as it takes.
 #[tokio::test]
-async fn what_a_parent_names_is_looked_for() {
+async fn a_parents_objects_are_listed() {
     for strangers in [0, 20] {
         let world = World::new();
         let full = world.backup("files", 0, 0, None).await;
