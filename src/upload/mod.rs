@@ -256,13 +256,13 @@ impl ObjectWriter {
             }
             let (metrics, started) = (uploader.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
-            let uploaded = uploader.store.send_part(launch, &upload, number, &payload).await?;
+            let answer = uploader.store.send_part(launch, &upload, number, &payload).await?;
             in_flight.arrived(started.elapsed());
             metrics.uploaded(sent.size);
             if let Some(entry) = entry {
-                entry.finished(Part { uploaded: uploaded.clone(), crc64nvme: sent.crc64nvme, chunks });
+                entry.finished(Part { uploaded: answer.clone(), crc64nvme: sent.crc64nvme, chunks });
             }
-            Ok((sent, uploaded))
+            Ok((sent, answer))
         });
         Ok(())
     }
