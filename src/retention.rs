@@ -227,7 +227,7 @@ fn counted(
     }
 }
 
-/// Of each of the first `count` periods of `dated` (newest first) its first complete backup, or else its first.
+/// Chooses from each of the first `count` periods of `dated` (newest first) the first complete backup, or else the first.
 fn one_of_each(count: usize, dated: impl Iterator<Item = (Period, usize)>, backups: &[Backup]) -> Vec<usize> {
     let mut chosen: Vec<usize> = Vec::new();
     let mut last = None;

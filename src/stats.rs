@@ -23,7 +23,7 @@ use crate::format::manifest::Manifest;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
     pub backups: u64,
-    /// What all the backups together would restore to.
+    /// The plain bytes of all the backups together.
     pub plain_bytes: u64,
     /// What the bucket stores of them, manifests and indexes included.
     pub stored_bytes: u64,

@@ -112,7 +112,7 @@ mod tests {
             prop_assert!(!(0..=most).all(|number| goes_on(&number)), "more than {most} pages");
         }
 
-        /// One that does not is followed to its end.
+        /// A listing that advances is read to its end.
         #[test]
         fn a_listing_that_advances_goes_on(pages in 1_u64..300, empty in 0_u64..3) {
             let mut advance = Advance::default();

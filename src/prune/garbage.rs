@@ -51,7 +51,7 @@ pub struct Garbage {
     pub until: Option<Timestamp>,
 }
 
-/// What to do with an object.
+/// The decision on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Stays,

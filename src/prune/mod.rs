@@ -77,7 +77,7 @@ impl Context {
     }
 }
 
-/// What decides which of a chain's backups stay.
+/// The rules by which a chain's backups stay.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// `None`: every backup stays, only garbage is deleted.
@@ -152,7 +152,7 @@ pub enum Reclaim {
     AtOnce,
 }
 
-/// What is to be done to a chain, and why.
+/// The plan for a chain: which backups to delete, and why the others stay.
 #[derive(Debug)]
 pub struct Plan {
     pub chain: Chain,
@@ -170,7 +170,7 @@ pub struct Plan {
     now: Timestamp,
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Pruned {
     pub deleted: Vec<BackupId>,

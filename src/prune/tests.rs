@@ -159,7 +159,7 @@ impl World {
     }
 }
 
-/// What happens to requests that change something.
+/// When the process dies at a request that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// The process dies before the store hears of the request.

@@ -95,7 +95,7 @@ fn request(owner: &Owner, original: &EbsSnapshot, wanted: &Wanted) -> Result<New
         (Some(_), _) => {
             return usage(format!("--iops has no meaning for {volume_type}: only gp3, io1 and io2 have it"));
         }
-        // What DescribeVolumes says of the other types follows from their size, and may not be asked for.
+        // For the other types the IOPS follow from the size, and a request may not state them.
         (None, "gp3") => original.iops.filter(|_| same),
         (None, _) if provisioned(&volume_type) => original.iops.filter(|_| provisioned(&original.volume_type)),
         (None, _) => None,

@@ -17,7 +17,7 @@ use crate::metrics;
 /// The pauses between looks. Small volumes that have barely changed are complete within seconds.
 pub(super) const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (100, 125));
 
-/// Those of `ids` that exist.
+/// Reads the snapshots of `ids`. Those that do not exist are left out.
 pub(super) async fn look(
     disks: &dyn Disks,
     ids: &[SnapshotId],

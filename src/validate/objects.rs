@@ -42,7 +42,7 @@ pub(super) fn folder(prefix: &str, cluster: &str, leaf: &str) -> String {
     format!("{prefix}{slash}{cluster}/.validate/{leaf}/")
 }
 
-/// What was written and is not yet removed. An object is added before it is sent: a PUT that seems to fail may have succeeded.
+/// The objects and uploads to remove. An object is added before it is sent: a PUT that seems to fail may have succeeded.
 pub(super) struct Made {
     pub(super) folder: String,
     left: Mutex<Left>,

@@ -124,7 +124,7 @@ async fn a_late_hook_is_ended_with_all_it_started() {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("what the hook started goes with it");
 }
 
-/// One that has ended and that nobody has waited for is not.
+/// A process that has ended, but is not reaped yet, does not count.
 fn is_running(process: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(' ') && !rest.starts_with(" Z"))

@@ -73,7 +73,7 @@ async fn a_prune_honours_the_locations_budget_and_a_cancellation() {
     world.ctx.catalog.location = world.ctx.catalog.location.clone().with_clock(Arc::new(clock.clone()));
     world.ctx.grace = Duration::ZERO;
     let location = world.ctx.catalog.location.clone();
-    // Others have used up the budget: at two a second, whoever comes now waits.
+    // Others have used up the budget: at two a second, the next request waits.
     location.endpoint.use_up(64);
     world.disks.script(|operation, _, before| {
         let ill = operation == "DescribeSnapshots" && before < 2;

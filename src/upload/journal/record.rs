@@ -45,7 +45,7 @@ pub struct Intent {
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Part {
     pub uploaded: UploadedPart,
-    /// Of the part's bytes, whichever checksum the location uses.
+    /// The checksum of the part, whichever other one the location uses.
     pub crc64nvme: u64,
     /// The chunks that end in this part.
     pub chunks: Vec<Chunk>,
