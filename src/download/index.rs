@@ -85,7 +85,7 @@ impl IndexFile {
 pub async fn fetch(location: &Location, stream: &Stream) -> Result<IndexFile, Error> {
     let mut data = attempt(location, &stream.index).await;
     if let Err(error @ Error::Object { .. }) = &data {
-        tracing::debug!(%error, "fetching the index again");
+        tracing::debug!(key = %stream.index.key, %error, "could not fetch the index: fetching it once more");
         location.endpoint.once_more("s3", error.class()).await;
         data = attempt(location, &stream.index).await;
     }
@@ -125,7 +125,7 @@ async fn into_memory(mut download: Download, index: &IndexObject, digest: &mut S
 }
 
 async fn into_file(mut download: Download, index: &IndexObject, digest: &mut Sha256) -> Result<Data, Error> {
-    let failed = |error| Error::Local { action: "writing the index to a temporary file", error };
+    let failed = |error| Error::Local { action: "write the index to a temporary file", error };
     let file = tokio::task::spawn_blocking(tempfile::tempfile).await.map_err(|_| Error::Stopped)?.map_err(failed)?;
     let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(failed)?);
     let mut length = 0;

@@ -76,9 +76,9 @@ pub enum Error {
         #[source]
         error: Box<Error>,
     },
-    #[error("reading backups: {0}")]
+    #[error("could not read the backup: {0}")]
     Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
+    #[error("could not {action}: {error}")]
     Local {
         action: &'static str,
         #[source]

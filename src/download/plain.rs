@@ -68,7 +68,7 @@ pub fn read(
     let (sender, plain) = mpsc::channel(1);
     let (location, stream) = (location.clone(), Arc::new(stream.clone()));
     let drive = async move {
-        let failed = |error| Error::Local { action: "starting threads", error };
+        let failed = |error| Error::Local { action: "start threads", error };
         let pool = location.process.pool().map_err(failed)?;
         let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
         Driver { location, pool, stream, requests }.run(index, selection, sender).await
@@ -189,7 +189,7 @@ impl Driver {
                 return Err((positions, error));
             }
             spoilt = true;
-            tracing::debug!(%error, "fetching the group again");
+            tracing::debug!(%error, "could not fetch a group of chunks: fetching it once more");
             self.location.endpoint.once_more("s3", error.class()).await;
         }
     }

@@ -192,15 +192,15 @@ impl<W: Write> Writer<W> {
 /// Why an index is refused. The key is the caller's to add.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    #[error("cannot be read: {0}")]
+    #[error("could not be read: {0}")]
     Read(#[source] io::Error),
-    #[error("does not start with {:?}: not an index, or of a version this Penstock does not know", "PSTKIDX1")]
+    #[error("does not start with {:?}: it is no index, or of a newer version", "PSTKIDX1")]
     Magic,
     #[error("record {record} is malformed: {reason}")]
     Record { record: u64, reason: String },
     #[error("record {record}: {field} is {found}; expected {expected}")]
     Mismatch { record: u64, field: &'static str, expected: String, found: String },
-    #[error("goes on after its end record")]
+    #[error("has data after its end record; expected none")]
     Trailing,
 }
 
@@ -301,7 +301,7 @@ impl<R: Read> Reader<R> {
         let malformed = |reason: String| IndexError::Record { record: self.record, reason };
         let (record, rest) = postcard::take_from_bytes(&self.buffer).map_err(|error| malformed(error.to_string()))?;
         if !rest.is_empty() {
-            return Err(malformed(format!("{} bytes are left over", rest.len())));
+            return Err(malformed(format!("{} bytes follow its fields; expected none", rest.len())));
         }
         Ok(record)
     }

@@ -227,7 +227,7 @@ pub enum ManifestError {
     Syntax(String),
     #[error("has version {0}; this Penstock reads version {VERSION}: use a newer one")]
     Version(u64),
-    #[error("needs the feature {0:?}, which this Penstock does not have: use a newer one")]
+    #[error("needs the feature {0:?}, which this Penstock lacks: use a newer one")]
     Feature(String),
     #[error("{field} is {found}; expected {expected}")]
     Mismatch { field: String, expected: String, found: String },

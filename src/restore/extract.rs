@@ -99,7 +99,7 @@ pub struct Summary {
 pub enum Error {
     #[error(transparent)]
     Archive(#[from] tar::Error),
-    #[error("{action} {path:?}: {error}")]
+    #[error("could not {action} {path:?}: {error}")]
     Io {
         action: &'static str,
         path: String,
@@ -135,7 +135,7 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(
 pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Summary, Error> {
     let root = match options.root {
         Root::Made => Root::Made,
-        Root::There => make_root(target).map_err(failed("creating the target", target.as_os_str().as_bytes()))?,
+        Root::There => make_root(target).map_err(failed("create the target", target.as_os_str().as_bytes()))?,
     };
     let mut extractor = extractor(target, options, root)?;
     match sink::unpack(reader, &mut extractor).and_then(|()| extractor.finish()) {
@@ -150,7 +150,7 @@ pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Su
 fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extractor<'a>, Error> {
     let opened = Target::open(target, options.overwrite);
     Ok(Extractor {
-        target: opened.map_err(failed("opening the target", target.as_os_str().as_bytes()))?,
+        target: opened.map_err(failed("open the target", target.as_os_str().as_bytes()))?,
         options,
         root,
         directories: BTreeMap::new(),
@@ -288,7 +288,7 @@ impl Extractor<'_> {
             (false, _) => self.target.create_directory(&path)?,
             (true, Root::Made) => Found::Made,
             (true, Root::There) => {
-                Found::There { mode: self.target.root_mode().map_err(target::verdict("looking at it", &path))? }
+                Found::There { mode: self.target.root_mode().map_err(target::verdict("inspect", &path))? }
             }
         };
         let mut directory = Directory { attributes: Some(Box::new(member)), before: None };
@@ -324,7 +324,7 @@ impl Extractor<'_> {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if self.target.remove(path).is_err() {
-                    self.ledger.altered(path, "it is not complete, and cannot be removed");
+                    self.ledger.altered(path, "it is incomplete, and could not be removed");
                 }
                 Err(failure)
             }
@@ -345,7 +345,7 @@ impl Extractor<'_> {
                 Ok(()) => {}
                 Err(Failure::LeftOut(refusal)) => {
                     let why = refusal.message.trim_start_matches("left out: ");
-                    self.ledger.altered(&path, &format!("its owner, mode and time are not restored: {why}"));
+                    self.ledger.altered(&path, &format!("could not restore its owner, mode and time: {why}"));
                 }
                 Err(Failure::Ends(error)) => {
                     self.directories.insert(path, directory);
@@ -403,7 +403,7 @@ fn meanwhile(before: u32, saved: Option<u32>) -> u32 {
 
 /// A name or target for a system call.
 fn c_string(member: &[u8], bytes: &[u8]) -> Result<CString, Error> {
-    CString::new(bytes).map_err(|_| refused(member, "a name in it holds a NUL; expected none"))
+    CString::new(bytes).map_err(|_| refused(member, "its name or link holds a NUL byte; expected none"))
 }
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ pub enum Error {
         /// Why the archive could not be read, where that is it.
         download: Option<Box<download::Error>>,
     },
-    #[error("the target {} is not empty", target.display())]
+    #[error("the target {} is not empty; expected an empty directory", target.display())]
     NotEmpty { target: PathBuf },
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
     Usage(String),
-    #[error("{action} {}: {error}", path.display())]
+    #[error("could not {action} {}: {error}", path.display())]
     Local {
         action: &'static str,
         path: PathBuf,

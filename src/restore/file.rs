@@ -38,7 +38,7 @@ fn found(path: &Path) -> Result<Option<FileType>, Failure<Error>> {
     match statat(CWD, path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(step("looking at it", path)(errno.into())),
+        Err(errno) => Err(step("inspect", path)(errno.into())),
     }
 }
 
@@ -46,7 +46,7 @@ fn found(path: &Path) -> Result<Option<FileType>, Failure<Error>> {
 pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => {
-            let made = std::fs::File::open(folder).map_err(step("opening its folder", folder))?;
+            let made = std::fs::File::open(folder).map_err(step("open", folder))?;
             extract::remove_acls(&made, FileType::Directory);
             Ok(Root::Made)
         }
@@ -55,7 +55,7 @@ pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
             refusal::in_the_way(found, FileType::Directory).map_err(Failure::LeftOut)?;
             Ok(Root::There)
         }
-        Err(error) => Err(step("creating its folder", folder)(error)),
+        Err(error) => Err(step("create", folder)(error)),
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
     }
     // Removed when dropped.
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
-    let mut temporary = temporary.map_err(step("creating a file", dir))?;
+    let mut temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
     let mut buffer = vec![0; BUFFER];
     let mut total = 0;
@@ -79,17 +79,17 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(local("reading", "the stream")(error).into()),
+            Err(error) => return Err(local("read", "the stream")(error).into()),
         };
-        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("writing it", &path))?;
+        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("write", &path))?;
         total += count as u64;
     }
     match temporary.as_file().sync_all() {
         Ok(()) => {}
         Err(error) if unsupported(&error) => {}
-        Err(error) => return Err(step("writing it", &path)(error)),
+        Err(error) => return Err(step("write", &path)(error)),
     }
-    persist(temporary, &path, overwrite).map_err(step("giving it its name", &path))?;
+    persist(temporary, &path, overwrite).map_err(step("rename the temporary file to", &path))?;
     Ok(total)
 }
 

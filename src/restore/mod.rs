@@ -118,7 +118,7 @@ pub async fn cat(
     };
     let index = fetch_index(location, stream, cancel).await?;
     let mut reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
-    let failed = |error| local("writing to", "the output")(error);
+    let failed = |error| local("write to", "the output")(error);
     let mut total = 0;
     while let Some(bytes) = reader.next().await? {
         total += bytes.len() as u64;
@@ -144,19 +144,22 @@ fn choose<'a>(
 ) -> Result<Vec<(&'a Item, &'a Stream)>, Error> {
     if let Some(unknown) = names.iter().find(|name| !manifest.items.iter().any(|item| item.name == **name)) {
         let there = names_of(manifest);
-        return Err(Error::NotFound(format!("the backup {} has no item {unknown}; it has {there}", manifest.id)));
+        return Err(Error::NotFound(format!(
+            "the backup {} has no item {unknown}; expected one of {there}",
+            manifest.id
+        )));
     }
     let mut chosen = Vec::new();
     for item in manifest.items.iter().filter(|item| names.is_empty() || names.contains(&item.name)) {
         let stream = match &item.content {
             Content::Stream { stream } => stream.as_ref(),
             Content::EbsSnapshot { .. } if names.is_empty() => {
-                tracing::info!(item = %item.name, "is an EBS snapshot: `penstock snapshot restore` makes a volume of it");
+                tracing::info!(item = %item.name, "skipped an EBS snapshot: use `penstock snapshot restore` to make a volume of it");
                 continue;
             }
             Content::EbsSnapshot { .. } => {
                 return Err(Error::Usage(format!(
-                    "{} is an EBS snapshot: `penstock snapshot restore` makes a volume of it",
+                    "{} is an EBS snapshot: use `penstock snapshot restore` to make a volume of it",
                     item.name
                 )));
             }
@@ -174,7 +177,7 @@ fn choose<'a>(
     }
     if chosen.is_empty() {
         let only = if manifest.snapshots().next().is_some() {
-            "; its EBS snapshots are restored by `penstock snapshot restore`"
+            "; use `penstock snapshot restore` for its EBS snapshots"
         } else {
             ""
         };
@@ -186,8 +189,8 @@ fn choose<'a>(
 /// Makes sure that there is a directory, and that it is empty unless it may be written over. One that is made is its
 /// owner's alone until something is saved of it.
 fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
-    let root = extract::make_root(target).map_err(local("creating the target", target))?;
-    let mut entries = std::fs::read_dir(target).map_err(local("reading the target", target))?;
+    let root = extract::make_root(target).map_err(local("create the target", target))?;
+    let mut entries = std::fs::read_dir(target).map_err(local("read the target", target))?;
     if !overwrite && entries.next().is_some() {
         return Err(Error::NotEmpty { target: target.to_owned() });
     }

@@ -41,14 +41,16 @@ impl Refusal {
     /// A system call failed for this member alone.
     pub(super) fn system(action: &str, errno: Errno) -> Self {
         let hint = match errno {
-            Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL => "; the file system may not take this name or this type",
-            Errno::FBIG => "; the file system takes no file of this size",
+            Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL => {
+                "; the file system may not support this name or this type"
+            }
+            Errno::FBIG => "; the file system does not support a file of this size",
             Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::NOTSUP => {
-                "; this user may not, or the file system cannot"
+                "; this user lacks the permission, or the file system does not support it"
             }
             _ => "",
         };
-        Self { class: Class::Local, message: format!("left out: {action}: {errno}{hint}") }
+        Self { class: Class::Local, message: format!("left out: could not {action} it: {errno}{hint}") }
     }
 }
 
@@ -78,13 +80,13 @@ pub(super) fn in_the_way(found: FileType, wanted: FileType) -> Result<(), Refusa
     }
     let (found, wanted) = (noun(found), noun(wanted));
     Err(Refusal::conflict(format!(
-        "{found} is in the way; expected {wanted} or nothing: move it away and restore again"
+        "found {found} at its path; expected {wanted} or nothing: move it away and restore again"
     )))
 }
 
 /// Something is there, and `--overwrite` was not given.
 pub(super) fn there_already() -> Refusal {
-    Refusal::conflict("something is there already; --overwrite replaces it")
+    Refusal::conflict("its path exists already; --overwrite replaces it")
 }
 
 /// Whether a file system of this type (`linux/magic.h`) keeps `name.` as `name`: FAT, exFAT, NTFS, SMB.
@@ -113,15 +115,13 @@ pub(super) fn report(message: String, error: &io::Error) -> Report {
 fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::NOSPC | Errno::DQUOT => {
-            Some("make room in the target's file system (inodes too: `df -i`) or restore into another one")
+            Some("free space in the target's file system (inodes too: `df -i`) or restore into another one")
         }
         Errno::ROFS => Some("the target's file system is mounted read-only: remount it, or restore into another one"),
         Errno::IO | Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-            Some("the target's device or server is in trouble (see the kernel's log): restore into another file system")
+            Some("the target's device or server fails (see the kernel's log): restore into another file system")
         }
-        Errno::ACCESS | Errno::PERM => {
-            Some("this user may not write there: restore as root, or into another directory")
-        }
+        Errno::ACCESS | Errno::PERM => Some("restore as root, or into a directory that this user may write to"),
         _ => None,
     }
 }
@@ -182,7 +182,7 @@ mod tests {
             Errno::OVERFLOW,
         ] {
             assert!(!ends(errno), "{errno}");
-            assert_eq!(Refusal::system("creating it", errno).class, Class::Local);
+            assert_eq!(Refusal::system("create", errno).class, Class::Local);
         }
         assert!(drops_dots(0x4d44) && drops_dots(0xff53_4d42) && !drops_dots(0xef53));
         let said = |errno: Errno| remedy(&errno.into());

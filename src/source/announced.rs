@@ -47,11 +47,11 @@ pub(super) struct SetAside {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("it cannot be read to its end: {0}")]
+    #[error("could not read it to its end: {0}")]
     Read(Errno),
-    #[error("it has more than the {} MiB that can be set aside of such a file", LIMIT >> 20)]
+    #[error("it has more than {} MiB, the limit for a file whose size is wrong", LIMIT >> 20)]
     TooMuch,
-    #[error("it cannot be set aside in a temporary file: {0}")]
+    #[error("could not copy it to a temporary file: {0}")]
     SetAside(#[from] io::Error),
 }
 
@@ -69,7 +69,7 @@ pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
     let start = match found {
         Ok((_, true)) => return Extent::AsAnnounced,
         Ok((count, false)) => &start[..count],
-        Err(error) => return Extent::Unknown(format!("it cannot be read, whatever its size says: {error}")),
+        Err(error) => return Extent::Unknown(format!("could not read it: {error}")),
     };
     if is_written_to(fd, meta) {
         return Extent::AsAnnounced;
@@ -78,9 +78,7 @@ pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
     set_aside.map_or_else(
         |failure| {
             let size = meta.size;
-            Extent::Unknown(format!(
-                "its size is said to be {size} bytes, which it is not; it is stored with {size}, for {failure}"
-            ))
+            Extent::Unknown(format!("its reported size of {size} bytes is wrong; {size} bytes are stored: {failure}"))
         },
         Extent::SetAside,
     )
@@ -215,6 +213,6 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         let meta = Meta { size: 0, ..Meta::from(fstat(&file).unwrap()) };
         let Extent::Unknown(complaint) = examine(file.as_fd(), &meta) else { panic!("it cannot be read") };
-        assert!(complaint.starts_with("it cannot be read"), "{complaint}");
+        assert!(complaint.starts_with("could not read it"), "{complaint}");
     }
 }

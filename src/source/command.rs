@@ -164,10 +164,10 @@ impl CommandSource {
                 (Some(0), _) => None,
                 (Some(code), _) => Some(format!("exited with status {code}")),
                 (None, Some(signal)) => Some(format!("was killed by signal {signal}")),
-                (None, None) => Some("ended in a way that is not understood".to_owned()),
+                (None, None) => Some("ended with an unknown status".to_owned()),
             },
-            Ok(None) => Some("has not ended".to_owned()),
-            Err(error) => Some(format!("ended, but not how: {error}")),
+            Ok(None) => Some("has not exited".to_owned()),
+            Err(error) => Some(format!("ended, but its exit status could not be read: {error}")),
         }
     }
 
@@ -218,11 +218,11 @@ impl CommandSource {
         let holder = self.stdout.as_ref().map(holders::of).unwrap_or_default();
         let late = match self.late {
             0 => String::new(),
-            late => format!(", with {late} bytes that came after the exit and without what may have followed them"),
+            late => format!(", with {late} bytes written after the exit; later bytes are lost"),
         };
         let message = format!(
-            "the command has exited, and {grace:?} later {holder} still holds its standard output open: the stream ends here{late}; \
-             have the command wait for what it starts, or redirect that output elsewhere",
+            "the command has exited, but {grace:?} later {holder} still had its standard output open: the stream ends here{late}; \
+             make the command wait for the processes it starts, or redirect their output",
             grace = self.grace,
         );
         self.warnings.push(Warning { path: PathBuf::from(&self.argv[0]), message });
@@ -323,7 +323,7 @@ impl Source for CommandSource {
                 match self.read_stdout(buffer) {
                     Ok(0) => self.stdout = None,
                     Ok(length) => return Ok(self.came(length)),
-                    Err(error) => return Err(self.failure(format!("has an output that cannot be read: {error}"))),
+                    Err(error) => return Err(self.failure(format!("wrote output that could not be read: {error}"))),
                 }
             }
         }
@@ -386,7 +386,7 @@ impl Stderr {
 
     fn log(&mut self) {
         let line = String::from_utf8_lossy(&self.line);
-        tracing::debug!(command = self.program, "{line}");
+        tracing::debug!(command = self.program, "stderr: {line}");
         self.line.clear();
     }
 

@@ -49,7 +49,7 @@ impl FileSource {
         let file = match open(CWD, path, OPEN) {
             Ok(fd) => Some(Opened::new(fd, path)?),
             Err(Errno::AGAIN | Errno::INTR | Errno::STALE) => None,
-            Err(error) => return Err(io_error("opening", path)(error)),
+            Err(error) => return Err(io_error("open", path)(error)),
         };
         let patience = Patience::default();
         Ok(Self { path: path.to_owned(), file, patience, warnings: Vec::new(), done: false })
@@ -82,19 +82,19 @@ fn io_error(action: &'static str, path: &Path) -> impl Fn(Errno) -> Error {
 
 fn refused(path: &Path, refusal: Refusal) -> Error {
     let kind = std::io::Error::from(refusal.error).kind();
-    Error::Io { action: "opening", path: path.to_owned(), error: std::io::Error::new(kind, refusal.to_string()) }
+    Error::Io { action: "open", path: path.to_owned(), error: std::io::Error::new(kind, refusal.to_string()) }
 }
 
 impl Opened {
     fn new(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
-        let meta = Meta::from(fstat(&fd).map_err(io_error("looking at", path))?);
+        let meta = Meta::from(fstat(&fd).map_err(io_error("inspect", path))?);
         let invalid = |what: &str| Err(Error::Invalid(format!("{} {what}", path.display())));
         let (size, meta) = match meta.file_type {
             FileType::RegularFile if announced::is_memory(fd.as_fd(), &meta) => {
                 return invalid("is a window to all of the machine's memory, which is no content");
             }
             FileType::RegularFile => (meta.size, Some(meta)),
-            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measuring", path))? {
+            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measure", path))? {
                 0 => return invalid("has 0 bytes: nothing is attached to that block device; expected a disk"),
                 size => (size, None),
             },
@@ -134,7 +134,7 @@ impl Opened {
         let opened = self.meta.as_ref()?;
         let now = match fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
-            Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
+            Err(error) => return Some(format!("could not inspect it after reading it: {error}")),
         };
         let (size, read) = (self.size, self.offset);
         let (touched, resized) = (now.mtime != opened.mtime, now.size != size);
@@ -142,7 +142,7 @@ impl Opened {
             Some(format!("it shrank while it was read: {read} bytes of {size} are stored"))
         } else if now.size > size.max(read) {
             let grown = now.size;
-            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; the added bytes are left out"))
         } else {
             (touched || (resized && read == size)).then(|| "it changed while it was read".to_owned())
         }
@@ -154,7 +154,7 @@ impl Source for FileSource {
         if buffer.is_empty() || self.done {
             return Ok(0);
         }
-        let length = self.file()?.read(buffer).map_err(io_error("reading", &self.path))?;
+        let length = self.file()?.read(buffer).map_err(io_error("read", &self.path))?;
         if length == 0 {
             self.done = true;
             let message = self.file()?.finish();

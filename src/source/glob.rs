@@ -122,9 +122,7 @@ fn step(component: &str, pattern: &str) -> Result<Step, Error> {
     }
     let malformed = |reason: String| Error::Invalid(format!("the glob {pattern:?}, at {component:?}: {reason}"));
     if component.contains("**") {
-        return Err(malformed(
-            "`**` is not known here: say how deep the directories lie, with one `*` for each".into(),
-        ));
+        return Err(malformed("found `**`; expected one `*` for each level of directories".into()));
     }
     let glob = GlobBuilder::new(component).literal_separator(true).build();
     Ok(Step::Wild(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher()))
@@ -152,20 +150,20 @@ impl Walk<'_> {
         match metadata.map(|metadata| metadata.is_dir()) {
             Ok(true) => next.push((path, matched)),
             Ok(false) => {}
-            Err(error) => self.lose(&matched, path, "looking at", error, rest),
+            Err(error) => self.lose(&matched, path, "inspect", error, rest),
         }
     }
 
     fn list(&mut self, (directory, matched): &Found, glob: &GlobMatcher, rest: &[Step], next: &mut Vec<Found>) {
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
-            Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+            Err(error) => return self.lose(matched, directory.clone(), "list", error, self.rest),
         };
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
                 // The listing ends early; what it has shown so far counts.
-                Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+                Err(error) => return self.lose(matched, directory.clone(), "list", error, self.rest),
             };
             let name = entry.file_name();
             if !glob.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
@@ -176,7 +174,7 @@ impl Walk<'_> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => next.push((path, matched)),
                 Ok(_) => {}
-                Err(error) => self.lose(&matched, path, "looking at", error, rest),
+                Err(error) => self.lose(&matched, path, "inspect", error, rest),
             }
         }
     }
@@ -344,7 +342,7 @@ mod tests {
         let pattern = format!("a*/{long}/mount");
         let (name, path, state) = lost(dir.path(), &pattern);
         assert_eq!((name.as_str(), path), ("pods-a", format!("a/{long}/mount")));
-        assert!(matches!(state, State::Unknown(Error::Io { action: "looking at", .. })), "{state:?}");
+        assert!(matches!(state, State::Unknown(Error::Io { action: "inspect", .. })), "{state:?}");
         // One that depends on what cannot be seen carries digits of the directory.
         let (name, path, state) = lost(dir.path(), &format!("a*/{long}/*"));
         assert!(name.starts_with("pods-a-") && name.len() == "pods-a-".len() + 8, "{name}");

@@ -88,14 +88,14 @@ impl From<bool> for Empty {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{action} {path}: {error}", path = path.display())]
+    #[error("could not {action} {path}: {error}", path = path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         #[source]
         error: std::io::Error,
     },
-    #[error("{action} {path}: {error}; which items of {pattern} lie there is not known", path = path.display())]
+    #[error("could not {action} {path}: {error}; the items of {pattern} below it are unknown", path = path.display())]
     Unlisted {
         action: &'static str,
         path: PathBuf,
@@ -115,7 +115,7 @@ pub enum Error {
     NoInput,
     #[error("the command {argv:?} {outcome}{}", stderr_suffix(stderr))]
     Command { argv: Vec<String>, outcome: String, stderr: String },
-    #[error("standard input: {0}")]
+    #[error("could not read standard input: {0}")]
     Stdin(#[source] std::io::Error),
     #[error("{0}")]
     Invalid(String),
@@ -124,7 +124,7 @@ pub enum Error {
 }
 
 fn stderr_suffix(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
+    if stderr.is_empty() { String::new() } else { format!("; stderr ended with: {stderr}") }
 }
 
 impl Classify for Error {
@@ -140,12 +140,12 @@ impl Classify for Error {
                 None => report,
             },
             Self::Silent { .. } => report.remedy(
-                "find out why it wrote nothing; in `sh -c 'a | b'` only b's exit code counts, `bash -o pipefail -c 'a | b'` fails \
-                 with a too; where nothing is a good answer, set `allow_empty = true` on the source, or give --allow-empty",
+                "find out why the command wrote nothing; in `sh -c 'a | b'` only b's exit code counts, `bash -o pipefail -c 'a | b'` fails 
+                 with a too; if an empty output is valid, set `allow_empty = true` on the source, or give --allow-empty",
             ),
             Self::NoInput => report.remedy(
-                "look at the command before the pipe: Penstock cannot see its exit code, and does see that of `-- COMMAND` in place \
-                 of `-`; where nothing is a good answer, give --allow-empty",
+                "look at the command before the pipe: Penstock cannot see its exit code, but checks that of `-- COMMAND` in place \
+                 of `-`; if an empty input is valid, give --allow-empty",
             ),
             Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) | Self::Cancelled => report,
         }
@@ -159,7 +159,7 @@ fn remedy(error: &std::io::Error) -> Option<&'static str> {
             Some("run Penstock as root or with CAP_DAC_READ_SEARCH, or let its user read the path")
         }
         Errno::NOTCONN | Errno::STALE | Errno::IO | Errno::TIMEDOUT | Errno::HOSTDOWN => Some(
-            "the file system that is mounted there does not answer: mount it again; its last copy in a backup is kept meanwhile",
+            "the file system that is mounted there does not answer: mount it again; the last backup of it is kept until then",
         ),
         _ => None,
     }

@@ -58,7 +58,7 @@ impl fmt::Display for Refusal {
         write!(f, "{}", self.error)?;
         if self.error == Errno::AGAIN {
             let seconds = self.waited.as_secs_f64();
-            write!(f, "; another process or client has a lease on it, and did not give it back within {seconds:.1} s")?;
+            write!(f, "; another process or client holds a lease on it and did not release it within {seconds:.1} s")?;
         }
         Ok(())
     }

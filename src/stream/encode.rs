@@ -93,10 +93,10 @@ enum Pending {
 pub enum Error {
     #[error(transparent)]
     Source(#[from] source::Error),
-    #[error("compressing a chunk failed: {0}")]
+    #[error("could not compress a chunk: {0}")]
     Compress(#[source] std::io::Error),
     /// Of an [`Event::Reference`] or an [`Event::Taken`].
-    #[error("chunk {0} of the parent is not in its table")]
+    #[error("the parent's table has no chunk {0}")]
     NoChunk(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,

@@ -19,5 +19,5 @@ use crate::error::{Class, Report};
 pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Report> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    pool.map(Arc::new).map_err(|error| Report::new(Class::Local, format!("starting threads: {error}")))
+    pool.map(Arc::new).map_err(|error| Report::new(Class::Local, format!("could not start threads: {error}")))
 }

@@ -71,7 +71,8 @@ pub fn to_binary(text: &[u8]) -> Result<Vec<u8>, String> {
     for line in text.split([',', '\n']) {
         let line = line.split('#').next().unwrap_or_default().trim();
         if !line.is_empty() {
-            entries.push(entry(line).ok_or_else(|| format!("its entry {line:?} is not understood"))?);
+            entries
+                .push(entry(line).ok_or_else(|| format!("its entry {line:?} is not an ACL entry with numeric ids"))?);
         }
     }
     // The kernel wants them in the order of their tags.

@@ -125,7 +125,7 @@ impl Member {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reading the archive at byte {offset}: {error}")]
+    #[error("could not read the archive at byte {offset}: {error}")]
     Read {
         offset: u64,
         #[source]

@@ -132,11 +132,12 @@ impl Pax {
             b"SCHILY.acl.access" => self.attributes.access_acl = Some(value.to_vec()),
             b"SCHILY.acl.default" => self.attributes.default_acl = Some(value.to_vec()),
             _ if key.starts_with(b"GNU.sparse.") => {
-                return Err("is of an older sparse format; expected version 1.0".to_owned());
+                return Err("is of another sparse format; expected version 1.0".to_owned());
             }
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    let name = CString::new(unescape(name)).map_err(|_| "holds a NUL; expected none".to_owned())?;
+                    let name =
+                        CString::new(unescape(name)).map_err(|_| "holds a NUL byte; expected none".to_owned())?;
                     self.attributes.xattrs.push((name, value.to_vec()));
                 }
             }
@@ -149,7 +150,10 @@ impl Pax {
         match (self.sparse_major, self.sparse_minor, self.sparse_name.take(), self.sparse_size) {
             (None, None, None, None) => Ok(None),
             (Some(1), Some(0), Some(name), Some(size)) => Ok(Some((name, size))),
-            _ => Err("it is incompletely sparse; expected GNU.sparse.major=1, minor=0, name and realsize".to_owned()),
+            _ => {
+                Err("its sparse records are incomplete; expected GNU.sparse.major=1, minor=0, name and realsize"
+                    .to_owned())
+            }
         }
     }
 }
@@ -193,7 +197,7 @@ fn natural(value: &[u8]) -> Option<u64> {
 /// All ones mean "leave it" to the kernel.
 fn id(value: &[u8]) -> Result<u32, String> {
     let id = u32::try_from(number(value)?).ok().filter(|id| *id != u32::MAX);
-    id.ok_or_else(|| "is no user or group; expected a number below 2^32-1".to_owned())
+    id.ok_or_else(|| "is not a user or group id; expected a number below 2^32-1".to_owned())
 }
 
 fn time(value: &[u8]) -> Result<FileTime, String> {

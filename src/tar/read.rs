@@ -62,10 +62,10 @@ impl<R: Read> Reader<R> {
         self.exact(&mut records)?;
         let pax = Pax::parse(&records).map_err(malformed)?;
         self.skip()?;
-        let block = self.block()?.ok_or_else(|| malformed("it is for no member; expected one behind it".to_owned()))?;
+        let block = self.block()?.ok_or_else(|| malformed("no member follows it; expected one".to_owned()))?;
         let header = Ustar::parse(&block).map_err(malformed)?;
         if header.flag == PAX {
-            return Err(malformed("there are two for one member; expected one".to_owned()));
+            return Err(malformed("another PAX header precedes the same member; expected one".to_owned()));
         }
         self.member(header, pax).map(Some)
     }
@@ -200,7 +200,7 @@ impl<R: Read> Reader<R> {
                 return Ok(());
             }
             if rest[..length].iter().any(|byte| *byte != 0) {
-                let reason = "there is something behind the end of the archive; expected zeros".to_owned();
+                let reason = "data follows the end of the archive; expected zeros".to_owned();
                 return Err(Error::Header { offset: at, reason });
             }
         }

@@ -72,7 +72,7 @@ impl Reader {
         let length = match listed {
             Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return (attributes, None),
             Ok(length) => length,
-            Err(error) => return (attributes, Some(format!("its extended attributes cannot be listed: {error}"))),
+            Err(error) => return (attributes, Some(format!("could not list its extended attributes: {error}"))),
         };
         let mut names: Vec<&CStr> = self.names[..length]
             .split_inclusive(|byte| *byte == 0)
@@ -92,7 +92,7 @@ impl Reader {
                 Err(Errno::NODATA) => continue,
                 Err(error) => {
                     complaint =
-                        Some(format!("its extended attribute {} cannot be read: {error}", name.to_string_lossy()));
+                        Some(format!("could not read its extended attribute {}: {error}", name.to_string_lossy()));
                     continue;
                 }
             };
@@ -119,7 +119,7 @@ impl Attributes {
             self.xattrs.push((name.to_owned(), value.to_vec()));
             return Ok(());
         };
-        let text = acl::to_text(value).ok_or_else(|| format!("its {} is not understood", name.to_string_lossy()))?;
+        let text = acl::to_text(value).ok_or_else(|| format!("its {} is malformed", name.to_string_lossy()))?;
         *slot = Some(text.into_bytes());
         Ok(())
     }

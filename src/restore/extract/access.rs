@@ -56,7 +56,7 @@ pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owne
         special &= !0o2000;
     }
     if special != mode & 0o7000 {
-        cut.push("its set-user-ID or set-group-ID bit is left off: it has another owner");
+        cut.push("its set-user-ID or set-group-ID bit was removed: its owner or group could not be restored");
     }
     let (others, bits) = (mode & 7, (mode >> 3) & 7);
     let mut group = match acl {
@@ -67,7 +67,7 @@ pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owne
     let mut acl = acl.and_then(|acl| acl.as_ref().ok()).cloned();
     if !owned.group {
         if group & !others != 0 {
-            cut.push("its group may do no more than others: it has another group");
+            cut.push("its group's access is limited to that of others: its group could not be restored");
         }
         group &= others;
         if let Some(acl) = &mut acl {

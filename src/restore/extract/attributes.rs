@@ -71,9 +71,9 @@ impl Setter<'_> {
     fn set(&mut self, what: &str, result: Result<(), Errno>) -> Result<Done, Error> {
         match result {
             Ok(()) => Ok(Done::Yes),
-            Err(errno) if ends(errno) => Err(failed("setting the attributes of", &self.member.path)(errno)),
+            Err(errno) if ends(errno) => Err(failed("set the attributes of", &self.member.path)(errno)),
             Err(errno) => {
-                self.say(&format!("{what} is not restored: {errno}"));
+                self.say(&format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
         }
@@ -83,7 +83,7 @@ impl Setter<'_> {
         let (uid, gid) = (self.member.uid, self.member.gid);
         let errno = match self.place.set_owner(Some(uid), Some(gid)) {
             Ok(()) => return Ok(Owned::BOTH),
-            Err(errno) if ends(errno) => return Err(failed("setting the owner of", &self.member.path)(errno)),
+            Err(errno) if ends(errno) => return Err(failed("set the owner of", &self.member.path)(errno)),
             Err(errno) => errno,
         };
         // Each on its own: a member of the group may set that, and a user namespace may know one of the two.
@@ -95,11 +95,11 @@ impl Setter<'_> {
             Owned { user: is.is_some_and(|stat| stat.st_uid == uid), group: is.is_some_and(|stat| stat.st_gid == gid) };
         let what = match owned {
             Owned { user: true, group: true } => return Ok(owned),
-            Owned { user: false, group: false } => "its owner and group are not restored",
-            Owned { user: false, group: true } => "its owner is not restored",
-            Owned { user: true, group: false } => "its group is not restored",
+            Owned { user: false, group: false } => "its owner and group",
+            Owned { user: false, group: true } => "its owner",
+            Owned { user: true, group: false } => "its group",
         };
-        self.ledger.altered_like_many(&self.member.path, &format!("{what}: {errno}"));
+        self.ledger.altered_like_many(&self.member.path, &format!("could not restore {what}: {errno}"));
         Ok(owned)
     }
 
@@ -108,7 +108,7 @@ impl Setter<'_> {
         match self.place.set_xattr(name, value) {
             // No room for it in the inode; the disk need not be full.
             Err(errno @ Errno::NOSPC) => {
-                self.say(&format!("{what} is not restored: {errno}"));
+                self.say(&format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
             other => self.set(&what, other),
@@ -122,7 +122,7 @@ impl Setter<'_> {
         let (saved, default) = (of(&attributes.access_acl), of(&attributes.default_acl));
         for acl in [&saved, &default].into_iter().flatten() {
             if let Err(reason) = acl {
-                self.ledger.altered(&self.member.path, &format!("its ACL is not restored: {reason}"));
+                self.ledger.altered(&self.member.path, &format!("could not restore its ACL: {reason}"));
             }
         }
         let plan = access::plan(self.member.mode, saved.as_ref(), owned);
@@ -131,7 +131,7 @@ impl Setter<'_> {
         }
         let mut mode = plan.mode;
         if let Err(errno) = self.place.remove_acls(self.member.kind) {
-            self.say(&format!("an ACL of the target stays on it, so that its group gets nothing: {errno}"));
+            self.say(&format!("could not remove the ACL that the target gave it, so its group has no access: {errno}"));
             mode &= !0o070;
         }
         let set = self.set("its mode", self.place.set_mode(mode))?;
@@ -149,16 +149,16 @@ impl Setter<'_> {
     /// Says what was set, and is something else all the same.
     fn check(&mut self, owned: Owned, mode: Option<u32>, timed: Done) {
         let Ok(stat) = self.place.stat() else { return };
-        let keeps = "the file system keeps another";
+        let keeps = "the file system stored another value";
         if owned == Owned::BOTH && (stat.st_uid, stat.st_gid) != (self.member.uid, self.member.gid) {
-            let message = format!("its owner and group are not restored: {keeps}");
+            let message = format!("could not restore its owner and group: {keeps}");
             self.ledger.altered_like_many(&self.member.path, &message);
         }
         if mode.is_some_and(|mode| mode != stat.st_mode & 0o7777) {
-            self.say(&format!("its mode is not restored: {keeps}"));
+            self.say(&format!("could not restore its mode: {keeps}"));
         }
         if timed == Done::Yes && seconds(&stat).abs_diff(self.member.mtime.seconds) > CLOCK {
-            self.say(&format!("its time is not restored: {keeps}"));
+            self.say(&format!("could not restore its time: {keeps}"));
         }
     }
 }

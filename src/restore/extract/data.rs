@@ -38,7 +38,7 @@ impl Output {
         match set.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
             Ok(()) => Ok(()),
             Err(errno) if errno == Errno::FBIG || ends(errno) => {
-                Err(verdict("setting its length", &self.member.path)(errno))
+                Err(verdict("set the length of", &self.member.path)(errno))
             }
             Err(_) => {
                 self.gaps = Gaps::Zeros;
@@ -71,7 +71,7 @@ impl Output {
         let written = self.file.write_all_at(bytes, offset);
         // Only a call that writes nothing has no number.
         let errno = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        written.map_err(|error| verdict("writing it", &self.member.path)(errno(error)))
+        written.map_err(|error| verdict("write", &self.member.path)(errno(error)))
     }
 }
 

@@ -28,7 +28,7 @@ impl Extractor<'_> {
             None => first,
         };
         if let Some(class) = self.target.known.left_out(&first) {
-            let message = "left out: it is another name of a file that was left out".to_owned();
+            let message = "left out: it is a hard link to a file that was left out".to_owned();
             return Err(Failure::LeftOut(Refusal { class, message }));
         }
         // The last copy first: where one name too many was refused once, it is again.
@@ -44,7 +44,7 @@ impl Extractor<'_> {
             }
         }
         self.copy(&first, member)?;
-        self.ledger.altered(&member.path, &format!("it is a copy and no hard link: {why}"));
+        self.ledger.altered(&member.path, &format!("restored as a copy instead of a hard link: {why}"));
         let copies = self.copies.entry(first).or_default();
         if copies.len() == MAX_COPIES {
             copies.remove(0);
@@ -72,13 +72,14 @@ impl Extractor<'_> {
         if copy.kind != FileKind::Regular {
             if copy.kind == FileKind::Symlink {
                 let link = readlinkat(&parent, &name, Vec::new());
-                copy.link = link.map_err(verdict("reading its first name", first))?.into_bytes();
+                copy.link = link.map_err(verdict("read the first name of", &member.path))?.into_bytes();
             }
             copy.attributes = xattr::Reader::default().read(xattr::Target::Name(parent.as_fd(), &name)).0;
             return self.special(&copy);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = openat(&parent, &name, flags, Mode::empty()).map_err(verdict("reading its first name", first))?;
+        let opened =
+            openat(&parent, &name, flags, Mode::empty()).map_err(verdict("read the first name of", &member.path))?;
         let from = File::from(opened);
         copy.attributes = xattr::Reader::default().read(xattr::Target::Open(from.as_fd())).0;
         let mut to = Output::new(File::from(self.target.create_file(&copy.path)?), copy);
@@ -96,7 +97,7 @@ impl Extractor<'_> {
                 Ok(0) => return to.finish(),
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed("reading the first name of", &to.member.path)(error).into()),
+                Err(error) => return Err(failed("read the first name of", &to.member.path)(error).into()),
             };
             let bytes = &buffer[..length];
             if !is_zero(bytes) {

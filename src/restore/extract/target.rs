@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::attributes::{Place, chmod};
 use super::known::Known;
 use super::{Error, Failure, c_string, failed, refused};
+use crate::error::Class;
 use crate::format::index::{FileKind, MAX_PATH};
 use crate::restore::refusal::{self, Refusal};
 use crate::tar::{Member, shown};
@@ -44,7 +45,7 @@ pub(super) fn checked(path: &[u8]) -> Result<Vec<u8>, Error> {
         return no("its path holds a NUL; expected none");
     }
     if path.len() > MAX_PATH {
-        return no("its path is longer than 64 KiB");
+        return no("its path is longer than 64 KiB; expected at most that");
     }
     let mut clean = Vec::with_capacity(path.len());
     for component in path.split(|byte| *byte == b'/') {
@@ -146,32 +147,28 @@ impl Target {
     pub(super) fn create_file(&mut self, path: &[u8]) -> Result<OwnedFd, Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = |parent: BorrowedFd<'_>, name: &CStr| openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
-        self.create(path, FileType::RegularFile, make)?.map_err(verdict("creating it", path))
+        self.create(path, FileType::RegularFile, make)?.map_err(verdict("create", path))
     }
 
     pub(super) fn create_special(&mut self, member: &Member) -> Result<(), Failure> {
         let path = &member.path;
-        let (node, action) = match member.kind {
+        let node = match member.kind {
             FileKind::Symlink => {
                 if member.link.is_empty() {
-                    return Err(refused(path, "it links to nothing; expected a path").into());
+                    return Err(refused(path, "its link is empty; expected a path").into());
                 }
                 let link = c_string(path, &member.link)?;
                 let make = |parent: BorrowedFd<'_>, name: &CStr| symlinkat(&link, parent, name);
-                return self
-                    .create(path, FileType::Symlink, make)?
-                    .map_err(verdict("creating the symbolic link", path));
+                return self.create(path, FileType::Symlink, make)?.map_err(verdict("create", path));
             }
-            FileKind::CharDevice => (FileType::CharacterDevice, "creating the device"),
-            FileKind::BlockDevice => (FileType::BlockDevice, "creating the device"),
-            FileKind::Fifo | FileKind::Regular | FileKind::HardLink | FileKind::Directory => {
-                (FileType::Fifo, "creating the fifo")
-            }
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            FileKind::Fifo | FileKind::Regular | FileKind::HardLink | FileKind::Directory => FileType::Fifo,
         };
         let device = if node == FileType::Fifo { 0 } else { makedev(member.rdev.0, member.rdev.1) };
         let mode = Mode::RUSR | Mode::WUSR;
         let make = |parent: BorrowedFd<'_>, name: &CStr| mknodat(parent, name, node, mode, device);
-        self.create(path, node, make)?.map_err(verdict(action, path))
+        self.create(path, node, make)?.map_err(verdict("create", path))
     }
 
     /// A file system that would drop the dot at a name's end and say nothing of it does not get the name.
@@ -180,9 +177,10 @@ impl Target {
             return Ok(());
         }
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let stat = fstatfs(parent).map_err(verdict("looking at the file system", path))?;
+        let stat = fstatfs(parent).map_err(verdict("inspect the file system of", path))?;
         if refusal::drops_dots(stat.f_type) {
-            return Err(Failure::LeftOut(Refusal::system("its name ends with a dot", Errno::INVAL)));
+            let message = "left out: its name ends with a dot, which the file system drops".to_owned();
+            return Err(Failure::LeftOut(Refusal { class: Class::Local, message }));
         }
         Ok(())
     }
@@ -203,12 +201,12 @@ impl Target {
             Err(Errno::EXIST) if self.known.is_fresh(path) => self.known.explain(path),
             Err(Errno::EXIST) => {
                 let (parent, name) = self.enter(path, Missing::Create)?;
-                let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("looking at it", path))?;
+                let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("inspect", path))?;
                 refusal::in_the_way(FileType::from_raw_mode(stat.st_mode), FileType::Directory)
                     .map_err(Failure::LeftOut)?;
                 return Ok(Found::There { mode: stat.st_mode & 0o7777 });
             }
-            Err(errno) => return Err(verdict("creating the directory", path)(errno)),
+            Err(errno) => return Err(verdict("create", path)(errno)),
         }
         Ok(Found::Made)
     }
@@ -221,7 +219,7 @@ impl Target {
         let make = |parent: BorrowedFd<'_>, name: &CStr| linkat(&from, &old, parent, name, AtFlags::empty());
         let linked = self.create(path, FileType::from_raw_mode(stat.st_mode), make)?;
         match linked {
-            Err(errno) if refusal::ends(errno) => Err(verdict("linking it", path)(errno)),
+            Err(errno) if refusal::ends(errno) => Err(verdict("link", path)(errno)),
             other => Ok(other),
         }
     }
@@ -232,7 +230,7 @@ impl Target {
         let (parent, name) = self.enter(first, Missing::Fail)?;
         let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Err(gone().into()),
-            other => other.map_err(verdict("looking at its first name", path))?,
+            other => other.map_err(verdict("inspect the first name of", path))?,
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(gone().into());
@@ -259,25 +257,25 @@ impl Target {
             return Err(Failure::LeftOut(taken()));
         }
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let stat = statat(parent, &c_name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("looking at it", path))?;
+        let stat = statat(parent, &c_name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("inspect", path))?;
         refusal::in_the_way(FileType::from_raw_mode(stat.st_mode), wanted).map_err(Failure::LeftOut)?;
         if !overwrite {
             return Err(Failure::LeftOut(refusal::there_already()));
         }
         // Removed, never written into: it may have other names, and who has it open keeps what he has.
-        unlinkat(parent, &c_name, AtFlags::empty()).map_err(verdict("replacing what is there", path))?;
+        unlinkat(parent, &c_name, AtFlags::empty()).map_err(verdict("replace", path))?;
         Ok(make(parent, &c_name))
     }
 
     pub(super) fn remove(&mut self, path: &[u8]) -> Result<(), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
-        unlinkat(parent, name, AtFlags::empty()).map_err(verdict("removing it", path))
+        unlinkat(parent, name, AtFlags::empty()).map_err(verdict("remove", path))
     }
 
     pub(super) fn locate(&mut self, path: &[u8]) -> Result<(OwnedFd, CString), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
-        Ok((parent.try_clone_to_owned().map_err(failed("opening", path))?, c_string(path, name)?))
+        Ok((parent.try_clone_to_owned().map_err(failed("open", path))?, c_string(path, name)?))
     }
 
     /// Without permission to read a directory that was there, `None`.
@@ -288,7 +286,7 @@ impl Target {
         match openat(parent, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::ACCESS) => Ok(None),
-            Err(errno) => Err(verdict("opening it", path)(errno)),
+            Err(errno) => Err(verdict("open", path)(errno)),
         }
     }
 
@@ -300,7 +298,7 @@ impl Target {
     pub(super) fn set_directory_mode(&mut self, path: &[u8], mode: u32) -> Result<(), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
-        chmod(parent, name, mode).map_err(verdict("setting its mode", path))
+        chmod(parent, name, mode).map_err(verdict("set the mode of", path))
     }
 }
 
@@ -322,7 +320,7 @@ fn pass(
     missing: Missing,
 ) -> Result<OwnedFd, Failure> {
     if let Some(class) = known.left_out(path) {
-        let message = "left out: the directory it is in was left out".to_owned();
+        let message = "left out: its directory was left out".to_owned();
         return Err(Failure::LeftOut(Refusal { class, message }));
     }
     let component = split(path).1;
@@ -345,14 +343,14 @@ fn pass(
     opened.map_err(|errno| match errno {
         Errno::NOTDIR | Errno::LOOP if known.is_fresh(above) => Failure::Ends(refused(
             member,
-            format!("{:?} on the way to it is a link or a file; expected a directory", shown(component)),
+            format!("its parent {:?} is a link or a file; expected a directory", shown(component)),
         )),
         Errno::NOTDIR | Errno::LOOP => Failure::LeftOut(Refusal::conflict(
-            "a link or a file is in the place of a directory on the way to it: move it away and restore again",
+            "found a link or a file as one of its parents; expected a directory: move it away and restore again",
         )),
         Errno::NOENT => Failure::LeftOut(Refusal::conflict(
-            "a directory on the way to it is gone: something else changes the target",
+            "one of its parent directories was removed: something else changes the target",
         )),
-        errno => verdict("opening a directory on the way to it", member)(errno),
+        errno => verdict("open a parent directory of", member)(errno),
     })
 }

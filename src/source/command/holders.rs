@@ -11,7 +11,7 @@ const NAMED: usize = 3;
 /// `process 4711 (sleep)`; where `/proc` does not show them, no number. Looks at each process of this machine that it may look at.
 pub(super) fn of(pipe: impl AsFd) -> String {
     let found = fstat(pipe).map(|stat| find(&format!("pipe:[{}]", stat.st_ino))).unwrap_or_default();
-    if found.is_empty() { "a process that it left behind".to_owned() } else { format!("process {}", found.join(", ")) }
+    if found.is_empty() { "a process that it started".to_owned() } else { format!("process {}", found.join(", ")) }
 }
 
 fn find(pipe: &str) -> Vec<String> {

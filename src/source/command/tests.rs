@@ -128,7 +128,7 @@ fn nothing_at_all_is_a_failure_unless_it_is_allowed() {
         let error = drain(&mut source).unwrap_err();
         assert!(matches!(error, Error::Silent { .. }), "{error}");
         let report = error.report();
-        assert!(report.message.ends_with("its last words: no such table"), "{}", report.message);
+        assert!(report.message.ends_with("stderr ended with: no such table"), "{}", report.message);
         assert!(report.remedy.unwrap().contains("pipefail"));
     }
     let (empty, warning) = left_behind("sleep 1000 & exit 0", Duration::from_millis(10));

@@ -91,7 +91,7 @@ impl Body {
             match read {
                 Ok(0) => {
                     self.gave_up = Some(format!(
-                        "it shrank while it was read: there is nothing at byte {} of {}; the rest is zeros",
+                        "it shrank while it was read: it has no data at byte {} of {}; the rest is stored as zeros",
                         segment.offset, self.size
                     ));
                     buffer.fill(0);
@@ -100,7 +100,7 @@ impl Body {
                 Ok(length) => length,
                 Err(error) => {
                     self.gave_up = Some(format!(
-                        "it cannot be read at byte {} of {}: {error}; the rest is zeros",
+                        "could not read it at byte {} of {}: {error}; the rest is stored as zeros",
                         segment.offset, self.size
                     ));
                     buffer.fill(0);
@@ -121,12 +121,12 @@ impl Body {
         }
         let now = match rustix::fs::fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
-            Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
+            Err(error) => return Some(format!("could not inspect it after reading it: {error}")),
         };
         let size = self.announced.size;
         if now.size > size {
             let grown = now.size;
-            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; the added bytes are left out"))
         } else if now.size != size || (now.mtime != self.announced.mtime && size > 0) {
             Some(CHANGED.to_owned())
         } else {

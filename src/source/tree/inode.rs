@@ -30,23 +30,23 @@ pub(super) enum Content {
 /// Why something is left out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Skip {
-    #[error("it is gone: it was removed or renamed before it was read")]
+    #[error("it was removed or renamed before it was read")]
     Vanished,
-    #[error("{action}: {error}")]
+    #[error("could not {action}: {error}")]
     Failed { action: &'static str, error: Errno },
-    #[error("it cannot be opened: {0}")]
+    #[error("could not open it: {0}")]
     Refused(Refusal),
     #[error("it is no longer {0}: it was replaced before it was read")]
     Replaced(&'static str),
     #[error("it is a socket, which cannot be stored")]
     Socket,
-    #[error("its {0} has {1} bytes; at most {MAX_PATH} can be stored")]
+    #[error("its {0} has {1} bytes; expected at most {MAX_PATH}")]
     TooLong(&'static str, usize),
-    #[error("it is a device of a number that tar has no room for")]
+    #[error("it is a device whose number is too large for tar")]
     DeviceNumber,
     #[error("it is of a type that cannot be stored")]
     Type,
-    #[error("it is a window to all of the machine's memory, which is no content")]
+    #[error("it maps the machine's memory, which is not stored")]
     Memory,
 }
 
@@ -81,7 +81,7 @@ impl Reader {
     /// What is at `name`, without following it.
     pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Meta, Skip> {
         let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
-        Ok(Meta::from(stat.map_err(failed("it cannot be looked at"))?))
+        Ok(Meta::from(stat.map_err(failed("inspect it"))?))
     }
 
     /// Opens an inode that was a moment ago what `meta` says, and is no directory.
@@ -90,7 +90,7 @@ impl Reader {
             FileType::RegularFile => self.open_file(directory, name)?,
             FileType::Symlink => {
                 let target = retry_on_intr(|| readlinkat(directory, name, Vec::new()));
-                (meta, Content::Symlink(target.map_err(failed("its target cannot be read"))?.into_bytes()))
+                (meta, Content::Symlink(target.map_err(failed("read its target"))?.into_bytes()))
             }
             FileType::Fifo => (meta, Content::Fifo),
             FileType::CharacterDevice | FileType::BlockDevice if !device_fits(meta.rdev) => {
@@ -110,7 +110,7 @@ impl Reader {
 
     fn open_file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(Meta, Content), Skip> {
         let fd = self.patience.open(|| open::open(directory, name, OPEN)).map_err(refused)?;
-        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        let meta = Meta::from(fstat(&fd).map_err(failed("inspect it"))?);
         if meta.file_type != FileType::RegularFile {
             return Err(Skip::Replaced("a regular file"));
         }
@@ -127,7 +127,7 @@ impl Reader {
             Errno::NOTDIR | Errno::LOOP => Skip::Replaced("a directory"),
             _ => refused(refusal),
         })?;
-        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        let meta = Meta::from(fstat(&fd).map_err(failed("inspect it"))?);
         let (attributes, complaint) = self.xattrs.read(xattr::Target::Open(fd.as_fd()));
         Ok((fd, Inode { meta, attributes, content: Content::Directory, complaint }))
     }

@@ -355,7 +355,7 @@ impl Pending {
         let mut list = std::mem::take(&mut self.list);
         let more = std::mem::take(&mut self.more);
         if more > 0 {
-            list.push(Warning { path: PathBuf::new(), message: format!("{more} more warnings are not listed") });
+            list.push(Warning { path: PathBuf::new(), message: format!("{more} more warnings were not listed") });
         }
         list
     }
@@ -366,7 +366,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, Error> {
     match retry_on_intr(|| openat(CWD, root, flags, Mode::empty())) {
         Ok(fd) => Ok(fd),
         Err(Errno::NOTDIR) if root.symlink_metadata().is_ok() => Err(Error::Invalid(format!(
-            "{} is not a directory; a source of type \"file\" stores a single file",
+            "{} is not a directory: use a source of type \"file\" to store a single file",
             root.display()
         ))),
         Err(error) => Err(io_error(root, error)),
@@ -374,7 +374,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, Error> {
 }
 
 fn io_error(root: &Path, error: Errno) -> Error {
-    Error::Io { action: "opening the tree", path: root.to_owned(), error: error.into() }
+    Error::Io { action: "open the tree", path: root.to_owned(), error: error.into() }
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, Error> {

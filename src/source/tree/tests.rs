@@ -125,7 +125,7 @@ fn what_vanishes_or_turns_into_something_else_is_left_out() {
     assert_eq!(drain(&mut source).1, ["a", "c", "e"]);
     let warnings = messages(&mut source, dir.path());
     assert_eq!(warnings.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["b", "d"]);
-    assert!(warnings[0].1.starts_with("it is gone"), "{}", warnings[0].1);
+    assert!(warnings[0].1.starts_with("it was removed"), "{}", warnings[0].1);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn what_changes_while_it_is_read_keeps_its_announced_size() {
     }
     let cases: [(Change, &str, usize); 3] = [
         (append, "it grew while it was read: from 2000 bytes to 2004", 2000),
-        (shrink, "it shrank while it was read: there is nothing at byte 100 of 2000", 100),
+        (shrink, "it shrank while it was read: it has no data at byte 100 of 2000", 100),
         (touch, "it changed while it was read", 2000),
     ];
     for (change, expected, real) in cases {
@@ -176,7 +176,7 @@ fn what_cannot_be_read_is_zeros() {
     assert!(buffer[..2000].iter().all(|byte| *byte == 0));
     assert_eq!(body.read(&mut buffer), 0);
     let complaint = body.finish().unwrap();
-    assert!(complaint.starts_with("it cannot be read at byte 0 of 2000: Bad file descriptor"), "{complaint}");
+    assert!(complaint.starts_with("could not read it at byte 0 of 2000: Bad file descriptor"), "{complaint}");
 }
 
 #[test]

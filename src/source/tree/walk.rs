@@ -289,7 +289,7 @@ impl Walk {
         };
         let name = CString::new(name).map_err(|_| Skip::Vanished)?;
         if self.again.as_ref().is_none_or(|(path, _)| path != directory) {
-            let fd = self.find_again(directory).map_err(failed("its directory cannot be opened again"))?;
+            let fd = self.find_again(directory).map_err(failed("reopen its directory"))?;
             self.again = Some((directory.to_vec(), fd));
         }
         let (_, fd) = self.again.as_ref().expect("set just above");
@@ -333,7 +333,7 @@ impl Walk {
         let (names, error) = list(&fd, &mut self.names);
         match error {
             Some(error) if self.levels.is_empty() && names.is_empty() => self.unlisted_root = Some(error),
-            Some(error) => warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}")),
+            Some(error) => warnings.push(self.full(&self.path), format!("could not list all of its names: {error}")),
             None => {}
         }
         // The root's is no part of the paths in it.
