@@ -1,11 +1,11 @@
 //! One regular file or block device as a stream of its bytes.
 //!
-//! The size is taken when it is opened, and no more than that is yielded, so a file that something appends to ends. A
-//! file that shrinks ends early. Both, and a changed modification time, are a warning. But a file that has more bytes than its size says
-//! although nobody writes to it, as those of procfs, is read to its end ([`announced`]). A read error makes the item
-//! worthless: there is no stream around it that could say where the zeros are. Links to it are followed.
+//! The size is read when the file is opened, and the stream yields no more than that, so a file that grows still ends. A file that
+//! shrinks ends early. Both, and a changed modification time, give a warning. But a file that has more bytes than its size although
+//! nobody writes to it, as in procfs, is read to its end ([`announced`]). A read error fails the item: no header around the stream could
+//! tell where zeros replace data. Symbolic links to the file are followed.
 //!
-//! A file that another has a lease on is waited for when it is first read, not when it is opened: that may take a minute ([`open`]).
+//! If another process has a lease on the file, the first read waits for it, not the opening: that may take a minute ([`open`]).
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,11 +19,10 @@ use super::page_cache::Reader;
 use super::tree::meta::Meta;
 use super::{Error, Source, Warning, announced};
 
-/// A file's stream.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    /// Absent while somebody has a lease on it.
+    /// `None` while another process has a lease on it.
     file: Option<Opened>,
     patience: Patience,
     warnings: Vec<Warning>,
@@ -34,9 +33,9 @@ pub struct FileSource {
 struct Opened {
     fd: OwnedFd,
     size: u64,
-    /// As it was opened; absent for a device, whose time says nothing about its data.
+    /// As at the opening; `None` for a device, whose time does not tell whether its data changed.
     meta: Option<Meta>,
-    /// Bytes yielded; more than `size` where that is not the file's real one.
+    /// Bytes yielded; more than `size` if the file has more than it reports.
     offset: u64,
     reader: Reader,
 }
@@ -55,14 +54,14 @@ impl FileSource {
         Ok(Self { path: path.to_owned(), file, patience, warnings: Vec::new(), done: false })
     }
 
-    /// Ends the waiting for a file that another has a lease on when `stop` is cancelled.
+    /// Stops waiting for another process's lease when `stop` is cancelled.
     #[must_use]
     pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
         self.patience.stopped_by(stop);
         self
     }
 
-    /// The open file, after as much waiting as it takes.
+    /// The open file; waits for a lease if necessary.
     fn file(&mut self) -> Result<&mut Opened, Error> {
         if self.file.is_none() {
             let opened = self.patience.open(|| open(CWD, &self.path, OPEN));
@@ -91,14 +90,14 @@ impl Opened {
         let invalid = |what: &str| Err(Error::Invalid(format!("{} {what}", path.display())));
         let (size, meta) = match meta.file_type {
             FileType::RegularFile if announced::is_memory(fd.as_fd(), &meta) => {
-                return invalid("is a window to all of the machine's memory, which is no content");
+                return invalid("maps the machine's memory, which is not stored");
             }
             FileType::RegularFile => (meta.size, Some(meta)),
             FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measure", path))? {
                 0 => return invalid("has 0 bytes: nothing is attached to that block device; expected a disk"),
                 size => (size, None),
             },
-            FileType::Directory => return invalid("is a directory; a source of type \"tree\" stores one"),
+            FileType::Directory => return invalid("is a directory: use a source of type \"tree\" to store it"),
             _ => return invalid("is neither a regular file nor a block device"),
         };
         let reader = Reader::start(&fd, size);
@@ -117,18 +116,18 @@ impl Opened {
         Ok(length)
     }
 
-    /// What there is behind the announced size, unless it is what somebody has added meanwhile.
+    /// Reads past the reported size, unless somebody added those bytes while the file was read.
     fn read_beyond(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let Some(meta) = &self.meta else { return Ok(0) };
         let length = match self.reader.read_at(&self.fd, buffer, self.offset) {
-            // What ends where it says need not let anybody look behind that.
+            // A file that ends at its size need not support reading past it.
             Err(_) if self.offset == self.size && self.size > 0 => 0,
             other => other?,
         };
         Ok(if length > 0 && announced::is_written_to(self.fd.as_fd(), meta) { 0 } else { length })
     }
 
-    /// What there is to say about the file at its end, if anything.
+    /// The warning about the file at its end, if any.
     fn finish(&self) -> Option<String> {
         self.reader.end(&self.fd);
         let opened = self.meta.as_ref()?;
