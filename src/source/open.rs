@@ -131,8 +131,8 @@ impl Patience {
 }
 
 /// The kernel's setting, in seconds; 0 means no limit, which is too long.
-fn lease_break_time(said: Option<&str>) -> Duration {
-    let seconds = said.and_then(|said| said.trim().parse().ok()).filter(|seconds| (1..=3600).contains(seconds));
+fn lease_break_time(text: Option<&str>) -> Duration {
+    let seconds = text.and_then(|text| text.trim().parse().ok()).filter(|seconds| (1..=3600).contains(seconds));
     seconds.map_or(LEASE_BREAK_TIME, Duration::from_secs)
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Reader {
 enum How {
     Small,
     DontCache,
-    /// And the pages before this offset have been.
+    /// The pages before this offset were dropped.
     DropBehind(u64),
     /// The file cannot seek (some FUSE files): it is read in order, and offsets are ignored.
     InOrder,

@@ -1,4 +1,4 @@
-//! One inode, opened relative to its directory and without following links: what its header says, and its content.
+//! One inode, opened relative to its directory and without following links: its metadata and its content.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +27,7 @@ pub(super) enum Content {
     BlockDevice,
 }
 
-/// Why something is left out.
+/// Why an inode is left out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Skip {
     #[error("it was removed or renamed before it was read")]
@@ -57,7 +57,7 @@ pub(super) fn failed(action: &'static str) -> impl Fn(Errno) -> Skip {
     }
 }
 
-/// An inode's metadata, attributes and content, and what could not be read of the attributes.
+/// An inode's metadata, attributes and content, and a warning if some attributes could not be read.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) meta: Meta,
@@ -66,7 +66,7 @@ pub(super) struct Inode {
     pub(super) complaint: Option<String>,
 }
 
-/// What reading inodes takes.
+/// The state that reading inodes needs.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) xattrs: xattr::Reader,
@@ -78,13 +78,13 @@ impl Reader {
         Self { xattrs: xattr::Reader::default(), patience: Patience::default() }
     }
 
-    /// What is at `name`, without following it.
+    /// The metadata of `name`, which is not followed.
     pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Meta, Skip> {
         let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
         Ok(Meta::from(stat.map_err(failed("inspect it"))?))
     }
 
-    /// Opens an inode that was a moment ago what `meta` says, and is no directory.
+    /// Opens an inode that `meta` described a moment ago and that is not a directory.
     pub(super) fn read(&mut self, directory: BorrowedFd<'_>, name: &CStr, meta: Meta) -> Result<Inode, Skip> {
         let (meta, content) = match meta.file_type {
             FileType::RegularFile => self.open_file(directory, name)?,
@@ -120,7 +120,6 @@ impl Reader {
         Ok((meta, Content::File(fd)))
     }
 
-    /// Opens a directory.
     pub(super) fn read_directory(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Inode), Skip> {
         let flags = OPEN.union(OFlags::DIRECTORY);
         let fd = self.patience.open(|| open::open(directory, name, flags)).map_err(|refusal| match refusal.error {
@@ -137,7 +136,8 @@ fn refused(refusal: Refusal) -> Skip {
     if refusal.error == Errno::NOENT { Skip::Vanished } else { Skip::Refused(refusal) }
 }
 
-/// Whether a regular file of 0 bytes has none: what the kernel makes up has content, and keeps its times when that changes.
+/// Whether a regular file of 0 bytes has no content: files that the kernel generates have some, and keep their times when
+/// it changes.
 pub(super) fn is_empty(directory: BorrowedFd<'_>, name: &CStr) -> bool {
     open::open(directory, name, OPEN).is_ok_and(|fd| announced::is_empty(fd.as_fd()))
 }
