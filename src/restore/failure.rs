@@ -1,4 +1,4 @@
-//! What can go wrong in a restore.
+//! The errors of a restore.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub enum Error {
         item: Name,
         #[source]
         error: extract::Error,
-        /// Why the archive could not be read, where that is it.
+        /// The download's error, if it made the archive unreadable.
         download: Option<Box<download::Error>>,
     },
     #[error("the target {} is not empty; expected an empty directory", target.display())]

@@ -1,9 +1,9 @@
-//! What leaves one member out of a restore, and what ends the restore: decisions, without I/O.
+//! Decides what leaves one member out of a restore, and what ends the restore. Does no I/O.
 //!
-//! One rule for every way to restore (whole trees, `--include`, one item, several): what is in the way is replaced only
-//! with `--overwrite`, and only by something of its own type. Anything else stays as it is, and the member is left out,
-//! counted and said. So is what the file system or this user cannot have. Only what would fail for every member after it
-//! as well ends the restore.
+//! One rule for every way to restore (whole trees, `--include`, one item, several): an existing file is replaced only
+//! with `--overwrite`, and only by one of its own type. Otherwise it stays, and the member is left out, counted and
+//! listed; so is a member that the file system or this user's permissions do not allow. Only a failure that would hit
+//! every later member too ends the restore.
 
 use std::io;
 
@@ -12,15 +12,15 @@ use rustix::io::Errno;
 
 use crate::error::{Class, Report};
 
-/// Why one member is left out while the rest is restored. The message names no path, so that equal ones can be counted.
+/// Why one member is left out while the rest is restored. The message has no path, so that equal ones can be counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// [`Class::Conflict`] for what is in the way, [`Class::Local`] for what the system refuses; never one of the data.
+    /// [`Class::Conflict`] for an existing file, [`Class::Local`] for a failed system call; never a class of the data.
     pub(super) class: Class,
     pub(super) message: String,
 }
 
-/// What becomes of a step that did not work.
+/// The effect of a failed step.
 #[derive(Debug)]
 pub(super) enum Failure<E> {
     LeftOut(Refusal),
@@ -54,7 +54,7 @@ impl Refusal {
     }
 }
 
-/// Whether what follows would fail as well: no room, a device or server that is gone, a limit of the process.
+/// Whether every later step would fail too: no space, a device or server that fails, a limit of the process.
 pub(super) const fn ends(errno: Errno) -> bool {
     matches!(
         errno,
@@ -73,7 +73,7 @@ pub(super) const fn ends(errno: Errno) -> bool {
     )
 }
 
-/// Whether `found` may be replaced by, or for a directory used as, something of type `wanted`.
+/// Whether `found` may be replaced by `wanted`, or used as one if both are directories.
 pub(super) fn in_the_way(found: FileType, wanted: FileType) -> Result<(), Refusal> {
     if found == wanted {
         return Ok(());
@@ -84,7 +84,7 @@ pub(super) fn in_the_way(found: FileType, wanted: FileType) -> Result<(), Refusa
     )))
 }
 
-/// Something is there, and `--overwrite` was not given.
+/// The path exists, and `--overwrite` was not given.
 pub(super) fn there_already() -> Refusal {
     Refusal::conflict("its path exists already; --overwrite replaces it")
 }

@@ -1,4 +1,4 @@
-//! Further names of one file, and copies of it where the file system has no more names for it.
+//! Creates further names of a file, or copies it if the file system refuses more names.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -15,7 +15,7 @@ use crate::format::index::FileKind;
 use crate::restore::refusal::Refusal;
 use crate::tar::{self, Member, shown, xattr};
 
-/// Copies of one file that further names are tried on.
+/// The most copies of one file that further names are tried on.
 const MAX_COPIES: usize = 8;
 
 impl Extractor<'_> {
@@ -31,7 +31,7 @@ impl Extractor<'_> {
             let message = "left out: it is a hard link to a file that was left out".to_owned();
             return Err(Failure::LeftOut(Refusal { class, message }));
         }
-        // The last copy first: where one name too many was refused once, it is again.
+        // The last copy first: the earlier ones have as many names as the file system allows.
         let copies = self.copies.get(&first).cloned().unwrap_or_default();
         let mut why = Errno::MLINK;
         for there in copies.iter().rev().chain([&first]) {
@@ -53,8 +53,8 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Owner, mode and time are in the link's own header; the rest is read from the first name. What that could not be
-    /// given is in the ledger already.
+    /// Owner, mode and time are in the link's own header; the rest is read from the first name. The ledger has the
+    /// first name's differences already.
     pub(super) fn copy(&mut self, first: &[u8], member: &Member) -> Result<(), Failure> {
         let stat = self.target.stat_first(first, &member.path)?;
         let (parent, name) = self.target.locate(first)?;

@@ -1,12 +1,12 @@
-//! Creates things below one directory, and never anywhere else.
+//! Creates files below one directory, and never anywhere else.
 //!
-//! Every directory on the way is opened from the one above it with `O_NOFOLLOW`, on any kernel. The way to the last one is
-//! kept: the innermost [`INNER`] and every [`EVERY`]th directory of it stay open, so that a walk through a tree opens each
-//! directory about once, however deep it is.
+//! Each directory is opened from its parent with `O_NOFOLLOW`, on any kernel. The path to the last one is kept: its
+//! innermost [`INNER`] directories and every [`EVERY`]th one stay open, so that a walk through a tree opens each directory
+//! about once, however deep it is.
 //!
-//! In a directory that this restore made, what is in the way was made by it as well: a link or a file on the way there is
-//! the archive contradicting itself, and a name that is taken is two members on one name. Elsewhere it is an obstacle,
-//! and [`refusal::in_the_way`] decides.
+//! In a directory that this restore created, it created every file too: so a link or a file as a parent directory means
+//! that the archive contradicts itself, and an existing name means two members with one name. Elsewhere
+//! [`refusal::in_the_way`] decides about an existing file.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +29,7 @@ use crate::tar::{Member, shown};
 const INNER: usize = 32;
 const EVERY: usize = 128;
 
-/// A directory that is only passed through needs no permission to read it.
+/// Passing through a directory needs no permission to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A path of the archive as components joined by `/`, without `.` and empty ones; the root is empty.
@@ -63,7 +63,7 @@ pub(super) fn checked(path: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(clean)
 }
 
-/// What a failed call means for the member it was for.
+/// Decides whether a failed call leaves out its member or ends the restore.
 pub(super) fn verdict(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Failure {
     move |errno| {
         if refusal::ends(errno) {
@@ -77,28 +77,27 @@ pub(super) fn verdict(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -
 pub(super) struct Target {
     root: OwnedFd,
     overwrite: bool,
-    /// The way to the last directory, from below the root.
+    /// The directories from below the root to the last one that was entered.
     way: Vec<(Vec<u8>, Option<OwnedFd>)>,
     pub(super) known: Known,
 }
 
-/// What to do about a directory that is not there.
+/// What to do about a missing directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Create,
     Fail,
 }
 
-/// A directory of the archive, in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Made by this restore, for its owner alone.
+    /// Created by this restore, for its owner alone.
     Made,
-    /// Was there before, with this mode.
+    /// Existed before, with this mode.
     There { mode: u32 },
 }
 
-/// The directory that holds `path`, and its name there.
+/// The directory and the name of `path`.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -107,7 +106,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl Target {
-    /// A link to the target itself is followed: the operator chose it.
+    /// Follows a link to the target itself: the operator chose it.
     pub(super) fn open(path: &Path, overwrite: bool) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut known = Known::default();
@@ -126,10 +125,10 @@ impl Target {
         let components: Vec<&[u8]> = directory.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
         let same = self.way.iter().zip(&components).take_while(|((name, _), component)| name == *component).count();
         self.way.truncate(same);
-        // Back to the innermost that is open, and down again from there.
+        // Goes back to the innermost open directory, and down again from there.
         let open = self.way.iter().rposition(|(_, fd)| fd.is_some()).map_or(0, |at| at + 1);
         self.way.truncate(open);
-        // Of the path down to the last one that is open, with a slash behind it.
+        // Length of the path to that directory, with a slash behind it.
         let mut end: usize = components[..open].iter().map(|component| component.len() + 1).sum();
         for component in &components[open..] {
             let above = &directory[..end.saturating_sub(1)];
@@ -171,7 +170,7 @@ impl Target {
         self.create(path, node, make)?.map_err(verdict("create", path))
     }
 
-    /// A file system that would drop the dot at a name's end and say nothing of it does not get the name.
+    /// Refuses a name that ends with a dot if the file system would silently drop the dot.
     fn check_name(&mut self, path: &[u8]) -> Result<(), Failure> {
         if !path.ends_with(b".") {
             return Ok(());
@@ -185,7 +184,7 @@ impl Target {
         Ok(())
     }
 
-    /// Keeps one that is there already. Nobody else looks into a new one before it has its own mode.
+    /// Keeps an existing directory. Nobody else can enter a new one before it gets its own mode.
     pub(super) fn create_directory(&mut self, path: &[u8]) -> Result<Found, Failure> {
         self.check_name(path)?;
         let (parent, name) = self.enter(path, Missing::Create)?;
@@ -211,8 +210,8 @@ impl Target {
         Ok(Found::Made)
     }
 
-    /// Makes `path` another name of `first`, which is there; a symbolic link is not followed but linked itself. Returns why
-    /// the file system does not.
+    /// Makes `path` another name of the existing `first`; a symbolic link is linked itself, not followed. Returns the file
+    /// system's refusal.
     pub(super) fn link(&mut self, first: &[u8], path: &[u8]) -> Result<Result<(), Errno>, Failure> {
         let stat = self.stat_first(first, path)?;
         let (from, old) = self.locate(first)?;
@@ -224,7 +223,7 @@ impl Target {
         }
     }
 
-    /// What the first name of a hard link is now.
+    /// The metadata of a hard link's first name.
     pub(super) fn stat_first(&mut self, first: &[u8], path: &[u8]) -> Result<Stat, Failure> {
         let gone = || refused(path, format!("it links to {:?}; expected a file that was restored", shown(first)));
         let (parent, name) = self.enter(first, Missing::Fail)?;
@@ -238,8 +237,8 @@ impl Target {
         Ok(stat)
     }
 
-    /// Runs `make`, which must fail when there is something; then, if that may be replaced, again. Returns `make`'s own
-    /// failure inside.
+    /// Runs `make`, which must fail if the name exists; if that may be replaced, removes it and runs `make` again. The
+    /// inner result is `make`'s own.
     fn create<T>(
         &mut self,
         path: &[u8],
@@ -262,7 +261,7 @@ impl Target {
         if !overwrite {
             return Err(Failure::LeftOut(refusal::there_already()));
         }
-        // Removed, never written into: it may have other names, and who has it open keeps what he has.
+        // Removes it instead of writing into it: it may have other names, and processes may have it open.
         unlinkat(parent, &c_name, AtFlags::empty()).map_err(verdict("replace", path))?;
         Ok(make(parent, &c_name))
     }
@@ -278,7 +277,7 @@ impl Target {
         Ok((parent.try_clone_to_owned().map_err(failed("open", path))?, c_string(path, name)?))
     }
 
-    /// Without permission to read a directory that was there, `None`.
+    /// `None` if this user may not read an existing directory.
     pub(super) fn open_directory(&mut self, path: &[u8]) -> Result<Option<OwnedFd>, Failure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (parent, name) = self.enter(path, Missing::Fail)?;
@@ -294,7 +293,7 @@ impl Target {
         Ok(fstat(&self.root)?.st_mode & 0o7777)
     }
 
-    /// Changes the mode of a directory that was there before.
+    /// Changes the mode of a directory that existed before.
     pub(super) fn set_directory_mode(&mut self, path: &[u8], mode: u32) -> Result<(), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
@@ -302,15 +301,15 @@ impl Target {
     }
 }
 
-/// In a directory that this restore made.
+/// For a name that exists in a directory that this restore created.
 fn taken() -> Refusal {
     Refusal::conflict(
-        "another member of the backup has this name already, or one that this file system takes for the same \
+        "another member of the backup has this name already, or one that this file system treats as the same \
          (upper and lower case, a dot at the end)",
     )
 }
 
-/// Opens the directory `path`, which lies in `above`, on the way to `member`.
+/// Opens the directory `path`, which lies in `above`, a parent of `member`.
 fn pass(
     known: &mut Known,
     from: &OwnedFd,
@@ -330,7 +329,7 @@ fn pass(
             Ok(()) => {
                 known.imply(path);
                 let opened = open();
-                // No member may come that would do it.
+                // Perhaps no member follows that would do it.
                 let _ = Place::Name(from, &c_string(path, component)?).remove_acls(FileKind::Directory);
                 opened
             }
