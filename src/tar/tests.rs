@@ -27,7 +27,7 @@ fn every_member_that_makes_no_sense_is_refused() {
     let file = |path: &str| raw(flags::REGULAR, path, "", b"evil");
     let x = |key: &str, value: &[u8]| pax(&[(key, value)], file("f"));
     let huge = vec![b'a'; MAX_PAX + 1];
-    // Name, archive without its end, and what the error says.
+    // Name, archive without its end, and part of the error.
     let attacks = [
         ("empty in pax", x("path", b""), "empty"),
         ("size below zero", x("size", b"-1"), "2^63"),
@@ -79,7 +79,7 @@ fn a_flipped_bit_in_a_header_is_found() {
     for position in 0..BLOCK {
         let mut archive = whole.clone();
         archive[position] ^= 4;
-        // The checksum's own last two bytes hold no digits.
+        // The checksum's own last two bytes are not digits.
         assert!(read_all(&archive).is_err() || (154..156).contains(&position), "{position}");
     }
 }
