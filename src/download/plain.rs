@@ -256,7 +256,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 mod tests {
     use super::*;
 
-    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    /// Also if bytes are ready, or come from a driver that has not seen yet that it was aborted.
     #[tokio::test]
     async fn after_a_cancellation_comes_nothing_more() {
         let (sender, plain) = mpsc::channel(1);

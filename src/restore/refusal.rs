@@ -152,7 +152,7 @@ mod tests {
         let refusal = in_the_way(FileType::Symlink, FileType::Directory).unwrap_err();
         assert_eq!(
             refusal.message,
-            "left out: a symbolic link is in the way; expected a directory or nothing: move it away and restore again"
+            "left out: found a symbolic link at its path; expected a directory or nothing: move it away and restore again"
         );
     }
 
@@ -186,6 +186,6 @@ mod tests {
         }
         assert!(drops_dots(0x4d44) && drops_dots(0xff53_4d42) && !drops_dots(0xef53));
         let said = |errno: Errno| remedy(&errno.into());
-        assert!(said(Errno::NOSPC).unwrap().contains("room") && said(Errno::ROFS).unwrap().contains("read-only"));
+        assert!(said(Errno::NOSPC).unwrap().contains("free space") && said(Errno::ROFS).unwrap().contains("read-only"));
     }
 }

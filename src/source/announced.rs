@@ -165,7 +165,7 @@ mod tests {
             let (file, meta) = opened(&path);
             assert_eq!(content(examine(file.as_fd(), &meta)), None, "{name}");
         }
-        // No byte of it on a disk, and yet as long as it says.
+        // No block on disk, and yet as long as reported.
         let path = dir.path().join("hole");
         File::create(&path).unwrap().set_len(4096).unwrap();
         let (file, meta) = opened(&path);
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// A file that has more or fewer bytes than its stat says, and another one that somebody has written to.
+    /// A file with more or fewer bytes than its stat reports, and one that somebody has written to.
     #[test]
     fn another_size_is_a_change_only_when_the_time_changed_too() {
         let dir = tempfile::tempdir().unwrap();

@@ -293,7 +293,7 @@ mod tests {
         items.iter().map(pair).collect()
     }
 
-    /// The one match that cannot be seen: its name, its path, and the error.
+    /// The only match that cannot be inspected: its name, its path, and the error.
     fn lost(root: &Path, pattern: &str) -> (String, String, State) {
         let mut items = expand(&name("pods"), &format!("{}/{pattern}", root.display())).unwrap();
         items.retain(|item| !matches!(item.state, State::Directory));
@@ -334,23 +334,23 @@ mod tests {
         }
     }
 
-    /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot have.
+    /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot cause.
     #[test]
     fn what_cannot_be_looked_at_is_a_match_with_an_error_and_the_others_are_found() {
         let dir = tree(&["a/mount", "b/mount"]);
         let long = "n".repeat(300);
-        // The name is the one that the match would have.
+        // The match gets its normal name.
         let pattern = format!("a*/{long}/mount");
         let (name, path, state) = lost(dir.path(), &pattern);
         assert_eq!((name.as_str(), path), ("pods-a", format!("a/{long}/mount")));
         assert!(matches!(state, State::Unknown(Error::Io { action: "inspect", .. })), "{state:?}");
-        // One that depends on what cannot be seen carries digits of the directory.
+        // If the listing fails, the name has digits of the directory.
         let (name, path, state) = lost(dir.path(), &format!("a*/{long}/*"));
         assert!(name.starts_with("pods-a-") && name.len() == "pods-a-".len() + 8, "{name}");
         assert_eq!(path, format!("a/{long}"));
         let State::Unlisted(error) = state else { panic!("{state:?}") };
-        assert!(error.to_string().contains("which items of"), "{error}");
-        // Where no wildcard has matched yet, it is the whole source.
+        assert!(error.to_string().contains("the items of"), "{error}");
+        // If no wildcard has matched yet, the name is the source's.
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
         for pattern in ["loop/*", "loop/x/*/mount"] {
             let (name, path, state) = lost(dir.path(), pattern);

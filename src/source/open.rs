@@ -174,7 +174,7 @@ mod tests {
         let waited = |patience: &mut Patience| patience.open(|| Err::<(), _>(Errno::AGAIN)).unwrap_err();
         let first = waited(&mut patience);
         assert!((45.0..46.5).contains(&first.waited.as_secs_f64()), "{first:?}");
-        assert!(first.to_string().ends_with("did not give it back within 46.1 s"), "{first}");
+        assert!(first.to_string().ends_with("did not release it within 46.1 s"), "{first}");
         let all: Duration = (0..100).map(|_| waited(&mut patience).waited).sum();
         assert!(all < LEASE_BREAK_TIME * PATIENCE + MOMENT * 2 * 100, "{all:?}");
         assert!(waited(&mut patience).waited >= MOMENT);

@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn lanes_find_what_the_definition_says() {
         for seed in 1..24 {
-            // Lengths around whole steps: what is left over is rolled without lanes.
+            // Lengths around whole steps: the remainder is hashed without lanes.
             let data = noise(MIN + 40 * STEP + usize::try_from(seed).unwrap() * 1111, seed);
             assert_eq!(first_chunk(&data, More::No), Some(slowly(&data)), "seed {seed}");
         }

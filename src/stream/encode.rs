@@ -329,7 +329,7 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, stream};
 
-    /// Pieces of so many bytes, all of them one number; behind each, its mark.
+    /// Pieces of this length, each filled with one number and followed by its mark.
     struct Pieces(std::vec::IntoIter<(usize, Mark)>, u8, Vec<Mark>, usize);
 
     impl Source for Pieces {
@@ -350,8 +350,7 @@ mod tests {
         }
     }
 
-    /// With memory for one chunk of the largest size, several batches wait for each other's memory, and for a queue full of reused
-    /// chunks.
+    /// Memory for one chunk of the largest size: batches wait for each other's memory, and for a queue full of reused chunks.
     #[tokio::test(flavor = "multi_thread")]
     async fn little_memory_and_a_full_queue_only_slow_it_down() {
         let taken = 0..3 * u32::try_from(QUEUE).unwrap();

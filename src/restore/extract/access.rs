@@ -95,7 +95,8 @@ mod tests {
         let user = Owned { user: false, group: true };
         let acl = "user::rwx,user:7:rw-,group::r--,mask::rw-,other::---";
         let open = "user::rwx,user:7:rw-,group::rwx,mask::rw-,other::r--";
-        // Mode, ACL, owners, the mode without the ACL, the ACL that is set and the mode it leaves, cuts.
+        // Mode, ACL, owners, the mode without the ACL, the ACL to set and the mode after it, reasons for narrower
+        // access.
         for (mode, text, owned, plain, set, cuts) in [
             (0o640, None, Owned::BOTH, 0o640, None, 0),
             (0o6755, None, Owned::BOTH, 0o6755, None, 0),
@@ -116,7 +117,7 @@ mod tests {
             let set = set.map(|(text, mode)| (text.to_owned(), mode));
             assert_eq!((plan.mode, acl, plan.cut.len()), (plain, set, cuts), "{mode:o} {text:?} {owned:?}");
         }
-        // Malformed: nobody is let in, and the kernel refuses the ACL.
+        // Malformed: nobody gets access, and the kernel refuses the ACL.
         assert_eq!(plan(0o770, Some(&Ok(vec![2, 0, 0])), Owned::BOTH).mode, 0o700);
     }
 }

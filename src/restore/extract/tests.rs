@@ -108,7 +108,7 @@ fn attacks(evil: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("hard link to a directory", [dir("d"), hard("h", "d")].concat(), "was restored"),
         ("hard link to the target", hard("h", "."), "was restored"),
         ("write through a file", [file("f"), file("f/x")].concat(), "expected a directory"),
-        ("a link to nothing", link("l", ""), "links to nothing"),
+        ("a link to nothing", link("l", ""), "its link is empty"),
     ]
 }
 

@@ -97,7 +97,7 @@ fn a_process_that_holds_the_output_ends_the_stream_with_a_warning() {
     let (all, warning) = left_behind("echo data; sleep 1000 & exit 0", Duration::from_millis(50));
     assert_eq!(all.unwrap(), b"data\n");
     let warning = warning.unwrap();
-    assert!(warning.contains("(sleep)") && warning.contains("still holds its standard output"), "{warning}");
+    assert!(warning.contains("(sleep)") && warning.contains("still had its standard output"), "{warning}");
     // In a session of its own, so that it does not end with the group.
     let (all, warning) = left_behind("echo data; setsid sleep 5 & exit 0", Duration::from_millis(50));
     assert_eq!((all.unwrap(), warning.is_some()), (b"data\n".to_vec(), true));
@@ -118,7 +118,7 @@ fn what_a_process_writes_within_the_grace_counts() {
     // A process that writes without end is cut off, and the warning says so.
     let (all, warning) = left_behind("yes & exit 0", Duration::from_millis(200));
     assert!(!all.unwrap().is_empty());
-    assert!(warning.as_ref().unwrap().contains("bytes that came after the exit"), "{warning:?}");
+    assert!(warning.as_ref().unwrap().contains("bytes written after the exit"), "{warning:?}");
 }
 
 #[test]

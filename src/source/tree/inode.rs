@@ -136,8 +136,7 @@ fn refused(refusal: Refusal) -> Skip {
     if refusal.error == Errno::NOENT { Skip::Vanished } else { Skip::Refused(refusal) }
 }
 
-/// Whether a regular file of 0 bytes has no content: files that the kernel generates have some, and keep their times when
-/// it changes.
+/// Whether a regular file of 0 bytes is empty: files that the kernel generates have content, and keep their times.
 pub(super) fn is_empty(directory: BorrowedFd<'_>, name: &CStr) -> bool {
     open::open(directory, name, OPEN).is_ok_and(|fd| announced::is_empty(fd.as_fd()))
 }

@@ -140,7 +140,7 @@ mod tests {
         links.lose(b"first", &meta());
         assert!(links.is_lost(b"first") && !links.is_lost(b"second"));
         assert_eq!(links.first_name(&meta()), None);
-        // Another path has it by now.
+        // Another path is the first name now.
         links.remember(b"second", &meta());
         links.lose(b"first", &meta());
         assert_eq!(links.first_name(&meta()), Some(b"second".to_vec()));

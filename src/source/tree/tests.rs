@@ -11,7 +11,7 @@ fn open(root: &Path, options: &Options) -> TreeSource {
     TreeSource::new(root, options, None).unwrap()
 }
 
-/// Reads on over marks.
+/// Reads to the end, over marks.
 fn read(source: &mut TreeSource, buffer: &mut [u8]) -> usize {
     loop {
         let length = source.read(buffer).unwrap();
@@ -21,7 +21,7 @@ fn read(source: &mut TreeSource, buffer: &mut [u8]) -> usize {
     }
 }
 
-/// Reads on until `path`'s header has been yielded, with the smallest steps.
+/// Reads in the smallest steps until `path`'s header has been yielded.
 fn read_until(source: &mut TreeSource, path: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut byte = [0];
@@ -118,7 +118,7 @@ fn what_vanishes_or_turns_into_something_else_is_left_out() {
     read_until(&mut source, b".");
     fs::remove_file(dir.path().join("b")).unwrap();
     fs::remove_dir_all(dir.path().join("d")).unwrap();
-    // A fifo in a file's place does not hang the backup, it is stored as what it is now.
+    // A fifo in a file's place does not block the backup; it is stored as a fifo.
     fs::remove_file(dir.path().join("e")).unwrap();
     rustix::fs::mkfifoat(CWD, dir.path().join("e"), Mode::RUSR).unwrap();
     assert!(dir.path().join("e").metadata().unwrap().file_type().is_fifo());
@@ -212,6 +212,6 @@ fn a_flood_of_warnings_is_bounded() {
     (0..MAX_PENDING + 5).for_each(|_| pending.push(PathBuf::from("p"), "w"));
     let taken = pending.take();
     assert_eq!(taken.len(), MAX_PENDING + 1);
-    assert_eq!(taken[MAX_PENDING].message, "5 more warnings are not listed");
+    assert_eq!(taken[MAX_PENDING].message, "5 more warnings were not listed");
     assert_eq!(pending.take(), []);
 }
