@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_together_is_fetched_together_whatever_comes_between() {
+    fn neighbouring_chunks_are_fetched_in_one_request() {
         const FAR: u64 = 1 << 30;
         let chunks = [chunk(0, 0, 10, 100), chunk(1, FAR, 10, 100), chunk(0, 10, 10, 100), chunk(1, 5, 10, 100)];
         let found = groups(Selection::Whole, &chunks);

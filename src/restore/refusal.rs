@@ -141,7 +141,7 @@ mod tests {
     ];
 
     #[test]
-    fn only_its_own_type_takes_the_place_of_what_is_there() {
+    fn only_the_same_type_replaces_an_existing_file() {
         for found in TYPES {
             for wanted in TYPES {
                 let refusal = in_the_way(found, wanted).err();

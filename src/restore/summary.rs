@@ -96,7 +96,7 @@ impl Summary {
         let message = format!("nothing was restored: {path:?} is {}", first.message);
         let remedy = match first.class {
             Class::Conflict => {
-                "the backup is not at fault: move the existing files away, or restore into another directory"
+                "the backup is not at fault: move away the existing files, or restore into another directory"
             }
             _ => {
                 "the backup is not at fault: restore as a user with the permission, into a file system that supports it"

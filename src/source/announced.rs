@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_makes_up_is_set_aside_whole() {
+    fn a_file_that_the_kernel_generates_is_copied_whole() {
         for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
             let Ok(expected) = fs::read(path) else { continue };
             let (file, meta) = opened(path);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_or_is_too_much_is_a_complaint() {
+    fn an_unreadable_or_too_large_file_is_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, [b'x'; 3000]).unwrap();

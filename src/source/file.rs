@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_under_the_reader_is_a_warning() {
+    fn a_file_that_changes_while_it_is_read_is_a_warning() {
         type Change = fn(&std::fs::File);
         let cases: [(&str, Change, &str, usize); 3] = [
             ("shrinks", |file| file.set_len(5).unwrap(), "it shrank", 7),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_refused_and_nothing_hangs() {
+    fn any_other_type_than_a_file_is_refused_and_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(FileSource::open(dir.path().join("none")), Err(Error::Io { .. })));
         let error = FileSource::open(dir.path()).unwrap_err().to_string();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_makes_up_is_whole_whatever_its_size_says() {
+    fn a_generated_file_is_stored_whole_despite_its_size() {
         for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
             let Ok(expected) = std::fs::read(path) else { continue };
             let mut source = FileSource::open(path).unwrap();

@@ -336,7 +336,7 @@ mod tests {
 
     /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot cause.
     #[test]
-    fn what_cannot_be_looked_at_is_a_match_with_an_error_and_the_others_are_found() {
+    fn an_uninspectable_path_is_a_match_with_an_error_and_the_others_are_found() {
         let dir = tree(&["a/mount", "b/mount"]);
         let long = "n".repeat(300);
         // The match gets its normal name.

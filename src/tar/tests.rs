@@ -23,7 +23,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn every_member_that_makes_no_sense_is_refused() {
+fn every_malformed_member_is_refused() {
     let file = |path: &str| raw(flags::REGULAR, path, "", b"evil");
     let x = |key: &str, value: &[u8]| pax(&[(key, value)], file("f"));
     let huge = vec![b'a'; MAX_PAX + 1];

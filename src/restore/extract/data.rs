@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_system_cannot_hold_is_left_out() {
+    fn a_file_that_the_file_system_cannot_hold_is_left_out() {
         let Err(Failure::LeftOut(refusal)) = output(i64::MAX as u64).set_length() else {
             panic!("no file system has files of 8 EiB but one byte");
         };

@@ -64,7 +64,7 @@ fn any_other_end_fails_and_quotes_standard_error() {
 }
 
 #[test]
-fn what_cannot_be_started_says_why() {
+fn a_command_that_cannot_be_started_is_an_error_with_its_cause() {
     let error =
         CommandSource::spawn(&["/no/such/program".to_owned()], Empty::Refused, CancellationToken::new()).unwrap_err();
     assert!(error.to_string().contains("could not be started: No such file"), "{error}");
@@ -112,7 +112,7 @@ fn a_process_that_holds_the_output_ends_the_stream_with_a_warning() {
 }
 
 #[test]
-fn what_a_process_writes_within_the_grace_counts() {
+fn output_of_a_left_process_within_the_grace_is_stored() {
     let (all, warning) = left_behind("echo data; (sleep 0.1; echo more) & exit 0", Duration::from_secs(60));
     assert_eq!((all.unwrap(), warning), (b"data\nmore\n".to_vec(), None));
     // A process that writes without end is cut off, and the warning says so.

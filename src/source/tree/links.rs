@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_becomes_the_first_name_of_what_follows() {
+    fn a_different_file_becomes_the_first_name_of_later_ones() {
         let mut links = Links::default();
         links.remember(b"old", &meta());
         let new = Meta { size: 11, links: 2, ..meta() };

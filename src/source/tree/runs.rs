@@ -244,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_exactly_what_the_members_are(
+        fn reused_chunks_are_exactly_their_members(
             chunks in prop::collection::vec(1_u64..9, 1..40),
             blocks in prop::collection::vec((1_u64..9, any::<bool>()), 1..40),
         ) {

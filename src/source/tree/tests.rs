@@ -112,7 +112,7 @@ fn a_socket_is_a_warning() {
 }
 
 #[test]
-fn what_vanishes_or_turns_into_something_else_is_left_out() {
+fn a_removed_or_replaced_file_is_left_out() {
     let dir = tree(&["a", "b", "c", "d/x", "e"]);
     let mut source = open(dir.path(), &Options::default());
     read_until(&mut source, b".");
@@ -165,7 +165,7 @@ fn what_changes_while_it_is_read_keeps_its_announced_size() {
 }
 
 #[test]
-fn what_cannot_be_read_is_zeros() {
+fn unreadable_data_is_stored_as_zeros() {
     let dir = tree(&["f"]);
     // Open for writing only: every read of it fails.
     let file = fs::File::options().write(true).open(dir.path().join("f")).unwrap();

@@ -52,7 +52,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_in_the_way_is_replaced_by_its_own_type_only_and_the_rest_is_restored() {
+fn an_existing_file_is_replaced_by_its_own_type_only_and_the_rest_is_restored() {
     for found in KINDS {
         for wanted in KINDS {
             for overwrite in [false, true] {

@@ -212,7 +212,7 @@ fn a_first_name_that_is_gone_when_it_is_read_after_all_leads_nobody_astray() {
 }
 
 #[test]
-fn what_has_not_changed_is_taken_over_with_its_links() {
+fn unchanged_members_are_reused_with_their_links() {
     let dir = linked();
     let whole = Backup::read(open(dir.path(), &Options::default()), None);
     let borders = whole.borders(&["m", "y"]);
