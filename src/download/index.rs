@@ -1,4 +1,4 @@
-//! A stream's index, downloaded and checked against the manifest before a byte of it is decoded.
+//! Downloads a stream's index and checks it against the manifest before decoding any of it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -18,7 +18,7 @@ use crate::format::manifest::{IndexObject, Stream};
 use crate::location::Location;
 use crate::store::Download;
 
-/// A longer index goes into a temporary file.
+/// A longer index is kept in a temporary file.
 pub const IN_MEMORY: u64 = 4 << 20;
 
 /// A checked index object, still compressed. Clones share it, and it can be opened any number of times.
@@ -31,11 +31,11 @@ pub struct IndexFile {
 #[derive(Debug, Clone)]
 enum Data {
     Memory(Bytes),
-    /// Unnamed: it is gone with the last clone, or with the process.
+    /// Unnamed: it disappears with the last clone, or with the process.
     File(Arc<File>),
 }
 
-/// An index being read, compressed.
+/// A compressed index as a reader.
 #[derive(Debug)]
 pub struct Input {
     data: Data,
@@ -62,16 +62,16 @@ impl Read for Input {
 pub type Records = Reader<zstd::stream::read::Decoder<'static, BufReader<Input>>>;
 
 impl IndexFile {
-    /// Starts reading, from the beginning. The records are read on a thread that may block.
+    /// Starts reading from the beginning. Reading the records blocks.
     ///
     /// # Errors
-    /// When it is no index.
+    /// When the object is not an index.
     pub fn open(&self, stream: &Stream) -> Result<Records, Error> {
         let input = Input { data: self.data.clone(), position: 0 };
         index::open(input, stream).map_err(|error| self.refused(error))
     }
 
-    /// The error with the key that it lacks.
+    /// Adds the index's key to an error.
     #[must_use]
     pub fn refused(&self, error: index::IndexError) -> Error {
         Error::Index { key: self.key.clone(), error }
@@ -81,11 +81,12 @@ impl IndexFile {
 /// Downloads the index of `stream` and checks its size and SHA-256.
 ///
 /// # Errors
-/// When it cannot be fetched, is not the object the manifest describes, or there is no room for it.
+/// When the object cannot be fetched, is not the one that the manifest describes, or cannot be kept in a temporary
+/// file.
 pub async fn fetch(location: &Location, stream: &Stream) -> Result<IndexFile, Error> {
     let mut data = attempt(location, &stream.index).await;
     if let Err(error @ Error::Object { .. }) = &data {
-        tracing::debug!(%error, "fetching the index again");
+        tracing::debug!(key = %stream.index.key, %error, "could not fetch the index: fetching it once more");
         location.endpoint.once_more("s3", error.class()).await;
         data = attempt(location, &stream.index).await;
     }
@@ -125,7 +126,7 @@ async fn into_memory(mut download: Download, index: &IndexObject, digest: &mut S
 }
 
 async fn into_file(mut download: Download, index: &IndexObject, digest: &mut Sha256) -> Result<Data, Error> {
-    let failed = |error| Error::Local { action: "writing the index to a temporary file", error };
+    let failed = |error| Error::Local { action: "write the index to a temporary file", error };
     let file = tokio::task::spawn_blocking(tempfile::tempfile).await.map_err(|_| Error::Stopped)?.map_err(failed)?;
     let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(failed)?);
     let mut length = 0;

@@ -1,20 +1,20 @@
-//! The way back: from stored chunks to a stream's plain bytes.
+//! Reads stored chunks back into a stream's plain bytes.
 //!
 //! ```text
 //! index ─ decode, group (one thread) ─ ranged GET ─ decompress, check (the pool) ─ plain bytes, in stream order
 //! ```
 //!
 //! # What it promises
-//! Not one byte comes out that was not checked: the index against the manifest ([`index`]), each chunk against its SHA-256
-//! ([`plain`]). Whatever is wrong is an error that names the object's key and what was expected.
+//! Returns only checked bytes: the index is checked against the manifest ([`index`]), each chunk against its SHA-256
+//! ([`plain`]). Any other data is an error that names the object's key and what was expected.
 //!
 //! # What it costs
 //! One [`crate::budget::Reservation`], taken whole at the start, and at most [`index::IN_MEMORY`] bytes of index; a longer
-//! index lies in an unnamed temporary file.
+//! index is kept in an unnamed temporary file.
 //!
 //! # What happens on failure
-//! Requests and bodies that break off are the location's store's to repeat; bytes with a wrong digest are fetched once more.
-//! The first failure ends the stream. Dropping the reader, or cancelling, ends everything behind it.
+//! The location's store repeats requests and bodies that break off; bytes with a wrong digest are fetched once more. The
+//! first failure ends the stream. Dropping the reader, or cancelling, ends its tasks.
 
 pub mod index;
 pub mod plain;
@@ -38,13 +38,13 @@ use crate::store::{self, Store};
 
 pub use plan::Selection;
 
-/// Requests at a time, at most; the budget may allow fewer.
+/// The most requests at a time; the budget may allow fewer.
 #[must_use]
 pub fn requests(location: &Location) -> usize {
     location.config.upload.concurrency.most().into()
 }
 
-/// Is told how many more plain bytes there are; called often, from any thread.
+/// Called with the number of further plain bytes; called often, from any thread.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +55,10 @@ pub enum Error {
         #[source]
         error: Box<store::Error>,
     },
-    /// A server that sent too much, or too little.
+    /// The server sent too many or too few bytes.
     #[error("GetObject {key}: the body has {found} bytes; expected {expected}")]
     Body { key: ObjectKey, expected: u64, found: u64 },
-    /// The object is not what the manifest says.
+    /// The object differs from the manifest.
     #[error("the object {key}: {field} is {found}; expected {expected}")]
     Object { key: ObjectKey, field: &'static str, expected: String, found: String },
     #[error("the index {key}: {error}")]
@@ -69,16 +69,16 @@ pub enum Error {
     },
     #[error("the object {key}: the chunk at byte {offset} {reason}")]
     Chunk { key: ObjectKey, offset: u64, reason: String },
-    /// A failure while the chunks of these stream positions were fetched.
+    /// Fetching the chunks of these stream positions failed.
     #[error("{error}")]
     Fetch {
         positions: Range<u64>,
         #[source]
         error: Box<Error>,
     },
-    #[error("reading backups: {0}")]
+    #[error("could not read the backup: {0}")]
     Memory(#[from] TooSmall),
-    #[error("{action}: {error}")]
+    #[error("could not {action}: {error}")]
     Local {
         action: &'static str,
         #[source]
@@ -86,7 +86,7 @@ pub enum Error {
     },
     #[error("cancelled")]
     Cancelled,
-    /// Its index refers to an object that the manifest does not list.
+    /// The index refers to an object that the manifest does not list.
     #[error("the index names data object {0}; the manifest lists no such object")]
     NoObject(u32),
     #[error("the pipeline stopped unexpectedly")]
@@ -94,18 +94,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// A request for `key` failed.
     pub(crate) fn store(key: &ObjectKey) -> impl Fn(store::Error) -> Self {
         |error| Self::Store { key: key.clone(), error: Box::new(error) }
     }
 
-    /// The stream positions that could not be read, where the failure is one of them only.
+    /// The stream positions that could not be read, if only some could not.
     #[must_use]
     pub fn positions(&self) -> Option<Range<u64>> {
         if let Self::Fetch { positions, .. } = self { Some(positions.clone()) } else { None }
     }
 
-    /// The object at fault.
+    /// The object that the error concerns.
     #[must_use]
     pub fn key(&self) -> Option<&ObjectKey> {
         match self {
@@ -126,7 +125,7 @@ impl Classify for Error {
             Self::Store { error, .. } => return error.report(),
             Self::Fetch { error, .. } => return error.report(),
             Self::Body { .. } => Class::Transient,
-            // Its digest was right, so what the system could not read is our copy of it.
+            // The index's digest was right, so the system failed to read the local copy.
             Self::Index { error: IndexError::Read(error), .. } if error.raw_os_error().is_some() => Class::Local,
             Self::Object { .. } | Self::Index { .. } | Self::Chunk { .. } | Self::NoObject(_) => Class::Integrity,
             Self::Memory(_) => {

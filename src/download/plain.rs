@@ -1,12 +1,12 @@
-//! A stream's plain bytes, in order, on bounded memory.
+//! Reads a stream's plain bytes in order, within a memory budget.
 //!
-//! Memory: for each of `n` requests at a time a buffer for what is fetched and one for what it decompresses to, and one
-//! more of the latter, which the consumer may hold while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is what
-//! fits into three quarters of the budget, so that something is left for others, but at least 1 and at most
-//! [`MAX_REQUESTS`] and the location's own bound. All of it is reserved before anything is read.
+//! Memory: for each of `n` concurrent requests one buffer for stored bytes and one for plain bytes, and one more for
+//! plain bytes, which the consumer may keep while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is as many as
+//! fit into three quarters of the budget, so that others get the rest, but at least 1 and at most [`MAX_REQUESTS`] and
+//! the location's own limit. All memory is reserved before anything is read.
 //!
-//! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
-//! its own, so groups cannot wait for each other.
+//! Groups take their buffers in stream order, before their requests are sent: the next group in the stream always has
+//! its buffers, so groups cannot wait for each other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::location::Location;
 
-/// More requests at a time than this do not help one stream.
+/// More concurrent requests do not make one stream faster.
 const MAX_REQUESTS: usize = 8;
 
-/// A task that ends when its owner goes.
+/// A task that is aborted when its owner is dropped.
 #[derive(Debug)]
 struct Task<T>(JoinHandle<T>);
 
@@ -55,8 +55,8 @@ pub struct PlainReader {
     cancel: CancellationToken,
 }
 
-/// Starts reading what `selection` says of `stream`. Must be called within a tokio runtime; every failure comes out of
-/// the reader.
+/// Starts reading the part of `stream` that `selection` selects. Must be called within a tokio runtime; the reader
+/// returns every failure.
 #[must_use]
 pub fn read(
     location: &Location,
@@ -68,7 +68,7 @@ pub fn read(
     let (sender, plain) = mpsc::channel(1);
     let (location, stream) = (location.clone(), Arc::new(stream.clone()));
     let drive = async move {
-        let failed = |error| Error::Local { action: "starting threads", error };
+        let failed = |error| Error::Local { action: "start threads", error };
         let pool = location.process.pool().map_err(failed)?;
         let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
         Driver { location, pool, stream, requests }.run(index, selection, sender).await
@@ -78,19 +78,19 @@ pub fn read(
 }
 
 impl PlainReader {
-    /// The next bytes, never empty; `None` after the last, when the index's end too has been checked. Dropping the
+    /// The next bytes, never empty; `None` after the last, when the end of the index has been checked too. Dropping the
     /// future loses nothing.
     ///
-    /// At most one of the returned slices may be held while asking for the next.
+    /// The caller may keep at most one returned slice while asking for the next.
     ///
     /// # Errors
-    /// At the first thing that cannot be fetched or is not what it should be. `None` follows.
+    /// At the first object that cannot be fetched or does not pass its check. `None` follows.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let next = tokio::select! {
             biased;
             () = self.cancel.cancelled(), if self.driver.is_some() => {
                 self.driver = None;
-                // With what it may still hold, so that nothing comes after the error.
+                // Drops the channel with the slices in it, so that nothing follows the error.
                 self.plain = mpsc::channel(1).1;
                 return Err(Error::Cancelled);
             }
@@ -105,7 +105,7 @@ impl PlainReader {
     }
 }
 
-/// Requests at a time, and the bytes that so many need.
+/// The number of concurrent requests, and the bytes that they need.
 fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
     let share = (budget / 4 * 3).saturating_sub(PLAIN as u64) / (STORED + PLAIN) as u64;
     let most = concurrency.clamp(1, MAX_REQUESTS);
@@ -116,10 +116,9 @@ fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
 #[derive(Debug, Clone)]
 struct Driver {
     location: Location,
-    /// Where chunks are decompressed and checked.
     pool: Arc<rayon::ThreadPool>,
     stream: Arc<Stream>,
-    /// Requests at a time: a group may need several.
+    /// Limits concurrent requests: a group may need several.
     requests: Arc<Semaphore>,
 }
 
@@ -138,7 +137,7 @@ impl Driver {
             let buffers = (stored.get().await, plain.get().await);
             Some(((group, buffers), (groups, stored, plain)))
         });
-        // Tasks of their own: they go on while the consumer is busy.
+        // Separate tasks, so that they run on while the consumer is busy.
         let fetched = ready
             .map(|(group, buffers)| Task(tokio::spawn(self.clone().fetch(group, buffers))).join())
             .buffered(requests);
@@ -161,7 +160,7 @@ impl Driver {
             .map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
     }
 
-    /// An error comes with the positions of the chunks at fault, where it is some.
+    /// An error comes with the positions of the failed chunks, if it concerns only some.
     async fn fetch_checked(
         &self,
         mut group: Group,
@@ -184,17 +183,17 @@ impl Driver {
                 }
                 Err((extent, error)) => (group.first_of(extent), error),
             };
-            // The store makes failed requests again; what came and is not what was stored is asked for once more here.
+            // The store repeats failed requests; bytes that fail their check are fetched once more here.
             if spoilt || !matches!(error, Error::Object { .. } | Error::Body { .. } | Error::Chunk { .. }) {
                 return Err((positions, error));
             }
             spoilt = true;
-            tracing::debug!(%error, "fetching the group again");
+            tracing::debug!(%error, "could not fetch a group of chunks: fetching it once more");
             self.location.endpoint.once_more("s3", error.class()).await;
         }
     }
 
-    /// Fills `into` with the extents, one behind the other. An error comes with the number of the extent at fault.
+    /// Fills `into` with the extents, one behind the other. An error comes with the number of the failed extent.
     async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<(), (usize, Error)> {
         let mut requests = Vec::with_capacity(extents.len());
         for (number, extent) in extents.iter().enumerate() {
@@ -219,7 +218,7 @@ impl Driver {
         (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
     }
 
-    /// Decompresses and checks on the pool.
+    /// Decompresses and checks a group on the pool.
     async fn open(
         &self,
         group: Group,
@@ -229,20 +228,19 @@ impl Driver {
         let (sender, opened) = oneshot::channel();
         self.pool.spawn(move || {
             let result = open_group(&group, stored.spare(group.stored()), plain.spare(group.plain));
-            // An error is only that nobody waits any more.
+            // Fails only if nobody waits for the result any more.
             let _ = sender.send((group, stored, plain, result));
         });
         opened.await.map_err(|_| Error::Stopped)
     }
 }
 
-/// A chunk that is not what its name says.
+/// A chunk that fails its check.
 struct Bad {
     piece: Piece,
     reason: String,
 }
 
-/// Fills `plain`.
 fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), Bad> {
     for piece in &group.pieces {
         let into;
@@ -258,7 +256,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 mod tests {
     use super::*;
 
-    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    /// Also if bytes are ready, or come from a driver that has not seen yet that it was aborted.
     #[tokio::test]
     async fn after_a_cancellation_comes_nothing_more() {
         let (sender, plain) = mpsc::channel(1);

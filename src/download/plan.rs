@@ -1,11 +1,11 @@
-//! Which bytes are fetched together: the index's chunks, in stream order, become groups of bounded size.
+//! Decides which bytes are fetched together: makes groups of bounded size from the index's chunks, in stream order.
 //!
-//! The chunks of an incremental backup lie scattered over the objects of many backups. So a group's bytes are fetched in the order
-//! in which they are stored: what lies together is one ranged GET, and no byte is fetched twice. A little that nobody asked for is
-//! fetched too where it saves a request ([`GAP`]).
+//! The chunks of an incremental backup are scattered over the objects of many backups. So a group's bytes are fetched in stored
+//! order: neighbouring chunks need one ranged GET, and no byte is fetched twice. A small gap between chunks is fetched too if that
+//! saves a request ([`GAP`]).
 //!
-//! A group's bytes are bounded stored *and* plain: a stream that compresses a thousandfold costs no more memory than one
-//! that does not compress.
+//! Both the stored and the plain bytes of a group are bounded: a stream that compresses a thousandfold needs no more memory than
+//! one that does not compress.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,38 +17,38 @@ use super::index::IndexFile;
 use crate::format::index::{Chunk, Record};
 use crate::format::manifest::Stream;
 
-/// Plain bytes of a group: two of the largest chunks.
+/// The most plain bytes of a group: two of the largest chunks.
 pub(super) const PLAIN: usize = 8 << 20;
 
-/// Stored bytes of a group: as many, and what frames are longer than what they hold.
+/// The most stored bytes of a group: as many, and what zstd adds to incompressible ones.
 pub(super) const STORED: usize = PLAIN + PLAIN / 64 + (64 << 10);
 
-/// Chunks of a group; only chunks far below the least size of ours come near it.
+/// The most chunks of a group; only chunks far below our least size come near it.
 const MAX_PIECES: usize = 1024;
 
-/// Bytes between two chunks that are fetched with them: at some 100 MB/s they take less time than a request does.
+/// The largest gap between two chunks that is fetched with them: at some 100 MB/s it takes less time than a request.
 const GAP: usize = 128 << 10;
 
-/// Which part of a stream is wanted.
+/// The part of a stream to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     Whole,
-    /// Stream positions, ascending and disjoint. What lies behind the stream's end is not there.
+    /// Stream positions, ascending and disjoint. Positions behind the stream's end are ignored.
     Ranges(Vec<Range<u64>>),
 }
 
-/// Some ranged GETs and what becomes of them.
+/// Ranged GETs and the pieces that they contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
-    /// What is fetched, by object and offset; one behind the other they are the fetched bytes.
+    /// The ranges to fetch, by object and offset; the fetched bytes are these ranges one behind the other.
     pub(super) extents: Vec<Extent>,
-    /// Bytes that the pieces decompress to.
+    /// The pieces' plain bytes in total.
     pub(super) plain: usize,
-    /// In stream order; together their plain bytes are the group's.
+    /// In stream order; their plain bytes together are the group's.
     pub(super) pieces: Vec<Piece>,
-    /// What is wanted of the plain bytes, in order.
+    /// The selected ranges of the plain bytes, in order.
     pub(super) spans: Vec<Range<usize>>,
-    /// Stream positions from its first chunk to its last.
+    /// Stream positions from the first chunk to the last.
     pub(super) positions: Range<u64>,
 }
 
@@ -64,9 +64,9 @@ pub(super) struct Extent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) chunk: Chunk,
-    /// Its first byte's in the stream.
+    /// The stream position of its first byte.
     pub(super) position: u64,
-    /// Where it starts in the fetched bytes.
+    /// Its offset in the fetched bytes.
     pub(super) start: usize,
 }
 
@@ -76,7 +76,7 @@ impl Group {
         self.extents.iter().map(|extent| extent.length).sum()
     }
 
-    /// The positions of the first pieces, side by side in the stream, that lie in that extent.
+    /// The stream positions of the first consecutive pieces in that extent.
     pub(super) fn first_of(&self, extent: usize) -> Option<Range<u64>> {
         let start: usize = self.extents.iter().take(extent).map(|extent| extent.length).sum();
         let bytes = start..start + self.extents.get(extent)?.length;
@@ -87,13 +87,13 @@ impl Group {
     }
 }
 
-/// A group that grows.
+/// A group that is being filled.
 #[derive(Debug, Default)]
 struct Draft {
     pieces: Vec<Piece>,
     spans: Vec<Range<usize>>,
     plain: usize,
-    /// A repeated chunk costs nothing more.
+    /// The chunks so far; a repeated chunk is fetched once.
     places: HashSet<(u32, u64, u32)>,
     stored: usize,
 }
@@ -121,14 +121,14 @@ impl Draft {
         self.pieces.push(Piece { chunk, position, start: 0 });
     }
 
-    /// Orders what is to be fetched; `None` when there is nothing.
+    /// Completes the group; `None` if it is empty.
     fn finish(self) -> Option<Group> {
         let Self { mut pieces, spans, plain, stored, .. } = self;
         let positions = pieces.first()?.position..pieces.last().map(end)?;
         let mut order: Vec<usize> = (0..pieces.len()).collect();
         order.sort_by_key(|piece| (pieces[*piece].chunk.object, pieces[*piece].chunk.offset));
         let mut extents: Vec<Extent> = Vec::new();
-        // Of the fetched bytes before the last extent, and of the gaps that there is still room for.
+        // Counts the fetched bytes before the last extent, and the room left for gaps.
         let (mut before, mut spare) = (0, STORED.saturating_sub(stored));
         for number in order {
             let piece = &mut pieces[number];
@@ -173,7 +173,7 @@ impl Planner {
         Self { selection, next: 0, position: 0, draft: Draft::default() }
     }
 
-    /// Takes the next chunk; a group that has no room for it is complete.
+    /// Adds the next chunk; returns the group before it if that has no room.
     fn add(&mut self, chunk: Chunk) -> Option<Group> {
         let start = self.position;
         self.position += u64::from(chunk.plain_len);
@@ -182,7 +182,7 @@ impl Planner {
             return None;
         }
         let complete = if self.draft.has_room(&chunk) { None } else { self.finish() };
-        // A chunk is never larger than an empty group has room for.
+        // An empty group has room for any chunk.
         self.draft.push(chunk, start, wanted);
         complete
     }
@@ -191,7 +191,7 @@ impl Planner {
         std::mem::take(&mut self.draft).finish()
     }
 
-    /// What is selected of these positions, counted from their start.
+    /// The selected parts of these positions, counted from their start.
     fn wanted(&mut self, positions: Range<u64>) -> Vec<Range<usize>> {
         let local = |at: u64| usize::try_from(at - positions.start).unwrap_or(usize::MAX);
         let ranges = match &self.selection {
@@ -210,7 +210,7 @@ impl Planner {
     }
 }
 
-/// Reads the whole index and sends its groups; on a thread that may block. Ends early when nobody listens.
+/// Reads the whole index and sends its groups. Blocks. Ends early if the receiver is dropped.
 pub(super) fn run(
     index: &IndexFile,
     stream: &Stream,
@@ -231,7 +231,7 @@ pub(super) fn run(
         }
     }
     if let Some(group) = planner.finish() {
-        // An error is only that nobody listens any more.
+        // Fails only if the receiver is dropped.
         let _ = groups.blocking_send(group);
     }
     Ok(())
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_together_is_fetched_together_whatever_comes_between() {
+    fn neighbouring_chunks_are_fetched_in_one_request() {
         const FAR: u64 = 1 << 30;
         let chunks = [chunk(0, 0, 10, 100), chunk(1, FAR, 10, 100), chunk(0, 10, 10, 100), chunk(1, 5, 10, 100)];
         let found = groups(Selection::Whole, &chunks);

@@ -38,7 +38,7 @@ pub(crate) fn noise(length: usize, mut seed: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// How [`House::stream`] cuts.
+/// How [`House::stream`] cuts a stream into chunks and objects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
     pub(crate) chunk: usize,
@@ -64,7 +64,7 @@ impl House {
         out
     }
 
-    /// Replaces an object by what `f` makes of it.
+    /// Replaces an object with the result of `f`.
     pub(crate) async fn change(&self, key: &ObjectKey, f: impl FnOnce(&mut Vec<u8>)) {
         let mut data = self.object(key).await;
         f(&mut data);

@@ -14,7 +14,7 @@ async fn read(house: &House, stream: &Stream, selection: Selection) -> Result<Ve
     let index = index::fetch(&house.location, stream).await?;
     let mut reader = plain::read(&house.location, stream, index, selection, CancellationToken::new());
     let mut out = Vec::new();
-    // One is held while the next is asked for.
+    // Keeps one slice while asking for the next, as a consumer may.
     let mut held;
     while let Some(bytes) = reader.next().await? {
         out.extend_from_slice(&bytes);
@@ -24,7 +24,7 @@ async fn read(house: &House, stream: &Stream, selection: Selection) -> Result<Ve
     Ok(out)
 }
 
-/// The failure, which must be that object's: of a chunk what is wrong with it.
+/// The failure, which must concern that object; for a chunk, the error inside.
 fn refused(result: Result<Vec<u8>, Error>, object: &ObjectKey) -> Error {
     let error = result.map(|bytes| bytes.len()).unwrap_err();
     assert_eq!((error.class(), error.key()), (Class::Integrity, Some(object)), "{error}");
@@ -113,7 +113,7 @@ async fn a_damaged_index_is_refused_before_it_is_decoded() {
     house.put(key, house.object(&other.index.key).await).await;
     let error = refused(read(&house, &stream, Selection::Whole).await, key);
     assert!(matches!(error, Error::Object { .. }), "{error}");
-    // A manifest that was swapped along with it is found out by its totals.
+    // A manifest with another stream's index fails because of its totals.
     let swapped = Stream { index: other.index.clone(), ..stream.clone() };
     let error = refused(read(&house, &swapped, Selection::Whole).await, &other.index.key);
     assert!(matches!(error, Error::Index { error: IndexError::Mismatch { .. }, .. }), "{error}");
@@ -140,7 +140,7 @@ async fn a_damaged_data_object_is_refused() {
     let error = read(&house, &stream, Selection::Whole).await.unwrap_err();
     assert_eq!((error.class(), error.positions()), (Class::NotFound, Some(16_000..32_000)));
     assert_eq!(error.key(), Some(&second.key));
-    // What is not selected is not fetched.
+    // Ranges that are not selected are not fetched.
     read(&house, &stream, Selection::Ranges(std::iter::once(0..16_000).collect())).await.unwrap();
 }
 
@@ -148,7 +148,7 @@ async fn a_damaged_data_object_is_refused() {
 async fn a_bomb_stays_within_its_chunk() {
     let house = house(40 * MIB);
     let mut stream = house.stream("a", &vec![0; 4 << 20], &[], Cut { chunk: 4 << 20, ..SMALL }).await;
-    // The index says that the frame, which holds 4 MiB, holds a thousand bytes.
+    // The index states 1000 bytes for a frame of 4 MiB.
     let mut index = Writer::new(Vec::new()).unwrap();
     let stored_len = u32::try_from(stream.objects[0].size).unwrap();
     let id = codec::digest(&[0; 1000]);

@@ -1,7 +1,7 @@
-//! How a backup's bytes are stored: the name of a chunk, its stored form, and the suffix of the object that holds it.
+//! Encodes a backup's bytes: the name of a chunk, its stored form, and the suffix of the object that contains it.
 //!
-//! A [`Codec`] is all that a job knows of it. A stored chunk is its plain bytes, or one zstd frame with a content checksum, so that
-//! `zstd -d` checks it too. A cipher would become a second field of [`Codec`] (docs/decisions/0066).
+//! A job uses only a [`Codec`]. A stored chunk is its plain bytes, or one zstd frame with a content checksum, so that `zstd -d`
+//! checks it too. A cipher would become a second field of [`Codec`] (docs/decisions/0066).
 
 use std::cell::RefCell;
 use std::io;
@@ -14,28 +14,28 @@ use zstd::zstd_safe::CParameter;
 
 use super::index::{Chunk, ChunkId, MAX_CHUNK};
 
-/// What SHA-256 takes at once.
+/// Bytes of a SHA-256 block.
 const HASH_BLOCK: usize = 64;
 
 /// The levels of zstd that a job may ask for.
 pub const LEVELS: RangeInclusive<u32> = 1..=19;
 
-/// The level where none is configured.
+/// The level if none is configured.
 pub const DEFAULT_LEVEL: u32 = 1;
 
-/// No stored chunk is longer.
+/// The longest stored chunk.
 pub const MAX_STORED: u32 = max_stored(MAX_CHUNK);
 
-/// What a manifest's `features` may name: what a reader must know to read the backup at all.
+/// The features that a manifest may require of its reader.
 pub const FEATURES: [&str; 0] = [];
 
-/// How long a stored chunk is at most: a zstd frame of incompressible bytes is a little longer than they are, never this much.
+/// The longest stored form of a chunk: zstd lengthens incompressible bytes a little, but by less than this.
 #[must_use]
 pub const fn max_stored(plain_len: u32) -> u32 {
     plain_len + plain_len / 64 + 1024
 }
 
-/// How one chunk is stored, as the index says it.
+/// How the index says that one chunk is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Encoding {
     /// The plain bytes.
@@ -44,7 +44,7 @@ pub enum Encoding {
     Zstd,
 }
 
-/// As a job is configured.
+/// The compression that a job is configured with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -62,14 +62,14 @@ impl Default for Compression {
 
 macro_rules! suffixes {
     ($($(#[$meta:meta])* $suffix:ident = $text:literal,)+) => {
-        /// How the key of a stored object ends: what a reader without Penstock has to do with it.
+        /// The end of a stored object's key, which tells a reader without Penstock how to decode it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Suffix {
             $($(#[$meta])* $suffix,)+
         }
 
         impl Suffix {
-            /// Every one: a key is written with a [`Suffix`] and read by this list, so no job can write what prune does not see.
+            /// All suffixes. Keys are written with a [`Suffix`] and read by this list, so prune recognizes every object that a job writes.
             pub const ALL: &[Self] = &[$(Self::$suffix,)+];
 
             #[must_use]
@@ -87,7 +87,7 @@ suffixes! {
     Tar = "tar",
     Zst = "zst",
     Bin = "bin",
-    /// An index, whatever the data's.
+    /// An index, whatever the suffix of its data.
     Index = "index.zst",
 }
 
@@ -98,7 +98,7 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// Of the data objects of a tree's tar stream, or of one file's bytes.
+    /// The suffix of the data objects of a tree's tar stream, or of one file's bytes.
     #[must_use]
     pub const fn suffix(self, tree: bool) -> Suffix {
         match (tree, self.compression) {
@@ -112,7 +112,7 @@ impl Codec {
     /// A chunk's stored form, at most [`max_stored`] long.
     ///
     /// # Errors
-    /// Only when zstd cannot get memory or refuses the level.
+    /// When zstd cannot get memory or refuses the level.
     pub fn encode<B: Deref<Target = [u8]> + From<Vec<u8>>>(self, plain: B) -> io::Result<(Encoding, B)> {
         match self.compression {
             Compression::None => Ok((Encoding::Raw, plain)),
@@ -120,8 +120,8 @@ impl Codec {
         }
     }
 
-    /// Turns stored bytes back into `chunk`'s plain bytes, which fill `plain` (of `chunk.plain_len` bytes) exactly, and checks its
-    /// name. Never writes more than `plain` holds, whatever the frame claims.
+    /// Decodes `chunk`'s stored bytes into `plain` (of `chunk.plain_len` bytes), which they must fill exactly, and checks its
+    /// name. Never writes past the end of `plain`, whatever length the frame states.
     ///
     /// # Errors
     /// When `stored` is not that chunk.
@@ -155,8 +155,8 @@ pub fn digest(plain: &[u8]) -> ChunkId {
     ChunkId(Sha256::digest(plain).into())
 }
 
-/// Names several chunks in less time than one after the other: two at a time, block by block. Each round of SHA-256 waits for the
-/// one before it, so the processor has room for a second hash beside the first.
+/// Names several chunks faster than one by one: two at a time, block by block. Each round of SHA-256 waits for the one before it,
+/// so the processor can compute a second hash at the same time.
 #[must_use]
 pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<ChunkId> {
     struct Lane<'a> {
@@ -194,12 +194,12 @@ pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Chunk
 }
 
 thread_local! {
-    /// A compression context costs a megabyte and some time to make: one for each thread, for its last level.
+    /// A compression context costs a megabyte and some time to create: each thread keeps one, for its last level.
     static COMPRESSOR: RefCell<Option<(u32, Compressor<'static>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// zstd's level 1 looks back 512 KiB for 7 bytes or more at 16,384 places, which is little for a chunk (docs/decisions/0044).
+/// zstd's level 1 searches 512 KiB for 7 bytes or more at 16,384 places, which is little for a chunk (docs/decisions/0044).
 const FASTEST: [CParameter; 3] = [CParameter::WindowLog(21), CParameter::HashLog(15), CParameter::MinMatch(6)];
 
 fn compress(plain: &[u8], level: u32) -> io::Result<Vec<u8>> {
@@ -278,7 +278,7 @@ mod tests {
             stored[at] ^= 1 << bit;
             let mut out = vec![0; plain.len()];
             let opened = Codec::open(&described, &stored, &mut out);
-            // A bit that zstd does not use may flip without harm; then the bytes are right all the same.
+            // Flipping a bit that zstd does not use leaves the bytes right.
             prop_assert!(opened.is_err() || out == plain);
         }
 

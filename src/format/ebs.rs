@@ -1,4 +1,4 @@
-//! What a manifest says of an EBS snapshot: all that a volume like the original needs.
+//! An EBS snapshot in a manifest: everything that is needed to create a volume like the original.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -82,7 +82,7 @@ id!(
     InstanceId, "i-", "an instance's ID such as \"i-0123456789abcdef0\""
 );
 
-/// One snapshot and the volume it was taken of, as that was then.
+/// One snapshot and its volume, as that was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EbsSnapshot {
     pub snapshot_id: SnapshotId,
@@ -96,17 +96,17 @@ pub struct EbsSnapshot {
     pub throughput: Option<u32>,
     pub encrypted: bool,
     pub kms_key_id: Option<String>,
-    /// The volume's.
+    /// The volume's tags.
     pub tags: BTreeMap<String, String>,
     pub state: State,
     pub started: jiff::Timestamp,
-    /// When EC2 had all of it; as far as EC2 says.
+    /// When EC2 had all of the snapshot, if EC2 reports it.
     pub completed: Option<jiff::Timestamp>,
 }
 
 #[cfg(test)]
 impl EbsSnapshot {
-    /// A complete one of a small volume.
+    /// A completed snapshot of a small volume.
     pub(crate) fn example(snapshot_id: SnapshotId, volume_id: VolumeId) -> Self {
         Self {
             snapshot_id,
@@ -126,7 +126,7 @@ impl EbsSnapshot {
     }
 }
 
-/// Only [`State::Completed`] is a backup of anything. A pending one is finished by a later run, or becomes an item that failed.
+/// Only [`State::Completed`] is a valid backup. A later run finishes a pending one, or records its item as failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {

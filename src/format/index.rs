@@ -5,10 +5,10 @@
 //! record   = length (u32, little-endian, at most MAX_RECORD), that many bytes of postcard
 //! ```
 //!
-//! A file's record comes no later than the chunk that holds its header's first byte is finished; the last record is [`Record::End`].
-//! Writer and reader hold one record at a time, so both cost constant memory however long the stream is. The reader
-//! trusts nothing: lengths are bounded before they are believed, chunks must tile the stream, offsets must lie inside
-//! the objects the manifest names, and the end must agree with the manifest.
+//! A file's record comes no later than the chunk that contains its header's first byte; the last record is [`Record::End`]. Writer
+//! and reader keep one record at a time, so their memory does not depend on the stream's length. The reader trusts nothing: it
+//! bounds lengths before it uses them; chunks must cover the stream without gaps, offsets must lie inside the objects that the
+//! manifest names, and the end record must agree with the manifest.
 
 use std::io::{self, Read, Write};
 
@@ -20,13 +20,13 @@ use super::manifest::Stream;
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";
 
-/// The longest record: two paths of 64 KiB (four times what a system call takes) and change.
+/// The longest record: two paths of 64 KiB (four times what a system call accepts) and some more.
 const MAX_RECORD: u32 = 192 << 10;
 
 /// The longest path or link target.
 pub const MAX_PATH: usize = 64 << 10;
 
-/// No chunk is longer, plain. A reader sizes its buffers by it.
+/// The longest chunk, plain. A reader sizes its buffers by it.
 pub const MAX_CHUNK: u32 = 4 << 20;
 
 /// Compression level of the index itself: it is mostly digests, which do not compress.
@@ -79,29 +79,29 @@ pub struct FileEntry {
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     pub kind: FileKind,
-    /// Apparent size; holes count.
+    /// Apparent size, including holes.
     pub size: u64,
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub mtime: FileTime,
-    /// Status change time, inode and device number on the node: what "unchanged" is judged by.
+    /// Status change time, inode and device number on the node, which tell whether the file has changed.
     pub ctime: FileTime,
     pub inode: u64,
     pub device: u64,
     /// Target of a symbolic link, or path in the archive of a hard link's first name.
     #[serde(with = "serde_bytes")]
     pub link: Vec<u8>,
-    /// Where the member starts in the stream: its first header block.
+    /// Offset of the member's first header block in the stream.
     pub member_start: u64,
-    /// Where its data starts (a sparse file's map comes first, as part of it).
+    /// Offset of its data (a sparse file's map is the first part of it).
     pub content_start: u64,
     /// Bytes of data in the stream, without the padding to a whole block.
     pub content_len: u64,
 }
 
 impl FileEntry {
-    /// The stream's bytes that are this member: headers, data and padding.
+    /// The member's bytes in the stream: headers, data and padding.
     ///
     /// Does not overflow: [`Reader`] has checked it.
     #[must_use]
@@ -117,7 +117,7 @@ pub enum Record {
     End { chunks: u64, files: u64, plain_bytes: u64 },
 }
 
-/// What the writer counted; goes into the manifest.
+/// The writer's counts, for the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     pub chunks: u64,
@@ -165,7 +165,7 @@ impl<W: Write> Writer<W> {
         self.record(&Record::File(file))
     }
 
-    /// Ends the index and gives `W` back.
+    /// Ends the index and returns `W`.
     ///
     /// # Errors
     /// When the output cannot be written.
@@ -189,18 +189,18 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Why an index is refused. The key is the caller's to add.
+/// Why an index is refused. The caller adds the key.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    #[error("cannot be read: {0}")]
+    #[error("could not be read: {0}")]
     Read(#[source] io::Error),
-    #[error("does not start with {:?}: not an index, or of a version this Penstock does not know", "PSTKIDX1")]
+    #[error("does not start with {:?}: it is no index, or of a newer version", "PSTKIDX1")]
     Magic,
     #[error("record {record} is malformed: {reason}")]
     Record { record: u64, reason: String },
     #[error("record {record}: {field} is {found}; expected {expected}")]
     Mismatch { record: u64, field: &'static str, expected: String, found: String },
-    #[error("goes on after its end record")]
+    #[error("has data after its end record; expected none")]
     Trailing,
 }
 
@@ -235,7 +235,7 @@ pub fn open<R: Read>(
     stream: &Stream,
 ) -> Result<Reader<zstd::stream::read::Decoder<'static, io::BufReader<R>>>, IndexError> {
     let mut decoder = zstd::stream::read::Decoder::new(input).map_err(IndexError::Read)?;
-    // 8 MiB: the largest window that Penstock's own level uses; a hostile frame cannot ask for more memory.
+    // 8 MiB: the largest window that Penstock's own level uses. A hostile frame cannot ask for more memory.
     decoder.window_log_max(23).map_err(IndexError::Read)?;
     let expected =
         Totals { chunks: stream.chunks, files: stream.files, plain_bytes: stream.plain_bytes, digest: stream.digest };
@@ -270,7 +270,7 @@ impl<R: Read> Reader<R> {
     /// The next chunk or file; `None` after an end that agrees with the manifest.
     ///
     /// # Errors
-    /// At the first thing that does not add up; nothing after it is to be trusted.
+    /// At the first inconsistency; nothing after it can be trusted.
     pub fn next_record(&mut self) -> Result<Option<Record>, IndexError> {
         if self.done {
             return Ok(None);
@@ -301,7 +301,7 @@ impl<R: Read> Reader<R> {
         let malformed = |reason: String| IndexError::Record { record: self.record, reason };
         let (record, rest) = postcard::take_from_bytes(&self.buffer).map_err(|error| malformed(error.to_string()))?;
         if !rest.is_empty() {
-            return Err(malformed(format!("{} bytes are left over", rest.len())));
+            return Err(malformed(format!("{} bytes follow its fields; expected none", rest.len())));
         }
         Ok(record)
     }

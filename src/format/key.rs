@@ -1,7 +1,7 @@
-//! Names: backups, items, object keys.
+//! The names of backups, items and objects.
 //!
-//! `{prefix}/{cluster}/{job}/{node}/{backup-id}/…`, every component restricted to `[a-z0-9._-]` so that a key never
-//! needs escaping anywhere (the prefix is the operator's and may hold more).
+//! `{prefix}/{cluster}/{job}/{node}/{backup-id}/…`, each component restricted to `[a-z0-9._-]` so that a key never
+//! needs escaping (the operator's prefix may have other characters).
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ impl ObjectKey {
         &self.0
     }
 
-    /// Whether the two name the same object in backups of one chain: they differ in the backup's id at most.
+    /// Whether both keys name the same object in backups of one chain: they differ at most in the backup's id.
     #[must_use]
     pub fn is_sibling_of(&self, other: &Self) -> bool {
         let split = |key: &'_ Self| {
@@ -117,8 +117,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// `20261123T221300Z-4f9a2c`: UTC start to the second, two digits that say which 256th of it, and 16 random bits. Sorts by time, so
-/// that of two short backups one after the other the second one is the newest.
+/// `20261123T221300Z-4f9a2c`: UTC start to the second, two digits for the 256th of it, and 16 random bits. Sorts by time, so of two
+/// consecutive short backups the second is the newer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BackupId(String);
@@ -139,7 +139,7 @@ impl BackupId {
         &self.0
     }
 
-    /// When the backup started by its node's clock, to the 256th of a second. `None` for digits that are no time.
+    /// When the backup started by its node's clock, to the 256th of a second. `None` if the digits are not a time.
     #[must_use]
     pub fn started(&self) -> Option<jiff::Timestamp> {
         let (time, rest) = self.0.split_once('-')?;
@@ -196,17 +196,17 @@ pub struct Chain {
     pub node: Name,
 }
 
-/// Where one backup's objects lie.
+/// The place of one backup's objects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackupPrefix(String);
 
 /// The last component of every manifest's key.
 pub const MANIFEST: &str = "manifest.json";
 
-/// What a deleted backup's manifest is called for the grace period (docs/decisions/0035).
+/// The name of a deleted backup's manifest during the grace period (docs/decisions/0035).
 pub const DELETED: &str = "deleted.json";
 
-/// What an object of a backup is, by its key.
+/// The kind of a backup's object, by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Manifest,
@@ -217,7 +217,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// By the last component of the key; `None` for what Penstock does not write.
+    /// By the last component of the key; `None` for an object that Penstock does not write.
     fn of(file: &str) -> Option<Self> {
         let is_name = |item: &str| Name::new(item).is_ok();
         if file == MANIFEST {
@@ -254,7 +254,7 @@ pub fn chain_prefix(prefix: &str, chain: &Chain) -> String {
     format!("{}{}/{}/", cluster_prefix(prefix, &chain.cluster), chain.job, chain.node)
 }
 
-/// Whose backup an object's key belongs to. `None` for a key that is not of one backup of this cluster.
+/// The backup that an object's key belongs to. `None` for a key that is not of a backup of this cluster.
 #[must_use]
 pub fn owner(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<Chain> {
     let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
@@ -271,7 +271,7 @@ impl BackupPrefix {
         Self(format!("{}{id}/", chain_prefix(prefix, chain)))
     }
 
-    /// Reads the key of any object of a backup back. `None` for what Penstock does not write, which is not Penstock's to touch.
+    /// Parses the key of any object of a backup. `None` for an object that Penstock does not write and must not touch.
     #[must_use]
     pub fn parse_object(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Chain, BackupId, Kind)> {
         let rest = key.as_str().strip_prefix(&cluster_prefix(prefix, cluster))?;
@@ -286,7 +286,7 @@ impl BackupPrefix {
         Some((Chain { cluster: cluster.clone(), job, node }, id, kind))
     }
 
-    /// Reads a manifest's key back. `None` for any other key.
+    /// Parses a manifest's key. `None` for any other key.
     #[must_use]
     pub fn parse_manifest(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Self, Chain, BackupId)> {
         match Self::parse_object(prefix, cluster, key)? {

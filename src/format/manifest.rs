@@ -11,16 +11,16 @@ use super::key::{BackupId, Chain, Name, ObjectKey};
 pub use super::source::{SourceDescription, Target};
 use crate::error::Report;
 
-/// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
+/// The only version so far. A reader refuses a higher one, because it cannot know what it would miss.
 pub const VERSION: u32 = 1;
 
-/// A manifest is refused above this size before it is parsed: 64 MiB holds a hundred thousand items.
+/// A larger manifest is refused before it is parsed: 64 MiB has room for a hundred thousand items.
 pub const MAX_SIZE: u64 = 64 << 20;
 
-/// Warnings a manifest lists; above that only the count goes up.
+/// The most warnings that a manifest lists; further ones are only counted.
 pub const MAX_WARNINGS: usize = 1000;
 
-/// Directories that were not entered that a stream lists; above that only the count goes up.
+/// The most directories without content that a stream lists; further ones are only counted.
 pub const MAX_NOT_ENTERED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct Manifest {
     pub started: jiff::Timestamp,
     pub finished: jiff::Timestamp,
     pub parent: Option<BackupId>,
-    /// The full backup that it goes back to; absent in a full one.
+    /// The full backup that the chain began with; absent in a full one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BackupId>,
     #[serde(default)]
@@ -45,8 +45,8 @@ pub struct Manifest {
     pub warnings: Warnings,
 }
 
-/// How a backup or one item of it ended. What failed or was cancelled is never committed, but a backup of several items may
-/// hold one that failed.
+/// The result of a backup or one of its items. A failed or cancelled backup is never committed, but a backup of several
+/// items may have failed ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -75,10 +75,10 @@ pub struct Item {
     /// As configured: the path, or the command's argv. Secrets do not belong in argv; a command's environment is not recorded.
     pub source: SourceDescription,
     pub outcome: Outcome,
-    /// Why it failed, for an item that did.
+    /// Why the item failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Report>,
-    /// What the cluster calls it: of a volume, its claim's namespace and name.
+    /// The cluster's names for it: of a volume, its claim's namespace and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     #[serde(flatten)]
@@ -89,17 +89,17 @@ pub struct Item {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Content {
     Stream {
-        /// Absent in an item that failed.
+        /// Absent in a failed item.
         stream: Option<Stream>,
     },
     EbsSnapshot {
-        /// Absent in an item that failed.
+        /// Absent in a failed item.
         snapshot: Option<EbsSnapshot>,
     },
 }
 
 impl Content {
-    /// What an item that failed has in the place of its content.
+    /// The content of a failed item.
     #[must_use]
     pub fn none(of: &SourceDescription) -> Self {
         match of.target() {
@@ -113,9 +113,9 @@ impl Content {
 pub struct Stream {
     /// Bytes the source yielded.
     pub plain_bytes: u64,
-    /// Bytes in S3 that this stream's chunks refer to.
+    /// Stored bytes of all chunks that this stream refers to.
     pub stored_bytes: u64,
-    /// Bytes this backup added.
+    /// Stored bytes that this backup added.
     pub new_bytes: u64,
     pub chunks: u64,
     pub files: u64,
@@ -123,14 +123,14 @@ pub struct Stream {
     #[serde(with = "hex::serde")]
     pub digest: [u8; 32],
     pub index: IndexObject,
-    /// The data objects the index counts by position; earlier backups' may be among them.
+    /// The data objects that the index refers to by position; some may be earlier backups'.
     pub objects: Vec<DataObject>,
-    /// What of a tree was left out because another file system is mounted there, as `one_file_system` asks for.
+    /// Directories stored without content because another file system is mounted there and `one_file_system` is set.
     #[serde(default, skip_serializing_if = "NotEntered::is_empty")]
     pub not_entered: NotEntered,
 }
 
-/// Directories that a stream has, but not what is in them.
+/// Directories that a stream has without their content.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NotEntered {
     /// All of them; `list` holds at most [`MAX_NOT_ENTERED`].
@@ -172,7 +172,7 @@ pub struct DataObject {
     pub live_bytes: u64,
 }
 
-/// What could not be read, or changed while it was read.
+/// Files that could not be read, or changed while they were read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Warnings {
     /// All of them; `list` holds at most [`MAX_WARNINGS`].
@@ -196,29 +196,29 @@ impl Warnings {
         }
     }
 
-    /// Of an item that has these and no failure.
+    /// The outcome of an item with these warnings and without a failure.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         if self.count == 0 { Outcome::Success } else { Outcome::Partial }
     }
 
-    /// Adds another item's.
+    /// Adds another item's warnings.
     pub fn append(&mut self, other: Self) {
         self.count += other.count;
         self.list.extend(other.list.into_iter().take(MAX_WARNINGS.saturating_sub(self.list.len())));
     }
 }
 
-/// When a backup is judged.
+/// The moment for which a backup is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// Everything is captured: a snapshot that EC2 is still completing counts as whole.
+    /// Everything is captured: a snapshot that EC2 is still completing counts as complete.
     Captured,
     /// Now: a snapshot that is not complete makes the backup partial.
     Settled,
 }
 
-/// Why a manifest is refused. The key is the reader's to add.
+/// Why a manifest is refused. The caller adds the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     #[error("is {0} bytes long; expected at most {MAX_SIZE}")]
@@ -227,7 +227,7 @@ pub enum ManifestError {
     Syntax(String),
     #[error("has version {0}; this Penstock reads version {VERSION}: use a newer one")]
     Version(u64),
-    #[error("needs the feature {0:?}, which this Penstock does not have: use a newer one")]
+    #[error("needs the feature {0:?}, which this Penstock lacks: use a newer one")]
     Feature(String),
     #[error("{field} is {found}; expected {expected}")]
     Mismatch { field: String, expected: String, found: String },
@@ -238,7 +238,7 @@ fn mismatch(field: impl Into<String>, expected: impl ToString, found: impl ToStr
 }
 
 impl Item {
-    /// One without a failure.
+    /// An item without a failure.
     #[must_use]
     pub fn new(name: Name, source: SourceDescription, content: Content) -> Self {
         Self { name, source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
@@ -246,7 +246,7 @@ impl Item {
 }
 
 impl Manifest {
-    /// The manifest of a backup in which nothing is yet.
+    /// The manifest of a backup without items.
     #[must_use]
     pub fn new(chain: Chain, id: BackupId, started: jiff::Timestamp) -> Self {
         Self {
@@ -268,10 +268,10 @@ impl Manifest {
     }
 
     /// Parses and checks a manifest that was found under `chain` and `id`, in a bucket whose prefix for that cluster is
-    /// `cluster_prefix`: nothing it refers to may lie outside the chain.
+    /// `cluster_prefix`: it must not refer to anything outside the chain.
     ///
     /// # Errors
-    /// Anything malformed, of a newer version, or that does not add up.
+    /// When it is malformed, of a newer version, or inconsistent.
     pub fn parse(bytes: &[u8], chain: &Chain, id: &BackupId, cluster_prefix: &str) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Head {
@@ -318,7 +318,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whole or partial: partial with a warning, and with an item that is not whole.
+    /// Partial if there is a warning, or an item that failed or is incomplete; whole otherwise.
     #[must_use]
     pub fn judge(&self, moment: Moment) -> Outcome {
         let pending = |item: &Item| matches!(&item.content, Content::EbsSnapshot { snapshot: Some(snapshot) } if snapshot.state == State::Pending);
@@ -348,7 +348,7 @@ impl Manifest {
         })
     }
 
-    /// Every object that the backup needs besides the manifest, its own and those of earlier backups. One may come twice.
+    /// Every object that the backup needs besides the manifest, including those of earlier backups. May name one twice.
     pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
         self.streams().flat_map(|(_, stream)| {
             stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))

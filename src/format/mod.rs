@@ -1,6 +1,7 @@
-//! What lies in S3: names, the manifest and the index. Pure: it encodes, decodes and checks, and does no I/O.
+//! The objects in S3: names, the manifest and the index. Encodes, decodes and checks, and does no I/O.
 //!
-//! Everything decoded here came from a bucket and is hostile until checked; every check names what was expected.
+//! Everything decoded here comes from a bucket and is hostile until checked; every failed check names what was
+//! expected.
 
 pub mod codec;
 pub mod ebs;

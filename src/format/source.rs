@@ -1,4 +1,4 @@
-//! What a manifest says of an item's source, and what a restore makes of the item: one variant for each kind of source.
+//! An item's source in the manifest, and the result of restoring it: one variant for each kind of source.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum SourceDescription {
         argv: Vec<String>,
     },
     Stdin,
-    /// A volume, and what chose it.
+    /// A volume, and the rule that selected it.
     Ebs {
         selected_by: String,
     },
@@ -35,14 +35,14 @@ impl fmt::Display for SourceDescription {
     }
 }
 
-/// What a restore makes of an item.
+/// The result of restoring an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// A folder: the stream is a tar archive, which is unpacked.
     Folder,
-    /// A file, called as at the end of this path, or else by the item's name.
+    /// A file, named like the last component of this path, or else like the item.
     File(Option<&'a str>),
-    /// A volume, of a snapshot: there is no stream.
+    /// A volume, made from a snapshot: there is no stream.
     Volume,
 }
 
@@ -57,7 +57,7 @@ impl SourceDescription {
         }
     }
 
-    /// Whether the item's stream is a tar archive, to be unpacked by a restore, or one file's bytes.
+    /// Whether the item's stream is a tar archive, which a restore unpacks, or one file's bytes.
     #[must_use]
     pub fn is_tree(&self) -> bool {
         self.target() == Target::Folder

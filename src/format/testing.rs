@@ -1,4 +1,4 @@
-//! What tests make backups of: each value is complete, and a test changes what it is about.
+//! Sample backups for tests: each value is complete, and a test changes the part it is about.
 
 use super::index::Totals;
 use super::key::{BackupId, Chain, Name, ObjectKey};

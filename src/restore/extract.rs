@@ -1,22 +1,22 @@
 //! Unpacks a tar stream that is not trusted.
 //!
 //! # What it promises
-//! Nothing outside the target is created, changed or opened, whatever the archive holds: a path is walked one component
-//! at a time without following links, and a component that is not a directory is refused. What is created is created
-//! new; with `overwrite`, what is in the way is removed first where it is of the same type ([`super::refusal`]). A member is
-//! restored with owner, mode, time, extended attributes and ACLs, and opens to nobody whom the backup does not let in, at
-//! no moment ([`attributes`]); directories get theirs at the end, when nothing is written into them any more. Devices are
-//! restored, so a target that others can enter should be mounted `nodev,nosuid`, as with any archive.
+//! Creates, changes and opens nothing outside the target, whatever the archive holds: a path is walked one component at a
+//! time without following links, and a component that is not a directory is refused. Files are always newly created; with
+//! `overwrite`, an existing one of the same type is removed first ([`super::refusal`]). A member is restored with owner,
+//! mode, time, extended attributes and ACLs, and is never accessible to anybody whom the backup does not allow
+//! ([`attributes`]); directories get theirs at the end, when nothing more is written into them. Devices are restored, so a
+//! target that others can enter should be mounted `nodev,nosuid`, as with any archive.
 //!
 //! # What it costs
 //! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, a few hundred bytes for each directory, some bytes for
 //! each member that is left out, and two paths for each hard link that has to be a copy.
 //!
 //! # What happens on failure
-//! What this user may not do and what the file system cannot hold leaves out that member, or that attribute of it; it is
-//! counted and listed ([`ledger`]), and the rest is restored. The first thing in the archive that does not add up, and
-//! trouble that would hit every member after it, is an error that names the member and what was expected; the member at
-//! hand is removed again, what was restored before it stays.
+//! If this user lacks a permission or the file system does not support something, that member or attribute is left out,
+//! counted and listed ([`ledger`]), and the rest is restored. The first inconsistency in the archive, or a failure that
+//! would hit every later member, is an error that names the member and what was expected; the current member is removed
+//! again, earlier ones stay.
 
 mod access;
 mod attributes;
@@ -49,48 +49,45 @@ use crate::tar::{self, Member, shown};
 
 type Failure = refusal::Failure<Error>;
 
-/// Bytes on their way into a file.
+/// Size of the buffer between the archive and a file.
 const BUFFER: usize = 256 << 10;
 
-/// Whether the target was there before.
+/// Who creates the target directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Root {
-    /// Or is not there yet: then it is made.
+    /// The target may exist; otherwise it is created.
     #[default]
     There,
-    /// By whoever calls, for this restore.
+    /// The caller created it for this restore.
     Made,
 }
 
-/// How to unpack.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Whether what is in the way is replaced, where it is of the member's own type. Otherwise the member is left out.
+    /// Whether an existing file of the member's own type is replaced. Otherwise the member is left out.
     pub overwrite: bool,
     pub root: Root,
-    /// Directories of the archive (empty: its root) that are not wanted themselves: restored as saved where this makes
-    /// them, left as they are where they were there before, not counted.
+    /// Directories of the archive (empty: its root) that are not selected themselves: restored as saved if this restore
+    /// creates them, left as they are if they existed before, not counted.
     pub on_the_way: HashSet<Vec<u8>>,
-    /// Paths in the archive, and where they are written to instead. For a hard link whose first name is not wanted: that
-    /// member's data becomes the first of the wanted names.
+    /// Paths in the archive and the paths to write instead. For a hard link whose first name is not selected: the data
+    /// goes to the first of the selected names.
     pub link_sources: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-/// What was unpacked.
+/// The result of unpacking.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Members that were restored, directories too.
+    /// Members that were restored, including directories.
     pub files: u64,
-    /// Those of them that are not the target itself.
+    /// Those of `files` that are not the target itself.
     pub below: u64,
-    /// Members that were not restored.
     pub left_out: u64,
     pub first_left_out: Option<Warning>,
-    /// Members that were restored, but not as they were saved.
+    /// Members that were restored with differences.
     pub altered: u64,
-    /// Bytes of data written.
     pub bytes: u64,
-    /// Each member that was left out, and each thing of a member that is not as it was saved; `warnings` holds some 1000.
+    /// The number of all left-out members and altered attributes; `warnings` lists some 1000.
     pub warning_count: u64,
     pub warnings: Vec<Warning>,
 }
@@ -99,7 +96,7 @@ pub struct Summary {
 pub enum Error {
     #[error(transparent)]
     Archive(#[from] tar::Error),
-    #[error("{action} {path:?}: {error}")]
+    #[error("could not {action} {path:?}: {error}")]
     Io {
         action: &'static str,
         path: String,
@@ -127,15 +124,15 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(
     move |error| Error::Io { action, path, error: error.into() }
 }
 
-/// Unpacks all of `reader`, which is read to its end, below `target`, which is created if need be.
+/// Unpacks all of `reader`, to its end, below `target`, which is created if it does not exist.
 ///
 /// # Errors
-/// When the archive is malformed, would leave the target, or ends early, or when the target is in such trouble that what
-/// follows would fail too.
+/// When the archive is malformed, would leave the target, or ends early, or when the target fails in a way that would
+/// hit every later member.
 pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Summary, Error> {
     let root = match options.root {
         Root::Made => Root::Made,
-        Root::There => make_root(target).map_err(failed("creating the target", target.as_os_str().as_bytes()))?,
+        Root::There => make_root(target).map_err(failed("create the target", target.as_os_str().as_bytes()))?,
     };
     let mut extractor = extractor(target, options, root)?;
     match sink::unpack(reader, &mut extractor).and_then(|()| extractor.finish()) {
@@ -150,7 +147,7 @@ pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Su
 fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extractor<'a>, Error> {
     let opened = Target::open(target, options.overwrite);
     Ok(Extractor {
-        target: opened.map_err(failed("opening the target", target.as_os_str().as_bytes()))?,
+        target: opened.map_err(failed("open the target", target.as_os_str().as_bytes()))?,
         options,
         root,
         directories: BTreeMap::new(),
@@ -161,10 +158,10 @@ fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extr
     })
 }
 
-/// Makes a directory for its owner alone, with those above it as the umask says.
+/// Creates a directory for its owner alone, and its parents as the umask says.
 ///
 /// # Errors
-/// When it is not there and cannot be made.
+/// When it does not exist and cannot be created.
 pub fn make_root(path: &Path) -> io::Result<Root> {
     use std::os::unix::fs::DirBuilderExt as _;
     if let Some(above) = path.parent() {
@@ -177,32 +174,31 @@ pub fn make_root(path: &Path) -> io::Result<Root> {
     }
 }
 
-/// Takes away what something new has from its directory's default ACL. One that stays is in force for nobody, as long as
-/// the mode gives the group nothing.
+/// Removes the ACLs that a new file has from its directory's default ACL. One that cannot be removed gives nobody
+/// access, as long as the mode gives the group none.
 pub fn remove_acls(file: &File, kind: FileType) {
     let kind = if kind == FileType::Directory { FileKind::Directory } else { FileKind::Regular };
     let _ = Place::Open(file).remove_acls(kind);
 }
 
-/// The directory that an archive is unpacked into.
 struct Extractor<'a> {
     target: Target,
     options: &'a Options,
     root: Root,
     directories: BTreeMap<Vec<u8>, Directory>,
-    /// Of first names that the file system gave no further name, by their path.
+    /// Copies of first names that the file system gave no further name, by the first name's path.
     copies: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     summary: Summary,
     ledger: Ledger,
-    /// The file whose data is coming.
+    /// The file that is being written.
     output: Option<Output>,
 }
 
-/// What a directory gets at the end.
+/// What to do to a directory at the end.
 struct Directory {
-    /// Nothing for one that is only on the way and was there before.
+    /// `None` for a parent directory that existed before.
     attributes: Option<Box<Member>>,
-    /// The mode it had, where it was changed for the time of the restore.
+    /// Its mode before the restore, if it was changed for the time of the restore.
     before: Option<u32>,
 }
 
@@ -218,7 +214,7 @@ impl Sink for Extractor<'_> {
             return Err(refused(b".", "it is the target itself; expected a directory"));
         }
         let path = member.path.clone();
-        // Its content has come under this name already, or was left out under it.
+        // Its content was restored under this name already, or was left out under it.
         if member.kind == FileKind::HardLink
             && target::checked(&member.link)
                 .is_ok_and(|first| self.options.link_sources.get(&first).is_some_and(|instead| *instead == path))
@@ -263,7 +259,7 @@ impl Sink for Extractor<'_> {
 }
 
 impl Extractor<'_> {
-    /// Counts a member that is complete, or notes why it was left out. A file that is not complete does not stay.
+    /// Counts a complete member, or records why it was left out. An incomplete file is removed.
     fn settle(&mut self, path: &[u8], done: Result<(), Failure>) -> Result<(), Error> {
         let done = if self.output.take().is_some() { self.removed_unless(done, path) } else { done };
         match done {
@@ -288,7 +284,7 @@ impl Extractor<'_> {
             (false, _) => self.target.create_directory(&path)?,
             (true, Root::Made) => Found::Made,
             (true, Root::There) => {
-                Found::There { mode: self.target.root_mode().map_err(target::verdict("looking at it", &path))? }
+                Found::There { mode: self.target.root_mode().map_err(target::verdict("inspect", &path))? }
             }
         };
         let mut directory = Directory { attributes: Some(Box::new(member)), before: None };
@@ -298,12 +294,12 @@ impl Extractor<'_> {
                 directory.attributes = None;
             }
             let meanwhile = meanwhile(mode, saved.filter(|_| directory.attributes.is_some()));
-            // Where it may not be changed, what follows in it says so.
+            // If it cannot be changed, the members below it report the error.
             if meanwhile != mode && self.target.set_directory_mode(&path, meanwhile).is_ok() {
                 directory.before = Some(mode);
             }
         }
-        // Of two members for one directory, the later one wins.
+        // Of two members for one directory, the later one applies.
         if let Some(earlier) = self.directories.get(&path) {
             directory.before = earlier.before.or(directory.before);
         }
@@ -318,13 +314,13 @@ impl Extractor<'_> {
         if sparse { output.set_length() } else { Ok(()) }
     }
 
-    /// What is not complete does not stay. The first error is the one to report.
+    /// Removes an incomplete file. Returns the first error.
     fn removed_unless(&mut self, done: Result<(), Failure>, path: &[u8]) -> Result<(), Failure> {
         match done {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if self.target.remove(path).is_err() {
-                    self.ledger.altered(path, "it is not complete, and cannot be removed");
+                    self.ledger.altered(path, "it is incomplete, and could not be removed");
                 }
                 Err(failure)
             }
@@ -339,13 +335,13 @@ impl Extractor<'_> {
     }
 
     fn finish(&mut self) -> Result<(), Error> {
-        // What is below a directory comes before it, so that its mode cannot be in the way.
+        // Finishes inner directories first, before an outer one's mode could prevent it.
         while let Some((path, directory)) = self.directories.pop_last() {
             match self.finish_directory(&path, &directory) {
                 Ok(()) => {}
                 Err(Failure::LeftOut(refusal)) => {
                     let why = refusal.message.trim_start_matches("left out: ");
-                    self.ledger.altered(&path, &format!("its owner, mode and time are not restored: {why}"));
+                    self.ledger.altered(&path, &format!("could not restore its owner, mode and time: {why}"));
                 }
                 Err(Failure::Ends(error)) => {
                     self.directories.insert(path, directory);
@@ -374,8 +370,8 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the file that is not complete, and gives the directories that were there before the modes that they had.
-    /// The first error is the one to report, so none of these is.
+    /// Removes the incomplete file, and restores the modes of directories that existed before. Ignores errors: the
+    /// caller reports the first one.
     fn abandon(&mut self) {
         if let Some(output) = self.output.take() {
             let _ = self.target.remove(&output.member.path);
@@ -395,15 +391,14 @@ impl Extractor<'_> {
     }
 }
 
-/// The mode of a directory that was there before, while it is written into: open to its owner, and to others no further
-/// than before, nor than what is `saved` of it.
+/// The mode of an existing directory while members are written into it: open to its owner, and to others no further
+/// than before, nor than its `saved` mode.
 fn meanwhile(before: u32, saved: Option<u32>) -> u32 {
     (before & saved.map_or(0o7777, |saved| saved | 0o7000)) | 0o700
 }
 
-/// A name or target for a system call.
 fn c_string(member: &[u8], bytes: &[u8]) -> Result<CString, Error> {
-    CString::new(bytes).map_err(|_| refused(member, "a name in it holds a NUL; expected none"))
+    CString::new(bytes).map_err(|_| refused(member, "its name or link holds a NUL byte; expected none"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What can go wrong in a restore.
+//! The errors of a restore.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ pub enum Error {
         item: Name,
         #[source]
         error: extract::Error,
-        /// Why the archive could not be read, where that is it.
+        /// The download's error, if it made the archive unreadable.
         download: Option<Box<download::Error>>,
     },
-    #[error("the target {} is not empty", target.display())]
+    #[error("the target {} is not empty; expected an empty directory", target.display())]
     NotEmpty { target: PathBuf },
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
     Usage(String),
-    #[error("{action} {}: {error}", path.display())]
+    #[error("could not {action} {}: {error}", path.display())]
     Local {
         action: &'static str,
         path: PathBuf,

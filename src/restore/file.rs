@@ -1,4 +1,4 @@
-//! Items that are one file, and the folders that several items go into.
+//! Restores items that are one file, and creates the folders of several items.
 
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -13,10 +13,10 @@ use super::failure::{Error, local};
 use super::refusal::{self, Failure, Refusal};
 use crate::format::manifest::{Item, Target};
 
-/// Bytes on their way into a file.
+/// Size of the buffer between the stream and a file.
 const BUFFER: usize = 256 << 10;
 
-/// What a file, command or stdin item is called when it is restored.
+/// The file name under which a file, command or stdin item is restored.
 pub(super) fn file_name(item: &Item) -> String {
     let base = match item.source.target() {
         Target::File(Some(path)) => path.rsplit('/').next().unwrap_or_default(),
@@ -33,20 +33,20 @@ fn step(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failure<
     }
 }
 
-/// What is there now, never followed.
+/// The type of an existing file, not following links.
 fn found(path: &Path) -> Result<Option<FileType>, Failure<Error>> {
     match statat(CWD, path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(step("looking at it", path)(errno.into())),
+        Err(errno) => Err(step("inspect", path)(errno.into())),
     }
 }
 
-/// Makes an item's folder in the target, for its owner alone; one that is there is kept.
+/// Creates an item's folder in the target, for its owner alone; keeps an existing one.
 pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => {
-            let made = std::fs::File::open(folder).map_err(step("opening its folder", folder))?;
+            let made = std::fs::File::open(folder).map_err(step("open", folder))?;
             extract::remove_acls(&made, FileType::Directory);
             Ok(Root::Made)
         }
@@ -55,11 +55,13 @@ pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
             refusal::in_the_way(found, FileType::Directory).map_err(Failure::LeftOut)?;
             Ok(Root::There)
         }
-        Err(error) => Err(step("creating its folder", folder)(error)),
+        Err(error) => Err(step("create", folder)(error)),
     }
 }
 
-/// One file, which takes its name when it is complete. Nothing is saved of its owner and mode: it is this user's alone.
+/// Writes one file, which appears under its name when it is complete. It has no saved owner and mode, so it is this
+/// user's alone.
+/// accessible to this user alone.
 pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Failure<Error>> {
     let path = dir.join(name);
     if let Some(found) = found(&path)? {
@@ -70,7 +72,7 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
     }
     // Removed when dropped.
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
-    let mut temporary = temporary.map_err(step("creating a file", dir))?;
+    let mut temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
     let mut buffer = vec![0; BUFFER];
     let mut total = 0;
@@ -79,17 +81,17 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(local("reading", "the stream")(error).into()),
+            Err(error) => return Err(local("read", "the stream")(error).into()),
         };
-        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("writing it", &path))?;
+        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("write", &path))?;
         total += count as u64;
     }
     match temporary.as_file().sync_all() {
         Ok(()) => {}
         Err(error) if unsupported(&error) => {}
-        Err(error) => return Err(step("writing it", &path)(error)),
+        Err(error) => return Err(step("write", &path)(error)),
     }
-    persist(temporary, &path, overwrite).map_err(step("giving it its name", &path))?;
+    persist(temporary, &path, overwrite).map_err(step("rename the temporary file to", &path))?;
     Ok(total)
 }
 
@@ -100,7 +102,7 @@ fn unsupported(error: &io::Error) -> bool {
 fn persist(temporary: NamedTempFile, path: &Path, overwrite: bool) -> io::Result<()> {
     let renamed = if overwrite { temporary.persist(path) } else { temporary.persist_noclobber(path) };
     let Err(PersistError { error, file }) = renamed else { return Ok(()) };
-    // Some file systems cannot rename without replacing, nor link; that nothing is there was seen before.
+    // For file systems that can neither rename without replacing nor link; `path` did not exist a moment ago.
     let plain = unsupported(&error) || Errno::from_io_error(&error) == Some(Errno::PERM);
     if overwrite || !plain || path.symlink_metadata().is_ok() {
         return Err(error);

@@ -1,4 +1,4 @@
-//! A stream's plain bytes for a thread that may block.
+//! A stream's plain bytes as a blocking reader.
 
 use std::io::{self, Read};
 
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use crate::download::plain::PlainReader;
 use crate::download::{self, Progress};
 
-/// Reads a stream. An [`io::Error`] says what the download's error says; that one itself is in `failure` then.
+/// Reads a stream. If the download fails, the [`io::Error`] has its text and `failure` has the error itself.
 pub(super) struct Input {
     reader: PlainReader,
     runtime: Handle,
@@ -18,7 +18,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Must be called within the runtime that the reader was made in.
+    /// Must be called within the runtime in which the reader was made.
     pub(super) fn new(reader: PlainReader, progress: Progress) -> Self {
         Self { reader, runtime: Handle::current(), rest: Bytes::new(), progress, failure: None }
     }
@@ -27,7 +27,7 @@ impl Input {
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() && !buffer.is_empty() {
-            // Its buffer goes back before another one is asked for.
+            // Releases its buffer before the next one is requested.
             self.rest = Bytes::new();
             match self.runtime.block_on(self.reader.next()) {
                 Ok(next) => self.rest = next.unwrap_or_default(),

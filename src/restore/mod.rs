@@ -1,19 +1,19 @@
-//! From a backup back to files.
+//! Restores a backup's files.
 //!
 //! # What it promises
-//! What comes back was checked byte by byte ([`crate::download`]) and stays within the target ([`extract`]). One item goes
-//! straight into the target, several into a folder each, by the item's name. A tree is unpacked; any other item becomes
-//! one file, which appears whole or not at all.
+//! Restores only bytes that were checked ([`crate::download`]), and only within the target ([`extract`]). One item goes
+//! straight into the target, several into a folder each, named like the item. A tree is unpacked; any other item becomes one
+//! file, which appears whole or not at all.
 //!
 //! # What it costs
-//! [`crate::download::plain`]'s memory, one item at a time. With `--include`, the requests for what is wanted and one range
-//! in memory for each run of wanted members.
+//! [`crate::download::plain`]'s memory, one item at a time. With `--include`, only the selected bytes are requested, and
+//! each run of selected members has one range in memory.
 //!
 //! # What happens on failure
-//! What one member cannot have costs that member, or that attribute of it, is counted and listed ([`refusal`]), and the rest
-//! is restored. What the backup does not have as it was stored, and what would hit every file after it, ends the restore:
-//! what was unpacked before it stays, a file that is not complete is removed. An item that failed in the backup is a
-//! warning when it was not asked for by name.
+//! A failure of one member leaves out that member or attribute, is counted and listed ([`refusal`]), and the rest is
+//! restored. Data that differs from what was stored, and a failure that would hit every later file, ends the restore: files
+//! that were unpacked before stay, an incomplete file is removed. An item that failed in the backup gives a warning, unless
+//! it was asked for by name.
 
 pub mod extract;
 mod failure;
@@ -50,19 +50,19 @@ use crate::tar;
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Empty: all of them.
+    /// Empty: all items.
     pub items: Vec<Name>,
-    /// Globs against a member's path; empty: everything.
+    /// Globs against a member's path; empty: all members.
     pub include: Vec<String>,
-    /// Whether what is in the way is replaced, by something of its own type.
+    /// Whether an existing file of the same type is replaced.
     pub overwrite: bool,
 }
 
-/// Restores a backup, or what `options` says of it, into `target`.
+/// Restores a backup, or the part that `options` selects, into `target`.
 ///
 /// # Errors
-/// When the target holds something already (without `overwrite`), nothing is there by that name, at the first thing that
-/// cannot be read or is not what was stored, or when the target is in such trouble that what follows would fail too.
+/// When the target is not empty (without `overwrite`), the selection matches nothing, a byte cannot be read or differs
+/// from what was stored, or when the target fails in a way that would hit every later file.
 pub async fn restore(
     location: &Location,
     manifest: &Manifest,
@@ -102,7 +102,7 @@ pub async fn restore(
 /// Writes the plain bytes of one item to `out`: a tree's tar stream, or a file's content. Returns how many.
 ///
 /// # Errors
-/// When the backup has several items and none is named, or none of that name, or reading or writing fails.
+/// When `item` is `None` and the backup has several, when it has none of that name, or when reading or writing fails.
 pub async fn cat(
     location: &Location,
     manifest: &Manifest,
@@ -118,7 +118,7 @@ pub async fn cat(
     };
     let index = fetch_index(location, stream, cancel).await?;
     let mut reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
-    let failed = |error| local("writing to", "the output")(error);
+    let failed = |error| local("write to", "the output")(error);
     let mut total = 0;
     while let Some(bytes) = reader.next().await? {
         total += bytes.len() as u64;
@@ -136,7 +136,7 @@ fn names_of(manifest: &Manifest) -> String {
     manifest.items.iter().map(|item| item.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The items asked for that can be restored.
+/// The requested items that can be restored.
 fn choose<'a>(
     manifest: &'a Manifest,
     names: &[Name],
@@ -144,19 +144,22 @@ fn choose<'a>(
 ) -> Result<Vec<(&'a Item, &'a Stream)>, Error> {
     if let Some(unknown) = names.iter().find(|name| !manifest.items.iter().any(|item| item.name == **name)) {
         let there = names_of(manifest);
-        return Err(Error::NotFound(format!("the backup {} has no item {unknown}; it has {there}", manifest.id)));
+        return Err(Error::NotFound(format!(
+            "the backup {} has no item {unknown}; expected one of {there}",
+            manifest.id
+        )));
     }
     let mut chosen = Vec::new();
     for item in manifest.items.iter().filter(|item| names.is_empty() || names.contains(&item.name)) {
         let stream = match &item.content {
             Content::Stream { stream } => stream.as_ref(),
             Content::EbsSnapshot { .. } if names.is_empty() => {
-                tracing::info!(item = %item.name, "is an EBS snapshot: `penstock snapshot restore` makes a volume of it");
+                tracing::info!(item = %item.name, "skipped an EBS snapshot: use `penstock snapshot restore` to make a volume of it");
                 continue;
             }
             Content::EbsSnapshot { .. } => {
                 return Err(Error::Usage(format!(
-                    "{} is an EBS snapshot: `penstock snapshot restore` makes a volume of it",
+                    "{} is an EBS snapshot: use `penstock snapshot restore` to make a volume of it",
                     item.name
                 )));
             }
@@ -174,7 +177,7 @@ fn choose<'a>(
     }
     if chosen.is_empty() {
         let only = if manifest.snapshots().next().is_some() {
-            "; its EBS snapshots are restored by `penstock snapshot restore`"
+            "; use `penstock snapshot restore` for its EBS snapshots"
         } else {
             ""
         };
@@ -183,11 +186,11 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-/// Makes sure that there is a directory, and that it is empty unless it may be written over. One that is made is its
-/// owner's alone until something is saved of it.
+/// Creates the target if it does not exist, accessible to its owner alone until its saved mode is set; checks that it
+/// is empty unless `overwrite`.
 fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
-    let root = extract::make_root(target).map_err(local("creating the target", target))?;
-    let mut entries = std::fs::read_dir(target).map_err(local("reading the target", target))?;
+    let root = extract::make_root(target).map_err(local("create the target", target))?;
+    let mut entries = std::fs::read_dir(target).map_err(local("read the target", target))?;
     if !overwrite && entries.next().is_some() {
         return Err(Error::NotEmpty { target: target.to_owned() });
     }
@@ -225,7 +228,7 @@ struct Job<'a> {
     summary: Summary,
 }
 
-/// Whether `--include` wants anything of an item.
+/// Whether `--include` selects anything of an item.
 enum Wanted {
     Yes,
     No,

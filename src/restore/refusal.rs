@@ -1,9 +1,9 @@
-//! What leaves one member out of a restore, and what ends the restore: decisions, without I/O.
+//! Decides what leaves one member out of a restore, and what ends the restore. Does no I/O.
 //!
-//! One rule for every way to restore (whole trees, `--include`, one item, several): what is in the way is replaced only
-//! with `--overwrite`, and only by something of its own type. Anything else stays as it is, and the member is left out,
-//! counted and said. So is what the file system or this user cannot have. Only what would fail for every member after it
-//! as well ends the restore.
+//! One rule for every way to restore (whole trees, `--include`, one item, several): an existing file is replaced only
+//! with `--overwrite`, and only by one of its own type. Otherwise it stays, and the member is left out, counted and
+//! listed; so is a member that the file system or this user's permissions do not allow. Only a failure that would hit
+//! every later member too ends the restore.
 
 use std::io;
 
@@ -12,15 +12,15 @@ use rustix::io::Errno;
 
 use crate::error::{Class, Report};
 
-/// Why one member is left out while the rest is restored. The message names no path, so that equal ones can be counted.
+/// Why one member is left out while the rest is restored. The message has no path, so that equal ones can be counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// [`Class::Conflict`] for what is in the way, [`Class::Local`] for what the system refuses; never one of the data.
+    /// [`Class::Conflict`] for an existing file, [`Class::Local`] for a failed system call; never a class of the data.
     pub(super) class: Class,
     pub(super) message: String,
 }
 
-/// What becomes of a step that did not work.
+/// The effect of a failed step.
 #[derive(Debug)]
 pub(super) enum Failure<E> {
     LeftOut(Refusal),
@@ -41,18 +41,20 @@ impl Refusal {
     /// A system call failed for this member alone.
     pub(super) fn system(action: &str, errno: Errno) -> Self {
         let hint = match errno {
-            Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL => "; the file system may not take this name or this type",
-            Errno::FBIG => "; the file system takes no file of this size",
+            Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL => {
+                "; the file system may not support this name or this type"
+            }
+            Errno::FBIG => "; the file system does not support a file of this size",
             Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::NOTSUP => {
-                "; this user may not, or the file system cannot"
+                "; this user lacks the permission, or the file system does not support it"
             }
             _ => "",
         };
-        Self { class: Class::Local, message: format!("left out: {action}: {errno}{hint}") }
+        Self { class: Class::Local, message: format!("left out: could not {action} it: {errno}{hint}") }
     }
 }
 
-/// Whether what follows would fail as well: no room, a device or server that is gone, a limit of the process.
+/// Whether every later step would fail too: no space, a device or server that fails, a limit of the process.
 pub(super) const fn ends(errno: Errno) -> bool {
     matches!(
         errno,
@@ -71,20 +73,20 @@ pub(super) const fn ends(errno: Errno) -> bool {
     )
 }
 
-/// Whether `found` may be replaced by, or for a directory used as, something of type `wanted`.
+/// Whether `found` may be replaced by `wanted`, or used as one if both are directories.
 pub(super) fn in_the_way(found: FileType, wanted: FileType) -> Result<(), Refusal> {
     if found == wanted {
         return Ok(());
     }
     let (found, wanted) = (noun(found), noun(wanted));
     Err(Refusal::conflict(format!(
-        "{found} is in the way; expected {wanted} or nothing: move it away and restore again"
+        "found {found} at its path; expected {wanted} or nothing: move it away and restore again"
     )))
 }
 
-/// Something is there, and `--overwrite` was not given.
+/// The path exists, and `--overwrite` was not given.
 pub(super) fn there_already() -> Refusal {
-    Refusal::conflict("something is there already; --overwrite replaces it")
+    Refusal::conflict("its path exists already; --overwrite replaces it")
 }
 
 /// Whether a file system of this type (`linux/magic.h`) keeps `name.` as `name`: FAT, exFAT, NTFS, SMB.
@@ -113,15 +115,13 @@ pub(super) fn report(message: String, error: &io::Error) -> Report {
 fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::NOSPC | Errno::DQUOT => {
-            Some("make room in the target's file system (inodes too: `df -i`) or restore into another one")
+            Some("free space in the target's file system (inodes too: `df -i`) or restore into another one")
         }
         Errno::ROFS => Some("the target's file system is mounted read-only: remount it, or restore into another one"),
         Errno::IO | Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-            Some("the target's device or server is in trouble (see the kernel's log): restore into another file system")
+            Some("the target's device or server fails (see the kernel's log): restore into another file system")
         }
-        Errno::ACCESS | Errno::PERM => {
-            Some("this user may not write there: restore as root, or into another directory")
-        }
+        Errno::ACCESS | Errno::PERM => Some("restore as root, or into a directory that this user may write to"),
         _ => None,
     }
 }
@@ -141,7 +141,7 @@ mod tests {
     ];
 
     #[test]
-    fn only_its_own_type_takes_the_place_of_what_is_there() {
+    fn only_the_same_type_replaces_an_existing_file() {
         for found in TYPES {
             for wanted in TYPES {
                 let refusal = in_the_way(found, wanted).err();
@@ -152,7 +152,7 @@ mod tests {
         let refusal = in_the_way(FileType::Symlink, FileType::Directory).unwrap_err();
         assert_eq!(
             refusal.message,
-            "left out: a symbolic link is in the way; expected a directory or nothing: move it away and restore again"
+            "left out: found a symbolic link at its path; expected a directory or nothing: move it away and restore again"
         );
     }
 
@@ -182,10 +182,10 @@ mod tests {
             Errno::OVERFLOW,
         ] {
             assert!(!ends(errno), "{errno}");
-            assert_eq!(Refusal::system("creating it", errno).class, Class::Local);
+            assert_eq!(Refusal::system("create", errno).class, Class::Local);
         }
         assert!(drops_dots(0x4d44) && drops_dots(0xff53_4d42) && !drops_dots(0xef53));
         let said = |errno: Errno| remedy(&errno.into());
-        assert!(said(Errno::NOSPC).unwrap().contains("room") && said(Errno::ROFS).unwrap().contains("read-only"));
+        assert!(said(Errno::NOSPC).unwrap().contains("free space") && said(Errno::ROFS).unwrap().contains("read-only"));
     }
 }

@@ -1,6 +1,6 @@
-//! Which members of a tree `--include` brings, and where they lie in the stream: what matches, and the directories on the
-//! way to it, which keep others out as they did. One pass over the index, and a second one when a hard link is wanted
-//! without its first name; memory for one range a run of wanted members and one path a directory on the way.
+//! Finds the members of a tree that `--include` selects, and their ranges in the stream: the matches, and their parent
+//! directories, which keep others out as they did. Reads the index once, or twice if a hard link is selected without its
+//! first name. Memory: one range for each run of selected members and one path for each parent directory.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -15,12 +15,12 @@ use crate::download::index::IndexFile;
 use crate::format::index::{FileEntry, FileKind, Record};
 use crate::format::manifest::Stream;
 
-/// The globs of `--include`; what matches is wanted, a directory with everything below it. `*` stays within a folder.
+/// The globs of `--include`; a matching directory is selected with everything below it. `*` stays within a folder.
 #[derive(Debug, Clone)]
 pub(super) struct Include(GlobSet);
 
 impl Include {
-    /// `None` when everything is wanted.
+    /// `None` when everything is selected.
     pub(super) fn new(globs: &[String]) -> Result<Option<Self>, Error> {
         if globs.is_empty() {
             return Ok(None);
@@ -35,7 +35,7 @@ impl Include {
         Ok(Some(Self(set)))
     }
 
-    /// Whether the path, or a directory it is in, matches. The root itself is not asked for.
+    /// Whether the path, or one of its parent directories, matches. Not called for the root.
     pub(super) fn wants(&self, path: &[u8]) -> bool {
         if path == b"." {
             return false;
@@ -65,13 +65,13 @@ impl Selected {
     }
 }
 
-/// The directories that lead to the entry at hand; an index is in depth-first order. One that is missing is made by
-/// [`super::extract`] all the same, for its owner alone, and said.
+/// The parent directories of the current entry; an index is in depth-first order. If one is missing, [`super::extract`]
+/// creates it for its owner alone, and lists it.
 #[derive(Debug, Default)]
 struct Way {
-    /// The innermost directory; those around it are parts of this path.
+    /// The innermost directory; the outer ones are parts of this path.
     path: Vec<u8>,
-    /// How long each one's path is, where its member is, and whether that was taken.
+    /// The length of each one's path, where its member is, and whether that was selected.
     levels: Vec<(usize, Range<u64>, Taken)>,
 }
 
@@ -82,7 +82,7 @@ enum Taken {
 }
 
 impl Way {
-    /// Goes on to `file`; `taken` says whether it is wanted itself.
+    /// Moves on to `file`; `taken` tells whether it is selected itself.
     fn enter(&mut self, file: &FileEntry, taken: Taken) {
         self.leave_for(&file.path);
         if file.kind == FileKind::Directory {
@@ -93,7 +93,7 @@ impl Way {
         }
     }
 
-    /// Drops what does not lead to `path`.
+    /// Drops directories that do not contain `path`.
     fn leave_for(&mut self, path: &[u8]) {
         let path = below_root(path);
         let leads = |length: usize| {
@@ -107,7 +107,7 @@ impl Way {
         self.path.truncate(self.levels.last().map_or(0, |(length, ..)| *length));
     }
 
-    /// The directories on the way to `path` that were not taken so far, from the outermost.
+    /// The parent directories of `path` that were not selected so far, from the outermost.
     fn down_to(&mut self, path: &[u8]) -> Vec<(Vec<u8>, Range<u64>)> {
         self.leave_for(path);
         let mut way = Vec::new();
@@ -125,7 +125,7 @@ fn below_root(path: &[u8]) -> &[u8] {
     if path == b"." { b"" } else { path }
 }
 
-/// On a thread that may block.
+/// Blocks.
 pub(super) fn select(index: &IndexFile, stream: &Stream, include: &Include) -> Result<Selected, Error> {
     let mut selected = Selected::default();
     let mut way = Way::default();

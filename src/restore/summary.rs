@@ -1,4 +1,4 @@
-//! What came of a restore, and what is not as it was saved.
+//! The result of a restore, and its differences from the backup.
 
 use serde::Serialize;
 
@@ -8,20 +8,18 @@ use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::format::manifest::MAX_WARNINGS;
 
-/// What was restored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     pub items: Vec<Name>,
-    /// Members of trees, directories too, and one for each other item.
+    /// Members of trees, including directories, and one for each other item.
     pub files: u64,
-    /// Members, and items that are no trees, that were not restored.
+    /// Members, and items that are not trees, that were not restored.
     pub left_out: u64,
-    /// Members that were restored, but not as they were saved.
+    /// Members that were restored with differences.
     pub altered: u64,
-    /// Bytes of data written.
     pub bytes: u64,
     pub warnings: Warnings,
-    /// Of `files`, those that are not the target itself.
+    /// Those of `files` that are not the target itself.
     below: u64,
     first_left_out: Option<Warning>,
 }
@@ -36,7 +34,7 @@ pub struct Warnings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Warning {
     pub item: Name,
-    /// Lossy UTF-8 of the path; empty for what concerns several, or the item.
+    /// Lossy UTF-8 of the path; empty if the warning concerns several members, or the item.
     pub path: String,
     pub class: Class,
     pub message: String,
@@ -54,7 +52,7 @@ impl Summary {
         }
     }
 
-    /// A whole item.
+    /// Adds an item that was left out whole.
     pub(super) fn left_out(&mut self, item: &Name, refusal: Refusal) {
         self.left_out += 1;
         let Refusal { class, message } = &refusal;
@@ -90,7 +88,7 @@ impl Summary {
         }
     }
 
-    /// A restore that left everything out has failed.
+    /// The failure of a restore that left everything out.
     #[must_use]
     pub fn failure(&self) -> Option<Report> {
         let first = self.first_left_out.as_ref().filter(|_| self.below == 0)?;
@@ -98,9 +96,11 @@ impl Summary {
         let message = format!("nothing was restored: {path:?} is {}", first.message);
         let remedy = match first.class {
             Class::Conflict => {
-                "the backup is not at fault: move away what is in the way, or restore into another directory"
+                "the backup is not at fault: move away the existing files, or restore into another directory"
             }
-            _ => "the backup is not at fault: restore as a user who may, into a file system that can",
+            _ => {
+                "the backup is not at fault: restore as a user with the permission, into a file system that supports it"
+            }
         };
         Some(Report::new(first.class, message).remedy(remedy))
     }

@@ -109,7 +109,7 @@ async fn the_directories_above_what_is_included_keep_others_out_as_they_did() {
     assert_eq!((mode(""), mode("a"), mode("a/deep"), mode("b")), (0o710, 0o700, 0o750, 0o2771));
     assert_eq!(fs::metadata(target.join("a")).unwrap().mtime(), 1_000_000_000);
 
-    // What was there before is somebody's already.
+    // An existing target keeps its mode.
     let overwrite = Options { overwrite: true, ..include(&["**/x.conf"]) };
     for path in ["a", "a/deep"] {
         fs::set_permissions(target.join(path), fs::Permissions::from_mode(0o555)).unwrap();
@@ -144,14 +144,14 @@ async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     assert!(report.class == Class::NotFound && report.message.contains("failed"), "{report:?}");
     let report = run(&house, &manifest, dir.path(), of("other")).await.unwrap_err().report();
     assert!(report.class == Class::NotFound && report.message.contains("dump"), "{report:?}");
-    // Alone, it would take the place of its own folder.
+    // The single item's file would have the path of its existing folder.
     let summary = run(&house, &manifest, dir.path(), of("dump")).await.unwrap();
     assert_eq!((summary.left_out, summary.warnings.count), (1, 1));
     let report = summary.failure().unwrap();
     assert!(report.class == Class::Conflict && report.message.contains("directory"), "{report:?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
 
-    // What is in the way of one item is not in the way of the others.
+    // A conflict of one item leaves the others alone.
     fs::remove_dir_all(dir.path().join("tree")).unwrap();
     symlink("db", dir.path().join("tree")).unwrap();
     fs::remove_file(dir.path().join("db/db.sqlite")).unwrap();
@@ -174,12 +174,12 @@ async fn a_file_is_written_whole_or_not_at_all_and_through_no_link() {
     fs::write(&outside, b"outside").unwrap();
     symlink(&outside, target.join("dump")).unwrap();
     let overwrite = Options { overwrite: true, ..Options::default() };
-    // A link is not a file: it stays, and that is said.
+    // A link is not a file: it stays, and the restore lists it.
     let summary = run(&house, &manifest, &target, overwrite.clone()).await.unwrap();
     assert_eq!(summary.failure().unwrap().class, Class::Conflict);
     assert!(target.join("dump").is_symlink());
     assert_eq!(fs::read(&outside).unwrap(), b"outside");
-    // A file is replaced, not written into: its other name keeps what it has.
+    // The file is replaced, not written into: its other name keeps the old content.
     fs::remove_file(target.join("dump")).unwrap();
     fs::hard_link(&outside, target.join("dump")).unwrap();
     run(&house, &manifest, &target, overwrite.clone()).await.unwrap();

@@ -1,12 +1,11 @@
-//! Whether a regular file has as many bytes as its stat says.
+//! Checks whether a regular file has as many bytes as its stat reports.
 //!
-//! What a kernel or a FUSE server makes up when it is read (procfs, sysfs, cgroups, generated and remote documents) announces 0 bytes, or a
-//! page, or what it knew last. So each file is read once where it should end. When there is more, or less, and nobody is writing to it,
-//! its stat cannot be believed: it is read to its end before its header is written, and set aside, in memory up to [`IN_MEMORY`] bytes and
-//! in an unnamed temporary file up to [`LIMIT`]. A file that has more than that is a complaint, and so is one that cannot be read: it is
-//! stored with as many bytes as it announced.
+//! Files that a kernel or a FUSE server generates on reading (procfs, sysfs, cgroups, remote documents) report 0 bytes, a page, or an old
+//! size. So each file is read once at its reported end. If it has more or fewer bytes there and nobody is writing to it, its stat is wrong:
+//! the file is read to its end before its header is written, and copied to memory up to [`IN_MEMORY`] bytes, or to an unnamed temporary
+//! file up to [`LIMIT`]. A larger file, or one that cannot be read, gives a warning and is stored with its reported size.
 //!
-//! Cost: one system call a file, which touches no data where the size is right.
+//! Cost: one system call for each file, which touches no data if the size is right.
 
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::BorrowedFd;
@@ -19,21 +18,21 @@ use super::tree::meta::Meta;
 
 const IN_MEMORY: usize = 512 << 10;
 
-/// The most that is set aside of one file.
+/// The most bytes that are copied of one file.
 const LIMIT: u64 = 64 << 20;
 
-/// A file of at most so many bytes, none of them on a disk, may also have fewer than it says: sysfs announces a page, of at most 64 KiB.
+/// A file of at most this size with no blocks on disk may also be shorter than reported: sysfs reports a page, of at most 64 KiB.
 const PAGE: u64 = 64 << 10;
 
 const BUFFER: usize = 32 << 10;
 
-/// What a file has.
+/// The content that a file really has.
 #[derive(Debug)]
 pub(super) enum Extent {
     AsAnnounced,
-    /// All of it, to be read from the start.
+    /// A copy of the whole file, to be read from the start.
     SetAside(SetAside),
-    /// Not known, or too much to be set aside; and why.
+    /// The content is unknown or too large to copy; the text says why.
     Unknown(String),
 }
 
@@ -41,25 +40,25 @@ pub(super) enum Extent {
 pub(super) struct SetAside {
     pub(super) file: SpooledTempFile,
     pub(super) length: u64,
-    /// Whether somebody has written to it meanwhile.
+    /// Whether somebody wrote to the file while it was copied.
     pub(super) changed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("it cannot be read to its end: {0}")]
+    #[error("could not read it to its end: {0}")]
     Read(Errno),
-    #[error("it has more than the {} MiB that can be set aside of such a file", LIMIT >> 20)]
+    #[error("it has more than {} MiB, the limit for a file whose size is wrong", LIMIT >> 20)]
     TooMuch,
-    #[error("it cannot be set aside in a temporary file: {0}")]
+    #[error("could not copy it to a temporary file: {0}")]
     SetAside(#[from] io::Error),
 }
 
-/// Reads a file that was just opened where it should end, and all of it where it does not end there.
+/// Reads a file that was just opened at its reported end, and copies the file if it does not end there.
 pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
     let mut start = [0; 512];
     let found = if meta.size == 0 {
-        // Not at an offset: what cannot seek has content too.
+        // Without an offset: a file that cannot seek may have content too.
         retry_on_intr(|| read(fd, &mut start)).map(|count| (count, count == 0))
     } else {
         let last = u64::from(may_be_short(meta));
@@ -69,7 +68,7 @@ pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
     let start = match found {
         Ok((_, true)) => return Extent::AsAnnounced,
         Ok((count, false)) => &start[..count],
-        Err(error) => return Extent::Unknown(format!("it cannot be read, whatever its size says: {error}")),
+        Err(error) => return Extent::Unknown(format!("could not read it: {error}")),
     };
     if is_written_to(fd, meta) {
         return Extent::AsAnnounced;
@@ -78,37 +77,35 @@ pub(super) fn examine(fd: BorrowedFd<'_>, meta: &Meta) -> Extent {
     set_aside.map_or_else(
         |failure| {
             let size = meta.size;
-            Extent::Unknown(format!(
-                "its size is said to be {size} bytes, which it is not; it is stored with {size}, for {failure}"
-            ))
+            Extent::Unknown(format!("its reported size of {size} bytes is wrong; {size} bytes are stored: {failure}"))
         },
         Extent::SetAside,
     )
 }
 
-/// Whether a file may have fewer bytes than it says although nobody has cut it.
+/// Whether a file may be shorter than reported although nobody truncated it.
 pub(super) const fn may_be_short(meta: &Meta) -> bool {
     meta.allocated == 0 && meta.size > 0 && meta.size <= PAGE
 }
 
-/// Whether a file of 0 bytes really has none, as far as can be told.
+/// Whether a file of 0 bytes has no content, as far as a read shows.
 pub(super) fn is_empty(fd: BorrowedFd<'_>) -> bool {
     retry_on_intr(|| read(fd, &mut [0])) == Ok(0)
 }
 
-/// Whether its size is another one because somebody writes to it: that changes its time too.
+/// Whether the size differs because somebody writes to the file: writing changes its time too.
 pub(super) fn is_written_to(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
     fstat(fd).map(Meta::from).is_ok_and(|now| now.size != meta.size && now.mtime != meta.mtime)
 }
 
-/// Whether a file is a window to all of the machine's memory (`/proc/kcore`): terabytes, which are no content.
+/// Whether a file maps all of the machine's memory (`/proc/kcore`), which is not content.
 pub(super) fn is_memory(fd: BorrowedFd<'_>, meta: &Meta) -> bool {
     meta.allocated == 0 && meta.size > LIMIT && fstatfs(fd).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC)
 }
 
-/// What follows `start`, which has been read already, with it.
+/// Copies `start`, which was read before, and the rest of the file.
 ///
-/// The times are compared around the reading alone: sysfs and cgroups change them when somebody first asks for a file's attributes.
+/// Compares the times around the reading alone: sysfs and cgroups change them when somebody first asks for a file's attributes.
 fn set_aside(fd: BorrowedFd<'_>, start: &[u8], limit: u64) -> Result<SetAside, Failure> {
     let mtime = || fstat(fd).map(|stat| Meta::from(stat).mtime);
     let before = mtime();
@@ -168,7 +165,7 @@ mod tests {
             let (file, meta) = opened(&path);
             assert_eq!(content(examine(file.as_fd(), &meta)), None, "{name}");
         }
-        // No byte of it on a disk, and yet as long as it says.
+        // No block on disk, and yet as long as reported.
         let path = dir.path().join("hole");
         File::create(&path).unwrap().set_len(4096).unwrap();
         let (file, meta) = opened(&path);
@@ -177,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_makes_up_is_set_aside_whole() {
+    fn a_file_that_the_kernel_generates_is_copied_whole() {
         for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
             let Ok(expected) = fs::read(path) else { continue };
             let (file, meta) = opened(path);
@@ -186,7 +183,7 @@ mod tests {
         }
     }
 
-    /// A file that has more or fewer bytes than its stat says, and another one that somebody has written to.
+    /// A file with more or fewer bytes than its stat reports, and one that somebody has written to.
     #[test]
     fn another_size_is_a_change_only_when_the_time_changed_too() {
         let dir = tempfile::tempdir().unwrap();
@@ -206,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_or_is_too_much_is_a_complaint() {
+    fn an_unreadable_or_too_large_file_is_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, [b'x'; 3000]).unwrap();
@@ -215,6 +212,6 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         let meta = Meta { size: 0, ..Meta::from(fstat(&file).unwrap()) };
         let Extent::Unknown(complaint) = examine(file.as_fd(), &meta) else { panic!("it cannot be read") };
-        assert!(complaint.starts_with("it cannot be read"), "{complaint}");
+        assert!(complaint.starts_with("could not read it"), "{complaint}");
     }
 }

@@ -1,23 +1,24 @@
-//! What a command writes to its standard output, as a stream.
+//! A command's standard output as a stream.
 //!
 //! # What it promises
-//! The exit code decides: the stream only ends well when the command exited with 0 and all of its output was read.
-//! Otherwise the error says how it ended and quotes the end of its standard error, whose lines are also logged at debug.
-//! A command that ended well without a byte has failed too, unless that is allowed.
+//! The exit code decides: the stream ends without an error only if the command exited with 0 and all of its output was read. Otherwise
+//! the error says how the command ended and quotes the end of its standard error, whose lines are also logged at debug. A command that
+//! exited with 0 but wrote nothing fails too, unless that is allowed.
 //!
 //! # What the command leaves behind
-//! A process that it started may hold its standard output longer than the command lives. Once the command has failed, nothing of that is
-//! waited for. Once it has ended well, the stream goes on for [`GRACE`]; whatever is in the pipe then is its end, with a warning that
-//! names the process, and what is left of the group is ended as if it were cancelled. Standard error alone is not waited for.
+//! A process that the command started may keep its standard output open after the command has exited. If the command failed, the stream
+//! ends at once. If it exited with 0, the stream goes on for [`GRACE`], ends with the bytes that are in the pipe then, warns with the
+//! name of that process, and ends the rest of the group as if it were cancelled. A process that keeps only standard error open is not
+//! waited for.
 //!
 //! # What it costs
-//! A pipe of 1 MiB in the kernel. No thread: one `poll` waits for output, for standard error, for the exit and for the
-//! cancellation. Standard error is drained while the stream is read, so a command that is not read stands still.
+//! A pipe of 1 MiB in the kernel. No thread: one `poll` waits for output, standard error, the exit and the cancellation. Standard error
+//! is drained only while the stream is read, so a command blocks if nobody reads.
 //!
 //! # Cancellation
-//! The command is the leader of a process group. Cancelling interrupts a blocked `read`: the group gets SIGTERM, and
-//! SIGKILL when the command has exited and nobody holds its output any more, at the latest after [`GRACE`]. Dropping
-//! the source before its end does the same. A process that left the group on purpose is not found.
+//! The command leads a process group. Cancelling interrupts a blocked `read` and sends SIGTERM to the group, then SIGKILL when the
+//! command has exited and nobody keeps its output open, at the latest after [`GRACE`]. Dropping the source before its end does the same.
+//! A process that left the group is not ended.
 //!
 //! Needs Linux 5.3 (`pidfd_open`).
 
@@ -40,14 +41,14 @@ use tokio_util::sync::CancellationToken;
 use self::cancel::Cancel;
 use super::{Empty, Error, Source, Warning};
 
-/// How long a command may take to stop after SIGTERM, and what it left behind to end its output. Kubernetes gives a pod 30 s in all;
-/// there is more to do in them.
+/// How long a command may take to stop after SIGTERM, and how long other processes may keep its output open after it exited.
+/// Kubernetes gives a pod 30 s for everything.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The most an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
+/// The largest pipe that an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
 const PIPE_SIZE: usize = 1 << 20;
 
-/// How much of standard error an error quotes; also the longest line that is logged whole.
+/// How many bytes of standard error an error quotes; also the longest line that is logged whole.
 const TAIL: usize = 4 << 10;
 
 /// A running command's stream.
@@ -56,18 +57,19 @@ pub struct CommandSource {
     argv: Vec<String>,
     child: Child,
     group: Pid,
-    /// Readable once the child has exited; it is not reaped before the end, so that its group's number stays its own.
+    /// Readable once the child has exited. The child is reaped only at the end, so that no other process gets the
+    /// group's number.
     exit: OwnedFd,
     stdout: Option<OwnedFd>,
     stderr: Stderr,
     cancel: Cancel,
     grace: Duration,
     state: State,
-    /// As long as no byte has come.
+    /// `Allowed` after the first byte.
     empty: Empty,
-    /// Bytes that are in the pipe for certain and will be read.
+    /// Bytes in the pipe that are read before the stream ends.
     owed: u64,
-    /// Bytes that somebody wrote after the command's exit.
+    /// Bytes that other processes wrote after the command exited.
     late: u64,
     warnings: Vec<Warning>,
 }
@@ -75,14 +77,14 @@ pub struct CommandSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    /// Exited with 0; others may still write, until then.
+    /// Exited with 0; other processes may write until this time.
     Exited(Instant),
-    /// They have had their time: what they had written by the end of it is read.
+    /// That time is over: only the bytes already in the pipe are read.
     Closing,
     Reaped,
 }
 
-/// What `poll` found.
+/// The descriptors that `poll` reported.
 #[derive(Debug, Clone, Copy)]
 struct Ready {
     stdout: bool,
@@ -123,7 +125,7 @@ impl CommandSource {
         };
         let stdout = child.stdout.take().map(OwnedFd::from);
         if let Some(stdout) = &stdout {
-            // A smaller pipe works too; it only wakes us more often.
+            // A smaller pipe works too, with more wake-ups.
             let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_SIZE);
         }
         let stderr = Stderr::new(child.stderr.take().map(OwnedFd::from), program);
@@ -136,7 +138,7 @@ impl CommandSource {
     fn wait(&mut self, timeout: Option<Duration>) -> Ready {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let (stdout, stderr) = (self.stdout.as_ref(), self.stderr.pipe.as_ref());
-        // A descriptor that is not to be looked at is stood in for by the cancellation's: its place stays its place.
+        // The cancellation's descriptor takes the place of one that is not polled, so that the positions stay the same.
         let cancel = self.cancel.event();
         let exit = if self.state == State::Running { &self.exit } else { cancel };
         let mut fds = [
@@ -146,7 +148,7 @@ impl CommandSource {
             PollFd::new(stderr.unwrap_or(cancel), PollFlags::IN),
         ];
         if poll(&mut fds, timeout.as_ref()).is_err() {
-            // Interrupted: the caller looks again. Nothing else can go wrong with open descriptors.
+            // Interrupted: the caller polls again. `poll` cannot fail otherwise with open descriptors.
             return Ready { stdout: false, exit: false };
         }
         let [_, exit, out, err] = fds.map(|fd| !fd.revents().is_empty());
@@ -157,27 +159,27 @@ impl CommandSource {
         ready
     }
 
-    /// How the command ended, which it has: `None` is well.
+    /// How the command, which has exited, ended; `None` for status 0.
     fn outcome(&self) -> Option<String> {
         match waitid(WaitId::Pid(self.group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(0), _) => None,
                 (Some(code), _) => Some(format!("exited with status {code}")),
                 (None, Some(signal)) => Some(format!("was killed by signal {signal}")),
-                (None, None) => Some("ended in a way that is not understood".to_owned()),
+                (None, None) => Some("ended with an unknown status".to_owned()),
             },
-            Ok(None) => Some("has not ended".to_owned()),
-            Err(error) => Some(format!("ended, but not how: {error}")),
+            Ok(None) => Some("has not exited".to_owned()),
+            Err(error) => Some(format!("ended, but its exit status could not be read: {error}")),
         }
     }
 
     fn failure(&mut self, outcome: String) -> Error {
         self.kill();
-        Error::Command { argv: self.argv.clone(), outcome, stderr: self.last_words() }
+        Error::Command { argv: self.argv.clone(), outcome, stderr: self.stderr_tail() }
     }
 
-    fn last_words(&mut self) -> String {
-        // What the command itself has written is in the pipe; a process that left the group may write on for ever.
+    fn stderr_tail(&mut self) -> String {
+        // The command's own output is in the pipe; a process that left the group may write without end.
         for _ in 0..PIPE_SIZE / TAIL {
             if !self.stderr.is_ready() {
                 break;
@@ -193,7 +195,7 @@ impl CommandSource {
         self.stdout.as_ref().and_then(|stdout| ioctl_fionread(stdout).ok()).unwrap_or(0)
     }
 
-    fn came(&mut self, length: usize) -> usize {
+    fn count(&mut self, length: usize) -> usize {
         self.empty = Empty::Allowed;
         let owed = self.owed.min(length as u64);
         self.owed -= owed;
@@ -203,26 +205,26 @@ impl CommandSource {
         length
     }
 
-    /// All of the output has been read, and the command has ended well.
+    /// Ends the stream after the command exited with 0 and all of its output was read.
     fn end(&mut self) -> Result<usize, Error> {
         self.reap();
-        let stderr = self.last_words();
+        let stderr = self.stderr_tail();
         match self.empty {
             Empty::Refused => Err(Error::Silent { argv: self.argv.clone(), stderr }),
             Empty::Allowed => Ok(0),
         }
     }
 
-    /// Ends a stream that somebody else holds open.
-    fn give_up(&mut self) -> Result<usize, Error> {
+    /// Ends a stream that another process keeps open.
+    fn end_early(&mut self) -> Result<usize, Error> {
         let holder = self.stdout.as_ref().map(holders::of).unwrap_or_default();
         let late = match self.late {
             0 => String::new(),
-            late => format!(", with {late} bytes that came after the exit and without what may have followed them"),
+            late => format!(", with {late} bytes written after the exit; later bytes are lost"),
         };
         let message = format!(
-            "the command has exited, and {grace:?} later {holder} still holds its standard output open: the stream ends here{late}; \
-             have the command wait for what it starts, or redirect that output elsewhere",
+            "the command has exited, but {grace:?} later {holder} still had its standard output open: the stream ends here{late}; \
+             make the command wait for the processes it starts, or redirect their output",
             grace = self.grace,
         );
         self.warnings.push(Warning { path: PathBuf::from(&self.argv[0]), message });
@@ -230,7 +232,7 @@ impl CommandSource {
         self.end()
     }
 
-    /// Ends the whole group, with time to clean up.
+    /// Asks the whole group to end, waits, and kills the rest.
     fn stop(&mut self) {
         if self.state == State::Reaped {
             return;
@@ -314,16 +316,16 @@ impl Source for CommandSource {
                         (self.state, self.owed) = (State::Closing, in_pipe);
                         self.late += in_pipe;
                     }
-                    // Readable without a byte: everybody has let go of it.
+                    // Readable without a byte: nobody has the pipe open any more.
                     _ if ready.stdout && in_pipe == 0 => {}
-                    _ => return self.give_up(),
+                    _ => return self.end_early(),
                 }
             }
             if ready.stdout {
                 match self.read_stdout(buffer) {
                     Ok(0) => self.stdout = None,
-                    Ok(length) => return Ok(self.came(length)),
-                    Err(error) => return Err(self.failure(format!("has an output that cannot be read: {error}"))),
+                    Ok(length) => return Ok(self.count(length)),
+                    Err(error) => return Err(self.failure(format!("wrote output that could not be read: {error}"))),
                 }
             }
         }
@@ -340,7 +342,7 @@ impl Drop for CommandSource {
     }
 }
 
-/// Standard error: logged line by line, its end kept.
+/// Standard error: logs each line and keeps the last [`TAIL`] bytes.
 #[derive(Debug)]
 struct Stderr {
     pipe: Option<OwnedFd>,
@@ -360,7 +362,7 @@ impl Stderr {
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
     }
 
-    /// Reads what is there, once; the pipe is ready.
+    /// Reads once; the pipe must be ready.
     fn drain_once(&mut self) {
         let Some(pipe) = &self.pipe else { return };
         let mut buffer = [0; TAIL];
@@ -386,7 +388,7 @@ impl Stderr {
 
     fn log(&mut self) {
         let line = String::from_utf8_lossy(&self.line);
-        tracing::debug!(command = self.program, "{line}");
+        tracing::debug!(command = self.program, "stderr: {line}");
         self.line.clear();
     }
 

@@ -1,11 +1,11 @@
 //! One regular file or block device as a stream of its bytes.
 //!
-//! The size is taken when it is opened, and no more than that is yielded, so a file that something appends to ends. A
-//! file that shrinks ends early. Both, and a changed modification time, are a warning. But a file that has more bytes than its size says
-//! although nobody writes to it, as those of procfs, is read to its end ([`announced`]). A read error makes the item
-//! worthless: there is no stream around it that could say where the zeros are. Links to it are followed.
+//! The size is read when the file is opened, and the stream yields no more than that, so a file that grows still ends. A file that
+//! shrinks ends early. Both, and a changed modification time, give a warning. But a file that has more bytes than its size although
+//! nobody writes to it, as in procfs, is read to its end ([`announced`]). A read error fails the item: no header around the stream could
+//! tell where zeros replace data. Symbolic links to the file are followed.
 //!
-//! A file that another has a lease on is waited for when it is first read, not when it is opened: that may take a minute ([`open`]).
+//! If another process has a lease on the file, the first read waits for it, not the opening: that may take a minute ([`open`]).
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,11 +19,10 @@ use super::page_cache::Reader;
 use super::tree::meta::Meta;
 use super::{Error, Source, Warning, announced};
 
-/// A file's stream.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    /// Absent while somebody has a lease on it.
+    /// `None` while another process has a lease on it.
     file: Option<Opened>,
     patience: Patience,
     warnings: Vec<Warning>,
@@ -34,9 +33,9 @@ pub struct FileSource {
 struct Opened {
     fd: OwnedFd,
     size: u64,
-    /// As it was opened; absent for a device, whose time says nothing about its data.
+    /// As at the opening; `None` for a device, whose time does not tell whether its data changed.
     meta: Option<Meta>,
-    /// Bytes yielded; more than `size` where that is not the file's real one.
+    /// Bytes yielded; more than `size` if the file has more than it reports.
     offset: u64,
     reader: Reader,
 }
@@ -49,20 +48,20 @@ impl FileSource {
         let file = match open(CWD, path, OPEN) {
             Ok(fd) => Some(Opened::new(fd, path)?),
             Err(Errno::AGAIN | Errno::INTR | Errno::STALE) => None,
-            Err(error) => return Err(io_error("opening", path)(error)),
+            Err(error) => return Err(io_error("open", path)(error)),
         };
         let patience = Patience::default();
         Ok(Self { path: path.to_owned(), file, patience, warnings: Vec::new(), done: false })
     }
 
-    /// Ends the waiting for a file that another has a lease on when `stop` is cancelled.
+    /// Stops waiting for another process's lease when `stop` is cancelled.
     #[must_use]
     pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
         self.patience.stopped_by(stop);
         self
     }
 
-    /// The open file, after as much waiting as it takes.
+    /// The open file; waits for a lease if necessary.
     fn file(&mut self) -> Result<&mut Opened, Error> {
         if self.file.is_none() {
             let opened = self.patience.open(|| open(CWD, &self.path, OPEN));
@@ -82,23 +81,23 @@ fn io_error(action: &'static str, path: &Path) -> impl Fn(Errno) -> Error {
 
 fn refused(path: &Path, refusal: Refusal) -> Error {
     let kind = std::io::Error::from(refusal.error).kind();
-    Error::Io { action: "opening", path: path.to_owned(), error: std::io::Error::new(kind, refusal.to_string()) }
+    Error::Io { action: "open", path: path.to_owned(), error: std::io::Error::new(kind, refusal.to_string()) }
 }
 
 impl Opened {
     fn new(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
-        let meta = Meta::from(fstat(&fd).map_err(io_error("looking at", path))?);
+        let meta = Meta::from(fstat(&fd).map_err(io_error("inspect", path))?);
         let invalid = |what: &str| Err(Error::Invalid(format!("{} {what}", path.display())));
         let (size, meta) = match meta.file_type {
             FileType::RegularFile if announced::is_memory(fd.as_fd(), &meta) => {
-                return invalid("is a window to all of the machine's memory, which is no content");
+                return invalid("maps the machine's memory, which is not stored");
             }
             FileType::RegularFile => (meta.size, Some(meta)),
-            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measuring", path))? {
+            FileType::BlockDevice => match seek(&fd, SeekFrom::End(0)).map_err(io_error("measure", path))? {
                 0 => return invalid("has 0 bytes: nothing is attached to that block device; expected a disk"),
                 size => (size, None),
             },
-            FileType::Directory => return invalid("is a directory; a source of type \"tree\" stores one"),
+            FileType::Directory => return invalid("is a directory: use a source of type \"tree\" to store it"),
             _ => return invalid("is neither a regular file nor a block device"),
         };
         let reader = Reader::start(&fd, size);
@@ -117,24 +116,24 @@ impl Opened {
         Ok(length)
     }
 
-    /// What there is behind the announced size, unless it is what somebody has added meanwhile.
+    /// Reads past the reported size, unless somebody added those bytes while the file was read.
     fn read_beyond(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let Some(meta) = &self.meta else { return Ok(0) };
         let length = match self.reader.read_at(&self.fd, buffer, self.offset) {
-            // What ends where it says need not let anybody look behind that.
+            // A file that ends at its size need not support reading past it.
             Err(_) if self.offset == self.size && self.size > 0 => 0,
             other => other?,
         };
         Ok(if length > 0 && announced::is_written_to(self.fd.as_fd(), meta) { 0 } else { length })
     }
 
-    /// What there is to say about the file at its end, if anything.
+    /// The warning about the file at its end, if any.
     fn finish(&self) -> Option<String> {
         self.reader.end(&self.fd);
         let opened = self.meta.as_ref()?;
         let now = match fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
-            Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
+            Err(error) => return Some(format!("could not inspect it after reading it: {error}")),
         };
         let (size, read) = (self.size, self.offset);
         let (touched, resized) = (now.mtime != opened.mtime, now.size != size);
@@ -142,7 +141,7 @@ impl Opened {
             Some(format!("it shrank while it was read: {read} bytes of {size} are stored"))
         } else if now.size > size.max(read) {
             let grown = now.size;
-            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; the added bytes are left out"))
         } else {
             (touched || (resized && read == size)).then(|| "it changed while it was read".to_owned())
         }
@@ -154,7 +153,7 @@ impl Source for FileSource {
         if buffer.is_empty() || self.done {
             return Ok(0);
         }
-        let length = self.file()?.read(buffer).map_err(io_error("reading", &self.path))?;
+        let length = self.file()?.read(buffer).map_err(io_error("read", &self.path))?;
         if length == 0 {
             self.done = true;
             let message = self.file()?.finish();
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_under_the_reader_is_a_warning() {
+    fn a_file_that_changes_while_it_is_read_is_a_warning() {
         type Change = fn(&std::fs::File);
         let cases: [(&str, Change, &str, usize); 3] = [
             ("shrinks", |file| file.set_len(5).unwrap(), "it shrank", 7),
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_refused_and_nothing_hangs() {
+    fn any_other_type_than_a_file_is_refused_and_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(FileSource::open(dir.path().join("none")), Err(Error::Io { .. })));
         let error = FileSource::open(dir.path()).unwrap_err().to_string();
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_makes_up_is_whole_whatever_its_size_says() {
+    fn a_generated_file_is_stored_whole_despite_its_size() {
         for path in ["/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
             let Ok(expected) = std::fs::read(path) else { continue };
             let mut source = FileSource::open(path).unwrap();

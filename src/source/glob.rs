@@ -1,16 +1,16 @@
-//! A tree source's `path`: one directory, or a glob of which every match is an item of its own.
+//! Expands a tree source's `path`: one directory, or a glob whose every match is an item of its own.
 //!
-//! `*`, `?`, `[…]` and `{…}` stand for (part of) one component; a leading dot is nothing special. `[*]`, and every other wildcard's
-//! character alone in brackets, is that character itself. Only directories match. After the first wildcard no link is followed: what
-//! lies there may belong to a tenant, who must not choose what the node backs up.
+//! `*`, `?`, `[…]` and `{…}` stand for (part of) one component; a leading dot is not special. `[*]`, and every other special character
+//! alone in brackets, is that character itself. Only directories match. After the first wildcard no link is followed: a tenant may own
+//! the files there, and must not choose what the node backs up.
 //!
-//! An item's name is the source's name and what the wildcards matched: `pods-3f…_pvc-7a…`. It is the same in every run,
-//! whatever else matches, because an item's chain of backups goes by it.
+//! An item's name is the source's name and what the wildcards matched: `pods-3f…_pvc-7a…`. It is the same in every run, whatever else
+//! matches, because the item's chain of backups has this name.
 //!
 //! # Failure
-//! Only ENOENT and ENOTDIR mean that there is no match. Whatever else cannot be looked at may be one: it is a match with an error, under
-//! the name that it would have; where a directory cannot be listed, under that directory's own ([`State::Unlisted`]). The other matches
-//! are found all the same.
+//! Only ENOENT and ENOTDIR mean that a path does not match. A path that cannot be inspected for another reason may match: it becomes a
+//! match with an error under its normal name; a directory that cannot be listed becomes one under its own name ([`State::Unlisted`]).
+//! The other matches are found all the same.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use crate::format::key::{MAX_NAME, Name};
 
-/// An item of a source, or what keeps one from being found.
+/// An item of a source, or an error in finding one.
 #[derive(Debug)]
 pub struct Match {
     pub name: Name,
@@ -34,13 +34,13 @@ pub struct Match {
 #[derive(Debug)]
 pub enum State {
     Directory,
-    /// Whether it is a directory, or there at all, cannot be seen.
+    /// Whether it exists and is a directory is unknown.
     Unknown(Error),
-    /// Which items lie below it cannot be seen.
+    /// Which items lie below it is unknown.
     Unlisted(Error),
 }
 
-/// A directory that matches so far, and what the wildcards on the way matched.
+/// A directory that matches so far, and the components that the wildcards matched.
 type Found = (PathBuf, Vec<OsString>);
 
 enum Step {
@@ -48,7 +48,8 @@ enum Step {
     Wild(GlobMatcher),
 }
 
-/// The items of a source: a path without wildcards is one, whether it exists or not; a glob is as many as match.
+/// The items of a source: a path without wildcards is one item, whether it exists or not; a glob has one for each
+/// match.
 ///
 /// # Errors
 /// When the glob is malformed.
@@ -86,14 +87,14 @@ pub fn expand(name: &Name, pattern: &str) -> Result<Vec<Match>, Error> {
     Ok(matches)
 }
 
-/// The pattern that means `path` and nothing else.
+/// The pattern that matches only `path`.
 #[must_use]
 pub fn escape(path: &str) -> String {
     let escaped = |c: char| if is_special(c) { format!("[{c}]") } else { c.to_string() };
     path.chars().map(escaped).collect()
 }
 
-/// What a pattern without wildcards stands for.
+/// The path that a pattern without wildcards stands for.
 fn literal(pattern: &str) -> Option<String> {
     let mut text = String::with_capacity(pattern.len());
     let mut rest = pattern.chars();
@@ -122,9 +123,7 @@ fn step(component: &str, pattern: &str) -> Result<Step, Error> {
     }
     let malformed = |reason: String| Error::Invalid(format!("the glob {pattern:?}, at {component:?}: {reason}"));
     if component.contains("**") {
-        return Err(malformed(
-            "`**` is not known here: say how deep the directories lie, with one `*` for each".into(),
-        ));
+        return Err(malformed("found `**`; expected one `*` for each level of directories".into()));
     }
     let glob = GlobBuilder::new(component).literal_separator(true).build();
     Ok(Step::Wild(glob.map_err(|error| malformed(error.to_string()))?.compile_matcher()))
@@ -140,7 +139,7 @@ struct Walk<'a> {
     source: &'a Name,
     pattern: &'a str,
     links: Links,
-    /// The steps from the present one on.
+    /// The steps from the current one on.
     rest: &'a [Step],
     lost: Vec<Match>,
 }
@@ -152,20 +151,20 @@ impl Walk<'_> {
         match metadata.map(|metadata| metadata.is_dir()) {
             Ok(true) => next.push((path, matched)),
             Ok(false) => {}
-            Err(error) => self.lose(&matched, path, "looking at", error, rest),
+            Err(error) => self.lose(&matched, path, "inspect", error, rest),
         }
     }
 
     fn list(&mut self, (directory, matched): &Found, glob: &GlobMatcher, rest: &[Step], next: &mut Vec<Found>) {
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
-            Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+            Err(error) => return self.lose(matched, directory.clone(), "list", error, self.rest),
         };
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
-                // The listing ends early; what it has shown so far counts.
-                Err(error) => return self.lose(matched, directory.clone(), "listing", error, self.rest),
+                // The listing ends early; the entries before the error count.
+                Err(error) => return self.lose(matched, directory.clone(), "list", error, self.rest),
             };
             let name = entry.file_name();
             if !glob.is_match_candidate(&Candidate::from_bytes(name.as_bytes())) {
@@ -176,12 +175,12 @@ impl Walk<'_> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => next.push((path, matched)),
                 Ok(_) => {}
-                Err(error) => self.lose(&matched, path, "looking at", error, rest),
+                Err(error) => self.lose(&matched, path, "inspect", error, rest),
             }
         }
     }
 
-    /// Notes what may be a match, or hold some: `rest` are the steps that would follow.
+    /// Notes a path that may match or hold matches: `rest` are the steps that would follow.
     fn lose(
         &mut self,
         matched: &[OsString],
@@ -190,7 +189,7 @@ impl Walk<'_> {
         error: std::io::Error,
         rest: &[Step],
     ) {
-        // It is not there, was never a directory, or went after it was found.
+        // The path does not exist, is no directory, or was removed after it was found.
         if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
             return;
         }
@@ -208,7 +207,7 @@ impl Walk<'_> {
             let name = item_name(source, matched, &path, Digits::WhereNeeded);
             Match { name, path, state: State::Unknown(Error::Io { action, path: failed, error }) }
         } else {
-            // The whole source's where no wildcard has matched yet. Otherwise with digits: no match can have that name.
+            // The source's own name if no wildcard has matched yet. Otherwise with digits, which no match's name has.
             let name = match matched {
                 [] => source.clone(),
                 matched => item_name(source, matched, &failed, Digits::Always),
@@ -225,8 +224,8 @@ enum Digits {
     Always,
 }
 
-/// The source's name, `-`, and the matched components joined with `_`; and eight digits of the path's SHA-256 where
-/// another path could otherwise have the same name.
+/// The source's name, `-`, and the matched components joined with `_`; with eight digits of the path's SHA-256 if
+/// another path could have the same name.
 fn item_name(source: &Name, matched: &[OsString], path: &Path, digits: Digits) -> Name {
     let mut name = format!("{source}-");
     let mut ambiguous = digits == Digits::Always;
@@ -241,7 +240,7 @@ fn item_name(source: &Name, matched: &[OsString], path: &Path, digits: Digits) -
             name.push(if byte.is_ascii_alphanumeric() || keep { char::from(byte) } else { '-' });
         }
     }
-    // What looks like a name with digits of its own could be made to collide with one that has them.
+    // A name that only looks as if it had digits could collide with one that has them.
     ambiguous |= ends_like_a_digest(matched.last().map(OsString::as_os_str));
     if ambiguous || name.len() > MAX_NAME {
         return with_digits(&name, path.as_os_str().as_bytes());
@@ -249,10 +248,10 @@ fn item_name(source: &Name, matched: &[OsString], path: &Path, digits: Digits) -
     Name::new(name).expect("it begins as the source's name, and holds nothing else than a name may")
 }
 
-/// A name with eight digits of the SHA-256 of `of`, cut to what a name may be long.
+/// A name with eight digits of the SHA-256 of `of`, cut to the longest allowed name.
 ///
 /// # Panics
-/// When `name` does not begin with a name and consist of its characters.
+/// When `name` does not begin like a name or holds other characters.
 #[must_use]
 pub fn with_digits(name: &str, of: &[u8]) -> Name {
     let mut name = name.to_owned();
@@ -262,7 +261,7 @@ pub fn with_digits(name: &str, of: &[u8]) -> Name {
     Name::new(name).expect("a name's characters, and eight digits")
 }
 
-/// Whether an item of that name may be one of the source's matches.
+/// Whether an item of this name may be one of the source's matches.
 #[must_use]
 pub fn may_be_of(source: &Name, item: &Name) -> bool {
     let mut start = format!("{source}-");
@@ -294,7 +293,7 @@ mod tests {
         items.iter().map(pair).collect()
     }
 
-    /// The one match that cannot be seen: its name, its path, and the error.
+    /// The only match that cannot be inspected: its name, its path, and the error.
     fn lost(root: &Path, pattern: &str) -> (String, String, State) {
         let mut items = expand(&name("pods"), &format!("{}/{pattern}", root.display())).unwrap();
         items.retain(|item| !matches!(item.state, State::Directory));
@@ -335,23 +334,23 @@ mod tests {
         }
     }
 
-    /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot have.
+    /// ENAMETOOLONG and ELOOP stand for EACCES, ENOTCONN, ESTALE and EIO, which a test that runs as root cannot cause.
     #[test]
-    fn what_cannot_be_looked_at_is_a_match_with_an_error_and_the_others_are_found() {
+    fn an_uninspectable_path_is_a_match_with_an_error_and_the_others_are_found() {
         let dir = tree(&["a/mount", "b/mount"]);
         let long = "n".repeat(300);
-        // The name is the one that the match would have.
+        // The match gets its normal name.
         let pattern = format!("a*/{long}/mount");
         let (name, path, state) = lost(dir.path(), &pattern);
         assert_eq!((name.as_str(), path), ("pods-a", format!("a/{long}/mount")));
-        assert!(matches!(state, State::Unknown(Error::Io { action: "looking at", .. })), "{state:?}");
-        // One that depends on what cannot be seen carries digits of the directory.
+        assert!(matches!(state, State::Unknown(Error::Io { action: "inspect", .. })), "{state:?}");
+        // If the listing fails, the name has digits of the directory.
         let (name, path, state) = lost(dir.path(), &format!("a*/{long}/*"));
         assert!(name.starts_with("pods-a-") && name.len() == "pods-a-".len() + 8, "{name}");
         assert_eq!(path, format!("a/{long}"));
         let State::Unlisted(error) = state else { panic!("{state:?}") };
-        assert!(error.to_string().contains("which items of"), "{error}");
-        // Where no wildcard has matched yet, it is the whole source.
+        assert!(error.to_string().contains("the items of"), "{error}");
+        // If no wildcard has matched yet, the name is the source's.
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
         for pattern in ["loop/*", "loop/x/*/mount"] {
             let (name, path, state) = lost(dir.path(), pattern);

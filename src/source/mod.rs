@@ -1,10 +1,10 @@
-//! Where a stream's bytes come from: a tree, a file, a command, standard input.
+//! Reads a stream's bytes from a tree, a file, a command, or standard input.
 //!
-//! A source is blocking and is read on a thread of its own. It yields bytes in order; what it could not read, or what
-//! changed under it, becomes a [`Warning`] and the stream stays valid; only what makes the whole item worthless (a
-//! command that failed, a root that does not exist) is an error.
+//! A source blocks and is read on its own thread. It yields bytes in order. If it cannot read something, or something changes
+//! while it reads, it gives a [`Warning`] and the stream stays valid. Only a failure that makes the whole item worthless (a
+//! command failed, a root does not exist) is an error.
 //!
-//! A source that is async by nature is read through one adapter, to be added here with the first of them: docs/architecture.md.
+//! An async source would be read through one adapter, to be added here with the first of them: docs/architecture.md.
 
 mod announced;
 pub mod command;
@@ -25,14 +25,14 @@ use crate::error::{Class, Classify, Report};
 use crate::format::index::FileEntry;
 
 pub trait Source: Send {
-    /// Fills the start of `buffer` with the stream's next bytes, at most up to the next [`Mark`]; 0 without a mark is the
-    /// end, and says that all went well.
+    /// Fills the start of `buffer` with the stream's next bytes, at most up to the next [`Mark`]. 0 bytes without a mark
+    /// are the end of a complete stream.
     ///
     /// # Errors
-    /// When the item is worthless. The source is not read again after an error.
+    /// When the item is worthless. The caller does not read again after an error.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error>;
 
-    /// What stands in the stream behind the bytes of the last call of [`Source::read`]. Only a tree has any.
+    /// The marks behind the bytes of the last call of [`Source::read`]. Only a tree has any.
     fn take_marks(&mut self) -> Vec<Mark> {
         Vec::new()
     }
@@ -47,23 +47,23 @@ pub trait Source: Send {
         Vec::new()
     }
 
-    /// The directories since the last call that are in the stream without what is in them, because another file system is mounted there.
+    /// The directories since the last call that are stored without their content, because another file system is mounted there.
     fn take_not_entered(&mut self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// How many bytes the stream will have, as far as is known without reading: for a progress bar only.
+    /// How many bytes the stream will have, if known without reading: for a progress bar only.
     fn size_hint(&self) -> Option<u64> {
         None
     }
 }
 
-/// What a source knows about its stream beyond the bytes.
+/// Information about the stream besides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// A chunk should end here, for what follows is likely to come again as it is, whatever was before it.
+    /// A chunk should end here: the next bytes are likely to come again in a later backup, whatever precedes them.
     Border,
-    /// Here the stream has these chunks of the parent's table, whose bytes are neither read nor yielded. A border too.
+    /// Here the stream has these chunks of the parent's table; their bytes are neither read nor yielded. Also a border.
     Taken(Range<u32>),
 }
 
@@ -73,7 +73,7 @@ pub struct Warning {
     pub message: String,
 }
 
-/// Whether a stream without a byte is one: nothing at all is what a dump writes that dies before its first byte.
+/// Whether a stream without bytes is valid: a dump that dies before its first byte leaves one too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Empty {
     Refused,
@@ -88,14 +88,14 @@ impl From<bool> for Empty {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{action} {path}: {error}", path = path.display())]
+    #[error("could not {action} {path}: {error}", path = path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         #[source]
         error: std::io::Error,
     },
-    #[error("{action} {path}: {error}; which items of {pattern} lie there is not known", path = path.display())]
+    #[error("could not {action} {path}: {error}; the items of {pattern} below it are unknown", path = path.display())]
     Unlisted {
         action: &'static str,
         path: PathBuf,
@@ -103,7 +103,7 @@ pub enum Error {
         #[source]
         error: std::io::Error,
     },
-    /// The command ended well, and nothing came.
+    /// The command exited with 0 but wrote nothing.
     #[error(
         "the command {argv:?} exited with status 0 and wrote nothing to its standard output; expected at least one byte{}",
         stderr_suffix(stderr)
@@ -115,7 +115,7 @@ pub enum Error {
     NoInput,
     #[error("the command {argv:?} {outcome}{}", stderr_suffix(stderr))]
     Command { argv: Vec<String>, outcome: String, stderr: String },
-    #[error("standard input: {0}")]
+    #[error("could not read standard input: {0}")]
     Stdin(#[source] std::io::Error),
     #[error("{0}")]
     Invalid(String),
@@ -124,7 +124,7 @@ pub enum Error {
 }
 
 fn stderr_suffix(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
+    if stderr.is_empty() { String::new() } else { format!("; stderr ended with: {stderr}") }
 }
 
 impl Classify for Error {
@@ -140,26 +140,26 @@ impl Classify for Error {
                 None => report,
             },
             Self::Silent { .. } => report.remedy(
-                "find out why it wrote nothing; in `sh -c 'a | b'` only b's exit code counts, `bash -o pipefail -c 'a | b'` fails \
-                 with a too; where nothing is a good answer, set `allow_empty = true` on the source, or give --allow-empty",
+                "find out why the command wrote nothing; in `sh -c 'a | b'` only b's exit code counts, `bash -o pipefail -c 'a | b'` fails \
+                 with a too; if an empty output is valid, set `allow_empty = true` on the source, or give --allow-empty",
             ),
             Self::NoInput => report.remedy(
-                "look at the command before the pipe: Penstock cannot see its exit code, and does see that of `-- COMMAND` in place \
-                 of `-`; where nothing is a good answer, give --allow-empty",
+                "look at the command before the pipe: Penstock cannot see its exit code, but checks that of `-- COMMAND` in place \
+                 of `-`; if an empty input is valid, give --allow-empty",
             ),
             Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) | Self::Cancelled => report,
         }
     }
 }
 
-/// What helps against the errors of a path that is there.
+/// The remedy for an error on an existing path.
 fn remedy(error: &std::io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::ACCESS | Errno::PERM => {
             Some("run Penstock as root or with CAP_DAC_READ_SEARCH, or let its user read the path")
         }
         Errno::NOTCONN | Errno::STALE | Errno::IO | Errno::TIMEDOUT | Errno::HOSTDOWN => Some(
-            "the file system that is mounted there does not answer: mount it again; its last copy in a backup is kept meanwhile",
+            "the file system that is mounted there does not answer: mount it again; the last backup of it is kept until then",
         ),
         _ => None,
     }

@@ -1,10 +1,9 @@
-//! Opening files without blocking, and without giving up on one that somebody is about to give back.
+//! Opens files without blocking, and waits for files that another process has a lease on.
 //!
-//! A file under a lease (Samba, nfsd, `fcntl(F_SETLEASE)`) is refused to an open that must not block, and that refusal is what asks its
-//! holder to give it back. The holder has the kernel's lease-break time for that; then the kernel takes the lease away. So a refused open is
-//! repeated for so long, with pauses, and only then an error. All the files of one source together are waited for at most [`PATIENCE`] times that
-//! long; after that each has one [`MOMENT`]. An interrupted open is repeated at once, and so is, one time, an open that
-//! met a stale handle.
+//! If a file has a lease (Samba, nfsd, `fcntl(F_SETLEASE)`), the kernel refuses an open that must not block, and asks the holder to release
+//! the file. The holder has the kernel's lease-break time for that; then the kernel takes the lease away. So a refused open is repeated for
+//! that time, with pauses, before it fails. All files of one source together are waited for at most [`PATIENCE`] times that long; after
+//! that, each has one [`MOMENT`]. An interrupted open is repeated at once, and so is, once, an open that found a stale handle.
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,26 +13,27 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-/// How a file is opened that may turn out to be anything: a fifo does not hang the reader, a terminal does not become its own.
+/// Flags for a file that may be of any type: a fifo does not block the reader, and a terminal does not become its own.
 pub(super) const OPEN: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// The kernel's default, for where it cannot be asked.
+/// The kernel's default, used if the kernel's setting cannot be read.
 const LEASE_BREAK_TIME: Duration = Duration::from_secs(45);
 
-/// What is waited beyond the kernel's time: it counts in ticks, and looks only when it is asked.
+/// Time added to the kernel's, which counts in ticks and checks the lease only on the next open.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// So many files of a source have one: ten minutes in all, where nobody gives anything back.
+/// How many files of a source have a moment: ten minutes in all, if no holder releases anything.
 const MOMENTS: u32 = 600;
 
-/// How many files may each use up the whole time.
+/// How many files may each use the whole time.
 const PATIENCE: u32 = 10;
 
-/// The pauses grow from the first to the longest: most holders answer within milliseconds. The longest is also how late a cancellation is noticed.
+/// The pauses grow from the first to the longest: most holders answer within milliseconds. The longest also bounds how late a cancellation
+/// is noticed.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Opens without touching the access time, where the file's owner and the file system allow that.
+/// Opens without changing the access time, if the file's owner and the file system allow that.
 pub(super) fn open(
     directory: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
@@ -49,7 +49,7 @@ pub(super) fn open(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) error: Errno,
-    /// How long it was asked for again.
+    /// How long the open was repeated.
     waited: Duration,
 }
 
@@ -58,20 +58,20 @@ impl fmt::Display for Refusal {
         write!(f, "{}", self.error)?;
         if self.error == Errno::AGAIN {
             let seconds = self.waited.as_secs_f64();
-            write!(f, "; another process or client has a lease on it, and did not give it back within {seconds:.1} s")?;
+            write!(f, "; another process or client holds a lease on it and did not release it within {seconds:.1} s")?;
         }
         Ok(())
     }
 }
 
-/// How long one source waits for files that others have a lease on.
+/// How long one source waits for files with leases.
 #[derive(Debug)]
 pub(super) struct Patience {
-    /// For one file; the kernel is asked when it is first needed.
+    /// The time for one file; read from the kernel at the first use.
     limit: Option<Duration>,
-    /// What is left for all of them.
+    /// The time left for all files.
     left: Duration,
-    /// How many more files have a [`MOMENT`] when nothing is left.
+    /// How many more files have a [`MOMENT`] after that.
     moments: u32,
     stop: CancellationToken,
     sleep: fn(Duration),
@@ -98,7 +98,7 @@ impl Patience {
         self.stop.is_cancelled()
     }
 
-    /// Calls `open` until it succeeds, fails for good, or the time is up.
+    /// Calls `open` until it succeeds, fails for another reason than a lease, or the time is over.
     pub(super) fn open<T>(&mut self, mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Refusal> {
         let (mut stale, mut waited, mut pause) = (false, Duration::ZERO, FIRST_PAUSE);
         let mut limit = None;
@@ -130,9 +130,9 @@ impl Patience {
     }
 }
 
-/// What the kernel says, in seconds; 0 is without a limit, which is too long.
-fn lease_break_time(said: Option<&str>) -> Duration {
-    let seconds = said.and_then(|said| said.trim().parse().ok()).filter(|seconds| (1..=3600).contains(seconds));
+/// The kernel's setting, in seconds; 0 means no limit, which is too long.
+fn lease_break_time(text: Option<&str>) -> Duration {
+    let seconds = text.and_then(|text| text.trim().parse().ok()).filter(|seconds| (1..=3600).contains(seconds));
     seconds.map_or(LEASE_BREAK_TIME, Duration::from_secs)
 }
 
@@ -174,7 +174,7 @@ mod tests {
         let waited = |patience: &mut Patience| patience.open(|| Err::<(), _>(Errno::AGAIN)).unwrap_err();
         let first = waited(&mut patience);
         assert!((45.0..46.5).contains(&first.waited.as_secs_f64()), "{first:?}");
-        assert!(first.to_string().ends_with("did not give it back within 46.1 s"), "{first}");
+        assert!(first.to_string().ends_with("did not release it within 46.1 s"), "{first}");
         let all: Duration = (0..100).map(|_| waited(&mut patience).waited).sum();
         assert!(all < LEASE_BREAK_TIME * PATIENCE + MOMENT * 2 * 100, "{all:?}");
         assert!(waited(&mut patience).waited >= MOMENT);

@@ -1,9 +1,9 @@
-//! Keeps a backup from washing the node's page cache out: what was not there before it is not there after it.
+//! Keeps a backup from displacing the node's page cache: pages that it brought in are dropped again.
 //!
-//! From Linux 6.14 on, where the file system has it (ext4, xfs, btrfs), a read says so itself (`RWF_DONTCACHE`): what an application had
-//! cached stays. Elsewhere what has been read is given back behind the reader (`POSIX_FADV_DONTNEED`), whoever had put it there: telling the
-//! two apart costs more system calls than the read. Files of at most [`SMALL`] bytes, which are the most likely to be hot and matter
-//! least, are left alone there. Advice is only advice: an error from it changes nothing and is ignored.
+//! From Linux 6.14 on, if the file system supports it (ext4, xfs, btrfs), each read asks for that itself (`RWF_DONTCACHE`): pages that an
+//! application had cached stay. Elsewhere the pages behind the reader are dropped (`POSIX_FADV_DONTNEED`), also those that others had
+//! cached: telling the two apart costs more system calls than the read. There, files of at most [`SMALL`] bytes, which are the most likely
+//! to be in use and matter least, are not dropped. Errors from advice are ignored.
 
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
@@ -12,17 +12,16 @@ use std::os::fd::AsFd;
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, read};
 
-/// One read-ahead window (the kernel's default, 128 KiB): below it there is nothing to advise.
+/// One read-ahead window (the kernel's default, 128 KiB): smaller files need no advice.
 const SMALL: u64 = 128 << 10;
 
-/// How far a reader gets before the pages behind it are dropped. Large, so that the calls cost nothing; small against
-/// any node's memory.
+/// How far a reader gets before the pages behind it are dropped. Large, so that the calls cost little; small compared
+/// to any node's memory.
 const STEP: u64 = 8 << 20;
 
-/// `RWF_DONTCACHE` of linux/fs.h, which rustix does not name yet.
+/// `RWF_DONTCACHE` of linux/fs.h, which rustix does not define yet.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// One file's reader.
 #[derive(Debug)]
 pub(super) struct Reader {
     how: How,
@@ -32,14 +31,14 @@ pub(super) struct Reader {
 enum How {
     Small,
     DontCache,
-    /// And the pages before this offset have been.
+    /// The pages before this offset were dropped.
     DropBehind(u64),
-    /// It cannot seek (some FUSE files): it is read in order, whatever is asked for.
+    /// The file cannot seek (some FUSE files): it is read in order, and offsets are ignored.
     InOrder,
 }
 
 impl Reader {
-    /// To be called when a file of `size` bytes is opened.
+    /// Must be called when a file of `size` bytes is opened.
     pub(super) fn start(fd: impl AsFd, size: u64) -> Self {
         if size <= SMALL {
             return Self { how: How::Small };
@@ -50,8 +49,8 @@ impl Reader {
 
     /// Reads some bytes into `buffer`; 0 is the end.
     ///
-    /// `EAGAIN` is an error like others: a file opened without blocking answers so where nothing is to be read now (tracefs, FUSE), for
-    /// as long as nothing comes. Leases are waited for when the file is opened.
+    /// `EAGAIN` is returned like other errors: a file opened without blocking returns it when it has no data to read now (tracefs,
+    /// FUSE), perhaps for ever. Leases are waited for when the file is opened.
     pub(super) fn read_at(&mut self, fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let length = loop {
             let length = match self.how {
@@ -73,13 +72,13 @@ impl Reader {
             && end.saturating_sub(*dropped) >= STEP
         {
             let _ = fadvise(fd, *dropped, NonZeroU64::new(end - *dropped), Advice::DontNeed);
-            // The page that holds `end` is only dropped whole: it is asked for again with the next step.
+            // The kernel drops only whole pages: the page that holds `end` is dropped with the next step.
             *dropped = end & !4095;
         }
         Ok(length)
     }
 
-    /// The reader is done with the file.
+    /// Must be called when the reader is done with the file.
     pub(super) fn end(&self, fd: impl AsFd) {
         if let How::DropBehind(dropped) = self.how {
             let _ = fadvise(fd, dropped, None, Advice::DontNeed);
@@ -115,7 +114,7 @@ mod tests {
         }
     }
 
-    /// Memory is no file system that could read around the page cache: the kernel refuses, and the reader goes on the other way.
+    /// tmpfs does not support uncached reads: the kernel refuses, and the reader uses the other way.
     #[test]
     fn where_the_kernel_refuses_pages_are_dropped_behind() {
         let fd = rustix::fs::memfd_create("page-cache", rustix::fs::MemfdFlags::CLOEXEC).unwrap();

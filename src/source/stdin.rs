@@ -1,8 +1,8 @@
 //! Standard input, or any other reader, as a stream.
 //!
-//! Bytes pass as they are; nothing is buffered. A read error makes the item worthless, and so does an end before the first byte, unless
-//! that is allowed. A standard input that is closed reads as one that has ended. There is no exit code to say whether what wrote the
-//! bytes was complete: `command` is the better source where there is a choice.
+//! Passes bytes unchanged and buffers nothing. A read error fails the item, and so does an end before the first byte, unless that is
+//! allowed. A closed standard input reads as an empty one. No exit code tells whether the writer completed: prefer the `command` source
+//! if there is a choice.
 
 use std::io::Read;
 
@@ -12,7 +12,7 @@ use super::{Empty, Error, Source};
 #[derive(Debug)]
 pub struct StdinSource<R = std::io::Stdin> {
     input: R,
-    /// As long as no byte has come.
+    /// `Allowed` after the first byte.
     empty: Empty,
 }
 

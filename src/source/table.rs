@@ -1,5 +1,5 @@
-//! One stream's chunk table in memory, for the backup that follows it: which chunks are stored already, and where the
-//! stream's chunks end.
+//! One stream's chunk table in memory, for the next backup: which chunks are stored already, and where the stream's
+//! chunks end.
 //!
 //! It costs [`ChunkTable::PER_CHUNK`] bytes a chunk: the table in stream order, and its positions sorted by name. A terabyte
 //! of large files is a million chunks.
@@ -10,27 +10,27 @@ use crate::format::index::{Chunk, ChunkId};
 #[derive(Debug, Default)]
 pub struct ChunkTable {
     chunks: Vec<Chunk>,
-    /// Positions in `chunks`, sorted by name and one for each: of a chunk that is stored twice always the same copy is
-    /// referred to, so that the other one can go. What lies in an object that is let go is not among them.
+    /// Positions in `chunks`, sorted by name, one for each name: of a chunk stored twice always the same copy is
+    /// referenced, so that the other can be deleted. Chunks in an object that is being compacted are left out.
     by_id: Vec<u32>,
 }
 
-/// What the budget is asked for a terabyte must not creep up unseen.
+/// Keeps the memory that a terabyte needs from growing unnoticed.
 const _: () = assert!(ChunkTable::PER_CHUNK <= 64);
 
 impl ChunkTable {
     /// Bytes a chunk costs.
     pub const PER_CHUNK: usize = size_of::<Chunk>() + size_of::<u32>();
 
-    /// `chunks` in stream order; what lies in an object for which `let_go` says so is not found.
+    /// `chunks` in stream order; chunks of an object for which `compacted` returns true are not found.
     ///
     /// # Errors
-    /// The chunks again, when there are more than 2^32: 4 PiB of the usual size.
-    pub fn new(mut chunks: Vec<Chunk>, let_go: impl Fn(u32) -> bool) -> Result<Self, Vec<Chunk>> {
+    /// Returns the chunks if there are more than 2^32: 4 PiB of the usual size.
+    pub fn new(mut chunks: Vec<Chunk>, compacted: impl Fn(u32) -> bool) -> Result<Self, Vec<Chunk>> {
         let Ok(count) = u32::try_from(chunks.len()) else { return Err(chunks) };
         chunks.shrink_to_fit();
         let mut by_id = Vec::with_capacity(chunks.len());
-        by_id.extend((0..count).filter(|position| !let_go(chunks[*position as usize].object)));
+        by_id.extend((0..count).filter(|position| !compacted(chunks[*position as usize].object)));
         let key = |position: &u32| {
             let chunk = &chunks[*position as usize];
             (chunk.id, chunk.object, chunk.offset)
@@ -40,7 +40,7 @@ impl ChunkTable {
         Ok(Self { chunks, by_id })
     }
 
-    /// The position of the chunk that is referred to by that name.
+    /// The position of the copy that is referenced for this name.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<u32> {
         let found = self.by_id.binary_search_by(|position| self.chunks[*position as usize].id.cmp(id)).ok()?;

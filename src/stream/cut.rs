@@ -1,36 +1,36 @@
-//! Where chunks end: content-defined borders by a gear hash, as FastCDC has them (Xia et al. 2016 and 2020).
+//! Decides where chunks end: content-defined borders by a gear hash, as in FastCDC (Xia et al. 2016 and 2020).
 //!
 //! A border lies behind a byte where the hash of the last [`WINDOW`] bytes is below [`THRESHOLD`], at least [`MIN`] and at
-//! most [`MAX`] bytes after the one before. So borders depend on the content alone, never on how it arrived, and find
-//! themselves again after an edit. They are no part of the format: a reader takes any. But a change here makes every
+//! most [`MAX`] bytes after the previous border. So borders depend on the content alone, not on how it arrived, and are
+//! the same again soon after an edit. They are not part of the format: a reader accepts any. But a change here makes every
 //! chunk new to its parent, once.
 //!
-//! Cost: a gear hash is a chain of one shift and one addition for each byte, each waiting for the one before. Here
-//! [`LANES`] stretches are rolled at the same time, which a processor overlaps; 2.5 times as fast as the crate `fastcdc`
-//! (docs/decisions/0007). Bytes before [`MIN`] are not looked at.
+//! Cost: a gear hash is a chain of one shift and one addition for each byte, each waiting for the one before. [`LANES`]
+//! stretches are hashed at the same time, which a processor overlaps: 2.5 times as fast as the crate `fastcdc`
+//! (docs/decisions/0007). Bytes before [`MIN`] are not hashed.
 
-/// No border before this many bytes.
+/// The least length of a chunk, except the last.
 pub const MIN: usize = 768 << 10;
-/// Between [`MIN`] and a border in random bytes, on average; a chunk is 1.25 MiB then.
+/// The average length between [`MIN`] and a border in random bytes; a chunk is 1.25 MiB then.
 const EXPECTED: u64 = 512 << 10;
 pub const MAX: usize = crate::format::index::MAX_CHUNK as usize;
 
-/// The hash of a border is below this: once in [`EXPECTED`] positions. Its highest bits are those that every byte of the window reaches.
+/// A border's hash is below this, as one in [`EXPECTED`] is. Every byte of the window affects the hash's highest bits.
 const THRESHOLD: u64 = u64::MAX / EXPECTED;
 
-/// After so many shifts by one bit a byte is out of the hash.
+/// After this many shifts by one bit, a byte has left the hash.
 const WINDOW: usize = u64::BITS as usize;
 
-/// What is rolled at the same time: more do not fit into the registers.
+/// Stretches hashed at the same time; more do not fit into the registers.
 const LANES: usize = 4;
-/// Bytes of a lane: long, because each starts with [`WINDOW`] bytes for nothing; short, because the bytes of a step with a border in it
-/// are looked at twice.
+/// Bytes of a lane: long, because each lane first hashes [`WINDOW`] bytes of the one before; short, because a step with a border in it
+/// is hashed twice.
 const STRIDE: usize = 4096;
 const STEP: usize = LANES * STRIDE;
 
 static GEAR: [u64; 256] = gear();
 
-/// 256 numbers without a pattern: SplitMix64 from 0.
+/// 256 pseudo-random numbers: SplitMix64 from 0.
 const fn gear() -> [u64; 256] {
     let mut table = [0; 256];
     let mut state: u64 = 0;
@@ -46,14 +46,14 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// Whether bytes may follow what is at hand.
+/// Whether more bytes may follow the given ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum More {
     Maybe,
     No,
 }
 
-/// The length of the first chunk of `data`; `None` when that depends on bytes that have not arrived.
+/// The length of the first chunk of `data`; `None` if it depends on bytes that have not arrived.
 #[must_use]
 pub fn first_chunk(data: &[u8], more: More) -> Option<usize> {
     let end = data.len().min(MAX);
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn lanes_find_what_the_definition_says() {
         for seed in 1..24 {
-            // Lengths around whole steps: what is left over is rolled without lanes.
+            // Lengths around whole steps: the remainder is hashed without lanes.
             let data = noise(MIN + 40 * STEP + usize::try_from(seed).unwrap() * 1111, seed);
             assert_eq!(first_chunk(&data, More::No), Some(slowly(&data)), "seed {seed}");
         }

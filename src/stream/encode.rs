@@ -5,12 +5,12 @@
 //!                                     └─ hash, look up, compress ─┘  (the pool)
 //! ```
 //!
-//! Memory: [`BLOCKS`](crate::budget::stream::BLOCKS) blocks of [`BLOCK`](crate::budget::stream::BLOCK) bytes out of the stream's own
-//! buffers, plus frames of at most `window` of the largest chunks together; see [`crate::budget::stream`]. A slow consumer stops the
-//! reader: every queue is bounded.
+//! Memory: [`BLOCKS`](crate::budget::stream::BLOCKS) blocks of [`BLOCK`](crate::budget::stream::BLOCK) bytes from the stream's own
+//! buffers, and frames of at most `window` times the largest chunk; see [`crate::budget::stream`]. A slow consumer stops the reader:
+//! every queue is bounded.
 //!
-//! Failure: the first error of the source ends the stream with that error. When the consumer drops the [`Encoder`], the thread ends at
-//! its next chunk; a source that blocks for ever is the source's to interrupt.
+//! Failure: the source's first error ends the stream. When the consumer drops the [`Encoder`], the thread ends at its next chunk; a
+//! source that blocks must be interrupted by its own means.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,31 +25,32 @@ use crate::format::index::{ChunkId, FileEntry, MAX_CHUNK};
 use crate::source::table::ChunkTable;
 use crate::source::{self, Mark, Source, Warning};
 
-/// The smallest request made of the source, so that a pipe's few bytes do not each cost a pass over what is there.
+/// The smallest read from the source, so that each small read of a pipe does not cut the whole block again.
 const READ: usize = 1 << 20;
 
-/// Marks of a block before it is cut, full or not: a source that takes over all it has yields no bytes that would fill one.
+/// The most marks in a block before it is cut, even if it is not full: a source that reuses everything yields no bytes to
+/// fill it.
 const MAX_MARKS: usize = 256;
 
-/// Events between the cutter and the consumer. The chunks among them are bounded by their bytes.
+/// The most events between the cutter and the consumer. Memory bounds the chunks among them.
 const QUEUE: usize = 512;
 
-/// Chunks that one thread takes at once, because it hashes several faster than one ([`codec::digests`]).
+/// Chunks that one thread hashes together, which is faster than one by one ([`codec::digests`]).
 const BATCH: usize = 4;
 
-/// What memory for frames is counted in.
+/// The unit in which memory for frames is counted.
 const UNIT: usize = 1 << 10;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub codec: Codec,
-    /// Where chunks are hashed and compressed.
+    /// The threads that hash and compress chunks.
     pub pool: Arc<rayon::ThreadPool>,
-    /// Of [`crate::budget::stream`].
+    /// See [`crate::budget::stream`].
     pub blocks: OwnBuffers,
-    /// How many of the largest chunks there is memory for between the cutter and the consumer, at least 1.
+    /// Memory between the cutter and the consumer, in chunks of the largest size; at least 1.
     pub window: usize,
-    /// What need not be stored again.
+    /// Chunks that need not be stored again.
     pub parent: Option<Arc<ChunkTable>>,
 }
 
@@ -60,21 +61,21 @@ pub struct Frame {
     pub plain_len: u32,
     pub encoding: Encoding,
     pub stored: Bytes,
-    /// Given back when the consumer is done with the frame.
+    /// Released when the consumer drops the frame.
     _memory: OwnedSemaphorePermit,
 }
 
-/// What comes out, in stream order. Files and warnings come no later than the chunk in which they begin.
+/// The output, in stream order. Files and warnings come no later than the chunk in which they begin.
 #[derive(Debug)]
 pub enum Event {
     File(FileEntry),
     Warning(Warning),
-    /// A directory that is in the stream without what is in it.
+    /// A directory that is stored without its content.
     NotEntered(PathBuf),
     Frame(Frame),
     /// A chunk that was read and that the parent has, by its position in the table.
     Reference(u32),
-    /// A chunk of the parent that was not read.
+    /// A chunk of the parent that was not read, by its position.
     Taken(u32),
 }
 
@@ -83,7 +84,7 @@ type Encoded = std::io::Result<Event>;
 #[derive(Debug)]
 enum Pending {
     Ready(Event),
-    /// A [`Event::Frame`] or a [`Event::Reference`].
+    /// An [`Event::Frame`] or an [`Event::Reference`].
     Chunk(oneshot::Receiver<Encoded>),
     Failed(source::Error),
     End,
@@ -93,10 +94,10 @@ enum Pending {
 pub enum Error {
     #[error(transparent)]
     Source(#[from] source::Error),
-    #[error("compressing a chunk failed: {0}")]
+    #[error("could not compress a chunk: {0}")]
     Compress(#[source] std::io::Error),
-    /// Of an [`Event::Reference`] or an [`Event::Taken`].
-    #[error("chunk {0} of the parent is not in its table")]
+    /// The position of an [`Event::Reference`] or [`Event::Taken`] is out of range.
+    #[error("the parent's table has no chunk {0}")]
     NoChunk(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
@@ -118,7 +119,7 @@ impl crate::error::Classify for Error {
 #[derive(Debug)]
 pub struct Encoder {
     pending: mpsc::Receiver<Pending>,
-    /// The chunk whose turn it is: kept here so that a dropped [`Encoder::next`] loses nothing.
+    /// The next chunk in order: kept here so that dropping [`Encoder::next`]'s future loses nothing.
     current: Option<oneshot::Receiver<Encoded>>,
     ended: bool,
 }
@@ -127,23 +128,23 @@ impl Encoder {
     /// Starts reading `source`. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start(source: Box<dyn Source>, options: Options) -> std::io::Result<Self> {
         let (sender, pending) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
         let memory = Arc::new(Semaphore::new(options.window * units(MAX_CHUNK as usize)));
         std::thread::Builder::new().name("penstock-read".to_owned()).spawn(move || {
             let mut cutter = Cutter { source, options, runtime, memory, sender };
-            // An error here is only that nobody listens any more.
+            // Fails only if the encoder was dropped.
             let _ = cutter.run();
         })?;
         Ok(Self { pending, current: None, ended: false })
     }
 
-    /// The next event; `None` once the source has ended well. Safe to drop and call again.
+    /// The next event; `None` after the end of a source without errors. Its future may be dropped and called again.
     ///
     /// # Errors
-    /// The source's, once; the stream is worthless then.
+    /// The source's error, once; the stream is incomplete then.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(current) = &mut self.current {
@@ -165,14 +166,14 @@ impl Encoder {
     }
 }
 
-/// The consumer is gone.
+/// The encoder was dropped.
 struct Gone;
 
 struct Cutter {
     source: Box<dyn Source>,
     options: Options,
     runtime: tokio::runtime::Handle,
-    /// [`UNIT`]s for what is between here and the consumer.
+    /// Counts in [`UNIT`]s the memory between the cutter and the consumer.
     memory: Arc<Semaphore>,
     sender: mpsc::Sender<Pending>,
 }
@@ -201,7 +202,7 @@ impl Cutter {
         self.options.blocks.blocking_get(&self.runtime)
     }
 
-    /// Reads until the block is full, has marks enough, or the source has ended.
+    /// Reads until the block is full or has [`MAX_MARKS`] marks, or the source has ended.
     fn fill(&mut self, block: &mut Buffer, marks: &mut Vec<(usize, Mark)>) -> Result<More, source::Error> {
         while block.room() > 0 && marks.len() < MAX_MARKS {
             let count = self.source.read(block.spare(READ))?;
@@ -228,7 +229,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// Hands over every chunk whose end is certain; returns how many bytes they were.
+    /// Cuts off every chunk whose end is certain; returns how many bytes they have.
     fn cut(&self, block: &Bytes, marks: impl Iterator<Item = (usize, Mark)>, more: More) -> Result<usize, Gone> {
         let (mut used, mut batch) = (0, Vec::with_capacity(BATCH));
         for (at, mark) in marks {
@@ -262,7 +263,8 @@ impl Cutter {
         Ok(used)
     }
 
-    /// Memory for what a chunk may become. To wait for it with a batch in hand could be for ever: the batch has some.
+    /// Reserves memory for a chunk's stored form. Sends the batch before waiting: its own memory may be what is
+    /// missing.
     fn memory(&self, plain_len: usize, batch: &mut Vec<Plain>) -> Result<OwnedSemaphorePermit, Gone> {
         let units = u32::try_from(units(plain_len)).expect("a chunk is at most 4 MiB");
         if let Ok(memory) = Arc::clone(&self.memory).try_acquire_many_owned(units) {
@@ -273,7 +275,7 @@ impl Cutter {
         Ok(memory.expect("the semaphore is never closed"))
     }
 
-    /// Has a batch encoded, and promises it to the consumer.
+    /// Sends a batch to the pool, and its future results to the consumer.
     fn encode(&self, batch: &mut Vec<Plain>) -> Result<(), Gone> {
         if batch.is_empty() {
             return Ok(());
@@ -288,7 +290,7 @@ impl Cutter {
         self.options.pool.spawn(move || {
             let ids = codec::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
-                // An error here is only that nobody waits any more.
+                // Fails only if nobody waits for the chunk any more.
                 let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
             }
         });
@@ -300,12 +302,12 @@ impl Cutter {
     }
 }
 
-/// Memory for what a chunk of that length may become.
+/// The [`UNIT`]s of memory for the stored form of a chunk of that length.
 fn units(plain_len: usize) -> usize {
     (max_stored(u32::try_from(plain_len).unwrap_or(MAX_CHUNK)) as usize).div_ceil(UNIT)
 }
 
-/// A chunk as it was read, with memory for what it may become.
+/// A chunk as read, with memory for its stored form.
 struct Plain {
     plain: Bytes,
     memory: OwnedSemaphorePermit,
@@ -327,7 +329,7 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, stream};
 
-    /// Pieces of so many bytes, all of them one number; behind each, its mark.
+    /// Pieces of this length, each filled with one number and followed by its mark.
     struct Pieces(std::vec::IntoIter<(usize, Mark)>, u8, Vec<Mark>, usize);
 
     impl Source for Pieces {
@@ -348,7 +350,7 @@ mod tests {
         }
     }
 
-    /// With memory for one chunk of the largest: several batches wait for each other's, and for a queue full of what was taken over.
+    /// Memory for one chunk of the largest size: batches wait for each other's memory, and for a queue full of reused chunks.
     #[tokio::test(flavor = "multi_thread")]
     async fn little_memory_and_a_full_queue_only_slow_it_down() {
         let taken = 0..3 * u32::try_from(QUEUE).unwrap();
@@ -391,7 +393,7 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("it goes on");
+        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("the encoder finishes");
         assert_eq!(seen, expected);
     }
 }

@@ -1,16 +1,16 @@
-//! POSIX ACLs: the kernel's binary form, as in `system.posix_acl_*`, and the text form that a PAX record holds.
+//! POSIX ACLs: the kernel's binary form, as in `system.posix_acl_*`, and the text form of a PAX record.
 //!
 //! Text is `user::rw-,user:1000:r--,group::r--,mask::r--,other::---` with numeric ids, which GNU tar, star and
-//! libarchive read. The parser takes what those write (line feeds or commas, short tags, a comment, star's fourth
-//! field) but no user or group names: ids are what a backup of a node means.
+//! libarchive read. The parser accepts what those write (line feeds or commas, short tags, a comment, star's fourth
+//! field) but no user or group names: a node's backup stores ids.
 
 /// `POSIX_ACL_XATTR_VERSION` of `linux/posix_acl_xattr.h`.
 const VERSION: u32 = 2;
 
-/// An entry that has no id of its own, `ACL_UNDEFINED_ID`.
+/// The id of an entry that has none, `ACL_UNDEFINED_ID`.
 const NO_ID: u32 = u32::MAX;
 
-/// A tag's number in the binary form, its name in text, whether an id goes with it.
+/// A tag's number in the binary form, its name in text, and whether it has an id.
 const TAGS: [(u16, &str, bool); 6] = [
     (0x01, "user", false),
     (0x02, "user", true),
@@ -20,7 +20,7 @@ const TAGS: [(u16, &str, bool); 6] = [
     (0x20, "other", false),
 ];
 
-/// The text of a binary ACL; `None` for one that is not of the version above, or malformed.
+/// The text of a binary ACL; `None` for one of another version, or malformed.
 #[must_use]
 pub fn to_text(binary: &[u8]) -> Option<String> {
     let (version, entries) = binary.split_first_chunk::<4>()?;
@@ -50,7 +50,7 @@ pub fn to_text(binary: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// The ACL that says no more than a mode's permission bits.
+/// The ACL that grants the same as a mode's permission bits.
 #[must_use]
 pub fn of_mode(mode: u32) -> String {
     format!("user::{},group::{},other::{}", letters(mode >> 6), letters(mode >> 3), letters(mode))
@@ -64,17 +64,18 @@ fn letters(bits: u32) -> String {
 /// The binary form of an ACL's text.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// Describes what is wrong with the text.
 pub fn to_binary(text: &[u8]) -> Result<Vec<u8>, String> {
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
     let mut entries = Vec::new();
     for line in text.split([',', '\n']) {
         let line = line.split('#').next().unwrap_or_default().trim();
         if !line.is_empty() {
-            entries.push(entry(line).ok_or_else(|| format!("its entry {line:?} is not understood"))?);
+            entries
+                .push(entry(line).ok_or_else(|| format!("its entry {line:?} is not an ACL entry with numeric ids"))?);
         }
     }
-    // The kernel wants them in the order of their tags.
+    // The kernel requires the order of the tags.
     entries.sort_unstable();
     let mut binary = VERSION.to_le_bytes().to_vec();
     for (tag, id, permissions) in entries {
@@ -88,7 +89,7 @@ pub fn to_binary(text: &[u8]) -> Result<Vec<u8>, String> {
 fn entry(line: &str) -> Option<(u16, u32, u16)> {
     let mut fields = line.split(':');
     let (tag, id, permissions) = (fields.next()?, fields.next()?, fields.next()?);
-    // Where the second field is a name, star and libarchive add the number as a fourth.
+    // If the second field is a name, star and libarchive add the number as a fourth.
     let id = fields.next().filter(|_| id.parse::<u32>().is_err()).unwrap_or(id);
     if fields.next().is_some() {
         return None;

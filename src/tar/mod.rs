@@ -1,14 +1,14 @@
-//! POSIX pax archives: the one codec for what a backup of a tree stores and what a restore reads.
+//! POSIX pax archives: the codec for stored trees, used by backups and restores.
 //!
-//! A member is a ustar block ([`ustar`]), before it a PAX extended header for what ustar has no room for ([`pax`]), and
-//! behind it the data, which starts with a map if the file is sparse ([`sparse`]). Two blocks of zeros end an archive.
-//! Names are raw bytes, as GNU tar writes them.
+//! A member is a ustar block ([`ustar`]), preceded by a PAX extended header for attributes that do not fit ustar
+//! ([`pax`]), and followed by the data, which starts with a map if the file is sparse ([`sparse`]). Two blocks of zeros
+//! end an archive. Names are raw bytes, as GNU tar writes them.
 //!
 //! # What it promises
-//! What [`Member::encode`] writes, [`Reader`] reads back equal. Nothing in a member's bytes depends on anything but the
-//! member, so an unchanged file has unchanged bytes; those bytes are the same in every release, because backups
-//! deduplicate against what older releases wrote. The reader trusts nothing and says where a member is wrong; whether
-//! a member's path is safe to write to is the caller's to check.
+//! [`Reader`] reads back exactly what [`Member::encode`] writes. A member's bytes depend only on the member, so an
+//! unchanged file has unchanged bytes. They are the same in every release, because backups deduplicate against those of
+//! older releases. The reader trusts nothing and reports where a member is wrong; the caller must check whether a
+//! member's path is safe to write to.
 
 pub mod acl;
 mod pax;
@@ -37,10 +37,10 @@ use crate::format::index::{FileKind, FileTime};
 /// The length of everything in an archive is a multiple of this.
 pub const BLOCK: usize = 512;
 
-/// What an archive ends with.
+/// The end of an archive.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// The reader refuses a longer PAX header before it holds it: two paths of 64 KiB and 768 KiB of attributes fit.
+/// The reader refuses a longer PAX header before it reads it: two paths of 64 KiB and 768 KiB of attributes fit.
 const MAX_PAX: usize = 1 << 20;
 
 /// One member of an archive, without its data. By default a regular file of root's, of mode 0 and time 0, without data.
@@ -57,14 +57,14 @@ pub struct Member {
     pub mtime: FileTime,
     /// Apparent size of a regular file, holes included; 0 for any other kind.
     pub size: u64,
-    /// Where a regular file with holes has its data, in order. `None`: everywhere.
+    /// The data segments of a regular file with holes, in order. `None`: the file has no holes.
     pub map: Option<Arc<[Segment]>>,
     /// Major and minor number of a device.
     pub rdev: (u32, u32),
     pub attributes: Attributes,
 }
 
-/// The kind of an inode's first name in an archive; `None` for what cannot be stored.
+/// The kind of an inode's first name in an archive; `None` for a type that cannot be stored.
 #[must_use]
 pub const fn kind_of(file_type: FileType) -> Option<FileKind> {
     match file_type {
@@ -125,7 +125,7 @@ impl Member {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reading the archive at byte {offset}: {error}")]
+    #[error("could not read the archive at byte {offset}: {error}")]
     Read {
         offset: u64,
         #[source]
@@ -140,13 +140,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// A member that the reader, or the one who was to write it somewhere, does not accept.
+    /// A member that the reader or its caller does not accept.
     pub fn refused(path: &[u8], reason: impl Into<String>) -> Self {
         Self::Refused { path: shown(path), reason: reason.into() }
     }
 }
 
-/// A path in lossy UTF-8. Messages print it with `{:?}`, which escapes what could play tricks on a terminal or in a log.
+/// A path in lossy UTF-8. Print it with `{:?}`, which escapes control characters that could corrupt a terminal or a log.
 pub(crate) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }

@@ -1,5 +1,5 @@
-//! PAX extended headers, in both directions: records of `length key=value\n`, where a value may hold any bytes. An
-//! attribute of a member that ustar has no field for is one line in [`encode`] and one in [`Pax::set`].
+//! Encodes and decodes PAX extended headers: records of `length key=value\n`, where a value may have any bytes. An
+//! attribute that has no ustar field is one line in [`encode`] and one in [`Pax::set`].
 
 use std::ffi::CString;
 
@@ -8,8 +8,8 @@ use super::xattr::Attributes;
 use super::{Member, shown};
 use crate::format::index::FileTime;
 
-/// The records that a member needs; none where ustar's fields hold all of it. For files with a time that is not a whole
-/// second, which is nearly all, there is one. `path` is as in the archive, `content` the bytes behind the headers.
+/// The records that a member needs; none if all of it fits ustar's fields. Nearly every file needs one, because its
+/// time is not a whole second. `path` is as in the archive, `content` the number of bytes behind the headers.
 pub(super) fn encode(member: &Member, path: &[u8], content: u64) -> Vec<u8> {
     let mut out = Vec::new();
     if member.map.is_some() {
@@ -63,7 +63,7 @@ fn put(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-/// A time as PAX writes it: exact, and before 1970 the whole number is negative.
+/// A time as PAX writes it: exact; before 1970 the whole number is negative.
 fn decimal(time: FileTime) -> String {
     let (sign, seconds, nanoseconds) = match (time.seconds < 0, time.nanoseconds) {
         (false, nanoseconds) => ("", time.seconds.unsigned_abs(), nanoseconds),
@@ -90,7 +90,7 @@ fn xattr_key(name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What a header says, as far as a member has it.
+/// The fields of a header that a member has too.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -132,11 +132,12 @@ impl Pax {
             b"SCHILY.acl.access" => self.attributes.access_acl = Some(value.to_vec()),
             b"SCHILY.acl.default" => self.attributes.default_acl = Some(value.to_vec()),
             _ if key.starts_with(b"GNU.sparse.") => {
-                return Err("is of an older sparse format; expected version 1.0".to_owned());
+                return Err("is of another sparse format; expected version 1.0".to_owned());
             }
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    let name = CString::new(unescape(name)).map_err(|_| "holds a NUL; expected none".to_owned())?;
+                    let name =
+                        CString::new(unescape(name)).map_err(|_| "holds a NUL byte; expected none".to_owned())?;
                     self.attributes.xattrs.push((name, value.to_vec()));
                 }
             }
@@ -149,15 +150,18 @@ impl Pax {
         match (self.sparse_major, self.sparse_minor, self.sparse_name.take(), self.sparse_size) {
             (None, None, None, None) => Ok(None),
             (Some(1), Some(0), Some(name), Some(size)) => Ok(Some((name, size))),
-            _ => Err("it is incompletely sparse; expected GNU.sparse.major=1, minor=0, name and realsize".to_owned()),
+            _ => {
+                Err("its sparse records are incomplete; expected GNU.sparse.major=1, minor=0, name and realsize"
+                    .to_owned())
+            }
         }
     }
 }
 
-/// A key, its value, and what follows.
+/// A key, its value, and the bytes after the record.
 type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
-/// The first record, and what follows it.
+/// Splits off the first record.
 fn record(bytes: &[u8]) -> Result<Record<'_>, String> {
     let malformed = || "its PAX header is malformed; expected `length key=value` and a line feed".to_owned();
     let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or_else(malformed)?;
@@ -178,7 +182,7 @@ fn name(value: &[u8]) -> Result<Vec<u8>, String> {
     if value.is_empty() { Err("is empty; expected a path".to_owned()) } else { Ok(value.to_vec()) }
 }
 
-/// Decimal digits only: no sign, no space. At most what a file can have.
+/// Decimal digits only: no sign, no space. At most the largest size of a file.
 pub(super) fn number(value: &[u8]) -> Result<u64, String> {
     natural(value)
         .filter(|number| i64::try_from(*number).is_ok())
@@ -190,10 +194,10 @@ fn natural(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// All ones mean "leave it" to the kernel.
+/// The kernel reads all ones as "no change".
 fn id(value: &[u8]) -> Result<u32, String> {
     let id = u32::try_from(number(value)?).ok().filter(|id| *id != u32::MAX);
-    id.ok_or_else(|| "is no user or group; expected a number below 2^32-1".to_owned())
+    id.ok_or_else(|| "is not a user or group id; expected a number below 2^32-1".to_owned())
 }
 
 fn time(value: &[u8]) -> Result<FileTime, String> {
@@ -201,7 +205,7 @@ fn time(value: &[u8]) -> Result<FileTime, String> {
         .ok_or_else(|| format!("is {:?}; expected a decimal number of seconds", shown(&value[..value.len().min(40)])))
 }
 
-/// The reverse of [`decimal`]; digits behind the ninth of a fraction are dropped.
+/// The reverse of [`decimal`]; drops digits behind the ninth of a fraction.
 fn parse_time(value: &[u8]) -> Option<FileTime> {
     let (negative, digits) = value.strip_prefix(b"-").map_or((false, value), |digits| (true, digits));
     let mut parts = digits.splitn(2, |byte| *byte == b'.');

@@ -1,8 +1,8 @@
 //! Reads the tar that Penstock, and GNU tar with `--format=posix`, write: ustar blocks and PAX headers.
 //!
-//! A strict reader of a small language rather than a lenient one of every dialect: what it does not know it refuses,
-//! because a reader that guesses where a member ends restores something else than was stored. Every length is checked
-//! before it is believed; memory is at most one PAX header of 1 MiB and one sparse map of 16 MiB.
+//! A strict reader of a small language rather than a lenient one of every dialect: it refuses anything it does not
+//! know, because a reader that guesses where a member ends restores wrong data. It checks every length before it uses
+//! it; memory is at most one PAX header of 1 MiB and one sparse map of 16 MiB.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::ustar::{self, PAX, Ustar};
 use super::{BLOCK, Error, MAX_PAX, Member, shown};
 use crate::format::index::{FileKind, FileTime};
 
-/// An archive that is read, one member at a time.
+/// Reads an archive, one member at a time.
 pub struct Reader<R> {
     input: R,
     offset: u64,
-    /// Bytes of the current member's data not yet read, and the padding after it.
+    /// Unread bytes of the current member's data, and the padding after it.
     left: u64,
     padding: u64,
-    /// What is being read, for a message.
+    /// The part being read, for a message.
     what: String,
-    /// Where the next byte of data belongs in the file, and how many follow it there.
+    /// The file offset of the next byte of data, and how many bytes follow it there.
     segment: Segment,
-    /// A sparse file's segments, and how many of them were started.
+    /// A sparse file's segments, and how many were started.
     map: Option<Arc<[Segment]>>,
     started: usize,
 }
@@ -35,11 +35,11 @@ impl<R: Read> Reader<R> {
         Self { input, offset: 0, left: 0, padding: 0, what, segment, map: None, started: 0 }
     }
 
-    /// The next member, `None` after the end of the archive, behind which there are only zeros. What is left of the
-    /// current member's data is passed over.
+    /// The next member; `None` after the end of the archive, which only zeros may follow. Skips the rest of the current
+    /// member's data.
     ///
     /// # Errors
-    /// At the first thing that is malformed or missing, and when the input cannot be read.
+    /// When the archive is malformed or incomplete, or the input cannot be read.
     pub fn next_member(&mut self) -> Result<Option<Member>, Error> {
         self.skip()?;
         let at = self.offset;
@@ -62,10 +62,10 @@ impl<R: Read> Reader<R> {
         self.exact(&mut records)?;
         let pax = Pax::parse(&records).map_err(malformed)?;
         self.skip()?;
-        let block = self.block()?.ok_or_else(|| malformed("it is for no member; expected one behind it".to_owned()))?;
+        let block = self.block()?.ok_or_else(|| malformed("no member follows it; expected one".to_owned()))?;
         let header = Ustar::parse(&block).map_err(malformed)?;
         if header.flag == PAX {
-            return Err(malformed("there are two for one member; expected one".to_owned()));
+            return Err(malformed("another PAX header precedes the same member; expected one".to_owned()));
         }
         self.member(header, pax).map(Some)
     }
@@ -116,8 +116,8 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// The next bytes of the member's data, put at the start of `buffer`, which is not empty: how many, and where in the
-    /// file they belong. `None` is the data's end.
+    /// Reads the next bytes of the member's data into the start of `buffer`, which is not empty; returns their file
+    /// offset and number. `None` at the data's end.
     ///
     /// # Errors
     /// When the input ends early or cannot be read.
@@ -134,7 +134,7 @@ impl<R: Read> Reader<R> {
         Ok(Some((offset, length)))
     }
 
-    /// The next bytes that the archive has for what is read; 0 is their end.
+    /// The next stored bytes of the current part; 0 at its end.
     fn stored(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         if wanted == 0 {
@@ -158,7 +158,7 @@ impl<R: Read> Reader<R> {
         (self.segment, self.map, self.started) = (Segment::default(), None, 0);
     }
 
-    /// Reads what is left of the current member.
+    /// Reads the rest of the current member.
     fn skip(&mut self) -> Result<(), Error> {
         let mut buffer = [0; 4096];
         while self.stored(&mut buffer)? > 0 {}
@@ -179,7 +179,7 @@ impl<R: Read> Reader<R> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.stored(&mut buffer[filled..])? {
-                // The caller asked for more than the member has.
+                // The caller asked for more bytes than the member has.
                 0 => return Err(self.truncated((buffer.len() - filled) as u64)),
                 length => filled += length,
             }
@@ -200,7 +200,7 @@ impl<R: Read> Reader<R> {
                 return Ok(());
             }
             if rest[..length].iter().any(|byte| *byte != 0) {
-                let reason = "there is something behind the end of the archive; expected zeros".to_owned();
+                let reason = "data follows the end of the archive; expected zeros".to_owned();
                 return Err(Error::Header { offset: at, reason });
             }
         }

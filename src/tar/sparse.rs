@@ -1,8 +1,8 @@
 //! The map of a sparse file (GNU sparse format, PAX version 1.0).
 //!
-//! The map is text, `count\n` and `offset\nlength\n` for each segment, padded to a whole block, and is the first part of
-//! the member's data. Segments start on block boundaries, as GNU tar needs, and one of length 0 at the end says that
-//! the file ends in a hole.
+//! The map is text, `count\n` and `offset\nlength\n` for each segment, padded to a whole block, and comes first in the
+//! member's data. Segments start on block boundaries, as GNU tar needs; a last one of length 0 means that the file ends
+//! in a hole.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -10,7 +10,7 @@ use std::io::Read;
 use super::pax::number;
 use super::{BLOCK, Error, Reader};
 
-/// Sixteen times what Penstock writes; 16 MiB of memory.
+/// Sixteen times the most that Penstock writes; 16 MiB of memory.
 const MAX_SEGMENTS: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,11 +19,11 @@ pub struct Segment {
     pub length: u64,
 }
 
-/// The map as the archive holds it, padding included.
+/// The map as stored, including padding.
 pub(super) fn encode(segments: &[Segment]) -> Vec<u8> {
     let mut map = format!("{}\n", segments.len());
     for Segment { offset, length } in segments {
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = write!(map, "{offset}\n{length}\n");
     }
     let mut map = map.into_bytes();
@@ -31,7 +31,7 @@ pub(super) fn encode(segments: &[Segment]) -> Vec<u8> {
     map
 }
 
-/// Reads the map of the member at hand, block by block.
+/// Reads the map of the current member, block by block.
 pub(super) struct Map<'a, R> {
     reader: &'a mut Reader<R>,
     path: &'a [u8],

@@ -1,4 +1,4 @@
-//! Archives as an attacker, or another program, writes them.
+//! Archives as an attacker or another program writes them.
 
 use super::BLOCK;
 
@@ -18,7 +18,7 @@ pub(crate) struct Raw {
     pub(crate) kind: u8,
     pub(crate) path: Vec<u8>,
     pub(crate) link: Vec<u8>,
-    /// As it stands in the field.
+    /// The raw field.
     pub(crate) size: Option<Vec<u8>>,
     pub(crate) data: Vec<u8>,
 }

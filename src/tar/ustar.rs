@@ -1,13 +1,13 @@
-//! The ustar block that every member has, in both directions.
+//! Encodes and decodes the ustar block that every member has.
 //!
-//! What does not fit its field is 0 there, or cut, and stands in a PAX record before the block ([`super::pax`]).
+//! A value that does not fit its field is 0 there, or cut, and whole in a PAX record before the block ([`super::pax`]).
 
 use std::borrow::Cow;
 
 use super::{BLOCK, shown};
 use crate::format::index::FileKind;
 
-/// The type of a PAX extended header, which is for the member behind it (POSIX.1-2001, `pax`).
+/// The type of a PAX extended header for the next member (POSIX.1-2001, `pax`).
 pub(super) const PAX: u8 = b'x';
 
 /// The types of members, from `0` on.
@@ -29,7 +29,7 @@ pub(super) fn kind(flag: u8) -> Option<FileKind> {
     KINDS.get(usize::from(flag.checked_sub(b'0')?)).copied()
 }
 
-/// The owner in the block of a member whose owner only PAX can hold: not root, for readers that ignore PAX.
+/// The owner in the block if only a PAX record can hold the real one: not root, for readers that ignore PAX.
 const NOBODY: u32 = 65534;
 
 #[derive(Default)]
@@ -105,13 +105,13 @@ pub(super) const fn fits(value: u64, octal_digits: usize) -> bool {
     value < 1 << (3 * octal_digits)
 }
 
-/// Whether a device number fits its fields: Linux's all do, today.
+/// Whether a device number fits its fields; all of Linux's do today.
 #[must_use]
 pub const fn device_fits(rdev: (u32, u32)) -> bool {
     fits(rdev.0 as u64, 7) && fits(rdev.1 as u64, 7)
 }
 
-/// Fills a field with octal digits and a NUL; with 0 when the value is too large for it.
+/// Fills a field with octal digits and a NUL; with 0 if the value is too large.
 fn put_octal(field: &mut [u8], value: u64) {
     let digits = field.len() - 1;
     let mut left = if fits(value, digits) { value } else { 0 };
@@ -127,8 +127,8 @@ fn string(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Octal digits, ended by NUL or space, or none at all for 0. No sign, and no base 256: numbers too large for the
-/// field stand in PAX records.
+/// Octal digits, ended by NUL or space, or no digits for 0. No sign, and no base 256: PAX records have the numbers that
+/// are too large for the field.
 fn octal(field: &[u8]) -> Result<u64, String> {
     let end = field.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |last| last + 1);
     field[..end].iter().try_fold(0_u64, |value, byte| match byte {

@@ -1,7 +1,7 @@
-//! Extended attributes and ACLs of one inode.
+//! Reads the extended attributes and ACLs of one inode.
 //!
-//! Two calls for an inode without any; one more for each attribute. The buffers are as long as Linux lets a list and a
-//! value be, so nothing is asked twice and nothing can be too long for them.
+//! Two calls for an inode without any; one more for each attribute. The buffers are as long as Linux allows a list and
+//! a value to be, so no call is repeated with a larger one.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -17,18 +17,18 @@ pub const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
 const LONGEST: usize = 64 << 10;
 
-/// Attributes of one member, together; more would not fit the PAX header that an extractor is willing to hold.
+/// The most bytes of attributes of one member; more would not fit the PAX header that an extractor accepts.
 const MOST: usize = 768 << 10;
 
-/// Where the attributes are.
+/// The inode whose attributes are read.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
     Open(BorrowedFd<'a>),
-    /// What cannot be opened without side effects, by its directory and name; not followed.
+    /// A file that cannot be opened without side effects, by its directory and name; not followed.
     Name(BorrowedFd<'a>, &'a CStr),
 }
 
-/// A path to `name`, for calls that take no directory, short however deep that lies: its last component is the name's.
+/// A short path to `name`, however deep its directory is, for calls that take no directory descriptor.
 #[must_use]
 pub fn path_below(directory: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
     [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
@@ -44,7 +44,7 @@ pub struct Attributes {
     pub default_acl: Option<Vec<u8>>,
 }
 
-/// Reads attributes, into buffers that it keeps.
+/// Reads attributes, and keeps its buffers.
 #[derive(Debug)]
 pub struct Reader {
     names: Vec<u8>,
@@ -58,7 +58,7 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// All attributes that can be read, and what could not.
+    /// All attributes that can be read, and a warning for the others.
     pub fn read(&mut self, target: Target<'_>) -> (Attributes, Option<String>) {
         let path = match target {
             Target::Open(_) => Vec::new(),
@@ -72,7 +72,7 @@ impl Reader {
         let length = match listed {
             Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return (attributes, None),
             Ok(length) => length,
-            Err(error) => return (attributes, Some(format!("its extended attributes cannot be listed: {error}"))),
+            Err(error) => return (attributes, Some(format!("could not list its extended attributes: {error}"))),
         };
         let mut names: Vec<&CStr> = self.names[..length]
             .split_inclusive(|byte| *byte == 0)
@@ -88,11 +88,11 @@ impl Reader {
             };
             let value = match value {
                 Ok(length) => &self.value[..length],
-                // It was removed after it was listed.
+                // The attribute was removed after it was listed.
                 Err(Errno::NODATA) => continue,
                 Err(error) => {
                     complaint =
-                        Some(format!("its extended attribute {} cannot be read: {error}", name.to_string_lossy()));
+                        Some(format!("could not read its extended attribute {}: {error}", name.to_string_lossy()));
                     continue;
                 }
             };
@@ -119,7 +119,7 @@ impl Attributes {
             self.xattrs.push((name.to_owned(), value.to_vec()));
             return Ok(());
         };
-        let text = acl::to_text(value).ok_or_else(|| format!("its {} is not understood", name.to_string_lossy()))?;
+        let text = acl::to_text(value).ok_or_else(|| format!("its {} is malformed", name.to_string_lossy()))?;
         *slot = Some(text.into_bytes());
         Ok(())
     }

@@ -235,7 +235,7 @@ fn an_included_hard_link_needs_no_first_name_and_goes_with_one_that_is_left_out(
             assert!(error.is_null(), "{names} {restored:#}");
         } else {
             let message = error["message"].as_str().unwrap();
-            let named = format!("{first:?} is left out: a directory is in the way");
+            let named = format!("{first:?} is left out: found a directory at its path");
             assert!(error["class"] == "conflict" && message.contains(&named), "{names} {restored:#}");
             assert!(error["remedy"].as_str().unwrap().contains("move away"), "{names} {restored:#}");
         }

@@ -239,7 +239,7 @@ fn a_process_that_a_command_leaves_behind_does_not_hold_the_run() {
     assert_eq!(code, 1, "{said}");
     let manifest = site.penstock.good(&["show", "adhoc@latest"]);
     let warning = manifest["warnings"]["list"][0]["message"].as_str().unwrap();
-    assert!(warning.contains("(sleep)") && said.contains("still holds its standard output"), "{warning}; {said}");
+    assert!(warning.contains("(sleep)") && said.contains("still had its standard output"), "{warning}; {said}");
     let (code, said) = site.shell("\"$@\"", &["--", "sh", "-c", "echo data; sleep 1000 & exit 3"]);
     assert!(code == 74 && said.contains("status 3"), "{code}: {said}");
     assert!(started.elapsed() < Duration::from_mins(1), "{:?}", started.elapsed());

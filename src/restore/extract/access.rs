@@ -1,10 +1,10 @@
-//! How far a restored file opens: decisions, without I/O.
+//! Decides who may access a restored file. Does no I/O.
 //!
-//! Restored access is what was saved, and no more. A mode's group bits are the ACL's mask where the backup has an ACL, so
-//! without the ACL they would give the owning group what only named users had. A group that cannot be restored leaves the
-//! file to another group, which gets no more than everybody has; set-user-ID and set-group-ID are for the saved owners only.
+//! Restored access is never wider than saved. If the backup has an ACL, the mode's group bits are the ACL's mask: without
+//! the ACL they would give the owning group what only named users had. If the group cannot be restored, the file's other
+//! group gets no more access than everybody; set-user-ID and set-group-ID are set only with the saved owners.
 
-/// Which of its saved owners a file has now.
+/// Which of its saved owners a file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owned {
     pub(super) user: bool,
@@ -17,11 +17,11 @@ impl Owned {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The mode that is safe as long as there is no ACL.
+    /// The mode that is safe without the ACL.
     pub(super) mode: u32,
-    /// The access ACL, and the mode that it leaves.
+    /// The access ACL, and the mode after setting it.
     pub(super) acl: Option<(Vec<u8>, u32)>,
-    /// What is less than was saved, and why.
+    /// Why access is narrower than saved.
     pub(super) cut: Vec<&'static str>,
 }
 
@@ -39,13 +39,13 @@ fn permissions(acl: &[u8], tag: u16) -> Option<u32> {
 fn set_permissions(acl: &mut [u8], tag: u16, value: u32) {
     for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
         if entry[..2] == tag.to_le_bytes() {
-            // Three bits.
+            // At most three bits.
             entry[2] = value.to_le_bytes()[0];
         }
     }
 }
 
-/// What a member of this mode may have; `acl` is its access ACL, or why that was not understood.
+/// The access for a member of this mode; `acl` is its access ACL, or why that is malformed.
 pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owned) -> Plan {
     let mut cut = Vec::new();
     let mut special = mode & 0o7000;
@@ -56,7 +56,7 @@ pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owne
         special &= !0o2000;
     }
     if special != mode & 0o7000 {
-        cut.push("its set-user-ID or set-group-ID bit is left off: it has another owner");
+        cut.push("its set-user-ID or set-group-ID bit was removed: its owner or group could not be restored");
     }
     let (others, bits) = (mode & 7, (mode >> 3) & 7);
     let mut group = match acl {
@@ -67,7 +67,7 @@ pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owne
     let mut acl = acl.and_then(|acl| acl.as_ref().ok()).cloned();
     if !owned.group {
         if group & !others != 0 {
-            cut.push("its group may do no more than others: it has another group");
+            cut.push("its group's access is limited to that of others: its group could not be restored");
         }
         group &= others;
         if let Some(acl) = &mut acl {
@@ -95,7 +95,8 @@ mod tests {
         let user = Owned { user: false, group: true };
         let acl = "user::rwx,user:7:rw-,group::r--,mask::rw-,other::---";
         let open = "user::rwx,user:7:rw-,group::rwx,mask::rw-,other::r--";
-        // Mode, ACL, owners, the mode without the ACL, the ACL that is set and the mode it leaves, cuts.
+        // Mode, ACL, owners, the mode without the ACL, the ACL to set and the mode after it, reasons for narrower
+        // access.
         for (mode, text, owned, plain, set, cuts) in [
             (0o640, None, Owned::BOTH, 0o640, None, 0),
             (0o6755, None, Owned::BOTH, 0o6755, None, 0),
@@ -116,7 +117,7 @@ mod tests {
             let set = set.map(|(text, mode)| (text.to_owned(), mode));
             assert_eq!((plan.mode, acl, plan.cut.len()), (plain, set, cuts), "{mode:o} {text:?} {owned:?}");
         }
-        // Malformed: nobody is let in, and the kernel refuses the ACL.
+        // Malformed: nobody gets access, and the kernel refuses the ACL.
         assert_eq!(plan(0o770, Some(&Ok(vec![2, 0, 0])), Owned::BOTH).mode, 0o700);
     }
 }

@@ -1,9 +1,9 @@
-//! Everything of a member but its data: owner, mode, ACLs, extended attributes, time.
+//! Sets everything of a member but its data: owner, mode, ACLs, extended attributes, time.
 //!
-//! The owner comes first, because changing it takes set-user-ID and capabilities away; then the attributes; then ACLs
-//! that the target's default ACL gave are removed, before the mode could put them in force; then the mode, never wider
-//! than what is saved; then the saved ACLs; then the time. Up to the mode nobody but the owner can open it. What cannot be
-//! set is counted, and so is what a file system takes without a word and does not keep.
+//! The owner comes first, because changing it removes set-user-ID and capabilities; then the attributes; then ACLs
+//! inherited from the target are removed, before the mode could activate them; then the mode, never wider than saved; then
+//! the saved ACLs; then the time. Until the mode is set, only the owner can open the file. Attributes that cannot be set
+//! are counted, and so are those that a file system accepts but does not store.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -24,20 +24,20 @@ use crate::restore::refusal::ends;
 use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL, path_below};
 use crate::tar::{Member, acl};
 
-/// The coarsest clock of a file system that is worth no warning: FAT's.
+/// Seconds by which a time may differ without a warning: the precision of FAT.
 const CLOCK: u64 = 2;
 
-/// Something in the target, to be given its attributes.
+/// A file in the target whose attributes are set.
 pub(super) enum Place<'a> {
     Open(&'a File),
-    /// What cannot be opened without side effects, by its directory and name; never followed.
+    /// A file that cannot be opened without side effects, by its directory and name; never followed.
     Name(&'a OwnedFd, &'a CStr),
 }
 
-/// Gives `place` what `member` says.
+/// Sets the attributes of `member` on `place`.
 ///
 /// # Errors
-/// When the target is in such trouble that what follows would fail too.
+/// When the target fails in a way that would hit every later member.
 pub(super) fn apply(place: &Place<'_>, member: &Member, ledger: &mut Ledger) -> Result<(), Error> {
     let mut setter = Setter { place, member, ledger };
     let owned = setter.owner()?;
@@ -67,13 +67,13 @@ impl Setter<'_> {
         self.ledger.altered(&self.member.path, message);
     }
 
-    /// What came of setting `what`, counted where it failed.
+    /// Checks the result of setting `what`, and counts a failure.
     fn set(&mut self, what: &str, result: Result<(), Errno>) -> Result<Done, Error> {
         match result {
             Ok(()) => Ok(Done::Yes),
-            Err(errno) if ends(errno) => Err(failed("setting the attributes of", &self.member.path)(errno)),
+            Err(errno) if ends(errno) => Err(failed("set the attributes of", &self.member.path)(errno)),
             Err(errno) => {
-                self.say(&format!("{what} is not restored: {errno}"));
+                self.say(&format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
         }
@@ -83,10 +83,10 @@ impl Setter<'_> {
         let (uid, gid) = (self.member.uid, self.member.gid);
         let errno = match self.place.set_owner(Some(uid), Some(gid)) {
             Ok(()) => return Ok(Owned::BOTH),
-            Err(errno) if ends(errno) => return Err(failed("setting the owner of", &self.member.path)(errno)),
+            Err(errno) if ends(errno) => return Err(failed("set the owner of", &self.member.path)(errno)),
             Err(errno) => errno,
         };
-        // Each on its own: a member of the group may set that, and a user namespace may know one of the two.
+        // Separately: a member of the group may set the group, and a user namespace may map only one of the two.
         if self.place.set_owner(None, Some(gid)).is_err() {
             let _ = self.place.set_owner(Some(uid), None);
         }
@@ -95,34 +95,34 @@ impl Setter<'_> {
             Owned { user: is.is_some_and(|stat| stat.st_uid == uid), group: is.is_some_and(|stat| stat.st_gid == gid) };
         let what = match owned {
             Owned { user: true, group: true } => return Ok(owned),
-            Owned { user: false, group: false } => "its owner and group are not restored",
-            Owned { user: false, group: true } => "its owner is not restored",
-            Owned { user: true, group: false } => "its group is not restored",
+            Owned { user: false, group: false } => "its owner and group",
+            Owned { user: false, group: true } => "its owner",
+            Owned { user: true, group: false } => "its group",
         };
-        self.ledger.altered_like_many(&self.member.path, &format!("{what}: {errno}"));
+        self.ledger.altered_like_many(&self.member.path, &format!("could not restore {what}: {errno}"));
         Ok(owned)
     }
 
     fn xattr(&mut self, name: &CStr, value: &[u8]) -> Result<Done, Error> {
         let what = format!("its attribute {}", name.to_string_lossy());
         match self.place.set_xattr(name, value) {
-            // No room for it in the inode; the disk need not be full.
+            // The inode has no room for it; the disk need not be full.
             Err(errno @ Errno::NOSPC) => {
-                self.say(&format!("{what} is not restored: {errno}"));
+                self.say(&format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
             other => self.set(&what, other),
         }
     }
 
-    /// ACLs and mode. Returns the mode that it must have now, if that is known.
+    /// Sets ACLs and mode. Returns the resulting mode, if it is known.
     fn access(&mut self, owned: Owned) -> Result<Option<u32>, Error> {
         let of = |text: &Option<Vec<u8>>| text.as_deref().map(acl::to_binary);
         let attributes = &self.member.attributes;
         let (saved, default) = (of(&attributes.access_acl), of(&attributes.default_acl));
         for acl in [&saved, &default].into_iter().flatten() {
             if let Err(reason) = acl {
-                self.ledger.altered(&self.member.path, &format!("its ACL is not restored: {reason}"));
+                self.ledger.altered(&self.member.path, &format!("could not restore its ACL: {reason}"));
             }
         }
         let plan = access::plan(self.member.mode, saved.as_ref(), owned);
@@ -131,7 +131,7 @@ impl Setter<'_> {
         }
         let mut mode = plan.mode;
         if let Err(errno) = self.place.remove_acls(self.member.kind) {
-            self.say(&format!("an ACL of the target stays on it, so that its group gets nothing: {errno}"));
+            self.say(&format!("could not remove the ACL that the target gave it, so its group has no access: {errno}"));
             mode &= !0o070;
         }
         let set = self.set("its mode", self.place.set_mode(mode))?;
@@ -146,19 +146,19 @@ impl Setter<'_> {
         Ok((set == Done::Yes).then_some(mode))
     }
 
-    /// Says what was set, and is something else all the same.
+    /// Reports attributes that were set without an error but differ.
     fn check(&mut self, owned: Owned, mode: Option<u32>, timed: Done) {
         let Ok(stat) = self.place.stat() else { return };
-        let keeps = "the file system keeps another";
+        let keeps = "the file system stored another value";
         if owned == Owned::BOTH && (stat.st_uid, stat.st_gid) != (self.member.uid, self.member.gid) {
-            let message = format!("its owner and group are not restored: {keeps}");
+            let message = format!("could not restore its owner and group: {keeps}");
             self.ledger.altered_like_many(&self.member.path, &message);
         }
         if mode.is_some_and(|mode| mode != stat.st_mode & 0o7777) {
-            self.say(&format!("its mode is not restored: {keeps}"));
+            self.say(&format!("could not restore its mode: {keeps}"));
         }
         if timed == Done::Yes && seconds(&stat).abs_diff(self.member.mtime.seconds) > CLOCK {
-            self.say(&format!("its time is not restored: {keeps}"));
+            self.say(&format!("could not restore its time: {keeps}"));
         }
     }
 }
@@ -169,7 +169,7 @@ fn seconds(stat: &Stat) -> i64 {
     stat.st_mtime.into()
 }
 
-/// There is no fchmodat without following before Linux 6.6, so the node is held first.
+/// Before Linux 6.6 there is no fchmodat that does not follow links, so the node is opened first.
 pub(super) fn chmod(parent: impl AsFd, name: impl rustix::path::Arg, mode: u32) -> Result<(), Errno> {
     let node = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     chmodat(CWD, format!("/proc/self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode(mode), AtFlags::empty())
@@ -205,8 +205,7 @@ impl Place<'_> {
         }
     }
 
-    /// Removes the ACLs that it has from the target: by inheritance, or because it was there before. An error means that
-    /// one is there and stays.
+    /// Removes ACLs that were inherited from the target or existed before. Fails if an ACL stays.
     pub(super) fn remove_acls(&self, kind: FileKind) -> Result<(), Errno> {
         let names: &[&CStr] = if kind == FileKind::Directory { &[ACCESS_ACL, DEFAULT_ACL] } else { &[ACCESS_ACL] };
         for name in names {
@@ -216,7 +215,7 @@ impl Place<'_> {
             };
             match removed {
                 Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
-                // File systems that have no ACLs say so in many ways.
+                // File systems without ACLs return various errors.
                 Err(errno) if self.has_xattr(name) => return Err(errno),
                 Err(_) => {}
             }

@@ -1,4 +1,4 @@
-//! Bytes into a new file, with holes where the file system can make them and zeros where it cannot.
+//! Writes bytes into a new file, with holes if the file system supports them and zeros otherwise.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -23,7 +23,7 @@ pub(super) struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gaps {
     Holes,
-    /// The file system does not lengthen a file without data.
+    /// For a file system that cannot lengthen a file without data.
     Zeros,
 }
 
@@ -32,13 +32,13 @@ impl Output {
         Self { file, member, gaps: Gaps::Holes, position: 0 }
     }
 
-    /// Gives a file that may have gaps its whole length.
+    /// Sets the whole length of a file that may have gaps.
     pub(super) fn set_length(&mut self) -> Result<(), Failure> {
         let set = self.file.set_len(self.member.size);
         match set.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
             Ok(()) => Ok(()),
             Err(errno) if errno == Errno::FBIG || ends(errno) => {
-                Err(verdict("setting its length", &self.member.path)(errno))
+                Err(verdict("set the length of", &self.member.path)(errno))
             }
             Err(_) => {
                 self.gaps = Gaps::Zeros;
@@ -69,9 +69,9 @@ impl Output {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Failure> {
         let written = self.file.write_all_at(bytes, offset);
-        // Only a call that writes nothing has no number.
+        // Only a call that wrote nothing has no error number.
         let errno = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        written.map_err(|error| verdict("writing it", &self.member.path)(errno(error)))
+        written.map_err(|error| verdict("write", &self.member.path)(errno(error)))
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_system_cannot_hold_is_left_out() {
+    fn a_file_that_the_file_system_cannot_hold_is_left_out() {
         let Err(Failure::LeftOut(refusal)) = output(i64::MAX as u64).set_length() else {
             panic!("no file system has files of 8 EiB but one byte");
         };

@@ -1,20 +1,20 @@
-//! What this restore made, and what it left out, by the hash of the path: some bytes for each, however long the paths.
+//! The paths that this restore created or left out, by their hash: some bytes for each, however long the paths.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use crate::error::Class;
 
-/// Bytes of paths that are kept for a warning.
+/// The most bytes of paths kept for warnings.
 const MAX_PATHS: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Known {
     hasher: RandomState,
-    /// Directories in which everything was made by this restore.
+    /// Directories whose whole content was created by this restore.
     fresh: HashSet<u64>,
     left_out: HashMap<u64, Class>,
-    /// Directories that were made for what is below them, before (or without) a member of their own.
+    /// Directories created as parents, before (or without) a member of their own.
     implied: HashMap<u64, Option<Vec<u8>>>,
     paths: usize,
 }
@@ -47,7 +47,7 @@ impl Known {
         self.implied.insert(self.key(path), room.then(|| path.to_vec()));
     }
 
-    /// The directory's own member has come.
+    /// Records that the directory's own member was read.
     pub(super) fn explain(&mut self, path: &[u8]) {
         if !self.implied.is_empty()
             && let Some(Some(path)) = self.implied.remove(&self.key(path))
@@ -56,7 +56,7 @@ impl Known {
         }
     }
 
-    /// Those for which no member came; the path is missing where there were too many.
+    /// The directories without a member; the path is missing if there were too many.
     pub(super) fn unexplained(&mut self) -> Vec<Option<Vec<u8>>> {
         let mut left: Vec<_> = self.implied.drain().map(|(_, path)| path).collect();
         left.sort_unstable();

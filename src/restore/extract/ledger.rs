@@ -1,4 +1,4 @@
-//! What was not restored as it was saved: counted whole, listed within bounds.
+//! Counts and lists the differences of a restore from its backup; the list is bounded.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use crate::error::Class;
 use crate::restore::refusal::Refusal;
 
-/// Entries a list holds, without the one line for each kind at its end.
+/// The most entries in the list, not counting the last line for each kind.
 const MAX_LISTED: u64 = 1000;
 
-/// Entries of one kind of alteration; what is left out is listed up to [`MAX_LISTED`].
+/// The most entries of one kind of alteration; left-out members are listed up to [`MAX_LISTED`].
 const MAX_ALIKE: u64 = 10;
 
-/// Entries of what concerns nearly every member or none, such as owners without being root.
+/// The most entries of a kind that concerns nearly every member or none, such as owners without being root.
 const MAX_OF_MANY: u64 = 3;
 
-/// Messages that are counted apart; attribute names in them come from the archive.
+/// The most messages that are counted apart; attribute names in them come from the archive.
 const MAX_KINDS: usize = 64;
 
-/// One member that is not as it was saved, or, without a path, how many there are of a kind that is not listed whole.
+/// One member that was left out or altered, or, without a path, the number of a kind that is not listed whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     pub path: PathBuf,
@@ -59,7 +59,7 @@ impl Ledger {
         self.note(path, refusal.class, &refusal.message, MAX_LISTED);
     }
 
-    /// The member is there, but not as it was saved.
+    /// Records that the member is restored with a difference.
     pub(super) fn altered(&mut self, path: &[u8], message: &str) {
         self.alter(path, message, MAX_ALIKE);
     }
@@ -90,7 +90,7 @@ impl Ledger {
         }
     }
 
-    /// The list, and behind it one line for each kind that is not listed whole.
+    /// The list, followed by one line for each kind that is not listed whole.
     pub(super) fn into_list(mut self) -> Vec<Warning> {
         for (message, kind) in self.kinds {
             if kind.listed < kind.count {

@@ -1,4 +1,4 @@
-//! Further names of one file, and copies of it where the file system has no more names for it.
+//! Creates further names of a file, or copies it if the file system refuses more names.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -15,7 +15,7 @@ use crate::format::index::FileKind;
 use crate::restore::refusal::Refusal;
 use crate::tar::{self, Member, shown, xattr};
 
-/// Copies of one file that further names are tried on.
+/// The most copies of one file that further names are tried on.
 const MAX_COPIES: usize = 8;
 
 impl Extractor<'_> {
@@ -28,10 +28,10 @@ impl Extractor<'_> {
             None => first,
         };
         if let Some(class) = self.target.known.left_out(&first) {
-            let message = "left out: it is another name of a file that was left out".to_owned();
+            let message = "left out: it is a hard link to a file that was left out".to_owned();
             return Err(Failure::LeftOut(Refusal { class, message }));
         }
-        // The last copy first: where one name too many was refused once, it is again.
+        // The last copy first: the earlier ones have as many names as the file system allows.
         let copies = self.copies.get(&first).cloned().unwrap_or_default();
         let mut why = Errno::MLINK;
         for there in copies.iter().rev().chain([&first]) {
@@ -44,7 +44,7 @@ impl Extractor<'_> {
             }
         }
         self.copy(&first, member)?;
-        self.ledger.altered(&member.path, &format!("it is a copy and no hard link: {why}"));
+        self.ledger.altered(&member.path, &format!("restored as a copy instead of a hard link: {why}"));
         let copies = self.copies.entry(first).or_default();
         if copies.len() == MAX_COPIES {
             copies.remove(0);
@@ -53,8 +53,8 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Owner, mode and time are in the link's own header; the rest is read from the first name. What that could not be
-    /// given is in the ledger already.
+    /// Owner, mode and time are in the link's own header; the rest is read from the first name. The ledger has the
+    /// first name's differences already.
     pub(super) fn copy(&mut self, first: &[u8], member: &Member) -> Result<(), Failure> {
         let stat = self.target.stat_first(first, &member.path)?;
         let (parent, name) = self.target.locate(first)?;
@@ -72,13 +72,14 @@ impl Extractor<'_> {
         if copy.kind != FileKind::Regular {
             if copy.kind == FileKind::Symlink {
                 let link = readlinkat(&parent, &name, Vec::new());
-                copy.link = link.map_err(verdict("reading its first name", first))?.into_bytes();
+                copy.link = link.map_err(verdict("read the first name of", &member.path))?.into_bytes();
             }
             copy.attributes = xattr::Reader::default().read(xattr::Target::Name(parent.as_fd(), &name)).0;
             return self.special(&copy);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = openat(&parent, &name, flags, Mode::empty()).map_err(verdict("reading its first name", first))?;
+        let opened =
+            openat(&parent, &name, flags, Mode::empty()).map_err(verdict("read the first name of", &member.path))?;
         let from = File::from(opened);
         copy.attributes = xattr::Reader::default().read(xattr::Target::Open(from.as_fd())).0;
         let mut to = Output::new(File::from(self.target.create_file(&copy.path)?), copy);
@@ -96,7 +97,7 @@ impl Extractor<'_> {
                 Ok(0) => return to.finish(),
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed("reading the first name of", &to.member.path)(error).into()),
+                Err(error) => return Err(failed("read the first name of", &to.member.path)(error).into()),
             };
             let bytes = &buffer[..length];
             if !is_zero(bytes) {

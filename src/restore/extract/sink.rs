@@ -1,27 +1,25 @@
-//! Feeds the members of an archive to where they are restored.
-
 use std::io::Read;
 
 use super::BUFFER;
 use crate::tar::{self, Member};
 
-/// Where the members of an archive go. For each member there is one call of `begin`; while the sink wants its data, any
-/// number of calls of `data` and one of `end`. An error ends the archive: the sink is not called again.
+/// Receives the members of an archive. For each member it gets one call of `begin`; then, as long as it wants data, any
+/// number of calls of `data` and one of `end`. It is not called again after an error.
 pub(super) trait Sink {
     type Error: From<tar::Error>;
 
-    /// Starts a member. What keeps this member alone out is the sink's to note; the sink wants no data then.
+    /// Starts a member. A sink that leaves out this member alone records it itself and wants no data.
     fn begin(&mut self, member: Member) -> Result<Wants, Self::Error>;
 
-    /// The next bytes of the member's data, and where in the file they belong: ascending, with gaps only where a sparse
-    /// file has holes.
+    /// The next bytes of the member's data, and their offset in the file: ascending, with gaps only at a sparse file's
+    /// holes.
     fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<Wants, Self::Error>;
 
-    /// All data of the member has come.
+    /// Ends the member's data.
     fn end(&mut self) -> Result<(), Self::Error>;
 }
 
-/// Whether a sink wants more of the member at hand.
+/// Whether a sink wants more of the current member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wants {
     Data,

@@ -1,12 +1,12 @@
-//! Creates things below one directory, and never anywhere else.
+//! Creates files below one directory, and never anywhere else.
 //!
-//! Every directory on the way is opened from the one above it with `O_NOFOLLOW`, on any kernel. The way to the last one is
-//! kept: the innermost [`INNER`] and every [`EVERY`]th directory of it stay open, so that a walk through a tree opens each
-//! directory about once, however deep it is.
+//! Each directory is opened from its parent with `O_NOFOLLOW`, on any kernel. The path to the last one is kept: its
+//! innermost [`INNER`] directories and every [`EVERY`]th one stay open, so that a walk through a tree opens each directory
+//! about once, however deep it is.
 //!
-//! In a directory that this restore made, what is in the way was made by it as well: a link or a file on the way there is
-//! the archive contradicting itself, and a name that is taken is two members on one name. Elsewhere it is an obstacle,
-//! and [`refusal::in_the_way`] decides.
+//! In a directory that this restore created, it created every file too: so a link or a file as a parent directory means
+//! that the archive contradicts itself, and an existing name means two members with one name. Elsewhere
+//! [`refusal::in_the_way`] decides about an existing file.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::attributes::{Place, chmod};
 use super::known::Known;
 use super::{Error, Failure, c_string, failed, refused};
+use crate::error::Class;
 use crate::format::index::{FileKind, MAX_PATH};
 use crate::restore::refusal::{self, Refusal};
 use crate::tar::{Member, shown};
@@ -28,7 +29,7 @@ use crate::tar::{Member, shown};
 const INNER: usize = 32;
 const EVERY: usize = 128;
 
-/// A directory that is only passed through needs no permission to read it.
+/// Passing through a directory needs no permission to read it.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A path of the archive as components joined by `/`, without `.` and empty ones; the root is empty.
@@ -44,7 +45,7 @@ pub(super) fn checked(path: &[u8]) -> Result<Vec<u8>, Error> {
         return no("its path holds a NUL; expected none");
     }
     if path.len() > MAX_PATH {
-        return no("its path is longer than 64 KiB");
+        return no("its path is longer than 64 KiB; expected at most that");
     }
     let mut clean = Vec::with_capacity(path.len());
     for component in path.split(|byte| *byte == b'/') {
@@ -62,7 +63,7 @@ pub(super) fn checked(path: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(clean)
 }
 
-/// What a failed call means for the member it was for.
+/// Decides whether a failed call leaves out its member or ends the restore.
 pub(super) fn verdict(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Failure {
     move |errno| {
         if refusal::ends(errno) {
@@ -76,28 +77,27 @@ pub(super) fn verdict(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -
 pub(super) struct Target {
     root: OwnedFd,
     overwrite: bool,
-    /// The way to the last directory, from below the root.
+    /// The directories from below the root to the last one that was entered.
     way: Vec<(Vec<u8>, Option<OwnedFd>)>,
     pub(super) known: Known,
 }
 
-/// What to do about a directory that is not there.
+/// What to do about a missing directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Create,
     Fail,
 }
 
-/// A directory of the archive, in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Made by this restore, for its owner alone.
+    /// Created by this restore, for its owner alone.
     Made,
-    /// Was there before, with this mode.
+    /// Existed before, with this mode.
     There { mode: u32 },
 }
 
-/// The directory that holds `path`, and its name there.
+/// The directory and the name of `path`.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -106,7 +106,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl Target {
-    /// A link to the target itself is followed: the operator chose it.
+    /// Follows a link to the target itself: the operator chose it.
     pub(super) fn open(path: &Path, overwrite: bool) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut known = Known::default();
@@ -125,10 +125,10 @@ impl Target {
         let components: Vec<&[u8]> = directory.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
         let same = self.way.iter().zip(&components).take_while(|((name, _), component)| name == *component).count();
         self.way.truncate(same);
-        // Back to the innermost that is open, and down again from there.
+        // Goes back to the innermost open directory, and down again from there.
         let open = self.way.iter().rposition(|(_, fd)| fd.is_some()).map_or(0, |at| at + 1);
         self.way.truncate(open);
-        // Of the path down to the last one that is open, with a slash behind it.
+        // Length of the path to that directory, with a slash behind it.
         let mut end: usize = components[..open].iter().map(|component| component.len() + 1).sum();
         for component in &components[open..] {
             let above = &directory[..end.saturating_sub(1)];
@@ -146,48 +146,45 @@ impl Target {
     pub(super) fn create_file(&mut self, path: &[u8]) -> Result<OwnedFd, Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = |parent: BorrowedFd<'_>, name: &CStr| openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
-        self.create(path, FileType::RegularFile, make)?.map_err(verdict("creating it", path))
+        self.create(path, FileType::RegularFile, make)?.map_err(verdict("create", path))
     }
 
     pub(super) fn create_special(&mut self, member: &Member) -> Result<(), Failure> {
         let path = &member.path;
-        let (node, action) = match member.kind {
+        let node = match member.kind {
             FileKind::Symlink => {
                 if member.link.is_empty() {
-                    return Err(refused(path, "it links to nothing; expected a path").into());
+                    return Err(refused(path, "its link is empty; expected a path").into());
                 }
                 let link = c_string(path, &member.link)?;
                 let make = |parent: BorrowedFd<'_>, name: &CStr| symlinkat(&link, parent, name);
-                return self
-                    .create(path, FileType::Symlink, make)?
-                    .map_err(verdict("creating the symbolic link", path));
+                return self.create(path, FileType::Symlink, make)?.map_err(verdict("create", path));
             }
-            FileKind::CharDevice => (FileType::CharacterDevice, "creating the device"),
-            FileKind::BlockDevice => (FileType::BlockDevice, "creating the device"),
-            FileKind::Fifo | FileKind::Regular | FileKind::HardLink | FileKind::Directory => {
-                (FileType::Fifo, "creating the fifo")
-            }
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            FileKind::Fifo | FileKind::Regular | FileKind::HardLink | FileKind::Directory => FileType::Fifo,
         };
         let device = if node == FileType::Fifo { 0 } else { makedev(member.rdev.0, member.rdev.1) };
         let mode = Mode::RUSR | Mode::WUSR;
         let make = |parent: BorrowedFd<'_>, name: &CStr| mknodat(parent, name, node, mode, device);
-        self.create(path, node, make)?.map_err(verdict(action, path))
+        self.create(path, node, make)?.map_err(verdict("create", path))
     }
 
-    /// A file system that would drop the dot at a name's end and say nothing of it does not get the name.
+    /// Refuses a name that ends with a dot if the file system would silently drop the dot.
     fn check_name(&mut self, path: &[u8]) -> Result<(), Failure> {
         if !path.ends_with(b".") {
             return Ok(());
         }
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let stat = fstatfs(parent).map_err(verdict("looking at the file system", path))?;
+        let stat = fstatfs(parent).map_err(verdict("inspect the file system of", path))?;
         if refusal::drops_dots(stat.f_type) {
-            return Err(Failure::LeftOut(Refusal::system("its name ends with a dot", Errno::INVAL)));
+            let message = "left out: its name ends with a dot, which the file system drops".to_owned();
+            return Err(Failure::LeftOut(Refusal { class: Class::Local, message }));
         }
         Ok(())
     }
 
-    /// Keeps one that is there already. Nobody else looks into a new one before it has its own mode.
+    /// Keeps an existing directory. Nobody else can enter a new one before it gets its own mode.
     pub(super) fn create_directory(&mut self, path: &[u8]) -> Result<Found, Failure> {
         self.check_name(path)?;
         let (parent, name) = self.enter(path, Missing::Create)?;
@@ -203,36 +200,36 @@ impl Target {
             Err(Errno::EXIST) if self.known.is_fresh(path) => self.known.explain(path),
             Err(Errno::EXIST) => {
                 let (parent, name) = self.enter(path, Missing::Create)?;
-                let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("looking at it", path))?;
+                let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("inspect", path))?;
                 refusal::in_the_way(FileType::from_raw_mode(stat.st_mode), FileType::Directory)
                     .map_err(Failure::LeftOut)?;
                 return Ok(Found::There { mode: stat.st_mode & 0o7777 });
             }
-            Err(errno) => return Err(verdict("creating the directory", path)(errno)),
+            Err(errno) => return Err(verdict("create", path)(errno)),
         }
         Ok(Found::Made)
     }
 
-    /// Makes `path` another name of `first`, which is there; a symbolic link is not followed but linked itself. Returns why
-    /// the file system does not.
+    /// Makes `path` another name of the existing `first`; a symbolic link is linked itself, not followed. Returns the file
+    /// system's refusal.
     pub(super) fn link(&mut self, first: &[u8], path: &[u8]) -> Result<Result<(), Errno>, Failure> {
         let stat = self.stat_first(first, path)?;
         let (from, old) = self.locate(first)?;
         let make = |parent: BorrowedFd<'_>, name: &CStr| linkat(&from, &old, parent, name, AtFlags::empty());
         let linked = self.create(path, FileType::from_raw_mode(stat.st_mode), make)?;
         match linked {
-            Err(errno) if refusal::ends(errno) => Err(verdict("linking it", path)(errno)),
+            Err(errno) if refusal::ends(errno) => Err(verdict("link", path)(errno)),
             other => Ok(other),
         }
     }
 
-    /// What the first name of a hard link is now.
+    /// The metadata of a hard link's first name.
     pub(super) fn stat_first(&mut self, first: &[u8], path: &[u8]) -> Result<Stat, Failure> {
         let gone = || refused(path, format!("it links to {:?}; expected a file that was restored", shown(first)));
         let (parent, name) = self.enter(first, Missing::Fail)?;
         let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Err(gone().into()),
-            other => other.map_err(verdict("looking at its first name", path))?,
+            other => other.map_err(verdict("inspect the first name of", path))?,
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(gone().into());
@@ -240,8 +237,8 @@ impl Target {
         Ok(stat)
     }
 
-    /// Runs `make`, which must fail when there is something; then, if that may be replaced, again. Returns `make`'s own
-    /// failure inside.
+    /// Runs `make`, which must fail if the name exists; if that may be replaced, removes it and runs `make` again. The
+    /// inner result is `make`'s own.
     fn create<T>(
         &mut self,
         path: &[u8],
@@ -259,28 +256,28 @@ impl Target {
             return Err(Failure::LeftOut(taken()));
         }
         let (parent, _) = self.enter(path, Missing::Create)?;
-        let stat = statat(parent, &c_name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("looking at it", path))?;
+        let stat = statat(parent, &c_name, AtFlags::SYMLINK_NOFOLLOW).map_err(verdict("inspect", path))?;
         refusal::in_the_way(FileType::from_raw_mode(stat.st_mode), wanted).map_err(Failure::LeftOut)?;
         if !overwrite {
             return Err(Failure::LeftOut(refusal::there_already()));
         }
-        // Removed, never written into: it may have other names, and who has it open keeps what he has.
-        unlinkat(parent, &c_name, AtFlags::empty()).map_err(verdict("replacing what is there", path))?;
+        // Removes it instead of writing into it: it may have other names, and processes may have it open.
+        unlinkat(parent, &c_name, AtFlags::empty()).map_err(verdict("replace", path))?;
         Ok(make(parent, &c_name))
     }
 
     pub(super) fn remove(&mut self, path: &[u8]) -> Result<(), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
-        unlinkat(parent, name, AtFlags::empty()).map_err(verdict("removing it", path))
+        unlinkat(parent, name, AtFlags::empty()).map_err(verdict("remove", path))
     }
 
     pub(super) fn locate(&mut self, path: &[u8]) -> Result<(OwnedFd, CString), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
-        Ok((parent.try_clone_to_owned().map_err(failed("opening", path))?, c_string(path, name)?))
+        Ok((parent.try_clone_to_owned().map_err(failed("open", path))?, c_string(path, name)?))
     }
 
-    /// Without permission to read a directory that was there, `None`.
+    /// `None` if this user may not read an existing directory.
     pub(super) fn open_directory(&mut self, path: &[u8]) -> Result<Option<OwnedFd>, Failure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (parent, name) = self.enter(path, Missing::Fail)?;
@@ -288,7 +285,7 @@ impl Target {
         match openat(parent, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::ACCESS) => Ok(None),
-            Err(errno) => Err(verdict("opening it", path)(errno)),
+            Err(errno) => Err(verdict("open", path)(errno)),
         }
     }
 
@@ -296,23 +293,23 @@ impl Target {
         Ok(fstat(&self.root)?.st_mode & 0o7777)
     }
 
-    /// Changes the mode of a directory that was there before.
+    /// Changes the mode of a directory that existed before.
     pub(super) fn set_directory_mode(&mut self, path: &[u8], mode: u32) -> Result<(), Failure> {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
-        chmod(parent, name, mode).map_err(verdict("setting its mode", path))
+        chmod(parent, name, mode).map_err(verdict("set the mode of", path))
     }
 }
 
-/// In a directory that this restore made.
+/// For a name that exists in a directory that this restore created.
 fn taken() -> Refusal {
     Refusal::conflict(
-        "another member of the backup has this name already, or one that this file system takes for the same \
+        "another member of the backup has this name already, or one that this file system treats as the same \
          (upper and lower case, a dot at the end)",
     )
 }
 
-/// Opens the directory `path`, which lies in `above`, on the way to `member`.
+/// Opens the directory `path`, which lies in `above`, a parent of `member`.
 fn pass(
     known: &mut Known,
     from: &OwnedFd,
@@ -322,7 +319,7 @@ fn pass(
     missing: Missing,
 ) -> Result<OwnedFd, Failure> {
     if let Some(class) = known.left_out(path) {
-        let message = "left out: the directory it is in was left out".to_owned();
+        let message = "left out: its directory was left out".to_owned();
         return Err(Failure::LeftOut(Refusal { class, message }));
     }
     let component = split(path).1;
@@ -332,7 +329,7 @@ fn pass(
             Ok(()) => {
                 known.imply(path);
                 let opened = open();
-                // No member may come that would do it.
+                // Perhaps no member follows that would do it.
                 let _ = Place::Name(from, &c_string(path, component)?).remove_acls(FileKind::Directory);
                 opened
             }
@@ -345,14 +342,14 @@ fn pass(
     opened.map_err(|errno| match errno {
         Errno::NOTDIR | Errno::LOOP if known.is_fresh(above) => Failure::Ends(refused(
             member,
-            format!("{:?} on the way to it is a link or a file; expected a directory", shown(component)),
+            format!("its parent {:?} is a link or a file; expected a directory", shown(component)),
         )),
         Errno::NOTDIR | Errno::LOOP => Failure::LeftOut(Refusal::conflict(
-            "a link or a file is in the place of a directory on the way to it: move it away and restore again",
+            "found a link or a file as one of its parents; expected a directory: move it away and restore again",
         )),
         Errno::NOENT => Failure::LeftOut(Refusal::conflict(
-            "a directory on the way to it is gone: something else changes the target",
+            "one of its parent directories was removed: something else changes the target",
         )),
-        errno => verdict("opening a directory on the way to it", member)(errno),
+        errno => verdict("open a parent directory of", member)(errno),
     })
 }

@@ -16,7 +16,7 @@ struct Room {
 }
 
 impl Room {
-    /// A target, and next to it what must not be touched.
+    /// A target, and files next to it that must not be touched.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("outside/dir")).unwrap();
@@ -52,8 +52,8 @@ fn file(path: &str) -> Vec<u8> {
     raw(flags::REGULAR, path, "", b"evil")
 }
 
-/// Name, archive without its end, and what the error says; `evil` is an absolute path that nothing may write to.
-// A table has as many lines as it has rows.
+/// Name, archive without its end, and part of the error; `evil` is an absolute path that nothing may write to.
+// The table needs a line for each row.
 #[allow(clippy::too_many_lines)]
 fn attacks(evil: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let dir = |path: &str| raw(flags::DIRECTORY, path, "", b"");
@@ -108,7 +108,7 @@ fn attacks(evil: &str) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("hard link to a directory", [dir("d"), hard("h", "d")].concat(), "was restored"),
         ("hard link to the target", hard("h", "."), "was restored"),
         ("write through a file", [file("f"), file("f/x")].concat(), "expected a directory"),
-        ("a link to nothing", link("l", ""), "links to nothing"),
+        ("a link to nothing", link("l", ""), "its link is empty"),
     ]
 }
 
@@ -142,7 +142,7 @@ fn a_refusal_is_a_fault_of_the_data() {
 fn a_name_that_comes_twice_is_never_written_through_nor_lost_in_silence() {
     let archives = [
         [raw(flags::SYMLINK, "f", "../outside/secret", b""), file("f")].concat(),
-        // A hard link to a symbolic link is one more name of the link, not of what it points to.
+        // A hard link to a symbolic link is another name of the link, not of the link's target.
         [raw(flags::SYMLINK, "l", "../outside/secret", b""), raw(flags::HARD_LINK, "f", "l", b""), file("f")].concat(),
         [raw(flags::DIRECTORY, "f", "", b""), raw(flags::SYMLINK, "f", "../outside", b"")].concat(),
     ];
@@ -196,7 +196,7 @@ fn a_readers_error_is_passed_on() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Well-formed blocks with any fields: whatever comes of it, it comes of it inside.
+    /// Well-formed blocks with any fields never change anything outside the target.
     #[test]
     fn nothing_gets_out(
         members in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! A cancellation as a descriptor.
+//! A cancellation that `poll` can wait for, as a descriptor.
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -9,13 +9,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A cancellation that `poll` can wait for.
 pub(super) struct Cancel {
     token: CancellationToken,
     event: Arc<Event>,
-    /// Never becomes readable.
+    /// A descriptor that never becomes readable; set by [`Cancel::silence`].
     silent: Option<OwnedFd>,
-    /// Holds the registration.
+    /// Keeps the waker registered.
     _waiting: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -29,7 +28,7 @@ struct Event(OwnedFd);
 
 impl Wake for Event {
     fn wake(self: Arc<Self>) {
-        // It fails only when the counter is full, and then it is readable.
+        // Fails only if the counter is full, and then the descriptor is readable.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
@@ -57,7 +56,7 @@ impl Cancel {
         self.silent.as_ref().unwrap_or(&self.event.0)
     }
 
-    /// From now on `poll` does not return for it.
+    /// Makes `poll` ignore the cancellation from now on.
     pub(super) fn silence(&mut self) {
         self.silent = new_event().ok();
     }

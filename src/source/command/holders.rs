@@ -1,17 +1,18 @@
-//! Who else has a pipe open, for a message.
+//! Names the other processes that have a pipe open, for a message.
 
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::fstat;
 
-/// So many are named.
+/// The most processes that a message names.
 const NAMED: usize = 3;
 
-/// `process 4711 (sleep)`; where `/proc` does not show them, no number. Looks at each process of this machine that it may look at.
+/// `process 4711 (sleep)`, or no number if `/proc` does not show the process. Searches all processes whose descriptors it may
+/// read.
 pub(super) fn of(pipe: impl AsFd) -> String {
     let found = fstat(pipe).map(|stat| find(&format!("pipe:[{}]", stat.st_ino))).unwrap_or_default();
-    if found.is_empty() { "a process that it left behind".to_owned() } else { format!("process {}", found.join(", ")) }
+    if found.is_empty() { "a process that it started".to_owned() } else { format!("process {}", found.join(", ")) }
 }
 
 fn find(pipe: &str) -> Vec<String> {

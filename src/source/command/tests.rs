@@ -26,11 +26,11 @@ fn drain(source: &mut CommandSource) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// A pipe that a script inherits under a name; it is at its end when every process that holds it is gone.
+/// A pipe that a script inherits by name; reading it ends when every process that has it open has exited.
 fn witness(dir: &tempfile::TempDir) -> (String, std::fs::File) {
     let path = dir.path().join("witness");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-    // Both ends, so that opening does not wait; the write end is given up below, once the script has it.
+    // Opens both ends so that opening does not block; the write end is closed below, once the script has it.
     let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     (path.display().to_string(), file)
 }
@@ -64,7 +64,7 @@ fn any_other_end_fails_and_quotes_standard_error() {
 }
 
 #[test]
-fn what_cannot_be_started_says_why() {
+fn a_command_that_cannot_be_started_is_an_error_with_its_cause() {
     let error =
         CommandSource::spawn(&["/no/such/program".to_owned()], Empty::Refused, CancellationToken::new()).unwrap_err();
     assert!(error.to_string().contains("could not be started: No such file"), "{error}");
@@ -76,12 +76,12 @@ fn a_failed_command_does_not_wait_for_what_it_left_behind() {
     let (mut source, _) = shell("sleep 1000 & echo out; exit 7");
     let error = drain(&mut source).unwrap_err();
     assert!(error.to_string().contains("status 7"), "{error}");
-    // Not even for one that left the group and so cannot be killed; it ends when its own pipe does.
+    // Not even for a process that left the group and so cannot be killed; it ends when its own pipe does.
     let (mut source, _) = shell("setsid sh -c 'head -c 1 /dev/zero; exec sleep 2' & exit 7");
     assert!(drain(&mut source).unwrap_err().to_string().contains("status 7"));
 }
 
-/// A shell script whose left-behind processes have `grace`, and the one warning of its stream, if any.
+/// Runs a script whose remaining processes have `grace`; returns the stream and its only warning, if any.
 fn left_behind(script: &str, grace: Duration) -> (Result<Vec<u8>, Error>, Option<String>) {
     let (mut source, _) = shell(script);
     source.grace = grace;
@@ -97,14 +97,14 @@ fn a_process_that_holds_the_output_ends_the_stream_with_a_warning() {
     let (all, warning) = left_behind("echo data; sleep 1000 & exit 0", Duration::from_millis(50));
     assert_eq!(all.unwrap(), b"data\n");
     let warning = warning.unwrap();
-    assert!(warning.contains("(sleep)") && warning.contains("still holds its standard output"), "{warning}");
-    // In a session of its own, so that it cannot be ended with the group.
+    assert!(warning.contains("(sleep)") && warning.contains("still had its standard output"), "{warning}");
+    // In a session of its own, so that it does not end with the group.
     let (all, warning) = left_behind("echo data; setsid sleep 5 & exit 0", Duration::from_millis(50));
     assert_eq!((all.unwrap(), warning.is_some()), (b"data\n".to_vec(), true));
-    // Whatever the command itself wrote is the stream, however large and however late it is read.
+    // The command's own output is the stream, however large it is and however late it is read.
     let (all, warning) = left_behind("sleep 1000 & head -c 900000 /dev/zero", Duration::ZERO);
     assert_eq!((all.unwrap().len(), warning.is_some()), (900_000, true));
-    // One that holds standard error only is nobody's concern, nor is one that holds nothing.
+    // A process that keeps only standard error open, or nothing, gives no warning.
     for script in ["echo data; sleep 2 >/dev/null & exit 0", "echo data; sleep 2 >/dev/null 2>&1 & exit 0"] {
         let (all, warning) = left_behind(script, Duration::from_millis(50));
         assert_eq!((all.unwrap(), warning), (b"data\n".to_vec(), None));
@@ -112,13 +112,13 @@ fn a_process_that_holds_the_output_ends_the_stream_with_a_warning() {
 }
 
 #[test]
-fn what_a_process_writes_within_the_grace_counts() {
+fn output_of_a_left_process_within_the_grace_is_stored() {
     let (all, warning) = left_behind("echo data; (sleep 0.1; echo more) & exit 0", Duration::from_secs(60));
     assert_eq!((all.unwrap(), warning), (b"data\nmore\n".to_vec(), None));
-    // One that writes for ever is cut off, and the warning says so.
+    // A process that writes without end is cut off, and the warning says so.
     let (all, warning) = left_behind("yes & exit 0", Duration::from_millis(200));
     assert!(!all.unwrap().is_empty());
-    assert!(warning.as_ref().unwrap().contains("bytes that came after the exit"), "{warning:?}");
+    assert!(warning.as_ref().unwrap().contains("bytes written after the exit"), "{warning:?}");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn nothing_at_all_is_a_failure_unless_it_is_allowed() {
         let error = drain(&mut source).unwrap_err();
         assert!(matches!(error, Error::Silent { .. }), "{error}");
         let report = error.report();
-        assert!(report.message.ends_with("its last words: no such table"), "{}", report.message);
+        assert!(report.message.ends_with("stderr ended with: no such table"), "{}", report.message);
         assert!(report.remedy.unwrap().contains("pipefail"));
     }
     let (empty, warning) = left_behind("sleep 1000 & exit 0", Duration::from_millis(10));
@@ -149,7 +149,7 @@ fn cancelling_interrupts_a_blocked_read_and_ends_every_process() {
     let blocked = std::thread::spawn(move || source.read(&mut [0; 100]));
     cancel.cancel();
     assert!(matches!(blocked.join().unwrap(), Err(Error::Cancelled)));
-    // The end comes only when nobody holds the other end any more.
+    // The end comes only when no process has the other end open.
     assert_eq!({ reader }.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
 
@@ -173,7 +173,7 @@ fn dropping_ends_every_process_too_and_a_cancelled_token_lets_nothing_through() 
 
 #[test]
 fn sigterm_is_a_request_and_sigkill_is_not() {
-    // One that cleans up gets the time to: the witness holds what its trap wrote.
+    // A command that cleans up gets the time to: the witness has what its trap wrote.
     let dir = tempfile::tempdir().unwrap();
     let (path, mut pipe) = witness(&dir);
     let script =

@@ -1,8 +1,8 @@
 //! A regular file's data, read straight into the caller's buffer.
 //!
-//! The header has announced how much data there will be, and exactly that much is yielded whatever happens to the file:
-//! what is missing is zeros and what is too much is left out, each with one complaint. Where the file's own word for how much that is cannot
-//! be believed, its data has been set aside before ([`announced`]).
+//! The header has stated how much data follows, and exactly that much is yielded whatever happens to the file: missing data is replaced
+//! with zeros and added data is left out, each with one warning. If the file's reported size is wrong, its data was copied before
+//! ([`announced`]).
 
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,22 +22,22 @@ const CHANGED: &str = "it changed while it was read";
 pub(super) struct Body {
     fd: OwnedFd,
     announced: Meta,
-    /// Of the whole file, holes too.
+    /// Of the whole file, including holes.
     size: u64,
     sparse: bool,
-    /// What is left to yield, the next one last.
+    /// The segments still to yield, the next one last.
     segments: Vec<Segment>,
     reader: Reader,
-    /// All of a file that has not the size it announced.
+    /// A copy of the whole file, if its reported size is wrong.
     set_aside: Option<SpooledTempFile>,
-    /// Why what is stored may not be what the file had.
+    /// Why the stored data may differ from the file's.
     doubt: Option<String>,
     /// Why zeros are yielded instead of data.
-    gave_up: Option<String>,
+    failure: Option<String>,
 }
 
 impl Body {
-    /// Looks at what an open file has: how much data, and where.
+    /// Finds out how much data an open file has, and where.
     pub(super) fn open(fd: OwnedFd, announced: Meta) -> Self {
         let (size, set_aside, doubt) = match announced::examine(fd.as_fd(), &announced) {
             Extent::AsAnnounced => (announced.size, None, None),
@@ -51,25 +51,23 @@ impl Body {
         let mut segments = segments.unwrap_or_else(|| vec![Segment { offset: 0, length: size }]);
         segments.reverse();
         let reader = Reader::start(fd.as_fd(), size);
-        Self { fd, announced, size, sparse, segments, reader, set_aside, doubt, gave_up: None }
+        Self { fd, announced, size, sparse, segments, reader, set_aside, doubt, failure: None }
     }
 
-    /// Of the whole file, holes too.
     pub(super) const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where the data is, if the file has holes. To be asked before anything is read.
+    /// Where the data is, if the file has holes. Must be called before the first read.
     pub(super) fn map(&self) -> Option<Arc<[Segment]>> {
         self.sparse.then(|| self.segments.iter().rev().copied().collect())
     }
 
-    /// Bytes still to be yielded.
     pub(super) fn left(&self) -> u64 {
         self.segments.iter().map(|segment| segment.length).sum()
     }
 
-    /// Fills the start of `buffer`, which is not empty; 0 is the end.
+    /// Fills the start of `buffer`, which is not empty; returns 0 at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> usize {
         let segment = loop {
             match self.segments.last_mut() {
@@ -80,7 +78,7 @@ impl Body {
         };
         let wanted = usize::try_from(segment.length).map_or(buffer.len(), |length| length.min(buffer.len()));
         let buffer = &mut buffer[..wanted];
-        let length = if self.gave_up.is_some() {
+        let length = if self.failure.is_some() {
             buffer.fill(0);
             wanted
         } else {
@@ -90,8 +88,8 @@ impl Body {
             };
             match read {
                 Ok(0) => {
-                    self.gave_up = Some(format!(
-                        "it shrank while it was read: there is nothing at byte {} of {}; the rest is zeros",
+                    self.failure = Some(format!(
+                        "it shrank while it was read: it has no data at byte {} of {}; the rest is stored as zeros",
                         segment.offset, self.size
                     ));
                     buffer.fill(0);
@@ -99,8 +97,8 @@ impl Body {
                 }
                 Ok(length) => length,
                 Err(error) => {
-                    self.gave_up = Some(format!(
-                        "it cannot be read at byte {} of {}: {error}; the rest is zeros",
+                    self.failure = Some(format!(
+                        "could not read it at byte {} of {}: {error}; the rest is stored as zeros",
                         segment.offset, self.size
                     ));
                     buffer.fill(0);
@@ -113,20 +111,20 @@ impl Body {
         length
     }
 
-    /// To be called at the end: what there is to say about the file, if anything.
+    /// The warning about the file, if any. Must be called at the end.
     pub(super) fn finish(self) -> Option<String> {
         self.reader.end(&self.fd);
-        if self.gave_up.is_some() || self.doubt.is_some() || self.set_aside.is_some() {
-            return self.gave_up.or(self.doubt);
+        if self.failure.is_some() || self.doubt.is_some() || self.set_aside.is_some() {
+            return self.failure.or(self.doubt);
         }
         let now = match rustix::fs::fstat(&self.fd) {
             Ok(stat) => Meta::from(stat),
-            Err(error) => return Some(format!("it cannot be looked at after it was read: {error}")),
+            Err(error) => return Some(format!("could not inspect it after reading it: {error}")),
         };
         let size = self.announced.size;
         if now.size > size {
             let grown = now.size;
-            Some(format!("it grew while it was read: from {size} bytes to {grown}; what was added is left out"))
+            Some(format!("it grew while it was read: from {size} bytes to {grown}; the added bytes are left out"))
         } else if now.size != size || (now.mtime != self.announced.mtime && size > 0) {
             Some(CHANGED.to_owned())
         } else {

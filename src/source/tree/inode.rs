@@ -1,4 +1,4 @@
-//! One inode, opened relative to its directory and without following links: what its header says, and its content.
+//! One inode, opened relative to its directory and without following links: its metadata and its content.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,26 +27,26 @@ pub(super) enum Content {
     BlockDevice,
 }
 
-/// Why something is left out.
+/// Why an inode is left out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Skip {
-    #[error("it is gone: it was removed or renamed before it was read")]
+    #[error("it was removed or renamed before it was read")]
     Vanished,
-    #[error("{action}: {error}")]
+    #[error("could not {action}: {error}")]
     Failed { action: &'static str, error: Errno },
-    #[error("it cannot be opened: {0}")]
+    #[error("could not open it: {0}")]
     Refused(Refusal),
     #[error("it is no longer {0}: it was replaced before it was read")]
     Replaced(&'static str),
     #[error("it is a socket, which cannot be stored")]
     Socket,
-    #[error("its {0} has {1} bytes; at most {MAX_PATH} can be stored")]
+    #[error("its {0} has {1} bytes; expected at most {MAX_PATH}")]
     TooLong(&'static str, usize),
-    #[error("it is a device of a number that tar has no room for")]
+    #[error("it is a device whose number is too large for tar")]
     DeviceNumber,
     #[error("it is of a type that cannot be stored")]
     Type,
-    #[error("it is a window to all of the machine's memory, which is no content")]
+    #[error("it maps the machine's memory, which is not stored")]
     Memory,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn failed(action: &'static str) -> impl Fn(Errno) -> Skip {
     }
 }
 
-/// An inode's metadata, attributes and content, and what could not be read of the attributes.
+/// An inode's metadata, attributes and content, and a warning if some attributes could not be read.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) meta: Meta,
@@ -66,7 +66,7 @@ pub(super) struct Inode {
     pub(super) complaint: Option<String>,
 }
 
-/// What reading inodes takes.
+/// The state that reading inodes needs.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) xattrs: xattr::Reader,
@@ -78,19 +78,19 @@ impl Reader {
         Self { xattrs: xattr::Reader::default(), patience: Patience::default() }
     }
 
-    /// What is at `name`, without following it.
+    /// The metadata of `name`, which is not followed.
     pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr) -> Result<Meta, Skip> {
         let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
-        Ok(Meta::from(stat.map_err(failed("it cannot be looked at"))?))
+        Ok(Meta::from(stat.map_err(failed("inspect it"))?))
     }
 
-    /// Opens an inode that was a moment ago what `meta` says, and is no directory.
+    /// Opens an inode that `meta` described a moment ago and that is not a directory.
     pub(super) fn read(&mut self, directory: BorrowedFd<'_>, name: &CStr, meta: Meta) -> Result<Inode, Skip> {
         let (meta, content) = match meta.file_type {
             FileType::RegularFile => self.open_file(directory, name)?,
             FileType::Symlink => {
                 let target = retry_on_intr(|| readlinkat(directory, name, Vec::new()));
-                (meta, Content::Symlink(target.map_err(failed("its target cannot be read"))?.into_bytes()))
+                (meta, Content::Symlink(target.map_err(failed("read its target"))?.into_bytes()))
             }
             FileType::Fifo => (meta, Content::Fifo),
             FileType::CharacterDevice | FileType::BlockDevice if !device_fits(meta.rdev) => {
@@ -110,7 +110,7 @@ impl Reader {
 
     fn open_file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(Meta, Content), Skip> {
         let fd = self.patience.open(|| open::open(directory, name, OPEN)).map_err(refused)?;
-        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        let meta = Meta::from(fstat(&fd).map_err(failed("inspect it"))?);
         if meta.file_type != FileType::RegularFile {
             return Err(Skip::Replaced("a regular file"));
         }
@@ -120,14 +120,13 @@ impl Reader {
         Ok((meta, Content::File(fd)))
     }
 
-    /// Opens a directory.
     pub(super) fn read_directory(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Inode), Skip> {
         let flags = OPEN.union(OFlags::DIRECTORY);
         let fd = self.patience.open(|| open::open(directory, name, flags)).map_err(|refusal| match refusal.error {
             Errno::NOTDIR | Errno::LOOP => Skip::Replaced("a directory"),
             _ => refused(refusal),
         })?;
-        let meta = Meta::from(fstat(&fd).map_err(failed("it cannot be looked at"))?);
+        let meta = Meta::from(fstat(&fd).map_err(failed("inspect it"))?);
         let (attributes, complaint) = self.xattrs.read(xattr::Target::Open(fd.as_fd()));
         Ok((fd, Inode { meta, attributes, content: Content::Directory, complaint }))
     }
@@ -137,7 +136,7 @@ fn refused(refusal: Refusal) -> Skip {
     if refusal.error == Errno::NOENT { Skip::Vanished } else { Skip::Refused(refusal) }
 }
 
-/// Whether a regular file of 0 bytes has none: what the kernel makes up has content, and keeps its times when that changes.
+/// Whether a regular file of 0 bytes is empty: files that the kernel generates have content, and keep their times.
 pub(super) fn is_empty(directory: BorrowedFd<'_>, name: &CStr) -> bool {
     open::open(directory, name, OPEN).is_ok_and(|fd| announced::is_empty(fd.as_fd()))
 }

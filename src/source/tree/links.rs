@@ -1,15 +1,15 @@
-//! Which inodes are in the stream already that may have further names, and under which name.
+//! Remembers the inodes in the stream that may have further names, and their first names.
 //!
-//! A further name is stored as a hard link to the first, and its content is not read. So the two must be one file, and a device and an inode
-//! number do not say that: a number is given to a new file as soon as the old one is removed. Neither does a name that is in the stream say that
-//! its file was stored: what was passed over as unchanged may have been replaced when it had to be read after all. Hence:
-//! - a further name is a link only while ctime, mtime and size are what they were when the first was looked at;
-//! - a first name that turns out to be something else, or is gone, is no longer one ([`Links::lose`]).
+//! A further name is stored as a hard link to the first, and its content is not read. So both must be one file. Device and inode number do
+//! not prove that: a new file gets the number of a removed one. Nor does a name in the stream prove that its file was stored: a member that
+//! was passed over as unchanged may have been replaced before it had to be read after all. Hence:
+//! - a further name is a link only while ctime, mtime and size are as they were when the first name was inspected;
+//! - a first name that turns out to be another file, or missing, is forgotten ([`Links::lose`]).
 //!
-//! All else is stored whole, which is never wrong. A file that gets another name or mode during the walk is stored twice by that, and comes back as
-//! two files.
+//! Any other name is stored with its content, which is never wrong. A file that gets another name or mode during the walk is stored twice,
+//! and restored as two files.
 //!
-//! Memory: one path for each inode that has names which have not been seen yet, 150 to 310 bytes and its length (docs/sizing.md).
+//! Memory: one path for each inode with names that the walk has not met yet, 150 to 310 bytes and its length (docs/sizing.md).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,7 @@ use crate::source::tree::meta::Meta;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     first_names: HashMap<(u64, u64), FirstName>,
-    /// Paths in the stream, or left out of it, that nothing may be a link to.
+    /// Paths that no later name may be stored as a link to.
     lost: HashSet<Vec<u8>>,
 }
 
@@ -28,11 +28,11 @@ pub(super) struct Links {
 struct FirstName {
     path: Vec<u8>,
     state: State,
-    /// How many names of the inode have not been seen.
+    /// How many names of the inode the walk has not met yet.
     left: u64,
 }
 
-/// What differs between two files of one inode number.
+/// The metadata in which two files with the same inode number differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     ctime: FileTime,
@@ -47,13 +47,13 @@ impl From<&Meta> for State {
     }
 }
 
-/// Whether two looks at one device and inode number saw one file, as it was.
+/// Whether two results for one device and inode number describe one unchanged file.
 pub(super) fn same(a: &Meta, b: &Meta) -> bool {
     a.id() == b.id() && a.file_type == b.file_type && State::from(a) == State::from(b)
 }
 
 impl Links {
-    /// Where an inode is in the stream already that the walk now has one more name of.
+    /// The first name of an inode that the walk has found another name of.
     pub(super) fn first_name(&mut self, meta: &Meta) -> Option<Vec<u8>> {
         if meta.links < 2 {
             return None;
@@ -67,7 +67,7 @@ impl Links {
         Some(if first.get().left == 0 { first.remove().path } else { first.get().path.clone() })
     }
 
-    /// What is at `path` goes into the stream there.
+    /// Records that the inode goes into the stream at `path`.
     pub(super) fn remember(&mut self, path: &[u8], meta: &Meta) {
         if meta.links > 1 {
             let first = FirstName { path: path.to_vec(), state: meta.into(), left: meta.links - 1 };
@@ -75,7 +75,7 @@ impl Links {
         }
     }
 
-    /// What has been remembered with `path` is not what the stream has there.
+    /// Records that the stream does not have the inode at `path`.
     pub(super) fn lose(&mut self, path: &[u8], meta: &Meta) {
         if meta.links < 2 {
             return;
@@ -88,7 +88,7 @@ impl Links {
         self.lost.insert(path.to_vec());
     }
 
-    /// Whether nothing may be a link to `path`, although it was to be.
+    /// Whether no name may be stored as a link to `path` any more.
     pub(super) fn is_lost(&self, path: &[u8]) -> bool {
         !self.lost.is_empty() && self.lost.contains(path)
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_becomes_the_first_name_of_what_follows() {
+    fn a_different_file_becomes_the_first_name_of_later_ones() {
         let mut links = Links::default();
         links.remember(b"old", &meta());
         let new = Meta { size: 11, links: 2, ..meta() };
@@ -140,7 +140,7 @@ mod tests {
         links.lose(b"first", &meta());
         assert!(links.is_lost(b"first") && !links.is_lost(b"second"));
         assert_eq!(links.first_name(&meta()), None);
-        // Another path has it by now.
+        // Another path is the first name now.
         links.remember(b"second", &meta());
         links.lose(b"first", &meta());
         assert_eq!(links.first_name(&meta()), Some(b"second".to_vec()));

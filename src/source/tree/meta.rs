@@ -1,14 +1,13 @@
-//! What `fstat` says, in the types the index uses.
+//! The result of `fstat`, in the types that the index uses.
 
 use rustix::fs::{FileType, Stat};
 
 use crate::format::index::FileTime;
 
-/// One inode's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) file_type: FileType,
-    /// Apparent size in bytes; 0 for what has no data.
+    /// Apparent size in bytes; 0 for inodes without data.
     pub(crate) size: u64,
     /// Bytes on disk.
     pub(crate) allocated: u64,
@@ -26,7 +25,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Device and inode: which file it is.
+    /// Device and inode number, which identify the file.
     pub(crate) const fn id(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
@@ -34,7 +33,7 @@ impl Meta {
 
 #[cfg(test)]
 impl Meta {
-    /// A regular file with so many names.
+    /// A regular file with this many names.
     pub(crate) fn of_test(links: u64) -> Self {
         let time = FileTime { seconds: 1000, nanoseconds: 5 };
         Self {
@@ -55,7 +54,7 @@ impl Meta {
 }
 
 impl From<Stat> for Meta {
-    // The fields' widths differ between architectures: what is a conversion on one is none on another.
+    // The fields' widths differ between architectures, so a conversion may be needless on some.
     #[allow(clippy::useless_conversion)]
     fn from(stat: Stat) -> Self {
         let file_type = FileType::from_raw_mode(stat.st_mode);

@@ -1,23 +1,23 @@
 //! A directory tree as a POSIX (PAX) tar stream that GNU tar restores completely.
 //!
 //! # What it promises
-//! Every regular file, directory, symbolic link, hard link, fifo and device below the root, with names of any bytes and
-//! any length, owners, modes, times to the nanosecond, extended attributes and ACLs; files with holes are stored without
-//! them. Members are in depth-first order, sorted by the bytes of their names, and are encoded the same way each time,
-//! so an unchanged tree is an unchanged stream. Symbolic links are never followed, but for the root itself.
+//! Stores every regular file, directory, symbolic link, hard link, fifo and device below the root, with names of any bytes and any length,
+//! owners, modes, times to the nanosecond, extended attributes and ACLs; holes of files are not stored. Members are in depth-first order,
+//! sorted by the bytes of their names, and always encoded the same way, so an unchanged tree gives an unchanged stream. Symbolic links are
+//! never followed, except for the root itself.
 //!
-//! With a [`Parent`], what has not changed since ([`unchanged`]) is not opened, as far as it fills whole chunks ([`runs`]).
+//! With a [`Parent`], unchanged members ([`unchanged`]) that fill whole chunks ([`runs`]) are not opened.
 //!
 //! # What it costs
-//! Memory for the names of the directories on the way down, for one path of each inode with several names, and for one
-//! header. A file's data goes from the kernel into the caller's buffer and is not touched; but what has another size than it says
-//! ([`announced`](super::announced)) is set aside first, one file at a time.
+//! Memory for the names in the directories on the current path, for one path of each inode with several names, and for one header. The
+//! kernel writes a file's data into the caller's buffer; but a file whose size is wrong ([`announced`](super::announced)) is copied first,
+//! one file at a time.
 //!
 //! # What happens on failure
-//! Only a root that cannot be opened is an error. What cannot be read, or is not what it was a moment ago, is left out
-//! or filled with zeros, with a [`Warning`]; the stream is valid in any case, because a header is only written for what
-//! is open, and exactly as much data follows as it said. A directory that is not entered, because another file system is mounted there, is no
-//! warning, but is named ([`Source::take_not_entered`]).
+//! Only a root that cannot be opened is an error. Anything else that cannot be read, or changes while it is read, is left out or filled
+//! with zeros, with a [`Warning`]. The stream is always valid: a header is written only for an open file, and exactly as much data follows
+//! as it states. A directory that is not entered, because another file system is mounted there, gives no warning, but is listed
+//! ([`Source::take_not_entered`]).
 
 mod body;
 mod inode;
@@ -48,31 +48,30 @@ use super::{Error, Mark, Source, Warning};
 use crate::format::index::{FileEntry, FileKind};
 use crate::tar::{BLOCK, END, Layout, Member};
 
-/// Warnings held until they are taken; above that, one more says how many there were.
+/// Warnings kept until they are taken; above that, one more gives their number.
 const MAX_PENDING: usize = 4096;
 
-/// What of a tree is stored.
+/// Which parts of a tree are stored.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Globs against the path relative to the root: `*` stays within a folder, `**/` crosses them. What matches is left
+    /// Globs against the path relative to the root: `*` stays within a folder, `**/` crosses folders. Matches are left
     /// out, a directory with everything below it.
     pub exclude: Vec<String>,
-    /// A directory on another file system than the root's is stored, but not what is in it. A subvolume on which nothing is mounted belongs
-    /// to its file system, and so does a bind mount of the root's or of the directory's that it is in. (Files are not asked: on an overlay
-    /// they may have any device number.)
+    /// Stores a directory on another file system than the root's without its content. A subvolume on which nothing is mounted belongs to
+    /// its file system, and so does a bind mount of the root's file system or of the outer directory's. (Files are not checked: on an
+    /// overlay they may have any device number.)
     pub one_file_system: bool,
 }
 
-/// A tree's stream.
 pub struct TreeSource {
     walk: Walk,
     state: State,
-    /// What becomes of unchanged members, with a parent.
+    /// Decides which unchanged members are reused, with a parent.
     runs: Option<Runs>,
     verdicts: VecDeque<Verdict>,
-    /// What the walk found behind them.
+    /// The next member after the verdicts.
     found: Option<Found>,
-    /// What the last member belongs to, and whether it is its end.
+    /// The group of the last member, and whether it ends with that member.
     group: Group,
     group_ends: bool,
     marks: Vec<Mark>,
@@ -88,9 +87,9 @@ impl std::fmt::Debug for TreeSource {
     }
 }
 
-/// What is yielded next.
+/// The bytes to yield next.
 enum State {
-    /// Header blocks and a sparse file's map; then the body, if there is one.
+    /// Header blocks and a sparse file's map; then the body, if any.
     Header {
         bytes: Vec<u8>,
         yielded: usize,
@@ -137,14 +136,14 @@ impl TreeSource {
         })
     }
 
-    /// Ends the waiting for files that others have a lease on when `stop` is cancelled.
+    /// Stops waiting for other processes' leases when `stop` is cancelled.
     #[must_use]
     pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
         self.walk.stopped_by(stop);
         self
     }
 
-    /// Brings `state` to what follows it.
+    /// Replaces `state` when it is done.
     fn advance(&mut self, done: State) {
         self.state = match done {
             State::Header { body: Some((body, path)), .. } => {
@@ -164,7 +163,7 @@ impl TreeSource {
         };
     }
 
-    /// The next member that is read; what is taken over before it becomes marks.
+    /// The next member that is read; reused members before it become marks.
     fn next_member(&mut self) -> State {
         loop {
             match self.verdicts.pop_front() {
@@ -173,13 +172,13 @@ impl TreeSource {
                         return self.member(found);
                     }
                 }
-                Some(Verdict::Take { members, .. }) if members.iter().any(|held| self.walk.leads_nowhere(held)) => {
+                Some(Verdict::Take { members, .. }) if members.iter().any(|held| self.walk.links_to_lost(held)) => {
                     for held in members.into_iter().rev() {
                         self.verdicts.push_front(Verdict::Read(Box::new(held)));
                     }
                 }
                 Some(Verdict::Take { members, chunks }) => {
-                    self.take_over(members);
+                    self.reuse(members);
                     self.marks.push(Mark::Taken(chunks));
                     return State::Zeros { left: 0, last: false };
                 }
@@ -191,7 +190,7 @@ impl TreeSource {
                 }
                 None => match self.walk.next(&mut self.warnings) {
                     Some(Step::Unchanged(held)) => {
-                        let runs = self.runs.as_mut().expect("only what is compared with a parent is unchanged");
+                        let runs = self.runs.as_mut().expect("a member is unchanged only compared with a parent");
                         runs.offer(held, &mut self.verdicts);
                     }
                     Some(Step::Found(found)) => {
@@ -216,8 +215,8 @@ impl TreeSource {
         }
     }
 
-    /// Passes over members, header and all.
-    fn take_over(&mut self, members: Vec<Held>) {
+    /// Adds members to the stream without reading them.
+    fn reuse(&mut self, members: Vec<Held>) {
         for Held { mut entry, meta, .. } in members {
             let member = entry.member();
             entry.content_start = self.offset + (entry.content_start - entry.member_start);
@@ -269,7 +268,7 @@ impl TreeSource {
         self.entries.push(FileEntry {
             path,
             kind,
-            // A hard link's too: what is unchanged is judged by it.
+            // Of a hard link too: the next backup compares it.
             size: body.as_ref().map_or(meta.size, Body::size),
             mode: meta.mode,
             uid: meta.uid,
@@ -355,7 +354,7 @@ impl Pending {
         let mut list = std::mem::take(&mut self.list);
         let more = std::mem::take(&mut self.more);
         if more > 0 {
-            list.push(Warning { path: PathBuf::new(), message: format!("{more} more warnings are not listed") });
+            list.push(Warning { path: PathBuf::new(), message: format!("{more} more warnings were not listed") });
         }
         list
     }
@@ -366,7 +365,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, Error> {
     match retry_on_intr(|| openat(CWD, root, flags, Mode::empty())) {
         Ok(fd) => Ok(fd),
         Err(Errno::NOTDIR) if root.symlink_metadata().is_ok() => Err(Error::Invalid(format!(
-            "{} is not a directory; a source of type \"file\" stores a single file",
+            "{} is not a directory: use a source of type \"file\" to store a single file",
             root.display()
         ))),
         Err(error) => Err(io_error(root, error)),
@@ -374,7 +373,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, Error> {
 }
 
 fn io_error(root: &Path, error: Errno) -> Error {
-    Error::Io { action: "opening the tree", path: root.to_owned(), error: error.into() }
+    Error::Io { action: "open the tree", path: root.to_owned(), error: error.into() }
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, Error> {

@@ -1,19 +1,19 @@
-//! Which directories belong to the file system that a tree is on.
+//! Decides which directories belong to the file system of a tree's root.
 //!
-//! A device number is not enough: each subvolume of btrfs and bcachefs has its own, and nothing is mounted on it. What the kernel mounts has
-//! an id of its own, on the other hand, also where it shows a part of the same file system again (a bind mount).
+//! A device number is not enough: each subvolume of btrfs and bcachefs has its own although nothing is mounted on it. But each mount has an
+//! id of its own, even if it shows a part of the same file system again (a bind mount).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-/// Whether a directory belongs to the file system of the tree's root: it is on the root's device or on the one of the directory that it is in
-/// (a bind mount may be too), or it is a subvolume, of another device and on the mount of the directory that it is in.
+/// Whether a directory belongs to the file system of the tree's root: it is on the root's device or on that of its outer directory (a bind
+/// mount may be too), or it is a subvolume: on another device, but on the mount of its outer directory.
 pub(super) fn belongs(device: u64, root: u64, outer: u64, is_on_outer_mount: impl FnOnce() -> bool) -> bool {
     device == root || device == outer || is_on_outer_mount()
 }
 
-/// Whether two directories are on one mount: none lies between them. Where the kernel does not say, they are not.
+/// Whether two directories are on one mount; false if the kernel does not tell.
 pub(super) fn is_one(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
     id(a).is_some_and(|a| id(b) == Some(a))
 }

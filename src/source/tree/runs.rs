@@ -1,9 +1,8 @@
-//! Which chunks of the parent are taken over: those that are exactly a run of unchanged members.
+//! Decides which chunks of the parent are reused: those that consist exactly of a run of unchanged members.
 //!
 //! A run begins where a member and a chunk of the parent begin together, and ends where both end; borders are set so that
-//! this is often ([`Group`]). Members are held back until their run is complete, and read after all when it is broken.
-//! So every member is either taken over whole, header and all, or read as if there were no parent: there is nothing
-//! in between that could not fit together.
+//! this is often the case ([`Group`]). Members wait until their run is complete, and are read after all if it breaks. So
+//! every member is either reused whole, with its header, or read as if there were no parent.
 //!
 //! Memory: at most [`MAX_HELD`] members.
 
@@ -16,29 +15,29 @@ use crate::checksum::crc64nvme;
 use crate::format::index::FileEntry;
 use crate::source::table::ChunkTable;
 
-/// A longer run is read: with [`Group`]s there are hardly any.
+/// A longer run is read; [`Group`]s make it rare.
 const MAX_HELD: usize = 4096;
 
-/// From here on a member's content has chunks of its own: it is known again when the
-/// file is renamed, or gets another owner, or its neighbours change.
+/// A member of this size or more has chunks of its own, which are found again when the file is renamed, gets another
+/// owner, or its neighbours change.
 pub(super) const LARGE: u64 = 512 << 10;
 
-/// No group of smaller members is smaller, but the last one and one before a large member.
+/// The least size of a group of smaller members, except for the last group and one before a large member.
 const LEAST: u64 = 64 << 10;
 
 /// Expected bytes of a group beyond [`LEAST`].
 const FURTHER: u64 = 64 << 10;
 
-/// Smaller members that have chunks of their own together, 128 KiB on average. A change moves at least the group it is
-/// in, about 160 KiB; half of that costs twice the chunks in every index, and compresses less well.
+/// Smaller members that share chunks, 128 KiB on average. A change stores at least its group again, about 160 KiB; half
+/// of that would double the chunks in every index, and compress less well.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     bytes: u64,
 }
 
 impl Group {
-    /// Takes a member in, and says whether the group ends with it. Above [`LEAST`] its path and length decide: evenly
-    /// often for each byte, so that groups begin and end where they did soon after something was added or removed.
+    /// Adds a member, and returns whether the group ends with it. Above [`LEAST`], its path and length decide, equally
+    /// often for each byte, so that soon after an added or removed member the groups have the same borders as before.
     pub(super) fn ends_with(&mut self, path: &[u8], length: u64) -> bool {
         self.bytes += length;
         let ends = self.bytes >= LEAST && u128::from(crc64nvme(path)) * u128::from(FURTHER) < u128::from(length) << 64;
@@ -49,17 +48,17 @@ impl Group {
     }
 }
 
-/// An unchanged member, not yet in the stream.
+/// An unchanged member that is not in the stream yet.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// The parent's.
+    /// From the parent.
     pub(super) entry: FileEntry,
     pub(super) meta: Meta,
     /// See [`super::walk::Found`].
     pub(super) inherits: bool,
 }
 
-/// What becomes of held members.
+/// What happens to waiting members.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Read(Box<Held>),
@@ -69,7 +68,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Runs {
     table: Arc<ChunkTable>,
-    /// The first chunk that does not end before what has been offered, and where it starts in the parent's stream.
+    /// The first chunk that does not end before the last offered member, and where it starts in the parent's stream.
     chunk: u32,
     position: u64,
     held: Vec<Held>,
@@ -108,12 +107,12 @@ impl Runs {
         }
     }
 
-    /// A member follows that the parent does not have, or none.
+    /// Ends the run: the next member is not the parent's, or there is none.
     pub(super) fn broken(&mut self, verdicts: &mut VecDeque<Verdict>) {
         verdicts.extend(self.held.drain(..).map(|held| Verdict::Read(Box::new(held))));
     }
 
-    /// Goes on to the first chunk that starts at `position` or behind it, and says whether it starts there.
+    /// Moves on to the first chunk that starts at `position` or behind it, and returns whether it starts there.
     fn chunk_starts_at(&mut self, position: u64) -> bool {
         while self.position < position {
             let Some(chunk) = self.table.get(self.chunk) else { return false };
@@ -173,7 +172,7 @@ mod tests {
         Held { entry, meta, inherits: false }
     }
 
-    fn table(lengths: &[u64], let_go: impl Fn(u32) -> bool) -> Arc<ChunkTable> {
+    fn table(lengths: &[u64], compacted: impl Fn(u32) -> bool) -> Arc<ChunkTable> {
         let chunk = |(number, length): (usize, &u64)| {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&number.to_le_bytes());
@@ -181,11 +180,11 @@ mod tests {
             let object = u32::try_from(number).unwrap();
             Chunk { id: ChunkId(id), plain_len, encoding: Encoding::Raw, object, offset: 0, stored_len: plain_len }
         };
-        Arc::new(ChunkTable::new(lengths.iter().enumerate().map(chunk).collect(), let_go).unwrap())
+        Arc::new(ChunkTable::new(lengths.iter().enumerate().map(chunk).collect(), compacted).unwrap())
     }
 
-    fn run(lengths: &[u64], members: &[(u64, u64)], let_go: impl Fn(u32) -> bool) -> Vec<String> {
-        let (mut runs, mut verdicts) = (Runs::new(table(lengths, let_go)), VecDeque::new());
+    fn run(lengths: &[u64], members: &[(u64, u64)], compacted: impl Fn(u32) -> bool) -> Vec<String> {
+        let (mut runs, mut verdicts) = (Runs::new(table(lengths, compacted)), VecDeque::new());
         for (start, blocks) in members {
             runs.offer(held(start * 512, *blocks), &mut verdicts);
         }
@@ -245,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_exactly_what_the_members_are(
+        fn reused_chunks_are_exactly_their_members(
             chunks in prop::collection::vec(1_u64..9, 1..40),
             blocks in prop::collection::vec((1_u64..9, any::<bool>()), 1..40),
         ) {

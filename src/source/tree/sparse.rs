@@ -1,5 +1,5 @@
-//! Where a file's data is. Segments start on block boundaries, as GNU tar needs, and one of length 0 at the end says that
-//! the file ends in a hole. Memory is at most 16 bytes for each of [`MAX_SEGMENTS`].
+//! Finds a file's data. Segments start on block boundaries, as GNU tar needs; a last one of length 0 means that the file
+//! ends in a hole. Memory is at most 16 bytes for each of [`MAX_SEGMENTS`].
 
 use std::os::fd::AsFd;
 
@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use super::meta::Meta;
 use crate::tar::{BLOCK, Segment};
 
-/// A file in more pieces than this has its smallest holes filled with zeros in the stream.
+/// A file with more segments has its smallest holes stored as zeros.
 const MAX_SEGMENTS: usize = 1 << 16;
 
-/// The segments of a file that has holes; `None` for one that has not, or on a file system that cannot tell.
+/// The segments of a file with holes; `None` for a file without, or on a file system that does not report them.
 pub(super) fn scan(fd: impl AsFd, meta: &Meta) -> Option<Vec<Segment>> {
     if meta.allocated >= meta.size {
         return None;
@@ -23,7 +23,7 @@ pub(super) fn scan(fd: impl AsFd, meta: &Meta) -> Option<Vec<Segment>> {
     while position < meta.size {
         let start = match seek(fd, SeekFrom::Data(position)) {
             Ok(start) if start < meta.size => start,
-            // Past the end: the file grew; what is past it is not ours.
+            // Past the end: the file grew, and the added bytes are not stored.
             Ok(_) | Err(Errno::NXIO) => break,
             Err(_) => return None,
         };
@@ -37,10 +37,10 @@ pub(super) fn scan(fd: impl AsFd, meta: &Meta) -> Option<Vec<Segment>> {
     segments.finish()
 }
 
-/// Data segments, on block boundaries and not too many.
+/// Data segments on block boundaries, at most [`MAX_SEGMENTS`].
 struct Segments {
     size: u64,
-    /// Holes below this are not worth their segment.
+    /// Smaller holes are stored as zeros.
     least_hole: u64,
     list: Vec<Segment>,
 }

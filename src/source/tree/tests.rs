@@ -11,7 +11,7 @@ fn open(root: &Path, options: &Options) -> TreeSource {
     TreeSource::new(root, options, None).unwrap()
 }
 
-/// Reads on over marks.
+/// Reads to the end, over marks.
 fn read(source: &mut TreeSource, buffer: &mut [u8]) -> usize {
     loop {
         let length = source.read(buffer).unwrap();
@@ -21,7 +21,7 @@ fn read(source: &mut TreeSource, buffer: &mut [u8]) -> usize {
     }
 }
 
-/// Reads on until `path`'s header has been yielded, with the smallest steps.
+/// Reads in the smallest steps until `path`'s header has been yielded.
 fn read_until(source: &mut TreeSource, path: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut byte = [0];
@@ -112,20 +112,20 @@ fn a_socket_is_a_warning() {
 }
 
 #[test]
-fn what_vanishes_or_turns_into_something_else_is_left_out() {
+fn a_removed_or_replaced_file_is_left_out() {
     let dir = tree(&["a", "b", "c", "d/x", "e"]);
     let mut source = open(dir.path(), &Options::default());
     read_until(&mut source, b".");
     fs::remove_file(dir.path().join("b")).unwrap();
     fs::remove_dir_all(dir.path().join("d")).unwrap();
-    // A fifo in a file's place does not hang the backup, it is stored as what it is now.
+    // A fifo in a file's place does not block the backup; it is stored as a fifo.
     fs::remove_file(dir.path().join("e")).unwrap();
     rustix::fs::mkfifoat(CWD, dir.path().join("e"), Mode::RUSR).unwrap();
     assert!(dir.path().join("e").metadata().unwrap().file_type().is_fifo());
     assert_eq!(drain(&mut source).1, ["a", "c", "e"]);
     let warnings = messages(&mut source, dir.path());
     assert_eq!(warnings.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["b", "d"]);
-    assert!(warnings[0].1.starts_with("it is gone"), "{}", warnings[0].1);
+    assert!(warnings[0].1.starts_with("it was removed"), "{}", warnings[0].1);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn what_changes_while_it_is_read_keeps_its_announced_size() {
     }
     let cases: [(Change, &str, usize); 3] = [
         (append, "it grew while it was read: from 2000 bytes to 2004", 2000),
-        (shrink, "it shrank while it was read: there is nothing at byte 100 of 2000", 100),
+        (shrink, "it shrank while it was read: it has no data at byte 100 of 2000", 100),
         (touch, "it changed while it was read", 2000),
     ];
     for (change, expected, real) in cases {
@@ -165,7 +165,7 @@ fn what_changes_while_it_is_read_keeps_its_announced_size() {
 }
 
 #[test]
-fn what_cannot_be_read_is_zeros() {
+fn unreadable_data_is_stored_as_zeros() {
     let dir = tree(&["f"]);
     // Open for writing only: every read of it fails.
     let file = fs::File::options().write(true).open(dir.path().join("f")).unwrap();
@@ -176,7 +176,7 @@ fn what_cannot_be_read_is_zeros() {
     assert!(buffer[..2000].iter().all(|byte| *byte == 0));
     assert_eq!(body.read(&mut buffer), 0);
     let complaint = body.finish().unwrap();
-    assert!(complaint.starts_with("it cannot be read at byte 0 of 2000: Bad file descriptor"), "{complaint}");
+    assert!(complaint.starts_with("could not read it at byte 0 of 2000: Bad file descriptor"), "{complaint}");
 }
 
 #[test]
@@ -212,6 +212,6 @@ fn a_flood_of_warnings_is_bounded() {
     (0..MAX_PENDING + 5).for_each(|_| pending.push(PathBuf::from("p"), "w"));
     let taken = pending.take();
     assert_eq!(taken.len(), MAX_PENDING + 1);
-    assert_eq!(taken[MAX_PENDING].message, "5 more warnings are not listed");
+    assert_eq!(taken[MAX_PENDING].message, "5 more warnings were not listed");
     assert_eq!(pending.take(), []);
 }

@@ -1,13 +1,13 @@
-//! Which inodes are what they were in the parent backup.
+//! Finds the inodes that have not changed since the parent backup.
 //!
-//! Both trees are walked in one order, so the parent's list is read along, one entry at a time: memory does not depend
-//! on how many files there are. A parent in another order, from another version, is only less use.
+//! Both trees are walked in the same order, so the parent's list is read one entry at a time, and memory does not depend on the number
+//! of files. A parent in another order, from another version, only helps less.
 //!
-//! Unchanged means: the same path, type, link, size, mode, owner, mtime, ctime and inode. (Not the device: volumes get another
-//! number each time they are mounted.) That is only evidence when nothing can have been changed unseen since:
-//! - what changed too close to the parent's start, or later ([`Parent::settled`]), may have been written after it was read, in the same
-//!   tick of the clock;
-//! - what the parent has warned about is not stored as it was.
+//! Unchanged means: the same path, type, link, size, mode, owner, mtime, ctime and inode. (Not the device: volumes get another number
+//! each time they are mounted.) Two cases are never taken as unchanged:
+//! - an inode that changed shortly before the parent's start, or later ([`Parent::settled`]): it may have been written after it was
+//!   read, in the same tick of the clock;
+//! - a path that the parent has a warning for: it is not stored as it was.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -18,14 +18,14 @@ use super::meta::Meta;
 use crate::format::index::{FileEntry, FileKind, FileTime};
 use crate::source::table::ChunkTable;
 
-/// What a tree needs of the parent's stream.
+/// The parts of the parent's stream that a tree needs.
 pub struct Parent {
     pub chunks: Arc<ChunkTable>,
     /// Its members, in stream order.
     pub files: Box<dyn Iterator<Item = FileEntry> + Send>,
-    /// What changed before this has not changed again while the parent was made.
+    /// Files that changed before this time did not change again while the parent was made.
     pub settled: FileTime,
-    /// Paths in the archive, in lossy UTF-8, that it has warned about.
+    /// Paths in the archive, in lossy UTF-8, that the parent has warnings for.
     pub doubtful: HashSet<String>,
 }
 
@@ -50,7 +50,7 @@ impl Comparison {
         Self { files: files.peekable(), settled, doubtful }
     }
 
-    /// The parent's entry of an inode that has not changed since. To be asked in the order of the walk.
+    /// The parent's entry of an inode that has not changed since. Must be called in the order of the walk.
     pub(super) fn unchanged(&mut self, path: &[u8], kind: FileKind, link: &[u8], meta: &Meta) -> Option<FileEntry> {
         while self.files.next_if(|entry| order(&entry.path, path) == Ordering::Less).is_some() {}
         let entry = self.files.next_if(|entry| entry.path == path)?;
@@ -71,10 +71,10 @@ fn same(entry: &FileEntry, meta: &Meta, settled: FileTime) -> bool {
         && meta.ctime < settled
 }
 
-/// The walk's order: a directory, what is in it, and then its siblings; names by their bytes.
+/// The walk's order: a directory, its content, then its siblings; names by their bytes.
 fn order(a: &[u8], b: &[u8]) -> Ordering {
     let root = |path: &[u8]| path != b".";
-    // No name holds a NUL, so a slash that sorts as one comes before whatever goes on a name.
+    // No name holds a NUL, so a slash that sorts as NUL comes before any byte that continues a name.
     let bytes = |path| <[u8]>::iter(path).map(|byte| if *byte == b'/' { 0 } else { *byte });
     root(a).cmp(&root(b)).then_with(|| bytes(a).cmp(bytes(b)))
 }

@@ -1,9 +1,9 @@
-//! A tree's inodes, depth first and in the order of their names' bytes.
+//! Walks a tree's inodes, depth first and in the order of their names' bytes.
 //!
-//! Everything is opened relative to its directory's descriptor and without following links, so neither the depth of a
-//! tree, nor the length of its paths, nor whoever renames things in it meanwhile leads anywhere else. Memory holds the
-//! names not yet visited of each directory on the way down, and one path for each inode that has several names ([`links`]), until
-//! all of them were seen. At most [`OPEN_LEVELS`] directories are open: those further up are closed and found again.
+//! Everything is opened relative to its directory's descriptor and without following links, so deep trees, long paths and renames
+//! during the walk cannot lead out of the tree. Memory holds the names not yet visited in each directory on the current path, and
+//! one path for each inode that has several names ([`links`]), until the walk has met them all. At most [`OPEN_LEVELS`]
+//! directories are open: outer ones are closed and opened again.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
@@ -41,32 +41,32 @@ pub(super) struct Found {
     pub(super) content: Content,
 }
 
-/// What the walk comes to.
+/// A result of the walk.
 #[derive(Debug)]
 pub(super) enum Step {
     Found(Found),
-    /// As it was in the parent backup, and not opened.
+    /// As in the parent backup, and not opened.
     Unchanged(Held),
 }
 
-/// A directory on the way down.
+/// A directory on the current path.
 struct Level {
-    /// Closed while too many others are open.
+    /// `None` while too many others are open.
     fd: Option<OwnedFd>,
     id: (u64, u64),
     /// Not yet visited, the next one last.
     names: Vec<CString>,
-    /// How much of the walk's path is this directory's.
+    /// The length of this directory's part of the walk's path.
     path_length: usize,
     bequest: Bequest,
 }
 
-/// Whether what is made in a directory inherits an ACL: then the header of each member in it says what it has instead.
+/// Whether new members of a directory inherit an ACL: then each member's header states the ACL that it has instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bequest {
-    /// If there was one in the parent, the worst an old header can have is an ACL that says the same as its mode.
+    /// If the parent's directory had a default ACL, an old header at worst states an ACL equal to the mode.
     None,
-    /// The same as in the parent: the headers of what has not changed are the same.
+    /// The same as in the parent, so the headers of unchanged members are the same.
     Unchanged,
     New,
 }
@@ -74,7 +74,7 @@ enum Bequest {
 pub(super) struct Walk {
     root: PathBuf,
     exclude: GlobSet,
-    /// The root's device, if other file systems' directories are not entered.
+    /// The root's device, if directories on other file systems are not entered.
     only_device: Option<u64>,
     not_entered: Vec<PathBuf>,
     levels: Vec<Level>,
@@ -82,17 +82,17 @@ pub(super) struct Walk {
     links: Links,
     reader: Reader,
     names: Box<[MaybeUninit<u8>]>,
-    /// The root, as it was found.
+    /// The root, until it is yielded.
     first: Option<Step>,
-    /// Why the root could not be listed at all.
+    /// Why the root could not be listed.
     unlisted_root: Option<Errno>,
     comparison: Option<Comparison>,
-    /// The directory that [`Walk::read_again`] was in last.
+    /// The last directory that [`Walk::find_inode`] opened.
     again: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl Walk {
-    /// Starts at a root that is open, a directory.
+    /// Starts at an open root directory.
     pub(super) fn new(
         root: &Path,
         fd: OwnedFd,
@@ -120,7 +120,7 @@ impl Walk {
         let (attributes, complaint) = walk.reader.xattrs.read(xattr::Target::Open(fd.as_fd()));
         let inode = Inode { meta, attributes, content: Content::Directory, complaint };
         let root = walk.directory(fd, inode, warnings);
-        // A folder of which nothing is known is no empty one.
+        // A root that cannot be listed is not an empty one.
         if let Some(error) = walk.unlisted_root.take() {
             return Err(error);
         }
@@ -132,12 +132,12 @@ impl Walk {
         self.reader.patience.stopped_by(stop);
     }
 
-    /// Where a path of the walk is on this machine.
+    /// The path on this machine.
     pub(super) fn full(&self, path: &[u8]) -> PathBuf {
         if path == b"." || path.is_empty() { self.root.clone() } else { self.root.join(OsStr::from_bytes(path)) }
     }
 
-    /// The next inode that can be stored; `None` is the end.
+    /// The next inode that can be stored; `None` at the end.
     pub(super) fn next(&mut self, warnings: &mut Pending) -> Option<Step> {
         if let Some(root) = self.first.take() {
             return Some(root);
@@ -145,7 +145,7 @@ impl Walk {
         loop {
             let level = self.levels.last_mut()?;
             let Some(name) = level.names.pop() else {
-                // The root stays, for what is read again after the walk.
+                // The root stays open for members that are read again after the walk.
                 if self.levels.len() == 1 {
                     return None;
                 }
@@ -205,7 +205,7 @@ impl Walk {
         Ok(Step::Found(Found::new(self.path.clone(), inode)))
     }
 
-    /// The directory at the walk's path. What is in it comes next, unless it is on another file system than the root.
+    /// The directory at the walk's path. Its content comes next, unless it is on another file system than the root.
     fn directory(&mut self, fd: OwnedFd, mut inode: Inode, warnings: &mut Pending) -> Step {
         self.complain(inode.complaint.take(), warnings);
         disinherit(self.inherits(), &mut inode);
@@ -225,7 +225,7 @@ impl Walk {
         step
     }
 
-    /// Whether a directory of the one that the walk is in is entered.
+    /// Whether a directory in the current one is on a file system that is entered.
     fn belongs(&self, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
         let (Some(device), Some(outer)) = (self.only_device, self.levels.last()) else { return true };
         mount::belongs(meta.device, device, outer.id.0, || mount::is_one(fd, self.parent()))
@@ -235,12 +235,12 @@ impl Walk {
         std::mem::take(&mut self.not_entered)
     }
 
-    /// Whether a member would be a link to what is not there any more.
-    pub(super) fn leads_nowhere(&self, held: &Held) -> bool {
+    /// Whether a member is a link to a first name that is lost.
+    pub(super) fn links_to_lost(&self, held: &Held) -> bool {
         held.entry.kind == FileKind::HardLink && self.links.is_lost(&held.entry.link)
     }
 
-    /// What the walk found last, after what was held back before it has been read again: what it would be a link to may not be there.
+    /// Checks the last member after the waiting ones before it were read again: reads it too if it is a link to a lost first name.
     pub(super) fn settle(&mut self, found: Found, warnings: &mut Pending) -> Option<Found> {
         match &found.content {
             Content::HardLink(first) if self.links.is_lost(first) => {
@@ -251,11 +251,11 @@ impl Walk {
         }
     }
 
-    /// Reads what was passed over as unchanged, after all. It is where it was a moment ago, or there is a warning.
+    /// Reads a member after all that was passed over as unchanged; warns if it is missing.
     pub(super) fn read_again(&mut self, held: Held, warnings: &mut Pending) -> Option<Found> {
-        let nowhere = self.leads_nowhere(&held);
+        let lost = self.links_to_lost(&held);
         let Held { entry, meta, inherits } = held;
-        if entry.kind == FileKind::HardLink && !nowhere {
+        if entry.kind == FileKind::HardLink && !lost {
             let (attributes, content) = (Attributes::default(), Content::HardLink(entry.link));
             return Some(Found { path: entry.path, meta, attributes, content });
         }
@@ -281,7 +281,7 @@ impl Walk {
         }
     }
 
-    /// Opens what is at a path that the walk has come by, and is still of the type it was.
+    /// Opens a path that the walk has passed, if its type is still the same.
     fn find_inode(&mut self, path: &[u8], meta: &Meta, inherits: bool) -> Result<Inode, Skip> {
         let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -289,7 +289,7 @@ impl Walk {
         };
         let name = CString::new(name).map_err(|_| Skip::Vanished)?;
         if self.again.as_ref().is_none_or(|(path, _)| path != directory) {
-            let fd = self.find_again(directory).map_err(failed("its directory cannot be opened again"))?;
+            let fd = self.find_again(directory).map_err(failed("reopen its directory"))?;
             self.again = Some((directory.to_vec(), fd));
         }
         let (_, fd) = self.again.as_ref().expect("set just above");
@@ -306,7 +306,7 @@ impl Walk {
         Ok(inode)
     }
 
-    /// What is at the walk's path, if it is as it was in the parent.
+    /// The entry at the walk's path, if it is as in the parent.
     fn unchanged(&mut self, kind: FileKind, link: &[u8], meta: &Meta) -> Option<Held> {
         if self.levels.last().is_some_and(|level| level.bequest == Bequest::New) {
             return None;
@@ -333,19 +333,19 @@ impl Walk {
         let (names, error) = list(&fd, &mut self.names);
         match error {
             Some(error) if self.levels.is_empty() && names.is_empty() => self.unlisted_root = Some(error),
-            Some(error) => warnings.push(self.full(&self.path), format!("its names cannot all be listed: {error}")),
+            Some(error) => warnings.push(self.full(&self.path), format!("could not list all of its names: {error}")),
             None => {}
         }
-        // The root's is no part of the paths in it.
+        // Paths do not begin with the root's.
         let path_length = if self.levels.is_empty() { 0 } else { self.path.len() };
         self.levels.push(Level { fd: Some(fd), id: meta.id(), names, path_length, bequest });
-        // The root stays open: it is where everything else is found again from.
+        // The root stays open: closed directories are opened again from there.
         if let Some(outer) = self.levels.len().checked_sub(OPEN_LEVELS + 1).filter(|outer| *outer > 0) {
             self.levels[outer].fd = None;
         }
     }
 
-    /// Goes back up, and opens the directory there again if it had to be closed.
+    /// Returns to the outer directory, and opens it again if it was closed.
     fn leave(&mut self, warnings: &mut Pending) {
         let Some(inner) = self.levels.pop() else { return };
         let Some(outer) = self.levels.last() else { return };
@@ -367,7 +367,6 @@ impl Walk {
         outer.fd = again;
     }
 
-    /// Opens the directory at `path`, from the root.
     fn find_again(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let root = self.levels.first().and_then(|level| level.fd.as_ref()).ok_or(Errno::NOENT)?;
         let mut components = path.split(|byte| *byte == b'/');
@@ -389,11 +388,11 @@ impl Found {
 
 fn open_directory(levels: &[Level]) -> BorrowedFd<'_> {
     let level = levels.last().and_then(|level| level.fd.as_ref());
-    level.expect("the innermost level with names left is open: `leave` sees to it").as_fd()
+    level.expect("`leave` opens the innermost level with names left").as_fd()
 }
 
-/// Says in so many words that a member has no ACL but its mode, where it would otherwise get one from its directory:
-/// GNU tar restores a directory's default ACL before what is in it.
+/// Gives a member without an ACL one that equals its mode, if it would otherwise inherit one from its directory: GNU
+/// tar restores a directory's default ACL before the directory's content.
 fn disinherit(inherits: bool, inode: &mut Inode) {
     let has_acl = inode.attributes.access_acl.is_some() || matches!(inode.content, Content::Symlink(_));
     if inherits && !has_acl {
@@ -401,7 +400,7 @@ fn disinherit(inherits: bool, inode: &mut Inode) {
     }
 }
 
-/// A directory's names, the last one first, and why they may not be all.
+/// A directory's names, the last one first, and the error if they are incomplete.
 fn list(fd: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> (Vec<CString>, Option<Errno>) {
     let mut names = Vec::new();
     let mut error = None;

@@ -1,4 +1,4 @@
-//! Targets that hold something already, that others share, or whose file system can less than the one of the backup.
+//! Targets that are not empty, that others share, or whose file system supports less than the backup's.
 
 use std::ffi::CStr;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL};
 
 const KINDS: [u8; 4] = [flags::REGULAR, flags::DIRECTORY, flags::SYMLINK, flags::FIFO];
 
-/// A member of this user's, so that the tests need no root.
+/// A member that this user owns, so that the tests need no root.
 fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = raw(kind, path, link, data);
     bytes[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
@@ -52,7 +52,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn what_is_in_the_way_is_replaced_by_its_own_type_only_and_the_rest_is_restored() {
+fn an_existing_file_is_replaced_by_its_own_type_only_and_the_rest_is_restored() {
     for found in KINDS {
         for wanted in KINDS {
             for overwrite in [false, true] {
@@ -125,7 +125,7 @@ fn the_targets_acls_let_nobody_in() {
     let room = Room::new();
     let open = binary("user::rwx,user:65534:rwx,group::r-x,mask::rwx,other::r-x");
     let set = |path: &Path, name: &CStr| lsetxattr(path, name, &open, XattrFlags::empty()).unwrap();
-    // Both on the target, and on a directory that is in it.
+    // Both on the target, and on a directory in it.
     fs::create_dir(room.target().join("there")).unwrap();
     for path in [room.target(), room.target().join("there")] {
         set(&path, ACCESS_ACL);
@@ -158,7 +158,7 @@ fn the_targets_acls_let_nobody_in() {
     assert_eq!(acls(&room.target().join("acl")), [Some(saved.to_owned()), None]);
     assert_eq!(acls(&room.target().join("default")), [None, Some(saved.to_owned())]);
 
-    // What is made without a member of its own, and what is one file.
+    // Members without a parent directory's member, and an item that is one file.
     let file = fs::File::create(room.target().join("single")).unwrap();
     remove_acls(&file, FileType::RegularFile);
     assert_eq!(acls(&room.target().join("single")), [None, None]);

@@ -1,4 +1,4 @@
-//! Files that go, come back and change between two looks at them.
+//! Files that disappear, come back or change while a tree is read.
 
 use std::collections::HashSet;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,20 +9,20 @@ use crate::format::codec::Encoding;
 use crate::format::index::{Chunk, ChunkId, FileTime};
 use crate::source::table::ChunkTable;
 
-/// What a backup has at a path: the type, and the content or where the link leads.
+/// A member of a backup: the type, and the content or the link's target.
 type Stored = (String, FileKind, String);
 
-/// A backup, whole.
+/// A whole backup.
 struct Backup {
     bytes: Vec<u8>,
     entries: Vec<FileEntry>,
-    /// Chunks taken over from the parent.
+    /// Chunks reused from the parent.
     taken: u32,
     warnings: Vec<Warning>,
 }
 
 impl Backup {
-    /// Reads a tree; what is taken over is copied from the parent's bytes.
+    /// Reads a tree; reused chunks are copied from the parent's bytes.
     fn read(mut source: TreeSource, parent: Option<(&Backup, &[u64])>) -> Self {
         let mut all = Self { bytes: Vec::new(), entries: Vec::new(), taken: 0, warnings: Vec::new() };
         let mut buffer = [0; 700];
@@ -57,14 +57,15 @@ impl Backup {
         self.entries.iter().filter(|entry| entry.kind != FileKind::Directory).map(stored).collect()
     }
 
-    /// Where chunks end: behind each member of these paths, and at the end.
+    /// Chunk ends: behind each member of these paths, and at the end.
     fn borders(&self, behind: &[&str]) -> Vec<u64> {
         let ends = self.entries.iter().filter(|entry| behind.iter().any(|path| path.as_bytes() == entry.path));
         let ends = ends.map(|entry| entry.member().end);
         [0].into_iter().chain(ends).chain([self.bytes.len() as u64]).collect()
     }
 
-    /// The backup as a parent, with chunks that end at `borders`. When its entry of `path` is come to, `change` is called.
+    /// The backup as a parent, with chunks that end at `borders`. Calls `change` when the walk reaches its entry of
+    /// `path`.
     fn parent(&self, borders: &[u64], path: &'static str, change: impl FnOnce() + Send + 'static) -> Parent {
         let chunk = |(number, ends): (usize, &[u64])| {
             let mut id = [0; 32];
@@ -117,7 +118,7 @@ fn linked() -> tempfile::TempDir {
     dir
 }
 
-/// Repeats a change until the clock that ctime is of has ticked.
+/// Repeats a change until the clock behind ctime has ticked.
 fn change_ctime(path: &Path, change: impl Fn()) {
     let ctime = || {
         let metadata = path.metadata().unwrap();
@@ -164,7 +165,7 @@ fn a_further_name_of_what_has_changed_is_stored_whole() {
     }
 }
 
-/// The first name is as it was in the parent, and held back; when its run is broken, something else is there, or nothing.
+/// The first name is unchanged and waits for its run; when the run breaks, another file is there, or none.
 #[test]
 fn a_first_name_that_is_gone_when_it_is_read_after_all_leads_nobody_astray() {
     type Change = fn(&Path);
@@ -174,10 +175,10 @@ fn a_first_name_that_is_gone_when_it_is_read_after_all_leads_nobody_astray() {
     };
     let removed: Change = |root| fs::remove_file(root.join("a/x")).unwrap();
     let mut astray = 0;
-    // A run begins behind the root, which has another entry, and ends nowhere, or behind one of these.
+    // A run begins behind the root, whose entry differs, and ends nowhere, or behind one of these.
     for ends in [&["."][..], &[".", "a/x"], &[".", "m"], &[".", "n"], &[".", "n", "y"]] {
         for (change, replaced) in [(replaced, true), (removed, false)] {
-            // The walk has come by a/x when it asks for m, and has looked at y when it asks for that.
+            // The walk has passed a/x when it asks for m, and has inspected y when it asks for y.
             for (asked, new, gone) in [("m", "b", ""), ("m", "z", ""), ("y", "mm", ""), ("y", "z", ""), ("y", "z", "n")]
             {
                 let dir = linked();
@@ -195,7 +196,7 @@ fn a_first_name_that_is_gone_when_it_is_read_after_all_leads_nobody_astray() {
                 let content = |path: &str| stored.iter().find(|stored| stored.0 == path).cloned();
                 let seen = format!("{ends:?}, {asked} {new} {gone}, replaced {replaced}: {stored:?}");
                 let first = content("a/x").map(|(_, _, text)| text);
-                // Taken over or read before that happened, or after.
+                // Reused or read before the change, or after it.
                 assert!(first == replaced.then(|| "other".to_owned()) || first.as_deref() == Some("old"), "{seen}");
                 let last = match content("y") {
                     Some((_, FileKind::HardLink, to)) => content(&to).map(|(_, _, text)| text),
@@ -211,7 +212,7 @@ fn a_first_name_that_is_gone_when_it_is_read_after_all_leads_nobody_astray() {
 }
 
 #[test]
-fn what_has_not_changed_is_taken_over_with_its_links() {
+fn unchanged_members_are_reused_with_their_links() {
     let dir = linked();
     let whole = Backup::read(open(dir.path(), &Options::default()), None);
     let borders = whole.borders(&["m", "y"]);
@@ -222,7 +223,7 @@ fn what_has_not_changed_is_taken_over_with_its_links() {
     assert_eq!(again.stored().last(), Some(&link("y", "a/x")));
 }
 
-/// What Linux makes up when it is read, with 0 bytes: stored whole, and not taken over from a backup that has it empty.
+/// Files that Linux generates on reading, with 0 bytes: stored whole, and not reused from a backup that has them empty.
 #[test]
 fn a_size_of_0_is_not_believed() {
     let root = Path::new("/proc/sys/kernel/random");
@@ -252,7 +253,7 @@ fn an_empty_file_is_unchanged_like_any_other() {
     assert_eq!((again.taken, again.warnings), (1, vec![]));
 }
 
-/// A cgroup's files get another time when somebody first asks for their attributes, which a backup does.
+/// A cgroup's files get another time when somebody first asks for their attributes, as a backup does.
 #[test]
 fn an_empty_file_that_is_only_touched_is_no_warning() {
     let dir = tempfile::tempdir().unwrap();
