@@ -1,4 +1,4 @@
-//! The metrics' names, labels and help. Each help says what to do with the number.
+//! Defines the metrics' names, labels and help. Each help says what to do with the number.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use prometheus::{
     Registry, Result,
 };
 
-/// Requests: from a local store's milliseconds to a stalled one's minute.
+/// Buckets for requests: from a local store's milliseconds to a stalled one's minute.
 const REQUEST_SECONDS: &[f64] = &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
-/// Parts: at the default of 16 MiB, 0.1 s is 1.3 Gbit/s of one connection and 60 s is 2 Mbit/s.
+/// Buckets for parts: at the default of 16 MiB, 0.1 s is 1.3 Gbit/s of one connection and 60 s is 2 Mbit/s.
 const PART_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Jobs and snapshots: seconds to half a day.
+/// Buckets for jobs and snapshots: seconds to half a day.
 const RUN_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0];
 
 pub(super) struct Definitions {
@@ -61,7 +61,7 @@ pub(super) struct Definitions {
     pub(super) backups_deleted: IntCounterVec,
     pub(super) config_last_reload_successful: IntGauge,
     pub(super) state_write_failures: IntCounter,
-    /// Every family above that has labels.
+    /// All families above with labels.
     families: Vec<Box<dyn Forget>>,
 }
 
@@ -168,7 +168,7 @@ impl Registrar<'_> {
     }
 }
 
-/// Removing series by one of their labels, for every kind of family.
+/// Removes series by one of their labels, for every kind of family.
 trait Forget: Send + Sync {
     fn forget(&self, label: &str, value: &str);
 }
@@ -180,7 +180,7 @@ impl<B: MetricVecBuilder> Forget for MetricVec<B> {
                 let labels: HashMap<&str, &str> =
                     metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
                 if labels.get(label) == Some(&value) {
-                    // It is gone already when another thread forgot it first.
+                    // Fails if another thread has removed it already.
                     let _ = self.remove(&labels);
                 }
             }
