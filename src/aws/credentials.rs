@@ -84,7 +84,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    current: Option<Obtained>,
+    kept: Option<Obtained>,
     failure: Option<Failure>,
     /// Whether the background task was started.
     kept_fresh: bool,
@@ -99,7 +99,7 @@ struct Obtained {
 }
 
 impl Obtained {
-    fn is_usable(&self, now: SystemTime) -> bool {
+    fn is_valid(&self, now: SystemTime) -> bool {
         self.usable_until.is_none_or(|until| now < until)
     }
 }
@@ -156,14 +156,14 @@ impl Provider {
     pub fn status(&self) -> Status {
         let now = (self.inner.clock)();
         let state = self.inner.state();
-        let standing = match &state.current {
-            Some(current) if current.is_usable(now) => Standing::Valid,
+        let standing = match &state.kept {
+            Some(kept) if kept.is_valid(now) => Standing::Valid,
             None if !state.kept_fresh => Standing::Unasked,
             Some(_) | None => Standing::Missing,
         };
         Status {
             standing,
-            expiry: state.current.as_ref().and_then(|current| current.credentials.expiry()),
+            expiry: state.kept.as_ref().and_then(|kept| kept.credentials.expiry()),
             last_error: state.failure.as_ref().map(|failure| failure.error.clone()),
         }
     }
@@ -196,20 +196,19 @@ impl Provider {
     /// request obtains new ones.
     pub(super) fn refused(&self, access_key_id: &str) {
         let mut state = self.inner.state();
-        if state.current.as_ref().is_some_and(|current| current.credentials.access_key_id() == access_key_id) {
+        if state.kept.as_ref().is_some_and(|kept| kept.credentials.access_key_id() == access_key_id) {
             tracing::warn!(
                 location = self.inner.location,
                 "the service refused the credentials as expired: obtaining new ones"
             );
-            state.current = None;
+            state.kept = None;
         }
     }
 
     /// Whether the current credentials were obtained moments ago.
     pub(super) fn is_fresh(&self) -> bool {
         let now = (self.inner.clock)();
-        let age =
-            self.inner.state().current.as_ref().map(|current| now.duration_since(current.obtained).unwrap_or_default());
+        let age = self.inner.state().kept.as_ref().map(|kept| now.duration_since(kept.obtained).unwrap_or_default());
         age.is_some_and(|age| age < FRESH)
     }
 
@@ -243,8 +242,8 @@ impl Inner {
     fn cached(&self) -> Option<Result<Credentials, store::Error>> {
         let now = (self.clock)();
         let state = self.state();
-        if let Some(current) = state.current.as_ref().filter(|current| current.is_usable(now)) {
-            return Some(Ok(current.credentials.clone()));
+        if let Some(kept) = state.kept.as_ref().filter(|kept| kept.is_valid(now)) {
+            return Some(Ok(kept.credentials.clone()));
         }
         let paused = state.failure.as_ref().filter(|failure| !failure.left(now).is_zero());
         paused.map(|failure| Err(failure.error.clone()))
@@ -265,8 +264,7 @@ impl Inner {
     fn due_in(&self) -> Duration {
         let now = (self.clock)();
         let state = self.state();
-        let fresh_for =
-            state.current.as_ref().map(|current| current.refresh_at.duration_since(now).unwrap_or_default());
+        let fresh_for = state.kept.as_ref().map(|kept| kept.refresh_at.duration_since(now).unwrap_or_default());
         let paused_for = state.failure.as_ref().map(|failure| failure.left(now));
         fresh_for.unwrap_or_default().max(paused_for.unwrap_or_default())
     }
@@ -286,14 +284,14 @@ impl Inner {
 
     fn keep(&self, credentials: Credentials, now: SystemTime) {
         let expiry = credentials.expiry();
-        let current = Obtained {
+        let kept = Obtained {
             obtained: now,
             refresh_at: refresh_at(now, expiry, random()),
             usable_until: expiry.map(|expiry| usable_until(now, expiry)),
             credentials,
         };
         let mut state = self.state();
-        state.current = Some(current);
+        state.kept = Some(kept);
         if state.failure.take().is_some() {
             tracing::info!(location = self.location, "refreshed the credentials: the earlier failures are over");
         }
@@ -307,19 +305,17 @@ impl Inner {
         let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
         let failure = Failure { error: error.clone(), count, at: now, pause: PAUSES.pause(count - 1, random()) };
         state.failure = Some(failure);
-        let consequence = match state.current.as_ref().filter(|current| current.is_usable(now)) {
-            Some(current) => {
-                match current.credentials.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok()) {
-                    Some(expiry) => format!("the old ones are used until {expiry}"),
-                    None => "the old ones do not expire".to_owned(),
-                }
-            }
+        let next = match state.kept.as_ref().filter(|kept| kept.is_valid(now)) {
+            Some(kept) => match kept.credentials.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok()) {
+                Some(expiry) => format!("the old ones are used until {expiry}"),
+                None => "the old ones do not expire".to_owned(),
+            },
             None => "requests fail until a refresh succeeds".to_owned(),
         };
         drop(state);
         tracing::warn!(
             location = self.location, class = %error.class, error = %error, remedy = error.remedy, failures = count,
-            "could not refresh the credentials: {consequence}; trying again"
+            "could not refresh the credentials: {next}; trying again"
         );
         self.metrics.credentials_refreshed(Outcome::Failure);
         error
@@ -351,8 +347,7 @@ fn not_expired(credentials: Credentials, now: SystemTime) -> Result<Credentials,
         None => Ok(credentials),
         Some(expiry) => {
             let shown = |time| jiff::Timestamp::try_from(time).map_or_else(|_| "?".to_owned(), |time| time.to_string());
-            let message =
-                format!("the new credentials expired at {}, and this host's clock says {}", shown(expiry), shown(now));
+            let message = format!("the new credentials expired at {}; the time here is {}", shown(expiry), shown(now));
             let error = store::Error::at("sts", "credentials", "(obtained just now)", Class::ClockSkew, message);
             Err(store::Error { remedy: Some("fix NTP on this host".to_owned()), ..error })
         }

@@ -74,11 +74,7 @@ pub(super) fn decide(
 /// The document is of the expected kind, but the SDK cannot parse an element in it. The parser's message goes to the debug log only:
 /// it names no cause that an operator knows.
 fn unreadable(service: Service, operation: &str, error: &OrchestratorError<Erased>) -> (Verdict, String) {
-    tracing::debug!(
-        operation,
-        error = transport::cause_text(error),
-        "could not parse the service's answer: the request fails"
-    );
+    tracing::debug!(operation, error = transport::reason(error), "could not parse the answer: the request fails");
     let writer = service.as_str().to_uppercase();
     let message = format!("could not read the answer to {operation}: an element in it is not as {writer} writes it");
     let remedy = "the store, or a proxy before it, is not compatible here (docs/stores.md); the debug log has the parser's message";

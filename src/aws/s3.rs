@@ -83,11 +83,11 @@ impl Request<'_> {
     {
         tokio::select! {
             answer = answer => answer.map_err(|error| self.failed(&error)),
-            why = progress.stalled() => Err(self.unexpected(Class::Transient, why)),
+            why = progress.stalled() => Err(self.error(Class::Transient, why)),
         }
     }
 
-    fn unexpected(&self, class: Class, message: impl Into<String>) -> Error {
+    fn error(&self, class: Class, message: impl Into<String>) -> Error {
         self.call.error(class, message)
     }
 
@@ -96,7 +96,7 @@ impl Request<'_> {
         match (sent, got) {
             (Some(sent), Some(got)) if sent != got => {
                 let message = format!("sent {}, the server has {}", sent.to_header(), got.to_header());
-                Err(self.unexpected(Class::Integrity, message))
+                Err(self.error(Class::Integrity, message))
             }
             _ => Ok(()),
         }
@@ -177,7 +177,7 @@ impl Store for S3Store {
             Ok(Some(length)) => length,
             // A proxy sends bodies in chunks, without a length. The answer to HEAD has no body, so it has the length.
             Ok(None) => self.head(key).await?.size,
-            Err((class, message)) => return Err(request.unexpected(class, message)),
+            Err((class, message)) => return Err(request.error(class, message)),
         };
         let incoming = Incoming {
             resource: request.call.resource.clone(),
@@ -242,7 +242,7 @@ impl Store for S3Store {
             .await
             .map_err(|error| request.failed(&error))?;
         let id = output.upload_id.filter(|id| !id.is_empty());
-        id.map(UploadId).ok_or_else(|| request.unexpected(Class::Compat, "the reply holds no upload ID"))
+        id.map(UploadId).ok_or_else(|| request.error(Class::Compat, "the reply holds no upload ID"))
     }
 
     async fn upload_part(
@@ -311,7 +311,7 @@ impl Store for S3Store {
         request.agree(checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
         if output.e_tag.is_none_or(|etag| etag.trim_matches('"').is_empty()) {
             // Some stores send none here; `upload::complete` tells these from something that is no store with HeadObject.
-            return Err(request.unexpected(Class::Compat, "the reply holds no ETag"));
+            return Err(request.error(Class::Compat, "the reply holds no ETag"));
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use super::Env;
 use super::classify::Service;
 use super::credentials::Fetch;
 use super::failure::Call;
-use super::transport::cause_text;
+use super::transport::reason;
 use super::watch::{Skew, Watch};
 use crate::config::{self, Hop, SecretSource};
 use crate::error::Class;
@@ -179,7 +179,7 @@ impl Chain {
                 let provider =
                     ProfileFileCredentialsProvider::builder().configure(&self.providers).profile_name(profile).build();
                 let found = tokio::time::timeout(BASE_TIMEOUT, provider.provide_credentials()).await;
-                let failed = |error| self.unavailable(&format!("profile {profile:?}"), &cause_text(&error), &error);
+                let failed = |error| self.unavailable(&format!("profile {profile:?}"), &reason(&error), &error);
                 ("profile", found.map(|found| found.map_err(failed)))
             }
             config::Credentials::Static { access_key_id, secret_access_key, session_token } => {
@@ -246,10 +246,10 @@ impl Chain {
         let mut take = |name: &str, found: Result<Credentials, CredentialsError>| match found {
             Ok(credentials) => Some(Ok(credentials)),
             Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {
-                tried.push(format!("{name}: {}", cause_text(&error)));
+                tried.push(format!("{name}: {}", reason(&error)));
                 None
             }
-            Err(error) => Some(Err(self.unavailable(name, &cause_text(&error), &error))),
+            Err(error) => Some(Err(self.unavailable(name, &reason(&error), &error))),
         };
         let environment = EnvironmentVariableCredentialsProvider::new();
         if let Some(done) = take("environment", environment.provide_credentials().await) {

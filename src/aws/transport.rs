@@ -26,7 +26,7 @@ pub(super) fn read(error: Cause<'_>, trust: &str) -> (Verdict, String, Delivery)
         let verdict = Verdict { class: cause.class, remedy: cause.remedy.clone() };
         return (verdict, format!("could not obtain credentials: {cause}"), Delivery::Never);
     }
-    let message = cause_text(error);
+    let message = reason(error);
     let verdict = classify(&causes, &message, trust);
     let unconnected = causes.iter().any(|cause| cause.to_string() == CONNECT);
     (verdict, message, if unconnected { Delivery::Never } else { Delivery::Sent })
@@ -59,7 +59,7 @@ fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
 }
 
 /// The texts of the chain, without names of layers and without repetitions.
-pub(crate) fn cause_text(error: Cause<'_>) -> String {
+pub(crate) fn reason(error: Cause<'_>) -> String {
     let mut texts: Vec<String> = Vec::new();
     for cause in causes(error) {
         let text = cause.to_string();

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Retrying, Target};
+use super::{Call, Retrying};
 use crate::disks::{Disks, Error, NewSnapshot, NewVolume, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter};
 use crate::format::ebs::{InstanceId, SnapshotId, VolumeId};
 
@@ -10,16 +10,16 @@ use crate::format::ebs::{InstanceId, SnapshotId, VolumeId};
 impl Disks for Retrying<dyn Disks> {
     async fn volumes(&self, filter: &VolumeFilter, from: Option<&str>) -> Result<Page<Volume>, Error> {
         let list = || self.inner.volumes(filter, from);
-        self.request(Target::ec2("DescribeVolumes", &"volumes"), list).await
+        self.request(Call::ec2("DescribeVolumes", &"volumes"), list).await
     }
 
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error> {
-        self.request(Target::ec2("DescribeVolumes", id), || self.inner.new_volume(id)).await
+        self.request(Call::ec2("DescribeVolumes", id), || self.inner.new_volume(id)).await
     }
 
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error> {
         let list = || self.inner.snapshots(filter, from);
-        self.request(Target::ec2("DescribeSnapshots", &"snapshots"), list).await
+        self.request(Call::ec2("DescribeSnapshots", &"snapshots"), list).await
     }
 
     /// Sent once: only the caller can find out whether an attempt without an answer has created a snapshot.
@@ -28,16 +28,16 @@ impl Disks for Retrying<dyn Disks> {
     }
 
     async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Error> {
-        self.request(Target::ec2("DeleteSnapshot", id), || self.inner.delete_snapshot(id)).await
+        self.request(Call::ec2("DeleteSnapshot", id), || self.inner.delete_snapshot(id)).await
     }
 
     async fn create_volume(&self, new: &NewVolume) -> Result<Volume, Error> {
         let create = || self.inner.create_volume(new);
-        self.request(Target::ec2("CreateVolume", &new.snapshot), create).await
+        self.request(Call::ec2("CreateVolume", &new.snapshot), create).await
     }
 
     async fn this_instance(&self) -> Result<InstanceId, Error> {
         let ask = || self.inner.this_instance();
-        self.request(Target::ec2("GetMetadata", &"instance-id"), ask).await
+        self.request(Call::ec2("GetMetadata", &"instance-id"), ask).await
     }
 }

@@ -177,13 +177,13 @@ impl<T: ?Sized> fmt::Debug for Retrying<T> {
 
 /// Describes a request, for the log and for the error of a cancelled one.
 #[derive(Clone, Copy)]
-struct Target<'a> {
+struct Call<'a> {
     service: &'static str,
     operation: &'static str,
     resource: &'a (dyn fmt::Display + Sync),
 }
 
-impl<'a> Target<'a> {
+impl<'a> Call<'a> {
     fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
         ServiceError::at(self.service, self.operation, self.resource, class, message)
     }
@@ -204,17 +204,17 @@ impl<T: ?Sized> Retrying<T> {
     }
 
     /// Makes `request` until it succeeds, or the failure's class or the policy ends it.
-    async fn request<R, F>(&self, target: Target<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
+    async fn request<R, F>(&self, call: Call<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
     where
         F: Future<Output = Result<R, ServiceError>>,
     {
-        self.watched(target, request, |_| {}).await
+        self.watched(call, request, |_| {}).await
     }
 
     /// The same as [`Self::request`]; `failed` gets each attempt's failure.
     async fn watched<R, F>(
         &self,
-        target: Target<'_>,
+        call: Call<'_>,
         mut request: impl FnMut() -> F,
         mut failed: impl FnMut(&ServiceError),
     ) -> Result<R, ServiceError>
@@ -225,7 +225,7 @@ impl<T: ?Sized> Retrying<T> {
         loop {
             let result = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(target.error(Class::Cancelled, "cancelled")),
+                () = self.stop.cancelled() => return Err(call.error(Class::Cancelled, "cancelled")),
                 result = request() => result,
             };
             let error = match result {
@@ -236,7 +236,7 @@ impl<T: ?Sized> Retrying<T> {
                 Err(error) => error,
             };
             failed(&error);
-            self.again(target, &mut attempts, error).await?;
+            self.again(call, &mut attempts, error).await?;
         }
     }
 
@@ -244,21 +244,16 @@ impl<T: ?Sized> Retrying<T> {
     ///
     /// # Errors
     /// `error`, when there is no further attempt.
-    async fn again(
-        &self,
-        target: Target<'_>,
-        attempts: &mut Attempts,
-        error: ServiceError,
-    ) -> Result<(), ServiceError> {
+    async fn again(&self, call: Call<'_>, attempts: &mut Attempts, error: ServiceError) -> Result<(), ServiceError> {
         let clock = &self.endpoint.clock;
         let now = clock.now();
         let Some(pause) = attempts.after(error.class, now, random()) else { return Err(error) };
         let pause = pause.max(self.endpoint.health().budget.spend(now));
         self.endpoint.metrics.retried(error.service, error.class);
-        let Target { operation, resource, .. } = target;
+        let Call { operation, resource, .. } = call;
         tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = pause.as_millis(), %error, "a request failed: trying again after a pause");
         tokio::select! {
-            () = self.stop.cancelled() => Err(target.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
+            () = self.stop.cancelled() => Err(call.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
             () = clock.sleep(pause) => Ok(()),
         }
     }

@@ -139,7 +139,6 @@ impl MemoryStore {
         self.state().uploads.iter().map(handle).collect()
     }
 
-    /// The keys of every object, in order.
     #[must_use]
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.state().objects.keys().cloned().collect()

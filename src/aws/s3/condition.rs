@@ -25,7 +25,7 @@ impl S3Store {
             // The store may have refused another header: the first error names it.
             Err(_) => return Err(refused),
             Ok(_) => {
-                return Err(self.request("PutObject", key.as_str()).unexpected(Class::Conflict, "the key is taken"));
+                return Err(self.request("PutObject", key.as_str()).error(Class::Conflict, "the key is taken"));
             }
         }
         if self.unconditional.first() {

@@ -56,7 +56,7 @@ impl S3Store {
         let range = get.as_ref().ok().and_then(|output| shown(output.content_range()?));
         range.and_then(|range| range.total).ok_or_else(|| Error {
             remedy: Some("check that no proxy or gateway removes Content-Length from the answers to HEAD".to_owned()),
-            ..request.unexpected(Class::Compat, "no reply says how long the object is")
+            ..request.error(Class::Compat, "no reply says how long the object is")
         })
     }
 }

@@ -31,7 +31,7 @@ const MAX_UPLOAD_PAGES: usize = 1000;
 impl Request<'_> {
     /// The error of a listing that does not advance as S3's do.
     fn stuck(&self, message: impl Into<String>) -> Error {
-        Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.unexpected(Class::Compat, message) }
+        Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.error(Class::Compat, message) }
     }
 }
 
@@ -44,15 +44,14 @@ impl S3Store {
         let keys = output.contents().iter().map(Object::key);
         let keys = Keys::of(prefix, output.encoding_type(), keys);
         let objects = output.contents().iter().map(|object| listed_object(keys, object)).collect::<Option<Vec<_>>>();
-        let objects =
-            objects.ok_or_else(|| request.unexpected(Class::Compat, "an entry has no key, no size or no date"))?;
+        let objects = objects.ok_or_else(|| request.error(Class::Compat, "an entry has no key, no size or no date"))?;
         let next = output.next_continuation_token().filter(|token| !token.is_empty());
         // Without `IsTruncated`, a token means that there is more.
         if !output.is_truncated().unwrap_or(next.is_some()) {
             return Ok(Page { objects, next: None });
         }
         match next {
-            None => Err(request.stuck("the listing is truncated, but the reply has no token for the next page")),
+            None => Err(request.stuck("the listing is truncated, but the reply has no token")),
             Some(next) if from == Some(next) => {
                 Err(request.stuck("the listing does not advance: this page's token leads to the same page"))
             }
@@ -74,7 +73,7 @@ impl S3Store {
                 Err(error) => return Err(error),
             };
             let read = page.parts().iter().map(|part| listed_part(self.algorithm, part)).collect::<Option<Vec<_>>>();
-            let read = read.ok_or_else(|| request.unexpected(Class::Compat, "a part has no number or no size"))?;
+            let read = read.ok_or_else(|| request.error(Class::Compat, "a part has no number or no size"))?;
             if read.iter().any(|part| part.etag.is_empty()) && self.bare_parts.first() {
                 tracing::warn!(
                     bucket = self.bucket,
@@ -90,9 +89,8 @@ impl S3Store {
                 return Ok(Some(parts));
             }
             let next = page.next_part_number_marker.and_then(|marker| marker.trim().parse().ok());
-            let next = next.ok_or_else(|| {
-                request.stuck("the list of parts is truncated, but the reply has no marker for the next page")
-            })?;
+            let next =
+                next.ok_or_else(|| request.stuck("the list of parts is truncated, but the reply has no marker"))?;
             // Part numbers grow, so there are 10,000 pages at most.
             if next <= marker.unwrap_or(0) || next > u32::from(PartNumber::MAX) {
                 return Err(request.stuck(format!(
@@ -123,9 +121,8 @@ impl S3Store {
                 return Ok(uploads);
             }
             let key = page.next_key_marker.filter(|key| !key.is_empty());
-            let key = key.ok_or_else(|| {
-                request.stuck("the list of uploads is truncated, but the reply has no marker for the next page")
-            })?;
+            let key =
+                key.ok_or_else(|| request.stuck("the list of uploads is truncated, but the reply has no marker"))?;
             marker = (Some(keys.read(&key).into_owned()), page.next_upload_id_marker.filter(|id| !id.is_empty()));
             if !seen.insert(marker.clone()) {
                 return Err(request.stuck("the list of uploads does not advance: a page leads to an earlier one"));
