@@ -84,13 +84,13 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    kept: Option<Obtained>,
+    kept: Option<Session>,
     failure: Option<Failure>,
     /// Whether the background task was started.
     kept_fresh: bool,
 }
 
-struct Obtained {
+struct Session {
     credentials: Credentials,
     obtained: SystemTime,
     refresh_at: SystemTime,
@@ -98,7 +98,7 @@ struct Obtained {
     usable_until: Option<SystemTime>,
 }
 
-impl Obtained {
+impl Session {
     fn is_valid(&self, now: SystemTime) -> bool {
         self.usable_until.is_none_or(|until| now < until)
     }
@@ -284,7 +284,7 @@ impl Inner {
 
     fn keep(&self, credentials: Credentials, now: SystemTime) {
         let expiry = credentials.expiry();
-        let kept = Obtained {
+        let kept = Session {
             obtained: now,
             refresh_at: refresh_at(now, expiry, random()),
             usable_until: expiry.map(|expiry| usable_until(now, expiry)),
