@@ -8,7 +8,7 @@
 //!   provider is dropped.
 //! - **One refresh at a time.** A request waits for it only while there are no valid credentials.
 //! - **The last good credentials until they expire**, also when a refresh fails. A failed refresh is repeated with growing
-//!   pauses ([`pause`]) for as long as the process lives; within a pause every request gets that failure, so
+//!   pauses ([`PAUSES`]) for as long as the process lives; within a pause every request gets that failure, so
 //!   that a dozen parts do not ask a refusing STS a dozen times.
 //! - **Credentials that a service calls expired are dropped** ([`Provider::refused`]); newer ones stay.
 //!
