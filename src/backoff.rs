@@ -1,7 +1,7 @@
-//! How long to wait before something that failed is tried again: the one formula, with other numbers for each use.
+//! Computes the pause before a failed action is repeated: one formula, with other numbers for each use.
 //!
-//! The bound doubles with each failure up to a limit; the pause is a random share of it, so that a fleet that failed together does
-//! not come back together ("Exponential Backoff And Jitter", AWS Architecture Blog). Randomness is passed in.
+//! The bound doubles with each failure up to a limit; the pause is a random share of it, so that nodes that failed at one moment do
+//! not repeat at one moment ("Exponential Backoff And Jitter", AWS Architecture Blog). Randomness is passed in.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use std::time::Duration;
 pub struct Backoff {
     first: Duration,
     last: Duration,
-    /// Of the bound, in percent.
+    /// The least and the greatest share of the bound, in percent.
     share: (u32, u32),
 }
 
 impl Backoff {
-    /// Bounds from `first` to `last`; a pause lies evenly between the two shares of its bound, in percent.
+    /// Bounds grow from `first` to `last`; a pause is uniform between the two shares of its bound, in percent.
     #[must_use]
     pub const fn new(first: Duration, last: Duration, share: (u32, u32)) -> Self {
         Self { first, last, share }
@@ -28,7 +28,7 @@ impl Backoff {
     }
 }
 
-/// Evenly between `least` (for a `random` of 0) and `most`.
+/// A duration between `least` (for a `random` of 0) and `most`.
 #[must_use]
 pub fn between(least: Duration, most: Duration, random: u64) -> Duration {
     let span = most.saturating_sub(least).as_nanos();
@@ -36,7 +36,7 @@ pub fn between(least: Duration, most: Duration, random: u64) -> Duration {
     least + Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
-/// Without randomness a pause is as long as it may be: nothing breaks.
+/// A random number; the maximum if the system has none, which gives the longest pause.
 #[must_use]
 pub fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)

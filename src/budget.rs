@@ -1,16 +1,16 @@
-//! The memory budget: every large buffer of the process is paid for before it exists.
+//! The memory budget: the process takes every large buffer out of it before it allocates the buffer.
 //!
-//! A [`Budget`] holds `limits.memory` bytes. A stream takes a [`Reservation`] when it starts, all at once: enough for its
-//! pipeline and for one part. From then on it can always finish with what it has: more parts in flight are taken only
-//! if they are free right now ([`Budget::try_grant`]), never by waiting while holding. So streams wait for each other only before they
-//! have read anything, first come first served, and there is no order in which they could lock each other out.
+//! A [`Budget`] has `limits.memory` bytes. A stream takes a [`Reservation`] when it starts, in one step: enough for its
+//! pipeline and for one part. With that it can always finish: it takes more parts in flight only if their memory is free right now
+//! ([`Budget::try_grant`]), and never waits for memory while it has some. So streams wait for each other only before they
+//! have read anything, first come first served, and cannot deadlock.
 //!
-//! What is granted is [`Grant`]; it becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
-//! [`Segments`](segments::Segments) for what goes through the HTTP client. The memory behind both is kept for the next of the same size rather
-//! than given back to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds what
-//! is free in the budget.
+//! A [`Grant`] becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
+//! [`Segments`](segments::Segments) for data that the HTTP client sends. The memory of both is kept for the next one of the same size
+//! and not returned to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds
+//! the free part of the budget.
 //!
-//! A request that could never be met is refused at once, naming the setting.
+//! A request for more than the whole budget fails at once, with an error that names the setting.
 
 pub mod segments;
 pub mod stream;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Permits count these; a semaphore takes at most 2^32 - 1 permits in one request.
+/// Bytes per permit: a semaphore takes at most 2^32 - 1 permits in one request.
 const UNIT: u64 = 1024;
 
 #[derive(Debug, Clone)]
@@ -34,14 +34,14 @@ pub struct Budget {
 struct Inner {
     total: u64,
     permits: Arc<Semaphore>,
-    /// Memory of dropped buffers, for the next of that size.
+    /// Memory of dropped buffers, for the next ones of the same size.
     idle: Mutex<Vec<Vec<u8>>>,
     /// Milliseconds that streams waited in [`Budget::reserve`].
     waited: AtomicU64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} bytes of buffers are needed at once, limits.memory has {total}")]
+#[error("limits.memory is {total} bytes; the buffers need {wanted}")]
 pub struct TooSmall {
     pub wanted: u64,
     pub total: u64,
@@ -70,7 +70,7 @@ impl Budget {
         self.inner.total.saturating_sub(self.inner.permits.available_permits() as u64 * UNIT)
     }
 
-    /// How long streams have waited for memory, all of them together.
+    /// The total time that streams have waited for memory.
     #[must_use]
     pub fn waited(&self) -> Duration {
         Duration::from_millis(self.inner.waited.load(Ordering::Relaxed))
@@ -79,7 +79,7 @@ impl Budget {
     /// Waits until `bytes` are free, in turn with others that wait.
     ///
     /// # Errors
-    /// At once when the whole budget is smaller than that.
+    /// At once when the whole budget is smaller than `bytes`.
     pub async fn reserve(&self, bytes: u64) -> Result<Reservation, TooSmall> {
         let too_small = TooSmall { wanted: bytes, total: self.inner.total };
         if bytes > self.inner.total {
@@ -94,7 +94,7 @@ impl Budget {
         Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
     }
 
-    /// `capacity` bytes if that much is free right now.
+    /// Takes `capacity` bytes if that much is free right now.
     #[must_use]
     pub fn try_grant(&self, capacity: usize) -> Option<Grant> {
         let permits = u32::try_from((capacity as u64).div_ceil(UNIT)).ok()?;
@@ -102,7 +102,7 @@ impl Budget {
         Some(Grant { budget: self.clone(), capacity, _permit: Permit::Shared(permit) })
     }
 
-    /// Idle memory of that capacity, as it was left, or new memory.
+    /// Idle memory of that capacity, with its old content, or new memory.
     fn memory(&self, capacity: usize) -> Vec<u8> {
         let idle = {
             let mut idle = self.idle();
@@ -118,12 +118,12 @@ impl Budget {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives all idle memory back to the system: for when no stream runs, and none is expected soon.
+    /// Returns all idle memory to the system: for when no stream runs, and none is expected soon.
     pub fn release(&self) {
         self.idle().clear();
     }
 
-    /// Gives idle memory back until it fits into what nobody has taken.
+    /// Returns idle memory to the system until the rest fits into the free part of the budget.
     fn trim(&self) {
         let mut idle = self.idle();
         let free = self.inner.permits.available_permits() as u64 * UNIT;
@@ -135,19 +135,19 @@ impl Budget {
     }
 }
 
-/// Part of the budget, held until dropped.
+/// A part of the budget, taken until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Buffers that a stream may count on whatever the others do: `count` of `capacity` bytes, out of its reservation.
+/// Buffers of one stream that no other stream can take: `count` of `capacity` bytes, out of its reservation.
 #[derive(Debug, Clone)]
 pub struct OwnBuffers {
     budget: Budget,
     capacity: usize,
     slots: Arc<Semaphore>,
-    /// Held by every buffer too: the reservation ends with the last of them.
+    /// Every buffer has a reference too: the reservation ends with the last of them.
     reservation: Arc<Reservation>,
 }
 
@@ -158,7 +158,7 @@ impl OwnBuffers {
         Self { budget, capacity, slots: Arc::new(Semaphore::new(count)), reservation }
     }
 
-    /// Waits for one of the own buffers to be free.
+    /// Waits until one of the own buffers is free.
     pub async fn get(&self) -> Buffer {
         self.grant().await.buffer()
     }
@@ -193,7 +193,7 @@ enum Permit {
     Own(OwnedSemaphorePermit, Arc<Reservation>),
 }
 
-/// Bytes of the budget for whoever holds this.
+/// Bytes of the budget, taken until this is dropped.
 #[derive(Debug)]
 pub struct Grant {
     budget: Budget,
@@ -210,7 +210,7 @@ impl Grant {
 
 /// Memory with its permit. Never grows past its capacity.
 ///
-/// What was once written stays initialised, so a used buffer is read into without being zeroed again.
+/// Written memory stays initialised, so a used buffer need not be zeroed again.
 #[derive(Debug)]
 pub struct Buffer {
     data: Vec<u8>,
@@ -248,7 +248,7 @@ impl Buffer {
         count
     }
 
-    /// The next `count` bytes of room (or all there is), to be written and then taken over with [`Buffer::commit`].
+    /// The next `count` bytes of room (or all there is), to be written and then counted with [`Buffer::commit`].
     pub fn spare(&mut self, count: usize) -> &mut [u8] {
         let end = self.length + count.min(self.room());
         if self.data.len() < end {
@@ -267,7 +267,7 @@ impl Buffer {
         &self.data[..self.length]
     }
 
-    /// Shared, immutable, sliceable; the permit goes along.
+    /// Makes the content shared, immutable and sliceable, with its permit.
     #[must_use]
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -282,7 +282,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Still paid for by the grant, which is dropped after this: what is idle was in use a moment ago.
+        // The grant is dropped after this, so the idle memory is never more than the free budget.
         let data = std::mem::take(&mut self.data);
         self.grant.budget.idle().push(data);
     }
@@ -295,7 +295,7 @@ mod tests {
     const KIB: u64 = 1024;
 
     #[tokio::test]
-    async fn what_can_never_fit_is_refused() {
+    async fn a_request_above_the_whole_budget_is_refused() {
         let budget = Budget::new(64 * KIB);
         assert_eq!(budget.reserve(65 * KIB).await.unwrap_err(), TooSmall { wanted: 65 * KIB, total: 64 * KIB });
     }
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_memory_is_given_back_when_the_budget_is_wanted_otherwise() {
+    async fn idle_memory_is_returned_when_a_stream_needs_the_budget() {
         let budget = Budget::new(64 * KIB);
         drop(budget.try_grant(48 * 1024).unwrap().buffer());
         assert_eq!(budget.inner.idle.lock().unwrap().len(), 1);

@@ -1,9 +1,9 @@
-//! The checksums S3 verifies for us: computed once over a part, sent as a plain header, combined for the whole object.
+//! Checksums that S3 verifies: computed once over a part, sent as a plain header, combined for the whole object.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Which checksum a location sends (`checksum = "…"`).
+/// The checksum that a location sends (`checksum = "…"`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
@@ -14,7 +14,7 @@ pub enum Algorithm {
     None,
 }
 
-/// A checksum's value. CRCs combine; SHA-256 does not, so an object sent with it in parts has no full-object value.
+/// A checksum's value. CRCs combine; SHA-256 does not, so an object that was uploaded in parts has no full-object value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checksum {
     Crc64nvme(u64),
@@ -52,7 +52,7 @@ pub fn sha256(pieces: impl IntoIterator<Item: AsRef<[u8]>>) -> [u8; 32] {
     pieces.into_iter().fold(Sha256::new(), Sha256::chain_update).finalize().into()
 }
 
-/// A CRC-64/NVME over bytes as they come.
+/// Computes a CRC-64/NVME piece by piece.
 #[derive(Debug, Clone, Copy)]
 pub struct Crc64nvme(crc_fast::Digest);
 
@@ -79,7 +79,7 @@ impl Default for Crc64nvme {
 }
 
 impl Checksum {
-    /// Which algorithm's it is.
+    /// Its algorithm.
     #[must_use]
     pub const fn algorithm(self) -> Algorithm {
         match self {
@@ -89,8 +89,8 @@ impl Checksum {
         }
     }
 
-    /// The checksum of `self`'s bytes followed by `next`'s, of which there are `next_len`. `None` where the algorithm
-    /// cannot combine or the two are not of one algorithm.
+    /// The checksum of `self`'s bytes followed by the `next_len` bytes of `next`. `None` if the algorithm cannot combine or the two
+    /// have different ones.
     #[must_use]
     pub fn combine(self, next: Self, next_len: u64) -> Option<Self> {
         use crc_fast::{CrcAlgorithm, checksum_combine};
@@ -106,7 +106,7 @@ impl Checksum {
         }
     }
 
-    /// The value as S3's `x-amz-checksum-…` headers have it: base64 of the big-endian bytes.
+    /// The value for S3's `x-amz-checksum-…` headers: base64 of the big-endian bytes.
     #[must_use]
     pub fn to_header(self) -> String {
         use base64::Engine as _;
@@ -118,7 +118,7 @@ impl Checksum {
         }
     }
 
-    /// The inverse of [`Checksum::to_header`]; `None` for anything malformed (a composite checksum's `-N` too).
+    /// The inverse of [`Checksum::to_header`]; `None` if malformed (a composite checksum's `-N` too).
     #[must_use]
     pub fn from_header(algorithm: Algorithm, header: &str) -> Option<Self> {
         use base64::Engine as _;

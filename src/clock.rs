@@ -1,4 +1,4 @@
-//! Time that is passed in, for work that waits for minutes: tests pass [`Virtual`] time and do not wait.
+//! A clock that is passed in, for work that waits for minutes: tests pass [`Virtual`] and do not wait.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -28,7 +28,7 @@ impl Clock for System {
     }
 }
 
-/// Time that passes only when everything waits for it: see [`Virtual::run`]. All clones are one clock.
+/// A clock that advances only when all work waits for it: see [`Virtual::run`]. All clones are one clock.
 #[derive(Debug, Clone)]
 pub struct Virtual {
     start: Instant,
@@ -38,7 +38,7 @@ pub struct Virtual {
 #[derive(Debug, Default)]
 struct State {
     passed: Duration,
-    /// By when they wake, and a number that keeps two of one moment apart.
+    /// The key is the time to wake, and a number that distinguishes sleepers of one moment.
     sleepers: BTreeMap<(Duration, u64), Waker>,
     slept: u64,
 }
@@ -55,7 +55,7 @@ impl Virtual {
         self.state().passed
     }
 
-    /// Runs `work`, and lets time jump to the next moment somebody waits for whenever it can do nothing else.
+    /// Runs `work`. When it can only wait, time jumps to the next moment that a sleeper waits for.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| match work.as_mut().poll(context) {

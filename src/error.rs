@@ -1,9 +1,8 @@
-//! What every failure that reaches an operator carries: a [`Class`] out of one closed list, and a [`Report`].
+//! Gives every failure that reaches an operator a [`Class`] from one closed list, and a [`Report`].
 //!
-//! Each room has its own error type; all of them say what they know through [`Classify`]. The class decides the
-//! exit code, the metric label and whether anything tries again, so it is decided once, where the failure is
-//! first understood, and only passed on from there. The report is one type from there to the operator: in the manifest, the daemon's
-//! state, its status and page, and on the terminal.
+//! Each module has its own error type, which implements [`Classify`]. The class decides the exit code, the metric label and
+//! whether the request is repeated, so it is set once, where the failure is first understood, and then only passed on. The
+//! report has one type everywhere: in the manifest, the daemon's state, its status and page, and on the terminal.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,10 +39,10 @@ pub enum Class {
     Internal,
 }
 
-/// What the part-level retry does with a failure of a class.
+/// Whether a request is repeated after a failure of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Trying again changes nothing.
+    /// Repeating the request would not help.
     No,
     /// Once more, at once: the cause is repaired by the attempt itself (fresh credentials, a re-sent part).
     Once,
@@ -110,7 +109,7 @@ impl Class {
         }
     }
 
-    /// The class of that name; `None` for one of another version's.
+    /// The class of that name; `None` for a name of another version.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == name)
@@ -140,7 +139,7 @@ impl Class {
         }
     }
 
-    /// Whether and how a request that failed this way is sent again by the engine.
+    /// Whether and how [`crate::retry`] repeats a request that failed with this class.
     #[must_use]
     pub const fn retry(self) -> Retry {
         match self {
@@ -174,15 +173,15 @@ impl fmt::Display for Class {
     }
 }
 
-/// One failure as the operator sees it, wherever that is.
+/// One failure as the operator sees it, in every place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// One that another version wrote and this one does not know is read as [`Class::Internal`].
+    /// An unknown class, written by another version, is read as [`Class::Internal`].
     #[serde(deserialize_with = "class_of_any_version")]
     pub class: Class,
-    /// What was being done, on what, and what went wrong. Never a secret.
+    /// The action, its object, and the cause. Never a secret.
     pub message: String,
-    /// One sentence on what to do; `None` where there is nothing better to say than the message.
+    /// One sentence on what to do; `None` if the message says enough.
     pub remedy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Cow<'static, str>>,
@@ -217,7 +216,7 @@ impl Report {
     }
 }
 
-/// Implemented by every room's error type.
+/// Implemented by every module's error type.
 pub trait Classify: std::error::Error {
     fn report(&self) -> Report;
 
@@ -226,13 +225,13 @@ pub trait Classify: std::error::Error {
     }
 }
 
-/// The code of a failure that none of the service's own answers caused: something else answered in its place.
+/// The code of a failure where something other than the service answered.
 pub const NOT_THE_SERVICE: &str = "NotTheService";
 
-/// A failed request: what was asked, of what, what came back, and what that means.
+/// A failed request: operation, resource, answer, and class.
 #[derive(Debug, Clone)]
 pub struct ServiceError {
-    /// As the service names it, `UploadPart`.
+    /// The service's name for it, `UploadPart`.
     pub operation: &'static str,
     /// `s3://bucket/key`, a role ARN, an endpoint: never a secret.
     pub resource: String,
@@ -250,14 +249,14 @@ pub struct ServiceError {
 /// Whether the service can have seen a request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// No connection came about, or no credentials to sign with.
+    /// There was no connection, or there were no credentials to sign with.
     Never,
-    /// It was sent, at least in part. Without an answer it may have been carried out all the same.
+    /// The request was sent, at least in part. Without an answer it may have been carried out.
     Sent,
 }
 
 impl ServiceError {
-    /// An error at the store that Penstock made itself, not a reply.
+    /// An error of a store request that Penstock found itself, not the service.
     #[must_use]
     pub fn local(
         operation: &'static str,
@@ -268,7 +267,7 @@ impl ServiceError {
         Self::at("s3", operation, resource, class, message)
     }
 
-    /// The same at another service.
+    /// The same as [`Self::local`], for another service.
     #[must_use]
     pub fn at(
         service: &'static str,
@@ -291,19 +290,19 @@ impl ServiceError {
         }
     }
 
-    /// The store cannot do what was asked: its own word, and not that of a proxy or a login page in its place, which may be gone tomorrow.
+    /// The store itself says that it cannot do this, not a proxy or a login page in its place, which may be gone tomorrow.
     #[must_use]
     pub fn is_incapable(&self) -> bool {
         self.class == Class::Compat && self.code.as_deref() != Some(NOT_THE_SERVICE)
     }
 
-    /// The service answered, and what it said means that nothing was done: also that it does not know such a request.
+    /// The service answered that it did not carry the request out, or that it does not know such a request.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.delivery == Delivery::Sent && matches!(self.status, Some(400..=499 | 501 | 505))
     }
 
-    /// The request may have been carried out although it failed: no answer came, or one of a server in trouble, or a good one that was cut.
+    /// The request may have been carried out although it failed: no answer came, a server error, or a truncated success.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
         match (self.delivery, self.status) {
@@ -349,14 +348,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_may_have_happened() {
+    fn a_failed_request_may_have_been_carried_out() {
         let error = |status, class, delivery| {
             ServiceError { status, delivery, ..ServiceError::local("CreateMultipartUpload", "k", class, "") }
                 .may_have_happened()
         };
         assert!(error(None, Class::Transient, Delivery::Sent), "no answer");
         assert!(error(Some(500), Class::Transient, Delivery::Sent));
-        assert!(error(Some(200), Class::Transient, Delivery::Sent), "an answer that was cut");
+        assert!(error(Some(200), Class::Transient, Delivery::Sent), "a truncated answer");
         assert!(!error(None, Class::Transient, Delivery::Never), "no connection");
         assert!(!error(Some(503), Class::Throttled, Delivery::Sent));
         assert!(!error(Some(403), Class::AccessDenied, Delivery::Sent));

@@ -1,17 +1,17 @@
 //! Penstock: the backup data path for Kubernetes clusters on AWS.
 //!
-//! Data walks one way, **source → chunk → frame → part → store**, and a backup is committed by its manifest. Imports
-//! go only downward in this list, and within the ground; `tests/suite/imports.rs` reads the list and holds the rule:
+//! Data flows one way, **source → chunk → frame → part → store**, and a backup is committed by its manifest. Imports
+//! go only downward in this list, and within the ground; `tests/suite/imports.rs` reads the list and checks the rule:
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
-//! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
+//! 3. The commands' work: [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its permissions.
+//! 4. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
-//! 6. What it reads: the [`source`]s, which know of neither stream nor upload.
-//! 7. [`location`]: one opened location, which all of the above work at.
-//! 8. [`retry`]: when a failed request is made again; [`state`]: what outlives the process.
-//! 9. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
+//! 6. The [`source`]s that it reads, which know neither stream nor upload.
+//! 7. [`location`]: one opened location, which all of the above use.
+//! 8. [`retry`]: repeats failed requests; [`state`]: records that outlive the process.
+//! 9. The ports: [`store`], [`disks`], and [`site`] for identity, trust and permissions.
 //! 10. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
 //! 11. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`],
 //!     [`checksum`], [`clock`], [`backoff`].

@@ -1,28 +1,28 @@
-//! `limits.bandwidth`: how fast everything together may send.
+//! Limits how fast all uploads together send (`limits.bandwidth`).
 //!
-//! A token bucket kept as the time at which it will be full again (the GCRA of ATM, "virtual scheduling"): whoever wants to send takes
-//! the next free stretch of time and waits until it begins. First come, first served; no debt, no timer of its own. What is asked
-//! for at once is small ([`Bandwidth::slice`]), so the line is smooth, and shared evenly by all that send.
+//! A token bucket, stored as the time at which it will be full again (the GCRA of ATM, "virtual scheduling"): a sender takes
+//! the next free stretch of time and waits until it begins. First come, first served; no debt, no timer. A sender takes
+//! little at once ([`Bandwidth::slice`]), so the traffic is smooth, and all senders get the same share.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// An idle line may be ahead by this much, so that a timer that is late does not cost throughput.
+/// After an idle time a sender may be this much ahead of the rate, so that a late timer does not cost throughput.
 const BURST: Duration = Duration::from_millis(50);
 
-/// The most that is sent in one go; also what a body is cut into where there is no limit.
+/// The largest slice of a body; also its size without a limit.
 pub const LARGEST_SLICE: usize = 64 << 10;
 
-/// Below this a slice costs more than it smooths.
+/// A smaller slice costs more than it smooths.
 const SMALLEST_SLICE: usize = 4 << 10;
 
-/// Cheap to clone; all clones share one line.
+/// Cheap to clone; all clones share one limit.
 #[derive(Debug, Clone)]
 pub struct Bandwidth {
     bytes_per_second: f64,
-    /// When what has been promised so far will have been sent.
+    /// When all bytes taken so far will have been sent.
     busy_until: Arc<Mutex<Instant>>,
 }
 
@@ -35,7 +35,7 @@ impl Bandwidth {
         Self { bytes_per_second, busy_until: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// How much to ask for at once: what a tenth of a second sends.
+    /// How much to take at once: the bytes of a tenth of a second.
     #[must_use]
     pub fn slice(&self) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped, and never negative")]
@@ -43,12 +43,12 @@ impl Bandwidth {
         tenth.clamp(SMALLEST_SLICE, LARGEST_SLICE)
     }
 
-    /// Takes the next `bytes` of the line; they may be sent after so long.
+    /// Takes the time for `bytes`, and returns how long to wait before sending them.
     #[must_use]
     pub fn take(&self, bytes: usize, now: Instant) -> Duration {
         #[expect(clippy::cast_precision_loss, reason = "a slice is small")]
         let stretch = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
-        // One number, valid whatever happened to who held the lock.
+        // One number, which is valid even after a panic under the lock.
         let mut busy_until = self.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
         let start = (*busy_until).max(now.checked_sub(BURST).unwrap_or(now));
         *busy_until = start + stretch;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whoever asks, how much and when: no window of time sees more than the rate allows, and no time is wasted.
+        /// For all sizes and times of requests, no window of time has more than the rate allows, and no time is wasted.
         #[test]
         fn the_line_is_full_and_never_more(
             rate in 10_000_u64..10_000_000,
@@ -82,7 +82,7 @@ mod tests {
                 let mut total = 0.0;
                 for (at, bytes) in &sent[first..] {
                     let allowed = (*at - sent[first].0 + BURST).as_secs_f64() * rate as f64;
-                    // What has gone before this one began.
+                    // The bytes sent before this one began.
                     prop_assert!(total <= allowed + 1.0, "{total} bytes, {allowed} allowed");
                     total += *bytes as f64;
                 }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_send_share_evenly() {
+    fn two_senders_get_the_same_share() {
         let bandwidth = Bandwidth::new(1_000_000);
         let start = Instant::now() + Duration::from_secs(1);
         let (mut at, mut sent) = ([start; 2], [0_usize; 2]);

@@ -1,7 +1,7 @@
-//! One opened location: a bucket as it is configured, whose backups of it are ours, and what speaks to it.
+//! One opened location: its configuration, the cluster and node whose backups it has, and the clients of its services.
 //!
-//! Made in one place, [`Location::open`], by whatever [`Connect`] is; all that works there takes a `&Location`. Its store and its block
-//! service make failed requests again ([`crate::retry`]): nobody above does. Its process's limits are in [`Process`].
+//! [`Location::open`] makes it through a [`Connect`]; all work at the location takes a `&Location`. Its store and its block
+//! service repeat failed requests ([`crate::retry`]), so no caller does. The process's limits are in [`Process`].
 
 pub mod memory;
 
@@ -24,12 +24,12 @@ use crate::retry::pace::Pace;
 use crate::retry::{Endpoint, PATIENCE, Policy, Retrying};
 use crate::store::Store;
 
-/// How locations are reached; `cli` plugs the adapter in.
+/// Connects locations; `cli` plugs the adapter in.
 pub trait Connect: Send + Sync {
-    /// Reads files, talks to nobody.
+    /// Reads files; makes no request.
     ///
     /// # Errors
-    /// When the location cannot be used as it is configured.
+    /// When the location's configuration cannot be used.
     fn connect(&self, location: &config::Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report>;
 }
 
@@ -40,7 +40,7 @@ pub trait Remote: Send + Sync {
 
     fn disks(&self) -> Arc<dyn Disks>;
 
-    /// When the credentials that hold now expire, after obtaining them if none do; `None` for those that do not expire.
+    /// When the current credentials expire, after obtaining them if needed; `None` if they do not expire.
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
 
     /// When the first certificate of the CA bundle expires.
@@ -54,24 +54,24 @@ pub struct Location {
     pub cluster: Name,
     pub node: Name,
     pub process: Process,
-    /// Each request once: for whoever looks whether the location answers now.
+    /// The services without retries, for checking whether the location answers now.
     pub remote: Arc<dyn Remote>,
-    /// What all work there has learned about it: how much it takes, and how often it fails.
+    /// The state of retries and of the window, shared by all work there.
     pub endpoint: Endpoint,
     pub store: Arc<dyn Store>,
     pub disks: Arc<dyn Disks>,
-    /// Of the snapshots that are created there.
+    /// Spaces the creations of snapshots there.
     pub pace: Arc<Pace>,
-    /// What pauses and long waits go by.
+    /// The clock for pauses and long waits.
     pub clock: Arc<dyn Clock>,
-    /// How long an upload's requests are made again.
+    /// How long an upload's requests are repeated.
     pub patience: Duration,
     stop: CancellationToken,
 }
 
 impl Location {
     /// # Errors
-    /// When it cannot be used as it is configured.
+    /// When the location's configuration cannot be used.
     pub fn open(
         connect: &dyn Connect,
         config: &config::Location,
@@ -82,7 +82,7 @@ impl Location {
         Ok(Self::new(remote, config, (cluster, node), process))
     }
 
-    /// Over services that are connected already.
+    /// Opens a location over services that are connected already.
     #[must_use]
     pub fn new(
         remote: Arc<dyn Remote>,
@@ -111,14 +111,14 @@ impl Location {
         }
     }
 
-    /// The same, whose requests end when `stop` is cancelled.
+    /// Returns the same location; its requests end when `stop` is cancelled.
     #[must_use]
     pub fn until(&self, stop: &CancellationToken) -> Self {
         let (store, disks) = counted(&*self.remote, &self.endpoint, stop);
         Self { store, disks, stop: stop.clone(), ..self.clone() }
     }
 
-    /// The same, newly opened, waiting by another clock.
+    /// Returns the same location, newly opened, with another clock.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         let (metrics, window) = (self.endpoint.metrics().clone(), self.config.upload.concurrency.into());
@@ -126,7 +126,7 @@ impl Location {
         Self { endpoint, clock, ..self.clone() }.until(&self.stop)
     }
 
-    /// The store for what nobody waits for: it rides out an outage.
+    /// The store for work that nobody waits for: it survives an outage.
     #[must_use]
     pub fn patient(&self) -> Retrying<dyn Store> {
         let policy = Policy::Patience(self.patience);

@@ -1,17 +1,17 @@
-//! IAM policies made for the user, as JSON to paste: what the role may do, who may assume it, what its caller may do.
+//! Makes IAM policies as JSON to paste: the role's permissions, its trust policy, and its caller's permissions.
 //!
-//! The permission policy is the whole list of what Penstock ever asks for; `tests/suite/layouts.rs` runs it under exactly these.
+//! The permission policy lists every action that Penstock uses; `tests/suite/layouts.rs` runs it with exactly these.
 
 use serde_json::{Value, json};
 
 use crate::config::Location;
 use crate::site::Ec2Action;
 
-/// What a backup location's objects need; each is proven by `penstock validate`.
+/// Actions on a location's objects; `penstock validate` proves each.
 const OBJECT_ACTIONS: [&str; 5] =
     ["s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
 
-/// A multipart upload reads its data key back: PutObject alone would do without Decrypt.
+/// A multipart upload decrypts its data key: PutObject alone would not need Decrypt.
 const KEY_ACTIONS: [&str; 2] = ["kms:GenerateDataKey", "kms:Decrypt"];
 
 /// Whether the role takes EBS snapshots too.
@@ -31,11 +31,11 @@ pub enum Error {
     ExternalId(String),
     #[error("{0}")]
     Principal(String),
-    #[error("location {0} assumes no role, so that its credentials need no policy to assume one")]
+    #[error("location {0} assumes no role, so its credentials need no policy to assume one")]
     NoHop(String),
 }
 
-/// `arn:aws`, `arn:aws-cn`, `arn:aws-us-gov`: as the region's partition has it.
+/// The region's partition, as in `arn:aws-cn`.
 fn partition(region: &str) -> &'static str {
     match region {
         region if region.starts_with("cn-") => "aws-cn",
@@ -49,10 +49,10 @@ fn document(statements: Vec<Value>) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-/// What the location's role may do, and nothing more. `kms_key` is the key of the bucket's or the location's encryption.
+/// The minimal permissions of the location's role. `kms_key` is the key of the bucket's or the location's encryption.
 ///
 /// # Errors
-/// When `kms_key` is no ARN: an ID or an alias says nothing to IAM.
+/// When `kms_key` is not an ARN: IAM takes neither an ID nor an alias.
 pub fn permissions(location: &Location, kms_key: Option<&str>, snapshots: Snapshots) -> Result<Value, Error> {
     let bucket = format!("arn:{}:s3:::{}", partition(&location.region), location.bucket);
     let mut statements = vec![
@@ -78,19 +78,19 @@ pub fn permissions(location: &Location, kms_key: Option<&str>, snapshots: Snapsh
 pub struct Trusted {
     pub account: String,
     pub who: Principal,
-    /// Asked of this principal, and of no other.
+    /// Required of this principal only.
     pub external_id: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 pub enum Principal {
-    /// Whomever the account's own policies let assume it.
+    /// Every principal that the account's own policies permit.
     Account,
     Role(String),
     User(String),
 }
 
-/// The role's trust policy: one statement for each principal, since an external ID is asked of one and not of another.
+/// The role's trust policy: one statement for each principal, since an external ID is required of some of them only.
 ///
 /// # Errors
 /// When an account, a name or an external ID has a form that IAM does not take.
@@ -126,8 +126,8 @@ fn plain(name: &str) -> Result<&str, Error> {
     Err(Error::Principal(format!("{name:?} is not a role's or a user's name: give it without `arn:…`")))
 }
 
-/// What the base credentials need, for the first hop; and what each hop's role needs for the next one. One document each, with
-/// whom to give it to.
+/// The permissions that the base credentials need for the first hop, and each hop's role for the next one: one document each,
+/// with the identity to attach it to.
 ///
 /// # Errors
 /// When the location assumes no role.
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_role_may_do_what_the_design_lists() {
+    fn the_role_has_exactly_the_listed_permissions() {
         let policy = permissions(&location("region = \"eu-west-1\""), None, Snapshots::Yes).unwrap();
         let expected = json!({ "Version": "2012-10-17", "Statement": [
             { "Sid": "Objects", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups/*", "Action": [
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_adds_what_a_multipart_upload_needs_of_it() {
+    fn a_key_adds_the_actions_of_a_multipart_upload() {
         let key = "arn:aws-cn:kms:cn-north-1:222222222222:key/1";
         let policy = permissions(&location("region = \"cn-north-1\""), Some(key), Snapshots::No).unwrap();
         let statements = policy["Statement"].as_array().unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_external_id_is_asked_of_one_and_not_of_the_other() {
+    fn an_external_id_is_required_of_its_principal_only() {
         let trusted = [
             one("333333333333", Principal::Account, Some("acme-7f3a")),
             one("111111111111", Principal::Role("nodes/Node".into()), None),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_iam_would_refuse_is_refused() {
+    fn names_that_iam_would_refuse_are_refused() {
         let location = location("region = \"eu-west-1\"");
         let refused = |one: Trusted| trust(&location, &[one]).unwrap_err().to_string();
         assert!(refused(one("12345", Principal::Account, None)).contains("12 digits"));

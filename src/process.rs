@@ -1,4 +1,4 @@
-//! What one process lends to all the work in it: memory, threads, the numbers it publishes, and where it keeps what outlives it.
+//! Resources that all work in the process shares: memory, threads, metrics, and the state directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::metrics::Metrics;
 pub struct Process {
     pub budget: Budget,
     pub metrics: Metrics,
-    /// Holds the journal of uploads and the records of snapshots.
+    /// Has the journal of uploads and the records of snapshots.
     pub state_dir: PathBuf,
     threads: Arc<Threads>,
 }
 
-/// The threads that compress. They come with the first run and go with the last: an idle daemon has none.
+/// The compression threads. They exist while a run uses them: an idle daemon has none.
 #[derive(Debug)]
 struct Threads {
     count: usize,
@@ -26,7 +26,7 @@ struct Threads {
 }
 
 impl Process {
-    /// With `memory` bytes of buffers, and `threads` that compress.
+    /// `memory` is the bytes of all buffers, `threads` the number of compression threads.
     #[must_use]
     pub fn new(memory: u64, threads: usize, state_dir: &Path, metrics: Metrics) -> Self {
         let threads = Arc::new(Threads { count: threads, pool: Mutex::default() });
@@ -38,7 +38,7 @@ impl Process {
         Self::new(config.limits.memory, config.limits.compression_threads, &config.state_dir, metrics)
     }
 
-    /// The threads that compress, started if nobody has them.
+    /// The compression threads; starts them if no run uses them.
     ///
     /// # Errors
     /// When they cannot be started.

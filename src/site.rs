@@ -1,7 +1,7 @@
-//! The port to what surrounds a store: who one is there, whom one trusts, and what EC2 would allow.
+//! The port to a store's surroundings: the caller's identity, the trusted certificates, and EC2's permissions.
 //!
-//! `validate` proves a location through it; `aws` implements it. A method asks the real service, and changes nothing there
-//! except where it says so.
+//! `validate` checks a location with it; `aws` implements it. A method asks the real service, and changes nothing there
+//! unless its documentation says so.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
 
-/// A certificate, as far as an operator cares.
+/// The fields of a certificate that an operator needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
@@ -21,20 +21,20 @@ pub struct Certificate {
     pub not_after: Timestamp,
 }
 
-/// Who the service says one is.
+/// The caller's identity, as the service reports it.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// `None` where nobody was asked: a store that is not AWS, with keys of its own.
+    /// `None` without STS: a store that is not AWS, with keys of its own.
     pub account: Option<String>,
     pub arn: String,
     /// `None` for credentials that do not expire.
     pub expiry: Option<Timestamp>,
 }
 
-/// The base credentials, or one hop from there.
+/// The base credentials, or one hop.
 #[derive(Debug)]
 pub struct Step {
-    /// 0 is the base.
+    /// 0 for the base.
     pub hop: usize,
     pub took: Duration,
     pub result: Result<Identity, ServiceError>,
@@ -47,7 +47,7 @@ pub enum Service {
     Ec2,
 }
 
-/// How a connection to an endpoint is made.
+/// How an endpoint is connected to.
 #[derive(Debug, Clone)]
 pub enum Handshake {
     /// The URL says `http`.
@@ -61,7 +61,7 @@ pub enum Handshake {
     },
 }
 
-/// What snapshots and volumes need, each by its IAM action.
+/// The IAM actions that snapshots and volumes need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ec2Action {
     DescribeVolumes,
@@ -97,32 +97,32 @@ impl Ec2Action {
 
 #[async_trait]
 pub trait Site: Send + Sync {
-    /// What is trusted, in words.
+    /// A text that names the trusted certificates.
     fn trusted(&self) -> String;
 
-    /// The bundle's certificates; empty when only the system's are trusted.
+    /// The bundle's certificates; empty if only the system's are trusted.
     fn certificates(&self) -> Vec<Certificate>;
 
-    /// Obtains the base credentials and each hop's anew, up to the first that fails.
+    /// Obtains the base credentials and each hop's again, up to the first failure.
     async fn who(&self) -> Vec<Step>;
 
-    /// Connects to the service and hangs up; `None` when this location never speaks to it.
+    /// Connects to the service and closes the connection; `None` if this location does not use it.
     async fn handshake(&self, service: Service) -> Option<Result<Handshake, ServiceError>>;
 
     /// Milliseconds the server's clock is ahead of this host's; `None` before the first reply.
     fn skew(&self) -> Option<i64>;
 
-    /// The bucket's region, where the store says it.
+    /// The bucket's region, if the store names it.
     async fn bucket_region(&self) -> Result<Option<String>, ServiceError>;
 
-    /// Writes an object with the store's own encryption (SSE-S3), whatever is configured.
+    /// Writes an object with SSE-S3, whatever is configured.
     async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), ServiceError>;
 
-    /// Writes an object with `If-None-Match: *`, whatever a store that refuses it makes of it.
+    /// Writes an object with `If-None-Match: *`, without the workaround for a store that refuses it.
     async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), ServiceError>;
 
-    /// The version that the key has now, a delete marker's too; `None` in a bucket that keeps none, [`Class::NotFound`] where
-    /// nothing is.
+    /// The key's current version, which may be a delete marker; `None` in a bucket that keeps none, [`Class::NotFound`] if there
+    /// is no object.
     ///
     /// [`Class::NotFound`]: crate::error::Class::NotFound
     async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, ServiceError>;
@@ -130,6 +130,6 @@ pub trait Site: Send + Sync {
     /// Deletes one version for good.
     async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), ServiceError>;
 
-    /// Whether EC2 would do it, without its being done.
+    /// Asks EC2 whether it would do this, without doing it.
     async fn dry_run(&self, action: Ec2Action) -> Result<(), ServiceError>;
 }

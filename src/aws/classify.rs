@@ -1,7 +1,7 @@
-//! What a service's reply means: a pure function from the reply to a [`Class`] and one sentence on what to do.
+//! Classifies a service's error reply: a pure function from the reply to a [`Class`] and one sentence on what to do.
 //!
-//! One table for every operator-facing failure; `classify/tests.rs` holds a row for each. A code
-//! that is not known is classed by its HTTP status, never guessed from its text alone.
+//! `classify/tests.rs` has a row for each failure that an operator can see. An unknown code is classed by its HTTP status, never
+//! by its text alone.
 
 mod s3;
 #[cfg(test)]
@@ -32,53 +32,53 @@ impl Service {
 #[derive(Debug, Clone, Copy)]
 pub struct Reply<'a> {
     pub service: Service,
-    /// As the service names it, `UploadPart`.
+    /// The service's name for it, `UploadPart`.
     pub operation: &'a str,
     /// `None` for a failure that is reported inside a reply (a snapshot's state).
     pub status: Option<u16>,
-    /// `None` where a reply has no body: HEAD.
+    /// `None` for a reply without a body, as to HEAD.
     pub code: Option<&'a str>,
     pub message: &'a str,
 }
 
-/// What Penstock knows besides the reply.
+/// Facts that Penstock knows besides the reply.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// Objects are encrypted with KMS, as far as the configuration says.
+    /// The configuration asks for encryption with KMS.
     pub sse_kms: bool,
-    /// The key as configured.
+    /// The configured key.
     pub kms_key: Option<String>,
-    /// The role the credentials are of, as configured.
+    /// The configured role, whose credentials sign the request.
     pub role: Option<String>,
-    /// The region as configured.
+    /// The configured region.
     pub region: String,
-    /// What the location asks for with each new object.
+    /// Optional features that the location asks for with each new object.
     pub asked: Asked,
-    /// The bucket's region, where the reply says it (`x-amz-bucket-region`).
+    /// The bucket's region, if the reply names it (`x-amz-bucket-region`).
     pub bucket_region: Option<String>,
     /// The credentials were refreshed after an earlier failure of this kind.
     pub credentials_fresh: bool,
 }
 
-/// What a location asks for with each new object, and not every store knows.
+/// Features that a location asks for with each new object and that not every store has.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     pub checksum: Algorithm,
     pub storage_class: Option<String>,
     pub tags: bool,
-    /// Another mode than `bucket-default`.
+    /// A mode other than `bucket-default`.
     pub encryption: bool,
 }
 
 impl Asked {
-    /// The settings, as they stand in the configuration.
+    /// The names of these settings in the configuration.
     fn words(&self) -> Vec<String> {
         let class = self.storage_class.as_ref().map(|class| format!("storage_class = {class:?}"));
         let tags = self.tags.then(|| "`tags`".to_owned());
         class.into_iter().chain(self.encryption.then(|| "`encryption`".to_owned())).chain(tags).collect()
     }
 
-    /// What turns each of them off.
+    /// The setting that turns each of them off.
     fn turned_off(&self) -> Vec<&'static str> {
         let checksum = (self.checksum != Algorithm::None).then_some("checksum = \"none\"");
         let tags = self.tags.then_some("no `tags`");
@@ -88,18 +88,18 @@ impl Asked {
     }
 }
 
-/// The class, and what to do where there is more to say than the message does.
+/// The class, and a remedy if there is more to say than the message does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub class: Class,
     pub remedy: Option<String>,
 }
 
-/// Stands in a remedy for what was asked of: only the caller knows it.
+/// Placeholder in a remedy for the resource, which only the caller knows.
 const RESOURCE: &str = "{resource}";
 
 impl Verdict {
-    /// With the resource in its place.
+    /// Puts the resource in place of [`RESOURCE`].
     #[must_use]
     pub fn about(self, resource: &str) -> Self {
         Self { remedy: self.remedy.map(|remedy| remedy.replace(RESOURCE, resource)), ..self }
@@ -128,13 +128,13 @@ pub fn classify(reply: &Reply<'_>, context: &Context) -> Verdict {
     found.unwrap_or_else(|| by_status(reply, context))
 }
 
-/// Failures of the key, whatever service passes them on.
+/// Failures of the KMS key, from every service that passes them on.
 fn kms(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let message = reply.message;
     let denied = message.contains("kms:") || message.contains("ciphertext refers to a customer master key");
     let throttled = message.contains("KMS") && (code == "SlowDown" || code.starts_with("Throttling"));
     let header = code == "InvalidArgument" && message.contains("KMS managed key");
-    // Ceph has no key of its own, and calls the key that it cannot get an access key.
+    // Ceph has no default key, and its message calls the missing key an access key.
     let keyless = header && message.contains("kms-key-id");
     let lost = message.contains("kms-keyid");
     Some(match code {
@@ -196,7 +196,7 @@ fn key_config(context: &Context) -> Verdict {
     )
 }
 
-/// What every service answers alike.
+/// Codes that mean the same from every service.
 fn common(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let skewed = reply.message.contains("Signature expired") || reply.message.contains("not yet current");
     Some(match code {
@@ -295,7 +295,7 @@ fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
             };
             Verdict::new(Class::AccessDenied, format!("grant {action} to {role}{encoded}"))
         }
-        // Volumes are described by their IDs only where they have just been created, with success; others are looked for by filters.
+        // Only a volume that was just created is described by its ID; all others are found by filters.
         "InvalidVolume.NotFound" if reply.operation == "DescribeVolumes" => Verdict::new(
             Class::KmsDenied,
             format!(
@@ -317,14 +317,14 @@ fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     })
 }
 
-/// What EBS needs of a key.
+/// The grants that EBS needs on a key.
 fn volume_key_grant(context: &Context) -> String {
     let key = context.kms_key.as_deref().unwrap_or("the volume's KMS key");
     let role = context.role.as_deref().unwrap_or("the role in use");
     format!("grant kms:CreateGrant, kms:Decrypt and kms:GenerateDataKeyWithoutPlaintext on {key} to {role}")
 }
 
-/// A snapshot that ended in the state `error`: EC2 reports it in the snapshot's state message, not as an error.
+/// Classifies a snapshot in the state `error`: EC2 explains it in the snapshot's state message, not in an error reply.
 #[must_use]
 pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdict {
     if state_message.contains("key ID is not accessible") || state_message.contains("KMS") {
@@ -337,11 +337,11 @@ pub fn classify_snapshot_error(state_message: &str, context: &Context) -> Verdic
 fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
     match reply.status {
         Some(301 | 302 | 307 | 308) => s3::wrong_region(reply.message, context),
-        // Nothing of Penstock's asks whether something has changed.
+        // Penstock never sends a request that 304 would answer.
         Some(304) => Verdict::new(
             Class::Compat,
-            "the server says that nothing has changed, which was not asked: is the URL that of S3, STS or EC2, and does no \
-             cache answer in its place?",
+            "the server answered \"not modified\", which Penstock never asks for: check that the URL is that of S3, STS or EC2, and \
+            that no cache answers in its place",
         ),
         // A HEAD has no body: an expired token, a wrong region and a malformed request are all a bare 400.
         Some(400) if reply.code.is_none() => match &context.bucket_region {
@@ -350,7 +350,7 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         },
         Some(401 | 403) => match reply.service {
             Service::S3 => s3::denied(reply, context),
-            // Other stores' STS may refuse without a word. A code that is there, and not known, may be about the key.
+            // The STS of other stores may refuse without a code. An unknown code may be about the key.
             Service::Sts if reply.code.is_none() && reply.operation.starts_with("AssumeRole") => trust_denied(),
             Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
         },
@@ -366,12 +366,12 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         Some(429) => Verdict::bare(Class::Throttled),
         Some(408 | 500..) => Verdict::bare(Class::Transient),
         Some(400..) => Verdict::bare(Class::Config),
-        // A 200 that carried an unknown error, or none that is known: nothing was done, and the next attempt may do.
+        // A 200 with an unknown error in it, or no status: nothing was done, and the next attempt may succeed.
         Some(_) | None => Verdict::bare(Class::Transient),
     }
 }
 
-/// The word that follows `before` in an AWS message, without a sentence's end.
+/// The word that follows `before` in an AWS message, without punctuation at its end.
 fn word_after<'a>(message: &'a str, before: &str) -> Option<&'a str> {
     let (_, rest) = message.split_once(before)?;
     let word = rest.split_whitespace().next()?.trim_matches(['"', '\'', '.', ',']);

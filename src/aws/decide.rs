@@ -1,7 +1,7 @@
-//! What an attempt that was answered came to: decided once, when its reply is whole, and left in the reply for everybody who asks:
-//! the metrics, the SDK's retries, and the error that is reported.
+//! Decides what the outcome of an answered attempt is: once, when its reply is complete. The decision is stored in the reply for
+//! the metrics, the SDK's retries and the reported error.
 //!
-//! It comes from what is on the wire (status and error document), since an interceptor sees the SDK's typed error only as a black box.
+//! It is made from status and error document, since an interceptor cannot look into the SDK's typed error.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_smithy_runtime_api::client::interceptors::context::Error as Erased;
@@ -12,10 +12,10 @@ use super::reply::{self, Odd};
 use super::transport;
 use crate::error::{Class, NOT_THE_SERVICE};
 
-/// EC2's way to say that a dry run would have succeeded.
+/// EC2's code for a dry run that would have succeeded.
 pub(super) const DRY_RUN: &str = "DryRunOperation";
 
-/// The credentials a request was signed with were obtained moments ago.
+/// Whether the credentials that signed the request were obtained moments ago.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FreshCredentials;
 
@@ -28,7 +28,7 @@ pub(super) struct Decided {
     pub(super) request_id: Option<String>,
 }
 
-/// `None` where the failure is not the reply's: nothing came, or the connection broke.
+/// `None` where the reply does not explain the failure: none came, or the connection broke.
 pub(super) fn decide(
     (service, operation): (Service, &str),
     error: &OrchestratorError<Erased>,
@@ -42,7 +42,7 @@ pub(super) fn decide(
     }
     let document = reply::document(response);
     let status = response.status().as_u16();
-    // As the SDK has it: a store says so without a document in its answer to HEAD.
+    // The SDK's own name for it: the answer to HEAD has no document.
     let bare = (service == Service::S3 && status == 404 && document.is_empty()).then(|| "NotFound".to_owned());
     let code = reply::element(&document, "Code").or(bare);
     let request_id = request_id(response, &document);
@@ -71,13 +71,13 @@ pub(super) fn decide(
     Some(Decided { verdict, status, code, message, request_id })
 }
 
-/// The document is the one that was asked for, and something in it is not what the SDK can read. The parser's own words are for whoever
-/// debugs this: they name no cause that an operator knows.
+/// The document is of the expected kind, but the SDK cannot parse an element in it. The parser's message goes to the debug log only:
+/// it names no cause that an operator knows.
 fn unreadable(service: Service, operation: &str, error: &OrchestratorError<Erased>) -> (Verdict, String) {
-    tracing::debug!(operation, error = transport::tell(error), "an answer could not be read");
+    tracing::debug!(operation, error = transport::reason(error), "could not parse the answer: the request fails");
     let writer = service.as_str().to_uppercase();
-    let message = format!("the answer to {operation} cannot be read: an element in it is not as {writer} writes it");
-    let remedy = "the store, or a proxy before it, is not compatible here (docs/stores.md); the log at level debug has the parser's words";
+    let message = format!("could not read the answer to {operation}: an element in it is not as {writer} writes it");
+    let remedy = "the store, or a proxy before it, is not compatible here (docs/stores.md); the debug log has the parser's message";
     (Verdict::new(Class::Compat, remedy), message)
 }
 
@@ -90,7 +90,7 @@ fn request_id(response: &HttpResponse, document: &str) -> Option<String> {
         .or_else(|| element("RequestID"))
 }
 
-/// What the reply's headers, and the watch over the request, add to what is known.
+/// Adds to `known` the facts in the reply's headers and in the watch over the request.
 fn context_of(response: &HttpResponse, known: &Context) -> Context {
     let region = response.headers().get("x-amz-bucket-region").map(str::to_owned);
     let credentials_fresh = known.credentials_fresh || response.extension::<FreshCredentials>().is_some();

@@ -1,7 +1,7 @@
-//! Whether EC2 would allow an action, asked with `DryRun`: nothing is made, and `DryRunOperation` is the "yes".
+//! Asks EC2 with `DryRun` whether it would allow an action: nothing is created, and `DryRunOperation` means yes.
 //!
-//! The volumes and snapshots that are named do not exist. EC2 authorises an action before it looks for them, so that one is
-//! not found is a "yes" as well.
+//! The named volumes and snapshots do not exist. EC2 authorises an action before it looks for them, so "not found" means
+//! yes as well.
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification, VolumeType};
@@ -11,12 +11,12 @@ use super::failure::Call;
 use crate::site::Ec2Action;
 use crate::store;
 
-/// A volume and a snapshot of the right form.
+/// A volume ID and a snapshot ID of the right form.
 const VOLUME: &str = "vol-0123456789abcdef0";
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
 
 /// # Errors
-/// What stands in the way, classed.
+/// The service's refusal, classed.
 pub(super) async fn ask(client: &Client, action: Ec2Action, region: &str, call: &Call<'_>) -> Result<(), store::Error> {
     let tag = || Tag::builder().key("penstock").value("validate").build();
     let tags = |kind| TagSpecification::builder().resource_type(kind).tags(tag()).build();

@@ -1,4 +1,4 @@
-//! The block service that is EC2.
+//! Implements the port [`crate::disks`] with EC2.
 //!
 //! A method makes one request. The SDK repeats it (up to three attempts) where that is safe; CreateSnapshot is sent once, since
 //! EC2 has no client token for it and a reply may be lost.
@@ -17,25 +17,25 @@ use aws_sdk_ec2::types::{ResourceType, VolumeType};
 
 use super::classify::{Context, Service};
 use super::failure::Call;
-use super::transport::tell;
+use super::transport::reason;
 use crate::disks::{
     Disks, Encryption, Error, NewSnapshot, NewVolume, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter,
 };
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, SnapshotId, VolumeId};
 
-/// The most that DescribeVolumes and DescribeSnapshots give at a time.
+/// The largest page of DescribeVolumes and DescribeSnapshots.
 const PAGE: i32 = 1000;
 
-fn odd(call: &Call<'_>, message: impl Into<String>) -> Error {
+fn invalid(call: &Call<'_>, message: impl Into<String>) -> Error {
     call.error(Class::Compat, message)
 }
 
-/// Where the page after the one at `from` starts.
-fn onward(call: &Call<'_>, next: Option<String>, from: Option<&str>) -> Result<Option<String>, Error> {
+/// Where the page after the one at `from` starts; an error if that is `from` itself.
+fn next_page(call: &Call<'_>, next: Option<String>, from: Option<&str>) -> Result<Option<String>, Error> {
     let next = next.filter(|token| !token.is_empty());
     if next.is_some() && next.as_deref() == from {
-        return Err(odd(call, "the listing does not move on: this page leads to the one that was asked for"));
+        return Err(invalid(call, "the listing does not advance: this page's token leads to the same page"));
     }
     Ok(next)
 }
@@ -74,16 +74,16 @@ impl Disks for Ec2Disks {
         let describe = describe.max_results(PAGE).set_next_token(from.map(str::to_owned));
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
         let items = output.volumes().iter().map(wire::volume).collect::<Result<_, _>>();
-        let items = items.map_err(|why| odd(&call, why))?;
-        Ok(Page { items, next: onward(&call, output.next_token, from)? })
+        let items = items.map_err(|why| invalid(&call, why))?;
+        Ok(Page { items, next: next_page(&call, output.next_token, from)? })
     }
 
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error> {
         let call = self.call("DescribeVolumes", id.as_str());
         let describe = self.client.describe_volumes().volume_ids(id.as_str());
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
-        let volume = output.volumes().first().ok_or_else(|| odd(&call, "the reply holds no volume"))?;
-        wire::volume(volume).map_err(|why| odd(&call, why))
+        let volume = output.volumes().first().ok_or_else(|| invalid(&call, "the reply holds no volume"))?;
+        wire::volume(volume).map_err(|why| invalid(&call, why))
     }
 
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error> {
@@ -93,8 +93,8 @@ impl Disks for Ec2Disks {
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
         let read = |snapshot| wire::snapshot(snapshot, &call, &self.context);
         let items = output.snapshots().iter().map(read).collect::<Result<_, _>>();
-        let items = items.map_err(|why| odd(&call, why))?;
-        Ok(Page { items, next: onward(&call, output.next_token, from)? })
+        let items = items.map_err(|why| invalid(&call, why))?;
+        Ok(Page { items, next: next_page(&call, output.next_token, from)? })
     }
 
     async fn create_snapshot(&self, new: &NewSnapshot) -> Result<Snapshot, Error> {
@@ -108,7 +108,7 @@ impl Disks for Ec2Disks {
             .send()
             .await
             .map_err(|error| call.sdk(&error))?;
-        wire::created(output, &call, &self.context).map_err(|why| odd(&call, why))
+        wire::created(output, &call, &self.context).map_err(|why| invalid(&call, why))
     }
 
     async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Error> {
@@ -145,7 +145,7 @@ impl Disks for Ec2Disks {
             .send()
             .await
             .map_err(|error| call.sdk(&error))?;
-        wire::created_volume(output).map_err(|why| odd(&call, why))
+        wire::created_volume(output).map_err(|why| invalid(&call, why))
     }
 
     async fn this_instance(&self) -> Result<InstanceId, Error> {
@@ -159,7 +159,8 @@ impl Disks for Ec2Disks {
             ..call.error(Class::Config, message)
         };
         let answer = self.imds.get(INSTANCE_ID).await;
-        let answer = answer.map_err(|error| unknown(format!("which instance is this? {}", tell(&error))))?;
+        let answer =
+            answer.map_err(|error| unknown(format!("could not find this instance's ID: {}", reason(&error))))?;
         answer.as_ref().trim().parse().map_err(|error| unknown(format!("its answer {error}")))
     }
 }

@@ -1,5 +1,5 @@
-//! From the SDK's error to [`store::Error`]: the one place where that is done. What a reply means has been decided by then
-//! ([`super::decide`]), what no reply says is read here ([`super::transport`]).
+//! Turns the SDK's error into [`store::Error`]. The reply, if one came, has been judged by then ([`super::decide`]); a failure without
+//! one is read by [`super::transport`].
 
 use std::error::Error as StdError;
 
@@ -12,14 +12,14 @@ use super::transport;
 use crate::error::Class;
 use crate::store;
 
-/// What was asked, for the error if it fails.
+/// Describes a request, for the error if it fails.
 #[derive(Debug, Clone)]
 pub(crate) struct Call<'a> {
     pub(crate) service: Service,
     pub(crate) operation: &'static str,
     /// `s3://bucket/key`, a role ARN.
     pub(crate) resource: String,
-    /// Which certificates are trusted, in words.
+    /// The text that names the trusted certificates.
     pub(crate) trust: &'a str,
 }
 
@@ -40,7 +40,7 @@ impl Call<'_> {
         store::Error { status: Some(status), code, request_id, remedy, ..self.error(class, message) }
     }
 
-    /// No reply, or not a whole one.
+    /// The error of a request without a reply, or with an incomplete one.
     pub(crate) fn transport(&self, error: &(dyn StdError + 'static)) -> store::Error {
         let (Verdict { class, remedy }, message, delivery) = transport::read(error, self.trust);
         let service = transport::find::<store::Error>(error).map_or(self.service.as_str(), |cause| cause.service);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_under_a_dispatch_failure_is_told() {
+    fn a_dispatch_failure_is_reported_by_its_cause() {
         let refused = io::Error::from_raw_os_error(111);
         let (kind, message, remedy) =
             class(&layer("dispatch failure", layer("io error", layer("tcp connect error", refused))));
@@ -141,7 +141,7 @@ mod tests {
         };
         let (class, message, remedy) = class(&layer("dispatch failure", layer("other", denied)));
         assert_eq!(class, Class::TrustDenied);
-        assert_eq!(message, "no credentials for it: AssumeRole arn:aws:iam::1:role/R: AccessDenied: no");
+        assert_eq!(message, "could not obtain credentials: AssumeRole arn:aws:iam::1:role/R: AccessDenied: no");
         assert_eq!(remedy, "look there");
     }
 }

@@ -1,8 +1,7 @@
-//! A TLS handshake for its own sake: what does the server show, and does it hold?
+//! Makes a TLS handshake to see which certificate the server shows and whether it is trusted.
 //!
-//! The SDK says that a handshake failed and keeps the server's certificate to itself. So after a failure, and for
-//! `validate`, one is made here, with the same trust and through the same proxy, and nothing is ever sent over it. It costs one
-//! connection and at most [`DEADLINE`].
+//! The SDK reports a failed handshake without the server's certificate. So after a failure, and for `validate`, this module makes one
+//! with the same trust and through the same proxy, and sends no data over it. It costs one connection and at most [`DEADLINE`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +19,12 @@ use crate::site::Certificate;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A proxy's reply to CONNECT is some lines; more is not one.
+/// A proxy's reply to CONNECT is a few lines; a longer one is an error.
 const MAX_REPLY: usize = 8 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the server said of itself.
+/// The certificate and protocol that the server showed.
 #[derive(Debug, Clone, Default)]
 pub struct Shown {
     pub certificate: Option<Certificate>,
@@ -45,7 +44,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Shakes hands with `host`, and hangs up.
+/// Makes a handshake with `host` and closes the connection.
 pub(super) async fn shake(
     host: &str,
     port: u16,
@@ -72,7 +71,7 @@ async fn attempt(
 ) -> Result<Option<&'static str>, BoxError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    // A proxy that is itself reached over TLS is trusted as the servers are.
+    // A proxy that is reached over TLS is verified with the same roots as the servers.
     let plain = Arc::new(config()?.with_root_certificates(roots.clone()).with_no_client_auth());
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
     let verifier = Arc::new(Witness { inner, seen });
@@ -102,7 +101,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// CONNECT, as far as its reply's empty line.
+/// Sends CONNECT and reads the reply up to its empty line.
 async fn tunnel(
     mut stream: Box<dyn Stream>,
     host: &str,
@@ -126,7 +125,7 @@ async fn tunnel(
     }
 }
 
-/// Judges as rustls does, and remembers what it was shown.
+/// Verifies as rustls does, and remembers the certificate.
 #[derive(Debug)]
 struct Witness {
     inner: Arc<WebPkiServerVerifier>,

@@ -1,10 +1,10 @@
 //! The one HTTP client of a location: S3, STS, EC2 and the credential providers share its trust, its proxy and its pool.
 //!
-//! - **A changed CA bundle is taken up** within [`LOOK`] of the change, by the next request. Requests in flight go on over the
-//!   connections they have. A new bundle that cannot be used is said in the log, and the old one goes on.
-//! - **A handshake that fails says what the server showed**: subject, issuer, dates ([`super::handshake`]).
+//! - **A changed CA bundle is used** by the first request after [`LOOK`]. Requests in flight keep their connections. A new bundle
+//!   that cannot be used is logged, and the old one stays in use.
+//! - **The error of a failed handshake describes the server's certificate**: subject, issuer, dates ([`super::handshake`]).
 //!
-//! Costs one `stat` of the file each [`LOOK`] in which there are requests, and a second handshake after a failed one.
+//! Costs one `stat` of the file per [`LOOK`] with requests in it, and a second handshake after a failed one.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -29,22 +29,22 @@ use crate::config::CertificateMode;
 use crate::error::Classify as _;
 use crate::metrics;
 
-/// How often the bundle's file is looked at.
+/// How often the bundle's file is checked for changes.
 pub const LOOK: Duration = Duration::from_secs(5);
 
-/// S3 closes an idle connection after some tens of seconds; one that is kept longer only fails its next request.
+/// S3 closes an idle connection after some tens of seconds; keeping it longer only makes the next request fail.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
-/// Requests besides parts in flight (STS, EC2, listings) find an idle connection too.
+/// Idle connections for requests other than parts (STS, EC2, listings).
 const POOL_SPARE: usize = 8;
 
-/// Where the bundle is, and what goes with it.
+/// The settings that the client and its trust are made from.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) location: String,
     pub(super) certificate: Option<PathBuf>,
     pub(super) mode: CertificateMode,
-    /// Parts in flight.
+    /// The limit of parts in flight.
     pub(super) concurrency: usize,
     pub(super) proxy: Option<Proxy>,
     pub(super) metrics: metrics::Location,
@@ -64,7 +64,7 @@ struct Current {
     looked: Instant,
 }
 
-/// What changes with the file: a new one has another inode, one that is written to another time or length.
+/// Identifies a version of the file: a new file has another inode, a rewritten one another time or length.
 type Stamp = (u64, u64, i64, i64, u64);
 
 impl Client {
@@ -76,7 +76,7 @@ impl Client {
         Ok(Self { settings: Arc::new(settings), current: Arc::new(Mutex::new(current)) })
     }
 
-    /// Who is trusted now.
+    /// The certificates that are trusted now.
     pub(super) fn trust(&self) -> Arc<Trust> {
         self.current(Instant::now()).0
     }
@@ -86,7 +86,7 @@ impl Client {
     }
 
     fn current(&self, now: Instant) -> (Arc<Trust>, SharedHttpClient) {
-        // Nothing under it panics that would leave it half changed.
+        // No panic under this lock leaves it half changed.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if now.duration_since(current.looked) >= LOOK {
             current.looked = now;
@@ -105,15 +105,15 @@ impl Client {
             Ok(trust) => {
                 tracing::info!(
                     location,
-                    "{trust} changed: {} certificates are trusted now",
-                    trust.certificates().len()
+                    certificates = trust.certificates().len(),
+                    "{trust} changed: the new certificates are in use"
                 );
                 current.trust = Arc::new(trust);
                 current.client = client(&current.trust, &self.settings);
             }
             Err(error) => {
                 let remedy = error.report().remedy;
-                tracing::error!(location, remedy, "{error}; the certificates read before stay in use");
+                tracing::error!(location, remedy, %error, "could not read the changed CA bundle: the old certificates stay in use");
             }
         }
     }
@@ -122,7 +122,7 @@ impl Client {
 fn load(settings: &Settings) -> Result<Trust, BundleError> {
     let trust = Trust::load(settings.certificate.as_deref(), settings.mode)?;
     for warning in trust.warnings(jiff::Timestamp::now()) {
-        tracing::warn!(location = settings.location, "{warning}");
+        tracing::warn!(location = settings.location, "{warning}: TLS handshakes that need it will fail");
     }
     let seconds = |expiry: jiff::Timestamp| expiry.as_duration().as_secs_f64();
     settings.metrics.certificate_expiry(trust.first_expiry().map(seconds));
@@ -168,7 +168,7 @@ impl HttpClient for Client {
     }
 }
 
-/// Adds to a failed handshake what the server showed.
+/// Adds the server's certificate to the error of a failed handshake.
 #[derive(Debug)]
 struct Explaining {
     connector: SharedHttpConnector,
@@ -205,7 +205,7 @@ impl HttpConnector for Explaining {
     }
 }
 
-/// Of an `https` URL.
+/// Host and port of an `https` URL.
 pub(super) fn host_and_port(url: &str) -> Option<(String, u16)> {
     let rest = url.strip_prefix("https://")?;
     let authority = rest.split(['/', '?']).next()?;

@@ -1,9 +1,8 @@
-//! The AWS adapter: the only room that names an `aws_*` crate.
+//! The AWS adapter: the only module that names an `aws_*` crate.
 //!
-//! [`AwsLocation::connect`] makes one of everything for a location: what is trusted ([`tls`]), one HTTP client, one
-//! cache of credentials ([`credentials`]), and the S3 and EC2 clients that share them. It reads files and talks to
-//! nobody: a bad CA bundle, URL or proxy is found here; what needs the network is found by the first request.
-//! [`classify`] says what a failure means.
+//! [`AwsLocation::connect`] makes a location's trust ([`tls`]), HTTP client and cache of credentials ([`credentials`]), and the S3
+//! and EC2 clients that share them. It reads files and makes no request: it finds a bad CA bundle, URL or proxy; errors that need
+//! the network are found by the first request. [`classify`] gives a failure its class and remedy.
 
 pub mod classify;
 pub mod credentials;
@@ -44,25 +43,25 @@ use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::Store;
 
-/// TCP and TLS together; a node whose routes are fine needs milliseconds.
+/// For TCP and TLS together, which take milliseconds on a working network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One attempt of a request with no body to speak of. Requests with data have limits of their own (`s3`).
+/// For one attempt of a request with a small body or none. Requests with data have limits of their own (`s3`).
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// STS answers at once or is ill, and a request of the engine waits for it.
+/// STS answers at once or is in trouble, and a request of the engine waits for it.
 const STS_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The first attempt included, as the AWS CLI's standard mode has it. Parts are retried above that by the engine.
+/// The first attempt included, as in the AWS CLI's standard mode. The engine retries parts above that.
 const ATTEMPTS: u32 = 3;
 
-/// A download that yields nothing for this long has stalled.
+/// A download that yields no byte for this long has stalled.
 const STALL_GRACE: Duration = Duration::from_secs(20);
 
-/// Reads an environment variable; passed in, so that nothing need be set to test it.
+/// Reads an environment variable; passed in, so that tests need not set any.
 type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Why a location cannot even be connected.
+/// Why a location's clients could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("location {location}: {error}")]
@@ -99,7 +98,7 @@ pub struct AwsLocation {
     addresses: Arc<Addresses>,
 }
 
-/// Where the services are, as configured.
+/// The configured endpoints.
 #[derive(Debug)]
 struct Addresses {
     bucket: String,
@@ -117,10 +116,10 @@ impl AwsLocation {
         Self::connect_with(location, metrics, |name| std::env::var(name).ok())
     }
 
-    /// As [`AwsLocation::connect`], with the proxy and the default chain's web identity read through `env`.
+    /// The same as [`AwsLocation::connect`], with the proxy and the default chain's web identity read through `env`.
     ///
     /// # Errors
-    /// The same.
+    /// See [`AwsLocation::connect`].
     pub fn connect_with(
         location: &Location,
         metrics: metrics::Location,
@@ -150,11 +149,11 @@ impl AwsLocation {
             .http_client(http.clone())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts(ATTEMPT_TIMEOUT))
-            // Uploads have a watch of their own, which knows our own waits for bandwidth (`s3::body`).
+            // Uploads are watched by `s3::body`, which knows about our own waits for bandwidth.
             .stalled_stream_protection(
                 StalledStreamProtectionConfig::enabled().upload_enabled(false).grace_period(STALL_GRACE).build(),
             )
-            // The provider decides what is fresh, for every client alike.
+            // `credentials` caches for all clients.
             .identity_cache(IdentityCache::no_cache())
             .build();
         Ok(Self::assemble(location, metrics, http, &shared, Arc::new(env)))
@@ -178,7 +177,7 @@ impl AwsLocation {
             skew: Skew::default(),
         };
         let sts = watch(Service::Sts, Context::default());
-        // An expiry is in STS's time.
+        // An expiry is a time by STS's clock.
         let skew = sts.skew.clone();
         let chain = Arc::new(sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env));
         let clock = Arc::new(move || skew.now());
@@ -189,7 +188,7 @@ impl AwsLocation {
         let s3 = signed(Service::S3, context(location));
         let skew = s3.skew.clone();
         let store = S3Store::new(location, &with(&location.s3_url), s3, trust.to_string());
-        // A volume's key is its own, not the bucket's.
+        // A volume has a key of its own, not the bucket's.
         let ec2 = signed(Service::Ec2, Context { sse_kms: false, kms_key: None, ..context(location) });
         let of_volumes = ec2.context.clone();
         let ec2 =
@@ -212,7 +211,7 @@ impl AwsLocation {
         self.store.clone()
     }
 
-    /// The same, sending no faster than `bandwidth`.
+    /// Returns the same location, which sends no faster than `bandwidth`.
     #[must_use]
     pub fn limited(self, bandwidth: Bandwidth) -> Self {
         Self { store: Arc::new(self.store.limited(bandwidth)), ..self }
@@ -228,7 +227,7 @@ impl AwsLocation {
         &self.credentials
     }
 
-    /// Who is trusted now: the bundle may have changed since.
+    /// The certificates that are trusted now: the bundle may have changed since the start.
     #[must_use]
     pub fn trust(&self) -> Arc<Trust> {
         self.http.trust()
@@ -247,7 +246,7 @@ impl AwsLocation {
     }
 }
 
-/// Sets or leaves a builder's endpoint, in one expression.
+/// Sets a builder's endpoint if there is one, in one expression.
 trait CloneEndpoint {
     fn clone_endpoint(self, url: Option<&str>) -> Self;
 }

@@ -1,15 +1,15 @@
-//! Every reply before it is believed: what is between Penstock and a store, or calls itself one, answers too.
+//! Cleans and checks every reply before it is used: a proxy, a gateway or a login page may have answered instead of the store.
 //!
-//! - **Documents are read as they come.** White space, a byte order mark or a second declaration before the document (a gateway keeps a
-//!   connection open with it while a Complete takes minutes), control characters, bytes that are no UTF-8 and references to no
-//!   character: each would make the SDK refuse the whole document. What cannot stand in XML becomes U+FFFD, so that a foreign key stays
-//!   foreign and the others are read.
+//! - **Documents are cleaned.** White space, a byte order mark or a second declaration before the document (a gateway keeps a
+//!   connection open with it while a Complete takes minutes), control characters, invalid UTF-8 and references to no
+//!   character: each would make the SDK refuse the whole document. Characters that XML forbids become U+FFFD: such a key is not one of
+//!   Penstock's, and the others are read.
 //! - **Documents are bounded**: [`MOST`] bytes, without the white space before them.
-//! - **A success is a service's own**: a page of a proxy, another document than the operation's, one that ends in its middle, and a PUT
-//!   without an ETag are [`Odd`], whatever the status says. The SDK looks at a document's root and not at its end, and at no body at all
+//! - **A success must come from the service**: an HTML page, a document of another operation, a truncated one, and a PUT
+//!   without an ETag are [`Odd`], whatever the status. The SDK checks a document's root but not its end, and no body
 //!   where it expects none.
 //!
-//! Costs a second look at each document; the bodies of objects are not touched.
+//! Costs a second pass over each document; the bodies of objects are not touched.
 
 #[cfg(test)]
 mod tests;
@@ -30,25 +30,25 @@ use crate::error::Class;
 /// A thousand keys, percent-encoded, are 4 MB; a thousand volumes with fifty long tags each are 20 MB.
 const MOST: usize = 32 << 20;
 
-/// Of what a page says of itself.
+/// The longest part of a page's title that an error shows.
 const LONGEST_TITLE: usize = 80;
 
 const BLANK: [u8; 4] = *b" \t\r\n";
 
-/// A reply with a status of success that is none of the service's.
+/// A reply with a status of success that did not come from the service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Odd {
     #[error("the answer is an HTML page{0}, not from {1}")]
     Page(String, &'static str),
-    #[error("the request was redirected to {0}, which {1} does not do without an error document")]
+    #[error("the answer redirects to {0} without an error document, so it is not from {1}")]
     Redirect(String, &'static str),
     #[error("the answer is {found}; expected {expected}")]
     Document { found: String, expected: String },
-    #[error("the answer has no ETag, so the object was not taken by an S3 store")]
+    #[error("the answer has no ETag, so no S3 store has taken the object")]
     NoETag,
     #[error("the answer is longer than {MOST} bytes")]
     TooLong,
-    #[error("the answer ends in its middle: no </{0}> closes it")]
+    #[error("the answer is truncated: no </{0}> closes it")]
     Cut(String),
 }
 
@@ -56,16 +56,16 @@ impl Odd {
     pub(super) const fn class(&self) -> Class {
         match self {
             Self::Page(..) | Self::Redirect(..) | Self::Document { .. } | Self::NoETag | Self::TooLong => Class::Compat,
-            // The connection's doing: the next attempt may be luckier.
+            // The connection broke: the next attempt may succeed.
             Self::Cut(_) => Class::Transient,
         }
     }
 
-    /// Whether something else than the service answered.
+    /// Whether something other than the service answered.
     pub(super) fn is_elsewhere(&self) -> bool {
         match self {
             Self::Page(..) | Self::Redirect(..) | Self::NoETag => true,
-            // Another document may be the store's own way; no document at all is nobody's.
+            // A store may send another document than AWS; no store sends something that is not a document.
             Self::Document { found, .. } => !found.starts_with("a <"),
             Self::TooLong | Self::Cut(_) => false,
         }
@@ -74,10 +74,10 @@ impl Odd {
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Page(..) | Self::Redirect(..) | Self::NoETag => {
-                Some("check the endpoint's URL, and what answers in its place: a proxy, a gateway, a login page")
+                Some("check the endpoint's URL: a proxy, a gateway or a login page answers in its place")
             }
             Self::Document { expected, .. } if expected.contains("<ListParts") => Some(
-                "the store answers this request in a way of its own: nothing interrupted is resumed there, and nothing is to be set",
+                "the store does not answer this request as S3 does: interrupted uploads are not resumed there; change no setting",
             ),
             Self::Document { .. } | Self::TooLong => Some(
                 "check the endpoint's URL, and that no proxy answers in its place; a store that answers so is not \
@@ -88,7 +88,7 @@ impl Odd {
     }
 }
 
-/// Lets the SDK read a document as it was meant. `operation` is the SDK's name.
+/// Cleans the reply's document for the SDK's parser. `operation` is the SDK's name.
 pub(super) fn tidy(operation: &str, response: &mut HttpResponse) {
     if operation == "GetObject" && response.status().is_success() {
         return;
@@ -97,7 +97,7 @@ pub(super) fn tidy(operation: &str, response: &mut HttpResponse) {
     *response.body_mut() = SdkBody::from_body_1_x(Document { body, read: Vec::new(), done: false });
 }
 
-/// Whether a reply with a status of success is the service's, once its body has been read.
+/// Checks that a reply with a status of success comes from the service. Its body has been read.
 pub(super) fn check(service: Service, operation: &str, response: &HttpResponse) -> Result<(), Odd> {
     if !response.status().is_success() {
         return Ok(());
@@ -109,7 +109,7 @@ pub(super) fn check(service: Service, operation: &str, response: &HttpResponse) 
         if !matches!(status, 200 | 206) {
             return Err(Odd::Document { found: format!("HTTP {status}"), expected: "200 or 206".to_owned() });
         }
-        // The objects of Penstock are not HTML; a store that calls them so all the same is known by its headers.
+        // Penstock's objects are not HTML; a store that labels them so is recognised by its other headers.
         let html = header("content-type").to_ascii_lowercase().starts_with("text/html");
         let page = html && !response.headers().iter().any(|(name, _)| name.starts_with("x-amz-"));
         return if page { Err(Odd::Page(String::new(), name(service))) } else { Ok(()) };
@@ -119,25 +119,25 @@ pub(super) fn check(service: Service, operation: &str, response: &HttpResponse) 
         return Err(Odd::Page(title, name(service)));
     }
     match kind {
-        // The SDK reads an error in a success of S3's, and of no other service's.
+        // The SDK handles an error document in a success of S3 itself, but of no other service.
         _ if service == Service::S3 && root(&document) == Some("Error") => Ok(()),
         Kind::Root(root) => rooted(&document, &root),
         Kind::Written if header("etag").trim_matches(['"', ' ']).is_empty() => Err(Odd::NoETag),
-        Kind::Empty | Kind::Written => unsaid(&document),
+        Kind::Empty | Kind::Written => check_empty(&document),
         Kind::Object => Ok(()),
     }
 }
 
-/// A failure without a code that is none of the service's, though its status may be one that means something to Penstock.
+/// Finds a failure that did not come from the service: it has no code, though its status may mean something to Penstock.
 pub(super) fn elsewhere(service: Service, response: &HttpResponse) -> Option<Odd> {
     let header = |name: &str| response.headers().get(name);
     match response.status().as_u16() {
-        // A HEAD of a bucket of another region's has no document to say so.
+        // The redirect to another region has no document when it answers HEAD.
         300..=399 if header("x-amz-bucket-region").is_none() => {
             let to = header("location")?.split(['?', '#']).next()?;
             Some(Odd::Redirect(short(to).to_owned(), name(service)))
         }
-        // "There is no such object" is believed only from a store.
+        // Only a store may say that an object does not exist.
         404 => page(&document(response)).map(|title| Odd::Page(title, name(service))),
         _ => None,
     }
@@ -151,7 +151,7 @@ const fn name(service: Service) -> &'static str {
     }
 }
 
-/// What an operation's success looks like.
+/// The form of an operation's success.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     /// Headers, and perhaps an object's body.
@@ -178,7 +178,7 @@ fn kind(service: Service, operation: &str) -> Kind {
     Kind::Root(root.to_owned())
 }
 
-/// A document of that root, to its end.
+/// Checks that the document has that root and is complete.
 fn rooted(document: &str, expected: &str) -> Result<(), Odd> {
     let odd = |found: String| Odd::Document { found, expected: format!("a <{expected}> document") };
     match root(document) {
@@ -190,7 +190,7 @@ fn rooted(document: &str, expected: &str) -> Result<(), Odd> {
     }
 }
 
-/// Whether the last tag of a document is its root's: a closing one, or the only one. Comments and processing instructions may follow.
+/// Whether the document's last tag closes its root. Comments and processing instructions may follow.
 fn is_closed(document: &str, name: &str) -> bool {
     let mut rest = document.trim_end();
     loop {
@@ -209,15 +209,15 @@ fn is_closed(document: &str, name: &str) -> bool {
     }
 }
 
-/// Where a service says nothing, an XML document does no harm; text does not come from S3.
-fn unsaid(document: &str) -> Result<(), Odd> {
+/// Checks a body that should be empty: an XML document does no harm, but text does not come from S3.
+fn check_empty(document: &str) -> Result<(), Odd> {
     if document.trim().is_empty() || root(document).is_some() {
         return Ok(());
     }
-    Err(Odd::Document { found: "a text that is no XML".to_owned(), expected: "an empty one".to_owned() })
+    Err(Odd::Document { found: "text that is not XML".to_owned(), expected: "an empty body".to_owned() })
 }
 
-/// A reply's body as text; empty where it is a stream.
+/// A reply's body as text; empty if it is a stream.
 pub(super) fn document(raw: &HttpResponse) -> Cow<'_, str> {
     raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default()
 }
@@ -262,7 +262,7 @@ pub(super) fn root(document: &str) -> Option<&str> {
     (!local.is_empty()).then_some(local)
 }
 
-/// The title of an HTML page, in a form to be told; `None` for what is none.
+/// The title of an HTML page, for an error text; `None` if the document is not HTML.
 pub(super) fn page(document: &str) -> Option<String> {
     let doctype = document.trim_start().get(..14).is_some_and(|start| start.eq_ignore_ascii_case("<!doctype html"));
     let elements = ["html", "head", "body", "title", "meta", "script", "center", "h1"];
@@ -279,7 +279,7 @@ fn short(text: &str) -> &str {
     text.char_indices().nth(LONGEST_TITLE).map_or(text, |(end, _)| &text[..end])
 }
 
-/// A body that comes at its end, whole and legible.
+/// A body that collects the whole document, cleans it, and yields it in one piece.
 #[derive(Debug)]
 struct Document {
     body: SdkBody,
@@ -296,7 +296,7 @@ impl Body for Document {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    // It may go on for minutes.
+                    // White space may arrive for minutes.
                     let blank = if self.read.is_empty() {
                         data.iter().take_while(|byte| BLANK.contains(byte)).count()
                     } else {
@@ -323,7 +323,7 @@ impl Body for Document {
     }
 }
 
-/// The document from its root on, without what an XML parser refuses.
+/// The document from its root on, without anything that an XML parser refuses.
 fn legible(document: Vec<u8>) -> Bytes {
     let document =
         String::from_utf8(document).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -336,7 +336,7 @@ fn legible(document: Vec<u8>) -> Bytes {
     Bytes::from(document[start..].char_indices().map(legible).collect::<String>())
 }
 
-/// Without white space, byte order marks and declarations at its start. They say nothing: XML is UTF-8 without them.
+/// Removes white space, byte order marks and declarations from the start: XML is UTF-8 without them.
 fn undeclared(document: &str) -> &str {
     let mut rest = document;
     loop {
@@ -349,7 +349,7 @@ fn undeclared(document: &str) -> &str {
     }
 }
 
-/// Whether it may stand in a document (XML 1.0, 2.2).
+/// Whether XML allows the character (XML 1.0, 2.2).
 const fn is_xml(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }
@@ -363,7 +363,7 @@ fn is_reference(text: &str) -> bool {
     referred(&text[1..end]).is_some()
 }
 
-/// The character that a reference of that name stands for.
+/// The character that the reference stands for.
 fn referred(name: &str) -> Option<char> {
     let code = match name {
         "lt" => return Some('<'),

@@ -1,11 +1,11 @@
-//! The object store that is S3, or speaks its language.
+//! Implements the port [`crate::store`] with S3 or a compatible store.
 //!
-//! Bodies are the engine's `Bytes`, handed through without a copy and sent again from the same memory when the SDK
-//! tries again. Their checksum goes as a plain header: the SDK's own way, a trailer in aws-chunked encoding, is refused
-//! by several stores. Over TLS a body is not signed (TLS protects it and the checksum proves it), over plain HTTP it is.
+//! Bodies are the engine's `Bytes`, passed on without a copy and sent from the same memory when the SDK repeats the request. Their
+//! checksum is sent as a plain header: several stores refuse the SDK's default, a trailer in aws-chunked encoding. A body is signed
+//! over plain HTTP only (TLS protects it, and the checksum proves it).
 //!
-//! A method makes one request, of up to three attempts, and returns what the last one said; a part and the creation of an upload have one
-//! attempt each: the engine must hear of every failure of these. A body that stalls is cut ([`body`]).
+//! A method makes one request, of up to three attempts, and returns the result of the last; a part and the creation of an upload have
+//! one attempt each: the engine must see every failure of these. A request whose body stalls is ended ([`body`]).
 
 mod body;
 mod condition;
@@ -28,7 +28,7 @@ use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use futures_util::stream;
 
 use self::body::Progress;
-use self::incoming::{Incoming, Said};
+use self::incoming::{Announced, Incoming};
 use self::wire::{Headers, NewObject, Once, PayloadSigning, once, patient, untimed};
 use super::classify::Service;
 use super::failure::Call;
@@ -59,7 +59,7 @@ pub struct S3Store {
     unconditional: Once,
 }
 
-/// One request, for the error if it fails.
+/// Describes a request, for the error if it fails.
 struct Request<'a> {
     call: Call<'a>,
 }
@@ -72,7 +72,7 @@ impl Request<'_> {
         self.call.sdk(error)
     }
 
-    /// The answer, unless the body stalls before it comes.
+    /// Waits for the answer; an error if the body stalls before.
     async fn watched<T, E>(
         &self,
         progress: &Progress,
@@ -83,20 +83,20 @@ impl Request<'_> {
     {
         tokio::select! {
             answer = answer => answer.map_err(|error| self.failed(&error)),
-            why = progress.stalled() => Err(self.odd(Class::Transient, why)),
+            why = progress.stalled() => Err(self.error(Class::Transient, why)),
         }
     }
 
-    fn odd(&self, class: Class, message: impl Into<String>) -> Error {
+    fn error(&self, class: Class, message: impl Into<String>) -> Error {
         self.call.error(class, message)
     }
 
-    /// What the server says it computed over what it received, held against what was sent.
+    /// Compares the checksum that the server computed with the one sent.
     fn agree(&self, sent: Option<Checksum>, got: Option<Checksum>) -> Result<(), Error> {
         match (sent, got) {
             (Some(sent), Some(got)) if sent != got => {
                 let message = format!("sent {}, the server has {}", sent.to_header(), got.to_header());
-                Err(self.odd(Class::Integrity, message))
+                Err(self.error(Class::Integrity, message))
             }
             _ => Ok(()),
         }
@@ -128,7 +128,7 @@ impl S3Store {
         }
     }
 
-    /// The same, sending no faster than `bandwidth`.
+    /// Returns the same store, which sends no faster than `bandwidth`.
     #[must_use]
     pub fn limited(&self, bandwidth: Bandwidth) -> Self {
         Self { bandwidth: Some(bandwidth), ..self.clone() }
@@ -165,19 +165,19 @@ impl Store for S3Store {
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
         let request = self.request("GetObject", key.as_str());
-        // HTTP cannot ask for no bytes.
+        // HTTP has no empty ranges.
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
         }
         let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).set_range(header);
         let output = get.send().await.map_err(|error| request.failed(&error))?;
-        let said = Said { length: output.content_length(), range: output.content_range() };
-        let length = match incoming::length(range.as_ref(), said) {
+        let announced = Announced { length: output.content_length(), range: output.content_range() };
+        let length = match incoming::length(range.as_ref(), announced) {
             Ok(Some(length)) => length,
-            // A proxy that passes bodies on in chunks. HEAD is answered without one.
+            // A proxy sends bodies in chunks, without a length. The answer to HEAD has no body, so it has the length.
             Ok(None) => self.head(key).await?.size,
-            Err((class, message)) => return Err(request.odd(class, message)),
+            Err((class, message)) => return Err(request.error(class, message)),
         };
         let incoming = Incoming {
             resource: request.call.resource.clone(),
@@ -213,7 +213,7 @@ impl Store for S3Store {
         match delete.send().await.map_err(|error| request.failed(&error)) {
             Ok(output) if output.delete_marker() == Some(true) => Ok(Deleted::Hidden),
             Ok(_) => Ok(Deleted::Gone),
-            // AWS says 204 for what is not there; some stores say 404.
+            // AWS answers 204 when there is no such object; some stores answer 404.
             Err(error) if error.class == Class::NotFound => Ok(Deleted::Gone),
             Err(error) => Err(error),
         }
@@ -242,7 +242,7 @@ impl Store for S3Store {
             .await
             .map_err(|error| request.failed(&error))?;
         let id = output.upload_id.filter(|id| !id.is_empty());
-        id.map(UploadId).ok_or_else(|| request.odd(Class::Compat, "the reply holds no upload ID"))
+        id.map(UploadId).ok_or_else(|| request.error(Class::Compat, "the reply holds no upload ID"))
     }
 
     async fn upload_part(
@@ -272,7 +272,7 @@ impl Store for S3Store {
         let output = request.watched(&progress, put).await?;
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         request.agree(payload.checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
-        // A reply without one is refused before it comes here.
+        // `reply::check` refuses a reply without one.
         let etag = output.e_tag.unwrap_or_default();
         Ok(UploadedPart { number, size, etag, checksum: payload.checksum })
     }
@@ -285,12 +285,12 @@ impl Store for S3Store {
         checksum: Option<Checksum>,
     ) -> Result<(), Error> {
         let request = self.request("CompleteMultipartUpload", upload.key.as_str());
-        // S3 has SHA-256 of a multipart object only as a hash of the parts' hashes.
+        // The SHA-256 that S3 keeps of a multipart object is a hash of the parts' hashes.
         let checksum = checksum.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
         let headers = Headers::from(checksum);
         let list =
             CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(wire::completed).collect())).build();
-        // A store without checksums is an old one: it is sent no header that came with them.
+        // A store without checksums is old: it gets no header that was introduced with them.
         let checked = !matches!(self.algorithm, Algorithm::None);
         let object_size = i64::try_from(size).ok().filter(|_| checked);
         let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
@@ -310,8 +310,8 @@ impl Store for S3Store {
         let got = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         request.agree(checksum, wire::checksum(self.algorithm, got.0, got.1, got.2))?;
         if output.e_tag.is_none_or(|etag| etag.trim_matches('"').is_empty()) {
-            // Some stores have none here; HeadObject can tell these from what is no store (`upload::complete`).
-            return Err(request.odd(Class::Compat, "the reply holds no ETag"));
+            // Some stores send none here; `upload::complete` tells these from something that is no store with HeadObject.
+            return Err(request.error(Class::Compat, "the reply holds no ETag"));
         }
         Ok(())
     }
@@ -373,7 +373,7 @@ impl S3Store {
     }
 }
 
-/// Ceph says `NoSuchKey` of an upload that was completed.
+/// Whether the upload does not exist. Ceph says `NoSuchKey` of a completed one.
 fn gone(error: &Error) -> bool {
     matches!(error.code.as_deref(), Some("NoSuchUpload" | "NoSuchKey"))
 }

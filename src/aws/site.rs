@@ -1,4 +1,4 @@
-//! What surrounds the store, for `validate`.
+//! Implements the port [`crate::site`], for `validate`.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
 use crate::store;
 
 impl AwsLocation {
-    /// Where a service is, as the SDK has it; the error is a region or bucket it cannot make a URL of.
+    /// A service's URL, from the SDK; an error if it cannot make a URL of the region or bucket.
     async fn url(&self, service: Service) -> Result<String, String> {
         use aws_sdk_ec2::config::endpoint::ResolveEndpoint as _;
         use aws_sdk_s3::config::endpoint::ResolveEndpoint as _;
@@ -86,7 +86,7 @@ impl Site for AwsLocation {
         let (shown, result) = shake(&host, port, trust.roots(), self.http.proxy()).await;
         Some(match (result, shown.certificate.clone(), shown.protocol) {
             (Ok(()), Some(certificate), Some(protocol)) => Ok(Handshake::Tls { url, protocol, certificate }),
-            (Ok(()), ..) => Err(call(url).error(Class::Tls, "the handshake showed no certificate")),
+            (Ok(()), ..) => Err(call(url).error(Class::Tls, "the server showed no certificate")),
             (Err(error), certificate, _) => {
                 let mut failed = call(url).transport(error.as_ref());
                 if certificate.is_some() {

@@ -1,11 +1,11 @@
-//! Obtaining credentials: a base, then each AssumeRole hop signed with what the one before it gave.
+//! Obtains credentials: the base, then each AssumeRole hop, signed with the credentials of the step before it.
 //!
-//! Everything is read afresh each time (files, profile, token, external IDs), so what is rotated on disk is found by
-//! the next refresh. STS is called directly rather than through aws-config's AssumeRole provider, which folds every
-//! failure into one text: here a failure says which hop, which role, and what class it is.
+//! Files, profile, token and external IDs are read again each time, so the next refresh finds a rotated one. STS is called directly:
+//! aws-config's AssumeRole provider folds every failure into one text; an error made here names the hop and the role, and has a
+//! class.
 //!
-//! Costs one request for each hop, after what the base costs. On failure nothing is kept; the cache above decides what
-//! goes on with older credentials.
+//! Costs one request for each hop, besides the base. Nothing is kept on failure; the cache above decides whether older
+//! credentials stay in use.
 
 use std::fmt;
 use std::path::Path;
@@ -29,22 +29,22 @@ use super::Env;
 use super::classify::Service;
 use super::credentials::Fetch;
 use super::failure::Call;
-use super::transport::tell;
+use super::transport::reason;
 use super::watch::{Skew, Watch};
 use crate::config::{self, Hop, SecretSource};
 use crate::error::Class;
 use crate::site::{Identity, Step};
 use crate::store;
 
-/// A hop may not ask for more when the caller is itself a role, nor when the role does not allow it.
+/// A hop may not request more if its caller is a role, or if the role does not allow it.
 const SURE_DURATION: Duration = Duration::from_hours(1);
 
-/// `credential_process` and the metadata services have no deadline of their own that covers all of their attempts.
+/// `credential_process` and the metadata services have no deadline for all their attempts together.
 const BASE_TIMEOUT: Duration = Duration::from_mins(1);
 
 const PROVIDER: &str = "penstock";
 
-/// What the SDK's providers of credentials and metadata need: region, HTTP client, the process's environment.
+/// Settings of the SDK's providers of credentials and metadata: region, HTTP client, the process's environment.
 pub(crate) fn providers(sdk: &SdkConfig) -> ProviderConfig {
     let providers = ProviderConfig::without_region()
         .with_region(sdk.region().cloned())
@@ -64,7 +64,7 @@ pub(crate) struct Chain {
     /// For STS: the endpoint too, but no credentials.
     sts: SdkConfig,
     watch: Watch,
-    /// The store is not AWS's, and no STS is named.
+    /// The store is not AWS's, and no STS is configured.
     elsewhere: bool,
     trust: String,
     env: Env,
@@ -72,7 +72,7 @@ pub(crate) struct Chain {
 
 struct Link {
     hop: Hop,
-    /// STS refused the configured duration once; it is not asked again, and the log says it once.
+    /// STS refused the configured duration once: it is not requested again, and this is logged once.
     shortened: AtomicBool,
 }
 
@@ -94,15 +94,15 @@ impl Fetch for Arc<Chain> {
     }
 }
 
-/// What a hop came to.
+/// The result of a hop.
 struct Granted {
     credentials: Credentials,
-    /// Of the session.
+    /// The session's ARN.
     arn: String,
 }
 
 impl Chain {
-    /// As a refresh does it, with who one is after each step; up to the first that fails.
+    /// Obtains credentials as a refresh does, up to the first failing step, and returns the identity after each step.
     pub(super) async fn who(&self) -> Vec<Step> {
         let began = Instant::now();
         let mut steps = Vec::new();
@@ -137,7 +137,7 @@ impl Chain {
         steps
     }
 
-    /// Whether STS is spoken to at all: another store's own keys need none.
+    /// Whether this location uses STS: another store's own keys do not need it.
     pub(super) fn asks_sts(&self) -> bool {
         let own_keys = matches!(self.base, config::Credentials::Static { .. });
         !(own_keys && self.hops.is_empty() && self.elsewhere)
@@ -179,7 +179,7 @@ impl Chain {
                 let provider =
                     ProfileFileCredentialsProvider::builder().configure(&self.providers).profile_name(profile).build();
                 let found = tokio::time::timeout(BASE_TIMEOUT, provider.provide_credentials()).await;
-                let failed = |error| self.unavailable(&format!("profile {profile:?}"), &tell(&error), &error);
+                let failed = |error| self.unavailable(&format!("profile {profile:?}"), &reason(&error), &error);
                 ("profile", found.map(|found| found.map_err(failed)))
             }
             config::Credentials::Static { access_key_id, secret_access_key, session_token } => {
@@ -190,7 +190,7 @@ impl Chain {
             }
         };
         found.unwrap_or_else(|_| {
-            let message = format!("nothing came within {} s", BASE_TIMEOUT.as_secs());
+            let message = format!("no credentials came within {} s", BASE_TIMEOUT.as_secs());
             Err(self.no_base(name, Class::CredentialsUnavailable, &message))
         })
     }
@@ -205,7 +205,7 @@ impl Chain {
         call.error(class, message)
     }
 
-    /// A provider's failure: the class of what lies under it where that says more (TLS, a denial by STS).
+    /// A provider's failure, with the class of its cause where that is more precise (TLS, a denial by STS).
     fn unavailable(&self, source: &str, message: &str, error: &CredentialsError) -> store::Error {
         let under = {
             let resource = String::new();
@@ -230,7 +230,7 @@ impl Chain {
                 remedy: Some(format!("check the file and that Penstock's user may read it: it should hold the {what}")),
                 ..self.no_base("static", Class::CredentialsUnavailable, &message)
             };
-            let value = source.read().map_err(|error| failed(format!("the {what} cannot be read: {error}")))?;
+            let value = source.read().map_err(|error| failed(format!("could not read the {what}: {error}")))?;
             let value = value.expose().trim().to_owned();
             if value.is_empty() { Err(failed(format!("the {what} is empty"))) } else { Ok(value) }
         };
@@ -240,16 +240,16 @@ impl Chain {
         Ok(Credentials::new(id, secret, token, None, PROVIDER))
     }
 
-    /// The SDK's order, but each provider says why it had nothing, and STS is the location's.
+    /// Tries the providers in the SDK's order, but the error says why each had none, and STS is the location's.
     async fn default_chain(&self) -> Result<Credentials, store::Error> {
         let mut tried = Vec::new();
         let mut take = |name: &str, found: Result<Credentials, CredentialsError>| match found {
             Ok(credentials) => Some(Ok(credentials)),
             Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {
-                tried.push(format!("{name}: {}", tell(&error)));
+                tried.push(format!("{name}: {}", reason(&error)));
                 None
             }
-            Err(error) => Some(Err(self.unavailable(name, &tell(&error), &error))),
+            Err(error) => Some(Err(self.unavailable(name, &reason(&error), &error))),
         };
         let environment = EnvironmentVariableCredentialsProvider::new();
         if let Some(done) = take("environment", environment.provide_credentials().await) {
@@ -298,7 +298,7 @@ impl Chain {
         keep(&call, output.credentials())
     }
 
-    /// STS, as `caller` or as nobody.
+    /// An STS client that signs as `caller`, or not at all.
     fn client(&self, caller: Option<Credentials>) -> aws_sdk_sts::Client {
         let config = aws_sdk_sts::config::Builder::from(&self.sts).interceptor(self.watch.clone());
         let config = match caller {
@@ -315,7 +315,7 @@ impl Chain {
         let external_id = hop.external_id.as_ref().map(SecretSource::read).transpose();
         let external_id = external_id.map_err(|error| store::Error {
             remedy: Some("check external_id_file and that Penstock's user may read it".to_owned()),
-            ..call.error(Class::CredentialsUnavailable, format!("the external ID cannot be read: {error}"))
+            ..call.error(Class::CredentialsUnavailable, format!("could not read the external ID: {error}"))
         })?;
         let client = self.client(Some(caller));
         let ask = |duration: Duration| {
@@ -331,8 +331,8 @@ impl Chain {
                 if !shortened.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         role = hop.role_arn, error = %error,
-                        "STS does not grant a session of {} s here; asking for 3600 s from now on (set duration = \"1h\")",
-                        wanted.as_secs(),
+                        wanted_seconds = wanted.as_secs(),
+                        "STS refuses sessions of the configured duration: Penstock requests 3600 s from now on; set duration = \"1h\""
                     );
                 }
                 ask(SURE_DURATION).await.map_err(|error| call.sdk(&error))
@@ -359,10 +359,10 @@ fn too_long(error: &store::Error) -> bool {
 fn keep(call: &Call<'_>, found: Option<&StsCredentials>) -> Result<Credentials, store::Error> {
     let found = found.ok_or_else(|| call.error(Class::Compat, "the reply holds no credentials"))?;
     let expiry = SystemTime::try_from(*found.expiration())
-        .map_err(|error| call.error(Class::Compat, format!("the reply's expiry makes no sense: {error}")))?;
+        .map_err(|error| call.error(Class::Compat, format!("could not read the expiry in the reply: {error}")))?;
     let (id, secret, token) = (found.access_key_id(), found.secret_access_key(), found.session_token());
     if id.is_empty() || secret.is_empty() || token.is_empty() {
-        return Err(call.error(Class::Compat, "the reply's credentials are not whole"));
+        return Err(call.error(Class::Compat, "the credentials in the reply are incomplete"));
     }
     Ok(Credentials::new(id, secret, Some(token.to_owned()), Some(expiry), PROVIDER))
 }

@@ -1,9 +1,9 @@
-//! Which certificates are trusted, and through which proxy.
+//! Reads which certificates are trusted, and which proxy is used.
 //!
 //! The SDK reads no `AWS_CA_BUNDLE`, takes a file with no certificate for "nothing to add", and panics at the first
-//! request over a bad PEM. So a bundle is read and parsed here, once, when a location is connected, and the SDK gets
-//! only certificates that rustls has already accepted as trust anchors. A bundle that cannot be used is an error that
-//! names the file and what to do; an expired certificate in it is a warning, since the others may do.
+//! request over a bad PEM. So a bundle is read and parsed here, when a location is connected, and the SDK gets
+//! only certificates that rustls has already accepted as trust anchors. A bundle that cannot be used is an error with
+//! the file's name and a remedy; an expired certificate in it is a warning, since the others may suffice.
 //!
 //! Costs one read of the file. [`super::http`] reads it again when it changes.
 
@@ -23,7 +23,7 @@ use crate::config::CertificateMode;
 use crate::error::{Class, Classify, Report};
 use crate::site::Certificate;
 
-/// Far above the system bundle of any distribution (about 250 KiB); below what a mistaken path could hold.
+/// Far above the system bundle of any distribution (about 250 KiB), so that a wrong path is not read into memory.
 const MAX_BUNDLE: u64 = 8 << 20;
 
 /// This host, instance metadata, and the two container credential endpoints: never behind a proxy.
@@ -32,7 +32,7 @@ const NEVER_PROXIED: &str =
 
 /// Why a CA bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the CA bundle {path}: {fault}", path = .path.display())]
+#[error("could not use the CA bundle {path}: {fault}", path = .path.display())]
 pub struct BundleError {
     pub path: PathBuf,
     pub fault: Fault,
@@ -119,7 +119,7 @@ impl Trust {
         Ok(Self { path: Some(path.to_owned()), mode, certificates, ders })
     }
 
-    /// What the bundle holds; empty when only the system's roots are used.
+    /// The bundle's certificates; empty when only the system's roots are used.
     #[must_use]
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
@@ -131,7 +131,7 @@ impl Trust {
         self.certificates.iter().map(|certificate| certificate.not_after).min()
     }
 
-    /// One sentence for each certificate that does not hold at `now`.
+    /// One sentence for each certificate that is not valid at `now`.
     #[must_use]
     pub fn warnings(&self, now: Timestamp) -> Vec<String> {
         let state = |certificate: &Certificate| {
@@ -158,7 +158,7 @@ impl Trust {
         &self.ders
     }
 
-    /// All of it, as rustls wants it. The system's roots that rustls cannot read are left out, as the SDK does.
+    /// All trust anchors, for rustls. System roots that rustls cannot read are left out, as the SDK does.
     pub(super) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         if self.adds_system_roots() {
@@ -210,7 +210,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed, Fault> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Fault::Empty);
     }
-    // Searched in the text, so that kinds of keys the PEM reader does not know (ENCRYPTED, OPENSSH) are found too.
+    // The text is searched, to find kinds of keys too that the PEM reader does not know (ENCRYPTED, OPENSSH).
     if bytes.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY) {
         return Err(Fault::PrivateKey);
     }
@@ -233,7 +233,7 @@ const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
 
 fn check(number: usize, der: &CertificateDer<'static>) -> Result<Certificate, Fault> {
     let fault = |reason: String| Fault::Certificate { number, reason };
-    // The very call the SDK makes, and unwraps.
+    // The SDK makes the same call, and unwraps the result.
     RootCertStore::empty().add(der.clone()).map_err(|error| fault(error.to_string()))?;
     describe(der).map_err(fault)
 }
@@ -261,7 +261,7 @@ pub(super) fn pem(der: &CertificateDer<'_>) -> Vec<u8> {
     pem
 }
 
-/// The proxy for HTTPS. Plain HTTP goes direct: it is instance metadata, container credentials, or a store on this network.
+/// The proxy for HTTPS. Plain HTTP uses none: it is for instance metadata, container credentials, or a store on this network.
 #[derive(Clone)]
 pub struct Proxy {
     url: String,
@@ -269,7 +269,7 @@ pub struct Proxy {
     config: ProxyConfig,
 }
 
-/// The first stop of a connection that goes through a proxy.
+/// The proxy of a connection, and the authorization for it.
 pub(super) struct Way {
     pub(super) host: String,
     pub(super) port: u16,
@@ -278,10 +278,10 @@ pub(super) struct Way {
 }
 
 impl Proxy {
-    /// From `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` as `lookup` has them, in upper or lower case.
+    /// Reads `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` through `lookup`, in upper or lower case.
     ///
     /// # Errors
-    /// When the proxy's URL is malformed; the text never holds the URL, which may carry a password.
+    /// When the proxy's URL is malformed; the text never has the URL, which may contain a password.
     pub fn from_environment(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let either =
             |name: &str| lookup(name).or_else(|| lookup(&name.to_lowercase())).filter(|value| !value.trim().is_empty());
@@ -289,7 +289,7 @@ impl Proxy {
         else {
             return Ok(None);
         };
-        // curl and the AWS CLI take a bare host:port for an HTTP proxy.
+        // As curl and the AWS CLI do, a bare host:port is an HTTP proxy.
         let url = if url.contains("://") { url.trim().to_owned() } else { format!("http://{}", url.trim()) };
         let config = ProxyConfig::https(url.as_str()).map_err(|_| {
             format!(
@@ -306,7 +306,7 @@ impl Proxy {
         self.config.clone()
     }
 
-    /// `None` for a host that is reached without it.
+    /// `None` for a host that is reached without the proxy.
     pub(super) fn on_the_way_to(&self, host: &str, port: u16) -> Option<Way> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let target = format!("https://{host}:{port}").parse().ok()?;
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(load(&folder.path().join("none.pem")).fault, Fault::Missing);
         assert_eq!(load(folder.path()).fault, Fault::Folder);
         assert_eq!(load(Path::new("/dev/null")).fault, Fault::Special);
-        // A regular file whose beginning nobody may read, root included.
+        // A regular file whose beginning not even root may read.
         assert!(matches!(load(Path::new("/proc/self/mem")).fault, Fault::Unreadable(_)));
         assert_eq!(load(folder.path()).class(), Class::Config);
         assert_eq!(Trust::load(None, CertificateMode::Only).unwrap_err().fault, Fault::OnlyNothing);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_sdk_gets_it_can_read() {
+    fn the_sdk_can_read_the_parsed_bundle() {
         let (text, _) = ca(2026);
         let (_, ders) = parse(format!("noise before\n{text}\nnoise after").as_bytes()).unwrap();
         let (_, again) = parse(&pem(&ders[0])).unwrap();

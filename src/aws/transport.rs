@@ -1,7 +1,7 @@
-//! A failure below HTTP: no reply, or not a whole one.
+//! Classifies a failure below HTTP: no reply, or an incomplete one.
 //!
-//! The SDK's `Display` says "dispatch failure" and keeps the reason in its sources, so the whole chain is walked and
-//! told. What a certificate failure means depends on the bundle in use, so its remedy names it.
+//! The SDK's `Display` says "dispatch failure" and keeps the reason in its sources, so the text is made from the whole
+//! chain. The remedy of a certificate failure names the bundle in use.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,21 +12,21 @@ use super::classify::Verdict;
 use crate::error::{Class, Delivery};
 use crate::store;
 
-/// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
+/// A chain of causes has about five links; the limit keeps a library's bug, a cycle, from hanging this process.
 const MAX_CAUSES: usize = 32;
 
-/// How hyper's client names a failure to connect, TLS included; the SDK hides the type.
+/// The text of hyper's client for a failure to connect, TLS included; the SDK hides the type.
 const CONNECT: &str = "client error (Connect)";
 
-/// What such a failure means, its words, and whether the service can have seen the request. Where the request lacked credentials it is
-/// their failure, which has its own class and remedy.
+/// Returns verdict, error text, and whether the service can have seen the request. If the request had no credentials, class and
+/// remedy are those of the failure to obtain them.
 pub(super) fn read(error: Cause<'_>, trust: &str) -> (Verdict, String, Delivery) {
     let causes = causes(error);
     if let Some(cause) = causes.iter().find_map(|cause| cause.downcast_ref::<store::Error>()) {
         let verdict = Verdict { class: cause.class, remedy: cause.remedy.clone() };
-        return (verdict, format!("no credentials for it: {cause}"), Delivery::Never);
+        return (verdict, format!("could not obtain credentials: {cause}"), Delivery::Never);
     }
-    let message = tell(error);
+    let message = reason(error);
     let verdict = classify(&causes, &message, trust);
     let unconnected = causes.iter().any(|cause| cause.to_string() == CONNECT);
     (verdict, message, if unconnected { Delivery::Never } else { Delivery::Sent })
@@ -37,14 +37,14 @@ pub(super) fn find<T: StdError + 'static>(error: Cause<'_>) -> Option<&T> {
     causes(error).into_iter().find_map(<dyn StdError>::downcast_ref)
 }
 
-/// A handshake failed, or what came was no TLS.
+/// Whether a handshake failed or the server does not speak TLS.
 pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     causes(error).iter().any(|cause| cause.is::<TlsError>())
 }
 
 type Cause<'a> = &'a (dyn StdError + 'static);
 
-/// `error` and what is under it. `io::Error::source` skips its payload, which is where rustls's errors are.
+/// `error` and its causes. `io::Error::source` skips its payload, which is where rustls's errors are.
 fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
     let mut all = Vec::new();
     let mut current = Some(error);
@@ -58,20 +58,20 @@ fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
     all
 }
 
-/// The chain in words, without what only names a layer and without repetitions.
-pub(crate) fn tell(error: Cause<'_>) -> String {
-    let mut told: Vec<String> = Vec::new();
+/// The texts of the chain, without names of layers and without repetitions.
+pub(crate) fn reason(error: Cause<'_>) -> String {
+    let mut texts: Vec<String> = Vec::new();
     for cause in causes(error) {
         let text = cause.to_string();
         let layer = ["dispatch failure", "io error", "other", "service error", "unhandled error", CONNECT];
-        let known = told.iter().any(|earlier| earlier.contains(&text));
+        let known = texts.iter().any(|earlier| earlier.contains(&text));
         if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
-            // A cause that repeats the one above it and goes on replaces it.
-            told.retain(|earlier| !text.contains(earlier.as_str()));
-            told.push(text);
+            // A cause whose text contains an earlier one replaces it.
+            texts.retain(|earlier| !text.contains(earlier.as_str()));
+            texts.push(text);
         }
     }
-    if told.is_empty() { error.to_string() } else { told.join(": ") }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
 
 fn classify(causes: &[Cause<'_>], message: &str, trust: &str) -> Verdict {
@@ -101,7 +101,7 @@ fn classify(causes: &[Cause<'_>], message: &str, trust: &str) -> Verdict {
     if has(&["invalid uri", "invalid endpoint", "custom endpoint"]) {
         return Verdict::new(Class::Config, "check `s3_url`, `sts_url` and `ec2_url`");
     }
-    // Reset, timed out, unreachable, closed half-way, stalled: the next attempt may be luckier.
+    // Reset, timed out, unreachable, closed half-way, stalled: the next attempt may succeed.
     Verdict::bare(Class::Transient)
 }
 

@@ -1,13 +1,12 @@
-//! What happens to every request, on its way through the SDK: no call of a client can escape it.
+//! Watches every request on its way through the SDK, as an interceptor, so that no call of a client is left out.
 //!
-//! - It is counted and timed, its failed attempts too, by class ([`metrics`]). A request whose future is dropped counts as
+//! - Counts and times it, and its failed attempts by class ([`metrics`]). A request whose future is dropped counts as
 //!   cancelled.
-//! - Credentials that the service calls expired are dropped, and the attempt is made again with new ones: whoever made the
-//!   request does not see it.
-//! - The server's clock is read off its replies ([`Skew`]) and a difference that matters is reported. The SDK corrects for
+//! - Drops credentials that the service calls expired, and repeats the attempt with new ones: the caller does not notice.
+//! - Measures the server's clock by its replies ([`Skew`]) and logs a difference that matters. The SDK corrects for
 //!   it: it signs with the server's time.
-//! - Its answer is made legible, and believed only as far as it is the service's ([`reply`]).
-//! - What it came to is decided ([`decide`]), once for the metrics, the retries and the error that is reported.
+//! - Cleans the answer and checks that it comes from the service ([`reply`]).
+//! - Decides the outcome ([`decide`]) once, for the metrics, the retries and the reported error.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -38,7 +37,7 @@ use crate::metrics::{self, Outcome};
 /// A difference below this is a network's delay and NTP at work; STS refuses from five minutes on.
 const SKEW_THAT_MATTERS: Duration = Duration::from_mins(1);
 
-/// How far the server's clock is ahead of this host's, as its last reply said.
+/// How far the server's clock is ahead of this host's, by its last reply.
 #[derive(Clone, Default)]
 pub struct Skew {
     milliseconds: Arc<AtomicI64>,
@@ -53,7 +52,7 @@ impl Skew {
         self.measured.load(Ordering::Relaxed).then(|| self.milliseconds.load(Ordering::Relaxed))
     }
 
-    /// The server's time, as well as it is known. Small differences are left out: the reply's date has whole seconds.
+    /// The best estimate of the server's time. Small differences are ignored: the reply's date has whole seconds.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         let now = SystemTime::now();
@@ -65,7 +64,7 @@ impl Skew {
         if ahead >= 0 { now.checked_add(by) } else { now.checked_sub(by) }.unwrap_or(now)
     }
 
-    /// Takes a new measurement; the sentence to log when a difference begins or ceases to matter.
+    /// Takes a new measurement. Returns the sentence to log when a difference begins or ceases to matter.
     fn measure(&self, server: SystemTime, here: SystemTime) -> Option<String> {
         let millis = |by: Duration| i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let ahead = match server.duration_since(here) {
@@ -101,7 +100,7 @@ pub(super) struct Watch {
     pub(super) service: Service,
     pub(super) context: Arc<Context>,
     pub(super) metrics: metrics::Location,
-    /// Those the requests are signed with; STS is asked with credentials of the moment, which nobody keeps.
+    /// The credentials that sign the requests; `None` for STS, whose credentials are not cached.
     pub(super) credentials: Option<Provider>,
     pub(super) skew: Skew,
 }
@@ -110,7 +109,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Running {
     service: &'static str,
-    /// Known from the first attempt on: the operation's own settings come after the request has begun.
+    /// Set at the first attempt: the SDK knows the operation's settings only after the request has begun.
     operation: OnceLock<String>,
     metrics: metrics::Location,
     began: Instant,
@@ -131,7 +130,7 @@ impl Storable for Running {
 
 impl Running {
     fn attempt(&self) -> std::sync::MutexGuard<'_, Attempt> {
-        // Nothing that can panic runs under it.
+        // No code that can panic runs under the lock.
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,7 +151,7 @@ impl Drop for Running {
     }
 }
 
-/// The class of a failed attempt: of its reply, where that explains it.
+/// The class of a failed attempt: from its reply, if that explains it.
 fn class_of(error: &OrchestratorError<Erased>, response: Option<&HttpResponse>) -> Class {
     match response.and_then(|response| response.extension::<Decided>()) {
         Some(decided) => decided.verdict.class,
@@ -200,7 +199,7 @@ impl Intercept for Watch {
         let before = std::mem::take(&mut *running.attempt());
         if let Some(class) = before.failed {
             self.metrics.retried(self.service.as_str(), class);
-            tracing::debug!(service = self.service.as_str(), operation = running.operation(), %class, "trying again");
+            tracing::debug!(service = self.service.as_str(), operation = running.operation(), %class, "an attempt failed: the SDK tries again");
         }
         Ok(())
     }
@@ -227,7 +226,7 @@ impl Intercept for Watch {
         let date = headers.get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         let server = date.and_then(|date| SystemTime::try_from(date).ok());
         let sent = config.load::<Running>().and_then(|running| running.attempt().sent);
-        // A reply out of a cache has the date it was put there.
+        // A cached reply has the date of its caching.
         if let (Some(server), Some(sent), None) = (server, sent, headers.get("age")) {
             let half = SystemTime::now().duration_since(sent).unwrap_or_default() / 2;
             if let Some(changed) = self.skew.measure(server, sent + half) {
@@ -256,7 +255,7 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // What the SDK could not read has failed already; why that is, is found by whoever reads the error.
+        // A reply that the SDK could not read has failed already; `decide` finds the reason.
         if context.output_or_error().is_err() {
             return Ok(());
         }
@@ -317,7 +316,7 @@ impl Intercept for Watch {
     }
 }
 
-/// Whether it says that a dry run would have succeeded.
+/// Whether the reply says that a dry run would have succeeded.
 fn is_yes(response: &HttpResponse) -> bool {
     response.extension::<Decided>().is_some_and(|decided| decided.code.as_deref() == Some(DRY_RUN))
 }
@@ -325,7 +324,7 @@ fn is_yes(response: &HttpResponse) -> bool {
 impl ClassifyRetry for Watch {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.output_or_error().and_then(Result::err) {
-            // The attempt's credentials were just dropped: the next one has others.
+            // The attempt's credentials were just dropped: the next one has new ones.
             Some(error)
                 if self.credentials.is_some() && class_of(error, context.response()) == Class::CredentialsExpired =>
             {
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skew_is_told_when_it_begins_and_when_it_ends() {
+    fn a_skew_is_logged_when_it_begins_and_when_it_ends() {
         let (skew, here) = (Skew::default(), SystemTime::now());
         assert_eq!(skew.milliseconds(), None);
         let minutes = |n| Duration::from_mins(n);
@@ -362,7 +361,7 @@ mod tests {
         let told = skew.measure(here + minutes(10), here).unwrap();
         assert!(told.contains("600 s behind"), "{told}");
         assert!(skew.now() > here + minutes(9));
-        assert_eq!(skew.measure(here + minutes(10), here), None, "said once");
+        assert_eq!(skew.measure(here + minutes(10), here), None, "logged once");
         assert!(skew.measure(here, here).unwrap().contains("agrees"));
         assert!(skew.measure(here, here + minutes(10)).unwrap().contains("600 s ahead of"));
         assert!(skew.now() < here);

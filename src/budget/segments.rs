@@ -1,8 +1,7 @@
-//! Memory that is given back piece by piece, for what goes through the HTTP client.
+//! Memory that is released piece by piece, for data that the HTTP client sends.
 //!
-//! A request that is given up leaves some of its body with its connection, until a peer that no longer reads has read it: for minutes, or
-//! for ever. What such a connection holds here is the segments that it has taken ahead, half a megabyte, and neither the rest of the
-//! part nor its [`Grant`].
+//! An abandoned request leaves some of its body with its connection, for minutes or for ever if the peer no longer reads. Such a
+//! connection keeps the segments that it has taken ahead, half a megabyte, but not the rest of the part, nor its [`Grant`].
 
 use std::sync::Arc;
 
@@ -10,10 +9,10 @@ use bytes::Bytes;
 
 use super::{Budget, Grant};
 
-/// What is handed to a connection at once.
+/// A connection gets at most this much at once.
 pub const SEGMENT: usize = crate::limits::LARGEST_SLICE;
 
-/// Filled from its start, as far as there is room.
+/// A buffer of segments, filled from its start.
 #[derive(Debug)]
 pub struct Segments {
     full: Vec<Bytes>,
@@ -42,7 +41,7 @@ impl Segments {
         self.grant.capacity - self.length
     }
 
-    /// Appends some of `bytes`, the end of a segment at most, and returns how much that was; 0 where there is no room.
+    /// Appends some of `bytes`, up to the end of a segment, and returns how many; 0 if there is no room.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         if self.filling.data.len() == SEGMENT {
             let full = std::mem::replace(&mut self.filling, Segment::new(&self.grant.budget));
@@ -54,7 +53,7 @@ impl Segments {
         count
     }
 
-    /// What was filled, and what pays for it: to be dropped after the bytes.
+    /// The content, and its grant: to be dropped after the bytes.
     #[must_use]
     pub fn freeze(mut self) -> (Arc<[Bytes]>, Grant) {
         self.full.push(Bytes::from_owner(self.filling));
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_longer_is_a_segment() {
+    fn a_kept_slice_keeps_its_segment_only() {
         let budget = Budget::new(1 << 20);
         let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let mut segments = budget.try_grant(300_000).unwrap().segments();
@@ -101,7 +100,7 @@ mod tests {
         assert_eq!(budget.in_use(), 300_032);
         let held = pieces[1].clone();
         drop((pieces, grant));
-        assert_eq!((budget.in_use(), budget.idle().len()), (0, 4), "all but one went back");
+        assert_eq!((budget.in_use(), budget.idle().len()), (0, 4), "all but one were returned");
         drop(held);
         assert_eq!(budget.idle().len(), 5);
     }

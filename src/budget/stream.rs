@@ -1,30 +1,29 @@
-//! What one stream of a backup takes of the budget: its pipeline, and one part to send.
+//! Plans the memory of one stream of a backup: its pipeline, and one part to send.
 
 use crate::format::codec::MAX_STORED;
 use crate::format::index::MAX_CHUNK;
 
-/// A block of the reader holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part
-/// of it.
+/// A block of the reader has room for two chunks, so that the rest at its end (copied to the next block) is a small part of it.
 pub const BLOCK: usize = 2 * MAX_CHUNK as usize;
 
-/// One is cut and hashed while the other is filled.
+/// One block is cut and hashed while the other is filled.
 pub const BLOCKS: usize = 2;
 
-/// A frame being made, and one being sent.
+/// One frame that is being made, and one that is being sent.
 const LEAST_WINDOW: usize = 2;
 
-/// The longest queue between the cutter and the uploader: more only costs memory.
+/// The longest queue between the cutter and the uploader: a longer one only costs memory.
 const MOST_WINDOW: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// Chunks in flight between the cutter and the upload.
     pub window: usize,
-    /// What to reserve before reading anything.
+    /// The bytes to reserve before reading anything.
     pub bytes: u64,
 }
 
-/// The smallest budget in which one stream with such parts runs. The configuration is refused below it.
+/// The smallest budget for one stream with such parts. A configuration with less is refused.
 #[must_use]
 pub const fn least(part_size: u64) -> u64 {
     bytes(LEAST_WINDOW, part_size)
@@ -34,7 +33,7 @@ const fn bytes(window: usize, part_size: u64) -> u64 {
     (BLOCKS * BLOCK) as u64 + window as u64 * MAX_STORED as u64 + part_size
 }
 
-/// For a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
+/// Plans for a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
 /// the pipeline would take more than half of the budget, or leave no room for a part.
 #[must_use]
 pub fn plan(total: u64, part_size: u64, threads: usize) -> Plan {
@@ -54,7 +53,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     proptest! {
-        /// What the configuration accepts, a run gets.
+        /// A run gets its memory in every budget that the configuration accepts.
         #[test]
         fn whatever_is_not_refused_fits(part in 5_u64..1024, spare in 0_u64..4096, threads in 1_usize..1024) {
             let part_size = part * MIB;
@@ -86,7 +85,7 @@ mod tests {
         let page = include_str!("../../docs/sizing.md");
         let besides = (least(0)).div_ceil(MIB);
         assert!(page.contains(&format!("A stream takes at least one part and {besides} MiB;")), "{besides} MiB");
-        // Two jobs on two cores with the default of 256 MiB: what their pipelines leave is parts.
+        // Two jobs on two cores with the default of 256 MiB: the rest besides their pipelines is for parts.
         let (total, part) = (256 * MIB, 16 * MIB);
         let each = (total / 2 - plan(total, part, 2).bytes) / part + 1;
         assert!(

@@ -1,6 +1,6 @@
-//! A block service in memory: for tests of everything above the port.
+//! A block service in memory, for tests of everything above the port.
 //!
-//! It keeps EC2's promises and no more: tags are there from the creation on, a snapshot takes time ([`MemoryDisks::completing_in`]),
+//! It has EC2's guarantees and no others: tags exist from the creation on, a snapshot takes time ([`MemoryDisks::completing_in`]),
 //! a client token makes one volume. [`MemoryDisks::script`] sees each request first, and may refuse it or lose its reply.
 //! Every request is counted.
 
@@ -18,16 +18,16 @@ use crate::clock::{self, Clock};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, MAX_TAGS, SnapshotId, VolumeId};
 
-/// What a script does to a request.
+/// A fault that a script injects into a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It is not done, and the caller is told so.
+    /// Not done; answered with this error.
     Refuse(Error),
-    /// It is done, and the caller is told this.
+    /// Done; answered with this error.
     LoseReply(Error),
 }
 
-/// Sees the operation, what it is about, and how many of this operation came before.
+/// Gets the operation, its resource, and how many of this operation came before.
 pub type Script = Box<dyn FnMut(&'static str, &str, usize) -> Option<Fault> + Send>;
 
 pub struct MemoryDisks {
@@ -38,7 +38,7 @@ pub struct MemoryDisks {
 #[derive(Default)]
 struct State {
     volumes: BTreeMap<VolumeId, Volume>,
-    snapshots: BTreeMap<SnapshotId, Held>,
+    snapshots: BTreeMap<SnapshotId, Stored>,
     tokens: BTreeMap<String, VolumeId>,
     created: u64,
     takes: Duration,
@@ -48,7 +48,7 @@ struct State {
     script: Option<Script>,
 }
 
-struct Held {
+struct Stored {
     snapshot: Snapshot,
     due: Instant,
 }
@@ -59,7 +59,7 @@ impl std::fmt::Debug for MemoryDisks {
     }
 }
 
-/// A volume of 8 GiB with these tags, as a test wants many of.
+/// A volume of 8 GiB with these tags.
 #[must_use]
 pub fn volume(id: &VolumeId, tags: &[(&str, &str)]) -> Volume {
     Volume {
@@ -90,14 +90,14 @@ impl MemoryDisks {
         Self::with_clock(volumes, Arc::new(clock::System))
     }
 
-    /// The same in the time of another clock.
+    /// The same as [`Self::new`], with another clock.
     #[must_use]
     pub fn with_clock(volumes: impl IntoIterator<Item = Volume>, clock: Arc<dyn Clock>) -> Self {
         let volumes = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
         Self { clock, state: Mutex::new(State { volumes, page_size: 1000, ..State::default() }) }
     }
 
-    /// How long a snapshot is pending from its creation on.
+    /// Sets how long a new snapshot is pending.
     pub fn completing_in(&self, time: Duration) {
         self.state().takes = time;
     }
@@ -120,11 +120,11 @@ impl MemoryDisks {
         self.state().requests.get(operation).copied().unwrap_or_default()
     }
 
-    /// Every snapshot there is, in the order of their creation.
+    /// Every snapshot, in the order of creation.
     #[must_use]
     pub fn all_snapshots(&self) -> Vec<Snapshot> {
         let now = self.clock.now();
-        self.state().snapshots.values().map(|held| held.at(now)).collect()
+        self.state().snapshots.values().map(|stored| stored.at(now)).collect()
     }
 
     #[must_use]
@@ -136,10 +136,10 @@ impl MemoryDisks {
         self.state().volumes.remove(id);
     }
 
-    /// Ends a snapshot in this state.
+    /// Sets the final state of a snapshot.
     pub fn end(&self, id: &SnapshotId, state: SnapshotState) {
-        if let Some(held) = self.state().snapshots.get_mut(id) {
-            held.snapshot.state = state;
+        if let Some(stored) = self.state().snapshots.get_mut(id) {
+            stored.snapshot.state = state;
         }
     }
 
@@ -166,7 +166,7 @@ impl MemoryDisks {
     }
 }
 
-impl Held {
+impl Stored {
     fn at(&self, now: Instant) -> Snapshot {
         let mut snapshot = self.snapshot.clone();
         if matches!(snapshot.state, SnapshotState::Pending(_)) && now >= self.due {
@@ -181,7 +181,7 @@ fn has_all(have: &Tags, wanted: &Tags) -> bool {
     wanted.iter().all(|(key, value)| have.get(key) == Some(value))
 }
 
-/// A page of what is there, with the position as the token.
+/// A page of `all`, with the position as the token.
 fn page<T>(all: Vec<T>, from: Option<&str>, size: usize) -> Page<T> {
     let start: usize = from.and_then(|from| from.parse().ok()).unwrap_or(0);
     let end = start.saturating_add(size);
@@ -238,7 +238,7 @@ impl Disks for MemoryDisks {
             let fits = |snapshot: &Snapshot| {
                 (filter.ids.is_empty() || filter.ids.contains(&snapshot.id)) && has_all(&snapshot.tags, &filter.tags)
             };
-            let found = state.snapshots.values().map(|held| held.at(now)).filter(fits).collect();
+            let found = state.snapshots.values().map(|stored| stored.at(now)).filter(fits).collect();
             Ok(page(found, from, state.page_size))
         })
     }
@@ -266,7 +266,7 @@ impl Disks for MemoryDisks {
                 tags: new.tags.clone(),
             };
             let due = now + state.takes;
-            state.snapshots.insert(id, Held { snapshot: snapshot.clone(), due });
+            state.snapshots.insert(id, Stored { snapshot: snapshot.clone(), due });
             Ok(snapshot)
         })
     }

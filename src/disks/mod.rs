@@ -1,11 +1,11 @@
-//! The port to a block service: what snapshots need of EC2, and nothing more.
+//! The port to a block service: the requests of EC2 that snapshots need, and no others.
 //!
-//! Implementations: [`memory::MemoryDisks`] for tests and `aws::ec2` for the real thing. A method is one request (a page, where
-//! there are pages); retries are the caller's. The actions behind it are the six that the role has: DescribeVolumes,
-//! DescribeSnapshots, CreateSnapshot with CreateTags in the same call, CreateVolume, DeleteSnapshot.
+//! Implementations: [`memory::MemoryDisks`] for tests and `aws::ec2`. A method is one request (one page of a listing);
+//! [`crate::retry`] repeats it. It uses the six actions that the role has: DescribeVolumes, DescribeSnapshots, CreateSnapshot
+//! with CreateTags in the same call, CreateVolume, DeleteSnapshot.
 //!
-//! CreateSnapshot has no client token. An implementation must not repeat it by itself: after a reply that was lost, only
-//! the caller can find out, by the snapshot's tags, whether there is one.
+//! CreateSnapshot has no client token, so an implementation must not repeat it: after a lost reply only the caller can find
+//! out, by the snapshot's tags, whether one was created.
 
 pub mod memory;
 
@@ -19,7 +19,7 @@ use crate::format::ebs::{InstanceId, SnapshotId, VolumeId};
 
 pub type Tags = BTreeMap<String, String>;
 
-/// EC2 API Reference, "Filter": values of one filter.
+/// The most values of one filter (EC2 API Reference, "Filter").
 pub const MAX_FILTER_VALUES: usize = 200;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Volume {
     pub id: VolumeId,
     pub size_gib: u32,
     pub availability_zone: String,
-    /// As the service names it, `gp3`.
+    /// The service's name for it, `gp3`.
     pub volume_type: String,
     pub iops: Option<u32>,
     pub throughput: Option<u32>,
@@ -43,14 +43,14 @@ pub enum VolumeState {
     Creating,
     /// Available, or in use.
     Ready,
-    /// `error`, `deleting`, `deleted`, or a state of the future: the service's word for it.
+    /// `error`, `deleting`, `deleted`, or an unknown state: the service's name for it.
     Unusable(String),
 }
 
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub id: SnapshotId,
-    /// `None` for a snapshot that is a copy.
+    /// `None` for a copied snapshot.
     pub volume_id: Option<VolumeId>,
     pub state: SnapshotState,
     pub started: Option<jiff::Timestamp>,
@@ -62,16 +62,16 @@ pub struct Snapshot {
 
 #[derive(Debug, Clone)]
 pub enum SnapshotState {
-    /// Percent, where the service says.
+    /// The progress in percent, if the service gives it.
     Pending(Option<u8>),
     Completed,
-    /// It failed at the service, with what that means.
+    /// It failed at the service; the error has the class and the remedy.
     Failed(Error),
     /// Someone deleted it, and the recycle bin keeps it for now.
     InRecycleBin,
 }
 
-/// Which volumes. Everything that is given must hold.
+/// Selects volumes that fulfil all conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VolumeFilter {
     /// At most [`MAX_FILTER_VALUES`]; empty: any. Those that do not exist are not in the answer.
@@ -80,7 +80,7 @@ pub struct VolumeFilter {
     pub attached_to: Option<InstanceId>,
 }
 
-/// Which of this account's own snapshots. Everything that is given must hold.
+/// Selects this account's own snapshots that fulfil all conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotFilter {
     /// At most [`MAX_FILTER_VALUES`]; empty: any. Those that do not exist are not in the answer.
@@ -88,7 +88,7 @@ pub struct SnapshotFilter {
     pub tags: Tags,
 }
 
-/// A page, in no order. It may be empty and yet not the last one.
+/// A page, in no order. It may be empty and not be the last one.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub items: Vec<T>,
@@ -113,14 +113,14 @@ pub struct NewVolume {
     pub throughput: Option<u32>,
     pub encryption: Encryption,
     pub tags: Tags,
-    /// The same token and the same request make the same volume.
+    /// Repeating the request with the same token creates no second volume.
     pub client_token: String,
 }
 
 /// A new volume's encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encryption {
-    /// The snapshot's, and the account's default.
+    /// The snapshot's encryption and the account's default.
     Inherit,
     /// With the account's default key.
     DefaultKey,
@@ -130,13 +130,13 @@ pub enum Encryption {
 #[async_trait]
 pub trait Disks: Send + Sync {
     async fn volumes(&self, filter: &VolumeFilter, from: Option<&str>) -> Result<Page<Volume>, Error>;
-    /// A volume that [`Disks::create_volume`] has just promised. That it is not there, or no more, is an error whose class says why
-    /// that is; soon after the creation it may also only not be there yet.
+    /// A volume that [`Disks::create_volume`] has just returned. An error if it does not exist, with a class for the reason; soon after
+    /// the creation it may only not exist yet.
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error>;
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error>;
-    /// Starts one; not repeated by the implementation.
+    /// Starts a snapshot; the implementation does not repeat it.
     async fn create_snapshot(&self, new: &NewSnapshot) -> Result<Snapshot, Error>;
-    /// Success also when there is no such snapshot.
+    /// Succeeds also when there is no such snapshot.
     async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Error>;
     async fn create_volume(&self, new: &NewVolume) -> Result<Volume, Error>;
     /// The instance this process runs on.

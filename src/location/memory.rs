@@ -1,4 +1,4 @@
-//! A location in memory: for tests of everything above.
+//! A location in memory, for tests of everything above.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::store::Store;
 
-/// What a test opens a location over.
+/// The services that a test opens a location over.
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<dyn Store>,
     disks: Arc<dyn Disks>,
-    /// The state directory; it goes with the last clone of the location.
+    /// The state directory; it is removed with the last clone of the location.
     folder: Arc<tempfile::TempDir>,
 }
 
@@ -47,7 +47,7 @@ impl Remote for Memory {
 }
 
 impl Memory {
-    /// Without volumes.
+    /// A location without volumes.
     ///
     /// # Panics
     /// When there is no folder for temporary files.
@@ -62,19 +62,19 @@ impl Memory {
         Self { disks, ..self }
     }
 
-    /// As node `n` of cluster `c`, with two threads and `memory` bytes.
+    /// Opens the location as node `n` of cluster `c`, with two threads and `memory` bytes.
     ///
     /// # Panics
-    /// Never: the names are good ones.
+    /// Never: the names are valid.
     #[must_use]
     pub fn open(self, config: &config::Location, memory: u64) -> Location {
-        let name = |name| Name::new(name).expect("a good name");
+        let name = |name| Name::new(name).expect("a valid name");
         let process = Process::new(memory, 2, self.folder.path(), Metrics::new());
         Location::new(Arc::new(self), config, (&name("c"), &name("n")), &process)
     }
 }
 
-/// Over a store alone.
+/// Opens a location over a store, without volumes.
 #[must_use]
 pub fn open(store: Arc<dyn Store>, prefix: &str, memory: u64) -> Location {
     Memory::new(store).open(&config(prefix), memory)

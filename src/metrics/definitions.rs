@@ -1,4 +1,4 @@
-//! The metrics' names, labels and help. Each help says what to do with the number.
+//! Defines the metrics' names, labels and help. Each help says what to do with the number.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use prometheus::{
     Registry, Result,
 };
 
-/// Requests: from a local store's milliseconds to a stalled one's minute.
+/// Buckets for requests: from a local store's milliseconds to a stalled one's minute.
 const REQUEST_SECONDS: &[f64] = &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
-/// Parts: at the default of 16 MiB, 0.1 s is 1.3 Gbit/s of one connection and 60 s is 2 Mbit/s.
+/// Buckets for parts: at the default of 16 MiB, 0.1 s is 1.3 Gbit/s of one connection and 60 s is 2 Mbit/s.
 const PART_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Jobs and snapshots: seconds to half a day.
+/// Buckets for jobs and snapshots: seconds to half a day.
 const RUN_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0];
 
 pub(super) struct Definitions {
@@ -61,7 +61,7 @@ pub(super) struct Definitions {
     pub(super) backups_deleted: IntCounterVec,
     pub(super) config_last_reload_successful: IntGauge,
     pub(super) state_write_failures: IntCounter,
-    /// Every family above that has labels.
+    /// All families above with labels.
     families: Vec<Box<dyn Forget>>,
 }
 
@@ -74,32 +74,32 @@ impl Definitions {
             build_info: r.gauges("build_info", "The version that runs; always 1. More than one version for long is a rollout that stopped.", &["version", "commit"])?,
             start_time: r.plain(Gauge::with_opts(opts("start_time_seconds", "When the process started, Unix time. One that keeps changing is a crash loop: see the log before the restart."))?)?,
             job_runs: r.counters("job_runs_total", "Runs that ended, by outcome and by the class of the failure. Look up the class in docs/runbooks.md.", &["job", "outcome", "class"])?,
-            job_runs_skipped: r.counters("job_runs_skipped_total", "Runs that were due and were not made. `overlap`: the last one had not ended, it needs a longer interval. `missed`: the machine was off, and catch_up is never.", &["job", "reason"])?,
+            job_runs_skipped: r.counters("job_runs_skipped_total", "Due runs that were skipped. `overlap`: the last run had not ended, the job needs a longer interval. `missed`: the machine was off, and catch_up is never.", &["job", "reason"])?,
             job_last_success: r.floats("job_last_success_timestamp_seconds", "When the last good backup was committed, Unix time; kept over restarts. Alert on its age against the schedule.", &["job"])?,
             job_last_outcome: r.gauges("job_last_outcome", "How the last run ended: 0 success, 1 partial, 2 failure, 3 cancelled. The log and `penstock status` say why.", &["job"])?,
             job_duration: r.histograms("job_duration_seconds", "How long runs took. One that nears the job's timeout or its schedule's interval needs more concurrency or a longer one.", &["job"], RUN_SECONDS)?,
             job_next_run: r.floats("job_next_run_timestamp_seconds", "When the job starts next, Unix time. In the past for long: the scheduler waits for concurrent_jobs, or hangs.", &["job"])?,
-            job_interval: r.floats("job_interval_seconds", "The longest time between two runs of the job's schedule. What the age of the last success is compared with.", &["job"])?,
+            job_interval: r.floats("job_interval_seconds", "The longest time between two runs of the job's schedule. Compare the age of the last success with it.", &["job"])?,
             jobs_running: r.plain(IntGauge::with_opts(opts("jobs_running", "Jobs that run now. At limits.concurrent_jobs for long, others wait: raise it, or spread the schedules."))?)?,
             source_bytes: r.counters("source_bytes_total", "Plain bytes read from sources.", &["job"])?,
             source_files: r.counters("source_files_total", "Files, folders and links found in trees.", &["job"])?,
-            source_warnings: r.counters("source_warnings_total", "What could not be read or changed while it was read. `penstock show` lists it path by path.", &["job"])?,
-            stored_bytes: r.counters("stored_bytes_total", "Bytes added to the store, compressed. What the bill grows by.", &["job"])?,
-            deduplicated_bytes: r.counters("deduplicated_bytes_total", "Plain bytes the previous backup already held. Near 0 for an incremental job: its parent is missing, see the log.", &["job"])?,
-            uploaded_bytes: r.counters("uploaded_bytes_total", "Bytes of objects that the store has taken.", &["location"])?,
+            source_warnings: r.counters("source_warnings_total", "Files that could not be read or changed while they were read. `penstock show` lists their paths.", &["job"])?,
+            stored_bytes: r.counters("stored_bytes_total", "Bytes added to the store, compressed. The bill grows by them.", &["job"])?,
+            deduplicated_bytes: r.counters("deduplicated_bytes_total", "Plain bytes that the previous backup already had. Near 0 for an incremental job: its parent is missing, see the log.", &["job"])?,
+            uploaded_bytes: r.counters("uploaded_bytes_total", "Bytes of objects that the store has accepted.", &["location"])?,
             downloaded_bytes: r.counters("downloaded_bytes_total", "Bytes of objects received from the store.", &["location"])?,
-            upload_parts_in_flight: r.gauges("upload_parts_in_flight", "Parts on their way now. Far below upload.concurrency: the store asked to slow down, or memory is short.", &["location"])?,
-            upload_part_duration: r.histograms("upload_part_duration_seconds", "How long a part took that arrived, retries included.", &["location"], PART_SECONDS)?,
+            upload_parts_in_flight: r.gauges("upload_parts_in_flight", "Parts in flight now. Far below upload.concurrency: the store asked to slow down, or memory is short.", &["location"])?,
+            upload_part_duration: r.histograms("upload_part_duration_seconds", "How long the upload of a part took, retries included.", &["location"], PART_SECONDS)?,
             uploads: r.counters("uploads_total", "Multipart uploads that ended, by outcome.", &["location", "outcome"])?,
             uploads_aborted: r.counters("uploads_aborted_total", "Uploads that were aborted, why, and whether the store says they are gone. `failure` still costs storage: `penstock sweep`.", &["location", "reason", "outcome"])?,
-            interrupted_uploads: r.gauges("interrupted_uploads", "Uploads in the journal that nobody works on and that still exist. Not 0 for hours: see the log of the sweeper for the class.", &["location"])?,
-            swept_uploads: r.counters("swept_uploads_total", "Interrupted uploads that the sweeper took on, by outcome.", &["location", "outcome"])?,
+            interrupted_uploads: r.gauges("interrupted_uploads", "Uploads in the journal that no job works on and that still exist. Not 0 for hours: see the sweeper's log for the class.", &["location"])?,
+            swept_uploads: r.counters("swept_uploads_total", "Interrupted uploads that the sweeper processed, by outcome.", &["location", "outcome"])?,
             requests: r.counters("requests_total", "Requests to AWS, retries of the SDK included in one. The bill's number.", &["location", "service", "operation", "outcome"])?,
             request_duration: r.histograms("request_duration_seconds", "How long requests took, the SDK's attempts included.", &["service", "operation"], REQUEST_SECONDS)?,
-            request_retries: r.counters("request_retries_total", "Attempts that failed and were made again, by class. `throttled`: lower concurrency, or spread the schedules.", &["location", "service", "class"])?,
+            request_retries: r.counters("request_retries_total", "Attempts that failed and were repeated, by class. `throttled`: lower concurrency, or spread the schedules.", &["location", "service", "class"])?,
             errors: r.counters("errors_total", "Requests that failed for good, by class. Look up the class in docs/runbooks.md.", &["location", "service", "class"])?,
             memory_budget: r.plain(IntGauge::with_opts(opts("memory_budget_bytes", "limits.memory."))?)?,
-            memory_in_use: r.plain(IntGauge::with_opts(opts("memory_in_use_bytes", "Bytes of the budget that streams hold. Never above the budget."))?)?,
+            memory_in_use: r.plain(IntGauge::with_opts(opts("memory_in_use_bytes", "Bytes of the budget that streams use. Never above the budget."))?)?,
             memory_wait: r.plain(Counter::with_opts(opts("memory_wait_seconds_total", "Seconds that streams waited for memory before they started. Growing steadily: raise limits.memory."))?)?,
             credentials_expiry: r.floats("credentials_expiry_timestamp_seconds", "When the credentials in use expire, Unix time; absent where they do not. Less than some minutes ahead: STS does not answer, see the log.", &["location"])?,
             credentials_refresh: r.counters("credentials_refresh_total", "Refreshes of credentials, by outcome.", &["location", "outcome"])?,
@@ -111,7 +111,7 @@ impl Definitions {
             ebs_snapshot_duration: r.histograms("ebs_snapshot_duration_seconds", "How long snapshots took until they were completed.", &["job"], RUN_SECONDS)?,
             backups: r.gauges("backups", "Committed backups of this node in the store. Growing without end: the job has no retention, or prune fails.", &["job"])?,
             backups_deleted: r.counters("backups_deleted_total", "Backups that retention or `delete` removed, by outcome. `failure`: the role lacks s3:DeleteObject, or see the log.", &["job", "outcome"])?,
-            config_last_reload_successful: r.plain(IntGauge::with_opts(opts("config_last_reload_successful", "0: the file on disk was refused and the old configuration goes on. `penstock config check` says why."))?)?,
+            config_last_reload_successful: r.plain(IntGauge::with_opts(opts("config_last_reload_successful", "0: the file on disk was refused and the old configuration stays in use. `penstock config check` says why."))?)?,
             state_write_failures: r.plain(IntCounter::with_opts(opts("state_write_failures_total", "Records that could not be written to state_dir. Its disk is full or read-only: a restart would forget when jobs last succeeded."))?)?,
             families: r.families,
         })
@@ -168,7 +168,7 @@ impl Registrar<'_> {
     }
 }
 
-/// Removing series by one of their labels, for every kind of family.
+/// Removes series by one of their labels, for every kind of family.
 trait Forget: Send + Sync {
     fn forget(&self, label: &str, value: &str);
 }
@@ -180,7 +180,7 @@ impl<B: MetricVecBuilder> Forget for MetricVec<B> {
                 let labels: HashMap<&str, &str> =
                     metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
                 if labels.get(label) == Some(&value) {
-                    // It is gone already when another thread forgot it first.
+                    // Fails if another thread has removed it already.
                     let _ = self.remove(&labels);
                 }
             }

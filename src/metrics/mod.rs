@@ -1,11 +1,12 @@
-//! Every metric there is, defined in one place ([`definitions`]), with the help an operator reads.
+//! Counts and publishes the process's metrics; [`definitions`] has their names and help.
 //!
-//! - The registry is a value that is passed, never global: tests read it, and two of them do not meet.
-//! - Labels whose values are ours are enums, so that no series can be misspelled: [`Class`], [`Outcome`],
-//!   [`AbortReason`]. The others are names out of the configuration. None grows without bound.
-//! - Rooms hold a handle bound to their location ([`Location`]) or job ([`Job`]), and call a method that says what
-//!   happened; no room outside this one spells a metric's name.
-//! - What is removed from the configuration is forgotten ([`Metrics::forget_job`], [`Metrics::forget_location`]).
+//! - The registry is a value that is passed, never global, so that tests do not share one.
+//! - Labels with a fixed set of values are enums, so that no series can be misspelled: [`Class`], [`Outcome`],
+//!   [`AbortReason`]. The others are names from the configuration. None grows without bound.
+//! - Other modules have a handle for their location ([`Location`]) or job ([`Job`]) and call a method for each event;
+//!   only this module spells a metric's name.
+//! - The series of a job or location that leaves the configuration are removed ([`Metrics::forget_job`],
+//!   [`Metrics::forget_location`]).
 
 mod definitions;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use prometheus::proto::MetricFamily;
 
 use crate::budget::Budget;
 use crate::error::Class;
-/// The `outcome` label of whatever runs to an end; the manifest has the same words.
+/// The values of the label `outcome`; the manifest has the same.
 pub use crate::format::manifest::Outcome;
 use definitions::Definitions;
 
@@ -46,7 +47,7 @@ impl AbortReason {
     }
 }
 
-/// Why a run that was due was not made.
+/// Why a due run was skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SkipReason {
     /// The job's last run had not ended.
@@ -110,19 +111,19 @@ impl Metrics {
         &self.inner.all
     }
 
-    /// What a scrape sees now, sorted by name.
+    /// All series now, sorted by name.
     #[must_use]
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.inner.registry.gather()
     }
 
-    /// The handle of what happens at one location.
+    /// The handle of one location.
     #[must_use]
     pub fn location(&self, name: &str) -> Location {
         Location { metrics: self.clone(), name: name.into() }
     }
 
-    /// The handle of what one job does.
+    /// The handle of one job.
     #[must_use]
     pub fn job(&self, name: &str) -> Job {
         Job { metrics: self.clone(), name: name.into() }
@@ -133,7 +134,7 @@ impl Metrics {
         self.all().start_time.set(unix_seconds);
     }
 
-    /// Reads the budget's own counters: they are kept there, and shown here.
+    /// Publishes the budget's own counters.
     pub fn observe_budget(&self, budget: &Budget) {
         let bytes = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.all().memory_budget.set(bytes(budget.total()));
@@ -142,7 +143,7 @@ impl Metrics {
         self.all().memory_wait.inc_by(waited.max(0.0));
     }
 
-    /// What a job's last outcome was could not be written to the state directory.
+    /// Counts a job's record that could not be written to the state directory.
     pub fn state_not_written(&self) {
         self.all().state_write_failures.inc();
     }
@@ -164,7 +165,7 @@ impl Metrics {
     }
 }
 
-/// What happens at one location.
+/// The metrics of one location.
 #[derive(Debug, Clone)]
 pub struct Location {
     metrics: Metrics,
@@ -184,7 +185,7 @@ impl Location {
         self.all().downloaded_bytes.with_label_values(&[&self.name]).inc_by(bytes);
     }
 
-    /// A part is on its way until the guard is dropped.
+    /// Counts a part as in flight until the guard is dropped.
     #[must_use]
     pub fn part_in_flight(&self) -> InFlight {
         let gauge = self.all().upload_parts_in_flight.with_label_values(&[&self.name]);
@@ -210,18 +211,18 @@ impl Location {
         self.all().swept_uploads.with_label_values(&[&self.name, outcome.as_str()]).inc();
     }
 
-    /// One request, all its attempts included.
+    /// Counts one request with all its attempts.
     pub fn request(&self, service: &'static str, operation: &str, outcome: Outcome, took: Duration) {
         self.all().requests.with_label_values(&[&self.name, service, operation, outcome.as_str()]).inc();
         self.all().request_duration.with_label_values(&[service, operation]).observe(took.as_secs_f64());
     }
 
-    /// An attempt failed with `class` and is made again.
+    /// Counts an attempt that failed with `class` and is repeated.
     pub fn retried(&self, service: &'static str, class: Class) {
         self.all().request_retries.with_label_values(&[&self.name, service, class.as_str()]).inc();
     }
 
-    /// A request failed with `class` for good.
+    /// Counts a request that failed with `class` for good.
     pub fn failed(&self, service: &'static str, class: Class) {
         self.all().errors.with_label_values(&[&self.name, service, class.as_str()]).inc();
     }
@@ -252,7 +253,7 @@ impl Location {
     }
 }
 
-/// A part on its way; dropped without [`InFlight::arrived`], it counts as not arrived and leaves no duration.
+/// A part in flight; dropped without [`InFlight::arrived`], it records no duration.
 #[derive(Debug)]
 pub struct InFlight {
     gauge: prometheus::IntGauge,
@@ -275,7 +276,7 @@ impl Drop for InFlight {
     }
 }
 
-/// What one job does.
+/// The metrics of one job.
 #[derive(Debug, Clone)]
 pub struct Job {
     metrics: Metrics,
@@ -287,7 +288,7 @@ impl Job {
         self.metrics.all()
     }
 
-    /// `class` is the failure's; `None` for a run that has none, which the label shows as `none`.
+    /// `class` is the failure's; `None`, for a run without one, is the label `none`.
     pub fn ran(&self, outcome: Outcome, class: Option<Class>, took: Duration) {
         let class = class.map_or("none", Class::as_str);
         self.all().job_runs.with_label_values(&[&self.name, outcome.as_str(), class]).inc();

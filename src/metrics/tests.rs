@@ -7,7 +7,7 @@ fn names(metrics: &Metrics) -> Vec<String> {
 }
 
 #[test]
-fn what_is_forgotten_leaves_no_series() {
+fn a_forgotten_job_or_location_leaves_no_series() {
     let metrics = Metrics::new();
     let (before, job) = (names(&metrics), metrics.job("etcd"));
     job.ran(Outcome::Failure, Some(Class::KmsDenied), Duration::from_secs(3));
@@ -70,7 +70,7 @@ const PUBLISHED: &[&str] = &[
 ];
 
 #[test]
-fn what_is_registered_is_published_and_is_not_renamed() {
+fn registered_metrics_are_exactly_the_published_ones() {
     let metrics = Metrics::new();
     metrics.started("1", "abc", 1.0);
     let (job, class, second) = (metrics.job("j"), Some(Class::KmsDenied), Duration::from_secs(1));
@@ -117,7 +117,7 @@ fn what_is_registered_is_published_and_is_not_renamed() {
         })
         .collect();
     assert_eq!(registered, PUBLISHED.iter().map(|fixed| (*fixed).to_owned()).collect());
-    // A family with labels shows itself only once it has a series: none was left without one.
+    // A family with labels is published only once it has a series: this test gave one to each.
     let with_labels = PUBLISHED.iter().filter(|fixed| !fixed.ends_with("{}")).count();
     assert_eq!(metrics.inner.all.with_labels(), with_labels);
 }

@@ -1,4 +1,4 @@
-//! The registry as a scrape reads it: Prometheus' text format, or OpenMetrics.
+//! Writes the registry for a scrape, in Prometheus' text format or OpenMetrics.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{MetricFamily, MetricType};
@@ -22,7 +22,7 @@ impl Format {
 }
 
 impl Metrics {
-    /// What a scrape sees now.
+    /// The answer to a scrape.
     #[must_use]
     pub fn render(&self, format: Format) -> String {
         let mut text = String::new();
@@ -44,7 +44,7 @@ fn encode(family: &MetricFamily, text: &mut String) {
     debug_assert!(encoded.is_ok(), "the registry has no family without a name or a series");
 }
 
-/// The two formats differ in a counter's name, which OpenMetrics has without its `_total` where it describes it.
+/// OpenMetrics differs in one way: HELP and TYPE of a counter have its name without `_total`.
 fn open_metrics(family: &MetricFamily, text: &mut String) {
     let start = text.len();
     encode(family, text);

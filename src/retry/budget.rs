@@ -1,23 +1,23 @@
-//! How many retries a location is asked to bear.
+//! Limits the retries at one location.
 //!
-//! A token bucket as in the AWS SDK's standard mode, but one that makes its users wait rather than fail: a burst of retries is free, more
-//! come at a fixed rate whatever the number of jobs, and each success earns a share of a retry, so that a busy location with few
-//! failures is never slowed down. Who is given up is decided by patience, not here.
+//! A token bucket as in the AWS SDK's standard mode, but without a token a retry waits and does not fail: a burst of retries is free,
+//! more come at a fixed rate whatever the number of jobs, and each success earns a share of a retry, so that a busy location with few
+//! failures is never slowed down. When a request fails for good is decided by [`super::Policy`].
 
 use std::time::{Duration, Instant};
 
-/// Retries that need not wait: every part of a default stream twice.
+/// Retries that do not wait: two for every part of a default stream.
 const BURST: f64 = 16.0;
 
-/// Retries a second of all jobs together, while nothing succeeds.
+/// Retries a second of all jobs together, while no request succeeds.
 const RATE: f64 = 2.0;
 
-/// What a success earns: with fewer failures than one in four, nobody waits.
+/// Tokens that a success earns: with fewer failures than one in four, no retry waits.
 const EARNED: f64 = 0.25;
 
 #[derive(Debug, Clone)]
 pub(super) struct RetryBudget {
-    /// Negative: so many retries are already waiting for their turn.
+    /// If negative, the number of retries that wait already.
     tokens: f64,
     at: Instant,
 }
@@ -31,7 +31,7 @@ impl RetryBudget {
         self.tokens = (self.tokens + EARNED).min(BURST);
     }
 
-    /// Takes one retry; it may be made after so long.
+    /// Takes one token, and returns how long the retry has to wait.
     pub(super) fn spend(&mut self, now: Instant) -> Duration {
         let passed = now.duration_since(self.at).as_secs_f64();
         self.at = now;
@@ -53,7 +53,7 @@ mod tests {
         for pair in waits[16..].windows(2) {
             assert!((pair[1] - pair[0] - 1.0 / RATE).abs() < 1e-6, "{waits:?}");
         }
-        // Whoever comes after the last has waited starts from there, not from a full bucket.
+        // After the last wait the bucket is empty, not full.
         let later = start + Duration::from_secs_f64(waits[99]);
         assert_eq!(budget.spend(later), Duration::from_millis(500));
         assert_eq!(budget.spend(later + Duration::from_secs(60)), Duration::ZERO);

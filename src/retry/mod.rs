@@ -1,13 +1,13 @@
-//! The one owner of retries above the SDK's: a [`Store`](crate::store::Store) and [`Disks`](crate::disks::Disks) that make a failed
-//! request again. Whoever opens a location wraps its store and its block service once; everybody else just calls them.
+//! Repeats failed requests, above the SDK's own retries: a [`Store`](crate::store::Store) and [`Disks`](crate::disks::Disks) that
+//! [`crate::location`] wraps around its services once, so that no caller retries.
 //!
-//! - **When**: as the class of the failure says, with full jitter, until the [`Policy`] ends it: by count for whoever waits at a
-//!   terminal; an upload rides out an outage, and ends when [`PATIENCE`] has gone by without success.
-//! - **How often**: all the work at one location shares its [`Endpoint`]: a budget of retries, so that a store that is ill is not
-//!   hammered by every job at once, and the [`window`] of parts in flight. Each retry is counted there, and logged.
-//! - **Bodies**: a download that breaks off is resumed where it broke, within the same policy.
+//! - **When**: the class of the failure decides, with full jitter, until the [`Policy`] ends it: after a number of attempts where
+//!   somebody waits; an upload survives an outage, and fails after [`PATIENCE`] without success.
+//! - **How often**: all work at one location shares its [`Endpoint`]: a budget of retries, so that the jobs together do not overload
+//!   a store in trouble, and the [`window`] of parts in flight. It counts each retry; each is logged.
+//! - **Bodies**: an interrupted download continues where it broke off, within the same policy.
 //! - **Not repeated**: CreateSnapshot, which only its caller can repeat (see [`crate::disks`]).
-//! - **Cancellation**: a request that is in flight, and a pause, end with [`Class::Cancelled`].
+//! - **Cancellation**: a request in flight and a pause end with [`Class::Cancelled`].
 
 mod budget;
 mod disks;
@@ -28,19 +28,19 @@ use crate::clock::Clock;
 use crate::error::{Class, Retry, ServiceError};
 use crate::metrics;
 
-/// Before a request is made again. The SDK has made up to three attempts by then.
+/// Pauses before a request is repeated. The SDK has made up to three attempts by then.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10), (0, 100));
 
-/// How long a piece of an upload is tried before its job fails: longer than a load balancer's failover or a store's restart, shorter
-/// than any schedule.
+/// How long a request of an upload is repeated before its job fails: longer than a load balancer's failover or a store's restart,
+/// shorter than any schedule.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// When a request is not made again, whatever its class says.
+/// When a request fails for good, whatever its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// After so many attempts, the first included.
     Count(u32),
-    /// So long after its first failure.
+    /// This long after its first failure.
     Patience(Duration),
 }
 
@@ -63,7 +63,7 @@ impl Attempts {
         Self { policy, failed: 0, first_failure: None, at_once: false }
     }
 
-    /// How long to wait before the next attempt after a failure of `class`; `None` when there is none. `random` is uniform.
+    /// How long to wait before the next attempt after a failure of `class`; `None` if there is no next one. `random` is uniform.
     fn after(&mut self, class: Class, now: Instant, random: u64) -> Option<Duration> {
         self.failed += 1;
         let since = *self.first_failure.get_or_insert(now);
@@ -84,7 +84,7 @@ impl Attempts {
     }
 }
 
-/// What all the work at one location shares. Cheap to clone.
+/// State that all work at one location shares. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint {
     metrics: metrics::Location,
@@ -127,26 +127,26 @@ impl Endpoint {
         self.health().window.size()
     }
 
-    /// A part is about to be sent, while its stream has `in_flight` others on their way.
+    /// Notes that a part is about to be sent, while its stream has `in_flight` others in flight.
     #[must_use]
     pub fn launch(&self, in_flight: usize) -> Launch {
         self.health().window.launch(in_flight, self.clock.now())
     }
 
-    /// An attempt to send the part failed.
+    /// Notes that an attempt to send the part failed.
     fn lost(&self, launch: &mut Launch, class: Class) {
         let now = self.clock.now();
         self.health().window.failed(launch, class, now);
     }
 
-    /// As much of the budget as so many retries take: whoever comes next waits for them.
+    /// Takes the tokens of so many retries, so that the next retry waits.
     #[cfg(test)]
     pub(crate) fn use_up(&self, retries: u32) {
         (0..retries).for_each(|_| _ = self.health().budget.spend(self.clock.now()));
     }
 
-    /// Waits until the budget allows one more request, and counts it. For whoever finds that what came is not what was stored: that
-    /// is known only after the request has succeeded.
+    /// Waits until the budget allows one more request, and counts it. For a caller that finds damage in the data of a request that
+    /// succeeded.
     pub async fn once_more(&self, service: &'static str, class: Class) {
         self.metrics.retried(service, class);
         let pause = self.health().budget.spend(self.clock.now());
@@ -154,7 +154,7 @@ impl Endpoint {
     }
 }
 
-/// A store, or a block service, whose failed requests are made again. Cheap to clone.
+/// A store, or a block service, that repeats its failed requests. Cheap to clone.
 pub struct Retrying<T: ?Sized> {
     inner: Arc<T>,
     endpoint: Endpoint,
@@ -175,15 +175,15 @@ impl<T: ?Sized> fmt::Debug for Retrying<T> {
     }
 }
 
-/// What is asked for, for the log and for the error of a request that was cancelled.
+/// Describes a request, for the log and for the error of a cancelled one.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct Call<'a> {
     service: &'static str,
     operation: &'static str,
     resource: &'a (dyn fmt::Display + Sync),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Call<'a> {
     fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
         ServiceError::at(self.service, self.operation, self.resource, class, message)
     }
@@ -203,18 +203,18 @@ impl<T: ?Sized> Retrying<T> {
         Self { inner, endpoint, policy, stop }
     }
 
-    /// Makes `request` until it succeeds, its class says to stop, or the policy does.
-    async fn request<R, F>(&self, asked: Asked<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
+    /// Makes `request` until it succeeds, or the failure's class or the policy ends it.
+    async fn request<R, F>(&self, call: Call<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
     where
         F: Future<Output = Result<R, ServiceError>>,
     {
-        self.watched(asked, request, |_| {}).await
+        self.watched(call, request, |_| {}).await
     }
 
-    /// The same; `failed` sees each attempt's failure.
+    /// The same as [`Self::request`]; `failed` gets each attempt's failure.
     async fn watched<R, F>(
         &self,
-        asked: Asked<'_>,
+        call: Call<'_>,
         mut request: impl FnMut() -> F,
         mut failed: impl FnMut(&ServiceError),
     ) -> Result<R, ServiceError>
@@ -225,7 +225,7 @@ impl<T: ?Sized> Retrying<T> {
         loop {
             let result = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(asked.error(Class::Cancelled, "cancelled")),
+                () = self.stop.cancelled() => return Err(call.error(Class::Cancelled, "cancelled")),
                 result = request() => result,
             };
             let error = match result {
@@ -236,24 +236,24 @@ impl<T: ?Sized> Retrying<T> {
                 Err(error) => error,
             };
             failed(&error);
-            self.again(asked, &mut attempts, error).await?;
+            self.again(call, &mut attempts, error).await?;
         }
     }
 
-    /// Waits for the next attempt's turn.
+    /// Waits until the next attempt may start.
     ///
     /// # Errors
     /// `error`, when there is no further attempt.
-    async fn again(&self, asked: Asked<'_>, attempts: &mut Attempts, error: ServiceError) -> Result<(), ServiceError> {
+    async fn again(&self, call: Call<'_>, attempts: &mut Attempts, error: ServiceError) -> Result<(), ServiceError> {
         let clock = &self.endpoint.clock;
         let now = clock.now();
         let Some(pause) = attempts.after(error.class, now, random()) else { return Err(error) };
         let pause = pause.max(self.endpoint.health().budget.spend(now));
         self.endpoint.metrics.retried(error.service, error.class);
-        let Asked { operation, resource, .. } = asked;
-        tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = pause.as_millis(), %error, "trying again");
+        let Call { operation, resource, .. } = call;
+        tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = pause.as_millis(), %error, "a request failed: trying again after a pause");
         tokio::select! {
-            () = self.stop.cancelled() => Err(asked.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
+            () = self.stop.cancelled() => Err(call.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
             () = clock.sleep(pause) => Ok(()),
         }
     }

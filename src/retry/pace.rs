@@ -1,4 +1,4 @@
-//! When a snapshot may be created: the pace that all creations at a location share.
+//! Spaces the creations of snapshots at a location.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::backoff::{between, random};
 use crate::clock::Clock;
 
-/// Between two creations once the service has asked to slow down.
+/// The gap between two creations once the service has asked to slow down.
 const FIRST_GAP: Duration = Duration::from_millis(250);
 const LAST_GAP: Duration = Duration::from_secs(10);
-/// Below it, no gap at all.
+/// A shorter gap counts as none.
 const NO_GAP: Duration = Duration::from_millis(50);
 
-/// The gap between two creations: none until the service throttles, then it doubles with each throttling and shrinks with each
-/// success, as TCP does.
+/// The gap between two creations: none until the service throttles; then it doubles with each throttling and shrinks with each
+/// success, as TCP's rate does.
 #[derive(Debug, Default)]
 pub struct Pace {
     state: Mutex<State>,
@@ -26,13 +26,13 @@ struct State {
 }
 
 impl Pace {
-    /// Waits for this creation's turn.
+    /// Waits until this creation may start.
     pub async fn turn(&self, clock: &dyn Clock) {
         let now = clock.now();
         let at = {
             let mut state = self.state();
             let at = state.next.map_or(now, |next| next.max(now));
-            // A fleet that was throttled together must not come back together.
+            // Random, since nodes that were throttled at one moment must not repeat at one moment.
             state.next = Some(at + between(state.gap / 2, state.gap * 3 / 2, random()));
             at
         };

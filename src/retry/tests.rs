@@ -23,7 +23,7 @@ fn attempts_are_counted() {
 }
 
 #[test]
-fn some_failures_are_tried_once_more_or_never() {
+fn some_failures_are_repeated_once_or_never() {
     let now = Instant::now();
     let mut attempts = Attempts::new(Policy::COUNTED);
     assert_eq!(attempts.after(Class::Integrity, now, 1), Some(Duration::ZERO));
@@ -35,15 +35,15 @@ fn some_failures_are_tried_once_more_or_never() {
 #[test]
 fn patience_is_counted_from_the_first_failure() {
     let mut attempts = Attempts::new(Policy::Patience(Duration::from_secs(60)));
-    // Whatever went before: a part that took an hour has all its patience left.
+    // Only failures count: a part that took an hour has all its patience left.
     let first = Instant::now() + Duration::from_secs(3600);
     assert!(attempts.after(Class::Transient, first, 1).is_some());
     assert!(attempts.after(Class::Throttled, first + Duration::from_secs(59), 1).is_some());
     assert_eq!(attempts.after(Class::Transient, first + Duration::from_secs(60), 1), None);
 }
 
-/// Sixty-four pieces of work at one location that is down until `back`: how many requests it got, when the first piece was given
-/// up, and how many arrived. Time is only counted.
+/// Runs 64 requests at one location that is down until `back`. Returns the number of attempts, when the first request failed for
+/// good, and how many succeeded. Time is virtual.
 fn outage(back: Duration) -> (usize, Option<Duration>, usize) {
     let start = Instant::now();
     let mut budget = RetryBudget::full(start);
@@ -69,7 +69,7 @@ fn outage(back: Duration) -> (usize, Option<Duration>, usize) {
 }
 
 #[test]
-fn a_store_that_is_down_is_given_up_in_minutes_and_not_hammered() {
+fn requests_to_a_store_that_is_down_fail_in_minutes_and_are_limited() {
     let (requests, given_up, arrived) = outage(Duration::from_secs(3600));
     assert_eq!(arrived, 0);
     let given_up = given_up.unwrap();
@@ -79,12 +79,12 @@ fn a_store_that_is_down_is_given_up_in_minutes_and_not_hammered() {
 }
 
 #[test]
-fn a_store_that_is_back_in_time_loses_nobody() {
+fn no_request_fails_at_a_store_that_is_back_in_time() {
     let (_, given_up, arrived) = outage(PATIENCE.saturating_sub(Duration::from_secs(60)));
     assert_eq!((given_up, arrived), (None, 64));
 }
 
-/// A store in memory whose requests fail as they are told to, with four parts in flight, in virtual time.
+/// A store in memory with scripted failures, four parts in flight, and virtual time.
 struct World {
     failing: Arc<Failing>,
     metrics: Metrics,
@@ -134,7 +134,7 @@ async fn only_parts_move_the_window_and_every_retry_is_counted() {
 }
 
 #[tokio::test]
-async fn a_create_without_an_answer_leaves_a_doubt() {
+async fn a_create_without_an_answer_is_reported_as_a_possible_upload() {
     for (failures, doubt) in [(&[][..], false), (&[("CreateMultipartUpload", Class::Transient)], true)] {
         let world = World::new(failures);
         let (created, in_doubt) = world.clock.run(world.store.begin_upload(&ObjectKey::new("k"))).await;

@@ -1,8 +1,8 @@
-//! How many parts one stream may have in flight at a location: additive increase, multiplicative decrease.
+//! Limits how many parts one stream has in flight at a location: additive increase, multiplicative decrease.
 //!
-//! As TCP finds its rate (Chiu and Jain 1989): each window's worth of parts that arrive while the window was full widens it by one; a store
-//! that asks to slow down, or a part that is lost, halves it, once for all the parts that were on their way together. A
-//! configured `concurrency` is where it starts and its upper end; `0` starts at [`FIRST`] and finds its own, up to
+//! As in TCP (Chiu and Jain 1989), each window's worth of parts that arrive while the window was full widens it by one; a throttled or
+//! lost part halves it, once for all the parts that were in flight together. A
+//! configured `concurrency` is its start and its maximum; `0` starts at [`FIRST`], with a maximum of
 //! [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
 use std::time::Instant;
@@ -10,18 +10,18 @@ use std::time::Instant;
 use crate::config::Concurrency;
 use crate::error::Class;
 
-/// What saturates most links at 16 MiB a part.
+/// Saturates most links at 16 MiB a part.
 const FIRST: f64 = 8.0;
 
 #[derive(Debug, Clone)]
 pub struct Window {
     size: f64,
     most: f64,
-    /// Parts launched before this met the same congestion: they do not count again.
+    /// Failures of parts launched before this belong to the same congestion, and do not halve the window again.
     halved: Option<Instant>,
 }
 
-/// When a part was sent, and whether the window was what kept it from going earlier.
+/// When a part was sent, and whether the window was full then.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch {
     at: Instant,
@@ -57,7 +57,7 @@ impl Window {
         }
     }
 
-    /// `launch` is the attempt that failed; from here on it is the next one.
+    /// `launch` is the failed attempt; this turns it into the next one.
     pub(super) fn failed(&mut self, launch: &mut Launch, class: Class, now: Instant) {
         let congested = matches!(class, Class::Throttled | Class::KmsThrottled | Class::Transient);
         if congested && self.halved.is_none_or(|halved| launch.at > halved) {
@@ -89,7 +89,7 @@ mod tests {
             window.failed(launch, Class::Throttled, now);
         }
         assert_eq!(window.size(), 4);
-        // The same parts again, after their pause: the store is still slow.
+        // The same parts fail again after their pause: the store is still slow.
         now += Duration::from_secs(1);
         for launch in &mut launches {
             window.failed(launch, Class::Throttled, now);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn success_widens_it_by_one_a_window_up_to_the_most() {
+    fn success_widens_it_by_one_a_window_up_to_the_maximum() {
         let now = Instant::now();
         let mut window = auto();
         for expected in [8, 9, 10, 11] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bound_by_the_source_or_by_memory_says_nothing() {
+    fn no_growth_when_source_or_memory_is_the_bottleneck() {
         let mut window = auto();
         let launch = window.launch(2, Instant::now());
         (0..1000).for_each(|_| window.arrived(launch));

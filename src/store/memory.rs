@@ -1,8 +1,8 @@
-//! An object store in memory, as strict as S3: for tests of everything above the port.
+//! An object store in memory, as strict as S3, for tests of everything above the port.
 //!
-//! It promises what S3 promises: a wrong checksum is refused and leaves nothing behind, an object appears whole or not
-//! at all, a part list is compared with the parts it holds. Payloads are kept, not copied. It never fails on its own:
-//! [`MemoryStore::script`] sees each request first, and says what goes wrong with it. Its clock is the system's until a test sets it.
+//! It has S3's guarantees: a wrong checksum is refused and leaves nothing behind, an object appears whole or not
+//! at all, a part list is compared with the stored parts. Payloads are kept, not copied. It never fails by itself:
+//! [`MemoryStore::script`] sees each request first and may return a [`Fault`]. Its clock is the system's until a test sets it.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -20,30 +20,30 @@ use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 
-/// S3's least size of every part but the last.
+/// S3's minimum size of every part but the last.
 pub const MIN_PART_SIZE: u64 = 5 << 20;
 
 /// S3's largest page of a listing.
 const PAGE_SIZE: usize = 1000;
 
-/// What goes wrong with a request.
+/// A fault that a script injects into a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It is not done, and answered with this.
+    /// Not done; answered with this error.
     Refuse(Error),
-    /// It is done, and answered with this.
+    /// Done; answered with this error.
     LoseReply(Error),
-    /// It is done a second time, as by a proxy that repeats it; the answer is the first one's.
+    /// Done twice, as by a proxy that repeats it; answered with the first answer.
     Repeat,
-    /// It is done, and the answer is not what is stored: a body of zeros, a checksum of 0.
+    /// Done; the answer is wrong: a body of zeros, a checksum of 0.
     Spoil,
-    /// It is not done, and never answered.
+    /// Not done; never answered.
     Hang,
-    /// It is done, and never answered.
+    /// Done; never answered.
     HangAfter,
 }
 
-/// Sees S3's name of the operation, its key (of a listing the prefix), and how many of this operation came before.
+/// Gets S3's name of the operation, its key (for a listing the prefix), and how many of this operation came before.
 type Script = Box<dyn FnMut(&'static str, &str, usize) -> Option<Fault> + Send>;
 
 pub struct MemoryStore {
@@ -54,7 +54,7 @@ pub struct MemoryStore {
     client: Mutex<Client>,
 }
 
-/// Whoever makes the requests.
+/// The state of one client: its script and its counts.
 #[derive(Default)]
 struct Client {
     script: Option<Script>,
@@ -73,7 +73,7 @@ struct State {
     uploads: BTreeMap<String, Upload>,
     uploads_ever: u64,
     parts_ever: u64,
-    /// What a test made the time; `None` is the system's clock.
+    /// The time that a test has set; `None` for the system's clock.
     now: Option<jiff::Timestamp>,
     versioned: bool,
 }
@@ -86,7 +86,7 @@ impl State {
 
 #[derive(Debug)]
 struct Object {
-    /// One for each part: joining them would double what a test holds.
+    /// One for each part: joining them would double a test's memory.
     pieces: Vec<Bytes>,
     size: u64,
     checksum: Option<Checksum>,
@@ -112,14 +112,14 @@ impl MemoryStore {
         Self::with_limits(MIN_PART_SIZE, PAGE_SIZE)
     }
 
-    /// Other limits than S3's, so that a test need not move megabytes to have several parts or pages.
+    /// Sets other limits than S3's, so that a test has several parts or pages without moving megabytes.
     #[must_use]
     pub fn with_limits(min_part_size: u64, page_size: usize) -> Self {
         let (page_size, state, client) = (page_size.max(1), Arc::default(), Mutex::default());
         Self { algorithm: Algorithm::default(), min_part_size, page_size, state, client }
     }
 
-    /// With other checksums than the default ones.
+    /// Sets another checksum algorithm than the default.
     #[must_use]
     pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
         Self { algorithm, ..self }
@@ -139,18 +139,17 @@ impl MemoryStore {
         self.state().uploads.iter().map(handle).collect()
     }
 
-    /// The keys of every object, in order.
     #[must_use]
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.state().objects.keys().cloned().collect()
     }
 
-    /// Makes `now` the time at which objects are written from here on.
+    /// Sets the time at which objects are written from here on.
     pub fn set_now(&self, now: jiff::Timestamp) {
         self.state().now = Some(now);
     }
 
-    /// From here on a DELETE says that the object is hidden, as in a bucket that keeps versions.
+    /// From here on a DELETE answers that the object is hidden, as in a bucket that keeps versions.
     pub fn keep_versions(&self) {
         self.state().versioned = true;
     }
@@ -197,7 +196,7 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change below is made whole after its checks, so a panic elsewhere leaves the state good.
+        // Every change below is made in one step after its checks, so a panic elsewhere leaves the state valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -394,7 +393,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// An upload is found by its ID and its key together, as in S3.
+/// Finds an upload by its ID and its key together, as S3 does.
 fn find<'a>(state: &'a mut State, upload: &UploadHandle) -> Option<&'a mut Upload> {
     state.uploads.get_mut(&upload.id.0).filter(|held| held.key == upload.key)
 }
@@ -442,7 +441,7 @@ fn assemble(
         let message = format!("x-amz-mp-object-size is {size}, the parts have {total} bytes");
         return Err(fail(Class::Integrity, "InvalidRequest", &message));
     }
-    // SHA-256 has no full-object value for an object of parts.
+    // An object of parts has no full-object SHA-256.
     let full = combined.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
     if checksum.is_some() && checksum != full {
         return Err(fail(Class::Integrity, "BadDigest", "The full-object checksum did not match."));

@@ -1,8 +1,8 @@
-//! The port to an object store: what the engine needs of S3, and nothing more.
+//! The port to an object store: the requests of S3 that the engine needs, and no others.
 //!
-//! Implementations: [`memory::MemoryStore`] for tests and `aws::s3` for the real thing; one conformance suite
+//! Implementations: [`memory::MemoryStore`] for tests and `aws::s3`; one conformance suite
 //! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); [`crate::retry`] wraps a store
-//! in one that makes a failed request again. Dropping a future abandons the request but promises nothing about the server.
+//! in one that repeats failed requests. Dropping a future abandons the request, but the server may still carry it out.
 
 pub mod memory;
 
@@ -21,14 +21,14 @@ use crate::error::Class;
 pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
 
-/// What to do about a listing that does not go on as S3's do.
+/// The remedy for a listing that does not advance as S3's do.
 pub(crate) const PAGING_REMEDY: &str =
-    "the store's paging is not S3's, or a proxy leaves the query out: ask whoever runs it (docs/stores.md)";
+    "the store does not page as S3 does, or a proxy removes the query: ask its operator (docs/stores.md)";
 
-/// Bytes to send, with the checksum the engine computed over them: it is sent as a plain header and checked by the server.
+/// Bytes to send, with their checksum, which is sent as a plain header and checked by the server.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// In order; each is memory of its own.
+    /// In order; each has an allocation of its own.
     pub pieces: Arc<[Bytes]>,
     pub checksum: Option<Checksum>,
 }
@@ -46,7 +46,7 @@ impl Payload {
     }
 }
 
-/// Whether a PUT may replace what is there.
+/// Whether a PUT may replace an existing object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
     Allow,
@@ -54,12 +54,12 @@ pub enum Overwrite {
     Refuse,
 }
 
-/// What deleting an object came to.
+/// The result of deleting an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// It is not there any more, as far as the store says.
+    /// The store says that the object does not exist any more.
     Gone,
-    /// The bucket keeps versions: it is hidden behind a delete marker, and still stored.
+    /// The bucket keeps versions: a delete marker hides the object, which is still stored.
     Hidden,
 }
 
@@ -67,7 +67,7 @@ pub enum Deleted {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadId(pub String);
 
-/// Which upload a request is about.
+/// Identifies a multipart upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadHandle {
     pub key: ObjectKey,
@@ -104,7 +104,7 @@ impl fmt::Display for PartNumber {
     }
 }
 
-/// A part the server has taken, as CompleteMultipartUpload wants it back.
+/// A part that the server has stored, in the form that CompleteMultipartUpload needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedPart {
     pub number: PartNumber,
@@ -113,23 +113,23 @@ pub struct UploadedPart {
     pub checksum: Option<Checksum>,
 }
 
-/// What the server says about an object.
+/// The server's data about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
     pub size: u64,
-    /// The full-object checksum, where the server keeps one.
+    /// The full-object checksum, if the server keeps one.
     pub checksum: Option<Checksum>,
 }
 
 impl ObjectInfo {
-    /// Whether it is so many bytes with that checksum, as far as the server says.
+    /// Whether size and checksum are these. An unknown checksum counts as equal.
     #[must_use]
     pub fn is(&self, size: u64, checksum: Option<Checksum>) -> bool {
         self.size == size && (self.checksum.is_none() || self.checksum == checksum)
     }
 }
 
-/// A body being received. `length` is the body's, not the object's.
+/// A body that is being received. `length` is the body's, not the object's.
 pub struct Download {
     pub length: u64,
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
@@ -138,7 +138,7 @@ pub struct Download {
 /// Reads a whole object of at most `limit` bytes.
 ///
 /// # Errors
-/// The request's; one of [`Class::Integrity`] where the object is longer.
+/// The request's error; [`Class::Integrity`] if the object is longer.
 pub async fn read(store: &dyn Store, key: &ObjectKey, limit: u64) -> Result<Vec<u8>, Error> {
     let Download { length, mut body } = store.get(key, None).await?;
     let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
@@ -148,7 +148,7 @@ pub async fn read(store: &dyn Store, key: &ObjectKey, limit: u64) -> Result<Vec<
                 "GetObject",
                 key,
                 Class::Integrity,
-                format!("the object is longer than the {limit} bytes expected"),
+                format!("the object is longer than {limit} bytes"),
             ));
         }
         bytes.extend_from_slice(&piece);
@@ -172,23 +172,23 @@ pub struct ListedObject {
     pub modified: jiff::Timestamp,
 }
 
-/// An upload in progress, somebody's.
+/// An upload in progress, by any client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedUpload {
     pub upload: UploadHandle,
-    /// When it was begun, where the store says so.
+    /// When it was created, if the store says so.
     pub initiated: Option<jiff::Timestamp>,
 }
 
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Of the checksums that payloads are sent with, and that it keeps.
+    /// The algorithm of the checksums that payloads are sent with and that the store keeps.
     fn algorithm(&self) -> Algorithm;
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
     /// The whole object, or the bytes of `range` (which must lie within it).
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error>;
-    /// Success also when there is no such object.
+    /// Succeeds also when there is no such object.
     async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error>;
     /// Objects whose key starts with `prefix`; `from` is a previous page's `next`.
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error>;
@@ -199,7 +199,7 @@ pub trait Store: Send + Sync {
         number: PartNumber,
         payload: Payload,
     ) -> Result<UploadedPart, Error>;
-    /// `parts` in ascending order; `checksum` is the whole object's where the algorithm has one.
+    /// `parts` in ascending order; `checksum` is the whole object's, if the algorithm has one.
     async fn complete_upload(
         &self,
         upload: &UploadHandle,
@@ -207,11 +207,11 @@ pub trait Store: Send + Sync {
         size: u64,
         checksum: Option<Checksum>,
     ) -> Result<(), Error>;
-    /// Success also when the upload is gone already.
+    /// Succeeds also when the upload does not exist any more.
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error>;
-    /// The parts the server holds; `None` when the upload does not exist (any more).
+    /// The stored parts; `None` when the upload does not exist (any more).
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error>;
-    /// Every upload in progress whose key starts with `prefix`. The policy need not permit it: nothing may depend on it, and a
-    /// refusal ([`Class::AccessDenied`], [`Class::Compat`]) is logged once, here.
+    /// Every upload in progress whose key starts with `prefix`. The policy need not permit it, so no caller may depend on it; the
+    /// implementation logs a refusal ([`Class::AccessDenied`], [`Class::Compat`]) once.
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error>;
 }

@@ -345,7 +345,7 @@ async fn a_session_that_is_too_long_is_asked_for_again_with_an_hour() {
     let durations: Vec<_> = sts.seen().iter().map(|request| field(request, "DurationSeconds").unwrap()).collect();
     assert_eq!(durations, ["7200", "3600", "3600"], "refused once, then never again");
     let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(log.matches("does not grant a session of 7200 s").count(), 1, "{log}");
+    assert_eq!(log.matches("STS refuses sessions of the configured duration").count(), 1, "{log}");
 }
 
 fn expired_token() -> Answer {

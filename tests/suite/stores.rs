@@ -189,7 +189,7 @@ async fn an_answer_that_cannot_be_read_is_told_in_words() {
         assert!(!said.contains(dump), "{dump}: {said}");
     }
     assert!(
-        said.contains("is a <SomethingElse> document") && said.contains("nothing interrupted is resumed"),
+        said.contains("is a <SomethingElse> document") && said.contains("interrupted uploads are not resumed"),
         "{said}"
     );
 }

@@ -1,4 +1,4 @@
-//! What S3, and the stores that speak its language, mean by a code. A bare status says less, and what it means depends on the request.
+//! Classifies the error codes of S3 and S3-compatible stores. What a bare status means depends on the request.
 
 use super::{Algorithm, Class, Context, RESOURCE, Reply, Verdict, word_after};
 
@@ -35,7 +35,7 @@ pub(super) fn classify(code: &str, reply: &Reply<'_>, context: &Context) -> Opti
     })
 }
 
-/// Something is not there, and the reply does not say what: a HEAD's never does, and Ceph says `NoSuchKey` of an upload.
+/// A 404 that does not say what is missing: a reply to HEAD never does, and Ceph says `NoSuchKey` of an upload.
 pub(super) fn absent(reply: &Reply<'_>) -> Verdict {
     match reply.operation {
         "HeadBucket" | "ListObjectsV2" | "ListMultipartUploads" | "PutObject" | "CreateMultipartUpload" => no_bucket(),
@@ -71,7 +71,7 @@ fn unread_list(context: &Context) -> Verdict {
     Verdict::new(Class::Compat, remedy)
 }
 
-/// A 400 that blames what was sent.
+/// A 400 that names an argument of the request.
 fn argument(reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let message = reply.message;
     let creates = matches!(reply.operation, "PutObject" | "CreateMultipartUpload");
@@ -83,7 +83,7 @@ fn argument(reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     if names_a_feature(message) {
         return Some(unavailable(reply, context));
     }
-    // Ceph says no more of an unknown storage class.
+    // Ceph refuses an unknown storage class with no more than this.
     let sent = context.asked.words();
     (creates && message.trim().is_empty() && !sent.is_empty()).then(|| {
         let remedy =
@@ -101,7 +101,7 @@ pub(super) fn denied(reply: &Reply<'_>, context: &Context) -> Verdict {
     } else {
         ""
     };
-    // AWS names the action and the resource; a bare "Access Denied" may as well be the key's.
+    // AWS names the action and the resource; a bare "Access Denied" may come from the key just as well.
     let bare = !reply.message.contains("not authorized to perform");
     let ambiguous = if bare && context.sse_kms {
         let key = context.kms_key.as_deref().unwrap_or("the bucket's key");
@@ -144,12 +144,12 @@ fn names_a_feature(message: &str) -> bool {
     words.iter().any(|word| message.contains(word))
 }
 
-/// The store does not know the request, or something in it: which setting turns that off, where one does.
+/// The store does not implement the request, or a feature in it: names the setting that turns the feature off, if one does.
 pub(super) fn unavailable(reply: &Reply<'_>, context: &Context) -> Verdict {
     let message = reply.message.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let setting = if has(&["conditional", "if-none-match"]) {
-        "nothing is to be set: the key is looked up, and written without the condition"
+        "change no setting: Penstock checks that the key is free, then writes it without the condition"
     } else if has(&["checksum", "mp-object-size"]) {
         "set checksum = \"none\""
     } else if has(&["tagging"]) {
@@ -166,18 +166,18 @@ pub(super) fn unavailable(reply: &Reply<'_>, context: &Context) -> Verdict {
     Verdict::new(Class::Compat, format!("the store does not implement what was sent: {setting}"))
 }
 
-/// What follows where a request itself is not known.
+/// The remedy where the store does not implement the request itself.
 fn by_operation(operation: &str, context: &Context) -> String {
     let text = match operation {
         "ListParts" => {
-            "the store cannot list an upload's parts: an interrupted upload is not resumed there, it starts again; nothing \
-             is to be set"
+            "the store cannot list an upload's parts: an interrupted upload is not resumed but starts again; change no \
+setting"
         }
         "AbortMultipartUpload" => {
             "the store cannot abort uploads: only a lifecycle rule of its own (AbortIncompleteMultipartUpload) or its \
              operator removes the parts; then `penstock sweep --give-up` ends the record of the upload"
         }
-        "ListMultipartUploads" => "the store cannot list uploads: one whose ID a crash lost is reported, not found",
+        "ListMultipartUploads" => "the store cannot list uploads: one whose ID a crash lost is reported, not aborted",
         "PutObject" | "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload" => {
             let settings = context.asked.turned_off();
             let settings =

@@ -97,7 +97,7 @@ async fn obtained_once_for_everyone_who_waits() {
 async fn refreshed_in_the_background_before_they_expire() {
     let site = Site::new(Some(3600));
     site.key().await;
-    // Nobody asks: from 22.5 minutes before expiry to 15.
+    // Without a request: from 22.5 minutes before expiry to 15.
     site.pass(3600 - 1351).await;
     assert_eq!(site.sts.calls(), 1);
     site.pass(451 + 31).await;
@@ -121,7 +121,7 @@ async fn sessions_of_fifteen_seconds_never_run_out() {
 }
 
 #[tokio::test]
-async fn an_outage_shorter_than_what_is_left_is_not_noticed() {
+async fn an_outage_shorter_than_the_rest_of_the_lifetime_is_not_noticed() {
     let site = Site::new(Some(3600));
     site.key().await;
     site.sts.is_down(true);
@@ -137,7 +137,7 @@ async fn an_outage_shorter_than_what_is_left_is_not_noticed() {
 }
 
 #[tokio::test]
-async fn a_longer_one_fails_requests_and_ends_by_itself() {
+async fn a_longer_outage_fails_requests_and_recovery_is_automatic() {
     let site = Site::new(Some(3600));
     site.key().await;
     site.sts.is_down(true);
@@ -153,7 +153,7 @@ async fn a_longer_one_fails_requests_and_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn what_does_not_expire_is_read_again() {
+async fn credentials_that_do_not_expire_are_read_again() {
     let site = Site::new(None);
     assert_eq!((site.key().await.as_str(), site.provider.expiry()), ("AK1", None));
     site.sts.is_down(true);
@@ -165,7 +165,7 @@ async fn what_does_not_expire_is_read_again() {
 }
 
 #[tokio::test]
-async fn only_what_was_refused_is_dropped() {
+async fn only_the_refused_credentials_are_dropped() {
     let site = Site::new(Some(3600));
     assert_eq!(site.key().await, "AK1");
     site.provider.refused("AK1");
@@ -182,7 +182,7 @@ async fn the_background_ends_with_the_provider() {
     let site = Site::new(None);
     site.key().await;
     let inner = Arc::downgrade(&site.provider.inner);
-    // It sleeps by now, and holds nothing.
+    // The task sleeps by now and keeps no reference.
     tokio::task::yield_now().await;
     drop(site.provider);
     assert!(inner.upgrade().is_none());
@@ -190,7 +190,7 @@ async fn the_background_ends_with_the_provider() {
 }
 
 #[tokio::test]
-async fn credentials_that_come_expired_are_a_failure_of_the_clock() {
+async fn new_credentials_that_are_expired_are_a_failure_of_the_clock() {
     let site = Site::new(Some(0));
     let error = site.provider.get().await.unwrap_err();
     assert_eq!(error.class, Class::ClockSkew, "{error}");

@@ -1,4 +1,4 @@
-//! How the port's words are said in EC2's, and back. What makes no sense in a reply is an error, never a default.
+//! Translates the port's types to EC2's and back. A missing or malformed field of a reply is an error, never a default.
 
 use aws_sdk_ec2::operation::create_snapshot::CreateSnapshotOutput;
 use aws_sdk_ec2::operation::create_volume::CreateVolumeOutput;
@@ -17,7 +17,7 @@ fn tag_filters(tags: &Tags) -> impl Iterator<Item = Filter> {
     tags.iter().map(|(key, value)| filter(format!("tag:{key}"), [literal(value)]))
 }
 
-/// In a filter's value `*` and `?` are wildcards, and `\` makes them plain.
+/// Escapes a filter's value: `*` and `?` are wildcards there.
 fn literal(value: &str) -> String {
     value.chars().fold(String::new(), |mut out, c| {
         if matches!(c, '*' | '?' | '\\') {
@@ -70,7 +70,7 @@ fn count(number: Option<i32>) -> Option<u32> {
     number.and_then(|number| u32::try_from(number).ok())
 }
 
-/// Some stores send an empty element for what is not there.
+/// `None` for an empty text: some stores send an empty element for a missing value.
 fn text(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.is_empty()).map(str::to_owned)
 }
@@ -128,7 +128,7 @@ pub(super) fn snapshot(snapshot: &ec2::Snapshot, call: &Call<'_>, context: &Cont
     let message = snapshot.state_message().unwrap_or_default();
     Ok(Snapshot {
         id: id.parse().map_err(|error| format!("a snapshot's ID {error}"))?,
-        // A copy's is `vol-ffffffff`, which has the form of an ID and names nothing.
+        // A copied snapshot has `vol-ffffffff` here, which is no volume.
         volume_id: snapshot.volume_id().and_then(|id| id.parse().ok()),
         state: snapshot_state(id, snapshot, message, call, context),
         started: time(snapshot.start_time()),

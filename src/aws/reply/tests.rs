@@ -8,7 +8,7 @@ fn legible_text(document: &[u8]) -> String {
 }
 
 #[test]
-fn what_is_around_and_in_a_document_is_made_legible() {
+fn characters_that_the_parser_refuses_are_removed_or_replaced() {
     let rows: [(&[u8], &str); 12] = [
         (b"<A>b</A>", "<A>b</A>"),
         (b" \r\n\t<?xml version=\"1.0\"?>\n<A/>", "<A/>"),
@@ -86,12 +86,12 @@ fn a_document_ends_where_its_root_does() {
 }
 
 #[test]
-fn a_success_is_the_services_own() {
+fn a_success_must_come_from_the_service() {
     const ETAG: (&str, &str) = ("etag", "\"1\"");
     const HTML: (&str, &str) = ("content-type", "text/html; charset=utf-8");
     let page = "<html>OK</html>";
     let s3 = |operation, response: HttpResponse| check(Service::S3, operation, &response).map_err(|odd| odd.class());
-    // Servers built on common frameworks label an empty answer as HTML: the type says something of objects alone.
+    // Servers built on common frameworks label an empty answer as HTML: the type matters for objects only.
     for good in ["PutObject", "UploadPart"] {
         assert_eq!(s3(good, response(200, &[ETAG, HTML], "")), Ok(()));
         assert_eq!(s3(good, response(200, &[HTML], "")), Err(Class::Compat));
@@ -117,7 +117,7 @@ fn a_success_is_the_services_own() {
 }
 
 #[test]
-fn a_document_is_the_operations_and_whole() {
+fn a_document_must_be_the_operations_and_complete() {
     let rows = [
         ("<ListBucketResult><A/></ListBucketResult>\n", Ok(())),
         ("<ListBucketResult/>", Ok(())),
@@ -159,7 +159,7 @@ async fn a_document_is_bounded_and_white_space_before_it_is_not_kept() {
 }
 
 #[test]
-fn a_failure_may_be_somebody_elses() {
+fn a_failure_that_is_not_the_services_is_found() {
     const TO: (&str, &str) = ("location", "https://login.example/in?token=secret");
     let of = |response| elsewhere(Service::S3, &response).map(|odd| odd.to_string());
     let told = of(response(302, &[TO], "")).unwrap();

@@ -1,13 +1,12 @@
-//! A body on its way: in slices, at the pace of `limits.bandwidth`, and watched.
+//! Sends a request's body in slices, at the pace of `limits.bandwidth`, and ends the request if it stalls.
 //!
-//! The SDK takes an in-memory body as sent at once, so neither its stall protection nor anybody else sees how far it is. Slices
-//! show it: hyper asks for the next when the connection has room. From that comes the rule that ends a part that hangs —
-//! [`STALLED`] without a slice, or [`UNANSWERED`] after the last — however long the part as a whole may take: a slow
-//! line is not a broken one.
+//! The SDK counts an in-memory body as sent at once, so its stall protection does not see the progress. Slices show it: hyper asks
+//! for the next one when the connection has room. A part ends after [`STALLED`] without a slice, or [`UNANSWERED`] after the last;
+//! the part as a whole has no limit, since a slow line is not a broken one.
 //!
-//! A request that is given up gives its bytes back at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices
-//! it has taken until a peer that no longer reads has read them. So a slice is part of one piece of the payload; what such a peer can hold
-//! on to is the pieces of the half megabyte that hyper takes ahead (docs/decisions/0013).
+//! An abandoned request releases its bytes at once ([`Lent`]). hyper does not: it keeps the connection, the body and the slices it has
+//! taken until the peer has read them, even one that no longer reads. So a slice is part of one piece of the payload, and only the
+//! pieces of the half megabyte that hyper takes ahead stay in memory (docs/decisions/0013).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,13 +25,13 @@ use crate::store::Payload;
 /// A slice of 64 KiB in 30 s is 2 kB/s.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// What the kernel still holds of a body that hyper has handed over (4 MiB at most on Linux) must go out in this time too.
+/// This time includes sending the rest of the body from the kernel's buffer (4 MiB at most on Linux).
 const UNANSWERED: Duration = Duration::from_secs(120);
 
-/// How often the watch looks.
+/// How often progress is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How far a body is. Counts up with each slice, each wait for bandwidth and each attempt.
+/// The progress of a body. `steps` grows with each slice, each wait for bandwidth and each attempt.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     steps: AtomicU64,
@@ -45,7 +44,7 @@ impl Progress {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns when the body has stalled, with words for it.
+    /// Waits until the body has stalled, and returns the error text.
     pub(super) async fn stalled(&self) -> String {
         let mut watch = Watch { steps: 0, since: Instant::now() };
         loop {
@@ -55,7 +54,7 @@ impl Progress {
                 let seconds = limit.as_secs();
                 return match left {
                     0 => format!("the body was sent, and no answer came within {seconds} s"),
-                    left => format!("the connection took no byte for {seconds} s, {left} bytes before the body's end"),
+                    left => format!("the connection took no byte for {seconds} s; {left} bytes of the body were left"),
                 };
             }
         }
@@ -69,7 +68,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// The limit that was passed, if one was.
+    /// The limit that was exceeded, if one was.
     fn look(&mut self, steps: u64, left: u64, now: Instant) -> Option<Duration> {
         if steps != self.steps {
             *self = Self { steps, since: now };
@@ -80,7 +79,7 @@ impl Watch {
     }
 }
 
-/// The bytes of a request that is being made; whoever makes it holds this. Dropped, no attempt has them any longer.
+/// The bytes of a running request, kept by the caller. Dropping it takes them back from every attempt.
 #[derive(Debug)]
 pub(super) struct Lent(Arc<Mutex<Arc<[Bytes]>>>);
 
@@ -90,31 +89,31 @@ impl Drop for Lent {
     }
 }
 
-/// Nothing that can panic runs under it.
+/// No code that can panic runs under the lock.
 fn lock(data: &Mutex<Arc<[Bytes]>>) -> MutexGuard<'_, Arc<[Bytes]>> {
     data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The request was given up.
+/// The caller has dropped [`Lent`].
 #[derive(Debug, thiserror::Error)]
-#[error("the request was given up")]
+#[error("the request was abandoned")]
 struct GivenUp;
 
 /// One attempt's body.
 #[derive(Debug)]
 struct Outgoing {
     pieces: Arc<Mutex<Arc<[Bytes]>>>,
-    /// The piece that the next slice is of, and how much of that was sent.
+    /// The piece that the next slice is taken from, and how much of it was sent.
     piece: usize,
     at: usize,
     left: usize,
     bandwidth: Option<Bandwidth>,
-    /// A slice whose time has not come.
+    /// A slice that waits for bandwidth.
     turn: Option<(Bytes, Pin<Box<Sleep>>)>,
     progress: Arc<Progress>,
 }
 
-/// `payload` as a request's body, for as long as what is returned beside it.
+/// `payload` as a request's body, for as long as the returned [`Lent`] lives.
 pub(super) fn lend(payload: &Payload, bandwidth: Option<&Bandwidth>, progress: &Arc<Progress>) -> (ByteStream, Lent) {
     let (bandwidth, progress) = (bandwidth.cloned(), Arc::clone(progress));
     let length = payload.pieces.iter().map(Bytes::len).sum();
@@ -129,7 +128,7 @@ pub(super) fn lend(payload: &Payload, bandwidth: Option<&Bandwidth>, progress: &
 }
 
 impl Outgoing {
-    /// The next of the payload, `most` bytes at most; `None` once the request was given up.
+    /// The next slice, `most` bytes at most; `None` once [`Lent`] was dropped.
     fn take(&mut self, most: usize) -> Option<Bytes> {
         let pieces = lock(&self.pieces);
         loop {
@@ -157,7 +156,7 @@ impl Outgoing {
         if turn.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(slice));
         }
-        // Our own wait, not the connection's.
+        // This wait is ours, not the connection's.
         self.progress.step(self.left);
         self.turn = Some((slice, turn));
         Poll::Pending
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_does_not_move_is_cut() {
+    fn only_a_body_without_progress_is_ended() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut watch = Watch { steps: 0, since: start };
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_given_up_is_given_back() {
+    async fn an_abandoned_request_releases_its_bytes() {
         use futures_util::future::poll_fn;
 
         let pieces: [_; 3] = std::array::from_fn(|_| Bytes::from(vec![7; LARGEST_SLICE]));

@@ -1,4 +1,4 @@
-//! An object's body as it comes, counted, with what an error about it needs.
+//! Receives an object's body, checks its length, and describes its errors.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// The next bytes and what is left to read; after an error or the end, nothing.
+    /// The next bytes and the state after them; `None` after an error or the end.
     pub(super) async fn step(state: Option<Self>) -> Option<(Result<Bytes, Error>, Option<Self>)> {
         let mut this = state?;
         let next = this.body.next().await;
@@ -32,7 +32,7 @@ impl Incoming {
                 let count = bytes.len() as u64;
                 this.metrics.downloaded(count);
                 let Some(left) = this.left.checked_sub(count) else {
-                    let message = format!("the body goes on after the {} bytes that were still to come", this.left);
+                    let message = format!("the body is longer than announced: {} bytes were left", this.left);
                     return Some((Err(call.error(Class::Compat, message)), None));
                 };
                 this.left = left;
@@ -49,55 +49,50 @@ impl Incoming {
 }
 
 impl S3Store {
-    /// An object's size where a proxy takes Content-Length out of the answers to HEAD: a range says it too.
+    /// The object's size from the reply to a range, for when a proxy removes Content-Length from the answers to HEAD.
     pub(super) async fn size_by_range(&self, key: &ObjectKey) -> Result<u64, Error> {
         let request = self.request("HeadObject", key.as_str());
         let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send().await;
         let range = get.as_ref().ok().and_then(|output| shown(output.content_range()?));
         range.and_then(|range| range.total).ok_or_else(|| Error {
-            remedy: Some(
-                "does a proxy or gateway take Content-Length out of the answers to HEAD? Let it pass".to_owned(),
-            ),
-            ..request.odd(Class::Compat, "no reply says how long the object is")
+            remedy: Some("check that no proxy or gateway removes Content-Length from the answers to HEAD".to_owned()),
+            ..request.error(Class::Compat, "no reply says how long the object is")
         })
     }
 }
 
-/// What a reply says of the body that comes.
+/// The headers of a reply that tell the length of its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Said<'a> {
-    /// Content-Length; a body in chunks has none.
+pub(super) struct Announced<'a> {
+    /// Content-Length; `None` for a body in chunks.
     pub(super) length: Option<i64>,
     /// Content-Range.
     pub(super) range: Option<&'a str>,
 }
 
-/// How long the body is: of the range that was asked for, or of the whole object, where the reply may leave it open (`None`).
-pub(super) fn length(asked: Option<&Range<u64>>, said: Said<'_>) -> Result<Option<u64>, (Class, String)> {
-    let length = said.length.and_then(|length| u64::try_from(length).ok());
+/// The body's length: of the requested range, or of the whole object, where the reply may omit it (`None`).
+pub(super) fn length(asked: Option<&Range<u64>>, announced: Announced<'_>) -> Result<Option<u64>, (Class, String)> {
+    let length = announced.length.and_then(|length| u64::try_from(length).ok());
     let Some(asked) = asked else { return Ok(length) };
     let wanted = asked.end - asked.start;
     let compat = |message: String| Err((Class::Compat, message));
     let short = |offered: u64| {
-        Err((
-            Class::Integrity,
-            format!("asked for {wanted} bytes of it and was offered {offered}: the object is shorter"),
-        ))
+        Err((Class::Integrity, format!("requested {wanted} bytes and was offered {offered}: the object is shorter")))
     };
-    let Some(range) = said.range else {
-        // A range that is the whole object may be answered like one.
+    let Some(range) = announced.range else {
+        // A server may answer a range that is the whole object as if there were no range.
         return match length {
             None => Ok(Some(wanted)),
             Some(length) if length == wanted => Ok(Some(wanted)),
             Some(length) => compat(format!(
-                "asked for {wanted} bytes from {} on, and was offered {length} without a Content-Range: the store, or a proxy \
+                "requested {wanted} bytes from {} on, and was offered {length} without a Content-Range: the store, or a proxy \
                  before it, does not know ranges",
                 asked.start
             )),
         };
     };
     let Some(Shown { first, last, total }) = shown(range) else {
-        return compat(format!("the Content-Range {range:?} cannot be understood"));
+        return compat(format!("the Content-Range is {range:?}; expected bytes FIRST-LAST/SIZE"));
     };
     let end = last.saturating_add(1);
     if first == asked.start && end < asked.end && total.is_none_or(|total| total == end) {
@@ -105,7 +100,7 @@ pub(super) fn length(asked: Option<&Range<u64>>, said: Said<'_>) -> Result<Optio
     }
     if first != asked.start || end != asked.end {
         return compat(format!(
-            "asked for the bytes {} to {}, and was offered {first} to {last}",
+            "requested the bytes {} to {}, and was offered {first} to {last}",
             asked.start,
             asked.end - 1
         ));
@@ -160,9 +155,9 @@ mod tests {
             (&None, Some(7), None, Ok(Some(7))),
             (&None, None, None, Ok(None)),
         ];
-        for (asked, said, range, expected) in rows {
-            let found = length(asked.as_ref(), Said { length: said, range }).map_err(|(class, _)| class);
-            assert_eq!(found, expected, "{asked:?} {said:?} {range:?}");
+        for (asked, announced, range, expected) in rows {
+            let found = length(asked.as_ref(), Announced { length: announced, range }).map_err(|(class, _)| class);
+            assert_eq!(found, expected, "{asked:?} {announced:?} {range:?}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What S3 lists: objects, parts and uploads, page after page.
+//! Lists objects, parts and uploads, page after page.
 //!
-//! - **Keys come percent-encoded** (`encoding-type=url`), since XML cannot carry all of them; a store that does not know of it, or does it
-//!   without saying so, is understood by the prefix that each of its keys must have. What is no UTF-8 becomes U+FFFD: no key of Penstock's.
-//! - **A listing moves on**: of parts and uploads a page that leads back to where a page began, of objects one that leads to itself, and
-//!   any that goes on without saying where, is an error of the class compat, never a short listing. Longer circles of objects are
-//!   found where all pages are seen, by the catalog.
-//! - **What is collected is bounded**: 10,000 parts, [`MAX_UPLOADS`] uploads; objects are the caller's, a page at a time.
+//! - **Keys are requested percent-encoded** (`encoding-type=url`), since XML cannot carry all of them. A store may not encode, or not
+//!   say that it does: the prefix that each key must have shows which. Invalid UTF-8 becomes U+FFFD: no key of Penstock's has it.
+//! - **A listing must advance**: a page of parts or uploads that leads back to an earlier one, a page of objects that leads to itself, and
+//!   any that continues without a position, is an error of class compat, never a short listing. The catalog, which sees all pages,
+//!   finds longer circles of objects.
+//! - **Memory is bounded**: 10,000 parts, [`MAX_UPLOADS`] uploads; the caller gets objects a page at a time.
 //!
 //! Nothing here depends on the order within a page: S3's directory buckets have none.
 
@@ -22,16 +22,16 @@ use crate::store::{
     Error, ListedObject, ListedUpload, PAGING_REMEDY, Page, PartNumber, UploadHandle, UploadId, UploadedPart,
 };
 
-/// They are all ours, since they are asked for by prefix: one for each stream that a crash has ever cut.
+/// The listing by prefix has only our own uploads: one for each stream that a crash has interrupted.
 const MAX_UPLOADS: usize = 50_000;
 
-/// Of a store that gives a page of uploads at a time, and then of one that gives one.
+/// Enough for [`MAX_UPLOADS`] in pages of 50.
 const MAX_UPLOAD_PAGES: usize = 1000;
 
 impl Request<'_> {
-    /// The listing does not go on as S3's do.
+    /// The error of a listing that does not advance as S3's do.
     fn stuck(&self, message: impl Into<String>) -> Error {
-        Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.odd(Class::Compat, message) }
+        Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.error(Class::Compat, message) }
     }
 }
 
@@ -44,16 +44,16 @@ impl S3Store {
         let keys = output.contents().iter().map(Object::key);
         let keys = Keys::of(prefix, output.encoding_type(), keys);
         let objects = output.contents().iter().map(|object| listed_object(keys, object)).collect::<Option<Vec<_>>>();
-        let objects = objects.ok_or_else(|| request.odd(Class::Compat, "an entry has no key, no size or no date"))?;
+        let objects = objects.ok_or_else(|| request.error(Class::Compat, "an entry has no key, no size or no date"))?;
         let next = output.next_continuation_token().filter(|token| !token.is_empty());
-        // Without a word on it, a token says that there is more.
+        // Without `IsTruncated`, a token means that there is more.
         if !output.is_truncated().unwrap_or(next.is_some()) {
             return Ok(Page { objects, next: None });
         }
         match next {
-            None => Err(request.stuck("the listing goes on, but the reply does not say where")),
+            None => Err(request.stuck("the listing is truncated, but the reply has no token")),
             Some(next) if from == Some(next) => {
-                Err(request.stuck("the listing does not move on: this page leads to the one that was asked for"))
+                Err(request.stuck("the listing does not advance: this page's token leads to the same page"))
             }
             Some(next) => Ok(Page { objects, next: Some(next.to_owned()) }),
         }
@@ -73,9 +73,12 @@ impl S3Store {
                 Err(error) => return Err(error),
             };
             let read = page.parts().iter().map(|part| listed_part(self.algorithm, part)).collect::<Option<Vec<_>>>();
-            let read = read.ok_or_else(|| request.odd(Class::Compat, "a part has no number or no size"))?;
+            let read = read.ok_or_else(|| request.error(Class::Compat, "a part has no number or no size"))?;
             if read.iter().any(|part| part.etag.is_empty()) && self.bare_parts.first() {
-                tracing::warn!(bucket = self.bucket, "this store lists parts without ETags: no upload can be resumed");
+                tracing::warn!(
+                    bucket = self.bucket,
+                    "the store lists parts without ETags: no upload can be resumed; interrupted ones start again"
+                );
             }
             parts.extend(read);
             if parts.len() > usize::from(PartNumber::MAX) {
@@ -87,11 +90,11 @@ impl S3Store {
             }
             let next = page.next_part_number_marker.and_then(|marker| marker.trim().parse().ok());
             let next =
-                next.ok_or_else(|| request.stuck("the list of parts goes on, but the reply does not say where"))?;
-            // Numbers only grow, so that there are 10,000 pages at most.
+                next.ok_or_else(|| request.stuck("the list of parts is truncated, but the reply has no marker"))?;
+            // Part numbers grow, so there are 10,000 pages at most.
             if next <= marker.unwrap_or(0) || next > u32::from(PartNumber::MAX) {
                 return Err(request.stuck(format!(
-                    "the list of parts does not move on: the page after part {} leads to part {next}",
+                    "the list of parts does not advance: the page after part {} leads to part {next}",
                     marker.unwrap_or(0)
                 )));
             }
@@ -118,10 +121,11 @@ impl S3Store {
                 return Ok(uploads);
             }
             let key = page.next_key_marker.filter(|key| !key.is_empty());
-            let key = key.ok_or_else(|| request.stuck("the list goes on, but the reply does not say where"))?;
+            let key =
+                key.ok_or_else(|| request.stuck("the list of uploads is truncated, but the reply has no marker"))?;
             marker = (Some(keys.read(&key).into_owned()), page.next_upload_id_marker.filter(|id| !id.is_empty()));
             if !seen.insert(marker.clone()) {
-                return Err(request.stuck("the list does not move on: a page leads to one that was there before"));
+                return Err(request.stuck("the list of uploads does not advance: a page leads to an earlier one"));
             }
         }
         Err(request.stuck(format!("more than {MAX_UPLOAD_PAGES} pages of uploads")))
@@ -129,28 +133,28 @@ impl S3Store {
 
     fn cannot_list(&self, error: Error) -> Error {
         if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
-            tracing::info!(bucket = self.bucket, %error, "multipart uploads cannot be listed here: an upload whose ID a crash lost is reported, not aborted");
+            tracing::info!(bucket = self.bucket, %error, "could not list multipart uploads: an upload whose ID a crash lost is reported, not aborted");
         }
         error
     }
 }
 
-/// How the keys of a page are written.
+/// How the keys of a page are encoded.
 #[derive(Debug, Clone, Copy)]
 struct Keys<'a> {
     prefix: &'a str,
-    /// The reply says that they are percent-encoded.
+    /// Whether the reply says that they are percent-encoded.
     encoded: bool,
 }
 
 impl<'a> Keys<'a> {
-    /// `keys` are all of a page's. Some servers say that they encode, and do not.
+    /// `keys` are all keys of the page: some servers say that they encode, and do not.
     fn of(prefix: &'a str, encoding: Option<&EncodingType>, mut keys: impl Iterator<Item = Option<&'a str>>) -> Self {
         Self { prefix, encoded: encoding == Some(&EncodingType::Url) && keys.all(|key| key.is_none_or(may_be_encoded)) }
     }
 
-    /// A key as it is. The forms in which one may be written are told apart by the prefix: what says to be encoded may not be, and the
-    /// other way round, and `+` is a space for some.
+    /// Decodes a key. The prefix shows how it is encoded: the reply's statement may be wrong, and some stores write a space
+    /// as `+`.
     fn read<'k>(&self, key: &'k str) -> Cow<'k, str> {
         let raw = || Cow::Borrowed(key);
         let forms = || [decoded(key, Plus::IsSpace), decoded(key, Plus::IsPlus)].into_iter();
@@ -164,7 +168,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Whether it holds nothing that every encoding would have replaced.
+/// Whether it has no character that every encoding would have replaced.
 fn may_be_encoded(key: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>".contains(&byte);
     let escapes = key.split('%').skip(1);
@@ -180,7 +184,7 @@ enum Plus {
     IsPlus,
 }
 
-/// Percent-decoded; what is no UTF-8 then is replaced.
+/// Percent-decodes; invalid UTF-8 is replaced.
 fn decoded(key: &str, plus: Plus) -> Cow<'_, str> {
     if !key.contains(['%', '+']) {
         return Cow::Borrowed(key);
@@ -220,7 +224,7 @@ fn listed_part(algorithm: Algorithm, part: &Part) -> Option<UploadedPart> {
     })
 }
 
-/// `None` for an entry without a key or an ID, which nobody could abort.
+/// `None` for an entry without a key or an ID, which could not be aborted.
 fn listed_upload(keys: Keys<'_>, upload: &MultipartUpload) -> Option<ListedUpload> {
     let initiated = upload.initiated().and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
     let key = ObjectKey::new(keys.read(upload.key()?));
@@ -232,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_that_only_says_to_be_encoded_is_taken_as_it_is() {
+    fn a_page_that_says_to_be_encoded_and_is_not_is_not_decoded() {
         let of =
             |keys: &'static [&str]| Keys::of("k/", Some(&EncodingType::Url), keys.iter().copied().map(Some)).encoded;
         assert!(of(&["k/a%20b", "k/x%2By+z", "k/~.-_'*!()&="]));

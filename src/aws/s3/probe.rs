@@ -1,4 +1,4 @@
-//! What only `validate` asks of S3.
+//! Requests to S3 that only `validate` makes.
 
 use aws_sdk_s3::types::ServerSideEncryption;
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use crate::format::key::ObjectKey;
 use crate::store::{Error, Overwrite, Payload};
 
 impl S3Store {
-    /// The bucket's region, where the store says it: also in a refusal.
+    /// The bucket's region, if the store names it, perhaps in a refusal.
     pub(in crate::aws) async fn bucket_region(&self) -> Result<Option<String>, Error> {
         let request = self.request("HeadBucket", "");
         match self.client.head_bucket().bucket(&self.bucket).send().await {
@@ -20,7 +20,7 @@ impl S3Store {
         }
     }
 
-    /// The key's version now. A delete marker is a 404 that names its own.
+    /// The key's current version. For a delete marker the reply is a 404 that names the marker's version.
     pub(in crate::aws) async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, Error> {
         let request = self.request("HeadObject", key.as_str());
         match self.client.head_object().bucket(&self.bucket).key(key.as_str()).send().await {
@@ -40,14 +40,14 @@ impl S3Store {
         delete.send().await.map(drop).map_err(|error| request.failed(&error))
     }
 
-    /// With SSE-S3, whatever is configured: what is refused with KMS and not without is refused by the key.
+    /// Writes with SSE-S3, whatever is configured: if this succeeds and a write with KMS does not, the key refuses.
     pub(in crate::aws) async fn put_without_kms(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
         let request = self.request("PutObject", key.as_str());
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).body(data.into());
         let put = put.server_side_encryption(ServerSideEncryption::Aes256);
         put.send().await.map(drop).map_err(|error| request.failed(&error))
     }
-    /// With `If-None-Match: *`, and without the way round for a store that refuses it.
+    /// Writes with `If-None-Match: *`, without the workaround for a store that refuses it.
     pub(in crate::aws) async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
         self.put_object(key, Payload::new(data, self.algorithm), Overwrite::Refuse).await
     }

@@ -1,4 +1,4 @@
-//! How the port's words are said in S3's: checksums, encryption, tags, what is signed, how long a request may take.
+//! Translates the port's types to S3's: checksums, encryption, tags, signing, timeouts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::store::{Payload, UploadedPart};
 /// S3 assembles tens of thousands of megabytes before it answers a Complete.
 const COMPLETE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// For a Complete: a limit of its own, and no watch over the answer's pace. While it works a store sends a byte of white space now and
+/// For a Complete: a timeout of its own and no stall protection, since a working store sends a byte of white space now and
 /// then, or nothing. The connect timeout stays the client's.
 pub(super) fn patient() -> Builder {
     aws_sdk_s3::config::Config::builder()
@@ -29,18 +29,18 @@ pub(super) fn patient() -> Builder {
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
 }
 
-/// No limit of a whole attempt: its body is watched instead.
+/// For an upload: no timeout of an attempt; `body` watches its progress instead.
 pub(super) fn untimed() -> Builder {
     let timeouts = TimeoutConfig::builder().disable_operation_attempt_timeout().build();
     aws_sdk_s3::config::Config::builder().timeout_config(timeouts)
 }
 
-/// One attempt: the engine makes the next.
+/// Limits the request to one attempt: the engine makes the next.
 pub(super) fn once(builder: Builder) -> Builder {
     builder.retry_config(RetryConfig::disabled())
 }
 
-/// The checksum as the setters of one header each want it.
+/// The checksum for the SDK's setters, one per algorithm.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Headers {
     pub(super) crc64nvme: Option<String>,
@@ -76,7 +76,7 @@ pub(super) fn checksum(
     header.and_then(|header| Checksum::from_header(algorithm, header))
 }
 
-/// What CreateMultipartUpload says of the checksums to come.
+/// The checksum headers of CreateMultipartUpload.
 pub(super) fn declared(algorithm: Algorithm) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
     match algorithm {
         Algorithm::Crc64nvme => (Some(ChecksumAlgorithm::Crc64Nvme), Some(ChecksumType::FullObject)),
@@ -97,7 +97,7 @@ pub(super) fn completed(part: &UploadedPart) -> CompletedPart {
         .build()
 }
 
-/// What every new object gets, as the location says.
+/// The location's settings for every new object.
 #[derive(Debug, Clone)]
 pub(super) struct NewObject {
     pub(super) sse: Option<Sse>,
@@ -114,7 +114,7 @@ impl NewObject {
             EncryptionMode::BucketDefault => (None, None, None),
             EncryptionMode::SseS3 => (Some(Sse::Aes256), None, None),
             EncryptionMode::SseKms => (Some(Sse::AwsKms), encryption.kms_key_id.clone(), Some(encryption.bucket_key)),
-            // S3 has no bucket keys for double encryption and refuses the header.
+            // S3 refuses the bucket-key header with double encryption.
             EncryptionMode::DsseKms => (Some(Sse::AwsKmsDsse), encryption.kms_key_id.clone(), None),
         };
         let pairs: Vec<_> =
@@ -129,7 +129,7 @@ impl NewObject {
     }
 }
 
-/// Percent-encoding of everything outside RFC 3986's unreserved characters.
+/// Percent-encodes everything outside RFC 3986's unreserved characters.
 fn escape(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
@@ -162,14 +162,14 @@ impl PayloadSigning {
     pub(super) async fn interceptor(&self, payload: &Payload) -> SignBody {
         SignBody(match (self.signed, payload.checksum) {
             (false, _) => PayloadSigningOverride::UnsignedPayload,
-            // The digest is there already: hashing the part a second time would cost as much as all the rest.
+            // The digest exists already: hashing the part again would cost as much as all the rest.
             (true, Some(Checksum::Sha256(digest))) => PayloadSigningOverride::Precomputed(hex::encode(digest)),
             (true, _) => PayloadSigningOverride::Precomputed(hex::encode(sha256(Arc::clone(&payload.pieces)).await)),
         })
     }
 }
 
-/// Away from the runtime's threads: 16 MiB take 11 ms.
+/// Computed off the runtime's threads: 16 MiB take 11 ms.
 async fn sha256(data: Arc<[Bytes]>) -> [u8; 32] {
     match tokio::task::spawn_blocking(move || checksum::sha256(&*data)).await {
         Ok(digest) => digest,
@@ -196,7 +196,7 @@ impl Intercept for SignBody {
     }
 }
 
-/// Set once, when something worth one line in the log has happened.
+/// A flag that is set once, to log something once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Once(Arc<AtomicBool>);
 
