@@ -187,7 +187,7 @@ fn a_full_disk_stops_only_what_needs_it_and_is_made_up_for() {
     let metrics = site.get("/metrics").body;
     let count = metrics.lines().find_map(|line| line.strip_prefix(missed)).unwrap().parse::<u64>().unwrap();
     assert!(count >= 1, "{count}");
-    let said = || daemon.log().matches("cannot be written to state_dir").count();
+    let said = || daemon.log().matches("could not save how the job last ended").count();
     assert_eq!(said(), 1, "once, however often it is tried");
     assert_eq!(site.status()["errors"].as_array().unwrap().last().unwrap()["class"], "local");
     assert_eq!((site.get("/healthz").status, site.get("/readyz").status), (200, 200));
