@@ -56,7 +56,7 @@ pub(super) fn open<'a>(
 pub(super) async fn after_backup(config: &Config, open: &[Location]) {
     match sweep::sweep(&config.state_dir, open, &BTreeSet::new(), Mode::Abort).await {
         Ok(swept) if swept.is_empty() => {}
-        Ok(swept) => tracing::info!(uploads = swept.len(), "aborted uploads that an interrupted run left"),
+        Ok(swept) => tracing::info!(uploads = swept.len(), "aborted interrupted uploads"),
         Err(error) => tracing::error!(%error, "could not sweep interrupted uploads: the next sweep tries again"),
     }
 }

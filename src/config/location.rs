@@ -40,10 +40,8 @@ pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
     let modes = [("add", CertificateMode::Add), ("only", CertificateMode::Only)];
     let certificate_mode = section.choice("certificate_mode", &modes);
     if certificate.is_none() && certificate_mode == Some(CertificateMode::Only) && !section.is_faulty("certificate") {
-        section.fault(
-            "certificate_mode",
-            "is \"only\" without a certificate, so no server would be trusted; set certificate",
-        );
+        section
+            .fault("certificate_mode", "is \"only\" without a certificate: nothing would be trusted; set certificate");
     }
     let credentials = section.table("credentials", credentials::read);
     let assume_role = credentials::read_chain(section, credentials.as_ref());

@@ -19,11 +19,7 @@ pub fn schema() -> Value {
     let mut schema = Object(what, &["cluster", "locations"]).of([
         text("cluster", "The cluster's name, the first part of every backup's key: [a-z0-9._-]."),
         text("node", "This machine's name. Not set: the host's name."),
-        default_text(
-            "state_dir",
-            "Journals of running uploads, and the daemon's records of its jobs.",
-            "/var/lib/penstock",
-        ),
+        default_text("state_dir", "Journals of running uploads, and records of jobs.", "/var/lib/penstock"),
         ("admin", admin()),
         ("log", log()),
         ("limits", limits()),
@@ -50,11 +46,7 @@ fn admin() -> Value {
 
 fn log() -> Value {
     let words = LogLevel::WORDS.map(|(word, _)| word);
-    Object("What the daemon logs.", &[]).of([default_words(
-        "level",
-        "The least severe events that are logged.",
-        &words,
-    )])
+    Object("What the daemon logs.", &[]).of([default_words("level", "The least severe events to log.", &words)])
 }
 
 fn limits() -> Value {

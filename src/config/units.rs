@@ -36,9 +36,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(expected)?.1,
     };
     let number: Option<u64> = number.parse().ok();
-    number
-        .and_then(|number| number.checked_mul(factor))
-        .ok_or_else(|| format!("is {text:?}, too large; expected less than 16EiB"))
+    number.and_then(|number| number.checked_mul(factor)).ok_or_else(|| format!("is {text:?}; expected less than 16EiB"))
 }
 
 /// The size as the file would have it, in the largest power of 1024 that divides it.

@@ -32,11 +32,7 @@ impl Runner {
         match sweep::sweep(&self.process.state_dir, std::slice::from_ref(location), spared, Mode::Abort).await {
             Ok(swept) if swept.is_empty() => {}
             Ok(swept) => {
-                tracing::info!(
-                    location = location.name(),
-                    uploads = swept.len(),
-                    "aborted uploads that an interrupted run left"
-                );
+                tracing::info!(location = location.name(), uploads = swept.len(), "aborted interrupted uploads");
             }
             Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
         }
@@ -45,7 +41,7 @@ impl Runner {
 
     /// Prunes after a good backup. A failure is logged and does not fail the backup: the next one prunes again.
     async fn retain(&self, location: &Location, job: &config::Job, stop: &CancellationToken) {
-        // Not from the budget, which the streams of other jobs use meanwhile: prune counts its memory beside it.
+        // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
         let memory = self.process.budget.total() / 2;
         let catalog = Catalog { location: location.until(stop), memory };
         let context = prune::Context { catalog, grace: prune::grace_of(Some(job)) };

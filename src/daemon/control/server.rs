@@ -172,11 +172,7 @@ fn refused(refusal: &Refusal) -> Report {
 
 /// Whether a caller may give orders: the daemon's own user and root may.
 fn may_call(caller: u32, own: u32) -> Result<(), String> {
-    if caller == own || caller == 0 {
-        Ok(())
-    } else {
-        Err(format!("the caller is user {caller}; expected user {own} or root"))
-    }
+    if caller == own || caller == 0 { Ok(()) } else { Err(format!("user {caller}; expected user {own} or root")) }
 }
 
 /// Whether the caller has closed its end, and not only stopped sending.
@@ -199,7 +195,7 @@ mod tests {
     #[test]
     fn only_the_own_user_and_root_may_call() {
         assert!(may_call(1000, 1000).is_ok() && may_call(0, 1000).is_ok());
-        assert_eq!(may_call(1001, 1000).unwrap_err(), "the caller is user 1001; expected user 1000 or root");
+        assert_eq!(may_call(1001, 1000).unwrap_err(), "user 1001; expected user 1000 or root");
         assert!(may_call(1000, 0).is_err());
     }
 
