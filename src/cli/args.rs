@@ -1,4 +1,4 @@
-//! The command line, as `--help` teaches it.
+//! The arguments of the command line, with the text of `--help`.
 
 mod site;
 mod snapshot;
@@ -27,7 +27,7 @@ pub(super) struct Cli {
     /// One JSON document on standard output, failures too.
     #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Human)]
     pub(super) output: OutputFormat,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
     /// More log lines; twice for debugging, thrice for the SDK's own.
@@ -51,29 +51,29 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    /// Run the daemon: run jobs on their schedules and serve metrics, until SIGTERM.
     #[command(after_help = help::RUN)]
     Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
-    /// Committed backups, newest first.
+    /// List committed backups, newest first.
     List(List),
-    /// One backup: when, what of, how large, and what could not be read.
+    /// Show one backup: its time, items, sizes, and the files that could not be read.
     Show(Show),
     /// Write a backup's files below a directory.
     Restore(Restore),
-    /// An item's plain stream (a tree's is a tar archive) to standard output.
+    /// Write an item's plain stream (a tree's is a tar archive) to standard output.
     Cat(Cat),
-    /// Check that manifests, indexes and objects are there and agree.
+    /// Check that manifests, indexes and objects exist and agree.
     Verify(Verify),
-    /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    /// Show the running daemon's locations, credentials, jobs and runs.
     #[command(after_help = help::STATUS)]
     Status,
     /// Ask the running daemon to run a job now.
     Trigger(Trigger),
     /// Ask the running daemon to read its configuration again.
     Reload,
-    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+    /// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.
     Prune(Prune),
     /// Delete backups by name.
     Delete(Delete),
@@ -81,10 +81,10 @@ pub(super) enum Command {
     Stats(Stats),
     /// Abort uploads that a crash left.
     Sweep(Sweep),
-    /// EBS snapshots: a volume from one.
+    /// Make an EBS volume from a snapshot of a backup.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
-    /// Prove locations: every permission, connection and credential that Penstock needs there.
+    /// Test locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
     /// Print IAM policies for a location, ready to paste.
     Policy(Policy),
@@ -127,7 +127,7 @@ pub(super) struct Backup {
     /// With a command or `-`: accept an empty output. Without this it is a failure.
     #[arg(long, requires = "name")]
     pub(super) allow_empty: bool,
-    /// Store everything again: a full backup stands alone, and is a plain archive for other tools.
+    /// Store everything again: a full backup needs no other, and is a plain archive for other tools.
     #[arg(long)]
     pub(super) full: bool,
     /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
@@ -170,7 +170,7 @@ pub(super) struct Place {
     pub(super) cluster: Option<Name>,
 }
 
-/// Committed backups, newest first.
+/// List committed backups, newest first.
 ///
 /// NEW is the size of the objects that a backup added to the bucket, STORED that of all it refers to, its own and earlier backups'.
 #[derive(Debug, Args)]
@@ -186,7 +186,7 @@ pub(super) struct List {
     pub(super) node: Option<Name>,
 }
 
-/// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+/// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.
 ///
 /// Applies each job's `retention` to its backups of this node. A deleted backup is gone at once; objects that only it needs stay for the
 /// grace period, so that a restore in progress succeeds, and the next prune after that deletes them. Prune also deletes what a crashed
@@ -253,7 +253,7 @@ pub(super) struct Stats {
     pub(super) node: Option<Name>,
 }
 
-/// One backup: when, what of, how large, and what could not be read.
+/// Show one backup: its time, items, sizes, and the files that could not be read.
 #[derive(Debug, Args)]
 #[command(after_help = help::SHOW)]
 pub(super) struct Show {
@@ -291,7 +291,7 @@ pub(super) struct Restore {
     pub(super) overwrite: bool,
 }
 
-/// An item's plain stream to standard output: a tree's is a tar archive, a file's or a command's are its bytes.
+/// Write an item's plain stream to standard output: for a tree a tar archive, for a file or a command its bytes.
 #[derive(Debug, Args)]
 #[command(after_help = help::CAT)]
 pub(super) struct Cat {
@@ -305,7 +305,7 @@ pub(super) struct Cat {
     pub(super) item: Option<Name>,
 }
 
-/// Check that manifests, indexes and objects are there and agree.
+/// Check that manifests, indexes and objects exist and agree.
 ///
 /// Reads manifests and indexes and asks for each object's size and checksum; with --data it reads everything, as a restore would.
 #[derive(Debug, Args)]

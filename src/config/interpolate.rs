@@ -45,7 +45,7 @@ pub(super) fn interpolate(text: &str, environment: &dyn Environment) -> Result<S
     Ok(result)
 }
 
-/// What `${inside}` stands for.
+/// The value of `${inside}`.
 fn value(inside: &str, environment: &dyn Environment) -> Result<String, InterpolateError> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

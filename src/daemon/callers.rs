@@ -120,14 +120,14 @@ mod tests {
         let mut places: Vec<Caller> = (0..3).map(|_| callers.enter()).collect();
         let lost = |places: &[Caller]| places.iter().map(|place| place.lost.is_cancelled()).collect::<Vec<_>>();
         assert_eq!(lost(&places), [false; 3]);
-        // One that has ended frees its place.
+        // A connection that has ended frees its place.
         drop(places.remove(1));
         places.push(callers.enter());
         assert_eq!(lost(&places), [false; 3]);
         places.extend((0..2).map(|_| callers.enter()));
         assert_eq!(lost(&places), [true, true, false, false, false]);
         assert_eq!(callers.lock().taken.len(), 3);
-        // The end of one that had lost its place frees no other's.
+        // The end of a connection without a place frees no place.
         drop(places.remove(0));
         assert_eq!(callers.lock().taken.len(), 3);
         drop(places);

@@ -155,7 +155,7 @@ impl Scheduler {
     }
 
     fn obey(&mut self, order: Order) {
-        // A caller whose time limit is over has been told that its order is not carried out.
+        // A closed channel: the caller reached its time limit and reported that the order is dropped.
         match order {
             Order::Reload(answer) if answer.is_closed() => {
                 tracing::warn!("reload skipped: its caller has stopped waiting");

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::help;
 
-/// Prove locations: every permission, connection and credential that Penstock needs there.
+/// Test locations: every permission, connection and credential that Penstock needs there.
 ///
 /// Each check is real: it makes objects and uploads below `PREFIX/CLUSTER/.validate/` and removes them again, and calls EC2 with `DryRun`.
 /// The exit code is that of the first failure's class.

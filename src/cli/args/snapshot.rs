@@ -9,11 +9,11 @@ use crate::catalog::Selector;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum SnapshotCommand {
-    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
+    /// Make a new EBS volume from a snapshot of a backup, like the original except for the given options.
     Restore(SnapshotRestore),
 }
 
-/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
+/// Make a new EBS volume from a snapshot of a backup, like the original except for the given options, and wait until it is available.
 ///
 /// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
 /// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.

@@ -119,7 +119,7 @@ fn ebs_tags(
     tags
 }
 
-/// Volumes are named, or selected by tags, or by where they are attached.
+/// Checks that volumes are named, or selected by tags or attachment.
 fn selection(section: &Section, ebs: &Ebs) {
     let empty = |key: &'static str, none: bool| {
         if none && !section.is_faulty(key) {

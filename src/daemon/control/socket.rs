@@ -152,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/control.sock");
         fs::create_dir(path.parent().unwrap()).unwrap();
-        // As a process that was killed leaves it.
+        // Like the socket of a killed process.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let socket = Socket::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
