@@ -201,7 +201,7 @@ fn a_full_disk_stops_only_what_needs_it_and_is_made_up_for() {
     for (job, outcome) in [("running", "\"success\""), ("small", "\"success\""), ("large", "\"local\"")] {
         wait_for(job, SOON, || remembered(job).contains(outcome).then_some(()));
     }
-    wait_for("the good news", SOON, || daemon.log().contains("is written to state_dir again").then_some(()));
+    wait_for("the good news", SOON, || daemon.log().contains("are saved in state_dir again").then_some(()));
     assert_eq!(site.json(&["trigger", "large", "--wait"]).0, Some(0));
     assert_eq!(fs::read_dir(state.join("uploads")).unwrap().count(), 0, "no entry in the journal");
     assert_eq!(daemon.stop(), Some(0));

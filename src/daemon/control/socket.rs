@@ -72,7 +72,7 @@ impl Drop for Socket {
             // The removal fails only if the file is gone.
             Ok(found) if found == self.own => drop(fs::remove_file(&self.path)),
             Ok(_) => {
-                tracing::warn!(path = %self.path.display(), "another process replaced the control socket: it stays")
+                tracing::warn!(path = %self.path.display(), "another process replaced the control socket: it stays");
             }
             Err(_) => {}
         }
