@@ -1,4 +1,4 @@
-//! The command line, as `--help` teaches it.
+//! The arguments of the command line, with the text of `--help`.
 
 mod site;
 mod snapshot;
@@ -27,7 +27,7 @@ pub(super) struct Cli {
     /// One JSON document on standard output, failures too.
     #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Human)]
     pub(super) output: OutputFormat,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
     /// More log lines; twice for debugging, thrice for the SDK's own.
@@ -51,40 +51,40 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// The daemon: run jobs on their schedules and serve metrics, until SIGTERM.
+    /// Run the daemon: run jobs on their schedules and serve metrics, until SIGTERM.
     #[command(after_help = help::RUN)]
     Run,
     /// Run jobs now, or back up paths, a command's output or standard input.
     Backup(Backup),
-    /// Committed backups, newest first.
+    /// List committed backups, newest first.
     List(List),
-    /// One backup: when, what of, how large, and what could not be read.
+    /// Show one backup: its time, items, sizes, and the files that could not be read.
     Show(Show),
     /// Write a backup's files below a directory.
     Restore(Restore),
-    /// An item's plain stream (a tree's is a tar archive) to standard output.
+    /// Write an item's plain stream (a tree's is a tar archive) to standard output.
     Cat(Cat),
-    /// Check that manifests, indexes and objects are there and agree.
+    /// Check that manifests, indexes and objects exist and agree.
     Verify(Verify),
-    /// Ask the running daemon: locations, credentials, jobs, and what runs now.
+    /// Show the running daemon's locations, credentials, jobs and runs.
     #[command(after_help = help::STATUS)]
     Status,
     /// Ask the running daemon to run a job now.
     Trigger(Trigger),
     /// Ask the running daemon to read its configuration again.
     Reload,
-    /// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+    /// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.
     Prune(Prune),
     /// Delete backups by name.
     Delete(Delete),
-    /// What the backups of each job and node take in the bucket.
+    /// Show the space that the backups of each job and node use in the bucket.
     Stats(Stats),
-    /// Abort uploads that a crash has left.
+    /// Abort uploads that a crash left.
     Sweep(Sweep),
-    /// EBS snapshots: a volume from one.
+    /// Make an EBS volume from a snapshot of a backup.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
-    /// Prove locations: every permission, connection and credential that Penstock needs there.
+    /// Test locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
     /// Print IAM policies for a location, ready to paste.
     Policy(Policy),
@@ -100,7 +100,7 @@ pub(super) enum Command {
     /// Write man pages, one for each command, into a directory.
     #[command(after_help = help::MAN)]
     Man {
-        /// Made where it does not exist.
+        /// The directory, made if it does not exist.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
@@ -108,7 +108,7 @@ pub(super) enum Command {
 
 /// Run jobs now, or back up paths, a command's output or standard input.
 ///
-/// Names of jobs run what is configured. With --name a path, a command's output or standard input is saved, under the job name `adhoc`.
+/// A job's name runs that job of the configuration. --name saves a path, a command's output or standard input, under the job name `adhoc`.
 #[derive(Debug, Args)]
 #[command(after_help = help::BACKUP)]
 pub(super) struct Backup {
@@ -118,25 +118,25 @@ pub(super) struct Backup {
     /// With --name: the command whose output to save.
     #[arg(last = true, value_name = "ARGV")]
     pub(super) argv: Vec<String>,
-    /// The location to write to; a job's own where not given.
+    /// The location to write to; without this the job's own.
     #[arg(long)]
     pub(super) location: Option<String>,
     /// The item's name: makes this an ad-hoc backup.
     #[arg(long, value_name = "ITEM")]
     pub(super) name: Option<Name>,
-    /// With a command or `-`: not one byte is a good backup too. Without this it fails.
+    /// With a command or `-`: accept an empty output. Without this it is a failure.
     #[arg(long, requires = "name")]
     pub(super) allow_empty: bool,
-    /// Store everything again: a full backup stands alone, and is a plain archive for other tools.
+    /// Store everything again: a full backup needs no other, and is a plain archive for other tools.
     #[arg(long)]
     pub(super) full: bool,
-    /// Read every file, also those that have not changed by size, times and inode; store what the last backup does not have.
+    /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
     #[arg(long, conflicts_with = "full")]
     pub(super) force: bool,
 }
 
 impl Backup {
-    /// What the flags say, where they say anything.
+    /// What --full and --force ask for, if one is given.
     pub(super) fn reuse(&self) -> Option<crate::job::Reuse> {
         use crate::job::Reuse;
         match (self.full, self.force) {
@@ -162,7 +162,7 @@ pub(super) struct Trigger {
 /// Where to look for backups.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The location; where not given, the one the job is stored in, or every one.
+    /// The location; without this the job's own, or every one.
     #[arg(long)]
     pub(super) location: Option<String>,
     /// Another cluster's backups.
@@ -170,9 +170,9 @@ pub(super) struct Place {
     pub(super) cluster: Option<Name>,
 }
 
-/// Committed backups, newest first.
+/// List committed backups, newest first.
 ///
-/// NEW is what a backup added to the bucket, STORED what it refers to there, its own and earlier backups'.
+/// NEW is the size of the objects that a backup added to the bucket, STORED that of all it refers to, its own and earlier backups'.
 #[derive(Debug, Args)]
 #[command(after_help = help::LIST)]
 pub(super) struct List {
@@ -186,12 +186,11 @@ pub(super) struct List {
     pub(super) node: Option<Name>,
 }
 
-/// Apply retention: delete the backups that no rule keeps, and what nothing needs any more.
+/// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.
 ///
-/// Each job's `retention` is applied to its backups of this node. A deleted backup is gone at once; what only it needs stays for the
-/// grace period, so that a restore which has begun ends well, and goes with the next prune after that. What a crashed backup left
-/// behind is found and removed as well. A prune may be killed at any time: the next one goes on. The daemon does all this after each
-/// successful backup.
+/// Applies each job's `retention` to its backups of this node. A deleted backup is gone at once; objects that only it needs stay for the
+/// grace period, so that a restore in progress succeeds, and the next prune after that deletes them. Prune also deletes what a crashed
+/// backup left. It may be killed at any time: the next prune completes it. The daemon prunes after each successful backup.
 #[derive(Debug, Args)]
 #[command(after_help = help::PRUNE)]
 pub(super) struct Prune {
@@ -201,21 +200,21 @@ pub(super) struct Prune {
     /// Another node's backups instead of this one's. Be sure that nothing else prunes them.
     #[arg(long)]
     pub(super) node: Option<Name>,
-    /// The location; each job's own where not given.
+    /// The location; without this each job's own.
     #[arg(long)]
     pub(super) location: Option<String>,
-    /// Only say what would be deleted, what stays, and why.
+    /// Only show what would be deleted, what stays, and why.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// How long what a deleted backup needs stays; the job's `retention.grace` where not given. `0s`: not at all.
+    /// How long to keep the objects of a deleted backup; without this the job's `retention.grace`. `0s`: not at all.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) grace: Option<Duration>,
 }
 
 /// Delete backups by name.
 ///
-/// Newer backups are not harmed, whichever was the full one: an object goes only when no other backup needs it. As with `prune`, what
-/// only the deleted ones need stays for the grace period.
+/// Newer backups stay whole, even if the deleted one was the full one: an object is deleted only when no other backup needs it. As with
+/// `prune`, objects that only the deleted backups need stay for the grace period.
 #[derive(Debug, Args)]
 #[command(after_help = help::DELETE)]
 pub(super) struct Delete {
@@ -225,22 +224,22 @@ pub(super) struct Delete {
     /// Another node's backups instead of this one's.
     #[arg(long)]
     pub(super) node: Option<Name>,
-    /// The location; the job's own, or the only one, where not given.
+    /// The location; without this the job's own, or the only one.
     #[arg(long)]
     pub(super) location: Option<String>,
-    /// Only say what would be deleted.
+    /// Only show what would be deleted.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Without a grace period for what only these backups need: a restore of one of them that has begun fails.
+    /// Delete at once what only these backups need, without a grace period: a restore of one of them in progress fails.
     #[arg(long)]
     pub(super) now: bool,
 }
 
-/// What the backups of each job and node take in the bucket.
+/// Show the space that the backups of each job and node use in the bucket.
 ///
-/// PLAIN is what they would restore to, STORED what the bucket holds of them, LIVE the part of that which a backup needs, DEAD the rest:
-/// old chunks in objects still in use, and what waits for its grace period. FULL is what the newest backup would store if it were a full
-/// one. Only the listing and the manifests are read.
+/// PLAIN is the size of their restored data, STORED that of their objects in the bucket, LIVE the part of STORED that a backup needs, DEAD
+/// the rest: old chunks in objects still in use, and objects in their grace period. FULL is what the newest backup would store if it were
+/// a full one. Reads only the listing and the manifests.
 #[derive(Debug, Args)]
 #[command(after_help = help::STATS)]
 pub(super) struct Stats {
@@ -254,7 +253,7 @@ pub(super) struct Stats {
     pub(super) node: Option<Name>,
 }
 
-/// One backup: when, what of, how large, and what could not be read.
+/// Show one backup: its time, items, sizes, and the files that could not be read.
 #[derive(Debug, Args)]
 #[command(after_help = help::SHOW)]
 pub(super) struct Show {
@@ -286,13 +285,13 @@ pub(super) struct Restore {
     /// Only files and directories that match, as paths in the tree (`etc/*.conf`, `**/*.db`), in their directories; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(super) include: Vec<String>,
-    /// Write into a directory that is not empty, replacing what is in the way where it is of the same type; a link in a directory's
-    /// place, or a directory in a file's, stays, and what belongs there is left out and listed.
+    /// Write into a directory that is not empty. Replaces existing files of the same type; an existing link in a directory's
+    /// place, or a directory in a file's, stays, and the restore leaves out and lists the file that belongs there.
     #[arg(long)]
     pub(super) overwrite: bool,
 }
 
-/// An item's plain stream to standard output: a tree's is a tar archive, a file's or a command's are its bytes.
+/// Write an item's plain stream to standard output: for a tree a tar archive, for a file or a command its bytes.
 #[derive(Debug, Args)]
 #[command(after_help = help::CAT)]
 pub(super) struct Cat {
@@ -306,7 +305,7 @@ pub(super) struct Cat {
     pub(super) item: Option<Name>,
 }
 
-/// Check that manifests, indexes and objects are there and agree.
+/// Check that manifests, indexes and objects exist and agree.
 ///
 /// Reads manifests and indexes and asks for each object's size and checksum; with --data it reads everything, as a restore would.
 #[derive(Debug, Args)]
@@ -328,24 +327,24 @@ pub(super) struct Verify {
     pub(super) data: bool,
 }
 
-/// Abort uploads that a crash has left.
+/// Abort uploads that a crash left.
 ///
-/// Finds them in the journal below `state_dir`; uploads that are alive are not touched, so this may run at any time. A daemon sweeps when it
-/// starts and every hour, `penstock backup` when it ends.
+/// Finds the uploads in the journal below `state_dir`. Skips uploads of a running process, so this may run at any time. The daemon sweeps
+/// when it starts and every hour, `penstock backup` when it ends.
 #[derive(Debug, Clone, Copy, Args)]
 #[command(after_help = help::SWEEP)]
 pub(super) struct Sweep {
-    /// Only say what would be aborted.
+    /// Only show what would be aborted.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Remove the record of an upload that cannot be aborted: its location is gone, or the store refuses. It may go on costing storage.
+    /// Remove the record of an upload that cannot be aborted: its location is gone, or the store refuses. The upload may still cost storage.
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) give_up: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Say every fault in the configuration file, with line and column.
+    /// Show every fault in the configuration file, with line and column.
     Check,
     /// Print a commented example.
     Example,

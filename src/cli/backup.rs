@@ -34,9 +34,9 @@ pub(super) async fn run(
     let mut session = Session::new(config, cancel);
     let open = sweep::open(&mut session, planned.iter().map(|(location, _)| *location))?;
     let result = run_all(&planned, &open, format, cancel).await;
-    // A location that was out of reach is not asked once more: the failure is to be seen now, and the next backup sweeps.
-    let out_of_reach = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
-    if !cancel.is_cancelled() && !out_of_reach {
+    // No sweep at a location that did not answer: it would delay the report of the failure, and the next backup sweeps.
+    let unreachable = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
+    if !cancel.is_cancelled() && !unreachable {
         tokio::select! {
             () = sweep::after_backup(config, &open) => {}
             () = cancel.cancelled() => {}
@@ -101,7 +101,7 @@ async fn run_one(
     progress::shown(format, "backup", state, Box::pin(job::run(location, spec, &done, cancel))).await
 }
 
-/// The configured jobs that are named.
+/// The configured jobs that the arguments name.
 fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a config::Location, Spec)>, Failure> {
     if !args.argv.is_empty() {
         return Err(Failure::Usage("a command after `--` needs --name ITEM".to_owned()));
@@ -119,7 +119,7 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a config::
         })?;
         let location = session::location(config, Some(args.location.as_deref().unwrap_or(&job.location)))?;
         let mut spec = Spec::of(job);
-        // A job that is not incremental stays so with --force.
+        // --force does not make a job incremental.
         if let Some(reuse) = args.reuse().filter(|_| job.incremental) {
             spec.parent.reuse = reuse;
         }
@@ -144,7 +144,7 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a con
             }
             one(SourceKind::Stdin { allow_empty })
         }
-        (_, []) if allow_empty => return usage("--allow-empty has a meaning only with `-` or a command after `--`"),
+        (_, []) if allow_empty => return usage("--allow-empty applies only to `-` or a command after `--`"),
         (paths, []) => path_sources(name, paths)?,
         _ => return usage("paths and a command cannot go into one item"),
     };
@@ -154,7 +154,7 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a con
     Ok((location, spec))
 }
 
-/// One path is the item itself; several become ITEM-BASENAME each.
+/// One path becomes the item NAME; several become NAME-BASENAME each.
 fn path_sources(name: &Name, paths: &[String]) -> Result<Vec<Source>, Failure> {
     let mut sources: Vec<Source> = Vec::with_capacity(paths.len());
     for (position, path) in paths.iter().enumerate() {
@@ -170,14 +170,14 @@ fn path_sources(name: &Name, paths: &[String]) -> Result<Vec<Source>, Failure> {
     Ok(sources)
 }
 
-/// What cannot be looked at is an item as well, and fails when it is opened: the other paths are saved.
+/// A path that cannot be examined is an item too, and fails when it is opened: the other paths are saved.
 fn path_source(name: &Name, path: &str, count: usize) -> Result<Source, Failure> {
     let invalid = |reason: String| Failure::Usage(format!("{path}: {reason}"));
     let absolute = std::path::absolute(path).map_err(|error| invalid(error.to_string()))?;
     let name = if count == 1 { name.clone() } else { suffixed(name, &absolute).map_err(invalid)? };
     let kind = if std::fs::metadata(&absolute).is_ok_and(|metadata| metadata.is_dir()) {
         let text = absolute.to_str().ok_or_else(|| invalid("is not UTF-8; back up a directory above it".to_owned()))?;
-        // The path is meant as it stands, whatever characters it holds.
+        // The path is no glob, whatever characters it holds.
         SourceKind::Tree { path: glob::escape(text), exclude: Vec::new(), one_file_system: false }
     } else {
         SourceKind::File { path: absolute }

@@ -1,4 +1,4 @@
-//! `penstock run`, and what asks it: `status`, `trigger`, `reload`.
+//! `penstock run`, and the commands that ask the daemon: `status`, `trigger`, `reload`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputForma
     match client.answer().await? {
         Answer::Queued if args.wait => {}
         Answer::Queued => {
-            let text = format!("{} is queued; `penstock status` shows how it goes\n", args.job);
+            let text = format!("{} is queued; `penstock status` shows its progress\n", args.job);
             return Ok(Done::new(text, serde_json::json!({ "job": args.job, "queued": true })));
         }
         other => return Err(unexpected(&other)),
@@ -116,7 +116,7 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
     let ready = status.not_ready.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("NOT READY: {why}"));
     writeln!(text, "penstock {} on {}/{}: {ready}", status.version, status.cluster, status.node)?;
     if let Some(refused) = &status.configuration.refused {
-        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.report.message)?;
+        writeln!(text, "the configuration was refused, the old one stays in force:\n{}", refused.report.message)?;
     }
     writeln!(text, "\n{:<16} {:<8} {:<12} CREDENTIALS", "LOCATION", "STATE", "CHECKED")?;
     for location in &status.locations {
@@ -162,7 +162,7 @@ fn running(run: &RunningStatus) -> String {
     read + &snapshots(run)
 }
 
-/// What follows where a run has some.
+/// The progress of the run's snapshots, empty if it has none.
 fn snapshots(run: &RunningStatus) -> String {
     match run.snapshots {
         0 => String::new(),
@@ -172,9 +172,9 @@ fn snapshots(run: &RunningStatus) -> String {
 
 fn write_failed(text: &mut String, failed: &Report) -> std::fmt::Result {
     writeln!(text, "  {}: {}", failed.class, failed.message)?;
-    for (what, said) in [("what to do", &failed.remedy), ("request ID", &failed.request_id)] {
-        if let Some(said) = said {
-            writeln!(text, "  {what}: {said}")?;
+    for (what, value) in [("what to do", &failed.remedy), ("request ID", &failed.request_id)] {
+        if let Some(value) = value {
+            writeln!(text, "  {what}: {value}")?;
         }
     }
     Ok(())

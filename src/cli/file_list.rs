@@ -1,7 +1,7 @@
-//! `show --files`: written while the index is read, so that memory does not grow with the number of files.
+//! `penstock show --files`: writes while it reads the index, so that memory does not grow with the number of files.
 //!
-//! The index is read on a thread that may block. A failure after the first line leaves what was written; as JSON the document is whole
-//! all the same, and says the failure in `error`.
+//! Reads the index on a thread that may block. A failure after the first line leaves the lines before it; a JSON document is
+//! complete even then, and has the failure in `error`.
 
 use std::io::{self, BufWriter, Write};
 
@@ -17,7 +17,7 @@ use crate::format::index::{FileEntry, FileKind, Record};
 use crate::format::manifest::{Item, Manifest, Stream};
 use crate::location::Location;
 
-/// Written to standard output at a time.
+/// Bytes written to standard output at a time.
 const BUFFER: usize = 64 << 10;
 
 /// Why a listing ends early.
@@ -54,14 +54,14 @@ pub(super) async fn show(location: &Location, manifest: Manifest, format: Output
         Ok(()) => Ok(Done::text("")),
         // The reader of the pipe has seen enough (`penstock show --files … | head`).
         Err(Failed::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Done::text("")),
-        Err(Failed::Output(error)) => Err(Failure::local("writing the result", &error)),
-        // The document says it.
+        Err(Failed::Output(error)) => Err(Failure::local("write the result", &error)),
+        // The document has the error.
         Err(Failed::Index(error)) if format == OutputFormat::Json => Ok(Done::text("").code(error.class().exit_code())),
         Err(Failed::Index(error)) => Err(error.into()),
     }
 }
 
-/// A line for each file.
+/// Writes a line for each file.
 fn text(
     out: &mut impl Write,
     manifest: &Manifest,
@@ -80,7 +80,7 @@ fn text(
     listed
 }
 
-/// The manifest, with all files as `files` in it.
+/// Writes the manifest as JSON, with all files in `files`.
 fn document(
     out: &mut impl Write,
     manifest: &Manifest,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_whole_and_the_manifests_own_also_after_a_failure() {
+    fn the_document_is_complete_also_after_a_failure() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let house = house(64 * MIB);
         let files = [file(b"a\"\xff", 0), file(b"b", 1)];

@@ -1,22 +1,22 @@
-//! Examples and exit codes, below what `--help` says of the options.
+//! Examples and exit codes, which `--help` shows below the options.
 
 pub(in crate::cli) const TOP: &str = "\
 First steps:
   penstock config example > /etc/penstock/penstock.toml     write a configuration, and
   penstock config check                                     see every fault in it
   penstock backup etcd                                      run a job now
-  penstock list                                             what there is
-  penstock restore etcd@latest --to /srv/restored           and back
+  penstock list                                             list the backups
+  penstock restore etcd@latest --to /srv/restored           restore the newest
 
-BACKUP is an id, JOB@latest, JOB@ID or JOB/NODE@latest. JOB@latest is this node's newest or, where this node has none, the newest of any.
+BACKUP is an ID, JOB@latest, JOB@ID or JOB/NODE@latest. JOB@latest is this node's newest backup or, if this node has none, the newest of any node.
 
 Exit codes:
    0  success
-   1  finished, but something in it failed or was left out: see the warnings
-   2  the arguments make no sense
-  65  data is damaged             73  it exists already
+   1  finished, but an item failed or was left out: see the warnings
+   2  the arguments are wrong
+  65  data is damaged             73  the target exists already
   66  no such backup or object    74  reading a source, or writing to this machine, failed
-  69  a quota is used up          75  not now: throttled, timed out, cancelled, connection lost
+  69  a quota is used up          75  try again: throttled, timed out, cancelled, connection lost
   70  a bug in Penstock           77  permission: S3, KMS, AssumeRole
                                   78  configuration, certificates";
 
@@ -27,8 +27,8 @@ Examples:
   penstock backup --name dump -- pg_dump -Fc app
   mysqldump app | penstock backup --name dump -
 
-A command's exit code decides whether its output is kept; of a pipe into `-` Penstock sees only the bytes. Not one byte is a failure, unless
---allow-empty says otherwise.
+Penstock keeps a command's output only if the command succeeds; of a pipe into `-` it sees only the bytes. An empty output is a failure
+without --allow-empty.
 Exit codes: 0 committed, 1 committed with warnings or without an item that failed, otherwise by the class of the failure (penstock --help).";
 
 pub(in crate::cli) const LIST: &str = "\
@@ -51,9 +51,9 @@ Examples:
   penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
   penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
 
-One item's files go straight into DIR, those of several into DIR/ITEM.
-Exit codes: 0 all restored as saved, 1 something was left out or is not as saved, 65 data is damaged, 66 no such backup,
-73 DIR is not empty or what is in it is in the way of everything, 74 DIR cannot be written.";
+The files of one item go into DIR itself, those of several items into DIR/ITEM.
+Exit codes: 0 all restored as saved, 1 a file was left out or is not as saved, 65 data is damaged, 66 no such backup,
+73 DIR is not empty, or files in it block every file of the backup, 74 DIR cannot be written.";
 
 pub(in crate::cli) const CAT: &str = "\
 Examples:
@@ -62,7 +62,7 @@ Examples:
 
 pub(in crate::cli) const VERIFY: &str = "\
 Examples:
-  penstock verify                       the newest backup of each job and node: everything is there
+  penstock verify                       the newest backup of each job and node: every object exists
   penstock verify etcd@latest --data    and every byte is right
   penstock verify --all
 
@@ -74,15 +74,15 @@ Examples:
   penstock prune --job etcd
   penstock prune --node ip-10-0-0-7     of a node that is gone, by this node's rules
 
-Exit codes: 0 done, 1 something could not be deleted (said in the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
+Exit codes: 0 done, 1 an object could not be deleted (see the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
 
 pub(in crate::cli) const DELETE: &str = "\
 Examples:
   penstock delete 20261123T221300Z-4f9a2c
-  penstock delete etcd@20261123T221300Z-4f9a2c --now    give the space back at once
+  penstock delete etcd@20261123T221300Z-4f9a2c --now    free the space at once
   penstock delete --node ip-10-0-0-7 etcd@latest        of a node that is gone
 
-Exit codes: 0 done, 1 something could not be deleted (said in the log), 2 another node's backup without --node, 66 no such backup.";
+Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup.";
 
 pub(in crate::cli) const STATS: &str = "\
 Examples:
@@ -101,15 +101,15 @@ pub(in crate::cli) const RUN: &str = "\
 Example:
   penstock --log-format json run
 
-SIGHUP, a changed file or `penstock reload` reads the configuration again. SIGTERM starts nothing more, aborts the uploads in flight
-and ends within half a minute.";
+SIGHUP, a changed file or `penstock reload` makes the daemon read the configuration again. At SIGTERM it starts no more jobs, aborts the
+uploads in flight and ends within half a minute.";
 
 pub(in crate::cli) const STATUS: &str = "\
 Examples:
   penstock status
   penstock --output json status | jq '.jobs[] | {name, next_run}'
 
-Exit codes: 0; 66 where no daemon listens; 75 where one listens and does not answer within ten seconds.";
+Exit codes: 0; 66 if no daemon listens; 75 if one listens and does not answer within ten seconds.";
 
 pub(in crate::cli) const TRIGGER: &str = "\
 Example:
@@ -121,7 +121,7 @@ Examples:
   penstock sweep
   penstock sweep --give-up
 
-Exit codes: 0 nothing is left or it was given up, 1 there may be an upload whose ID is not known, otherwise by the class of what could not be aborted.";
+Exit codes: 0 no upload is left, or --give-up removed its record; 1 there may be an upload whose ID is not known; otherwise by the class of the first failed abort.";
 
 pub(in crate::cli) const VALIDATE: &str = "\
 Examples:

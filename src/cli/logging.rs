@@ -1,7 +1,7 @@
-//! Log lines on standard error: text or JSON, with span fields, and a level that the daemon may change.
+//! Writes log lines to standard error: text or JSON, with span fields, at a level that the daemon may change.
 //!
-//! Where standard error is the journal's (`JOURNAL_STREAM`), each line carries its priority in front, as sd-daemon(3) has it, and
-//! no time: the journal has its own.
+//! If standard error goes to the journal (`JOURNAL_STREAM`), each line begins with its priority, as in sd-daemon(3), and has
+//! no time: the journal adds it.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,20 +18,20 @@ use super::args::{Cli, LogFormat};
 use super::progress::LogWriter;
 use crate::config::LogLevel;
 
-/// The SDK logs whole requests, signatures included, at trace: those targets stay at info whatever is asked.
-const NEVER_MORE: &str = "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,h2=info,hyper_util=info";
+/// The SDK logs whole requests, signatures included, at trace: those targets stay at info at every level.
+const ALWAYS_INFO: &str = "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,h2=info,hyper_util=info";
 
 /// Changes what is logged from now on.
 #[derive(Debug, Clone)]
 pub(super) struct Levels {
     filter: reload::Handle<EnvFilter, Registry>,
-    /// What `-v` asks for at least.
+    /// The level of `-v`; a configured level that logs less does not apply.
     asked: LogLevel,
 }
 
 impl Levels {
     pub(super) fn set(&self, level: LogLevel) {
-        // It fails only where there is no subscriber any more, and then there is nobody to tell.
+        // Fails only if the subscriber is gone, and then there is no log.
         let _ = self.filter.reload(filter(level.max(self.asked)));
     }
 }
@@ -44,7 +44,7 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => "info,penstock=debug",
         LogLevel::Trace => "debug,penstock=trace",
     };
-    EnvFilter::new(format!("{level},{NEVER_MORE}"))
+    EnvFilter::new(format!("{level},{ALWAYS_INFO}"))
 }
 
 pub(super) fn start(cli: &Cli) -> Levels {
@@ -72,7 +72,7 @@ pub(super) fn start(cli: &Cli) -> Levels {
     Levels { filter: handle, asked }
 }
 
-/// Whether what `JOURNAL_STREAM` names is standard error, and not what it was before a redirection.
+/// Whether `JOURNAL_STREAM` names the present standard error, and not the one before a redirection.
 fn is_journal() -> Result<(), ()> {
     let named = std::env::var("JOURNAL_STREAM").map_err(drop)?;
     let (device, inode) = named.split_once(':').ok_or(())?;
@@ -81,10 +81,10 @@ fn is_journal() -> Result<(), ()> {
     if same { Ok(()) } else { Err(()) }
 }
 
-/// Lines with `<6>` in front.
+/// Puts the priority in front of each line: `<6>`.
 struct Prioritised<F>(F);
 
-/// syslog(3)'s numbers.
+/// The number of syslog(3).
 const fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

@@ -1,7 +1,7 @@
-//! Arguments in, exit code out.
+//! The command line: from arguments to an exit code.
 //!
-//! This is the one module that plugs the AWS adapter into the ports ([`session`]). Commands return what they have to say as a [`Done`];
-//! only [`output`] prints, and [`file_list`] what is too long to be kept.
+//! Only this module connects the AWS adapter to the ports ([`session`]). Commands return their result as a [`Done`], which
+//! [`output`] prints; [`file_list`] prints while it reads, because its result may not fit in memory.
 
 mod args;
 mod backup;
@@ -34,7 +34,7 @@ use output::Done;
 /// EX_USAGE of clap and of every shell tool.
 const USAGE: u8 = 2;
 
-/// Threads of the runtime: they wait for the network, and encrypt. What costs more has threads of its own.
+/// Threads of the runtime: they wait for the network, and encrypt. Compression and blocking sources have threads of their own.
 const WORKERS: usize = 2;
 
 /// A failure on its way to the user.
@@ -59,7 +59,7 @@ impl From<Report> for Failure {
 
 impl Failure {
     fn local(action: &str, error: &std::io::Error) -> Self {
-        Self::Report(Report::new(Class::Local, format!("{action}: {error}")))
+        Self::Report(Report::new(Class::Local, format!("could not {action}: {error}")))
     }
 }
 
@@ -96,7 +96,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
         .worker_threads(WORKERS)
         .enable_all()
         .build()
-        .map_err(|error| Failure::local("starting the runtime", &error))?;
+        .map_err(|error| Failure::local("start the runtime", &error))?;
     let cancel = CancellationToken::new();
     let result = runtime.block_on(async {
         cancel_on_signals(&cancel)?;
@@ -126,19 +126,19 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             }
         }
     });
-    // A read of standard input cannot be interrupted: whoever is still in one is left behind.
+    // A read of standard input cannot be interrupted: do not wait for a thread that is in one.
     runtime.shutdown_background();
     result
 }
 
 fn cancelled() -> Result<Done, Failure> {
-    Err(Failure::Report(Report::new(Class::Cancelled, "not waited for; the daemon goes on")))
+    Err(Failure::Report(Report::new(Class::Cancelled, "stopped waiting for the daemon, which goes on")))
 }
 
 /// The first Ctrl-C or SIGTERM cancels, so that uploads are aborted; the second one ends the process at once.
 fn cancel_on_signals(cancel: &CancellationToken) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| Failure::local("listening for signals", &error));
+    let listen = |kind| signal(kind).map_err(|error| Failure::local("listen for signals", &error));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let cancel = cancel.clone();
     tokio::spawn(async move {
@@ -147,7 +147,7 @@ fn cancel_on_signals(cancel: &CancellationToken) -> Result<(), Failure> {
             if cancel.is_cancelled() {
                 std::process::exit(Class::Cancelled.exit_code().into());
             }
-            tracing::warn!("stopping: aborting what is in flight; once more to stop at once");
+            tracing::info!("stopping: aborting uploads in flight; a second signal ends the process at once");
             cancel.cancel();
         }
     });

@@ -14,10 +14,10 @@ use crate::format::manifest::{Item, Manifest, Outcome};
 use crate::retention::some_of;
 use crate::snapshot::claim;
 
-/// "Finished, but something in it failed."
+/// The command finished, but a part of its work failed.
 const SOMETHING_FAILED: u8 = 1;
 
-/// What a command that did its work has to say.
+/// The result of a command that did its work.
 #[derive(Debug)]
 pub(super) struct Done {
     text: String,
@@ -30,7 +30,7 @@ impl Done {
         Self { text: text.into(), json: Some(json), code: 0 }
     }
 
-    /// The same whatever the output format: an example file, a stream already written.
+    /// A result that is the same in every output format: an example file, a stream already written.
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self { text: text.into(), json: None, code: 0 }
     }
@@ -44,7 +44,7 @@ impl Done {
         self
     }
 
-    /// With the exit code of a class.
+    /// Sets the exit code.
     pub(super) fn code(mut self, code: u8) -> Self {
         self.code = code;
         self
@@ -61,7 +61,7 @@ impl Done {
             // The reader of the pipe has seen enough (`penstock list | head`).
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(self.code),
             Err(error) => {
-                eprintln!("penstock: writing the result: {error}");
+                eprintln!("penstock: could not write the result: {error}");
                 ExitCode::from(crate::error::Class::Local.exit_code())
             }
         }
@@ -92,7 +92,7 @@ pub(super) fn count(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// One backup as `list` and `backup` have it.
+/// One backup, as `list` and `backup` show it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
         manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>()
@@ -114,7 +114,7 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     })
 }
 
-/// One backup as `list` has it, which knows when the store took it.
+/// One backup, as `list` shows it: with the time at which the store took it.
 pub(super) fn listed(manifest: &Manifest, entry: &Entry, location: &str) -> Value {
     let mut json = summary(manifest, location);
     json["taken"] = json!(entry.taken());
@@ -122,7 +122,7 @@ pub(super) fn listed(manifest: &Manifest, entry: &Entry, location: &str) -> Valu
     json
 }
 
-/// The line of such a one.
+/// One backup as a line of `list`.
 pub(super) fn listed_row(manifest: &Manifest, entry: &Entry) -> String {
     let mut row = row(manifest);
     if entry.dated_ahead() {
@@ -134,13 +134,13 @@ pub(super) fn listed_row(manifest: &Manifest, entry: &Entry) -> String {
     row
 }
 
-/// Items that a backup should have and lacks.
+/// The items that a backup lacks because they failed.
 fn failed_items(manifest: &Manifest) -> BTreeSet<Name> {
     let failed = manifest.items.iter().filter(|item| item.outcome == Outcome::Failure);
     failed.map(|item| item.name.clone()).collect()
 }
 
-/// The columns of a backup's line.
+/// One backup as a line.
 pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
@@ -168,7 +168,7 @@ pub(super) fn row(manifest: &Manifest) -> String {
         + "\n"
 }
 
-/// A volume is known by its claim, where it has one.
+/// The item's name, with the volume's claim if it has one.
 fn item_name(item: &Item) -> String {
     match claim(&item.labels) {
         Some(claim) => format!("{}({claim})", item.name),

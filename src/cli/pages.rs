@@ -1,4 +1,4 @@
-//! `completions` and `man`: made from the same description as `--help`.
+//! `penstock completions` and `penstock man`, from the same description as `--help`.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Done {
 
 /// One page for the program and one for each command, in section 1.
 pub(super) fn man(folder: &Path) -> Result<Done, Failure> {
-    let failed = |error| Failure::local(&format!("writing the man pages to {}", folder.display()), &error);
+    let failed = |error| Failure::local(&format!("write the man pages to {}", folder.display()), &error);
     std::fs::create_dir_all(folder).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?;
     Ok(Done::new(format!("wrote the man pages to {}\n", folder.display()), serde_json::json!({ "folder": folder })))

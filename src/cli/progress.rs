@@ -1,4 +1,4 @@
-//! A progress bar on a terminal, a log line now and then elsewhere; and log lines that do not tear the bar.
+//! Shows progress: a bar on a terminal, a log line every [`LOG_EVERY`] elsewhere. Writes log lines above the bar.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Mutex;
@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::OutputFormat;
 
-/// Between two log lines where there is no terminal.
+/// Between two log lines without a terminal.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// The bar that log lines must be written above, while there is one.
+/// The bar on the terminal, if there is one.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Runs `work` while showing `position` of `length` (0: unknown), both in bytes, and `message`.
@@ -63,7 +63,7 @@ fn lock() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
     BAR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Standard error; hides the bar for the moment of writing.
+/// Writes to standard error, and hides the bar meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct LogWriter;
 

@@ -1,4 +1,4 @@
-//! `prune` and `delete`: what goes, what stays, and why.
+//! `penstock prune` and `penstock delete`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::format::key::{BackupId, Chain, Name};
 use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::{Reason, some_of};
 
-/// A chain in a location, and what decides about it.
+/// A chain in a location, with its rules.
 struct Target<'a> {
     location: &'a config::Location,
     chain: Chain,
@@ -34,12 +34,12 @@ pub(super) async fn prune(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let targets = targets(config, args)?;
-    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
+    let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
     for target in &targets {
         let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
             let mut plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
-            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
+            summary.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -49,23 +49,23 @@ pub(super) async fn prune(
         };
         match prune::bounded(work, cancel).await {
             Ok((plan, _)) if plan.is_empty() => {}
-            Ok((plan, did)) => told.chain(target.location, &target.rules.zone, &plan, &did),
+            Ok((plan, did)) => summary.chain(target.location, &target.rules.zone, &plan, &did),
             Err(error) if targets.len() == 1 => return Err(error.into()),
-            Err(error) => told.failed(target.location, &target.chain, error.report()),
+            Err(error) => summary.failed(target.location, &target.chain, error.report()),
         }
         if cancel.is_cancelled() {
             break;
         }
     }
-    if let (Some(node), true) = (&args.node, told.is_empty()) {
+    if let (Some(node), true) = (&args.node, summary.is_empty()) {
         let message = format!("there is nothing of node {node} in cluster {}", config.cluster);
         let report = Report::new(Class::NotFound, message).remedy("`penstock stats` shows the nodes that have backups");
         return Err(Failure::Report(report));
     }
-    Ok(told.done(args.dry_run))
+    Ok(summary.done(args.dry_run))
 }
 
-/// The chains to prune, all of one node: every configured job's where it is configured to be, and the ad-hoc ones.
+/// The chains to prune, all of one node: that of each configured job at its location, and the ad-hoc chain at every location.
 fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
     let chain = |job: &Name| Chain { cluster: config.cluster.clone(), job: job.clone(), node: node.clone() };
@@ -75,7 +75,7 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
         let grace = args.grace.unwrap_or_else(|| prune::grace_of(Some(job)));
         targets.push(Target { location, chain: chain(&job.name), rules: Rules::of(job), grace });
     }
-    // To a job that is not configured (ad hoc, or not any more) no rules apply: only what nothing needs goes.
+    // A job that is not configured (ad hoc, or removed) has no rules: only objects that no backup needs are deleted.
     let other = match &args.job {
         None => Some(Name::new(config::AD_HOC).expect("a constant name")),
         Some(job) => (!config.jobs.contains_key(job)).then(|| job.clone()),
@@ -97,9 +97,9 @@ pub(super) async fn delete(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
-    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
-    // Everything is found before anything is deleted.
-    let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
+    let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
+    // Finds every backup before it deletes one.
+    let mut selected: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
     for selector in &args.backups {
         let location = session::location_of(config, args.location.as_deref(), selector.job())?;
         let entry = session.catalog(location)?.resolve(selector, node).await?;
@@ -110,19 +110,19 @@ pub(super) async fn delete(
                 entry.chain.job, entry.id
             )));
         }
-        let ids = doomed.entry((&location.name, entry.chain)).or_default();
+        let ids = selected.entry((&location.name, entry.chain)).or_default();
         if !ids.contains(&entry.id) {
             ids.push(entry.id);
         }
     }
-    for ((location, chain), ids) in &doomed {
+    for ((location, chain), ids) in &selected {
         let location = &config.locations[*location];
         let grace = prune::grace_of(config.jobs.get(&chain.job));
         let ctx = Context { catalog: session.catalog(location)?, grace };
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
-            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
+            summary.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -131,33 +131,33 @@ pub(super) async fn delete(
             Ok((plan, did))
         };
         let (plan, did) = prune::bounded(work, cancel).await?;
-        told.chain(location, &TimeZone::UTC, &plan, &did);
+        summary.chain(location, &TimeZone::UTC, &plan, &did);
     }
-    Ok(told.done(args.dry_run))
+    Ok(summary.done(args.dry_run))
 }
 
-/// What became of a plan.
+/// The result of a plan.
 enum Did {
-    /// It stays one; this is what would be garbage.
+    /// A dry run: the objects that would be garbage.
     Nothing(Garbage),
     All(Pruned),
 }
 
-/// What there is to say, chain by chain.
-struct Told {
+/// The command's output, chain by chain.
+struct Summary {
     format: OutputFormat,
-    /// For all that was said.
+    /// Memory reserved for the output, in bytes.
     paid: usize,
     lines: Vec<String>,
     chains: Vec<Value>,
     errors: Vec<Value>,
-    /// Of a chain of which nothing was done.
+    /// The class of the first chain that failed as a whole.
     first: Option<Class>,
     failures: u64,
 }
 
-/// What is said of a backup takes so much memory, on its way into the output too.
-fn told_bytes(format: OutputFormat, backup: &Planned) -> usize {
+/// Memory for one backup's output, with its copies on the way.
+fn output_bytes(format: OutputFormat, backup: &Planned) -> usize {
     let failed = backup.summary.iter().flat_map(|summary| &*summary.backup.failed);
     match format {
         OutputFormat::Human => 1024,
@@ -165,14 +165,14 @@ fn told_bytes(format: OutputFormat, backup: &Planned) -> usize {
     }
 }
 
-impl Told {
+impl Summary {
     const fn new(format: OutputFormat) -> Self {
         Self { format, paid: 0, lines: Vec::new(), chains: Vec::new(), errors: Vec::new(), first: None, failures: 0 }
     }
 
-    /// Before anything is done.
+    /// Reserves memory for the plan's output, before anything is deleted.
     fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
-        let each = plan.backups.iter().map(|backup| told_bytes(self.format, backup));
+        let each = plan.backups.iter().map(|backup| output_bytes(self.format, backup));
         let bytes = self.paid + each.sum::<usize>();
         plan.memory.take(bytes)?;
         self.paid = bytes;
@@ -209,7 +209,7 @@ impl Told {
             output::count(objects, "object"),
             output::size(bytes),
         ));
-        // What a plan keeps is of interest where rules keep it.
+        // A dry run shows the kept backups too, if rules keep them.
         let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
         let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
         let shown = shown.filter(|_| self.format == OutputFormat::Human);
@@ -273,7 +273,7 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
     format!("  {verdict:<8} {id}  {taken:<21} {plain:>11}  {}", state.join(", ")).trim_end().to_owned()
 }
 
-/// Penstock neither lists nor deletes versions.
+/// Explains that deleted objects remain as versions, which Penstock neither lists nor deletes.
 fn kept_as_versions(hidden: Count) -> Option<String> {
     let (count, size) = (output::count(hidden.objects, "object"), output::size(hidden.bytes));
     (hidden.objects > 0).then(|| {

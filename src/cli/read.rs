@@ -30,7 +30,7 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
         let mut manifests = catalog.manifests(&entries);
         while let Some((entry, manifest)) = manifests.next().await {
             match manifest {
-                // The manifest itself may be large: only its line is kept.
+                // Keeps only the line: the manifest may be large.
                 Ok(manifest) => {
                     let (taken, id, chain) = entry.age();
                     let age = (taken, id.clone(), chain.clone());
@@ -49,7 +49,7 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
             }
         }
     }
-    // Each location's are newest first already.
+    // The backups of each location are already newest first.
     found.sort_by(|(a, ..), (b, ..)| b.cmp(a));
     let (mut text, mut backups) = (output::header(), Vec::new());
     for (_, row, json) in found {
@@ -60,7 +60,7 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
     Ok(if faults.is_empty() { done } else { done.something_failed() })
 }
 
-/// Where the backup that is meant is stored.
+/// Opens the location that stores the selected backup.
 pub(super) fn open(
     config: &Config,
     place: &args::Place,
@@ -70,12 +70,12 @@ pub(super) fn open(
     Session::reading(config, place, cancel).catalog_of(place.location.as_deref(), backup.job())
 }
 
-/// The manifest a selector means; says so where it is another node's that was not asked for.
+/// The manifest that a selector names. Logs if it is another node's and the selector names no node.
 pub(super) async fn find(catalog: &Catalog, selector: &Selector) -> Result<Manifest, Failure> {
     let node = &catalog.location.node;
     let entry = catalog.resolve(selector, node).await?;
     if selector.node().is_none() && entry.chain.node != *node {
-        tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
+        tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup: using another node's");
     }
     Ok(catalog.manifest(&entry).await?)
 }
@@ -206,7 +206,7 @@ pub(super) async fn restore(
     Ok(if summary.warnings.count == 0 { done } else { done.something_failed() })
 }
 
-/// Bytes done so far, and what counts them up.
+/// The number of bytes done so far, and the function that adds to it.
 fn counter() -> (Arc<AtomicU64>, crate::download::Progress) {
     let done = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&done);
@@ -224,7 +224,7 @@ pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &Cancellation
     let catalog = open(config, &args.place, &args.backup, cancel)?;
     let manifest = find(&catalog, &args.backup).await?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
-    let stdout = stdout.map_err(|error| Failure::local("opening standard output", &error))?;
+    let stdout = stdout.map_err(|error| Failure::local("open standard output", &error))?;
     let stdout = tokio::fs::File::from_std(stdout.into());
     files::cat(&catalog.location, &manifest, args.item.as_ref(), stdout, cancel).await?;
     Ok(Done::text(""))
@@ -285,7 +285,7 @@ async fn verify_one(
 ) -> Result<Vec<(crate::error::Class, String)>, Failure> {
     let manifest = match catalog.manifest(entry).await {
         Ok(manifest) => manifest,
-        // A manifest that is refused is what verify is there to find; one that cannot be fetched is a failure.
+        // A manifest that is refused is a finding; one that cannot be fetched fails the command.
         Err(error @ crate::catalog::Error::Manifest { .. }) => return Ok(vec![(error.class(), error.to_string())]),
         Err(error) => return Err(error.into()),
     };

@@ -1,4 +1,4 @@
-//! What every command that speaks to a store needs: the configuration, a location, budgets.
+//! Opens what every command that uses a store needs: the configuration, locations, budgets.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub(super) fn check(path: &Path) -> Result<Done, Failure> {
     Ok(Done::new(text, serde_json::json!({ "ok": true, "file": path })))
 }
 
-/// The location of that name, or the only one there is.
+/// The location of that name, or the only one in the configuration.
 pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a config::Location, Failure> {
     let names = || config.locations.keys().cloned().collect::<Vec<_>>().join(", ");
     match name {
@@ -58,7 +58,7 @@ pub(super) fn locations<'a>(config: &'a Config, name: Option<&str>) -> Result<Ve
     }
 }
 
-/// The location of that name, or where `job` is configured to be stored, or the only one there is.
+/// The location of that name, or the one of `job`, or the only one in the configuration.
 pub(super) fn location_of<'a>(
     config: &'a Config,
     name: Option<&str>,
@@ -108,11 +108,11 @@ impl Remote for AwsLocation {
     }
 }
 
-/// The locations of one command. What is opened twice is one location.
+/// The locations of one command, each opened once.
 pub(super) struct Session<'a> {
     pub(super) config: &'a Config,
     pub(super) process: Process,
-    /// As it is configured, or as the command is told.
+    /// The cluster of `--cluster`, or of the configuration.
     cluster: &'a Name,
     aws: Aws,
     cancel: &'a CancellationToken,
@@ -125,13 +125,13 @@ impl<'a> Session<'a> {
         Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new() }
     }
 
-    /// For the commands that read backups, perhaps another cluster's.
+    /// A session for the commands that read backups, perhaps another cluster's.
     pub(super) fn reading(config: &'a Config, place: &'a args::Place, cancel: &'a CancellationToken) -> Self {
         let cluster = place.cluster.as_ref().unwrap_or(&config.cluster);
         Self { cluster, ..Self::new(config, cancel) }
     }
 
-    /// Whose requests do not end with the command's cancellation: what was begun must be ended.
+    /// Opens a location whose requests outlive the command's cancellation, so that a run can abort its uploads.
     pub(super) fn open(&mut self, location: &'a config::Location) -> Result<Location, Failure> {
         if let Some(location) = self.opened.get(location.name.as_str()) {
             return Ok(location.clone());
@@ -141,12 +141,12 @@ impl<'a> Session<'a> {
         Ok(opened)
     }
 
-    /// Whose requests end with the command's cancellation.
+    /// Opens a location whose requests end with the command's cancellation.
     pub(super) fn catalog(&mut self, location: &'a config::Location) -> Result<Catalog, Failure> {
         Ok(Catalog::new(&self.open(location)?.until(self.cancel)))
     }
 
-    /// The location of that name, or where `job` is configured to be stored.
+    /// The location of that name, or the one of `job`.
     pub(super) fn catalog_of(&mut self, name: Option<&str>, job: Option<&Name>) -> Result<Catalog, Failure> {
         self.catalog(location_of(self.config, name, job)?)
     }

@@ -40,12 +40,12 @@ pub(super) async fn restore(
         "manifest": args.manifest.then_some(&claimed),
     });
     if args.manifest {
-        tracing::info!(volume = %volume.id, zone = volume.availability_zone, "the volume is available");
+        tracing::info!(volume = %volume.id, zone = volume.availability_zone, "the volume is available: its PersistentVolume follows");
         return Ok(Done::new(persistent_volume::yaml(&claimed), json));
     }
     let made = match made {
         Made::Now => "is available",
-        Made::Earlier => "is available: the same command has made it before (--copy WORD makes another)",
+        Made::Earlier => "is available: an earlier run of this command made it (--copy WORD makes another)",
     };
     let of = claim(&item.labels).map_or_else(String::new, |claim| format!(", the claim {claim}"));
     let text = format!(

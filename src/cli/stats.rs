@@ -1,4 +1,4 @@
-//! `stats`: what the backups of each job and node take.
+//! `penstock stats`: the space that the backups of each job and node use.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `penstock sweep`, and what `penstock backup` sweeps at its end.
+//! `penstock sweep`, and the sweep at the end of `penstock backup`.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
     })
 }
 
-/// Every configured location. Those that are `used` must be fit to be connected to, others that are not are left out.
+/// Opens every configured location. Fails if one of `used` cannot be opened; skips any other that cannot.
 pub(super) fn open<'a>(
     session: &mut Session<'a>,
     used: impl Iterator<Item = &'a config::Location>,
@@ -45,19 +45,19 @@ pub(super) fn open<'a>(
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(
                 location = location.name,
-                "this location cannot be used, so it is not swept: see `penstock validate`"
+                "could not open the location: skipping its sweep; see `penstock validate`"
             ),
         }
     }
     Ok(all)
 }
 
-/// After a backup: what an earlier one left. What goes wrong is in the log, and not the backup's failure.
+/// Aborts the uploads that earlier backups left. A failure is logged and does not fail the backup.
 pub(super) async fn after_backup(config: &Config, open: &[Location]) {
     match sweep::sweep(&config.state_dir, open, &BTreeSet::new(), Mode::Abort).await {
         Ok(swept) if swept.is_empty() => {}
-        Ok(swept) => tracing::info!(uploads = swept.len(), "swept interrupted uploads"),
-        Err(error) => tracing::error!(%error, "interrupted uploads could not be swept"),
+        Ok(swept) => tracing::info!(uploads = swept.len(), "aborted interrupted uploads"),
+        Err(error) => tracing::error!(%error, "could not sweep interrupted uploads: the next sweep tries again"),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::policy::{self, Principal, Snapshots, Trusted};
 use crate::process::Process;
 use crate::validate::{Proof, Skip, prove};
 
-/// The named locations, or all of them, one after the other.
+/// Validates the named locations, or all of them, one after the other.
 pub(super) async fn validate(config: &Config, args: &Validate, cancel: &CancellationToken) -> Result<Done, Failure> {
     let locations = if args.locations.is_empty() {
         config.locations.values().collect()

@@ -1,4 +1,4 @@
-//! Who Penstock is at a location: base credentials, and the roles it assumes from there.
+//! Reads the credentials of a location: the base credentials, and the roles to assume with them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const DEFAULT_SESSION: Duration = Duration::from_hours(1);
 /// IAM User Guide, "Methods to assume a role": role chaining limits a session to one hour.
 const MAX_CHAINED_SESSION: Duration = Duration::from_hours(1);
 
-/// Where the file names none. Cut and cleaned after the variable is filled in: a node's name may be longer than a session's.
+/// The default. Shortened and cleaned after its variable is replaced: a node's name may be longer than a session's.
 const DEFAULT_SESSION_NAME: &str = "penstock-${NODE_NAME:-host}";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ enum Base {
     WebIdentity,
 }
 
-/// `[….credentials]`. `None` where it has a fault that leaves nothing to build.
+/// `[….credentials]`. `None` if a fault leaves no credentials to build.
 pub(super) fn read(section: &Section) -> Option<Credentials> {
     let sources = [
         ("default", Base::Default),
@@ -34,7 +34,7 @@ pub(super) fn read(section: &Section) -> Option<Credentials> {
         ("web-identity", Base::WebIdentity),
     ];
     let base = section.choice("source", &sources);
-    // With a faulty source nobody can say which of the keys belong.
+    // A faulty source leaves open which other keys apply.
     let known = (!section.is_faulty("source")).then(|| base.unwrap_or(Base::Default));
     let no_check = |_: &str| Ok(());
     let access_key_id = section.secret("access_key_id", "access_key_id_file", no_check);
@@ -94,14 +94,14 @@ fn required_secret(
 
 /// `[[….assume_role]]`, in the order of the file.
 pub(super) fn read_chain(location: &Section, base: Option<&Credentials>) -> Vec<Hop> {
-    // A web identity is a role's session already, so the first hop from there is chained too.
+    // A web identity is already the session of a role, so the first hop from there is chained too.
     let mut chained = matches!(base, Some(Credentials::WebIdentity { .. }));
     let hops = location.tables("assume_role", |section| {
         let longest = if chained { MAX_CHAINED_SESSION } else { MAX_SESSION };
         chained = true;
         read_hop(section, longest)
     });
-    // Where one is missing there is a fault, and nobody sees the chain.
+    // A missing hop has a fault, so the chain without it is never used.
     hops.into_iter().flatten().collect()
 }
 
@@ -113,12 +113,12 @@ fn read_hop(section: &Section, longest: Duration) -> Option<Hop> {
     let session_name = section.parsed("session_name", forms::session_name);
     if !(MIN_SESSION..=longest).contains(&duration) {
         let why = if longest == MAX_CHAINED_SESSION {
-            "15m to 1h: a session got with another role's session lasts one hour at most"
+            "15m to 1h: a session obtained with another role's session lasts one hour at most"
         } else {
             "15m to 12h"
         };
-        let came = humantime::format_duration(duration);
-        section.fault("duration", format!("is {came}; expected {why}"));
+        let found = humantime::format_duration(duration);
+        section.fault("duration", format!("is {found}; expected {why}"));
     }
     Some(Hop {
         external_id,

@@ -1,13 +1,13 @@
-//! Cron expressions, as Debian's cron reads them (crontab(5), 3.0pl1): five fields of lists, ranges, steps and names, or `@daily` and
-//! its like. What other programs have besides (`L`, `W`, `#`, `?`, `+`, seconds, years, `@reboot`) is refused, and so is what Debian's
-//! cron takes and ignores, such as the end of `5*`.
+//! Parses cron expressions as Debian's cron does (crontab(5), 3.0pl1): five fields of lists, ranges, steps and names, or a nickname such
+//! as `@daily`. Refuses the extensions of other programs (`L`, `W`, `#`, `?`, `+`, seconds, years, `@reboot`), and text that Debian's
+//! cron accepts and ignores, such as the end of `5*`.
 //!
 //! - **Two day fields**: where one of them begins with `*`, a day must match both (`*/2` with `mon`: odd days that are Mondays);
 //!   otherwise one of the two is enough.
-//! - A [`Cron`] knows civil time only: which minutes of which days. What a clock change does to them is decided where the clock is
-//!   known (`daemon::schedule`), after Vixie cron's rule, which needs [`Cron::follows_clock`].
-//! - **Cost**: five words of bits; the next time is found in one step a month, a day or an hour.
-//! - **Failure** is a sentence that names the field, its text and what would be right. A schedule that is never due is refused.
+//! - A [`Cron`] knows civil time only: minutes of days. `daemon::schedule`, which knows the clock, handles clock changes after
+//!   Vixie cron's rule, which needs [`Cron::follows_clock`].
+//! - **Cost**: five words of bits; the search for the next time takes steps of a month, a day or an hour.
+//! - **Failure**: an error names the field, its text and what was expected. A schedule that is never due is refused.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ struct Field {
     name: &'static str,
     low: u32,
     high: u32,
-    /// Of `low` and the numbers after it.
+    /// Names of `low` and the numbers after it.
     names: &'static [&'static str],
 }
 
@@ -49,7 +49,7 @@ const NICKNAMES: [(&str, &str); 7] = [
 const EXPECTED: &str = "expected minute, hour, day of the month, month and day of the week, such as \"30 2 * * *\", or @hourly, @daily, \
                         @midnight, @weekly, @monthly, @yearly";
 
-/// After so many years the days of the months fall on the same days of the week again.
+/// After this many years the dates fall on the same days of the week again.
 const CYCLE_YEARS: i16 = 400;
 
 /// How the two day fields decide together.
@@ -60,7 +60,7 @@ enum Days {
     Either,
 }
 
-/// A schedule that comes again and again.
+/// A parsed cron expression.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cron {
     text: String,
@@ -78,7 +78,7 @@ impl fmt::Debug for Cron {
 
 impl Cron {
     /// # Errors
-    /// The end of a sentence that begins with the key.
+    /// A text that follows the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let written_out = written_out(text).map_err(|why| format!("is {text:?}: {why}; {EXPECTED}"))?;
@@ -168,23 +168,21 @@ const fn trailing_zeros(bits: u64) -> Option<u32> {
     if bits == 0 { None } else { Some(bits.trailing_zeros()) }
 }
 
-/// What jiff counts, which is never negative.
+/// A number of jiff's, which here is never negative.
 fn number(of: i8) -> u32 {
     u32::from(of.unsigned_abs())
 }
 
-/// The five fields of a nickname; anything else as it is.
+/// The five fields of a nickname; any other text unchanged.
 fn written_out(text: &str) -> Result<&str, &'static str> {
     if !text.starts_with('@') {
         return Ok(text);
     }
     if text.eq_ignore_ascii_case("@reboot") {
-        return Err(
-            "a job has no run at the start of the system; catch_up = \"once\" makes up for one that was missed",
-        );
+        return Err("no job runs at the start of the system; catch_up = \"once\" makes up for a missed run");
     }
     let known = NICKNAMES.iter().find(|(name, _)| text.eq_ignore_ascii_case(name));
-    known.map(|(_, fields)| *fields).ok_or("there is no such name")
+    known.map(|(_, fields)| *fields).ok_or("is not a known name")
 }
 
 impl Field {
@@ -241,7 +239,7 @@ impl Field {
         })
     }
 
-    /// Of a range: there `sun` is the end of the week.
+    /// The end of a range, in which `sun` is the end of the week.
     fn end(&self, first: &str, last: &str) -> Result<u32, String> {
         let (from, to) = (self.number(first)?, self.number(last)?);
         Ok(if last.eq_ignore_ascii_case("sun") && from > to { self.high } else { to })

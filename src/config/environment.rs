@@ -1,17 +1,17 @@
-//! What the configuration takes from outside its file: variables, the host's name, the number of cores.
+//! Input of the configuration besides its file: variables, the host's name, the number of cores.
 //!
-//! Passed in as a value so that tests pass a map and never touch the process.
+//! A trait, so that tests pass a map and never change the process's environment.
 
 use std::collections::BTreeMap;
 
 pub trait Environment {
-    /// The variable's value; `None` when it is not set (or is not UTF-8: the file could not hold it either).
+    /// The variable's value; `None` if it is not set or not UTF-8.
     fn variable(&self, name: &str) -> Option<String>;
 
-    /// Names the node where the file does not.
+    /// The node's name, if the file has none.
     fn host_name(&self) -> Option<String>;
 
-    /// How many threads compress where the file says 0. At least 1.
+    /// The number of compression threads if the file has 0. At least 1.
     fn cores(&self) -> usize;
 }
 
@@ -25,7 +25,7 @@ impl Environment for System {
     }
 
     fn host_name(&self) -> Option<String> {
-        // The kernel's own answer; in a pod that is the pod's name, which is why the manifests set NODE_NAME.
+        // In a pod this is the pod's name, so the manifests set NODE_NAME.
         std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| self.variable("HOSTNAME"))
     }
 

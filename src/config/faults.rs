@@ -1,6 +1,6 @@
-//! What is wrong with a configuration file: every fault of it, with its place.
+//! The faults of a configuration file, each with its place.
 //!
-//! A message says what was expected, what came and what to do, in one sentence or two. It never shows the value of a
+//! A message names what was found, what was expected and what to do, in one sentence or two. It never contains a
 //! secret: the reader of secrets has no way to put one here.
 
 use std::fmt;
@@ -13,11 +13,11 @@ use crate::error::{Class, Classify, Report};
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// From 1; 0 where the fault is the file's as a whole (it cannot be read).
+    /// From 1; 0 for a fault of the whole file (it cannot be read).
     pub line: usize,
     /// From 1, in characters; 0 as above.
     pub column: usize,
-    /// The dotted path, `locations.primary.upload.part_size`; empty where the fault has no key (a syntax error).
+    /// The dotted path, `locations.primary.upload.part_size`; empty for a fault without a key (a syntax error).
     pub key: String,
     pub message: String,
 }
@@ -28,7 +28,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Every fault of one file, in the order of the file. Never empty.
+/// The faults of one file, in the order of the file. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Faults {
     pub file: PathBuf,
@@ -36,13 +36,13 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The file as a whole cannot be used.
+    /// A fault of the whole file.
     pub(super) fn of_file(file: impl Into<PathBuf>, message: String) -> Self {
         Self { file: file.into(), faults: vec![Fault { line: 0, column: 0, key: String::new(), message }] }
     }
 }
 
-/// One line for each fault, `FILE:LINE:COLUMN: KEY: MESSAGE`, as editors and terminals know how to jump to.
+/// One line for each fault, `FILE:LINE:COLUMN: KEY: MESSAGE`, the form that editors and terminals can open.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.faults.iter().enumerate() {
@@ -68,7 +68,7 @@ impl Classify for Faults {
     }
 }
 
-/// Where the byte `offset` of `text` is: line and column from 1, the column in characters.
+/// The place of the byte `offset` in `text`: line and column from 1, the column in characters.
 pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     let mut end = offset.min(text.len());
     while !text.is_char_boundary(end) {

@@ -1,5 +1,5 @@
-//! The forms of single values: what a bucket, a role ARN, a URL may look like. Each function answers with the value, or
-//! with the end of a sentence that begins with the key. The numbers are AWS's own, of the page named beside them.
+//! Checks the forms of single values: a bucket, a role ARN, a URL. Each function returns the value, or an error text that
+//! follows the key. The limits are AWS's, from the page named beside them.
 
 use globset::GlobBuilder;
 
@@ -44,7 +44,7 @@ pub(super) fn aws_region(text: &str) -> Form {
     Err(format!("is {}; expected a region such as \"eu-west-1\" (other stores' regions go with s3_url)", shown(text)))
 }
 
-/// The region of another store, where it is only part of the signature: `garage`, `auto`, `us-east-1`.
+/// The region of another store, only a part of the signature: `garage`, `auto`, `us-east-1`.
 pub(super) fn any_region(text: &str) -> Form {
     if text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
         return Ok(text.to_owned());
@@ -56,7 +56,7 @@ pub(super) fn any_region(text: &str) -> Form {
 pub(super) fn url(text: &str) -> Form {
     let expected = "expected http:// or https://, a host and maybe a port, such as \"https://s3.example.com:9000\"";
     if text.contains('@') {
-        // What stands before an @ may be a password: it is not repeated.
+        // Does not repeat the value: the text before an @ may be a password.
         return Err(format!("holds an @; {expected}; credentials go under [….credentials]"));
     }
     let wrong = |why: &str| Err(format!("is {}, which {why}; {expected}", shown(text)));
@@ -202,7 +202,7 @@ pub(super) fn absolute(text: &str) -> Form {
 }
 
 pub(super) fn time_zone(text: &str) -> Form {
-    // UTC needs no database, and must work where there is none.
+    // UTC works without the time zone database.
     if text == "UTC" || jiff::tz::TimeZone::get(text).is_ok() {
         return Ok(text.to_owned());
     }

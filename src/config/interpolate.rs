@@ -1,16 +1,16 @@
-//! `${NAME}` and `${NAME:-default}` in strings.
+//! Replaces `${NAME}` and `${NAME:-default}` in strings.
 //!
 //! - `${NAME}` is the variable's value; a variable that is not set is a fault, one that is set but empty is empty.
 //! - `${NAME:-default}` is `default` when the variable is not set or empty, as in a shell. The default is plain text up
 //!   to the next `}`, and may be empty.
 //! - `$$` is one `$`, so `$${HOME}` reaches a command as `${HOME}`. Any other `$` stays as it is.
 //!
-//! A value that is put in is not read again for variables.
+//! Variables in a variable's value are not replaced.
 
 use super::environment::Environment;
 
-/// A problem with a `${…}`; its text follows the key in a fault. Only a well-formed variable name is ever shown: what
-/// stands in an ill-formed one may be a secret that happens to hold a `${`.
+/// A fault of a `${…}`; its text follows the key. Shows only a well-formed variable name: an ill-formed one may be part of a
+/// secret that contains `${`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InterpolateError {
     #[error("has a `${{` with no `}}`; close it, or write `$$` for a plain `$`")]
@@ -23,7 +23,7 @@ pub(super) enum InterpolateError {
     Unset(String),
 }
 
-/// `text` with its variables filled in.
+/// `text` with its variables replaced.
 pub(super) fn interpolate(text: &str, environment: &dyn Environment) -> Result<String, InterpolateError> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -45,7 +45,7 @@ pub(super) fn interpolate(text: &str, environment: &dyn Environment) -> Result<S
     Ok(result)
 }
 
-/// What `${inside}` stands for.
+/// The value of `${inside}`.
 fn value(inside: &str, environment: &dyn Environment) -> Result<String, InterpolateError> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

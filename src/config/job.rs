@@ -1,4 +1,4 @@
-//! `[jobs.NAME]`: what is saved, where to, and when.
+//! `[jobs.NAME]`: what a job saves, where to, and when.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,18 +12,17 @@ use super::values::shown;
 use crate::format::codec::{Compression, DEFAULT_LEVEL, LEVELS};
 use crate::format::key::Name;
 
-/// Of one hook: a freeze takes seconds, a dump of a database minutes.
+/// The default for each command: a freeze takes seconds, a dump of a database minutes.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What backups from the command line are filed under.
+/// The job name of backups from the command line.
 pub const AD_HOC: &str = "adhoc";
 
-/// `locations` are the names that the file has, also of locations that have faults. `None` where there was a fault that
-/// leaves no job to build.
+/// `locations` are the names of all locations in the file, also of those with faults. `None` if a fault leaves no job to build.
 pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) -> Option<Job> {
     let name = match forms::name(name) {
         Ok(name) if name.as_str() == AD_HOC => {
-            section.fault_here("the name adhoc is kept for backups from the command line; choose another");
+            section.fault_here("the name adhoc is reserved for backups from the command line; choose another");
             None
         }
         Ok(name) => Some(name),
@@ -66,7 +65,7 @@ fn known_location(location: &str, locations: &BTreeSet<String>) -> Result<String
         return Ok(location.to_owned());
     }
     let known = locations.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
-    Err(format!("is {}, which is not under [locations]; there is {known}", shown(location)))
+    Err(format!("is {}, which is not under [locations]; expected {known}", shown(location)))
 }
 
 fn time_limit(section: &Section, key: &'static str) -> Option<Duration> {
@@ -97,7 +96,7 @@ fn retention(section: &Section) -> Retention {
     let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());
     let faulty = ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_within"];
     if !keeps && !faulty.iter().any(|key| section.is_faulty(key)) {
-        section.fault_here("keeps nothing, so every backup would be deleted; give at least one keep_… more than 0");
+        section.fault_here("keeps no backup, so every backup would be deleted; set at least one keep_… above 0");
     }
     retention
 }
@@ -109,9 +108,9 @@ fn sources(section: &Section) -> Vec<Source> {
         count += 1;
         let (name, kind) = source::read(section)?;
         if !names.insert(name.clone()) {
-            section.fault("name", format!("is {name}, as another source of this job is; choose another"));
+            section.fault("name", format!("is {name}, the name of another source of this job; choose another"));
         }
-        // A refused kind still takes part in the checks of names.
+        // A source with a refused kind still takes part in the check of names.
         kind.map(|kind| Source { name, kind })
     });
     if count == 0 && !section.is_faulty("sources") {

@@ -22,17 +22,17 @@ const DEFAULT_CONCURRENCY: u16 = 8;
 /// S3 User Guide, "Categorizing your objects using tags".
 const MAX_OBJECT_TAGS: usize = 10;
 
-/// `None` where there was a fault that leaves no location to build.
+/// `None` if a fault leaves no location to build.
 pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
     if let Err(fault) = forms::name(name) {
         section.fault_here(format!("the location's name {fault}"));
     }
     let provider = section.choice("provider", &[("aws", ())]);
-    section.required("provider", provider, "\"aws\" is the one there is");
+    section.required("provider", provider, "expected \"aws\"");
     let bucket = section.parsed("bucket", forms::bucket);
     let bucket = section.required("bucket", bucket, "name the bucket that holds the backups");
     let s3_url = section.parsed("s3_url", forms::url);
-    // Other stores call their regions what they like.
+    // Other stores have region names of their own.
     let form = if section.has("s3_url") { forms::any_region } else { forms::aws_region };
     let region = section.parsed("region", form);
     let region = section.required("region", region, "name the bucket's region, such as \"eu-west-1\"");
@@ -41,7 +41,7 @@ pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
     let certificate_mode = section.choice("certificate_mode", &modes);
     if certificate.is_none() && certificate_mode == Some(CertificateMode::Only) && !section.is_faulty("certificate") {
         section
-            .fault("certificate_mode", "is \"only\" with no certificate, so nothing would be trusted; set certificate");
+            .fault("certificate_mode", "is \"only\" without a certificate: nothing would be trusted; set certificate");
     }
     let credentials = section.table("credentials", credentials::read);
     let assume_role = credentials::read_chain(section, credentials.as_ref());
@@ -93,12 +93,12 @@ fn encryption(section: &Section) -> Encryption {
     let kms_key_id = section.parsed("kms_key_id", forms::kms_key_id);
     let bucket_key = section.boolean("bucket_key");
     let kms = matches!(mode, Some(EncryptionMode::SseKms | EncryptionMode::DsseKms));
-    // With a faulty mode nobody can say what the rest should be.
+    // A faulty mode leaves open which other keys apply.
     if !kms && !section.is_faulty("mode") {
         if kms_key_id.is_some() {
             section.only_with("kms_key_id", false, "mode = \"sse-kms\" or \"dsse-kms\"");
         }
-        // `true` is the default and may stand anywhere; `false` says that somebody thinks a key is in use.
+        // `true` is the default and harmless; `false` shows that the operator expects a key to be in use.
         if bucket_key == Some(false) {
             section.only_with("bucket_key", false, "mode = \"sse-kms\"");
         }
@@ -112,7 +112,7 @@ fn upload(section: &Section) -> Upload {
     if let (Some(size), None) = (given, in_range) {
         section.fault("part_size", format!("is {}; expected 5MiB to 1GiB", show_size(size)));
     }
-    // Going on with the default, so that one wrong size is not the cause of more faults.
+    // Goes on with the default, so that one wrong size causes no further faults.
     let part_size = in_range.unwrap_or(DEFAULT_PART);
     let most = (part_size * u64::from(MAX_PARTS)).min(MAX_OBJECT);
     let object_size = section.size("object_size");

@@ -1,17 +1,15 @@
-//! The configuration file: read, checked, and turned into a [`Config`] in which everything is valid.
+//! Reads and checks the configuration file, and makes a [`Config`] in which every value is valid.
 //!
-//! [`Config::load`] either gives a configuration whose names fit, whose sizes are in range and whose references exist,
-//! or [`Faults`]: *every* fault of the file, each with line, column, key, what was expected, what came and what to do. A
-//! secret is never part of a fault. Keys that are not known are refused; keys whose feature is not built yet are
-//! refused too where ignoring them would make a backup another than the one asked for.
+//! [`Config::load`] returns a configuration whose names fit, whose sizes are in range and whose references exist,
+//! or [`Faults`]: *every* fault of the file, each with line, column, key, what was found, what was expected and what to do. A
+//! fault never contains a secret. Unknown keys are refused.
 //!
-//! Only the file itself is read. The files it names (certificates, secrets) are read by who uses them, and again when
+//! Reads only the file itself. The modules that use the files it names (certificates, secrets) read them, and again when
 //! they change. Strings may hold `${NAME}` and `${NAME:-default}`; `$$` is a plain `$` (`interpolate`).
 //!
-//! The way through: `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
-//! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections; `source` has the
-//! table of source kinds.
-//! [`example`] and [`schema()`] are held to the reader's own list of keys by tests.
+//! `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
+//! `units` check single values; `location`, `credentials`, `job` and `source` are the sections; `source` has the
+//! table of source kinds. Tests compare [`example`] and [`schema()`] with the reader's list of keys.
 
 mod credentials;
 mod cron;
@@ -50,13 +48,13 @@ use crate::format::key::{MAX_NAME, Name};
 use reader::{Reading, Section};
 use units::{MIB, show_size};
 
-/// Far more than any configuration; a bound on what a wrong path may make us read.
+/// Far more than any configuration: limits the memory that a wrong path costs.
 const MAX_FILE: u64 = MIB;
 
-/// What [`Config::parse`] calls the file.
+/// The file name in the faults of [`Config::parse`].
 const NO_FILE: &str = "<configuration>";
 
-/// Below this a part's share is so small that it cannot be told from a connection that hangs.
+/// Below this a slow upload looks like a connection that hangs.
 const MIN_BANDWIDTH: u64 = 64 << 10;
 
 const DEFAULT_MEMORY: u64 = 256 * MIB;
@@ -65,13 +63,13 @@ impl Config {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// When it cannot be read, or every fault that it has.
+    /// When the file cannot be read; or every fault in it.
     pub fn load(path: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
-        let bytes = read_file(path).map_err(|why| Faults::of_file(path, format!("cannot be read: {why}")))?;
+        let bytes = read_file(path).map_err(|why| Faults::of_file(path, format!("could not read the file: {why}")))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => read(path, text, environment),
             Err(error) => {
-                // What is before the first bad byte is text, so it has lines and columns.
+                // The text before the first bad byte gives the line and column.
                 let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
                 let (line, column) = faults::position(before, before.len());
                 let message = "is not UTF-8 from here on; save the file as UTF-8".to_owned();
@@ -83,16 +81,16 @@ impl Config {
     /// Checks a configuration that is not in a file.
     ///
     /// # Errors
-    /// Every fault that it has.
+    /// Every fault in `text`.
     pub fn parse(text: &str, environment: &dyn Environment) -> Result<Self, Faults> {
         read(Path::new(NO_FILE), text, environment)
     }
 }
 
-/// Whether STS would take it as an external ID; the error is the end of a sentence, and never repeats it.
+/// Checks that STS accepts `text` as an external ID.
 ///
 /// # Errors
-/// When it would not.
+/// When STS does not. The error is a text that follows the key, and never repeats the value.
 pub fn check_external_id(text: &str) -> Result<(), String> {
     forms::external_id(text)
 }
@@ -114,13 +112,13 @@ fn read(file: &Path, text: &str, environment: &dyn Environment) -> Result<Config
     let Reading { value, faults, .. } = reader::read(text, environment, config);
     match value.flatten() {
         Some(config) if faults.is_empty() => Ok(config),
-        // Unreachable: whatever leaves no configuration has said why. But no fault must not mean success.
+        // Unreachable: a missing configuration has a fault.
         None if faults.is_empty() => Err(Faults::of_file(file, "cannot be used".into())),
         _ => Err(Faults { file: file.into(), faults }),
     }
 }
 
-/// The top section. `None` where there was a fault that leaves no configuration to build.
+/// The top section. `None` if a fault leaves no configuration to build.
 fn config(section: &Section) -> Option<Config> {
     let cluster = section.parsed("cluster", forms::name);
     let cluster = section.required("cluster", cluster, "name the cluster: it is the first part of every backup's key");
@@ -148,7 +146,7 @@ fn config(section: &Section) -> Option<Config> {
     })
 }
 
-/// The node's name, the host's where the file gives none.
+/// The node's name, or the host's if the file has none.
 fn node(section: &Section) -> Option<Name> {
     let given = section.parsed("node", forms::name);
     if given.is_some() || section.is_faulty("node") {
@@ -157,12 +155,12 @@ fn node(section: &Section) -> Option<Name> {
     let host = section.environment().host_name().unwrap_or_default();
     let name = Name::new(host_as_name(&host)).ok();
     if name.is_none() {
-        section.fault("node", "is not set, and the host's name gives none; set node");
+        section.fault("node", "is not set, and the host's name is no valid name; set node");
     }
     name
 }
 
-/// A host's name made to fit: lower case, `-` for what keys do not take.
+/// A host's name as a [`Name`]: in lower case, with `-` for characters that a name may not have.
 fn host_as_name(host: &str) -> String {
     let fit = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c) { c } else { '-' };
     let name: String = host.trim().to_lowercase().chars().map(fit).collect();
@@ -176,7 +174,7 @@ fn admin(section: &Section) -> Admin {
     });
     let socket = section.path("socket").unwrap_or_else(|| PathBuf::from("/run/penstock/control.sock"));
     let (certificate, key) = (section.path("tls_certificate"), section.path("tls_key"));
-    let alone = |key, other| section.fault(key, format!("stands alone; TLS takes both, give {other} too"));
+    let alone = |key, other| section.fault(key, format!("is set without {other}; expected both"));
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => Some(AdminTls { certificate, key }),
         (Some(_), None) if !section.is_faulty("tls_key") => {

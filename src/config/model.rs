@@ -1,4 +1,4 @@
-//! What a checked configuration holds. Everything here is valid: names fit, sizes are in range, references exist.
+//! The types of a checked configuration. Every value is valid: names fit, sizes are in range, references exist.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::format::key::Name;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub cluster: Name,
-    /// The host name where the file leaves it empty.
+    /// The host's name if the file has none.
     pub node: Name,
     pub state_dir: PathBuf,
     pub admin: Admin,
@@ -46,7 +46,7 @@ pub struct Log {
     pub level: LogLevel,
 }
 
-/// The least grave events that are logged.
+/// The least severe events that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum LogLevel {
     Error,
@@ -74,7 +74,7 @@ pub struct Limits {
     pub concurrent_jobs: usize,
     /// Bytes per second for all jobs; `None` is no limit.
     pub bandwidth: Option<u64>,
-    /// Resolved: `0` in the file is the number of cores.
+    /// `0` in the file becomes the number of cores.
     pub compression_threads: usize,
 }
 
@@ -135,14 +135,14 @@ pub struct Hop {
     pub session_name: String,
 }
 
-/// A secret given in the configuration, or the file it is read from each time it is needed.
+/// A secret in the configuration, or the file to read it from at each use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     Inline(Secret),
     File(PathBuf),
 }
 
-/// A string that is wiped when dropped and never shown.
+/// A string that is wiped when dropped, and that no output shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -165,10 +165,10 @@ impl fmt::Debug for Secret {
 }
 
 impl SecretSource {
-    /// The secret now. A file's final line feed is not part of it.
+    /// Reads the secret. A file's final line feed is not part of it.
     ///
     /// # Errors
-    /// When the file cannot be read or is not UTF-8; the error names the file, never what is in it.
+    /// When the file cannot be read or is not UTF-8; the error names the file, never its content.
     pub fn read(&self) -> std::io::Result<Secret> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
@@ -209,16 +209,16 @@ pub struct Upload {
     pub sign_payload: SignPayload,
 }
 
-/// Requests for one stream at a time: parts in flight of an upload, GETs of a download.
+/// Requests in flight for one stream: parts of an upload, GETs of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {
-    /// `0` in the file: found while the upload runs.
+    /// `0` in the file: adapted while the upload runs.
     Auto,
     /// From 1 to 1000.
     AtMost(u16),
 }
 
-/// As far as `concurrency = 0` goes: 64 parts of 16 MiB are a GiB of memory.
+/// The highest value that `concurrency = 0` reaches: 64 parts of 16 MiB are a GiB of memory.
 pub const MOST_CONCURRENCY: u16 = 64;
 
 impl Concurrency {
@@ -234,14 +234,14 @@ impl Concurrency {
 /// Whether a request's signature covers its body (docs/decisions/0004).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SignPayload {
-    /// Over plain HTTP yes, over TLS no: TLS protects the body already, and a second SHA-256 costs as much as the first.
+    /// Over plain HTTP yes, over TLS no: TLS already protects the body, and a second SHA-256 costs as much as the first.
     #[default]
     Auto,
     Always,
     Never,
 }
 
-/// [`Job::min_live`] where nobody says otherwise.
+/// The default of [`Job::min_live`].
 pub const MIN_LIVE: u16 = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,7 +255,7 @@ pub struct Job {
     pub time_zone: String,
     pub timeout: Option<Duration>,
     pub incremental: bool,
-    /// After so long since the last full backup, the next one is full.
+    /// The next backup is full if the last full one is older than this.
     pub full_every: Option<Duration>,
     /// Thousandths of an object that must be live for the next backup to refer to it.
     pub min_live: u16,
@@ -263,7 +263,7 @@ pub struct Job {
     pub retention: Option<Retention>,
     pub before: Vec<Vec<String>>,
     pub after: Vec<Vec<String>>,
-    /// Of each command of `before` and `after`.
+    /// For each command of `before` and `after`.
     pub hook_timeout: Duration,
     pub sources: Vec<Source>,
 }
@@ -282,6 +282,6 @@ pub struct Retention {
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
     pub keep_within: Option<Duration>,
-    /// How long what a deleted backup needs stays after it; `None` leaves it to [`crate::prune::GRACE`].
+    /// How long the objects of a deleted backup stay; `None`: [`crate::prune::GRACE`].
     pub grace: Option<Duration>,
 }

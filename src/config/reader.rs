@@ -1,11 +1,11 @@
-//! Reads a TOML file section by section, and collects every fault of it instead of stopping at the first.
+//! Reads a TOML file section by section, and collects every fault in it instead of stopping at the first.
 //!
-//! A part of the configuration asks its [`Section`] for each key it knows, always all of them, whatever the values are.
-//! What was asked for *is* the list of known keys: when that part is read, a key that nobody asked for is a fault. So
-//! the list cannot drift from the code, and [`Reading::known`] lets tests hold the schema and the example to it.
+//! Each part of the configuration asks its [`Section`] for every key it knows, whatever the values are.
+//! These requests *are* the list of known keys: a key that the part has not asked for is a fault. So
+//! the list cannot differ from the code, and tests compare the schema and the example with [`Reading::known`].
 //!
-//! A getter that finds a fault records it and answers `None` or the default; reading goes on, and the caller throws the
-//! result away if there is any fault at the end. The typed getters are in `values`.
+//! A getter that finds a fault records it and returns `None` or the default; reading goes on, and the caller drops the
+//! result if there is a fault at the end. `values` has the typed getters.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -17,18 +17,18 @@ use toml::de::{DeTable, DeValue};
 use super::environment::Environment;
 use super::faults::{Fault, position};
 
-/// What came out of a file.
+/// The result of reading a file.
 pub(super) struct Reading<T> {
-    /// Absent where the file is not TOML. To be used only where there are no faults.
+    /// `None` if the file is not TOML. Valid only if there are no faults.
     pub value: Option<T>,
     /// In the order of the file.
     pub faults: Vec<Fault>,
-    /// Every key that was asked for, as `locations.*.assume_role[].role_arn`.
-    #[cfg_attr(not(test), allow(dead_code, reason = "what the schema and the example are tested against"))]
+    /// Every known key, as `locations.*.assume_role[].role_arn`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare the schema and the example with it"))]
     pub known: BTreeSet<String>,
 }
 
-/// Reads `text` with `parse`, which gets the file's top section.
+/// Reads `text`; `parse` reads the file's top section.
 pub(super) fn read<T>(text: &str, environment: &dyn Environment, parse: impl FnOnce(&Section) -> T) -> Reading<T> {
     let file = File { text, environment, faults: RefCell::default(), known: RefCell::default() };
     let value = match DeTable::parse(text) {
@@ -69,21 +69,21 @@ impl File<'_> {
     }
 }
 
-/// One table of the file, or the empty one that stands for a table that is not there.
+/// One table of the file, empty if the file does not have it.
 pub(super) struct Section<'a> {
     file: &'a File<'a>,
     table: Option<&'a DeTable<'a>>,
-    /// Where a missing key is reported: the table's header.
+    /// The place of the table's header, for the fault of a missing key.
     offset: usize,
     /// `locations.primary.upload`.
     path: String,
-    /// The same without what the operator named: `locations.*.upload`.
+    /// The path with `*` for names of the operator's: `locations.*.upload`.
     pattern: String,
     asked: RefCell<BTreeSet<&'static str>>,
 }
 
 impl<'a> Section<'a> {
-    /// The value of `key`, which is a known key from here on.
+    /// The value of `key`, which is now a known key.
     pub(super) fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.asked.borrow_mut().insert(key);
         self.file.known.borrow_mut().insert(join(&self.pattern, key));
@@ -99,44 +99,44 @@ impl<'a> Section<'a> {
         self.value(key).is_some()
     }
 
-    /// A fault of `key`: at its value, or at the section's header where the key is not there.
+    /// Records a fault of `key`, at its value, or at the section's header if the key is missing.
     pub(super) fn fault(&self, key: &'static str, message: impl Into<String>) {
         let offset = self.table.and_then(|table| table.get(key)).map_or(self.offset, |value| value.span().start);
         self.file.fault(offset, join(&self.path, key), message.into());
     }
 
-    /// A fault of the section itself, at its header.
+    /// Records a fault of the section itself, at its header.
     pub(super) fn fault_here(&self, message: impl Into<String>) {
         self.file.fault(self.offset, self.path.clone(), message.into());
     }
 
-    /// A fault of something inside the value of `key`; `inside` is `[2]` or `.name`.
+    /// Records a fault inside the value of `key`; `inside` is `[2]` or `.name`.
     pub(super) fn fault_inside(&self, key: &'static str, inside: &str, offset: usize, message: impl Into<String>) {
         self.file.fault(offset, format!("{}{inside}", join(&self.path, key)), message.into());
     }
 
-    /// Whether `key`, or something inside it, has a fault already.
+    /// Whether `key`, or a value inside it, already has a fault.
     pub(super) fn is_faulty(&self, key: &'static str) -> bool {
         let path = join(&self.path, key);
         let inside = |rest: &str| rest.is_empty() || rest.starts_with(['[', '.']);
         self.file.faults.borrow().iter().any(|fault| fault.key.strip_prefix(path.as_str()).is_some_and(inside))
     }
 
-    /// A fault where `key` is set although it has no meaning here; `where_it_has` says when it would. An empty string
-    /// does not set it, so that one file with variables serves several kinds of credentials.
-    pub(super) fn only_with(&self, key: &'static str, applies: bool, where_it_has: &str) {
+    /// Records a fault if `key` is set although it does not apply; `condition` names the setting that it applies with. An empty
+    /// string does not set it, so that one file with variables serves several kinds of credentials.
+    pub(super) fn only_with(&self, key: &'static str, applies: bool, condition: &str) {
         if !applies && self.has(key) && !self.is_empty_text(key) {
-            self.fault(key, format!("has a meaning only with {where_it_has}; remove it, or change that"));
+            self.fault(key, format!("applies only with {condition}; remove it, or change that"));
         }
     }
 
-    /// The table `key`. Where it is not there, `parse` reads an empty one, so that defaults and missing keys have one place.
+    /// The table `key`. If it is missing, `parse` reads an empty one, so that it alone has the defaults and required keys.
     pub(super) fn table<T>(&self, key: &'static str, parse: impl FnOnce(&Section) -> T) -> T {
         let (table, offset) = match self.value(key) {
             Some(value) => match value.get_ref() {
                 DeValue::Table(table) => (Some(table), value.span().start),
                 other => {
-                    self.fault(key, format!("expected a table, came a value of type {}", other.type_str()));
+                    self.fault(key, format!("expected a table, found a value of type {}", other.type_str()));
                     (None, value.span().start)
                 }
             },
@@ -145,13 +145,13 @@ impl<'a> Section<'a> {
         self.file.section(table, offset, join(&self.path, key), join(&self.pattern, key)).read(parse)
     }
 
-    /// The table of tables `key`: `[locations.NAME]`, with what `parse` makes of each.
+    /// The table of tables `key`, `[locations.NAME]`; `parse` reads each.
     pub(super) fn named<T>(&self, key: &'static str, mut parse: impl FnMut(&str, &Section) -> T) -> Vec<(String, T)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let DeValue::Table(tables) = value.get_ref() else {
             self.fault(
                 key,
-                format!("expected a table for each name, `[{key}.NAME]`, came {}", value.get_ref().type_str()),
+                format!("expected a table for each name, `[{key}.NAME]`, found {}", value.get_ref().type_str()),
             );
             return Vec::new();
         };
@@ -161,7 +161,7 @@ impl<'a> Section<'a> {
             let path = join(&join(&self.path, key), name);
             let DeValue::Table(table) = value.get_ref() else {
                 let message =
-                    format!("expected a table, `[{key}.NAME]`, came a value of type {}", value.get_ref().type_str());
+                    format!("expected a table, `[{key}.NAME]`, found a value of type {}", value.get_ref().type_str());
                 self.file.fault(value.span().start, path, message);
                 continue;
             };
@@ -172,11 +172,11 @@ impl<'a> Section<'a> {
         result
     }
 
-    /// The array of tables `key`: `[[jobs.NAME.sources]]`.
+    /// The array of tables `key`, `[[jobs.NAME.sources]]`; `parse` reads each.
     pub(super) fn tables<T>(&self, key: &'static str, mut parse: impl FnMut(&Section) -> T) -> Vec<T> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let expected = |value: &DeValue| {
-            format!("expected tables, each under its own `[[…{key}]]`, came a value of type {}", value.type_str())
+            format!("expected tables, each under its own `[[…{key}]]`, found a value of type {}", value.type_str())
         };
         let DeValue::Array(array) = value.get_ref() else {
             self.fault(key, expected(value.get_ref()));
@@ -195,7 +195,7 @@ impl<'a> Section<'a> {
         result
     }
 
-    /// Lets `parse` read this section, and then refuses the keys it did not ask for.
+    /// Reads this section with `parse`, then records a fault for each key that `parse` did not ask for.
     fn read<T>(self, parse: impl FnOnce(&Section) -> T) -> T {
         let result = parse(&self);
         let asked = self.asked.borrow();
@@ -211,12 +211,12 @@ impl<'a> Section<'a> {
 
 fn unknown(name: &str, known: &BTreeSet<&'static str>) -> String {
     let distance = |known: &&&str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
-    // Half the letters may differ at most, or everything would be like something.
+    // At most half the letters may differ, or every name would be near some key.
     let near = |known: &&&str| distance(known) * 2 <= known.len().min(name.len());
     if let Some(nearest) = known.iter().filter(near).min_by_key(distance) {
         return format!("is not a known key; did you mean `{nearest}`?");
     }
-    let mut message = String::from("is not a known key; known here are");
+    let mut message = String::from("is not a known key; expected one of");
     for (index, known) in known.iter().enumerate() {
         // Writing to a String does not fail.
         let _ = write!(message, "{} {known}", if index == 0 { "" } else { "," });
@@ -224,7 +224,7 @@ fn unknown(name: &str, known: &BTreeSet<&'static str>) -> String {
     message
 }
 
-/// `path.key`, with the key quoted where TOML would need it.
+/// `path.key`, with the key quoted if TOML requires it.
 fn join(path: &str, key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     let dot = if path.is_empty() { "" } else { "." };

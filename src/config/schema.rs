@@ -1,7 +1,7 @@
-//! The JSON Schema of the file, for editors and for whoever writes the file by machine.
+//! The JSON Schema of the file, for editors and for programs that write the file.
 //!
-//! Written by hand: a test holds its keys to the ones that the reader asks for, and every key has a description. It
-//! promises less than the reader checks: what depends on other keys, or on the environment, only the reader knows.
+//! Written by hand: a test compares its keys with those that the reader knows, and every key has a description. The
+//! reader alone checks conditions that depend on other keys or on the environment.
 
 use serde_json::{Value, json};
 
@@ -19,12 +19,12 @@ pub fn schema() -> Value {
     let mut schema = Object(what, &["cluster", "locations"]).of([
         text("cluster", "The cluster's name, the first part of every backup's key: [a-z0-9._-]."),
         text("node", "This machine's name. Not set: the host's name."),
-        default_text("state_dir", "Journals of running uploads, and what the daemon remembers.", "/var/lib/penstock"),
+        default_text("state_dir", "Journals of running uploads, and records of jobs.", "/var/lib/penstock"),
         ("admin", admin()),
         ("log", log()),
         ("limits", limits()),
         named("locations", "Buckets and how to reach them, each under a name.", &location()),
-        named("jobs", "What is saved, where to and when, each under a name. The name adhoc is taken.", &job()),
+        named("jobs", "What is saved, where to and when, each under a name. The name adhoc is reserved.", &job()),
     ]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("penstock.toml");
@@ -32,7 +32,7 @@ pub fn schema() -> Value {
 }
 
 fn admin() -> Value {
-    Object("Where the daemon is asked.", &[]).of([
+    Object("Where the daemon listens.", &[]).of([
         default_text(
             "listen",
             "Address and port of /metrics, /healthz, /readyz and /api/v1/status: read-only.",
@@ -46,11 +46,11 @@ fn admin() -> Value {
 
 fn log() -> Value {
     let words = LogLevel::WORDS.map(|(word, _)| word);
-    Object("What the daemon logs.", &[]).of([default_words("level", "The least grave events that are logged.", &words)])
+    Object("What the daemon logs.", &[]).of([default_words("level", "The least severe events to log.", &words)])
 }
 
 fn limits() -> Value {
-    Object("What Penstock may use.", &[]).of([
+    Object("Limits of Penstock's resources.", &[]).of([
         size("memory", "Buffers of every job together. A stream needs one part and 25MiB.", "256MiB"),
         integer("concurrent_jobs", "Jobs that run at a time.", 1, 1000, 2),
         size("bandwidth", "Bytes per second of all uploads together, at least 64KiB; 0 for no limit.", "0"),
@@ -85,7 +85,7 @@ fn location() -> Value {
 }
 
 fn credentials() -> Value {
-    Object("Who Penstock is before it assumes a role.", &[]).of([
+    Object("The credentials with which Penstock assumes the first role.", &[]).of([
         default_words(
             "source",
             "Where the base credentials come from.",
@@ -117,7 +117,7 @@ fn encryption() -> Value {
     Object("Encryption at rest.", &[]).of([
         default_words(
             "mode",
-            "What is asked for with each object.",
+            "The encryption that each upload asks for.",
             &["bucket-default", "sse-s3", "sse-kms", "dsse-kms"],
         ),
         text("kms_key_id", "sse-kms, dsse-kms: the key's ARN, ID or alias. Not set: the account's aws/s3 key."),
@@ -131,7 +131,7 @@ fn upload() -> Value {
         integer("concurrency", "Parts or GETs in flight for one stream; 0 lets Penstock choose.", 0, 1000, 8),
         size(
             "object_size",
-            &format!("A longer stream goes on in a next object: one part to {MAX_PARTS}, at most 5TiB."),
+            &format!("A longer stream continues in another object: one part to {MAX_PARTS}, at most 5TiB."),
             "64GiB",
         ),
         default_words(
@@ -149,22 +149,22 @@ fn job() -> Value {
                 "schedule",
                 "As in crontab(5): minute, hour, day of the month, month, day of the week; or @daily. Not set: only by hand.",
             ),
-            default_text("jitter", "Each run is put off by a random time up to this.", "0s"),
+            default_text("jitter", "Each run starts later by a time up to this, fixed for the node and job.", "0s"),
             default_words("catch_up", "After missed runs: one run at once, or none.", &["once", "never"]),
-            default_text("time_zone", "Whose clock the schedule goes by, such as Europe/Berlin.", "UTC"),
+            default_text("time_zone", "The time zone of the schedule, such as Europe/Berlin.", "UTC"),
             text("timeout", "A run that takes longer is stopped. Not set: no limit."),
             boolean("incremental", "Store only what the last backup does not have.", true),
             text(
                 "full_every",
-                "So long after the last full backup, the next one is full, such as 30d. Not set: never.",
+                "The next backup is full if the last full one is older than this, such as 30d. Not set: never.",
             ),
-            share("min_live", "An object of which less is needed is not referred to any more.", 0.3),
+            share("min_live", "A backup stores the chunks of an object again if less of it than this is live.", 0.3),
             default_words("compression", "How data is compressed.", &["zstd", "none"]),
             integer("compression_level", "zstd: its level.", *LEVELS.start(), *LEVELS.end(), DEFAULT_LEVEL),
             ("retention", retention()),
             list(
                 "before",
-                "Commands before the run; one that fails, fails it.",
+                "Commands before the run; a failed command fails the run.",
                 &array("One command.", &string("A word of it.")),
             ),
             list(
@@ -181,11 +181,11 @@ fn retention() -> Value {
     let count =
         |key, what: &str| (key, json!({"description": what, "type": "integer", "minimum": 0, "maximum": u32::MAX}));
     Object("A backup stays as long as one rule keeps it. Not set: every backup stays.", &[]).of([
-        count("keep_last", "How many of the newest."),
-        count("keep_daily", "The newest of each of so many days."),
-        count("keep_weekly", "The newest of each of so many weeks."),
-        count("keep_monthly", "The newest of each of so many months."),
-        text("keep_within", "All that are no older than this, counted from the newest, such as 2d."),
-        default_text("grace", "How long what a deleted backup needs stays: the longest restore.", "24h"),
+        count("keep_last", "Keep this many of the newest."),
+        count("keep_daily", "Keep the newest of each day, for this many days."),
+        count("keep_weekly", "Keep the newest of each week, for this many weeks."),
+        count("keep_monthly", "Keep the newest of each month, for this many months."),
+        text("keep_within", "Keep all that are no older than this, counted from the newest, such as 2d."),
+        default_text("grace", "How long the objects of a deleted backup stay: the time of the longest restore.", "24h"),
     ])
 }

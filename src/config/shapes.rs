@@ -1,14 +1,14 @@
-//! What the schema says of a key, by the shape of its value.
+//! Builds the schema of a key, by the shape of its value.
 
 use serde_json::{Map, Value, json};
 
-/// A string that holds a variable, or nothing, may stand wherever a word does.
+/// A string with a variable, or an empty one, is valid instead of a word.
 const VARIABLE_OR_EMPTY: &str = r"^$|\$\{";
 
 /// A key and the schema of its value.
 pub(super) type Property = (&'static str, Value);
 
-/// A table: what it is for, and the keys that it must have.
+/// A table: its description, and its required keys.
 pub(super) struct Object<'a>(pub &'a str, pub &'a [&'a str]);
 
 impl Object<'_> {

@@ -1,6 +1,6 @@
-//! `[[jobs.NAME.sources]]`: one thing that a job saves, and the table of the kinds of source.
+//! `[[jobs.NAME.sources]]`: the sources of a job, and the table of source kinds.
 //!
-//! The module of a kind has its keys, their schema, and how they are read. What a run does with it is in `job/kinds.rs`.
+//! The module of a kind has its keys, their schema, and their reader. `job/kinds.rs` has what a run does with the kind.
 
 mod command;
 mod ebs;
@@ -18,7 +18,7 @@ use super::reader::Section;
 use super::shapes::{Object, Property, text, words};
 use crate::format::key::Name;
 
-/// The table: the kinds that a file may name, in the order in which messages name them.
+/// The table of source kinds, in the order in which messages name them.
 static KINDS: [Kind; 4] = [tree::KIND, file::KIND, command::KIND, ebs::KIND];
 
 struct Kind {
@@ -26,7 +26,7 @@ struct Kind {
     word: &'static str,
     /// Its keys besides `type` and `name`, each with its schema.
     keys: fn() -> Vec<Property>,
-    /// Reads these keys. `None` where a fault leaves no source to build.
+    /// Reads these keys. `None` if a fault leaves no source to build.
     read: fn(&Section, Option<&Name>) -> Option<SourceKind>,
 }
 
@@ -50,7 +50,7 @@ pub enum SourceKind {
     },
     Command {
         argv: Vec<String>,
-        /// Whether it may write nothing at all.
+        /// Whether an empty output is accepted.
         allow_empty: bool,
     },
     /// Only ad hoc: `penstock backup … -`.
@@ -60,7 +60,7 @@ pub enum SourceKind {
     Ebs(Ebs),
 }
 
-/// A source's name, and its kind where that has no fault.
+/// A source's name, and its kind unless that has a fault.
 pub(super) fn read(section: &Section) -> Option<(Name, Option<SourceKind>)> {
     let name = section.parsed("name", forms::name);
     let name = section.required("name", name, "it becomes part of the objects' keys: [a-z0-9._-]");
@@ -72,7 +72,7 @@ pub(super) fn read(section: &Section) -> Option<(Name, Option<SourceKind>)> {
             Some(kind) if !owners.contains(&kind.word) => {
                 section.only_with(key, false, &format!("type = {}", alternatives(&owners)));
             }
-            // A known key, also where the type has a fault.
+            // Marks the key as known, even if the type has a fault.
             Some(_) | None => drop(section.value(key)),
         }
     }
@@ -82,14 +82,14 @@ pub(super) fn read(section: &Section) -> Option<(Name, Option<SourceKind>)> {
 
 pub(super) fn schema() -> Value {
     let own = [
-        words("type", "What it is.", &KINDS.each_ref().map(|kind| kind.word)),
+        words("type", "The kind of source.", &KINDS.each_ref().map(|kind| kind.word)),
         text("name", "Names the item in the backup, once in a job: [a-z0-9._-]."),
     ];
     let of_kinds = keys().into_iter().map(|(key, (schema, _))| (key, schema));
-    Object("One thing that a job saves.", &["type", "name"]).of(own.into_iter().chain(of_kinds))
+    Object("One source that a job saves.", &["type", "name"]).of(own.into_iter().chain(of_kinds))
 }
 
-/// The keys of all kinds, each with its schema, described for every kind that has it, and the words of these kinds.
+/// The keys of all kinds, each with its schema, a description for each kind that has the key, and the words of these kinds.
 fn keys() -> BTreeMap<&'static str, (Value, Vec<&'static str>)> {
     let mut keys = BTreeMap::<_, (Value, Vec<_>)>::new();
     for kind in &KINDS {

@@ -1,4 +1,4 @@
-//! Sizes and durations as the file writes them.
+//! Parses and formats sizes and durations.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 pub(super) const TIB: u64 = 1 << 40;
 
-/// Powers of 1024 first: the largest that divides a size is how it is shown.
+/// Powers of 1024 first: [`show_size`] uses the largest that divides a size.
 const UNITS: [(&str, u64); 9] = [
     ("TiB", TIB),
     ("GiB", GIB),
@@ -20,8 +20,8 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// `16MiB`, `1 GB`, `0`: a whole number and a unit, bytes without one. Units are read without regard to case; a
-/// bare `M` is refused, since half the world means 1000 by it.
+/// `16MiB`, `1 GB`, `0`: a whole number and a unit, bytes without one. The case of units does not matter. Refuses a
+/// bare `M`, because it may mean 1000 or 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let expected = || format!("is {text:?}; expected a whole number of bytes or one with a unit, such as \"16MiB\"");
     let trimmed = text.trim();
@@ -36,10 +36,10 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(expected)?.1,
     };
     let number: Option<u64> = number.parse().ok();
-    number.and_then(|number| number.checked_mul(factor)).ok_or_else(|| format!("is {text:?}, more than can be counted"))
+    number.and_then(|number| number.checked_mul(factor)).ok_or_else(|| format!("is {text:?}; expected less than 16EiB"))
 }
 
-/// As the file would write it: the largest power of 1024 that divides it.
+/// The size as the file would have it, in the largest power of 1024 that divides it.
 pub(super) fn show_size(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     match UNITS[..4].iter().find(fits) {

@@ -1,8 +1,7 @@
 //! The typed getters of a [`Section`].
 //!
-//! Strings have their variables filled in first. **An empty string means "not set"** for every key that takes one, so
-//! that `"${NAME:-}"` can leave a key out. No getter but [`Section::secret`] is used for secrets, and that one never
-//! shows what it read.
+//! A getter first replaces the variables of a string. **An empty string means "not set"** for every key with a string, so
+//! that `"${NAME:-}"` can leave a key out. Only [`Section::secret`] reads secrets, and it never shows them.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -33,19 +32,19 @@ impl Section<'_> {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Whether `key` is a string that is empty once its variables are filled in.
+    /// Whether `key` is a string that is empty after its variables are replaced.
     pub(super) fn is_empty_text(&self, key: &'static str) -> bool {
         self.value(key).is_some_and(|value| {
             matches!(value.get_ref(), DeValue::String(_)) && self.string(value).is_ok_and(|text| text.is_empty())
         })
     }
 
-    /// A string that `parse` understands. Its error says what was expected and what came, and follows the key.
+    /// A string that `parse` accepts. Its error follows the key: what was found and what was expected.
     pub(super) fn parsed<T>(&self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         parse(&self.text(key)?).map_err(|message| self.fault(key, message)).ok()
     }
 
-    /// Adds a fault where `value`, just read from `key`, is not there and nothing said why yet.
+    /// Adds a fault if `value`, read from `key`, is missing and `key` has no fault yet.
     pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, hint: &str) -> Option<T> {
         if value.is_none() && !self.is_faulty(key) {
             let what = if self.has(key) { "is empty" } else { "is missing" };
@@ -62,7 +61,7 @@ impl Section<'_> {
         match self.value(key)?.get_ref() {
             DeValue::Boolean(value) => Some(*value),
             other => {
-                self.fault(key, format!("expected true or false, came a value of type {}", other.type_str()));
+                self.fault(key, format!("expected true or false, found a value of type {}", other.type_str()));
                 None
             }
         }
@@ -80,7 +79,7 @@ impl Section<'_> {
                 fits
             }
             other => {
-                self.fault(key, format!("{expected}, came a value of type {}", other.type_str()));
+                self.fault(key, format!("{expected}, found a value of type {}", other.type_str()));
                 None
             }
         }
@@ -111,7 +110,7 @@ impl Section<'_> {
             DeValue::Float(value) => (value.to_string(), false),
             DeValue::Integer(value) => (shown_number(value), true),
             other => {
-                self.fault(key, format!("expected a number from 0 to 1, came a value of type {}", other.type_str()));
+                self.fault(key, format!("expected a number from 0 to 1, found a value of type {}", other.type_str()));
                 return None;
             }
         };
@@ -134,13 +133,13 @@ impl Section<'_> {
         })
     }
 
-    /// An array of strings, each of which `parse` understands.
+    /// An array of strings, each of which `parse` accepts.
     pub(super) fn list<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             self.fault(
                 key,
-                format!("expected an array of strings, came a value of type {}", value.get_ref().type_str()),
+                format!("expected an array of strings, found a value of type {}", value.get_ref().type_str()),
             );
             return Vec::new();
         };
@@ -156,14 +155,14 @@ impl Section<'_> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let expected = "expected commands, each an array of strings: [[\"fsfreeze\", \"-f\", \"/data\"]]";
         let DeValue::Array(commands) = value.get_ref() else {
-            self.fault(key, format!("{expected}, came a value of type {}", value.get_ref().type_str()));
+            self.fault(key, format!("{expected}, found a value of type {}", value.get_ref().type_str()));
             return Vec::new();
         };
         let mut result = Vec::new();
         for (index, command) in commands.iter().enumerate() {
             let fault = |message: String| self.fault_inside(key, &format!("[{index}]"), command.span().start, message);
             let DeValue::Array(words) = command.get_ref() else {
-                fault(format!("{expected}, came a value of type {}", command.get_ref().type_str()));
+                fault(format!("{expected}, found a value of type {}", command.get_ref().type_str()));
                 continue;
             };
             match words.iter().map(|word| self.string(word)).collect::<Result<Vec<_>, _>>() {
@@ -185,7 +184,7 @@ impl Section<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             self.fault(
                 key,
-                format!("expected a table of strings, came a value of type {}", value.get_ref().type_str()),
+                format!("expected a table of strings, found a value of type {}", value.get_ref().type_str()),
             );
             return BTreeMap::new();
         };
@@ -225,13 +224,13 @@ impl Section<'_> {
         }
     }
 
-    /// A value that must be a string, with its variables filled in. The error never repeats the value.
+    /// A value that must be a string, with its variables replaced. The error never repeats the value.
     fn string(&self, value: &Spanned<DeValue>) -> Result<String, String> {
         let DeValue::String(text) = value.get_ref() else {
-            return Err(format!("expected a string in quotes, came a value of type {}", value.get_ref().type_str()));
+            return Err(format!("expected a string in quotes, found a value of type {}", value.get_ref().type_str()));
         };
         let text = interpolate(text, self.environment()).map_err(|error| error.to_string())?;
-        // No path, argument or header can carry one; better here than at the first use.
+        // No path, argument or header can hold a NUL.
         if text.contains('\0') { Err("holds a NUL character; remove it".into()) } else { Ok(text) }
     }
 }

@@ -1,12 +1,12 @@
-//! Every job's place: when it is due, whether it waits or runs, how it ended. All decisions of the scheduler, without I/O:
-//! the time comes in, and what to start goes out.
+//! Makes all decisions of the scheduler, without I/O: from the time, which runs to start. Knows of each job when it is due,
+//! whether it waits or runs, and how it last ended.
 //!
-//! - **No overlap**: a job that is due while it waits or runs is skipped, said and counted.
-//! - **Order**: who was due first starts first, `concurrent_jobs` at a time.
-//! - **Awaited runs**: whoever triggers one is told how that run ended, also when a reload has removed its job meanwhile.
-//! - **Missed runs** (the machine was off or asleep, or the process ended during the run): `catch_up` decides; several missed ones are one.
-//! - **The clock**: one that is set back by more than [`STEP`] makes every schedule be planned anew; one that is set forward
-//!   is a missed run. A success is never of the future: its age would hide for as long that there are no others.
+//! - **No overlap**: a job that is due while it waits or runs is skipped, logged and counted.
+//! - **Order**: the job that was due first starts first, `concurrent_jobs` at a time.
+//! - **Awaited runs**: a caller that triggers a run gets the end of that run, even if a reload has removed the job meanwhile.
+//! - **Missed runs** (the machine was off or asleep, or the process ended during the run): `catch_up` decides; several missed runs count as one.
+//! - **The clock**: set back by more than [`STEP`], it makes the board plan every schedule again; set forward, it causes a missed
+//!   run. A last success never lies in the future: it would hide that no newer one follows.
 
 mod entry;
 
@@ -29,7 +29,7 @@ pub(super) use entry::Entry;
 /// How far a clock must be set back to matter.
 const STEP: SignedDuration = SignedDuration::from_mins(1);
 
-/// Why a run is made.
+/// Why a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Cause {
@@ -54,14 +54,14 @@ pub(super) struct Running {
     pub(super) cancel: CancellationToken,
 }
 
-/// What is to be started.
+/// A run to start.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub(super) job: Arc<config::Job>,
     pub(super) running: Running,
 }
 
-/// How a run ended, as its task says it.
+/// How a run ended, from its task.
 #[derive(Debug, Clone)]
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
@@ -76,7 +76,7 @@ pub(super) struct Verdict {
 pub(super) enum Refusal {
     #[error("there is no job {0}; the configuration has {1}")]
     Unknown(String, String),
-    #[error("job {0} runs already, since {1}")]
+    #[error("job {0} has been running since {1}")]
     Runs(Name, Timestamp),
     #[error("the daemon is stopping")]
     Stopping,
@@ -86,7 +86,7 @@ pub(super) enum Refusal {
 pub(super) struct Board {
     node: Name,
     jobs: BTreeMap<Name, Entry>,
-    /// Not written yet, of jobs that have left: each keeps its file, and finds it when it comes back.
+    /// Unsaved records of jobs that have left the configuration.
     parted: BTreeMap<Name, Record>,
     concurrent: usize,
     turns: u64,
@@ -115,7 +115,7 @@ impl Board {
         self.jobs.values()
     }
 
-    /// Jobs that run, wait, or will soon make up for a run that was missed or interrupted: what that one left may be of use to them.
+    /// Jobs that run, wait, or will soon make up for a missed or interrupted run. They may resume the uploads that the last run left.
     pub(super) fn about_to_run(&self) -> BTreeSet<Name> {
         let soon = |entry: &Entry| {
             entry.waiting.is_some()
@@ -129,7 +129,7 @@ impl Board {
         self.jobs.iter().filter_map(|(name, entry)| Some((name, entry.running.as_ref()?)))
     }
 
-    /// Adds, changes and removes jobs. What runs is not touched; one that leaves while it runs is forgotten when it ends.
+    /// Adds, changes and removes jobs. A run goes on; a job removed during its run is forgotten when the run ends.
     pub(super) fn reconfigure(&mut self, config: &Config, now: Timestamp, recall: impl Fn(&Name) -> Record) {
         self.concurrent = config.limits.concurrent_jobs;
         for (name, job) in &config.jobs {
@@ -137,7 +137,7 @@ impl Board {
                 let back = std::mem::replace(&mut entry.removed, false);
                 if back || *entry.job != *job {
                     entry.change(job, &self.node, now);
-                    tracing::info!(job = %name, "job changed");
+                    tracing::info!(job = %name, "job changed: planned again");
                 }
             } else {
                 let parted = self.parted.remove(name);
@@ -177,11 +177,11 @@ impl Board {
         }
     }
 
-    /// What is due at `now`, as far as there is room.
+    /// The runs to start at `now`, within `concurrent_jobs`.
     pub(super) fn tick(&mut self, now: Timestamp) -> Vec<Start> {
         let back = self.last_tick.duration_since(now);
         if back > STEP {
-            tracing::warn!(from = %self.last_tick, to = %now, "the clock was set back: every schedule is planned anew");
+            tracing::warn!(from = %self.last_tick, to = %now, "the clock was set back: planning every schedule again");
             for (name, entry) in &mut self.jobs {
                 entry.set_back(now, back);
                 if let Some(success) = entry.record.last_success {
@@ -197,7 +197,7 @@ impl Board {
             if let Some(skipped) = entry.come_due(now, &mut self.turns) {
                 let missed = entry.record.planned;
                 self.metrics.job(name.as_str()).skipped(skipped);
-                tracing::warn!(job = %name, reason = skipped.as_str(), next = missed.map(tracing::field::display), "run skipped");
+                tracing::warn!(job = %name, reason = skipped.as_str(), next = missed.map(tracing::field::display), "run skipped: the job waits for its next time");
             }
         }
         let mut started = Vec::new();
@@ -210,12 +210,12 @@ impl Board {
         started
     }
 
-    /// The next time that [`Board::tick`] has something to do.
+    /// When [`Board::tick`] next has something to do.
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         self.jobs.values().flat_map(|entry| [entry.next, entry.retry]).flatten().min()
     }
 
-    /// Puts the job in line. How that run ends is sent; the sender is dropped where it never begins.
+    /// Queues a run of the job. The receiver gets the run's end, or an error if the run never begins.
     pub(super) fn trigger(&mut self, name: &str, now: Timestamp) -> Result<oneshot::Receiver<Ended>, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
@@ -227,7 +227,7 @@ impl Board {
         if let Some(running) = &entry.running {
             return Err(Refusal::Runs(name.clone(), running.since));
         }
-        // Takes the place of a retry.
+        // The triggered run replaces a retry.
         (entry.retry, entry.retries) = (None, 0);
         entry.wait(now, Cause::Trigger, &mut self.turns);
         let (sender, receiver) = oneshot::channel();
@@ -236,7 +236,7 @@ impl Board {
         Ok(receiver)
     }
 
-    /// A run is over.
+    /// Records the end of a run.
     pub(super) fn finish(&mut self, name: &Name, verdict: Verdict, now: Timestamp) {
         let Some(entry) = self.jobs.get_mut(name) else { return };
         let Some(running) = entry.running.take() else { return };
@@ -248,11 +248,11 @@ impl Board {
             now,
         );
         if let Some(retry) = entry.retry {
-            tracing::info!(job = %name, at = %retry, retry = entry.retries, "the run is made again");
+            tracing::info!(job = %name, at = %retry, retry = entry.retries, "run failed: it will be retried");
         }
-        // Nothing cancels a run but the process's own end.
+        // Only a stop of the daemon cancels a run.
         entry.record.interrupted = verdict.outcome == Outcome::Cancelled;
-        // Its clock may have been set back since.
+        // The clock may have been set back since the commit.
         entry.record.last_success = verdict.good.map(|at| at.min(now)).or(entry.record.last_success);
         let ended = Ended {
             started: running.since,
@@ -262,7 +262,7 @@ impl Board {
             error: verdict.error,
         };
         for awaiting in entry.awaited.drain(..) {
-            // Whoever has hung up is told nothing.
+            // Fails only if the caller has hung up.
             let _ = awaiting.send(ended.clone());
         }
         entry.record.last = Some(ended);
@@ -271,7 +271,7 @@ impl Board {
         self.show();
     }
 
-    /// Starts nothing any more, and cancels what runs.
+    /// Starts no more runs, and cancels those in progress.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
         for entry in self.jobs.values_mut() {
@@ -282,7 +282,7 @@ impl Board {
         }
     }
 
-    /// The records that have changed since they were last taken.
+    /// The records that have changed since the last call.
     pub(super) fn take_unsaved(&mut self) -> Vec<(Name, Record)> {
         let changed = self.jobs.iter_mut().filter(|(_, entry)| entry.unsaved);
         let take = |(name, entry): (&Name, &mut Entry)| {
@@ -292,7 +292,7 @@ impl Board {
         changed.map(take).chain(std::mem::take(&mut self.parted)).collect()
     }
 
-    /// One that could not be written is written with the next.
+    /// Marks a record that could not be written, so that the next save writes it.
     pub(super) fn keep_unsaved(&mut self, name: &Name, record: &Record) {
         match self.jobs.get_mut(name) {
             Some(entry) => entry.unsaved = true,

@@ -1,8 +1,8 @@
-//! The connections of a listener, which takes every caller at once.
+//! Limits the connections of a listener, which accepts every caller at once.
 //!
-//! - **Bounded**: when every place is taken, the oldest connection loses its place to the newest. So connections that ask and do not
-//!   read, or that never finish asking, keep nobody out: `/healthz` and `penstock status` are answered beside any number of them.
-//! - **Failure**: a listener out of descriptors closes its oldest connection and goes on a second later.
+//! - **Bounded**: when every place is in use, the oldest connection loses its place to the newest. So connections that never finish
+//!   their request, or do not read the answer, block nobody: `/healthz` and `penstock status` answer beside any number of them.
+//! - **Failure**: a listener without free descriptors closes its oldest connection and accepts again a second later.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Class;
 
-/// Between two warnings that the places were all taken.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Between two warnings that every place is in use.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// After an accept that failed: descriptors come back as others end.
+/// Pause after an accept that failed: other connections end and free descriptors.
 const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Callers {
-    /// Whose places they are, for the log.
+    /// The server's name in the log.
     name: &'static str,
     places: usize,
     inside: Mutex<Inside>,
@@ -33,9 +33,9 @@ pub(super) struct Callers {
 #[derive(Debug, Default)]
 struct Inside {
     next: u64,
-    /// By age.
+    /// In order of age.
     taken: BTreeMap<u64, CancellationToken>,
-    said: Option<Instant>,
+    warned: Option<Instant>,
 }
 
 impl Inside {
@@ -46,7 +46,7 @@ impl Inside {
     }
 }
 
-/// A connection's own, given back when dropped.
+/// The place of one connection, free again when dropped.
 #[derive(Debug)]
 pub(super) struct Caller {
     callers: Arc<Callers>,
@@ -55,7 +55,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Returns when the place went to a newer connection: this one is to be closed.
+    /// Returns when a newer connection has taken the place: close this one.
     pub(super) async fn lost(&self) {
         self.lost.cancelled().await;
     }
@@ -80,10 +80,9 @@ impl Callers {
         let mut inside = self.lock();
         if inside.taken.len() >= self.places {
             inside.close_oldest();
-            if inside.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                inside.said = Some(Instant::now());
-                let places = self.places;
-                tracing::warn!("{}: more than {places} connections at a time; the oldest are closed", self.name);
+            if inside.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                inside.warned = Some(Instant::now());
+                tracing::warn!(server = self.name, limit = self.places, "too many connections: closing the oldest");
             }
         }
         let (number, lost) = (inside.next, CancellationToken::new());
@@ -92,7 +91,7 @@ impl Callers {
         Caller { callers: Arc::clone(self), number, lost }
     }
 
-    /// Hands each connection that `accept` takes to `serve`, as a task of its own. Never returns.
+    /// Accepts connections with `accept` and serves each in a task of its own. Never returns.
     pub(super) async fn serve<S, F: Future<Output = ()> + Send + 'static>(
         self: Arc<Self>,
         mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
@@ -102,7 +101,7 @@ impl Callers {
             match poll_fn(&mut accept).await {
                 Ok(stream) => drop(tokio::spawn(serve(stream, self.enter()))),
                 Err(error) => {
-                    tracing::warn!(class = %Class::Local, "{} cannot take a connection: {error}", self.name);
+                    tracing::warn!(server = self.name, class = %Class::Local, %error, "could not accept a connection: closing the oldest and trying again");
                     self.lock().close_oldest();
                     tokio::time::sleep(RETRY).await;
                 }
@@ -121,14 +120,14 @@ mod tests {
         let mut places: Vec<Caller> = (0..3).map(|_| callers.enter()).collect();
         let lost = |places: &[Caller]| places.iter().map(|place| place.lost.is_cancelled()).collect::<Vec<_>>();
         assert_eq!(lost(&places), [false; 3]);
-        // One that has ended frees its place.
+        // A connection that has ended frees its place.
         drop(places.remove(1));
         places.push(callers.enter());
         assert_eq!(lost(&places), [false; 3]);
         places.extend((0..2).map(|_| callers.enter()));
         assert_eq!(lost(&places), [true, true, false, false, false]);
         assert_eq!(callers.lock().taken.len(), 3);
-        // The end of one that had lost its place frees no other's.
+        // The end of a connection without a place frees no place.
         drop(places.remove(0));
         assert_eq!(callers.lock().taken.len(), 3);
         drop(places);

@@ -1,6 +1,6 @@
-//! What is done besides the jobs, when a location comes up and every hour from then on: looking after what earlier runs left there.
+//! Cleans up what earlier runs left at a location, when the location comes up and every hour from then on.
 //!
-//! A location that is down is not asked; it has its turn when it is up again.
+//! Skips a location that is down until it is up again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::Daemon;
 /// Between two rounds at a location.
 const EVERY: Duration = Duration::from_hours(1);
 
-/// How soon a location that has come up has its turn.
+/// A location that has come up is cleaned up within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// Until the daemon stops.
+/// Runs until the daemon stops.
 pub(super) async fn run(daemon: Arc<Daemon>) {
     let stop = daemon.stop.clone();
     let _ = stop.run_until_cancelled(rounds(daemon)).await;

@@ -1,12 +1,12 @@
-//! Whether a file is another than before, without reading it.
+//! Detects changed files without reading them.
 //!
-//! The path is followed through symbolic links, so a ConfigMap that Kubernetes swaps, a file that an editor replaces and
-//! one that is written in place all look changed.
+//! Follows symbolic links, so a ConfigMap that Kubernetes swaps, a file that an editor replaces and a file written in
+//! place all count as changed.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// What a file looks like from outside; `None` in it: it is not there.
+/// Device, inode, size and time of a file; `None` in it: the file does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fingerprint(Option<[i64; 5]>);
 
@@ -20,7 +20,7 @@ impl Fingerprint {
     }
 }
 
-/// Some files, as they were when last looked at.
+/// Files, with the fingerprint that each had when last looked at.
 #[derive(Debug)]
 pub(super) struct Watched {
     files: Vec<(PathBuf, Fingerprint)>,
@@ -35,7 +35,7 @@ impl Watched {
         Self { files: paths.into_iter().map(look).collect() }
     }
 
-    /// Watches `paths` from here on. What has been watched already is compared with what it looked like then.
+    /// Watches `paths` from now on. A path that was watched already keeps its fingerprint.
     pub(super) fn follow(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
         let old = std::mem::take(&mut self.files);
         let mut files = Self::new(paths).files;
@@ -47,7 +47,7 @@ impl Watched {
         self.files = files;
     }
 
-    /// The first file that is another than at the last call.
+    /// The first file that has changed since the last call.
     pub(super) fn changed(&mut self) -> Option<PathBuf> {
         let mut first = None;
         for (path, seen) in &mut self.files {
@@ -90,7 +90,7 @@ mod tests {
         fs::remove_file(at("..data")).unwrap();
         assert_eq!(watched.changed(), Some(at("file")));
         assert_eq!(watched.changed(), None);
-        // What changed before more is watched is not forgotten.
+        // A change before `follow` is still seen after it.
         fs::write(at("v1/file"), "again").unwrap();
         let mut watched = Watched::new([at("v1/file")]);
         fs::write(at("v1/file"), "and again").unwrap();

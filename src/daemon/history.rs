@@ -1,4 +1,4 @@
-//! The last failures, for `status` and the page. The log has them all.
+//! Keeps the last failures for `status` and the page. The log has all of them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::error::Report;
 
-/// How many are kept.
+/// The number of failures kept.
 const LENGTH: usize = 20;
 
 /// What failed.
@@ -37,7 +37,7 @@ pub(super) struct Failure {
     pub(super) report: Report,
 }
 
-/// Cheap to clone; all clones are one history.
+/// Cheap to clone; clones share one history.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     failures: Arc<Mutex<VecDeque<Failure>>>,
@@ -56,7 +56,7 @@ impl History {
         self.keep(about, name, report);
     }
 
-    /// Keeps a failure that was logged where it was handled.
+    /// Keeps a failure that the code that handled it has logged.
     pub(super) fn keep(&self, about: About, name: &str, report: &Report) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.truncate(LENGTH - 1);

@@ -1,11 +1,11 @@
-//! The locations that are open, and what the last look at each of them found.
+//! Keeps the open locations, and checks each of them.
 //!
-//! Each has a task that looks: at its credentials every [`CREDENTIALS_EVERY`], which also renews them before a job would
-//! have to wait for that, and at its bucket every [`CHECK_EVERY`], by listing a prefix that holds nothing. What it finds
-//! is logged when it changes. Nothing waits for these tasks: a job tries for itself.
+//! A task for each location checks its credentials every [`CREDENTIALS_EVERY`], which also renews them before a job would
+//! have to wait for that, and its bucket every [`CHECK_EVERY`], by listing an empty prefix. It logs a result that differs
+//! from the one before. Nothing waits for these tasks: a job makes its own requests.
 //!
-//! A location that leaves the configuration, or changes, stays open for as long as a run holds it, but nothing looks at it any more:
-//! its name, and what is said under it, belong to what came in its place.
+//! A location that leaves the configuration, or changes, stays open while a run uses it, but its checks end: its metrics and status
+//! now describe its replacement.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,13 +27,13 @@ use crate::process::Process;
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
 const CHECK_EVERY: Duration = Duration::from_mins(5);
-/// While something is wrong.
+/// Between two checks while the last one failed.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// The adapter's own timeouts end a request before this.
-const LONGEST_LOOK: Duration = Duration::from_mins(2);
+const LONGEST_CHECK: Duration = Duration::from_mins(2);
 
-/// Below the cluster's prefix; no job's name begins with a dot.
-const NOTHING: &str = ".penstock-check/";
+/// Below the cluster's prefix, and empty: no job's name begins with a dot.
+const EMPTY: &str = ".penstock-check/";
 
 #[derive(Debug, Clone, Default)]
 pub(super) enum Credentials {
@@ -45,7 +45,7 @@ pub(super) enum Credentials {
     Refused(Report),
 }
 
-/// What the last look found.
+/// The result of the last check.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     pub(super) credentials: Credentials,
@@ -53,7 +53,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Whether the last check found nothing wrong.
+    /// Whether the last check succeeded.
     pub(super) fn is_up(&self) -> bool {
         matches!(self.checked, Some((_, Ok(()))))
     }
@@ -75,11 +75,11 @@ impl Health {
     }
 }
 
-/// One open location and its looking task, which ends with it.
+/// One open location and the task that checks it, which ends with it.
 pub(super) struct Location {
     pub(super) open: location::Location,
     certificate: Option<Fingerprint>,
-    /// A prefix with nothing below it.
+    /// The empty prefix that a check lists.
     probe: String,
     health: Mutex<Health>,
     task: Mutex<Option<AbortHandle>>,
@@ -87,10 +87,10 @@ pub(super) struct Location {
 
 pub(super) type Locations = BTreeMap<String, Arc<Location>>;
 
-/// Opens what is new or changed, and keeps the others.
+/// Opens the locations that are new or changed, and keeps the others.
 ///
 /// # Errors
-/// The first location that cannot be opened; nothing has changed then.
+/// When a location cannot be opened; `old` is then still in force.
 pub(super) fn open(
     config: &config::Config,
     old: &Locations,
@@ -107,7 +107,7 @@ pub(super) fn open(
             let open = location::Location::open(connect, wanted, (&config.cluster, &config.node), process)?;
             let expiry = open.remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64());
             open.endpoint.metrics().certificate_expiry(expiry);
-            let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
+            let probe = cluster_prefix(&wanted.prefix, &config.cluster) + EMPTY;
             Arc::new(Location { open, certificate, probe, health: Mutex::default(), task: Mutex::default() })
         };
         opened.insert(name.clone(), location);
@@ -115,7 +115,7 @@ pub(super) fn open(
     Ok(opened)
 }
 
-/// The files whose change makes a location another.
+/// The files whose change replaces a location.
 pub(super) fn files(config: &config::Config) -> impl Iterator<Item = PathBuf> {
     config.locations.values().filter_map(|location| location.certificate.clone())
 }
@@ -133,15 +133,15 @@ impl Location {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts looking, if nothing looks yet.
+    /// Starts the task that checks the location, unless it runs already.
     pub(super) fn watch(self: &Arc<Self>, history: &History, stop: &CancellationToken) {
         self.task().get_or_insert_with(|| {
-            // It holds no reference while it sleeps, so that a location that nobody has any more ends it.
+            // Keeps no reference while it sleeps, so that it ends when the last user drops the location.
             let (location, history, stop) = (Arc::downgrade(self), history.clone(), stop.clone());
             let task = async move {
                 let mut last_good = None;
                 while let Some(location) = location.upgrade() {
-                    let pause = location.look(&history, &mut last_good).await;
+                    let pause = location.check(&history, &mut last_good).await;
                     drop(location);
                     tokio::select! {
                         () = stop.cancelled() => return,
@@ -153,15 +153,15 @@ impl Location {
         });
     }
 
-    /// Ends the looking.
+    /// Ends the checks.
     pub(super) fn leave(&self) {
         if let Some(task) = self.task().take() {
             task.abort();
         }
     }
 
-    /// Returns how long nothing need be looked at.
-    async fn look(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
+    /// Returns the time until the next check.
+    async fn check(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
         let credentials = self.within_time(self.open.remote.credentials()).await;
         let usable = credentials.as_ref().map(drop).map_err(Clone::clone);
         self.note_credentials(credentials, history);
@@ -178,10 +178,10 @@ impl Location {
         if last_good.is_some() { CREDENTIALS_EVERY } else { AGAIN_AFTER }
     }
 
-    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Report> {
-        match tokio::time::timeout(LONGEST_LOOK, look).await {
+    async fn within_time<T>(&self, check: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Report> {
+        match tokio::time::timeout(LONGEST_CHECK, check).await {
             Ok(result) => result.map_err(|error| error.report()),
-            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}"))),
+            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_CHECK:?}"))),
         }
     }
 
@@ -212,7 +212,7 @@ impl Location {
         };
         match (before, found) {
             (Some(Err(old)), Err(new)) if old.class == new.class => {}
-            // Said already, when the credentials were looked at.
+            // The check of the credentials has logged it.
             (_, Err(_)) if refused => {}
             (_, Err(fault)) => history.failed(About::Location, self.open.name(), &fault),
             (Some(Ok(())), Ok(())) => {}

@@ -1,14 +1,14 @@
-//! The daemon: when things run. `penstock run`.
+//! The daemon, `penstock run`: runs jobs on their schedules.
 //!
-//! - **One loop** ([`scheduler`]) decides; what it decides is in [`board`], without I/O. Runs, locations' checks and callers are
-//!   tasks of their own and never wait for each other: what they share is behind one lock that is held for no I/O.
-//! - **Start**: everything is read and checked before anything is bound. What the network refuses does not stop the start: the
-//!   daemon is up, not ready, and says why.
-//! - **Reload**: SIGHUP, a changed file, or the control socket. The new configuration is taken whole or not at all; runs keep what
-//!   they started with. What needs a restart is said.
-//! - **Stop**: SIGTERM starts nothing more and cancels what runs, which aborts its uploads. What is not done after [`GRACE`] is
-//!   left to the sweep of the next start.
-//! - **Idle**, it wakes up every [`HEARTBEAT`] and holds no threads but the runtime's.
+//! - **One loop** ([`scheduler`]) acts; [`board`] decides, without I/O. Runs, checks of locations and callers are
+//!   tasks of their own and never wait for each other: they share state behind one lock, and do no I/O under it.
+//! - **Start**: reads and checks everything before it binds a socket. A refusal by the network does not stop the start: the
+//!   daemon is up, not ready, and reports why.
+//! - **Reload**: on SIGHUP, a changed file, or a request at the control socket. Takes the new configuration whole or not at all; runs
+//!   keep the configuration that they started with. Logs a warning for each changed setting that needs a restart.
+//! - **Stop**: SIGTERM starts no more runs and cancels those in progress, which abort their uploads. After [`GRACE`] the daemon leaves
+//!   the rest to the sweep of the next start.
+//! - **Idle**, it wakes up every [`HEARTBEAT`] and has no threads but the runtime's.
 
 mod admin;
 mod board;
@@ -53,22 +53,22 @@ pub use status::{LastRun, RunningStatus, Status, when};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The longest sleep of the scheduler: how late a changed file or a set clock is noticed.
+/// The longest sleep of the scheduler. It notices a changed file or clock no later than this.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A scheduler that has not come round for this long hangs.
+/// A scheduler whose last round began longer ago than this hangs.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// For uploads to be aborted after SIGTERM. Kubernetes kills after 30 s unless told otherwise.
+/// Time to abort uploads after SIGTERM. Kubernetes kills after 30 s by default.
 const GRACE: Duration = Duration::from_secs(25);
 
 /// Orders that wait for the scheduler.
 const ORDERS: usize = 16;
 
-/// What `cli` hands over.
+/// The arguments of [`run`].
 pub struct Setup {
     pub file: PathBuf,
-    /// As it was just read from `file`.
+    /// The content of `file`.
     pub config: Config,
     pub connect: Arc<dyn Connect>,
     pub set_log_level: Box<dyn Fn(LogLevel) + Send + Sync>,
@@ -82,14 +82,14 @@ impl std::fmt::Debug for Setup {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{action} {object}: {error}")]
+    #[error("could not {action} {object}: {error}")]
     Local {
         action: &'static str,
         object: String,
         #[source]
         error: std::io::Error,
     },
-    /// Of the configuration, or of what it asks to be bound.
+    /// The configuration, or a socket that it names, cannot be used.
     #[error("{}", .0.message)]
     Setup(Report),
     #[error(transparent)]
@@ -106,7 +106,7 @@ impl Classify for Error {
     }
 }
 
-/// What the scheduler, the servers and the runs share.
+/// State that the scheduler, the servers and the runs share.
 struct Daemon {
     file: PathBuf,
     started: Timestamp,
@@ -115,8 +115,8 @@ struct Daemon {
     runner: Runner,
     tls: admin::Tls,
     panicked: Arc<AtomicBool>,
-    /// What is remembered could not be written to the state directory, the last time.
-    forgetful: AtomicBool,
+    /// The last save of the records in the state directory failed.
+    unsaved: AtomicBool,
     stop: CancellationToken,
     inside: Mutex<Inside>,
 }
@@ -124,20 +124,20 @@ struct Daemon {
 struct Inside {
     config: Arc<Config>,
     loaded: Timestamp,
-    /// What was wrong with the file when it was last read.
+    /// The fault of the file, if the last reload was refused.
     refused: Option<(Timestamp, Report)>,
     board: Board,
     locations: Locations,
-    /// Locations that left, until no run uses them: their series go then.
+    /// Locations that left the configuration and that a run may still use. Their metrics stay until then.
     left: Vec<String>,
-    /// When the scheduler last came round.
+    /// When the scheduler's last round began.
     beat: Instant,
 }
 
-/// Runs until `stop`, and until what runs then has ended or [`GRACE`] is over.
+/// Runs until `stop`, then until every run has ended or [`GRACE`] is over.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the daemon cannot start.
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
     let _lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
@@ -147,13 +147,12 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let socket = control::Socket::bind(&config.admin.socket).await.map_err(Error::Setup)?;
     let listener = admin::listen(&config.admin).map_err(Error::Setup)?;
     let (orders, inbox) = mpsc::channel(ORDERS);
-    let scheduler =
-        Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listening for", "SIGHUP".into()))?;
+    let scheduler = Scheduler::new(Arc::clone(&daemon), state, inbox).map_err(local("listen for", "SIGHUP".into()))?;
     tracing::info!(
         version = VERSION,
         address = listener.local_addr().ok().map(tracing::field::display),
         jobs = config.jobs.len(),
-        "started"
+        "the daemon started"
     );
     drop(config);
     let admin = tokio::spawn(admin::serve(listener, Arc::clone(&daemon)));
@@ -163,10 +162,10 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     scheduler.run().await;
     for server in [admin, control, chores] {
         server.abort();
-        // Its end removes the socket; that it was aborted is no news.
+        // Dropping the task removes the control socket. The error is only the abort.
         let _ = server.await;
     }
-    tracing::info!("stopped");
+    tracing::info!("the daemon stopped");
     Ok(())
 }
 
@@ -193,8 +192,8 @@ impl Daemon {
         };
         let runner = Runner { process, history: History::default() };
         let panicked = notice_panics();
-        let (forgetful, inside) = (AtomicBool::new(false), Mutex::new(inside));
-        Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, forgetful, stop, inside })
+        let (unsaved, inside) = (AtomicBool::new(false), Mutex::new(inside));
+        Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, unsaved, stop, inside })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -207,7 +206,7 @@ impl Daemon {
         }
     }
 
-    /// With the numbers that are kept elsewhere brought in.
+    /// The metrics, with the budget's current figures.
     fn observed_metrics(&self) -> &Metrics {
         let Process { budget, metrics, .. } = &self.runner.process;
         metrics.observe_budget(budget);
@@ -218,20 +217,20 @@ impl Daemon {
     fn health(&self) -> Result<(), String> {
         let still = self.lock().beat.elapsed();
         if self.panicked.load(Ordering::Relaxed) {
-            return Err("a task has panicked, see the log; this is a bug in Penstock: please report it".to_owned());
+            return Err("a task has panicked: see the log; this is a bug in Penstock: please report it".to_owned());
         }
         if still > STALLED {
-            return Err(format!("the scheduler has not come round for {} s", still.as_secs()));
+            return Err(format!("the scheduler has done nothing for {} s", still.as_secs()));
         }
         Ok(())
     }
 
-    /// Whether each location's credentials have been obtained or refused since it was opened.
+    /// Whether each open location's credentials have been obtained or refused at least once.
     fn credentials_tried(&self) -> bool {
         self.lock().locations.values().all(|location| location.health().was_tried())
     }
 
-    /// Whether every location's credentials hold now.
+    /// Whether every location's credentials are valid now.
     fn readiness(&self, now: Timestamp) -> Result<(), String> {
         if self.stop.is_cancelled() {
             return Err("stopping".to_owned());
@@ -245,14 +244,14 @@ impl Daemon {
         if objections.is_empty() { Ok(()) } else { Err(objections.join("; ")) }
     }
 
-    /// How far the job's run is, where it has one.
+    /// The progress of the job's run, if it has one.
     fn progress(&self, job: &str) -> Option<status::RunningStatus> {
         let inside = self.lock();
         let entry = inside.board.jobs().find(|entry| entry.job.name.as_str() == job)?;
         entry.running.as_ref().map(status::running_status)
     }
 
-    /// Forgets the series of locations that have left and that no run uses any more.
+    /// Deletes the metrics of locations that left the configuration and that no run uses any more.
     fn forget_left(&self) {
         let mut inside = self.lock();
         let Inside { left, board, config, .. } = &mut *inside;
@@ -267,13 +266,13 @@ impl Daemon {
     }
 }
 
-/// Whether any thread has panicked since: the hook that was there still prints it.
+/// Sets a panic hook. The flag is true after any thread has panicked; the previous hook still prints the panic.
 fn notice_panics() -> Arc<AtomicBool> {
     let panicked = Arc::new(AtomicBool::new(false));
     let (seen, print) = (Arc::clone(&panicked), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
         seen.store(true, Ordering::Relaxed);
-        tracing::error!(class = %Class::Internal, "{info}");
+        tracing::error!(class = %Class::Internal, "a thread panicked, please report it: {info}");
         print(info);
     }));
     panicked

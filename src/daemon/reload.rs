@@ -1,4 +1,4 @@
-//! A new configuration in place of the old one: whole, or not at all.
+//! Replaces the configuration: whole, or not at all.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::config::{Config, System};
 use crate::error::{Classify as _, Report};
 
 impl Daemon {
-    /// Reads the file again, and everything it names that is read at once.
+    /// Reads the file again, and the certificates that it names.
     pub(super) fn reload(&self, state: &State) -> Result<(), Report> {
         let result = self.try_reload(state);
         self.runner.process.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
         if let Err(report) = &result {
             self.runner.history.failed(About::Configuration, "", report);
-            tracing::error!("the configuration was refused; the old one goes on");
+            tracing::error!("the configuration was refused: the old one stays in force");
             self.lock().refused = Some((Timestamp::now(), report.clone()));
         }
         result
@@ -35,9 +35,9 @@ impl Daemon {
         (config.cluster, config.node) = (old.cluster.clone(), old.node.clone());
         config.state_dir.clone_from(&old.state_dir);
         let opened = locations::open(&config, &opened, self.connect.as_ref(), &self.runner.process)?;
-        // From here on nothing fails.
+        // Nothing below can fail.
         for setting in waiting {
-            tracing::warn!(setting, "the setting has changed, and takes effect with the next start");
+            tracing::warn!(setting, "the setting has changed: it takes effect at the next start");
         }
         (self.set_log_level)(config.log.level);
         self.tls.replace(tls);
@@ -60,7 +60,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Every file whose change asks for a reload.
+    /// The files whose change causes a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let config = Arc::clone(&self.lock().config);
         let named = admin::Tls::files(&config.admin).chain(locations::files(&config));
@@ -68,7 +68,7 @@ impl Daemon {
     }
 }
 
-/// The settings that are bound to what was made at the start.
+/// The changed settings that take effect only at the next start.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("cluster", old.cluster != new.cluster),

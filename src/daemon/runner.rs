@@ -1,4 +1,4 @@
-//! One run: what the scheduler starts as a task of its own.
+//! Runs one job, as a task that the scheduler starts.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::prune;
 use crate::snapshot::recover;
 use crate::upload::sweep::{self, Mode};
 
-/// What every run shares.
+/// State that every run shares.
 #[derive(Debug, Clone)]
 pub(super) struct Runner {
     pub(super) process: Process,
@@ -27,21 +27,21 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// What earlier runs left at the location: uploads and snapshots. The uploads of `spared` jobs are theirs to go on with.
+    /// Aborts the uploads and recovers the snapshots that earlier runs left. `spared` jobs keep their uploads, to resume them.
     pub(super) async fn chores(&self, location: &Location, spared: &BTreeSet<Name>) {
         match sweep::sweep(&self.process.state_dir, std::slice::from_ref(location), spared, Mode::Abort).await {
             Ok(swept) if swept.is_empty() => {}
             Ok(swept) => {
-                tracing::info!(location = location.name(), uploads = swept.len(), "swept interrupted uploads");
+                tracing::info!(location = location.name(), uploads = swept.len(), "aborted interrupted uploads");
             }
             Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
         }
         recover::all(location).await;
     }
 
-    /// After a good backup. Its failure is the log's and not the backup's: the next one tries again.
+    /// Prunes after a good backup. A failure is logged and does not fail the backup: the next one prunes again.
     async fn retain(&self, location: &Location, job: &config::Job, stop: &CancellationToken) {
-        // Streams of other jobs have the whole budget meanwhile: what is counted beside it is less.
+        // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
         let memory = self.process.budget.total() / 2;
         let catalog = Catalog { location: location.until(stop), memory };
         let context = prune::Context { catalog, grace: prune::grace_of(Some(job)) };
@@ -51,13 +51,13 @@ impl Runner {
                     self.history.keep(About::Job, job.name.as_str(), failure);
                 }
             }
-            // The daemon stops: that is no failure, and the next good backup goes on with what is left.
+            // The daemon stops: no failure. The prune after the next good backup deletes the rest.
             Err(prune::Error::Cancelled) => {}
             Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report()),
         }
     }
 
-    /// Runs the job to its end, and says how that was.
+    /// Runs the job to its end.
     pub(super) async fn run(&self, location: &Location, start: &Start) -> Verdict {
         let spec = Spec::of(&start.job);
         match job::run(location, &spec, &start.running.progress, &start.running.cancel).await {
@@ -66,7 +66,7 @@ impl Runner {
                 let (outcome, _) = committed.verdict();
                 let error = committed.failure();
                 if let Some(report) = &error {
-                    // An item, or a command after the run: logged there.
+                    // The failure of an item or of an `after` command: the job has logged it.
                     self.history.keep(About::Job, start.job.name.as_str(), report);
                 }
                 if good.is_some() {
@@ -81,7 +81,9 @@ impl Runner {
 
     fn failed(&self, start: &Start, outcome: Outcome, report: Report) -> Verdict {
         match outcome {
-            Outcome::Cancelled => tracing::warn!(job = %start.job.name, class = %Class::Cancelled, "run cancelled"),
+            Outcome::Cancelled => {
+                tracing::info!(job = %start.job.name, class = %Class::Cancelled, "run cancelled: the daemon is stopping");
+            }
             Outcome::Success | Outcome::Partial | Outcome::Failure => {
                 self.history.failed(About::Job, start.job.name.as_str(), &report);
             }

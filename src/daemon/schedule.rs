@@ -1,11 +1,11 @@
-//! When a job runs next. Pure: time, node and failure come in, a time goes out.
+//! Computes when a job runs next, from time, node and failure, without I/O.
 //!
-//! **Clock changes** are Vixie cron's. A schedule of fixed times (`30 2 * * *`) runs once a day: what the clock skips runs
-//! at the moment it skips it, what comes twice runs the first time. A schedule of intervals (minute or hour begins with
-//! `*`) goes by time as it passes: nothing is made up for, and the hour that comes twice has its runs twice.
+//! **Clock changes** follow Vixie cron. A schedule of fixed times (`30 2 * * *`) runs once a day: a time that the clock skips runs
+//! at the moment of the change, a time that comes twice runs the first time. A schedule of intervals (minute or hour begins with
+//! `*`) follows elapsed time: no skipped time is made up for, and the hour that comes twice has its runs twice.
 //!
-//! **Jitter** is a fixed delay out of a hash of node and job: a fleet spreads out, and a node's runs stay as far apart as
-//! the schedule has them.
+//! **Jitter** is a fixed delay from a hash of node and job: the nodes of a fleet start at different times, and the intervals
+//! between a node's runs stay those of the schedule.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::config::Cron;
 use crate::error::{Class, Retry};
 use crate::format::key::Name;
 
-/// Before a failed run is made again: a minute to half an hour, and up to half as much more, which is the node's own share.
+/// The pause before a failed run is retried: a minute to half an hour, plus up to half as much, depending on the node.
 const RETRIES: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_mins(30), (100, 150));
 
 /// Enough to see a week of daily runs with its week-end, and a day of hourly ones with its night.
@@ -29,7 +29,7 @@ const TICK: SignedDuration = SignedDuration::from_nanos(1);
 
 /// The first time of `cron` after `after`; `None` only at the end of time.
 pub(super) fn next(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
-    // From here on the answer may be. Each round looks at the time up to the next change of the clock.
+    // The earliest possible answer. Each round searches up to the next change of the clock.
     let mut from = after.checked_add(TICK).ok()?;
     loop {
         let offset = zone.to_offset(from);
@@ -74,20 +74,20 @@ pub(super) fn longest_gap(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Opt
     Some(longest)
 }
 
-/// A number that only depends on node and job.
+/// A number that depends only on node and job.
 fn share(node: &Name, job: &Name) -> u32 {
     let digest = Sha256::digest(format!("{node}/{job}"));
     digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
 }
 
-/// What is added to each start, less than `jitter`, in whole milliseconds.
+/// The delay of each start: less than `jitter`, in whole milliseconds.
 pub(super) fn delay(node: &Name, job: &Name, jitter: Duration) -> Duration {
     let delay = jitter.mul_f64(f64::from(share(node, job)) / (f64::from(u32::MAX) + 1.0));
     Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// How long after a failed run it is made again, `retries` retries having failed already; `None`: the schedule's next
-/// run is the next. A denial or a wrong setting does not change by asking again.
+/// The pause before a failed run is retried, after `retries` failed retries. `None`: no retry before the schedule's next
+/// run, because a denial or a wrong setting stays until somebody changes it.
 pub(super) fn retry_pause(class: Class, retries: u32, node: &Name, job: &Name) -> Option<Duration> {
     let again = match class.retry() {
         Retry::No => false,
@@ -143,12 +143,12 @@ mod tests {
         assert_eq!(runs("0 12 30 * *", "Pacific/Apia", "2011-12-01T00:00Z", 2), ["31 00:00 +14", "30 12:00 +14"]);
     }
 
-    /// What cron would do that woke up every minute.
+    /// The next run of a cron that wakes up every minute.
     fn simulated(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
         let fits = |at: jiff::civil::DateTime| cron.first_from(at) == Some(at);
         let minute = SignedDuration::from_mins(1);
         let mut at = Timestamp::from_second(after.as_second().div_euclid(60) * 60).unwrap();
-        // All that the clock has shown so far, were it watched from a day before.
+        // The latest local time that the clock has shown in the last day.
         let mut reached = zone.to_datetime(at.checked_sub(SignedDuration::from_hours(24)).unwrap());
         let mut back = at.checked_sub(SignedDuration::from_hours(24)).unwrap();
         while back <= at {
@@ -178,7 +178,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
         #[test]
-        fn it_is_what_cron_would_do_that_woke_up_every_minute(
+        fn the_next_run_is_that_of_a_cron_that_wakes_up_every_minute(
             minute in "(\\*|\\*/20|0|17|5,50)", hour in "(\\*|\\*/2|1|2|3|0-3|23)",
             days in "(\\* \\* \\*|\\*/2 \\* mon|\\* \\* sun|13 \\* sun|\\*/3 \\* \\*)",
             // Around both changes of 2026, and at any other time.
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_does_not_hammer_and_what_passes_comes_back() {
+    fn a_denial_is_not_retried_and_a_transient_failure_is() {
         let (node, job) = (Name::new("node-1").unwrap(), Name::new("etcd").unwrap());
         let pauses = |class| (0..7).map_while(|retries| retry_pause(class, retries, &node, &job)).collect::<Vec<_>>();
         for class in [Class::KmsDenied, Class::AccessDenied, Class::TrustDenied, Class::Config, Class::Source] {

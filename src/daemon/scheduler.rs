@@ -1,4 +1,4 @@
-//! The one loop that starts runs, ends them, and obeys.
+//! The loop that starts runs, records their ends, and carries out orders from the control socket.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +24,7 @@ use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::metrics::Outcome;
 
-/// While it is still starting, whoever waits for that is told soon.
+/// The longest sleep during the start, so that systemd learns of its end soon.
 const STARTING: Duration = Duration::from_millis(500);
 
 pub(super) struct Scheduler {
@@ -35,7 +35,7 @@ pub(super) struct Scheduler {
     watched: Watched,
     runs: JoinSet<Verdict>,
     jobs: HashMap<Id, Name>,
-    /// Writes what is remembered: one at a time, and never on this loop's thread.
+    /// Saves the jobs' records: one save at a time, and never on this loop's thread.
     saving: Option<JoinHandle<()>>,
     systemd: Systemd,
     heartbeat: Duration,
@@ -69,7 +69,7 @@ impl Scheduler {
                 Some(order) = self.orders.recv() => self.obey(order),
                 _ = self.hangup.recv() => {
                     tracing::info!("reloading: SIGHUP");
-                    // What is wrong has been said.
+                    // `reload` has logged a fault.
                     let _ = self.reload();
                 }
             }
@@ -144,7 +144,7 @@ impl Scheduler {
 
     fn reload(&mut self) -> Result<(), Report> {
         Systemd::reloading();
-        // Before the files are read: what changes while they are read is noticed afterwards.
+        // Before the files are read, so that the next look sees a change made during the read.
         let _: Option<PathBuf> = self.watched.changed();
         let result = self.daemon.reload(&self.state);
         if result.is_ok() {
@@ -155,13 +155,13 @@ impl Scheduler {
     }
 
     fn obey(&mut self, order: Order) {
-        // Whoever asked may have hung up meanwhile. An order that was given up is not obeyed later: its caller was told so.
+        // A closed channel: the caller reached its time limit and reported that the order is dropped.
         match order {
             Order::Reload(answer) if answer.is_closed() => {
-                tracing::warn!("a reload that was asked for came too late, and is not made");
+                tracing::warn!("reload skipped: its caller has stopped waiting");
             }
             Order::Trigger(job, answer) if answer.is_closed() => {
-                tracing::warn!(job, "a trigger came too late, and starts nothing");
+                tracing::warn!(job, "trigger skipped: its caller has stopped waiting");
             }
             Order::Reload(answer) => {
                 tracing::info!("reloading: asked through the control socket");
@@ -185,9 +185,9 @@ impl Scheduler {
         }
     }
 
-    /// Cancels what runs and waits for it, for [`GRACE`] at most.
+    /// Cancels the runs and waits for them, for [`GRACE`] at most.
     async fn drain(&mut self) {
-        tracing::info!(running = self.runs.len(), "stopping");
+        tracing::info!(running = self.runs.len(), "the daemon is stopping: cancelling its runs");
         self.systemd.stopping();
         self.daemon.lock().board.stop();
         let deadline = tokio::time::sleep(GRACE);
@@ -198,13 +198,13 @@ impl Scheduler {
                 () = &mut deadline => {
                     let left: Vec<_> = self.jobs.values().map(ToString::to_string).collect();
                     let jobs = left.join(", ");
-                    tracing::error!(class = %Class::Timeout, jobs, "gone without waiting longer; the next start cleans up");
+                    tracing::error!(class = %Class::Timeout, jobs, "shutdown deadline reached: jobs were still running; the next start aborts their uploads");
                     break;
                 }
             }
         }
         if let Some(saving) = self.saving.take() {
-            // A panic in it has been said.
+            // The hook has logged a panic in it.
             let _ = saving.await;
         }
         let unsaved = self.daemon.lock().board.take_unsaved();
@@ -217,7 +217,7 @@ fn internal(why: &str) -> Verdict {
     Verdict { outcome: Outcome::Failure, backup: None, error: Some(report), good: None }
 }
 
-/// What cannot be written now is tried again with the next heartbeat. Said once until it can be: for all jobs, which share the disk.
+/// Saves the records, a failed one again at the next heartbeat. Logs only the first failure until a save succeeds: all jobs share one disk.
 fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
     let mut first = None;
     for (job, record) in records {
@@ -230,16 +230,16 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
     if records.is_empty() {
         return;
     }
-    let failed_before = daemon.forgetful.swap(first.is_some(), Ordering::Relaxed);
+    let failed_before = daemon.unsaved.swap(first.is_some(), Ordering::Relaxed);
     match (first, failed_before) {
         (Some((job, error)), false) => {
-            let message = format!("what the daemon remembers cannot be written to state_dir: {error}");
+            let message = format!("could not save how the job last ended in state_dir: {error}");
             let report = Report::new(Class::Local, message);
-            let report =
-                report.remedy("make room there: it is tried again, but a restart now forgets how jobs last ended");
+            let report = report
+                .remedy("make room there: the daemon tries again, but a restart before that loses how jobs last ended");
             daemon.runner.history.failed(About::Job, job.as_str(), &report);
         }
-        (None, true) => tracing::info!("what the daemon remembers is written to state_dir again"),
+        (None, true) => tracing::info!("the jobs' records are saved in state_dir again"),
         (Some(_), true) | (None, false) => {}
     }
 }

@@ -1,8 +1,8 @@
-//! What the daemon remembers of each job between starts: `STATE_DIR/jobs/NAME.json`.
+//! Stores a record of each job between starts: `STATE_DIR/jobs/NAME.json`.
 //!
-//! A file is replaced whole, so a crash leaves the old or the new one. A file that cannot be read is said and counts as
-//! none: the job then has no last success, and its next run is the schedule's. A job that leaves the configuration keeps
-//! its file, and finds it when it comes back.
+//! A save replaces the whole file, so a crash leaves the old or the new one. A file that cannot be read is logged and counts as
+//! missing: the job then has no last success, and its next run is the schedule's. A job that leaves the configuration keeps
+//! its file and uses it again when it comes back.
 
 use std::fs;
 use std::io;
@@ -16,18 +16,18 @@ use crate::format::key::Name;
 use crate::metrics::Outcome;
 use crate::state::{self, make_folder, replace};
 
-/// A record is some hundred bytes, and an error's message some thousand at most.
+/// A record has some hundred bytes, and an error's message some thousand at most.
 const MAX_RECORD: u64 = 256 << 10;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The schedule that `planned` is of: another one makes up for nothing.
+    /// The schedule that gave `planned`. Under another schedule no missed run is made up for.
     #[serde(default)]
     pub(super) schedule: Option<String>,
-    /// When the next run was due; in the past after a start, it was missed.
+    /// When the next run is due. A time in the past, read at a start, is a missed run.
     #[serde(default)]
     pub(super) planned: Option<Timestamp>,
-    /// A run has begun and not come to its own end: the process ended it, or ended itself.
+    /// A run began and did not end by itself: the daemon was stopped, or died.
     #[serde(default)]
     pub(super) interrupted: bool,
     #[serde(default)]
@@ -73,14 +73,14 @@ impl State {
             Ok(record) => record,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
             Err(error) => {
-                tracing::error!(%job, class = %Class::Local, "what is remembered of the job cannot be read: {error}");
+                tracing::error!(%job, class = %Class::Local, %error, "could not read the job's record: starting without its last run");
                 Record::default()
             }
         }
     }
 
     /// # Errors
-    /// When the record is not on the disk; the old one still is.
+    /// When the record could not be written; the old file is still there.
     pub(super) fn save(&self, job: &Name, record: &Record) -> Result<(), state::Error> {
         replace(&self.path(job), &serde_json::to_vec(record).expect("a record has only string keys"))
     }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_comes_back_and_a_broken_one_is_none() {
+    fn a_record_is_read_back_and_a_broken_one_counts_as_missing() {
         let folder = tempfile::tempdir().unwrap();
         let (state, job) = (State::open(folder.path()).unwrap(), Name::new("etcd").unwrap());
         assert_eq!(state.load(&job), Record::default());
@@ -122,7 +122,7 @@ mod tests {
             fs::write(state.path(&job), broken).unwrap();
             assert_eq!(state.load(&job), Record::default(), "{broken}");
         }
-        // One of a version that knows less, or more.
+        // A record of an older or a newer version.
         fs::write(state.path(&job), "{\"last_success\":\"1970-01-01T00:00:05Z\",\"new\":1}").unwrap();
         assert_eq!(state.load(&job), Record { last_success: Some(at(5)), ..Record::default() });
     }

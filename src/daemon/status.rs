@@ -1,4 +1,4 @@
-//! What `/api/v1/status`, `penstock status` and the page show: one document, described in docs/status.schema.json.
+//! Builds the document that `/api/v1/status`, `penstock status` and the page show; docs/status.schema.json describes it.
 
 use std::sync::atomic::Ordering;
 
@@ -18,10 +18,10 @@ pub struct Status {
     pub cluster: String,
     pub node: String,
     pub started: Timestamp,
-    /// When this was written.
+    /// When the document was made.
     pub now: Timestamp,
     pub ready: bool,
-    /// Why it is not.
+    /// Why the daemon is not ready.
     pub not_ready: Option<String>,
     pub configuration: Configuration,
     pub memory: Memory,
@@ -36,7 +36,7 @@ pub struct Configuration {
     pub file: String,
     /// When the configuration in use was read.
     pub loaded: Timestamp,
-    /// What is wrong with the file as it is now; the configuration in use is an older one then.
+    /// The fault of the present file; the configuration in use is then an older one.
     pub refused: Option<ErrorStatus>,
 }
 
@@ -51,7 +51,7 @@ pub struct LocationStatus {
     pub name: String,
     pub bucket: String,
     pub region: String,
-    /// `None` until it was looked at.
+    /// `None` before the first check.
     pub up: Option<bool>,
     pub last_check: Option<Timestamp>,
     pub error: Option<Report>,
@@ -68,11 +68,11 @@ pub struct JobStatus {
     pub location: String,
     pub schedule: Option<String>,
     pub time_zone: String,
-    /// By the schedule, the node's delay included.
+    /// The next run by the schedule, with the node's delay.
     pub next_run: Option<Timestamp>,
-    /// When a failed run is made again, if before that.
+    /// When a failed run is retried, if before that.
     pub retry: Option<Timestamp>,
-    /// Due, and waiting for others to end.
+    /// Since when the job is due and waits for other jobs to end.
     pub waiting_since: Option<Timestamp>,
     pub running: Option<RunningStatus>,
     pub last: Option<LastRun>,
@@ -86,12 +86,12 @@ pub struct RunningStatus {
     /// `schedule`, `catch-up`, `retry` or `trigger`.
     pub cause: String,
     pub plain_bytes: u64,
-    /// `None` where the source does not know.
+    /// `None` if the source does not know its size.
     pub expected_bytes: Option<u64>,
     pub stored_bytes: u64,
     pub files: u64,
     pub warnings: u64,
-    /// EBS snapshots that were started, and those of them that are complete.
+    /// EBS snapshots that the run has started.
     pub snapshots: u64,
     pub snapshots_completed: u64,
 }
@@ -111,7 +111,7 @@ pub struct ErrorStatus {
     pub at: Timestamp,
     /// `job`, `location` or `configuration`.
     pub kind: String,
-    /// Of the job or location; empty for the configuration.
+    /// The name of the job or location; empty for the configuration.
     pub name: String,
     #[serde(flatten)]
     pub report: Report,

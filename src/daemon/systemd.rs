@@ -1,13 +1,13 @@
-//! What systemd is told. Without `NOTIFY_SOCKET` nothing is.
+//! Notifies systemd of the daemon's state. Does nothing without `NOTIFY_SOCKET`.
 //!
-//! `READY=1` comes when every location's credentials have been tried, whatever came of it (docs/decisions/0027); until then the
-//! start-up's time limit is put off. From then on `STATUS=` says what `/readyz` objects to. `WATCHDOG=1` is sent by the scheduler's own loop: one that hangs sends none.
+//! Sends `READY=1` when the daemon has tried every location's credentials, valid or not (docs/decisions/0027), and extends the
+//! start-up's time limit until then. After that `STATUS=` gives the objections of `/readyz`. The scheduler's loop sends `WATCHDOG=1`: a loop that hangs sends none.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// By this much the time limit of the start-up is put off with each [`Systemd::progress`]: several heartbeats.
+/// Each [`Systemd::progress`] extends the start-up's time limit by this: several heartbeats.
 const EXTEND: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Systemd {
         Self { phase: Phase::Starting, status: String::new() }
     }
 
-    /// How often [`Systemd::progress`] must come, at least.
+    /// The longest time between two calls of [`Systemd::progress`].
     pub(super) fn watchdog() -> Option<Duration> {
         sd_notify::watchdog_enabled().map(|limit| limit / 3)
     }
@@ -37,14 +37,14 @@ impl Systemd {
         self.phase == Phase::Starting
     }
 
-    /// The scheduler has come round. `tried`: every location's credentials have been. `Err` is what `/readyz` says.
+    /// Reports one round of the scheduler. `tried`: every location's credentials have been tried. `Err` in `ready` is the answer of `/readyz`.
     pub(super) fn progress(&mut self, tried: bool, ready: Result<(), String>, runs: impl FnOnce() -> String) {
         let mut news = vec![NotifyState::Watchdog];
         if self.phase == Phase::Starting && tried {
             self.phase = Phase::Up;
             match &ready {
-                Ok(()) => tracing::info!("ready"),
-                Err(why) => tracing::warn!("up, but not ready: {why}"),
+                Ok(()) => tracing::info!("the daemon is ready"),
+                Err(why) => tracing::warn!("the daemon is up, but not ready: {why}"),
             }
             news.push(NotifyState::Ready);
         }
@@ -65,11 +65,11 @@ impl Systemd {
     }
 
     pub(super) fn reloading() {
-        // systemd compares the time with that of its own clock, so the two belong together.
+        // systemd accepts `RELOADING=1` only with the time of the monotonic clock.
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
     }
 
-    /// The reload is over, whether the file was good or not.
+    /// Reports the end of a reload, whether the file was valid or not.
     pub(super) fn reloaded(&self) {
         if self.phase == Phase::Up {
             notify(&[NotifyState::Ready]);
@@ -84,6 +84,6 @@ impl Systemd {
 
 fn notify(news: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(news) {
-        tracing::debug!("systemd could not be told: {error}");
+        tracing::debug!(%error, "could not notify systemd");
     }
 }

@@ -320,8 +320,13 @@ fn lines_for_the_journal_begin_with_their_priority() {
         let log = fs::File::create(&path).unwrap().metadata().unwrap();
         let mut command = site.command(&["--log-format", format, "run"]);
         command.env("JOURNAL_STREAM", format!("{}:{}", log.dev(), log.ino()));
+        site.configure("", JOBS, EXTERNAL_ID);
         let daemon = site.start_with(command);
         wait_for("readiness", SOON, || (site.get("/readyz").status == 200).then_some(()));
+        // A reload that warns.
+        daemon.expect_log("takes effect at the next start");
+        fs::write(&site.config, site.configuration("", JOBS, EXTERNAL_ID).replace("64MiB", "96MiB")).unwrap();
+        assert_eq!(site.json(&["reload"]).0, Some(0));
         assert_eq!(daemon.stop(), Some(0));
         let lines = fs::read_to_string(&path).unwrap();
         for line in lines.lines() {

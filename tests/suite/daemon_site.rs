@@ -169,9 +169,6 @@ impl Site {
     }
 }
 
-/// In the warning of every stop.
-const STOPPING: &str = "stopping";
-
 /// A daemon that ends with the test, which fails if the daemon logged a warning or an error that the test does not expect.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
@@ -185,7 +182,7 @@ impl Daemon {
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let before = usize::try_from(file.metadata().unwrap().len()).unwrap();
-        Self { child: command.stderr(file).spawn().unwrap(), log, before, expected: Mutex::new(vec![STOPPING]) }
+        Self { child: command.stderr(file).spawn().unwrap(), log, before, expected: Mutex::default() }
     }
 
     /// A warning or an error with these words in its line belongs to the test.

@@ -187,7 +187,7 @@ fn a_full_disk_stops_only_what_needs_it_and_is_made_up_for() {
     let metrics = site.get("/metrics").body;
     let count = metrics.lines().find_map(|line| line.strip_prefix(missed)).unwrap().parse::<u64>().unwrap();
     assert!(count >= 1, "{count}");
-    let said = || daemon.log().matches("cannot be written to state_dir").count();
+    let said = || daemon.log().matches("could not save how the job last ended").count();
     assert_eq!(said(), 1, "once, however often it is tried");
     assert_eq!(site.status()["errors"].as_array().unwrap().last().unwrap()["class"], "local");
     assert_eq!((site.get("/healthz").status, site.get("/readyz").status), (200, 200));
@@ -201,7 +201,7 @@ fn a_full_disk_stops_only_what_needs_it_and_is_made_up_for() {
     for (job, outcome) in [("running", "\"success\""), ("small", "\"success\""), ("large", "\"local\"")] {
         wait_for(job, SOON, || remembered(job).contains(outcome).then_some(()));
     }
-    wait_for("the good news", SOON, || daemon.log().contains("is written to state_dir again").then_some(()));
+    wait_for("the good news", SOON, || daemon.log().contains("are saved in state_dir again").then_some(()));
     assert_eq!(site.json(&["trigger", "large", "--wait"]).0, Some(0));
     assert_eq!(fs::read_dir(state.join("uploads")).unwrap().count(), 0, "no entry in the journal");
     assert_eq!(daemon.stop(), Some(0));

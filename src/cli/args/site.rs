@@ -4,17 +4,17 @@ use clap::{Args, ValueEnum};
 
 use super::help;
 
-/// Prove locations: every permission, connection and credential that Penstock needs there.
+/// Test locations: every permission, connection and credential that Penstock needs there.
 ///
-/// Each check is real: objects and uploads are made below `PREFIX/CLUSTER/.validate/` and removed again, EC2 is asked with `DryRun`.
+/// Each check is real: it makes objects and uploads below `PREFIX/CLUSTER/.validate/` and removes them again, and calls EC2 with `DryRun`.
 /// The exit code is that of the first failure's class.
 #[derive(Debug, Args)]
 #[command(after_help = help::VALIDATE)]
 pub(in crate::cli) struct Validate {
-    /// Which locations; all of them where none is named.
+    /// The locations; without names all of them.
     #[arg(value_name = "LOCATION")]
     pub(in crate::cli) locations: Vec<String>,
-    /// Leave out what the site does not use: `ec2` where there are no EBS volumes.
+    /// Skip the checks of what the site does not use: `ec2` if it has no EBS volumes.
     #[arg(long, value_enum)]
     pub(in crate::cli) skip: Vec<Skipped>,
 }
@@ -33,10 +33,10 @@ pub(in crate::cli) enum Skipped {
 #[derive(Debug, Args)]
 #[command(after_help = help::POLICY)]
 pub(in crate::cli) struct Policy {
-    /// The location; needed only where the configuration has several.
+    /// The location; needed only if the configuration has several.
     #[arg(long)]
     pub(in crate::cli) location: Option<String>,
-    /// The key that the bucket or the location encrypts with; the location's `kms_key_id` where that is an ARN.
+    /// The key that the bucket or the location encrypts with; without this the location's `kms_key_id`, if that is an ARN.
     #[arg(long, value_name = "ARN", conflicts_with_all = ["trust", "caller"])]
     pub(in crate::cli) kms_key: Option<String>,
     /// Leave out the actions of EBS snapshots.
@@ -45,7 +45,7 @@ pub(in crate::cli) struct Policy {
     /// The trust policy instead: who may assume the role.
     #[arg(long, requires = "account", conflicts_with = "caller")]
     pub(in crate::cli) trust: bool,
-    /// The account that is trusted: all of it, unless --role or --user names one.
+    /// The trusted account: all of it, unless --role or --user names one.
     #[arg(long, value_name = "ACCOUNT", requires = "trust")]
     pub(in crate::cli) account: Option<String>,
     /// Trust only this role of --account.
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Policy {
     /// Trust this account, or this role of it, too, without an external ID; may be repeated.
     #[arg(long, value_name = "ACCOUNT[/ROLE]", requires = "trust")]
     pub(in crate::cli) also: Vec<String>,
-    /// What the callers need instead: the base credentials, and each role before the last.
+    /// Print what the callers need instead: the base credentials, and each role before the last.
     #[arg(long)]
     pub(in crate::cli) caller: bool,
 }

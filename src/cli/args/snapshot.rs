@@ -9,11 +9,11 @@ use crate::catalog::Selector;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum SnapshotCommand {
-    /// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise.
+    /// Make a new EBS volume from a snapshot of a backup, like the original except for the given options.
     Restore(SnapshotRestore),
 }
 
-/// Make a new EBS volume from a snapshot of a backup, like the original unless told otherwise, and wait until it is available.
+/// Make a new EBS volume from a snapshot of a backup, like the original except for the given options, and wait until it is available.
 ///
 /// The same command again finds the same volume; `--copy` makes another. With --manifest nothing but the PersistentVolume goes to
 /// standard output: `penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -`.
@@ -28,10 +28,10 @@ pub(in crate::cli) struct SnapshotRestore {
     /// The original volume: its ID, the item's name, or the claim as NAMESPACE/NAME.
     #[arg(long, value_name = "VOL")]
     pub(in crate::cli) volume: String,
-    /// Where the new volume is made: the zone of the instance that shall have it.
+    /// The zone of the new volume: that of the instance it will be attached to.
     #[arg(long, value_name = "AZ")]
     pub(in crate::cli) availability_zone: String,
-    /// gp3, io2, …; the original's where not given.
+    /// gp3, io2, …; without this the original's.
     #[arg(long = "type", value_name = "TYPE")]
     pub(in crate::cli) volume_type: Option<String>,
     /// GiB, not less than the original.
@@ -43,13 +43,13 @@ pub(in crate::cli) struct SnapshotRestore {
     /// MiB per second, for gp3.
     #[arg(long, value_name = "MIBPS")]
     pub(in crate::cli) throughput: Option<u32>,
-    /// Encrypt what was not encrypted, with the account's default key.
+    /// Encrypt the volume of an unencrypted snapshot with the account's default key.
     #[arg(long)]
     pub(in crate::cli) encrypted: bool,
     /// Encrypt with this KMS key instead of the snapshot's.
     #[arg(long, value_name = "KEY")]
     pub(in crate::cli) kms_key_id: Option<String>,
-    /// Besides the original's tags; may be repeated.
+    /// A tag to add to the original's; may be repeated.
     #[arg(long, value_name = "K=V", value_parser = tag)]
     pub(in crate::cli) tag: Vec<(String, String)>,
     /// Any word: with another one the same command makes another volume.

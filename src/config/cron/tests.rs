@@ -146,7 +146,7 @@ fn a_refusal_names_the_field_and_what_would_be_right() {
         ("0 22-2 * * *", "hour \"22-2\": 22-2 goes backwards: write two ranges with a comma between them; "),
         ("*/0 * * * *", "\"0\" is no step: a whole number above 0 stands after /; "),
         ("0 0 0 1 1 *", "the number of fields is 6, not 5 (there are none for seconds and years); "),
-        ("@reboot", "a job has no run at the start of the system; "),
+        ("@reboot", "no job runs at the start of the system; "),
     ] {
         let why = Cron::parse(text).unwrap_err();
         assert!(why.contains(expected), "{text}: {why}");

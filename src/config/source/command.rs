@@ -1,4 +1,4 @@
-//! `type = "command"`: what a program writes to its standard output.
+//! `type = "command"`: the standard output of a program.
 
 use super::{Kind, SourceKind};
 use crate::config::shapes::{boolean, list, string};
@@ -9,10 +9,10 @@ pub(super) const KIND: Kind = Kind {
         vec![
             list(
                 "argv",
-                "the program and its arguments; what it prints is saved.",
+                "the program and its arguments; its standard output is saved.",
                 &string("One word; no shell reads it."),
             ),
-            boolean("allow_empty", "that it writes nothing at all is no failure.", false),
+            boolean("allow_empty", "accept an empty output.", false),
         ]
     },
     read: |section, _| {

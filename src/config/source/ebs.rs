@@ -10,16 +10,16 @@ use crate::config::shapes::{boolean, default_text, default_words, integer, list,
 use crate::format::ebs::{InstanceId, MAX_TAGS, VolumeId};
 use crate::format::key::MAX_NAME;
 
-/// Penstock's own tags on each snapshot begin so; nobody else's may, or a snapshot could pass for one of its backups'.
+/// The prefix of Penstock's own tags on each snapshot. No other tag may have it, or a foreign snapshot could look like a backup's.
 const OWN_TAGS: &str = "penstock:";
 
-/// With `-vol-0123456789abcdef0` behind it, it is still a name.
+/// The longest name that is still a name with `-vol-0123456789abcdef0` after it.
 const MAX_EBS_NAME: usize = MAX_NAME - 22;
 
-/// Far below EC2's bucket of 100 mutating requests, which the whole account shares.
+/// Far below EC2's limit of 100 mutating requests in a burst, which the whole account shares.
 const DEFAULT_CONCURRENCY: u32 = 8;
 
-/// The first snapshot of a large volume takes hours; later ones only what changed.
+/// The first snapshot of a large volume takes hours; later ones copy only changed blocks.
 const DEFAULT_WAIT: Duration = Duration::from_hours(4);
 
 pub(super) const KIND: Kind = Kind {
@@ -31,10 +31,10 @@ pub(super) const KIND: Kind = Kind {
             text("attached_to", "only volumes attached to this-instance, or to an instance's ID."),
             tags("tags", "put on the snapshots.", 50),
             boolean("copy_volume_tags", "put the volume's tags on the snapshots too.", true),
-            default_words("on_no_match", "what it means that no volume is selected.", &["error", "warn", "ignore"]),
+            default_words("on_no_match", "the result if no volume is selected.", &["error", "warn", "ignore"]),
             integer("concurrency", "snapshots being created at a time.", 1, 100, DEFAULT_CONCURRENCY),
             boolean("wait", "wait until the snapshots are complete.", true),
-            default_text("wait_timeout", "for how long.", "4h"),
+            default_text("wait_timeout", "how long to wait.", "4h"),
         ]
     },
     read: |section, name| {
@@ -48,7 +48,7 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
-/// EBS volumes to take snapshots of: those that fit everything that is given, which is something.
+/// Selects the EBS volumes to snapshot: those that fit every given condition, of which there is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ebs {
     /// Empty: any.
@@ -56,34 +56,34 @@ pub struct Ebs {
     pub select_tags: BTreeMap<String, String>,
     pub attached_to: Option<AttachedTo>,
     pub on_no_match: OnNoMatch,
-    /// Put on the snapshots.
+    /// Tags for the snapshots.
     pub tags: BTreeMap<String, String>,
     pub copy_volume_tags: bool,
     /// Snapshots being created at a time, at least 1.
     pub concurrency: usize,
-    /// How long to wait until they are complete; `None` is not at all.
+    /// How long to wait until the snapshots are complete; `None`: do not wait.
     pub wait: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachedTo {
-    /// The one this process runs on, as the instance metadata service says.
+    /// The instance that this process runs on, from the instance metadata service.
     ThisInstance,
     Instance(InstanceId),
 }
 
-/// What it means that no volume is selected.
+/// The result if no volume is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnNoMatch {
     #[default]
     Error,
-    /// The backup is partial, and says so.
+    /// The backup is partial, with a warning.
     Warn,
-    /// Nothing: a node may have no volumes.
+    /// The backup is a success: a node may have no volumes.
     Ignore,
 }
 
-/// What the keys say, each by itself.
+/// Reads each key by itself.
 fn ebs(section: &Section) -> Ebs {
     let volumes = section.list("volumes", forms::volume);
     let wait = section.boolean("wait").unwrap_or(true);
@@ -119,7 +119,7 @@ fn ebs_tags(
     tags
 }
 
-/// Volumes are named, or selected by tags, or by where they are attached.
+/// Checks that volumes are named, or selected by tags or attachment.
 fn selection(section: &Section, ebs: &Ebs) {
     let empty = |key: &'static str, none: bool| {
         if none && !section.is_faulty(key) {

@@ -8,7 +8,7 @@ pub(super) const KIND: Kind = Kind {
     word: "file",
     keys: || vec![text("path", "the file. Begins with /.")],
     read: |section, _| {
-        // Not a glob: `[` in a file's name is only a letter.
+        // Not a glob: `[` in a file's name has no special meaning.
         let path = section.required("path", section.parsed("path", forms::absolute), "the file to save")?;
         Some(SourceKind::File { path: path.into() })
     },

@@ -9,7 +9,7 @@ pub(super) const KIND: Kind = Kind {
     keys: || {
         vec![
             text("path", "a glob, one item for each match."),
-            list("exclude", "what is left out.", &string("A glob against the path below the folder.")),
+            list("exclude", "paths to leave out.", &string("A glob against the path below the folder.")),
             boolean(
                 "one_file_system",
                 "do not enter directories on which another file system or subvolume is mounted; they are listed.",

@@ -201,7 +201,7 @@ fn a_file_is_loaded_and_named_in_its_faults() {
     );
     assert!(load(&vec![b'#'; 2 << 20]).unwrap_err().contains("longer than 1MiB"));
     let missing = Config::load(Path::new("/no/such/file"), &environment(&[])).unwrap_err().to_string();
-    assert!(missing.starts_with("/no/such/file: cannot be read: "), "{missing}");
+    assert!(missing.starts_with("/no/such/file: could not read the file: "), "{missing}");
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn the_example_shows_exactly_the_readers_keys() {
 #[test]
 fn the_examples_commented_settings_have_no_fault_but_clashing_with_others() {
     for fault in parse(&everything()).expect_err("alternatives clash").faults {
-        let clash = ["stands beside", "not yet supported", "has a meaning only with"];
+        let clash = ["stands beside", "not yet supported", "applies only with"];
         assert!(clash.iter().any(|clash| fault.message.contains(clash)), "{fault}");
     }
 }

@@ -27,7 +27,7 @@ fn top_and_names() {
             "cluster = \"Prod\"",
             "1:11 cluster: is \"Prod\", which holds 'P'; expected only [a-z0-9._-]",
         ),
-        ("cluster = \"c\"", "cluster = 7", "1:11 cluster: expected a string in quotes, came a value of type integer"),
+        ("cluster = \"c\"", "cluster = 7", "1:11 cluster: expected a string in quotes, found a value of type integer"),
         ("cluster = \"c\"", "cluster = \"${C}\"", "1:11 cluster: names the environment variable C, which is not set"),
         ("cluster = \"c\"", "cluster = \"c\"\nnode = \"N\"", "2:8 node: is \"N\", which holds 'N'"),
         (
@@ -35,20 +35,20 @@ fn top_and_names() {
             "cluster = \"c\"\nclustre = \"d\"",
             "2:1 clustre: is not a known key; did you mean `cluster`?",
         ),
-        ("cluster = \"c\"", "cluster = \"c\"\nzzz = 1", "2:1 zzz: is not a known key; known here are admin, cluster,"),
+        ("cluster = \"c\"", "cluster = \"c\"\nzzz = 1", "2:1 zzz: is not a known key; expected one of admin, cluster,"),
         ("cluster = \"c\"", "cluster = \"c\"\n\"a b\" = 1", "2:1 \"a b\": is not a known key"),
-        ("cluster = \"c\"", "cluster = \"c\"\nadmin = 1", "2:9 admin: expected a table, came a value of type integer"),
+        ("cluster = \"c\"", "cluster = \"c\"\nadmin = 1", "2:9 admin: expected a table, found a value of type integer"),
         (
             "cluster = \"c\"",
             "cluster = \"c\"\nlimits.memory = \"lots\"",
             "2:17 limits.memory: is \"lots\"; expected a whole",
         ),
-        ("[jobs.etcd]", "[jobs.etcd.retention]\n[jobs.etcd]", "6:1 jobs.etcd.retention: keeps nothing"),
+        ("[jobs.etcd]", "[jobs.etcd.retention]\n[jobs.etcd]", "6:1 jobs.etcd.retention: keeps no backup"),
     ] {
         replaced(line, with, expected);
     }
     let faults = bad(&BASE.replace("jobs.etcd", "jobs.adhoc"));
-    assert!(faults.len() == 1 && faults[0].starts_with("6:1 jobs.adhoc: the name adhoc is kept"), "{faults:#?}");
+    assert!(faults.len() == 1 && faults[0].starts_with("6:1 jobs.adhoc: the name adhoc is reserved"), "{faults:#?}");
     assert_eq!(
         bad(""),
         [
@@ -91,7 +91,7 @@ fn locations() {
         (
             "region = \"eu-west-1\"",
             "region = \"eu-west-1\"\ncertificate_mode = \"only\"",
-            "6:20 locations.primary.certificate_mode: is \"only\" with no certificate",
+            "6:20 locations.primary.certificate_mode: is \"only\" without a certificate",
         ),
         (
             "region = \"eu-west-1\"",
@@ -111,7 +111,7 @@ fn locations() {
         (
             "location = \"primary\"",
             "location = \"secondary\"",
-            "7:12 jobs.etcd.location: is \"secondary\", which is not under [locations]; there is \"primary\"",
+            "7:12 jobs.etcd.location: is \"secondary\", which is not under [locations]; expected \"primary\"",
         ),
     ] {
         replaced(line, with, expected);
@@ -120,7 +120,7 @@ fn locations() {
     let faults = after_base(&format!("[locations.primary.tags]\n{}", tags.join("\n")));
     assert_eq!(faults, ["12:1 locations.primary.tags: has 11 tags; S3 keeps at most 10 on an object"]);
     let faults = bad("cluster = \"c\"\n[locations]\nprimary = 1\n");
-    assert_eq!(faults, ["3:11 locations.primary: expected a table, `[locations.NAME]`, came a value of type integer"]);
+    assert_eq!(faults, ["3:11 locations.primary: expected a table, `[locations.NAME]`, found a value of type integer"]);
 }
 
 #[test]
@@ -128,11 +128,11 @@ fn encryption_and_upload() {
     for (lines, expected) in [
         (
             "[locations.primary.encryption]\nkms_key_id = \"k\"",
-            "13:14 locations.primary.encryption.kms_key_id: has a meaning only with mode = \"sse-kms\" or",
+            "13:14 locations.primary.encryption.kms_key_id: applies only with mode = \"sse-kms\" or",
         ),
         (
             "[locations.primary.encryption]\nbucket_key = false",
-            "13:14 locations.primary.encryption.bucket_key: has a meaning only with",
+            "13:14 locations.primary.encryption.bucket_key: applies only with",
         ),
         (
             "[locations.primary.encryption]\nmode = \"kms\"\nkms_key_id = \"k\"",
@@ -174,7 +174,7 @@ fn encryption_and_upload() {
         ("[limits]\nconcurrent_jobs = 0", "13:19 limits.concurrent_jobs: is 0; expected a whole number from 1 to 1000"),
         (
             "[limits]\ncompression_threads = 1.5",
-            "13:23 limits.compression_threads: expected a whole number from 0 to 1024, came a value of type float",
+            "13:23 limits.compression_threads: expected a whole number from 0 to 1024, found a value of type float",
         ),
         (
             "[admin]\nlisten = \"localhost:1\"",
@@ -230,7 +230,7 @@ fn credentials_and_roles() {
         ),
         (
             "[locations.primary.credentials]\nprofile = \"x\"".into(),
-            "13:11 locations.primary.credentials.profile: has a meaning only with source = \"profile\"".into(),
+            "13:11 locations.primary.credentials.profile: applies only with source = \"profile\"".into(),
         ),
         (
             "[locations.primary.credentials]\nsource = \"x\"\nprofile = \"x\"".into(),
@@ -252,12 +252,12 @@ fn jobs_and_sources() {
         ("catch_up = \"twice\"", "8:12 jobs.etcd.catch_up: is \"twice\"; expected \"once\" or \"never\""),
         ("compression = \"gzip\"", "8:15 jobs.etcd.compression: is \"gzip\"; expected \"zstd\" or \"none\""),
         ("compression_level = 20", "8:21 jobs.etcd.compression_level: is 20; expected a whole number from 1 to 19"),
-        ("compression = \"none\"\ncompression_level = 3", "9:21 jobs.etcd.compression_level: has a meaning only with"),
+        ("compression = \"none\"\ncompression_level = 3", "9:21 jobs.etcd.compression_level: applies only with"),
         (
             "retention = { keep_lats = 1 }",
             "8:15 jobs.etcd.retention.keep_lats: is not a known key; did you mean `keep_last`?",
         ),
-        ("retention = { keep_last = 0 }", "8:13 jobs.etcd.retention: keeps nothing"),
+        ("retention = { keep_last = 0 }", "8:13 jobs.etcd.retention: keeps no backup"),
         ("retention = { keep_last = -1 }", "8:27 jobs.etcd.retention.keep_last: is -1; expected"),
         ("schedule = \"60 * * * *\"", "8:12 jobs.etcd.schedule: is \"60 * * * *\": "),
         ("schedule = \"daily\"", "8:12 jobs.etcd.schedule: is \"daily\": "),
@@ -272,7 +272,10 @@ fn jobs_and_sources() {
     }
     let source = |lines: &str| after_base(&format!("[[jobs.etcd.sources]]\n{lines}"));
     for (lines, expected) in [
-        ("type = \"tree\"\nname = \"ca\"\npath = \"/a\"", "14:8 jobs.etcd.sources[1].name: is ca, as another source"),
+        (
+            "type = \"tree\"\nname = \"ca\"\npath = \"/a\"",
+            "14:8 jobs.etcd.sources[1].name: is ca, the name of another source",
+        ),
         (
             "type = \"tree\"\nname = \"t\"\npath = \"a\"",
             "15:8 jobs.etcd.sources[1].path: is \"a\"; expected a path that begins with /",
@@ -287,7 +290,7 @@ fn jobs_and_sources() {
         ),
         (
             "type = \"tree\"\nname = \"t\"\npath = \"/a\"\nargv = [\"b\"]",
-            "16:8 jobs.etcd.sources[1].argv: has a meaning only with type = \"command\"",
+            "16:8 jobs.etcd.sources[1].argv: applies only with type = \"command\"",
         ),
         ("type = \"tree\"\nname = \"t\"", "12:1 jobs.etcd.sources[1].path: is missing"),
         ("type = \"command\"\nname = \"t\"\nargv = []", "15:8 jobs.etcd.sources[1].argv: names no program"),
@@ -328,7 +331,7 @@ fn ebs_sources() {
         ),
         (
             "type = \"ebs\"\nname = \"t\"\nattached_to = \"this-instance\"\nwait = false\nwait_timeout = \"1h\"",
-            "17:16 jobs.etcd.sources[1].wait_timeout: has a meaning only with wait = true",
+            "17:16 jobs.etcd.sources[1].wait_timeout: applies only with wait = true",
         ),
         (
             "type = \"ebs\"\nname = \"t\"\nattached_to = \"this-instance\"\ntags = { \"penstock:job\" = \"x\" }",
@@ -344,7 +347,7 @@ fn ebs_sources() {
     assert_eq!(faults.len(), 2, "both the ID and the clash: {faults:#?}");
 }
 
-/// Every room's faults at once, in the order of the file.
+/// Every section's faults at once, in the order of the file.
 #[test]
 fn everything_at_once() {
     let text = r#"cluster = "Prod"

@@ -1,9 +1,9 @@
-//! Which of several forms a caller prefers: the `Accept` headers of RFC 9110, section 12.5, with their weights.
+//! Reads the `Accept` headers of RFC 9110, section 12.5, with their weights: which form a caller prefers.
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// One element of the list: a name with its parameters, and how much it is wanted.
-struct Wish<'a> {
+/// One element of the list: a name with its parameters, and its weight.
+struct Range<'a> {
     name: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
     weight: f32,
@@ -15,7 +15,7 @@ pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> String {
     lines.join(",")
 }
 
-fn wishes(list: &str) -> impl Iterator<Item = Wish<'_>> {
+fn ranges(list: &str) -> impl Iterator<Item = Range<'_>> {
     list.split(',').filter(|element| !element.trim().is_empty()).map(|element| {
         let mut parts = element.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -23,54 +23,54 @@ fn wishes(list: &str) -> impl Iterator<Item = Wish<'_>> {
         let (mut parameters, mut weight) = (Vec::new(), 1.0);
         for (key, value) in pairs.map(|(key, value)| (key.trim(), value.trim().trim_matches('"'))) {
             if key.eq_ignore_ascii_case("q") {
-                // A weight that is none is as good as not given.
+                // An invalid weight counts as absent.
                 weight = value.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(1.0);
             } else {
                 parameters.push((key, value));
             }
         }
-        Wish { name, parameters, weight }
+        Range { name, parameters, weight }
     })
 }
 
-impl Wish<'_> {
+impl Range<'_> {
     fn version(&self) -> Option<&str> {
         let found = self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case("version"));
         found.map(|(_, version)| *version)
     }
 }
 
-/// How much `list` wants the media type `offer`, such as `text/plain; version=0.0.4`: the most specific range that covers it decides.
-/// 0 is not at all, and what no range covers is not wanted either.
+/// The weight that `list` gives the media type `offer`, such as `text/plain; version=0.0.4`: that of the most specific range that
+/// covers it, or 0, not acceptable, if none does.
 pub(super) fn weight_of_type(list: &str, offer: &str) -> f32 {
-    let Some(offer) = wishes(offer).next() else { return 0.0 };
+    let Some(offer) = ranges(offer).next() else { return 0.0 };
     let kind = offer.name.split('/').next().unwrap_or_default();
-    let rank = |wish: &Wish<'_>| {
-        let rank = if wish.name.eq_ignore_ascii_case(offer.name) {
-            3 + u8::from(wish.version().is_some())
-        } else if wish.name.split_once('/').is_some_and(|(of, all)| all == "*" && of.eq_ignore_ascii_case(kind)) {
+    let rank = |range: &Range<'_>| {
+        let rank = if range.name.eq_ignore_ascii_case(offer.name) {
+            3 + u8::from(range.version().is_some())
+        } else if range.name.split_once('/').is_some_and(|(of, all)| all == "*" && of.eq_ignore_ascii_case(kind)) {
             2
-        } else if wish.name == "*/*" {
+        } else if range.name == "*/*" {
             1
         } else {
             return None;
         };
-        (wish.version().is_none() || wish.version() == offer.version()).then_some(rank)
+        (range.version().is_none() || range.version() == offer.version()).then_some(rank)
     };
     best(list, rank).unwrap_or(0.0)
 }
 
-/// How much `list` wants the content coding `offer`; `None` where it says nothing about it.
+/// The weight that `list` gives the content coding `offer`; `None` if no element covers it.
 pub(super) fn weight_of_coding(list: &str, offer: &str) -> Option<f32> {
-    best(list, |wish| {
-        let named = wish.name.eq_ignore_ascii_case(offer).then_some(2);
-        named.or_else(|| (wish.name == "*").then_some(1))
+    best(list, |range| {
+        let named = range.name.eq_ignore_ascii_case(offer).then_some(2);
+        named.or_else(|| (range.name == "*").then_some(1))
     })
 }
 
-/// The weight of the wish with the highest rank, and of several the greatest.
-fn best(list: &str, rank: impl Fn(&Wish<'_>) -> Option<u8>) -> Option<f32> {
-    let ranked = wishes(list).filter_map(|wish| Some((rank(&wish)?, wish.weight)));
+/// The weight of the range with the highest rank; of several such, the greatest.
+fn best(list: &str, rank: impl Fn(&Range<'_>) -> Option<u8>) -> Option<f32> {
+    let ranked = ranges(list).filter_map(|range| Some((rank(&range)?, range.weight)));
     let best = ranked.max_by(|(rank, weight), (other, heavier)| rank.cmp(other).then(weight.total_cmp(heavier)));
     best.map(|(_, weight)| weight)
 }
@@ -82,7 +82,7 @@ mod tests {
     const OFFER: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     #[test]
-    fn the_most_specific_range_decides_how_much_a_type_is_wanted() {
+    fn the_most_specific_range_gives_a_types_weight() {
         for (list, expected) in [
             ("", 0.0),
             ("application/openmetrics-text", 1.0),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_that_is_named_goes_before_the_star() {
+    fn a_named_coding_outranks_the_star() {
         for (list, expected) in [
             ("", None),
             ("br", None),

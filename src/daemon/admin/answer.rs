@@ -1,4 +1,4 @@
-//! What each path answers.
+//! Makes the answer of each path.
 
 use std::io::Write as _;
 
@@ -15,7 +15,7 @@ use super::super::status::Status;
 use super::{accept, page};
 use crate::metrics::text::Format;
 
-/// Shorter answers gain nothing.
+/// Shorter answers are not compressed.
 const WORTH_ZIPPING: usize = 1 << 10;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -68,13 +68,13 @@ fn verdict(result: Result<(), String>, otherwise: StatusCode) -> Content {
     }
 }
 
-/// OpenMetrics for whoever wants it more than the text that every scraper reads.
+/// OpenMetrics if the caller gives it more weight than the text that every scraper reads.
 fn format(accepted: &str) -> Format {
     let weight = |format: Format| accept::weight_of_type(accepted, format.content_type());
     if weight(Format::OpenMetrics) > weight(Format::Text) { Format::OpenMetrics } else { Format::Text }
 }
 
-/// Whether `gzip` is wanted, and no less than the plain body, which nobody has to name.
+/// Whether the caller accepts `gzip`, with no less weight than the plain body.
 fn takes_gzip(accepted: &str) -> bool {
     let [gzip, plain] =
         ["gzip", "identity"].map(|coding| accept::weight_of_coding(accepted, coding).unwrap_or_default());
@@ -86,7 +86,7 @@ fn respond(content: Content, method: &Method, headers: &HeaderMap) -> Response<F
     let zip = body.len() >= WORTH_ZIPPING && takes_gzip(&accept::list(headers, &header::ACCEPT_ENCODING));
     let (body, zipped) = match zip.then(|| gzip(&body)) {
         Some(Ok(zipped)) => (zipped, true),
-        // Writing to memory does not fail; if it did, the plain body is as good.
+        // Writing to memory does not fail; the plain body would do if it did.
         Some(Err(_)) | None => (body, false),
     };
     let length = HeaderValue::from(body.len());
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_is_sent_to_who_takes_it() {
+    fn gzip_is_sent_to_callers_that_accept_it() {
         for (accepted, takes) in [
             ("gzip", true),
             ("br, gzip;q=0.5", true),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_are_for_who_wants_them_more_than_text() {
+    fn open_metrics_are_sent_to_callers_that_prefer_them() {
         for (accepted, expected) in [
             ("", Format::Text),
             ("*/*", Format::Text),

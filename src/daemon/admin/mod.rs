@@ -1,10 +1,9 @@
 //! The admin server: `/metrics`, `/healthz`, `/readyz`, `/api/v1/status` and a page, over HTTP/1.1, with TLS or without.
 //!
-//! Read-only: GET and HEAD. It asks nobody who they are, so `admin.listen` is the loopback address unless the operator says
-//! otherwise.
+//! Read-only: GET and HEAD. It authenticates nobody, so `admin.listen` is the loopback address by default.
 //!
-//! - **Nobody is kept out**: a head and an answer have their time limits, and beyond [`CONNECTIONS`] the oldest connection is closed for
-//!   the newest ([`Callers`]). Callers that ask and do not read cannot silence `/healthz`.
+//! - **No caller blocks another**: a head and an answer have time limits, and beyond [`CONNECTIONS`] the server closes the oldest
+//!   connection for the newest ([`Callers`]). Callers that do not read their answers cannot silence `/healthz`.
 //! - **Cost**: [`CONNECTIONS`] × ([`MAX_HEAD`] bytes and one answer) of memory at most.
 
 mod accept;
@@ -37,22 +36,22 @@ pub(super) use tls::Tls;
 /// Connections at a time. Prometheus keeps one.
 const CONNECTIONS: usize = 64;
 
-/// Of a request's line and headers.
+/// The largest request line with headers, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 
-/// For a request's head to arrive, and for the next one on a connection that is kept: more than the minute between two scrapes.
+/// Time for a request's head to arrive, also for the next one on a connection that stays open: more than the minute between two scrapes.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the next byte of an answer to be taken.
+/// Time for the caller to read the next byte of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection is closed after this, between two requests where that is possible.
+/// The server closes a connection after this, between two requests if possible.
 const LIFETIME: Duration = Duration::from_mins(15);
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 
-/// The listener that systemd passed (`LISTEN_FDS`), or one of our own.
+/// The listener that systemd passed (`LISTEN_FDS`), or a new one.
 pub(super) fn listen(config: &Admin) -> Result<TcpListener, Report> {
     let bound = || {
         let listener = match listenfd::ListenFd::from_env().take_tcp_listener(0)? {
@@ -75,7 +74,7 @@ pub(super) fn listen(config: &Admin) -> Result<TcpListener, Report> {
             }
             _ => "check `admin.listen`, or the socket unit that systemd passes",
         };
-        Report::new(Class::Local, format!("listening on {}: {error}", config.listen)).remedy(remedy)
+        Report::new(Class::Local, format!("could not listen on {}: {error}", config.listen)).remedy(remedy)
     })
 }
 
@@ -88,9 +87,9 @@ pub(super) async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
 async fn caller(socket: TcpStream, place: Caller, daemon: Arc<Daemon>) {
     tokio::select! {
         ended = connection(socket, &daemon) => if let Err(error) = ended {
-            tracing::debug!("a caller of the admin server: {error}");
+            tracing::debug!(%error, "a connection to the admin server failed");
         },
-        () = place.lost() => tracing::debug!("a caller of the admin server made room for a newer one"),
+        () = place.lost() => tracing::debug!("closed the oldest connection to the admin server for a newer one"),
     }
 }
 

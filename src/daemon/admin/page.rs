@@ -1,5 +1,5 @@
-//! The page at `/`: the status document as HTML. One file: no script, nothing from elsewhere, and nothing that comes from outside
-//! stands in it unescaped. It reloads itself.
+//! Renders the page at `/`: the status document as HTML. One file without a script or anything from another server. Escapes every
+//! value from outside. The page reloads itself.
 
 use std::fmt::{self, Write as _};
 use std::sync::LazyLock;
@@ -18,11 +18,11 @@ const STYLE: &str = include_str!("page.css");
 
 const RELOAD_SECONDS: u32 = 5;
 
-/// Less than this before they expire, credentials that are renewed in time no longer have.
+/// Credentials that are renewed in time always have longer than this.
 const CREDENTIALS_SOON: SignedDuration = SignedDuration::from_mins(2);
 const CERTIFICATE_SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
 
-/// What the browser may load for this page: its own style, by its hash, and the icon in it.
+/// Allows the browser to load the page's own style, by its hash, and the icon in the page.
 pub(super) fn policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(STYLE));
@@ -35,7 +35,7 @@ pub(super) fn policy() -> HeaderValue {
     POLICY.clone()
 }
 
-/// Text that comes from a configuration or a reply.
+/// Text from a configuration or a reply.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -54,7 +54,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// As [`when`] has it, with the exact time to point at.
+/// The text of [`when`], with the exact time as a tooltip.
 struct When(Timestamp, Timestamp);
 
 impl fmt::Display for When {
@@ -65,7 +65,7 @@ impl fmt::Display for When {
     }
 }
 
-/// An absent value.
+/// The value, or a dash if it is absent.
 fn or_dash(value: Option<impl fmt::Display>) -> String {
     value.map_or_else(|| "<span class=\"quiet\">–</span>".to_owned(), |value| value.to_string())
 }
@@ -100,7 +100,7 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
         let message = Escaped(&refused.report.message);
         write!(
             html,
-            "<p class=\"note\"><strong>The configuration was refused, the old one goes on:</strong> {message}</p>"
+            "<p class=\"note\"><strong>The configuration was refused, the old one stays in force:</strong> {message}</p>"
         )?;
     }
     running(html, status)?;
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::error::Class;
 
-    /// The colours of a theme, out of the style.
+    /// The colours of a theme in the style.
     fn colours(theme: &str) -> Vec<(String, [f64; 3])> {
         let pairs = theme.split(';').filter_map(|line| line.trim().rsplit_once("--")?.1.split_once(": #"));
         let channel = |hex: &str, at: usize| {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_outside_stands_unescaped() {
+    fn every_value_from_outside_is_escaped() {
         assert_eq!(Escaped("<a b=\"c\">&'").to_string(), "&lt;a b=&quot;c&quot;&gt;&amp;&#39;");
         let now = Timestamp::UNIX_EPOCH;
         let evil = "<script>x</script>";

@@ -1,7 +1,7 @@
-//! A stream whose writes must make progress: hyper has a time limit for a head that does not come, and none for an answer that is not
-//! read.
+//! A stream whose writes must make progress: hyper limits the time for a request's head, but not the time to read an answer.
 //!
-//! A write that cannot go on for the limit fails with `TimedOut`, which ends the connection. Each byte that goes starts the limit anew.
+//! A write that makes no progress within the limit fails with `TimedOut`, which ends the connection. Each byte written starts the
+//! limit again.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Patience<S> {
     stream: S,
     limit: Duration,
-    /// Since a write began to wait.
+    /// The limit of the write that waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -24,7 +24,7 @@ impl<S> Patience<S> {
         Self { stream, limit, waiting: None }
     }
 
-    /// `outcome`, or the end of the patience with it.
+    /// `outcome`, or `TimedOut` when it has been pending for the limit.
     fn limited<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.waiting = None;

@@ -1,4 +1,4 @@
-//! The admin server's certificate, read again at each reload.
+//! Loads the admin server's certificate, again at each reload.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Admin;
 use crate::error::{Class, Report};
 
-/// What connections from now on are accepted with; `None` in it is plain HTTP.
+/// Accepts new connections; `None` in it is plain HTTP.
 #[derive(Default)]
 pub(in crate::daemon) struct Tls {
     current: Mutex<Option<TlsAcceptor>>,
@@ -30,7 +30,7 @@ impl Tls {
     pub(in crate::daemon) fn load(config: &Admin) -> Result<Option<TlsAcceptor>, Report> {
         let Some(files) = &config.tls else { return Ok(None) };
         let failed = |file: &PathBuf, error: &dyn std::fmt::Display| {
-            Report::new(Class::Tls, format!("admin: {}: {error}", file.display()))
+            Report::new(Class::Tls, format!("could not use {} for the admin server: {error}", file.display()))
                 .remedy("put a PEM certificate with its chain, and its key, into the two files")
         };
         let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);

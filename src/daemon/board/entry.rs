@@ -1,4 +1,4 @@
-//! One job's place, and what becomes of it.
+//! The state of one job on the board: due, waiting, running, ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::error::Class;
 use crate::format::key::Name;
 use crate::metrics::{Outcome, SkipReason};
 
-/// A start that comes later than this was missed. The scheduler itself is never later than its heartbeat.
+/// A run that starts later than this was missed. The scheduler itself is late by one heartbeat at most.
 const LATE: SignedDuration = SignedDuration::from_mins(2);
 
 #[derive(Debug)]
@@ -26,18 +26,18 @@ pub(in crate::daemon) struct Entry {
     delay: Duration,
     /// The longest time between two runs.
     pub(super) interval: Option<Duration>,
-    /// By the schedule.
+    /// The next run by the schedule.
     pub(in crate::daemon) next: Option<Timestamp>,
     pub(super) cause: Cause,
-    /// After a failure.
+    /// The next run after a failure.
     pub(in crate::daemon) retry: Option<Timestamp>,
     pub(super) retries: u32,
     pub(in crate::daemon) waiting: Option<Waiting>,
     pub(in crate::daemon) running: Option<Running>,
     pub(in crate::daemon) record: Record,
-    /// Who wants to know how the run that waits, or runs, ends.
+    /// Callers that wait for the end of the run that waits or runs.
     pub(super) awaited: Vec<oneshot::Sender<Ended>>,
-    /// Left the configuration while it runs.
+    /// The job left the configuration during its run.
     pub(super) removed: bool,
     pub(super) unsaved: bool,
 }
@@ -65,7 +65,7 @@ impl Entry {
         let missed = entry.record.interrupted || entry.record.planned.is_some_and(|planned| planned <= now);
         let same = entry.schedule().is_some() && entry.record.schedule == entry.schedule();
         if missed && same && job.catch_up == CatchUp::Once {
-            // Not before the node's own turn: a whole site that comes back does not start as one either.
+            // With the node's own delay, so that the nodes of a site that comes back do not all start at once.
             (entry.next, entry.cause) = (now.checked_add(entry.delay).ok(), Cause::CatchUp);
         } else {
             entry.plan(now);
@@ -79,7 +79,7 @@ impl Entry {
         (self.zone, self.delay) = (zone(job), schedule::delay(node, &job.name, job.jitter));
         self.job = Arc::new(job.clone());
         self.interval = self.longest_gap(now);
-        // What failed may have been mended.
+        // The change may have removed the cause of the failure.
         (self.retry, self.retries) = (None, 0);
         if other || self.next.is_none() {
             self.plan(now);
@@ -90,7 +90,7 @@ impl Entry {
         self.job.schedule.as_ref().and_then(|cron| schedule::longest_gap(cron, &self.zone, now))
     }
 
-    /// The schedule as it is remembered.
+    /// The schedule as the record has it.
     pub(in crate::daemon) fn schedule(&self) -> Option<String> {
         self.job.schedule.as_ref().map(|cron| format!("{cron} {}", self.job.time_zone))
     }
@@ -106,12 +106,12 @@ impl Entry {
     /// The clock was set back by `by`, to `now`.
     pub(super) fn set_back(&mut self, now: Timestamp, by: SignedDuration) {
         self.plan(now);
-        // As long after its failure as before.
+        // The pause after the failure stays the same.
         self.retry = self.retry.and_then(|at| at.checked_sub(by).ok());
         self.record.last_success = self.record.last_success.map(|at| at.min(now));
     }
 
-    /// Puts a job that is due in line; says why not where it is skipped.
+    /// Queues a job that is due. Returns why, if it skips the run.
     pub(super) fn come_due(&mut self, now: Timestamp, turns: &mut u64) -> Option<SkipReason> {
         let busy = self.waiting.is_some() || self.running.is_some();
         if self.retry.is_some_and(|at| at <= now) && !busy {
@@ -139,7 +139,7 @@ impl Entry {
         self.waiting.get_or_insert(Waiting { since: now, cause, turn: *turns });
     }
 
-    /// Waits no longer: whoever awaits a run that has not begun is told so.
+    /// Takes the job out of the queue. Callers that wait for its run, which never begins, get an error.
     pub(super) fn leave_line(&mut self) {
         if self.waiting.take().is_some() && self.running.is_none() {
             self.awaited.clear();
@@ -162,8 +162,8 @@ impl Entry {
         Some(Start { job: Arc::clone(&self.job), running })
     }
 
-    /// A run by hand is not made again by itself: whoever asked for it sees how it ended. Nor is one whose schedule
-    /// comes first.
+    /// Plans a retry of a failed run. A triggered run gets none: its caller sees the failure. Nor does a run whose next
+    /// scheduled time comes before the retry.
     pub(super) fn plan_retry(
         &mut self,
         class: Option<Class>,
@@ -185,6 +185,6 @@ impl Entry {
 }
 
 fn zone(job: &config::Job) -> TimeZone {
-    // The configuration has looked it up; UTC is what is left when the database is gone since.
+    // The configuration has checked the name. UTC serves if the time zone database has disappeared since.
     if job.time_zone == "UTC" { TimeZone::UTC } else { TimeZone::get(&job.time_zone).unwrap_or(TimeZone::UTC) }
 }

@@ -29,7 +29,7 @@ fn board(config: &Config, minute: i64) -> Board {
     Board::new(config, Metrics::new(), at(minute), |_| Record::default())
 }
 
-/// Ticks, and says which jobs start.
+/// Ticks, and returns the jobs that start.
 fn tick(board: &mut Board, minute: i64) -> Vec<(String, Cause)> {
     board.tick(at(minute)).into_iter().map(|start| (start.job.name.to_string(), start.running.cause)).collect()
 }
@@ -192,7 +192,7 @@ fn a_run_by_hand_and_a_cancelled_one_are_not_made_again() {
     assert_eq!(tick(&mut board, 1), starts(&["etcd"], Cause::Trigger));
     end(&mut board, "etcd", Some(Class::Transient), 2);
     assert!(entry(&board, "etcd").retry.is_none());
-    // One by hand takes the place of a retry: nothing that is due is left behind while it runs.
+    // A triggered run replaces a retry: no retry is due while it runs.
     assert_eq!(tick(&mut board, 60).len(), 1);
     end(&mut board, "etcd", Some(Class::Transient), 61);
     assert!(entry(&board, "etcd").retry.is_some());
@@ -222,7 +222,7 @@ fn triggers_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn whoever_awaits_a_run_hears_its_own_end_whatever_a_reload_does() {
+fn a_caller_that_waits_for_a_run_gets_its_end_whatever_a_reload_does() {
     let (both, none) = (config(1, &[("a", ""), ("b", "")]), config(1, &[]));
     let mut board = board(&both, 0);
     let mut runs = board.trigger("a", at(0)).unwrap();
@@ -234,7 +234,7 @@ fn whoever_awaits_a_run_hears_its_own_end_whatever_a_reload_does() {
     end(&mut board, "a", None, 3);
     assert_eq!(runs.try_recv().unwrap().outcome, Outcome::Success);
     assert_eq!(board.jobs().count(), 0);
-    // How it ended is written, though the job is gone; or is there when the job comes back before that.
+    // The end of the run is saved although the job is gone; or is there when the job comes back before the save.
     let unsaved = board.take_unsaved();
     let of = |job: &str| unsaved.iter().find(|(name, _)| name.as_str() == job).map(|(_, record)| record).unwrap();
     assert_eq!((of("a").last_success, of("a").interrupted), (Some(at(3)), false));
@@ -298,7 +298,7 @@ fn a_clock_that_jumps_makes_no_storm_and_loses_no_job() {
     const DAY: i64 = 24 * 60;
     let daily = "schedule = \"30 0 * * *\"";
     for (schedule, after_the_day, after_the_hour) in [
-        // One for all that the day skipped. The hour that comes again has its run again.
+        // One run for all that the day skipped. The hour that comes again has its run again.
         (HOURLY, vec![(DAY + 90, Cause::CatchUp), (DAY + 120, Cause::Schedule)], vec![120, 180]),
         (daily, vec![(DAY + 90, Cause::CatchUp)], vec![]),
     ] {
@@ -310,7 +310,7 @@ fn a_clock_that_jumps_makes_no_storm_and_loses_no_job() {
         let planned: Vec<_> = after_the_hour.iter().map(|minute| (DAY + minute, Cause::Schedule)).collect();
         assert_eq!(again, planned, "{schedule}: an hour back");
         assert!(board.next_wake().is_some_and(|next| next <= at(2 * DAY + 30)), "{schedule}: it goes on");
-        // Back by the whole day: what the clock's mistake has taken from the future is run again.
+        // Back by the whole day: the runs that the wrong clock made too early are made again.
         let today = starts_during(&mut board, 100..DAY + 31);
         assert_eq!(today.last(), Some(&(DAY + 30 - i64::from(schedule == HOURLY) * 30, Cause::Schedule)), "{schedule}");
         assert!(today.len() <= 24, "{schedule}: {today:?}");
@@ -318,7 +318,7 @@ fn a_clock_that_jumps_makes_no_storm_and_loses_no_job() {
 }
 
 #[test]
-fn a_success_is_never_of_the_future() {
+fn a_success_never_lies_in_the_future() {
     let mut board = board(&config(9, &[("etcd", HOURLY)]), 59);
     let shown = |board: &Board| metric(board, "penstock_job_last_success_timestamp_seconds", &["etcd"]);
     // The clock is a year ahead for one run.
@@ -347,7 +347,7 @@ fn a_retry_does_not_wait_for_a_clock_that_was_set_back() {
 }
 
 #[test]
-fn what_is_remembered_comes_back_with_its_metrics_and_is_saved_when_it_changes() {
+fn a_record_is_loaded_with_its_metrics_and_saved_when_it_changes() {
     let mut first = board(&config(9, &[("etcd", HOURLY)]), 0);
     assert_eq!(first.take_unsaved().len(), 1);
     assert!(first.take_unsaved().is_empty());

@@ -1,7 +1,6 @@
-//! The other side of the control socket: what `penstock status`, `trigger` and `reload` speak with.
+//! The client of the control socket, for `penstock status`, `trigger` and `reload`.
 //!
-//! Every step has a time limit: a daemon that is stopped or hangs is taken for one that does not answer (class timeout), and not
-//! waited for. Where nobody listens, the class is not-found.
+//! Every step has a time limit: a daemon that is stopped or hangs gives class timeout. If nobody listens, the class is not-found.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use super::{ANSWER_WITHIN, Answer, MAX_ANSWER, Request};
 use crate::error::{Class, Report};
 
 /// Between two attempts while the queue of callers is full.
-const KNOCK_EVERY: Duration = Duration::from_millis(100);
+const CONNECT_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Client {
@@ -28,7 +27,7 @@ impl Client {
     /// Sends `request` to the daemon at `socket`.
     ///
     /// # Errors
-    /// When nobody listens there, or takes the request in time.
+    /// When nobody listens there, or nobody accepts the request in time.
     pub async fn send(socket: &Path, request: &Request) -> Result<Self, Report> {
         Self::send_within(socket, request, ANSWER_WITHIN).await
     }
@@ -55,18 +54,18 @@ impl Client {
     /// The next answer.
     ///
     /// # Errors
-    /// When none comes in time, or the daemon hangs up or speaks another language.
+    /// When none comes in time, the daemon hangs up, or its answer cannot be read.
     pub async fn answer(&mut self) -> Result<Answer, Report> {
         let mut line = String::new();
         let ended = |why: String| {
-            Report::new(Class::Transient, format!("the daemon's answer ended: {why}"))
+            Report::new(Class::Transient, format!("could not read the daemon's answer: {why}"))
                 .remedy("see the daemon's log: it may have been stopped")
         };
         let read = timeout(self.patience, self.stream.read_line(&mut line)).await;
         match read.map_err(|_| silent(&self.socket, self.patience))? {
             Ok(0) => Err(ended("it hung up".to_owned())),
             Ok(_) => {
-                // The limit is one answer's, and a caller that waits gets many.
+                // The limit is for one answer, and a caller that waits gets many.
                 self.stream.get_mut().set_limit(MAX_ANSWER);
                 serde_json::from_str(&line).map_err(|error| ended(error.to_string()))
             }
@@ -79,18 +78,16 @@ fn silent(socket: &Path, patience: Duration) -> Report {
     let (socket, seconds) = (socket.display(), patience.as_secs());
     Report::new(
         Class::Timeout,
-        format!("the daemon at {socket} has sent nothing for {seconds} s: it is stopped, or hangs"),
+        format!("the daemon at {socket} has not answered for {seconds} s: it is stopped, or hangs"),
     )
-    .remedy(
-        "look at the process (`ps`: state T is stopped) and at its log; a run that has begun goes on with the daemon",
-    )
+    .remedy("look at the process (`ps`: state T is stopped) and at its log; the daemon completes a run that has begun")
 }
 
-/// Waits where the queue of callers is full: a Unix socket says so at once (`EAGAIN`).
+/// Waits while the queue of callers is full: a Unix socket reports that at once (`EAGAIN`).
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(KNOCK_EVERY).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(CONNECT_EVERY).await,
             result => return result,
         }
     }
@@ -105,12 +102,12 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn nobody_who_listens_is_not_found_and_one_who_is_silent_is_a_timeout() {
+    async fn no_listener_is_not_found_and_a_silent_one_is_a_timeout() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let missing = Client::send(&path, &Request::Status).await.unwrap_err();
         assert_eq!(missing.class, Class::NotFound, "{missing:?}");
-        // A listener that takes nobody, as the kernel keeps it for a stopped process, and a queue for one.
+        // A listener that accepts nobody, like that of a stopped process, with a queue for one caller.
         let socket = UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();
         let listener = socket.listen(0).unwrap();

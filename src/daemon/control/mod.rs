@@ -1,12 +1,12 @@
 //! The control socket: `trigger`, `reload` and `status`, for the daemon's own user and root.
 //!
-//! One request on each connection, a line of JSON; the answer is one line, or for `trigger` several: `queued`, then again and again
-//! `queued` or `progress`, and `ended`. Whoever does not want to wait hangs up after the first `queued`.
+//! Each connection has one request, a line of JSON. The answer is one line, or for `trigger` several: `queued`, then repeatedly
+//! `queued` or `progress`, and `ended`. A caller that does not want to wait hangs up after the first `queued`.
 //!
-//! - **One daemon at a socket** ([`socket`]): a socket that is alive is respected, and so is a file that is no socket.
-//! - **An answer in time** ([`client`]): between two lines a caller waits for seconds, not for ever. The daemon takes whoever comes
-//!   ([`super::callers`]), and obeys no order whose caller has gone.
-//! - **Waiting costs no place**: callers that wait for a run have a large number of their own, and one above it is told so.
+//! - **One daemon at a socket** ([`socket`]): never replaces a socket in use, nor a file that is no socket.
+//! - **An answer in time** ([`client`]): between two lines a caller waits for seconds, not for ever. The daemon accepts every caller
+//!   ([`super::callers`]), and skips an order whose caller has gone.
+//! - **Waiting takes no place**: callers that wait for a run have a high limit of their own; the daemon refuses one above it.
 
 mod client;
 mod server;
@@ -30,10 +30,10 @@ const MAX_REQUEST: u64 = 4 << 10;
 /// The longest answer: the status of thousands of jobs.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// How long a caller waits for a line. Whoever waits for a run gets one every [`PROGRESS_EVERY`].
+/// How long a caller waits for a line. A caller that waits for a run gets one every [`PROGRESS_EVERY`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long the scheduler has to obey, so that a caller hears of a scheduler that hangs while it still listens.
+/// How long the scheduler has for an order. Shorter than [`ANSWER_WITHIN`], so that a caller learns that the scheduler hangs.
 const OBEY_WITHIN: Duration = Duration::from_secs(8);
 
 /// Between two lines to a caller that waits for a run.
@@ -65,7 +65,7 @@ impl From<Report> for Answer {
     }
 }
 
-/// What the scheduler's loop is asked to do; it answers when it has done it. One whose asker has gone is not obeyed.
+/// An order for the scheduler's loop, which answers when it is done. Skipped if its caller has gone.
 #[derive(Debug)]
 pub(super) enum Order {
     Reload(oneshot::Sender<Result<(), Report>>),

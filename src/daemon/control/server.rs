@@ -1,4 +1,4 @@
-//! What the daemon does with a caller.
+//! Serves the callers of the control socket.
 
 use std::io;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use super::super::status::Status;
 use super::{Answer, MAX_REQUEST, OBEY_WITHIN, Order, PROGRESS_EVERY, Request, Socket};
 use crate::error::{Class, Report};
 
-/// Callers at a time that are asking or being answered.
+/// Callers at a time that send a request or read an answer.
 const CALLERS: usize = 128;
 
 /// Callers at a time that wait for a run to end; each costs a descriptor.
 const WAITING: usize = 256;
 
-/// For a request to arrive, and for an answer to be taken.
+/// Time for a request to arrive, and for the caller to read an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What every caller is served with.
+/// State that the callers share.
 #[derive(Clone)]
 struct Server {
     daemon: Arc<Daemon>,
@@ -56,9 +56,9 @@ impl Server {
     async fn caller(self, mut stream: UnixStream, place: Caller) {
         let result = tokio::select! {
             answered = self.answer(&mut stream) => answered,
-            () = place.lost() => Err(io::Error::other("it made room for a newer one")),
+            () = place.lost() => Err(io::Error::other("closed for a newer connection")),
         };
-        // Waiting for a run takes nobody's place.
+        // A caller that waits for a run takes no place.
         drop(place);
         let result = match result {
             Ok(Some(queued)) => self.wait(&mut stream, queued).await,
@@ -66,11 +66,11 @@ impl Server {
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            tracing::debug!("a caller of the control socket: {error}");
+            tracing::debug!(%error, "a connection to the control socket failed");
         }
     }
 
-    /// Reads the request and answers it; a run that was triggered is left to be waited for.
+    /// Reads the request and answers it. Returns the run that a trigger queued.
     async fn answer(&self, stream: &mut UnixStream) -> io::Result<Option<Queued>> {
         let caller = stream.peer_cred()?.uid();
         if let Err(why) = may_call(caller, rustix::process::geteuid().as_raw()) {
@@ -81,9 +81,9 @@ impl Server {
         let mut line = String::new();
         let mut reader = BufReader::new((&mut *stream).take(MAX_REQUEST));
         timeout(PATIENCE, reader.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        // As after a time in which this process was stopped: the caller has been told that nobody answers.
+        // After a time in which this process was stopped, the caller has reported that nobody answers.
         if has_gone(stream)? {
-            return Err(io::Error::other("it hung up before it was answered"));
+            return Err(io::Error::other("the caller hung up before the answer"));
         }
         let answer = match serde_json::from_str(&line) {
             Ok(Request::Status) => Answer::Status(Box::new(Status::of(&self.daemon, Timestamp::now()))),
@@ -99,13 +99,13 @@ impl Server {
                 Ok(Err(refusal)) => refused(&refusal).into(),
                 Err(report) => report.into(),
             },
-            Err(error) => Report::new(Class::Config, format!("no such request: {error}")).into(),
+            Err(error) => Report::new(Class::Config, format!("could not read the request: {error}")).into(),
         };
         send(stream, &answer).await?;
         Ok(None)
     }
 
-    /// What the scheduler answers to an order, in time.
+    /// Gives the scheduler an order and waits for its answer, for [`OBEY_WITHIN`] at most.
     async fn obeyed<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Report> {
         let (answer, result) = oneshot::channel();
         let order = order(answer);
@@ -118,10 +118,9 @@ impl Server {
             Ok(None) => Err(refused(&Refusal::Stopping)),
             Err(_) => {
                 let seconds = OBEY_WITHIN.as_secs();
-                let message = format!("the daemon's scheduler has not taken the order for {seconds} s");
-                Err(Report::new(Class::Timeout, message).remedy(
-                    "it is not obeyed later, unless it has begun; see the daemon's log and /healthz, and ask again",
-                ))
+                let message = format!("the daemon's scheduler has not answered for {seconds} s");
+                Err(Report::new(Class::Timeout, message)
+                    .remedy("the daemon drops the order unless it has begun; see its log and /healthz, and try again"))
             }
         }
     }
@@ -129,7 +128,7 @@ impl Server {
     async fn wait(&self, stream: &mut UnixStream, queued: Queued) -> io::Result<()> {
         let Queued { job, mut end } = queued;
         let Ok(_permit) = self.waiting.try_acquire() else {
-            let message = format!("{job} is queued, and {WAITING} callers wait for runs already: no more may");
+            let message = format!("{job} is queued, but {WAITING} callers wait for runs already, the most allowed");
             let report = Report::new(Class::Busy, message).remedy("`penstock status` shows how it goes");
             return send(stream, &report.into()).await;
         };
@@ -140,7 +139,7 @@ impl Server {
                     let answer = ended.map_or_else(|_| self.never_began(&job).into(), |ended| Answer::Ended((&ended).into()));
                     return send(stream, &answer).await;
                 }
-                // A caller says nothing more: what can be read is its end.
+                // A caller sends nothing more, so a readable stream has ended.
                 _ = stream.readable() => match stream.try_read(&mut [0; 1]) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     _ => return Ok(()),
@@ -171,9 +170,9 @@ fn refused(refusal: &Refusal) -> Report {
     Report::new(class, refusal.to_string())
 }
 
-/// Whether a caller may give orders: root may do anything anyway.
+/// Whether a caller may give orders: the daemon's own user and root may.
 fn may_call(caller: u32, own: u32) -> Result<(), String> {
-    if caller == own || caller == 0 { Ok(()) } else { Err(format!("user {caller} may not; user {own} or root may")) }
+    if caller == own || caller == 0 { Ok(()) } else { Err(format!("user {caller}; expected user {own} or root")) }
 }
 
 /// Whether the caller has closed its end, and not only stopped sending.
@@ -196,7 +195,7 @@ mod tests {
     #[test]
     fn only_the_own_user_and_root_may_call() {
         assert!(may_call(1000, 1000).is_ok() && may_call(0, 1000).is_ok());
-        assert_eq!(may_call(1001, 1000).unwrap_err(), "user 1001 may not; user 1000 or root may");
+        assert_eq!(may_call(1001, 1000).unwrap_err(), "user 1001; expected user 1000 or root");
         assert!(may_call(1000, 0).is_err());
     }
 

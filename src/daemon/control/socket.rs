@@ -1,11 +1,11 @@
-//! The file of the control socket: made, and removed again, without taking anything that is another's.
+//! Makes and removes the file of the control socket, and never a file of another process.
 //!
-//! - **A daemon that lives is respected**, also one that is stopped: it has locked `SOCKET.lock`, or the kernel still queues callers for
-//!   it. The second one does not start (class busy).
-//! - **Only a dead socket is replaced**: what is no socket, or one that cannot be asked, stays and stops the start (class config).
-//! - **Only one's own is removed** at the end, known by device and inode.
-//! - The socket appears with mode 0600, never with another first, and under its name only when nothing else has it.
-//! - The lock's file stays, empty: to remove it would let two daemons lock two files. The kernel gives the lock back however a process ends.
+//! - **Does not replace a living daemon**, running or stopped: it has locked `SOCKET.lock`, or the kernel still queues callers for
+//!   it. The second daemon does not start (class busy).
+//! - **Replaces only a dead socket**: a file that is no socket, or a socket that cannot be tested, stays and fails the start (class config).
+//! - **Removes only its own socket** at the end, known by device and inode.
+//! - The socket has mode 0600 from the start, and appears under its name only when no other file has that name.
+//! - The lock's file stays, empty: removing it would let two daemons lock two files. The kernel releases the lock however a process ends.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ pub(in crate::daemon) struct Socket {
     _lock: Lock,
 }
 
-/// Device and number: no other file has both while this one is open.
+/// Device and inode: no other file has both while this one is open.
 type Inode = (u64, u64);
 
 fn inode(path: &Path) -> io::Result<Inode> {
@@ -34,30 +34,30 @@ fn inode(path: &Path) -> io::Result<Inode> {
 }
 
 impl Socket {
-    /// Takes the place of a socket that an earlier process left behind, and of nothing else.
+    /// Replaces a socket that an earlier process left, and nothing else.
     ///
     /// # Errors
-    /// When another daemon has it, something else is there, or it cannot be made.
+    /// When another daemon has the socket, another file is there, or the socket cannot be made.
     pub(in crate::daemon) async fn bind(path: &Path) -> Result<Self, Report> {
         let local = |error: io::Error| {
-            Report::new(Class::Local, format!("making the control socket {}: {error}", path.display()))
+            Report::new(Class::Local, format!("could not make the control socket {}: {error}", path.display()))
                 .remedy("`admin.socket` must be a short path in a folder that this user may write")
         };
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(local)?;
-        // Held while a daemon lives that made the socket at `path`, even if the socket's file is gone.
+        // A living daemon that made the socket at `path` has this lock, even if the socket's file is gone.
         let Some(lock) = Lock::at(&path.with_added_extension("lock")).map_err(local)? else {
             return Err(taken(path, listener_at(path).await));
         };
         remove_dead(path).await?;
         let bound = || {
-            // A folder of our own until the mode is right: nobody else can connect before.
+            // In a private folder until the mode is set: nobody else can connect before.
             let own = tempfile::Builder::new().prefix(".penstock-").tempdir_in(folder)?;
             let first = own.path().join("s");
             let listener = UnixListener::bind(&first)?;
             fs::set_permissions(&first, fs::Permissions::from_mode(0o600))?;
             let inode = inode(&first)?;
-            // Unlike a rename, a link replaces nothing that has come meanwhile.
+            // Unlike a rename, a link replaces no file that appeared meanwhile.
             fs::hard_link(&first, path)?;
             Ok((listener, inode))
         };
@@ -69,40 +69,42 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         match inode(&self.path) {
-            // Gone since, where this fails.
+            // The removal fails only if the file is gone.
             Ok(found) if found == self.own => drop(fs::remove_file(&self.path)),
-            Ok(_) => tracing::warn!("the control socket {} is another's by now, and stays", self.path.display()),
+            Ok(_) => {
+                tracing::warn!(path = %self.path.display(), "another process replaced the control socket: it stays");
+            }
             Err(_) => {}
         }
     }
 }
 
-/// What a process that listens at a socket is known by.
+/// A process that listens at a socket.
 #[derive(Debug, Clone, Copy)]
 struct Listener {
     pid: Option<i32>,
 }
 
-/// Whether anybody listens at `path`. The kernel answers for a process that is stopped.
+/// Finds the process that listens at `path`. The kernel answers for a process that is stopped.
 async fn listener_at(path: &Path) -> io::Result<Listener> {
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Listener { pid: stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0) }),
-        // Its queue of callers is full.
+        // The listener's queue of callers is full.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Listener { pid: None }),
         Err(error) => Err(error),
     }
 }
 
-/// Removes a socket at which nobody listens any more.
+/// Removes the socket at `path` if nobody listens at it.
 async fn remove_dead(path: &Path) -> Result<(), Report> {
     let in_the_way = |what: &str| {
-        Report::new(Class::Config, format!("{} is {what}: it is not replaced by the control socket", path.display()))
-            .remedy("remove it if it is of no use, or choose another path for `admin.socket`")
+        Report::new(Class::Config, format!("{} is {what}; expected a free path for the control socket", path.display()))
+            .remedy("remove it if nothing needs it, or choose another path for `admin.socket`")
     };
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(in_the_way(&format!("something that cannot be looked at ({error})"))),
+        Err(error) => return Err(in_the_way(&format!("a file that cannot be examined ({error})"))),
     };
     let kind = found.file_type();
     if !kind.is_socket() {
@@ -120,12 +122,12 @@ async fn remove_dead(path: &Path) -> Result<(), Report> {
                     Err(in_the_way(&format!("a socket that cannot be removed ({error})")))
                 }
                 _ => {
-                    tracing::info!("replacing the control socket {}: nobody listens there any more", path.display());
+                    tracing::info!(path = %path.display(), "replacing the control socket: no process listens at the old one");
                     Ok(())
                 }
             }
         }
-        Err(error) => Err(in_the_way(&format!("a socket that cannot be asked who listens there ({error})"))),
+        Err(error) => Err(in_the_way(&format!("a socket that cannot be tested for a listener ({error})"))),
     }
 }
 
@@ -146,11 +148,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_is_the_users_alone_and_takes_the_place_of_a_dead_one() {
+    async fn the_socket_is_for_its_user_only_and_replaces_a_dead_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/control.sock");
         fs::create_dir(path.parent().unwrap()).unwrap();
-        // As a process that was killed leaves it.
+        // Like the socket of a killed process.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let socket = Socket::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_lives_is_respected() {
+    async fn a_living_daemons_socket_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let first = Socket::bind(&path).await.unwrap();
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_stays() {
+    async fn a_file_that_is_no_socket_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let living = folder.path().join("living");
@@ -198,7 +200,7 @@ mod tests {
             ("a folder", &|| fs::create_dir(&path).unwrap()),
             ("a symbolic link", &|| symlink("nowhere", &path).unwrap()),
             ("a symbolic link", &|| symlink(&living, &path).unwrap()),
-            ("a socket that cannot be asked", &|| fs::hard_link(&datagrams, &path).unwrap()),
+            ("a socket that cannot be tested", &|| fs::hard_link(&datagrams, &path).unwrap()),
         ];
         for (what, make) in make {
             make();
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_ones_own_socket_is_removed() {
+    async fn a_daemon_removes_only_its_own_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let first = Socket::bind(&path).await.unwrap();

@@ -100,9 +100,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- fail "location.externalId stands beside credentials.externalIdInSecret; expected one of the two" }}
 {{- end }}
 {{- if and .Values.credentials.externalIdInSecret (ne .Values.credentials.kind "static") }}
-{{- fail "credentials.externalIdInSecret has a meaning only with credentials.kind \"static\"" }}
+{{- fail "credentials.externalIdInSecret applies only with credentials.kind \"static\"" }}
 {{- end }}
 {{- if and .Values.location.encryption.kmsKeyId (not (has .Values.location.encryption.mode (list "sse-kms" "dsse-kms"))) }}
-{{- fail "location.encryption.kmsKeyId has a meaning only with location.encryption.mode \"sse-kms\" or \"dsse-kms\"" }}
+{{- fail "location.encryption.kmsKeyId applies only with location.encryption.mode \"sse-kms\" or \"dsse-kms\"" }}
 {{- end }}
 {{- end }}
