@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
                 seen = wait::look(&*self.location.disks, &ids) => seen,
             };
             match seen {
-                Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &seen, &mut misses)),
+                Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &ids, &seen, &mut misses)),
                 Err(error) if error.class.retry() == Retry::No => {
                     tracing::error!(class = %error.class, %error, "the snapshots cannot be looked at: they stay pending");
                     break;
@@ -156,17 +156,22 @@ impl<'a> Session<'a> {
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
 
+    /// What a look at `asked` has seen; only those of them can be missing from it.
     fn seen(
         &self,
         items: &mut [Item],
+        asked: &[SnapshotId],
         seen: &BTreeMap<SnapshotId, Snapshot>,
         misses: &mut BTreeMap<SnapshotId, u32>,
     ) -> Option<(Name, Error)> {
         misses.retain(|id, _| !seen.contains_key(id));
         let is_gone = |id: &SnapshotId| {
+            if !asked.contains(id) {
+                return false;
+            }
             let in_a_row = misses.entry(id.clone()).or_default();
             *in_a_row += 1;
-            *in_a_row >= MISSES && self.deadlines.contains_key(id)
+            *in_a_row >= MISSES
         };
         let mut failed = None;
         for (item, ended) in wait::settle(items, seen, is_gone, &self.metrics) {

@@ -103,6 +103,21 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 0);
 }
 
+/// The looks of a source that waits longer say nothing of the snapshots that are no longer asked for.
+#[tokio::test]
+async fn a_snapshot_whose_time_is_over_stays_pending_while_others_are_waited_for() {
+    let of = |number, wait| Ebs { volumes: vec![volume_id(number)], select_tags: [].into(), wait: Some(wait), ..by_tag() };
+    let mut world = World::new(volumes(2), of(0, Duration::from_mins(1)));
+    let kind = SourceKind::Ebs(of(1, Duration::from_hours(4)));
+    world.sources.push(Source { name: name("more"), kind });
+    world.disks.completing_in(Duration::from_mins(30));
+    let committed = world.run().await.unwrap();
+    assert_eq!(committed.verdict(), (Outcome::Partial, None));
+    let states: Vec<_> = committed.manifest.snapshots().map(|(_, snapshot)| snapshot.state).collect();
+    assert_eq!(states, [State::Pending, State::Completed]);
+    assert_eq!((world.disks.all_snapshots().len(), world.disks.requests("DeleteSnapshot")), (2, 0));
+}
+
 #[tokio::test]
 async fn nobody_waits_where_nobody_is_asked_to() {
     let world = World::new(volumes(3), Ebs { wait: None, ..by_tag() });
