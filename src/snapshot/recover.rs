@@ -36,8 +36,8 @@ pub async fn all(location: &Location) {
     }
 }
 
-/// Works on the records of the job that `lock` is for. Failures are logged, and leave the record. How many snapshots are known to
-/// be pending still.
+/// Works on the records of the job that `lock` is for. Failures are logged, and leave the record; once its requests are
+/// cancelled, the rest is left. How many snapshots are known to be pending still.
 pub async fn job(location: &Location, lock: &Lock) -> usize {
     let records = match Records::new(&location.process.state_dir).of(lock, location.name()) {
         Ok(records) => records,
@@ -51,6 +51,8 @@ pub async fn job(location: &Location, lock: &Lock) -> usize {
         let owner = record.saved.owner();
         match one(location, record).await {
             Ok(count) => pending += count,
+            // The records stay, and how many snapshots are pending is not known.
+            Err(error) if error.class() == Class::Cancelled => return pending,
             Err(error) => {
                 tracing::error!(backup = %owner, class = %error.class(), %error, "its snapshots are looked after again later");
             }

@@ -37,8 +37,16 @@ pub struct Session<'a> {
     progress: &'a Progress,
     /// Until when each pending snapshot is waited for; those that are not waited for are not in it.
     deadlines: BTreeMap<SnapshotId, Instant>,
-    /// A creation was cut off: its snapshot may appear later than anything that is deleted now.
-    cut_off: bool,
+    creations: Creations,
+}
+
+/// The creations that EC2 was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Creations {
+    None,
+    /// One was cut off: its snapshot may appear later than anything that is deleted now.
+    CutOff,
+    Answered,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -62,7 +70,15 @@ impl<'a> Session<'a> {
         let record =
             Records::new(&location.process.state_dir).begin(lock, location.name(), location.prefix(), owner)?;
         let metrics = location.process.metrics.job(owner.chain.job.as_str());
-        Ok(Self { location, record, metrics, earlier, progress, deadlines: BTreeMap::new(), cut_off: false })
+        Ok(Self {
+            location,
+            record,
+            metrics,
+            earlier,
+            progress,
+            deadlines: BTreeMap::new(),
+            creations: Creations::None,
+        })
     }
 
     /// Begins a snapshot of each volume.
@@ -75,9 +91,9 @@ impl<'a> Session<'a> {
         volumes: &[&Volume],
         stop: &CancellationToken,
     ) -> Result<Vec<Result<EbsSnapshot, Error>>, Error> {
-        self.cut_off = true;
+        self.creations = Creations::CutOff;
         let created = create::all(self.location, &self.record.saved.owner(), ebs, volumes, stop).await?;
-        self.cut_off = false;
+        self.creations = Creations::Answered;
         let started = |(volume, created): (&&Volume, Result<Snapshot, Error>)| {
             created.map(|snapshot| self.started(volume, &snapshot, ebs.wait))
         };
@@ -216,6 +232,12 @@ impl<'a> Session<'a> {
     /// Nothing will be committed: deletes every snapshot of this backup. What cannot be deleted now is what the record is for.
     pub async fn discard(mut self) {
         self.metrics.snapshots_pending(self.earlier);
+        if self.creations == Creations::None {
+            if let Err(error) = self.record.remove() {
+                tracing::warn!(%error, "the record stays");
+            }
+            return;
+        }
         // Should this be cut off, the next start must not commit what is going to be deleted.
         if let Err(error) = self.record.creating() {
             tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
@@ -225,7 +247,7 @@ impl<'a> Session<'a> {
             Ok(deletion) => {
                 deletion.log(&owner);
                 if deletion.kept.is_empty()
-                    && !self.cut_off
+                    && self.creations == Creations::Answered
                     && let Err(error) = self.record.remove()
                 {
                     tracing::warn!(%error, "the record stays");
