@@ -328,3 +328,22 @@ async fn a_stop_before_the_first_creation_asks_ec2_nothing_more() {
     assert_eq!(world.disks.requests("DescribeSnapshots"), 0);
     assert!(world.records().backups().unwrap().is_empty());
 }
+
+/// What `before` froze is frozen until the snapshots are begun: nothing else comes before them.
+#[tokio::test]
+async fn a_glob_is_looked_for_after_the_snapshots_are_begun() {
+    let mut world = World::new(volumes(1), by_tag());
+    let late = world.folder.path().join("trees/late");
+    let path = world.folder.path().join("trees/*").display().to_string();
+    let kind = SourceKind::Tree { path, exclude: Vec::new(), one_file_system: true };
+    world.sources.insert(0, Source { name: name("trees"), kind });
+    world.disks.script(move |operation, _, _| {
+        if operation == "CreateSnapshot" {
+            std::fs::create_dir_all(&late).unwrap();
+        }
+        None
+    });
+    let items = world.run().await.unwrap().manifest.items;
+    let names: Vec<_> = items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["data-vol-00000000", "trees-late"]);
+}
