@@ -190,7 +190,7 @@ impl Driver {
             }
             spoilt = true;
             tracing::debug!(%error, "fetching the group again");
-            self.location.endpoint.once_more("s3", error.class()).await;
+            self.location.once_more(error.class()).await;
         }
     }
 
