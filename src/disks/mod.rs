@@ -1,7 +1,7 @@
 //! The port to a block service: what snapshots need of EC2, and nothing more.
 //!
 //! Implementations: [`memory::MemoryDisks`] for tests and `aws::ec2` for the real thing. A method is one request (a page, where
-//! there are pages); retries are the caller's. The actions behind it are the six that the role has: DescribeVolumes,
+//! there are pages; the SDK's own attempts included); [`crate::retry`] wraps a block service in one that makes a failed request again. The actions behind it are the six that the role has: DescribeVolumes,
 //! DescribeSnapshots, CreateSnapshot with CreateTags in the same call, CreateVolume, DeleteSnapshot.
 //!
 //! CreateSnapshot has no client token. An implementation must not repeat it by itself: after a reply that was lost, only
