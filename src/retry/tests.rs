@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -115,10 +116,10 @@ impl World {
 
     /// The body of each GetObject breaks off after so many bytes of it, in turn; `usize::MAX` is after the last one.
     fn cut(&self, after: &[usize], class: Class) {
-        let mut after = after.to_vec().into_iter();
+        let mut after: VecDeque<_> = after.iter().copied().collect();
         self.inner.script(move |operation, key, _| {
             let cut = |at| Fault::CutBody(at, Error::local(operation, key, class, "told to"));
-            (operation == "GetObject").then(|| after.next()).flatten().map(cut)
+            (operation == "GetObject").then(|| after.pop_front()).flatten().map(cut)
         });
     }
 

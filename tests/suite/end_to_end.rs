@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::servers::{
-    ACCESS_KEY, Answer, S3Server, SECRET_KEY, Seen, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Servers,
+    ACCESS_KEY, Answer, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Seen, Servers,
 };
 
 const EXTERNAL_ID: &str = "external-id-canary";
