@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Clock};
 use crate::config;
 use crate::disks::Disks;
-use crate::error::{Report, ServiceError};
+use crate::error::{Class, Report, ServiceError};
 use crate::format::key::{Chain, Name};
 use crate::metrics;
 use crate::process::Process;
@@ -131,6 +131,11 @@ impl Location {
     pub fn patient(&self) -> Retrying<dyn Store> {
         let policy = Policy::Patience(self.patience);
         Retrying::new(self.remote.store(), self.endpoint.clone(), policy, self.stop.clone())
+    }
+
+    /// Waits until the store may be asked once more for what it answered as done, with a failure of `class`, or until the requests end.
+    pub async fn once_more(&self, class: Class) {
+        self.endpoint.once_more("s3", class, &self.stop).await;
     }
 
     /// This node's chain of a job's backups.

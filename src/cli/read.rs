@@ -14,7 +14,7 @@ use super::session::Session;
 use super::{Failure, file_list, progress};
 use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
 use crate::config::Config;
-use crate::error::Classify as _;
+use crate::error::{Class, Classify as _};
 use crate::format::ebs::EbsSnapshot;
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome};
 use crate::restore as files;
@@ -41,6 +41,8 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
                     memory.take(text.len() + 4 * json.to_string().len())?;
                     found.push((age, text, json));
                 }
+                // Every other one ends the same way.
+                Err(error) if error.class() == Class::Cancelled => return Err(error.into()),
                 Err(error) => {
                     let report = error.report();
                     tracing::error!(class = %report.class, "{}", report.message);
@@ -282,7 +284,7 @@ async fn verify_one(
     depth: Depth,
     format: OutputFormat,
     cancel: &CancellationToken,
-) -> Result<Vec<(crate::error::Class, String)>, Failure> {
+) -> Result<Vec<(Class, String)>, Failure> {
     let manifest = match catalog.manifest(entry).await {
         Ok(manifest) => manifest,
         // A manifest that is refused is a finding; one that cannot be fetched fails the command.

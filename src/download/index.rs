@@ -87,7 +87,7 @@ pub async fn fetch(location: &Location, stream: &Stream) -> Result<IndexFile, Er
     let mut data = attempt(location, &stream.index).await;
     if let Err(error @ Error::Object { .. }) = &data {
         tracing::debug!(key = %stream.index.key, %error, "could not fetch the index: fetching it once more");
-        location.endpoint.once_more("s3", error.class()).await;
+        location.once_more(error.class()).await;
         data = attempt(location, &stream.index).await;
     }
     Ok(IndexFile { key: stream.index.key.clone(), data: data? })

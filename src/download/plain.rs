@@ -189,7 +189,7 @@ impl Driver {
             }
             spoilt = true;
             tracing::debug!(%error, "could not fetch a group of chunks: fetching it once more");
-            self.location.endpoint.once_more("s3", error.class()).await;
+            self.location.once_more(error.class()).await;
         }
     }
 

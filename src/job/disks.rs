@@ -8,11 +8,17 @@ use crate::snapshot::{self, Lock, Session, recover};
 
 impl<'a> Run<'a> {
     /// Recovers the records of earlier runs, and begins this run's record.
+    ///
+    /// # Errors
+    /// When cancelled, or the state directory cannot be written to: there is no record then.
     pub(super) async fn session<'s>(&self, lock: &'s Lock) -> Result<Session<'s>, Error>
     where
         'a: 's,
     {
         let pending = recover::job(&self.location.until(&self.stop), lock).await;
+        if self.stop.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         Session::begin(self.location, lock, &self.owner, pending, &self.progress.snapshots).map_err(Error::Snapshots)
     }
 

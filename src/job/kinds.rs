@@ -7,7 +7,7 @@ pub(super) mod tree;
 
 use super::plan::Plan;
 use super::{Error, Spec};
-use crate::config::{self, SourceKind};
+use crate::config::SourceKind;
 use crate::disks::Disks;
 use crate::format::manifest::SourceDescription;
 use crate::source::command::CommandSource;
@@ -15,14 +15,42 @@ use crate::source::file::FileSource;
 use crate::source::stdin::StdinSource;
 use crate::source::tree::Options;
 
-/// Lists the items of every source. An item that cannot be begun is a failed item.
+/// Lists the volumes of every `ebs` source. An item that cannot be begun is a failed item.
+pub(super) async fn volumes<'a>(spec: &'a Spec, disks: &dyn Disks, plan: &mut Plan<'a>) {
+    for source in &spec.sources {
+        if let SourceKind::Ebs(ebs) = &source.kind {
+            ebs::resolve(&source.name, ebs, disks, plan).await;
+        }
+    }
+    plan.rename();
+}
+
+/// Lists the items of every other source, in the same way.
 ///
 /// # Errors
 /// When no source has any item.
-pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'a>, Error> {
-    let mut plan = Plan::default();
+pub(super) async fn streams<'a>(spec: &'a Spec, plan: &mut Plan<'a>) -> Result<(), Error> {
     for source in &spec.sources {
-        resolve(source, disks, &mut plan).await;
+        let name = source.name.clone();
+        match &source.kind {
+            SourceKind::Tree { path, exclude, one_file_system } => {
+                let options = Options { exclude: exclude.clone(), one_file_system: *one_file_system };
+                tree::resolve(&name, path, &options, plan).await;
+            }
+            SourceKind::File { path } => {
+                let description = SourceDescription::File { path: path.to_string_lossy().into_owned() };
+                plan.stream(name, description, move |stop, _| Ok(FileSource::open(path)?.stopped_by(stop)));
+            }
+            SourceKind::Command { argv, allow_empty } => {
+                let (description, empty) = (SourceDescription::Command { argv: argv.clone() }, (*allow_empty).into());
+                plan.stream(name, description, move |stop, _| CommandSource::spawn(argv, empty, stop));
+            }
+            SourceKind::Stdin { allow_empty } => {
+                let empty = (*allow_empty).into();
+                plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
+            }
+            SourceKind::Ebs(_) => {}
+        }
     }
     let nothing = plan.snapshots.is_empty() && plan.streams.is_empty() && plan.failed.is_empty();
     if nothing && !has_snapshots(spec) {
@@ -30,31 +58,7 @@ pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'
         return Err(Error::Nothing { job: spec.job.clone(), patterns });
     }
     plan.rename();
-    Ok(plan)
-}
-
-/// Adds the current items of `source` to the plan, failed ones too.
-async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut Plan<'a>) {
-    let name = source.name.clone();
-    match &source.kind {
-        SourceKind::Tree { path, exclude, one_file_system } => {
-            let options = Options { exclude: exclude.clone(), one_file_system: *one_file_system };
-            tree::resolve(&name, path, &options, plan);
-        }
-        SourceKind::File { path } => {
-            let description = SourceDescription::File { path: path.to_string_lossy().into_owned() };
-            plan.stream(name, description, move |stop, _| Ok(FileSource::open(path)?.stopped_by(stop)));
-        }
-        SourceKind::Command { argv, allow_empty } => {
-            let (description, empty) = (SourceDescription::Command { argv: argv.clone() }, (*allow_empty).into());
-            plan.stream(name, description, move |stop, _| CommandSource::spawn(argv, empty, stop));
-        }
-        SourceKind::Stdin { allow_empty } => {
-            let empty = (*allow_empty).into();
-            plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
-        }
-        SourceKind::Ebs(ebs) => ebs::resolve(&name, ebs, disks, plan).await,
-    }
+    Ok(())
 }
 
 /// Whether the job has items that are captured, and complete only after `after`.
@@ -69,9 +73,10 @@ pub(super) fn has_snapshots(spec: &Spec) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::config::Source;
-    use crate::disks::memory::MemoryDisks;
     use crate::format::testing::name;
 
     fn spec(sources: &[(&str, String)]) -> Spec {
@@ -81,12 +86,25 @@ mod tests {
     }
 
     async fn plan(spec: &Spec) -> Result<Plan<'_>, Error> {
-        super::plan(spec, &MemoryDisks::new([])).await
+        let mut plan = Plan::default();
+        streams(spec, &mut plan).await.map(|()| plan)
     }
 
     fn names(plan: &Plan<'_>) -> [Vec<String>; 2] {
         let streams = plan.streams.iter().map(|item| item.name.to_string()).collect();
         [streams, plan.failed.iter().map(|item| item.name.to_string()).collect()]
+    }
+
+    /// The one thread that may block hangs, as a directory on a server that is away makes it: whoever waits is free all the same.
+    #[test]
+    fn a_directory_that_does_not_answer_blocks_no_worker() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || hung.recv());
+        let spec = spec(&[("t", "/*".to_owned())]);
+        assert!(runtime.block_on(async { plan(&spec).now_or_never().is_none() }));
+        drop(release);
+        assert!(runtime.block_on(plan(&spec)).is_ok());
     }
 
     #[tokio::test]

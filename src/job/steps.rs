@@ -1,7 +1,8 @@
 //! Runs the steps of a backup, in this order.
 //!
-//! 1. **Resolve**: each source lists its items ([`super::kinds`]).
-//! 2. **Capture**: snapshots are begun ([`super::disks`]).
+//! 1. **Capture**: the volumes of each `ebs` source are listed, and their snapshots are begun ([`super::disks`]). This is the first step,
+//!    because what `before` froze stays frozen until then.
+//! 2. **Resolve**: each other source lists its items ([`super::kinds`]).
 //! 3. **Stream**: trees, files and the output of commands are read and stored ([`super::item`]).
 //! 4. **Thaw**: `after` runs now if snapshots are pending, since everything is captured. Otherwise it runs after the commit.
 //! 5. **Settle**: waits for the snapshots.
@@ -44,18 +45,18 @@ impl Run<'_> {
 
     async fn steps(&mut self, manifest: &mut Manifest, mut session: Option<&mut Session<'_>>) -> Result<(), Error> {
         let Location { disks, .. } = self.location;
-        let Plan { snapshots, streams, failed, unlisted, warnings, .. } = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
-            plan = kinds::plan(self.spec, &**disks) => plan?,
-        };
+        let (spec, stop, mut plan) = (self.spec, self.stop.clone(), Plan::default());
+        if let Some(session) = session.as_deref_mut() {
+            let volumes = kinds::volumes(spec, &**disks, &mut plan);
+            stop.run_until_cancelled(volumes).await.ok_or(Error::Cancelled)?;
+            self.capture(&plan.snapshots, session, &mut manifest.items).await?;
+        }
+        stop.run_until_cancelled(kinds::streams(spec, &mut plan)).await.ok_or(Error::Cancelled)??;
+        let Plan { streams, failed, unlisted, warnings, .. } = plan;
         for (source, message) in warnings {
             let mut tally = self.tally(&source);
             tally.warn("", message);
             manifest.warnings.append(tally.warnings);
-        }
-        if let Some(session) = session.as_deref_mut() {
-            self.capture(&snapshots, session, &mut manifest.items).await?;
         }
         for planned in streams {
             self.stream(planned, manifest).await?;

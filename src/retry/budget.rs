@@ -38,6 +38,11 @@ impl RetryBudget {
         self.tokens = (self.tokens + passed * RATE).min(BURST) - 1.0;
         Duration::from_secs_f64((-self.tokens / RATE).max(0.0))
     }
+
+    /// Returns a retry that was taken and is not made.
+    pub(super) fn give_back(&mut self) {
+        self.tokens = (self.tokens + 1.0).min(BURST);
+    }
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ impl Disks for Retrying<dyn Disks> {
         self.request(Call::ec2("DescribeVolumes", &"volumes"), list).await
     }
 
+    /// Sent once: the caller looks again until the volume is available.
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error> {
-        self.request(Call::ec2("DescribeVolumes", id), || self.inner.new_volume(id)).await
+        self.inner.new_volume(id).await
     }
 
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error> {

@@ -5,8 +5,9 @@
 //!   somebody waits; an upload survives an outage, and fails after [`PATIENCE`] without success.
 //! - **How often**: all work at one location shares its [`Endpoint`]: a budget of retries, so that the jobs together do not overload
 //!   a store in trouble, and the [`window`] of parts in flight. It counts each retry; each is logged.
-//! - **Bodies**: an interrupted download continues where it broke off, within the same policy.
-//! - **Not repeated**: CreateSnapshot, which only its caller can repeat (see [`crate::disks`]).
+//! - **Bodies**: an interrupted download continues where it broke off; its requests and its body share one count of attempts.
+//! - **Not repeated**: CreateSnapshot, which only its caller can repeat (see [`crate::disks`]), and the request for a new volume, which
+//!   its caller repeats until the volume is available.
 //! - **Cancellation**: a request in flight and a pause end with [`Class::Cancelled`].
 
 mod budget;
@@ -145,12 +146,40 @@ impl Endpoint {
         (0..retries).for_each(|_| _ = self.health().budget.spend(self.clock.now()));
     }
 
-    /// Waits until the budget allows one more request, and counts it. For a caller that finds damage in the data of a request that
-    /// succeeded.
-    pub async fn once_more(&self, service: &'static str, class: Class) {
+    /// Waits until the budget allows one more request, or `stop`, and counts it. For a caller that finds damage in the data of a request
+    /// that succeeded.
+    pub async fn once_more(&self, service: &'static str, class: Class, stop: &CancellationToken) {
         self.metrics.retried(service, class);
-        let pause = self.health().budget.spend(self.clock.now());
-        self.clock.sleep(pause).await;
+        self.turn(Duration::ZERO).wait(stop).await;
+    }
+
+    /// Takes one retry from the budget, to be made after `pause` at the earliest.
+    fn turn(&self, pause: Duration) -> Turn<'_> {
+        let after = pause.max(self.health().budget.spend(self.clock.now()));
+        Turn { endpoint: self, after, made: false }
+    }
+}
+
+/// A retry that the budget has been charged for. The budget gets it back unless its time comes.
+struct Turn<'a> {
+    endpoint: &'a Endpoint,
+    after: Duration,
+    made: bool,
+}
+
+impl Turn<'_> {
+    /// Whether its time comes before `stop`.
+    async fn wait(mut self, stop: &CancellationToken) -> bool {
+        self.made = stop.run_until_cancelled(self.endpoint.clock.sleep(self.after)).await.is_some();
+        self.made
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.made {
+            self.endpoint.health().budget.give_back();
+        }
     }
 }
 
@@ -203,25 +232,29 @@ impl<T: ?Sized> Retrying<T> {
         Self { inner, endpoint, policy, stop }
     }
 
-    /// Makes `request` until it succeeds, or the failure's class or the policy ends it.
+    const fn attempts(&self) -> Attempts {
+        Attempts::new(self.policy)
+    }
+
+    /// Makes `request` until it succeeds, its class says to stop, or the policy does.
     async fn request<R, F>(&self, call: Call<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
     where
         F: Future<Output = Result<R, ServiceError>>,
     {
-        self.watched(call, request, |_| {}).await
+        self.watched(call, &mut self.attempts(), request, |_| {}).await
     }
 
-    /// The same as [`Self::request`]; `failed` gets each attempt's failure.
+    /// The same after the `attempts` so far; `failed` sees each attempt's failure.
     async fn watched<R, F>(
         &self,
         call: Call<'_>,
+        attempts: &mut Attempts,
         mut request: impl FnMut() -> F,
         mut failed: impl FnMut(&ServiceError),
     ) -> Result<R, ServiceError>
     where
         F: Future<Output = Result<R, ServiceError>>,
     {
-        let mut attempts = Attempts::new(self.policy);
         loop {
             let result = tokio::select! {
                 biased;
@@ -236,7 +269,7 @@ impl<T: ?Sized> Retrying<T> {
                 Err(error) => error,
             };
             failed(&error);
-            self.again(call, &mut attempts, error).await?;
+            self.again(call, attempts, error).await?;
         }
     }
 
@@ -245,17 +278,16 @@ impl<T: ?Sized> Retrying<T> {
     /// # Errors
     /// `error`, when there is no further attempt.
     async fn again(&self, call: Call<'_>, attempts: &mut Attempts, error: ServiceError) -> Result<(), ServiceError> {
-        let clock = &self.endpoint.clock;
-        let now = clock.now();
+        let now = self.endpoint.clock.now();
         let Some(pause) = attempts.after(error.class, now, random()) else { return Err(error) };
-        let pause = pause.max(self.endpoint.health().budget.spend(now));
+        let turn = self.endpoint.turn(pause);
         self.endpoint.metrics.retried(error.service, error.class);
         let Call { operation, resource, .. } = call;
-        tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = pause.as_millis(), %error, "a request failed: trying again after a pause");
-        tokio::select! {
-            () = self.stop.cancelled() => Err(call.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
-            () = clock.sleep(pause) => Ok(()),
+        tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = turn.after.as_millis(), %error, "a request failed: trying again after a pause");
+        if turn.wait(&self.stop).await {
+            return Ok(());
         }
+        Err(call.error(Class::Cancelled, format!("cancelled after a failure: {error}")))
     }
 }
 

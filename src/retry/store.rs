@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use super::window::Launch;
 use super::{Attempts, Call, Retrying};
 use crate::checksum::{Algorithm, Checksum};
-use crate::error::Class;
+use crate::error::{Class, Retry};
 use crate::format::key::ObjectKey;
 use crate::store::{
     Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
@@ -26,7 +26,8 @@ impl Retrying<dyn Store> {
         let mut in_doubt = false;
         let call = Call::s3("CreateMultipartUpload", key);
         let create = || self.inner.create_upload(key);
-        let created = self.watched(call, create, |error| in_doubt |= error.may_have_happened()).await;
+        let created =
+            self.watched(call, &mut self.attempts(), create, |error| in_doubt |= error.may_have_happened()).await;
         (created, in_doubt)
     }
 
@@ -44,7 +45,7 @@ impl Retrying<dyn Store> {
         let call = Call::s3("UploadPart", &upload.key);
         let send = || self.inner.upload_part(upload, number, payload.clone());
         let failed = |error: &Error| self.endpoint.lost(&mut launch, error.class);
-        let part = self.watched(call, send, failed).await?;
+        let part = self.watched(call, &mut self.attempts(), send, failed).await?;
         self.endpoint.health().window.arrived(launch);
         Ok(part)
     }
@@ -63,9 +64,11 @@ impl Store for Retrying<dyn Store> {
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
         let start = range.as_ref().map_or(0, |range| range.start);
         let get = || self.inner.get(key, range.clone());
-        let Download { length, body } = self.request(Call::s3("GetObject", key), get).await?;
-        let (store, key, attempts) = (self.clone(), key.clone(), Attempts::new(self.policy));
-        let resuming = Resuming { store, key, attempts, rest: start..start + length, length, body };
+        let mut attempts = self.attempts();
+        let call = Call::s3("GetObject", key);
+        let Download { length, body } = self.watched(call, &mut attempts, get, |_| {}).await?;
+        let resuming =
+            Resuming { store: self.clone(), key: key.clone(), attempts, rest: start..start + length, length, body };
         Ok(Download { length, body: Box::pin(stream::unfold(Some(resuming), Resuming::step)) })
     }
 
@@ -126,6 +129,7 @@ impl Store for Retrying<dyn Store> {
 struct Resuming {
     store: Retrying<dyn Store>,
     key: ObjectKey,
+    /// Those of the first request included.
     attempts: Attempts,
     /// The range of the object that has not come yet.
     rest: Range<u64>,
@@ -155,6 +159,8 @@ impl Resuming {
                     let found = this.length - (this.rest.end - this.rest.start);
                     this.error(Class::Transient, format!("the body has {found} bytes; expected {}", this.length))
                 }
+                // All bytes have come, and whoever reads checks them: only the end of the reply is lost.
+                Some(Err(error)) if this.rest.is_empty() && error.class.retry() == Retry::BackOff => return None,
                 Some(Err(error)) => error,
             };
             if let Err(error) = this.resume(error).await {
@@ -175,7 +181,7 @@ impl Resuming {
         self.store.again(call, &mut self.attempts, error).await?;
         let rest = &self.rest;
         let get = || self.store.inner.get(&self.key, Some(rest.clone()));
-        let Download { length, body } = self.store.request(call, get).await?;
+        let Download { length, body } = self.store.watched(call, &mut self.attempts, get, |_| {}).await?;
         if length != rest.end - rest.start {
             let message = format!("the rest of the body has {length} bytes; expected {}", rest.end - rest.start);
             return Err(self.error(Class::Integrity, message));

@@ -1,19 +1,18 @@
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
+use futures_util::{FutureExt as _, TryStreamExt as _};
 
 use super::*;
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::Algorithm;
 use crate::clock::Virtual;
 use crate::config::Concurrency;
 use crate::format::key::ObjectKey;
 use crate::metrics::Metrics;
-use crate::store::memory::MemoryStore;
-use crate::store::{
-    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
-};
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Error, Overwrite, PartNumber, Payload, Store, UploadHandle};
 
 #[test]
 fn attempts_are_counted() {
@@ -86,7 +85,7 @@ fn no_request_fails_at_a_store_that_is_back_in_time() {
 
 /// A store in memory with scripted failures, four parts in flight, and virtual time.
 struct World {
-    failing: Arc<Failing>,
+    inner: Arc<MemoryStore>,
     metrics: Metrics,
     clock: Virtual,
     store: Retrying<dyn Store>,
@@ -95,17 +94,33 @@ struct World {
 
 impl World {
     fn new(failures: &[(&'static str, Class)]) -> Self {
-        let failing = Failing { inner: MemoryStore::with_limits(0, 10), failures: Mutex::new(failures.to_vec()) };
-        let (failing, clock, metrics) = (Arc::new(failing), Virtual::default(), Metrics::new());
+        let (inner, clock, metrics) = (Arc::new(MemoryStore::with_limits(0, 10)), Virtual::default(), Metrics::new());
         let window = Window::from(Concurrency::AtMost(4));
         let endpoint = Endpoint::new(metrics.location("test"), window, Arc::new(clock.clone()));
-        let (inner, stop): (Arc<dyn Store>, _) = (failing.clone(), CancellationToken::new());
-        let store = Retrying::new(inner, endpoint, Policy::COUNTED, stop.clone());
-        Self { failing, metrics, clock, store, stop }
+        let stop = CancellationToken::new();
+        let store = Retrying::<dyn Store>::new(inner.clone(), endpoint, Policy::COUNTED, stop.clone());
+        let world = Self { inner, metrics, clock, store, stop };
+        world.fail(failures);
+        world
     }
 
+    /// Each is of the first request of its operation that there is.
     fn fail(&self, failures: &[(&'static str, Class)]) {
-        *self.failing.failures.lock().unwrap() = failures.to_vec();
+        let mut failures = failures.to_vec();
+        self.inner.script(move |operation, key, _| {
+            let at = failures.iter().position(|(of, _)| *of == operation)?;
+            let (_, class) = failures.remove(at);
+            Some(Fault::Refuse(Error::local(operation, key, class, "told to")))
+        });
+    }
+
+    /// The body of each GetObject breaks off after so many bytes of it, in turn; `usize::MAX` is after the last one.
+    fn cut(&self, after: &[usize], class: Class) {
+        let mut after: VecDeque<_> = after.iter().copied().collect();
+        self.inner.script(move |operation, key, _| {
+            let cut = |at| Fault::CutBody(at, Error::local(operation, key, class, "told to"));
+            (operation == "GetObject").then(|| after.pop_front()).flatten().map(cut)
+        });
     }
 
     fn retries(&self) -> String {
@@ -154,13 +169,60 @@ async fn a_body_that_breaks_off_is_resumed_where_it_broke() {
     };
     for (range, expected) in [(None, &data[..]), (Some(10..200), &data[10..200])] {
         for broken in [1, 4] {
-            world.fail(&vec![("body", Class::Transient); broken]);
+            world.cut(&vec![40; broken], Class::Transient);
             let (length, found) = read(range.clone()).await.unwrap();
             assert_eq!((length, &found[..]), (expected.len() as u64, expected), "{range:?}, broken {broken} times");
         }
     }
-    world.fail(&[("body", Class::Transient); 5]);
+    world.cut(&[40; 5], Class::Transient);
     assert_eq!(read(None).await.unwrap_err().class, Class::Transient, "five attempts, the first included");
+    world.cut(&[usize::MAX], Class::Transient);
+    let before = world.inner.requests("GetObject");
+    assert_eq!(read(None).await.unwrap(), (256, data), "all of it came before the failure");
+    assert_eq!(world.inner.requests("GetObject"), before + 1);
+    world.cut(&[usize::MAX], Class::Compat);
+    assert_eq!(read(None).await.unwrap_err().class, Class::Compat, "more came than was asked for");
+}
+
+#[tokio::test]
+async fn a_body_and_the_requests_that_resume_it_share_their_attempts() {
+    let world = World::new(&[]);
+    let key = ObjectKey::new("k");
+    world.store.put(&key, small(), Overwrite::Allow).await.unwrap();
+    let mut first = true;
+    world.inner.script(move |operation, key, _| {
+        let error = Error::local(operation, key, Class::Transient, "told to");
+        Some(if std::mem::take(&mut first) { Fault::CutBody(0, error) } else { Fault::Refuse(error) })
+    });
+    let body = world.store.get(&key, None).await.unwrap().body;
+    let failed = world.clock.run(body.try_collect::<Vec<Bytes>>()).await.unwrap_err();
+    assert_eq!((failed.class, world.inner.requests("GetObject")), (Class::Transient, 5));
+}
+
+/// Parts of an upload that is given up must not keep its abort waiting.
+#[tokio::test]
+async fn a_retry_that_is_not_made_is_given_back() {
+    let world = World::new(&[("ListObjectsV2", Class::Throttled); 64]);
+    let mut waiting: Vec<_> = (0..64).map(|_| Box::pin(world.store.list("", None))).collect();
+    // Time does not pass.
+    assert!(waiting.iter_mut().all(|list| list.now_or_never().is_none()));
+    assert!(world.store.endpoint.turn(Duration::ZERO).after >= Duration::from_secs(24));
+    drop(waiting.split_off(32));
+    world.stop.cancel();
+    let ended = join_all(waiting).await;
+    assert!(ended.into_iter().all(|ended| ended.unwrap_err().class == Class::Cancelled));
+    assert_eq!(world.store.endpoint.turn(Duration::ZERO).after, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn whoever_asks_once_more_does_not_wait_when_stopped() {
+    let world = World::new(&[]);
+    let endpoint = &world.store.endpoint;
+    endpoint.use_up(64);
+    let mut waiting = Box::pin(endpoint.once_more("s3", Class::Integrity, &world.stop));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    world.stop.cancel();
+    assert!(waiting.now_or_never().is_some());
 }
 
 #[tokio::test]
@@ -175,73 +237,4 @@ async fn a_request_and_a_pause_end_when_cancelled() {
     });
     assert_eq!(cancelled.unwrap_err().class, Class::Cancelled);
     assert_eq!(world.store.head(&ObjectKey::new("k")).await.unwrap_err().class, Class::Cancelled);
-}
-
-struct Failing {
-    inner: MemoryStore,
-    /// Taken by the first request of its operation; a body breaks off in its middle.
-    failures: Mutex<Vec<(&'static str, Class)>>,
-}
-
-impl Failing {
-    fn may(&self, operation: &'static str) -> Result<(), Error> {
-        let mut failures = self.failures.lock().unwrap();
-        let Some(at) = failures.iter().position(|(of, _)| *of == operation) else { return Ok(()) };
-        let (_, class) = failures.remove(at);
-        Err(Error::local(operation, "k", class, "told to"))
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Failing {
-    fn algorithm(&self) -> Algorithm {
-        self.inner.algorithm()
-    }
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        self.may("PutObject")?;
-        self.inner.put(key, payload, overwrite).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let download = self.inner.get(key, range).await?;
-        let Err(error) = self.may("body") else { return Ok(download) };
-        let whole = download.body.try_collect::<Vec<Bytes>>().await?.concat();
-        let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
-        Ok(Download { body: Box::pin(futures_util::stream::iter([Ok(half), Err(error)])), ..download })
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        self.inner.head(key).await
-    }
-    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
-        self.inner.delete(key).await
-    }
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        self.may("ListObjectsV2")?;
-        self.inner.list(prefix, from).await
-    }
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        self.may("CreateMultipartUpload")?;
-        self.inner.create_upload(key).await
-    }
-    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
-        self.may("UploadPart")?;
-        self.inner.upload_part(to, n, payload).await
-    }
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
-        self.inner.complete_upload(upload, parts, size, checksum).await
-    }
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        self.inner.abort_upload(upload).await
-    }
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        self.inner.list_parts(upload).await
-    }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        self.inner.list_uploads(prefix).await
-    }
 }

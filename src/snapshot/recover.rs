@@ -36,8 +36,8 @@ pub async fn all(location: &Location) {
     }
 }
 
-/// Recovers the records of the job that `lock` is for. A record stays if that fails; failures are logged. Returns how many snapshots are
-/// known to be pending still.
+/// Recovers the records of the job that `lock` is for. A record stays if that fails; failures are logged; once the requests are cancelled,
+/// the rest is left. Returns how many snapshots are known to be pending still.
 pub async fn job(location: &Location, lock: &Lock) -> usize {
     let records = match Records::new(&location.process.state_dir).of(lock, location.name()) {
         Ok(records) => records,
@@ -51,6 +51,8 @@ pub async fn job(location: &Location, lock: &Lock) -> usize {
         let owner = record.saved.owner();
         match one(location, record).await {
             Ok(count) => pending += count,
+            // The records stay, and how many snapshots are pending is not known.
+            Err(error) if error.class() == Class::Cancelled => return pending,
             Err(error) => {
                 tracing::error!(backup = %owner, class = %error.class(), %error, "could not finish the pending snapshots of this backup: trying again later");
             }

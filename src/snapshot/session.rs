@@ -37,8 +37,16 @@ pub struct Session<'a> {
     progress: &'a Progress,
     /// When the waiting for each pending snapshot ends; snapshots that are not waited for are not in it.
     deadlines: BTreeMap<SnapshotId, Instant>,
-    /// A creation was interrupted: its snapshot may appear after the others are deleted.
-    cut_off: bool,
+    creations: Creations,
+}
+
+/// The creations that EC2 was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Creations {
+    None,
+    /// One was interrupted: its snapshot may appear after the others are deleted.
+    CutOff,
+    Answered,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -62,7 +70,15 @@ impl<'a> Session<'a> {
         let record =
             Records::new(&location.process.state_dir).begin(lock, location.name(), location.prefix(), owner)?;
         let metrics = location.process.metrics.job(owner.chain.job.as_str());
-        Ok(Self { location, record, metrics, earlier, progress, deadlines: BTreeMap::new(), cut_off: false })
+        Ok(Self {
+            location,
+            record,
+            metrics,
+            earlier,
+            progress,
+            deadlines: BTreeMap::new(),
+            creations: Creations::None,
+        })
     }
 
     /// Begins a snapshot of each volume.
@@ -75,9 +91,9 @@ impl<'a> Session<'a> {
         volumes: &[&Volume],
         stop: &CancellationToken,
     ) -> Result<Vec<Result<EbsSnapshot, Error>>, Error> {
-        self.cut_off = true;
+        self.creations = Creations::CutOff;
         let created = create::all(self.location, &self.record.saved.owner(), ebs, volumes, stop).await?;
-        self.cut_off = false;
+        self.creations = Creations::Answered;
         let started = |(volume, created): (&&Volume, Result<Snapshot, Error>)| {
             created.map(|snapshot| self.started(volume, &snapshot, ebs.wait))
         };
@@ -134,7 +150,7 @@ impl<'a> Session<'a> {
                 seen = wait::look(&*self.location.disks, &ids) => seen,
             };
             match seen {
-                Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &seen, &mut misses)),
+                Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &ids, &seen, &mut misses)),
                 Err(error) if error.class.retry() == Retry::No => {
                     tracing::error!(class = %error.class, %error, "could not look at the pending snapshots: they stay pending; a later run looks again");
                     break;
@@ -156,17 +172,22 @@ impl<'a> Session<'a> {
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
 
+    /// What a look at `asked` has seen; only those of them can be missing from it.
     fn seen(
         &self,
         items: &mut [Item],
+        asked: &[SnapshotId],
         seen: &BTreeMap<SnapshotId, Snapshot>,
         misses: &mut BTreeMap<SnapshotId, u32>,
     ) -> Option<(Name, Error)> {
         misses.retain(|id, _| !seen.contains_key(id));
         let is_gone = |id: &SnapshotId| {
+            if !asked.contains(id) {
+                return false;
+            }
             let in_a_row = misses.entry(id.clone()).or_default();
             *in_a_row += 1;
-            *in_a_row >= MISSES && self.deadlines.contains_key(id)
+            *in_a_row >= MISSES
         };
         let mut failed = None;
         for (item, ended) in wait::settle(items, seen, is_gone, &self.metrics) {
@@ -211,6 +232,12 @@ impl<'a> Session<'a> {
     /// Deletes every snapshot of a backup that will not be committed. The record stays until all are deleted.
     pub async fn discard(mut self) {
         self.metrics.snapshots_pending(self.earlier);
+        if self.creations == Creations::None {
+            if let Err(error) = self.record.remove() {
+                tracing::warn!(%error, "could not remove the snapshot record: the next run removes it");
+            }
+            return;
+        }
         // If this is interrupted, the next start must not commit the backup.
         if let Err(error) = self.record.creating() {
             tracing::error!(class = %error.class(), %error, "could not change the snapshot record: if this process dies now, the next start may commit the failed backup");
@@ -220,7 +247,7 @@ impl<'a> Session<'a> {
             Ok(deletion) => {
                 deletion.log(&owner);
                 if deletion.kept.is_empty()
-                    && !self.cut_off
+                    && self.creations == Creations::Answered
                     && let Err(error) = self.record.remove()
                 {
                     tracing::warn!(%error, "could not remove the snapshot record: the next run removes it");

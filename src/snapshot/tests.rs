@@ -190,6 +190,21 @@ async fn a_volume_that_is_not_listed_yet_is_looked_for_again() {
 }
 
 #[tokio::test]
+async fn each_look_at_a_volume_is_one_request() {
+    let world = World::new();
+    let id = world.snapshot(&owner("disks", ID), 0).await;
+    world.disks.script(|operation, volume, before| {
+        let ill = operation == "DescribeVolumes" && !volume.is_empty() && before < 4;
+        ill.then(|| Fault::Refuse(error("DescribeVolumes", Class::Transient, 500, "InternalError")))
+    });
+    world.restore(&recorded(&id, 0), &wanted()).await.unwrap();
+    // The search for an earlier volume, three looks that fail, one at the volume while it is created and one when it is ready.
+    assert_eq!(world.disks.requests("DescribeVolumes"), 6);
+    let passed = world.clock.passed();
+    assert_eq!(passed, Duration::from_secs(1 + 2 + 4 + 8), "the looks' own pauses, and no others");
+}
+
+#[tokio::test]
 async fn nothing_is_made_of_a_snapshot_that_will_not_do() {
     let world = World::new();
     world.disks.completing_in(Duration::from_hours(1));

@@ -4,6 +4,8 @@
 //! at all, a part list is compared with the stored parts. Payloads are kept, not copied. It never fails by itself:
 //! [`MemoryStore::script`] sees each request first and may return a [`Fault`]. Its clock is the system's until a test sets it.
 
+mod assemble;
+
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
+use self::assemble::assemble;
 use super::{
     Deleted, Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
     UploadHandle, UploadId, UploadedPart,
@@ -37,6 +40,8 @@ pub enum Fault {
     Repeat,
     /// Done; the answer is wrong: a body of zeros, a checksum of 0.
     Spoil,
+    /// Done; the body of the answer breaks off after so many bytes with this.
+    CutBody(usize, Error),
     /// Not done; never answered.
     Hang,
     /// Done; never answered.
@@ -171,7 +176,7 @@ impl MemoryStore {
         operation: &'static str,
         key: &str,
         mut work: impl FnMut(&mut State) -> Result<T, Error>,
-        spoil: impl FnOnce(T) -> T,
+        spoil: impl FnOnce(T, Fault) -> T,
     ) -> Result<T, Error> {
         let fault = {
             let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +191,7 @@ impl MemoryStore {
             Some(Fault::Refuse(error)) => Err(error),
             Some(Fault::LoseReply(error)) => work().and(Err(error)),
             Some(Fault::Repeat) => work().and_then(|first| work().map(|_| first)),
-            Some(Fault::Spoil) => work().map(spoil),
+            Some(fault @ (Fault::Spoil | Fault::CutBody(..))) => work().map(|answer| spoil(answer, fault)),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::HangAfter) => {
                 drop(work());
@@ -257,7 +262,7 @@ impl Store for MemoryStore {
             state.objects.insert(key.clone(), object);
             Ok(())
         };
-        self.request("PutObject", key.as_str(), put, |()| ()).await
+        self.request("PutObject", key.as_str(), put, |(), _| ()).await
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
@@ -270,13 +275,17 @@ impl Store for MemoryStore {
                 let message = "The requested range is not satisfiable";
                 return Err(error("GetObject", key, Class::Integrity, 416, "InvalidRange", message));
             }
-            Ok((range.end - range.start, object.slice(&range)))
+            Ok((range.end - range.start, object.slice(&range), None))
         };
-        let zeros = |(length, pieces): (u64, Vec<Bytes>)| {
-            (length, pieces.iter().map(|piece| vec![0; piece.len()].into()).collect())
+        let spoil = |(length, pieces, _): (u64, Vec<Bytes>, _), fault| {
+            let Fault::CutBody(at, error) = fault else {
+                return (length, pieces.iter().map(|piece| vec![0; piece.len()].into()).collect(), None);
+            };
+            let whole = Bytes::from(pieces.concat());
+            (length, vec![whole.slice(..at.min(whole.len()))], Some(Err(error)))
         };
-        let (length, pieces) = self.request("GetObject", key.as_str(), get, zeros).await?;
-        Ok(Download { length, body: Box::pin(stream::iter(pieces.into_iter().map(Ok))) })
+        let (length, pieces, cut) = self.request("GetObject", key.as_str(), get, spoil).await?;
+        Ok(Download { length, body: Box::pin(stream::iter(pieces.into_iter().map(Ok).chain(cut))) })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
@@ -286,7 +295,7 @@ impl Store for MemoryStore {
             let object = state.objects.get(key).ok_or_else(missing)?;
             Ok(ObjectInfo { size: object.size, checksum: object.checksum })
         };
-        let other = |info| ObjectInfo { checksum: Some(Checksum::Crc64nvme(0)), ..info };
+        let other = |info, _| ObjectInfo { checksum: Some(Checksum::Crc64nvme(0)), ..info };
         self.request("HeadObject", key.as_str(), head, other).await
     }
 
@@ -295,7 +304,7 @@ impl Store for MemoryStore {
             state.objects.remove(key);
             Ok(if state.versioned { Deleted::Hidden } else { Deleted::Gone })
         };
-        self.request("DeleteObject", key.as_str(), delete, |deleted| deleted).await
+        self.request("DeleteObject", key.as_str(), delete, |deleted, _| deleted).await
     }
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
@@ -314,7 +323,7 @@ impl Store for MemoryStore {
             let next = rest.next().and_then(|_| objects.last().map(|last| last.key.as_str().to_owned()));
             Ok(Page { objects, next })
         };
-        self.request("ListObjectsV2", prefix, list, |page| page).await
+        self.request("ListObjectsV2", prefix, list, |page, _| page).await
     }
 
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
@@ -325,7 +334,7 @@ impl Store for MemoryStore {
             state.uploads.insert(id.clone(), upload);
             Ok(UploadId(id))
         };
-        self.request("CreateMultipartUpload", key.as_str(), create, |id| id).await
+        self.request("CreateMultipartUpload", key.as_str(), create, |id, _| id).await
     }
 
     async fn upload_part(
@@ -343,7 +352,7 @@ impl Store for MemoryStore {
             held.parts.insert(number, (part.clone(), Bytes::from(payload.pieces.concat())));
             Ok(part)
         };
-        self.request("UploadPart", upload.key.as_str(), part, |part| part).await
+        self.request("UploadPart", upload.key.as_str(), part, |part, _| part).await
     }
 
     async fn complete_upload(
@@ -361,7 +370,7 @@ impl Store for MemoryStore {
             state.objects.insert(upload.key.clone(), object);
             Ok(())
         };
-        self.request("CompleteMultipartUpload", upload.key.as_str(), complete, |()| ()).await
+        self.request("CompleteMultipartUpload", upload.key.as_str(), complete, |(), _| ()).await
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
@@ -371,14 +380,14 @@ impl Store for MemoryStore {
             }
             Ok(())
         };
-        self.request("AbortMultipartUpload", upload.key.as_str(), abort, |()| ()).await
+        self.request("AbortMultipartUpload", upload.key.as_str(), abort, |(), _| ()).await
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
         let list = |state: &mut State| {
             Ok(find(state, upload).map(|held| held.parts.values().map(|(part, _)| part.clone()).collect()))
         };
-        self.request("ListParts", upload.key.as_str(), list, |parts| parts).await
+        self.request("ListParts", upload.key.as_str(), list, |parts, _| parts).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
@@ -389,62 +398,11 @@ impl Store for MemoryStore {
         let list = |state: &mut State| {
             Ok(state.uploads.iter().filter(|(_, held)| held.key.as_str().starts_with(prefix)).map(listed).collect())
         };
-        self.request("ListMultipartUploads", prefix, list, |uploads| uploads).await
+        self.request("ListMultipartUploads", prefix, list, |uploads, _| uploads).await
     }
 }
 
 /// Finds an upload by its ID and its key together, as S3 does.
 fn find<'a>(state: &'a mut State, upload: &UploadHandle) -> Option<&'a mut Upload> {
     state.uploads.get_mut(&upload.id.0).filter(|held| held.key == upload.key)
-}
-
-fn assemble(
-    held: &Upload,
-    parts: &[UploadedPart],
-    size: u64,
-    checksum: Option<Checksum>,
-    min_part_size: u64,
-    modified: jiff::Timestamp,
-) -> Result<Object, Error> {
-    let fail = |class, code, message: &str| error("CompleteMultipartUpload", &held.key, class, 400, code, message);
-    if parts.is_empty() {
-        return Err(fail(Class::Internal, "MalformedXML", "a part list needs at least one part"));
-    }
-    if !parts.is_sorted_by(|a, b| a.number < b.number) {
-        return Err(fail(Class::Internal, "InvalidPartOrder", "The list of parts was not in ascending order."));
-    }
-    let mut pieces = Vec::with_capacity(parts.len());
-    let mut total = 0;
-    let mut combined = None;
-    for (index, part) in parts.iter().enumerate() {
-        let found = held
-            .parts
-            .get(&part.number)
-            .filter(|(have, _)| have.etag == part.etag && (part.checksum.is_none() || have.checksum == part.checksum));
-        let Some((have, data)) = found else {
-            let message = format!("Part {} could not be found, or its entity tag or checksum differs.", part.number);
-            return Err(fail(Class::Integrity, "InvalidPart", &message));
-        };
-        if index + 1 < parts.len() && have.size < min_part_size {
-            let message = "Your proposed upload is smaller than the minimum allowed size";
-            return Err(fail(Class::Internal, "EntityTooSmall", message));
-        }
-        combined = match (index, combined, have.checksum) {
-            (0, _, own) => own,
-            (_, Some(so_far), Some(own)) => Checksum::combine(so_far, own, have.size),
-            (_, _, _) => None,
-        };
-        total += have.size;
-        pieces.push(data.clone());
-    }
-    if total != size {
-        let message = format!("x-amz-mp-object-size is {size}, the parts have {total} bytes");
-        return Err(fail(Class::Integrity, "InvalidRequest", &message));
-    }
-    // An object of parts has no full-object SHA-256.
-    let full = combined.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
-    if checksum.is_some() && checksum != full {
-        return Err(fail(Class::Integrity, "BadDigest", "The full-object checksum did not match."));
-    }
-    Ok(Object { pieces, size: total, checksum: full, modified })
 }

@@ -6,18 +6,4 @@
 pub mod cut;
 pub mod encode;
 
-use std::sync::Arc;
-
 pub use encode::{Encoder, Event, Options};
-
-use crate::error::{Class, Report};
-
-/// The threads that compress and decompress chunks for the whole process.
-///
-/// # Errors
-/// When the threads cannot be started.
-pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Report> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    pool.map(Arc::new).map_err(|error| Report::new(Class::Local, format!("could not start threads: {error}")))
-}

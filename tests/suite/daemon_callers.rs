@@ -144,7 +144,7 @@ fn ask_and_do_not_read(address: &str) -> TcpStream {
 fn callers_that_do_not_read_or_never_finish_their_request_block_nobody() {
     let site = Site::new();
     let daemon = site.start();
-    daemon.expect_log("too many connections");
+    daemon.expect_log("WARN", "too many connections");
     let healthy = || {
         let asked = Instant::now();
         assert_eq!(site.get("/healthz").status, 200);
@@ -183,7 +183,7 @@ fn callers_that_wait_for_runs_take_nobodys_place() {
     let site = Site::new();
     site.configure("", HELD, EXTERNAL_ID);
     let daemon = site.start();
-    daemon.expect_log("cancelled");
+    daemon.expect_log("WARN", "run cancelled");
     let ask = |request: &str| {
         let mut stream = UnixStream::connect(site.folder().join("run/control.sock")).unwrap();
         stream.write_all(request.as_bytes()).unwrap();

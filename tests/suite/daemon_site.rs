@@ -175,7 +175,8 @@ pub(crate) struct Daemon {
     log: PathBuf,
     /// How long the log was before: daemons that follow each other write one file.
     before: usize,
-    expected: Mutex<Vec<&'static str>>,
+    /// Levels, and words of messages.
+    expected: Mutex<Vec<(&'static str, &'static str)>>,
 }
 
 impl Daemon {
@@ -185,20 +186,23 @@ impl Daemon {
         Self { child: command.stderr(file).spawn().unwrap(), log, before, expected: Mutex::default() }
     }
 
-    /// A warning or an error with these words in its line belongs to the test.
-    pub(crate) fn expect_log(&self, words: &'static str) {
-        self.expected.lock().unwrap().push(words);
+    /// A line of this level whose message has these words belongs to the test.
+    pub(crate) fn expect_log(&self, level: &'static str, words: &'static str) {
+        self.expected.lock().unwrap().push((level, words));
     }
 
     /// The warnings and errors of this daemon that the test does not expect.
     fn unexpected(&self) -> Vec<String> {
         let (log, expected) = (self.log(), self.expected.lock().unwrap());
-        let grave = |line: &&str| match serde_json::from_str::<Value>(line) {
-            Ok(event) => event["level"] == "WARN" || event["level"] == "ERROR",
-            Err(_) => line.contains(" WARN ") || line.contains("ERROR "),
+        let is_expected = |line: &&str| {
+            let (level, message) = match serde_json::from_str::<Value>(line) {
+                Ok(event) => (event["level"].to_string(), event["message"].to_string()),
+                Err(_) => ((*line).to_owned(), (*line).to_owned()),
+            };
+            let grave = level.contains("WARN") || level.contains("ERROR");
+            !grave || expected.iter().any(|(at, words)| level.contains(at) && message.contains(words))
         };
-        let lines = log[self.before..].lines().filter(grave);
-        lines.filter(|line| !expected.iter().any(|words| line.contains(words))).map(str::to_owned).collect()
+        log[self.before..].lines().filter(|line| !is_expected(line)).map(str::to_owned).collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::servers::{
-    ACCESS_KEY, Answer, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Servers,
+    ACCESS_KEY, Answer, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Seen, Servers,
 };
 
 const EXTERNAL_ID: &str = "external-id-canary";
@@ -300,6 +300,31 @@ fn a_signal_aborts_what_is_in_flight() {
         assert_eq!(site.s3.uploads_in_progress(), 0);
         assert_eq!(site.objects(), Vec::<String>::new());
     }
+}
+
+/// Not a list of every manifest that was not read any more.
+#[test]
+fn a_signal_ends_a_list_with_one_error() {
+    let site = Site::new();
+    for _ in 0..3 {
+        assert_eq!(site.json(&["backup", "site"]).0, Some(0));
+    }
+    let read = |request: &Seen| request.method == "GET" && request.uri.contains("manifest.json");
+    let slow_down = "<Error><Code>SlowDown</Code><Message>m</Message></Error>";
+    site.s3.refuse(move |request| read(request).then(|| (503, slow_down.to_owned())));
+    let before = site.s3.requests();
+    let mut list = site.command(&["--output", "json", "list"]);
+    let child = list.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !site.s3.seen()[before..].iter().any(read) {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let ended: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&ended["error"]["class"], &ended["errors"]), (&"cancelled".into(), &Value::Null), "{ended}");
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("ERROR"), "{log}");
 }
 
 #[test]

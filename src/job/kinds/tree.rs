@@ -6,12 +6,16 @@ use crate::format::key::Name;
 use crate::format::manifest::SourceDescription;
 use crate::job::plan::Plan;
 use crate::job::unlisted::Unlisted;
+use crate::source::Error;
 use crate::source::glob::{self, Match, State};
 use crate::source::tree::{Options, TreeSource};
 
-pub(super) fn resolve(source: &Name, pattern: &str, options: &Options, plan: &mut Plan<'_>) {
+/// A server that is away makes the glob hang: its thread is not waited for when this is dropped.
+pub(super) async fn resolve(source: &Name, pattern: &str, options: &Options, plan: &mut Plan<'_>) {
     let described = |path: &Path| SourceDescription::Tree { path: path.to_string_lossy().into_owned() };
-    let matches = match glob::expand(source, pattern) {
+    let (of, glob) = (source.clone(), pattern.to_owned());
+    let matches = tokio::task::spawn_blocking(move || glob::expand(&of, &glob)).await;
+    let matches = match matches.unwrap_or_else(|error| Err(Error::Invalid(format!("listing {pattern}: {error}")))) {
         Ok(matches) => matches,
         Err(error) => return plan.fail(source.clone(), described(Path::new(pattern)), error),
     };

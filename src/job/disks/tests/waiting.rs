@@ -103,6 +103,22 @@ async fn a_late_snapshot_is_pending_and_completed_later() {
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 0);
 }
 
+/// The looks of a source that waits longer say nothing of the snapshots that are no longer asked for.
+#[tokio::test]
+async fn a_snapshot_whose_time_is_over_stays_pending_while_others_are_waited_for() {
+    let of =
+        |number, wait| Ebs { volumes: vec![volume_id(number)], select_tags: [].into(), wait: Some(wait), ..by_tag() };
+    let mut world = World::new(volumes(2), of(0, Duration::from_mins(1)));
+    let kind = SourceKind::Ebs(of(1, Duration::from_hours(4)));
+    world.sources.push(Source { name: name("more"), kind });
+    world.disks.completing_in(Duration::from_mins(30));
+    let committed = world.run().await.unwrap();
+    assert_eq!(committed.verdict(), (Outcome::Partial, None));
+    let states: Vec<_> = committed.manifest.snapshots().map(|(_, snapshot)| snapshot.state).collect();
+    assert_eq!(states, [State::Pending, State::Completed]);
+    assert_eq!((world.disks.all_snapshots().len(), world.disks.requests("DeleteSnapshot")), (2, 0));
+}
+
 #[tokio::test]
 async fn without_wait_a_run_does_not_wait_for_snapshots() {
     let world = World::new(volumes(3), Ebs { wait: None, ..by_tag() });
@@ -277,4 +293,57 @@ async fn a_failed_items_remedy_and_request_id_reach_the_operator() {
     assert_eq!((told.remedy.as_deref(), told.request_id.as_deref()), (Some("grant it"), Some("r-1")));
     let stored = world.manifests().await.remove(0).items.into_iter().find_map(|item| item.error).unwrap();
     assert_eq!((stored.remedy, stored.request_id), (told.remedy, told.request_id));
+}
+
+/// Cancels `stop` at the first of these requests, which fails.
+fn stop_at(world: &World, operation: &'static str, stop: &CancellationToken) {
+    let stopping = stop.clone();
+    world.disks.script(move |of, _, _| {
+        (of == operation).then(|| {
+            stopping.cancel();
+            Fault::Refuse(error(operation, Class::Transient, 500, "InternalError"))
+        })
+    });
+}
+
+#[tokio::test]
+async fn a_stop_during_recovery_leaves_everything_as_it_was() {
+    let world = World::new(volumes(1), Ebs { wait: Some(Duration::from_mins(10)), ..by_tag() });
+    world.disks.completing_in(Duration::from_mins(25));
+    world.run().await.unwrap();
+    let (asked, stop) = (world.disks.requests("DescribeSnapshots"), CancellationToken::new());
+    stop_at(&world, "DescribeSnapshots", &stop);
+    assert!(matches!(world.run_until(&stop).await, Err(Error::Cancelled)));
+    assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 1);
+    assert_eq!(world.records().backups().unwrap().len(), 1, "the earlier one's");
+    assert_eq!(world.disks.requests("DescribeSnapshots"), asked + 1, "nothing to be deleted");
+}
+
+#[tokio::test]
+async fn a_stop_before_the_first_creation_asks_ec2_nothing_more() {
+    let (world, stop) = (World::new(volumes(1), by_tag()), CancellationToken::new());
+    stop_at(&world, "DescribeVolumes", &stop);
+    assert!(matches!(world.run_until(&stop).await, Err(Error::Cancelled)));
+    assert_eq!(world.disks.requests("DescribeVolumes"), 1);
+    assert_eq!(world.disks.requests("DescribeSnapshots"), 0);
+    assert!(world.records().backups().unwrap().is_empty());
+}
+
+/// What `before` froze is frozen until the snapshots are begun: nothing else comes before them.
+#[tokio::test]
+async fn a_glob_is_looked_for_after_the_snapshots_are_begun() {
+    let mut world = World::new(volumes(1), by_tag());
+    let late = world.folder.path().join("trees/late");
+    let path = world.folder.path().join("trees/*").display().to_string();
+    let kind = SourceKind::Tree { path, exclude: Vec::new(), one_file_system: true };
+    world.sources.insert(0, Source { name: name("trees"), kind });
+    world.disks.script(move |operation, _, _| {
+        if operation == "CreateSnapshot" {
+            std::fs::create_dir_all(&late).unwrap();
+        }
+        None
+    });
+    let items = world.run().await.unwrap().manifest.items;
+    let names: Vec<_> = items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["data-vol-00000000", "trees-late"]);
 }
