@@ -235,8 +235,8 @@ fn told_by_a_daemon(servers: &Servers, s3: &S3Server, penstock: &Penstock, log_f
     };
     let log = servers.folder().join(format!("daemon-{log_format}.log"));
     let daemon = Daemon::start(penstock.command(&["-vvv", "--log-format", log_format, "run"]), log.clone());
-    daemon.expect_log("WARN", "an earlier backup cannot be built on");
-    daemon.expect_log("ERROR", "an object of the failed backup could not be deleted");
+    daemon.expect_log("WARN", "could not use an earlier backup as the parent");
+    daemon.expect_log("ERROR", "could not delete an object of the failed backup");
     daemon.expect_log("ERROR", "AccessDenied: Access Denied");
     daemon.expect_log("ERROR", "is not TOML");
     daemon.expect_log("ERROR", "locations.primary.assume_role[0].external");

@@ -209,9 +209,9 @@ impl Drop for Prometheus {
 fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     let site = Site::new();
     let daemon = site.start();
-    daemon.expect_log("WARN", "the credentials could not be refreshed");
+    daemon.expect_log("WARN", "could not refresh the credentials");
     daemon.expect_log("ERROR", "AccessDenied");
-    daemon.expect_log("ERROR", "an object of the failed backup could not be deleted");
+    daemon.expect_log("ERROR", "could not delete an object of the failed backup");
     daemon.expect_log("ERROR", "is not TOML");
     daemon.expect_log("ERROR", "the configuration was refused");
     let prometheus = Prometheus::start(&site);
