@@ -7,11 +7,13 @@
 //! 2. [`daemon`]: when things run.
 //! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
-//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes.
+//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes, [`resources`] for
+//!    the API objects of a Kubernetes cluster.
 //! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
-//! 7. The ports: [`store`], [`disks`], and [`site`] for what surrounds them.
-//! 8. The adapter: [`aws`], the only room that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`].
+//! 7. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for what surrounds them.
+//! 8. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate; `cli`
+//!    plugs them into the ports.
+//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`], [`network`], [`nearest`].
 
 pub mod aws;
 pub mod budget;
@@ -19,6 +21,7 @@ pub mod catalog;
 pub mod checksum;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod disks;
@@ -26,10 +29,14 @@ pub mod download;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod kube;
 pub mod limits;
 pub mod metrics;
+pub mod nearest;
+pub mod network;
 pub mod policy;
 pub mod prune;
+pub mod resources;
 pub mod restore;
 pub mod retention;
 pub mod retry;

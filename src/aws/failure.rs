@@ -15,13 +15,9 @@ use super::classify::{Context, Reply, Service, Verdict, classify};
 use super::reply::{self, Odd};
 use super::watch::FreshCredentials;
 use crate::error::{Class, Delivery, NOT_THE_SERVICE};
+pub(crate) use crate::network::tell;
+use crate::network::{CONNECT, Cause, causes};
 use crate::store;
-
-/// A chain of causes is a handful long; a cycle would be a bug of a library, not a reason to hang.
-const MAX_CAUSES: usize = 32;
-
-/// How hyper's client names a failure to connect, TLS included; the SDK hides the type.
-const CONNECT: &str = "client error (Connect)";
 
 /// A whole reply with a status of success that is not what was asked for: another store's, or a portal's page.
 pub(super) const UNREADABLE: Class = Class::Compat;
@@ -209,38 +205,6 @@ pub(super) fn class_of_transport(error: &(dyn StdError + 'static)) -> Class {
 /// A handshake failed, or what came was no TLS.
 pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     causes(error).iter().any(|cause| cause.is::<TlsError>())
-}
-
-type Cause<'a> = &'a (dyn StdError + 'static);
-
-/// `error` and what is under it. `io::Error::source` skips its payload, which is where rustls's errors are.
-fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
-    let mut all = Vec::new();
-    let mut current = Some(error);
-    while let Some(error) = current.filter(|_| all.len() < MAX_CAUSES) {
-        all.push(error);
-        current = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    all
-}
-
-/// The chain in words, without what only names a layer and without repetitions.
-pub(crate) fn tell(error: Cause<'_>) -> String {
-    let mut told: Vec<String> = Vec::new();
-    for cause in causes(error) {
-        let text = cause.to_string();
-        let layer = ["dispatch failure", "io error", "other", "service error", "unhandled error", CONNECT];
-        let known = told.iter().any(|earlier| earlier.contains(&text));
-        if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
-            // A cause that repeats the one above it and goes on replaces it.
-            told.retain(|earlier| !text.contains(earlier.as_str()));
-            told.push(text);
-        }
-    }
-    if told.is_empty() { error.to_string() } else { told.join(": ") }
 }
 
 fn classify_transport(causes: &[Cause<'_>], message: &str, trust: &str) -> Verdict {

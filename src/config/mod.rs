@@ -124,6 +124,7 @@ fn config(section: &Section) -> Option<Config> {
     let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
     let admin = section.table("admin", admin);
     let log = section.table("log", log);
+    let kubernetes = section.table("kubernetes", kubernetes);
     let locations = section.named("locations", location::read);
     if locations.is_empty() && !section.is_faulty("locations") {
         section.fault("locations", "has no location; add [locations.NAME]");
@@ -139,6 +140,7 @@ fn config(section: &Section) -> Option<Config> {
         admin,
         log,
         limits,
+        kubernetes,
         locations: locations.into_iter().collect(),
         jobs: jobs.into_iter().filter_map(|(_, job)| job.map(|job| (job.name.clone(), job))).collect(),
     })
@@ -190,6 +192,11 @@ fn admin(section: &Section) -> Admin {
 
 fn log(section: &Section) -> Log {
     Log { level: section.choice("level", &LogLevel::WORDS).unwrap_or_default() }
+}
+
+/// `[kubernetes]`.
+fn kubernetes(section: &Section) -> Kubernetes {
+    Kubernetes { kubeconfig: section.path("kubeconfig"), context: section.text("context") }
 }
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {

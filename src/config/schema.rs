@@ -26,6 +26,7 @@ pub fn schema() -> Value {
             ("admin", admin()),
             ("log", log()),
             ("limits", limits()),
+            ("kubernetes", kubernetes()),
             ("locations", named("Buckets and how to reach them, each under a name.", &location())),
             ("jobs", named("What is saved, where to and when, each under a name. The name adhoc is taken.", &job())),
         ],
@@ -60,6 +61,20 @@ fn admin() -> Value {
 fn log() -> Value {
     let words = LogLevel::WORDS.map(|(word, _)| word);
     object("What the daemon logs.", &[], [("level", default_words("The least grave events that are logged.", &words))])
+}
+
+fn kubernetes() -> Value {
+    object(
+        "The Kubernetes cluster whose objects are saved.",
+        &[],
+        [
+            (
+                "kubeconfig",
+                text("A kubeconfig file. Not set: the pod's service account, else $KUBECONFIG, else ~/.kube/config."),
+            ),
+            ("context", text("One of the kubeconfig's contexts. Not set: its current-context.")),
+        ],
+    )
 }
 
 fn limits() -> Value {

@@ -62,6 +62,12 @@ impl Attempts {
         Self { limit, failed: 0, first_failure: None, at_once: false }
     }
 
+    /// For work that is tried again until `patience` has gone by since its first failure.
+    #[must_use]
+    pub const fn within(patience: Duration) -> Self {
+        Self::with(Limit::Time(patience))
+    }
+
     /// How long to wait before the next attempt after a failure of `class`; `None` when there is none. `random` is uniform.
     fn after(&mut self, class: Class, now: Instant, random: u64) -> Option<Duration> {
         self.failed += 1;

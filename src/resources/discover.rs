@@ -1,0 +1,52 @@
+//! Asks a server for its discovery documents: two where it has the aggregated form, one for each version of a group where it has not.
+
+use super::discovery::{RootForm, Served};
+use super::patience::Patience;
+use crate::cluster::{Cluster, Discovery, Failure, Root};
+use crate::error::{Class, ServiceError};
+
+/// What the server serves. A group whose own server is down is in the answer.
+///
+/// # Errors
+/// When the server itself does not answer, or refuses to say what it serves.
+pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Served, Failure> {
+    let mut served = Served::default();
+    for root in [Root::Core, Root::Groups] {
+        let document = patience.retried("discover", || cluster.discovery(Discovery::Root(root))).await?;
+        let form = served.root(&document).map_err(|fault| unreadable(root, &fault))?;
+        let RootForm::Old(groups) = form else { continue };
+        for group in groups {
+            for version in &group.versions {
+                let asked = patience.retried("discover", || cluster.discovery(Discovery::Version(version))).await;
+                let document = match asked {
+                    Ok(document) => Some(document),
+                    Err(failure) if is_fatal(&failure) => return Err(failure),
+                    Err(failure) => {
+                        tracing::warn!(group = version, error = %failure, "an API group does not answer");
+                        None
+                    }
+                };
+                if let Err(fault) = served.version(&group.name, version, document.as_ref()) {
+                    tracing::warn!(group = version, error = %fault, "an API group's discovery cannot be read");
+                    served.missing.insert(version.clone());
+                }
+            }
+        }
+    }
+    Ok(served)
+}
+
+/// The failure is not of one group but of the connection or the credentials.
+fn is_fatal(failure: &Failure) -> bool {
+    failure.error.status.is_none() || matches!(failure.error.status, Some(401 | 407))
+}
+
+fn unreadable(root: Root, fault: &super::discovery::Fault) -> Failure {
+    let path = match root {
+        Root::Core => "/api",
+        Root::Groups => "/apis",
+    };
+    let mut error = ServiceError::local("get", path, Class::Compat, fault.to_string());
+    error.service = crate::cluster::classify::SERVICE;
+    error.into()
+}
