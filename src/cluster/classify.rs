@@ -140,7 +140,7 @@ fn of_status(asked: &Asked<'_>, reply: &Reply<'_>, status: &Status) -> Failure {
             ..asked.error(class, words(&status.message))
         },
         retry_after: pause(seconds),
-        expired: expired.then_some(Expired { token }),
+        expired: expired.then(|| Box::new(Expired { token })),
     }
 }
 
@@ -152,8 +152,7 @@ fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<Stri
         "Unauthorized" => unauthorized(asked),
         "Forbidden" => forbidden(asked, status),
         "NotFound" => plain(Class::NotFound),
-        "AlreadyExists" | "Conflict" => plain(Class::Conflict),
-        "Expired" | "Gone" => plain(Class::Conflict),
+        "AlreadyExists" | "Conflict" | "Expired" | "Gone" => plain(Class::Conflict),
         "TooManyRequests" => plain(Class::Throttled),
         "ServerTimeout" | "Timeout" | "ServiceUnavailable" => plain(Class::Transient),
         "BadRequest" | "Invalid" => with(
@@ -248,11 +247,10 @@ fn of_code(asked: &Asked<'_>, code: u16) -> (Class, Option<String>) {
         ),
         409 | 410 => plain(Class::Conflict),
         413 => plain(Class::Quota),
-        408 | 425 => plain(Class::Transient),
         429 => plain(Class::Throttled),
         400 | 422 => plain(Class::Config),
         501 | 505 => plain(Class::Compat),
-        500.. => plain(Class::Transient),
+        408 | 425 | 500.. => plain(Class::Transient),
         _ => plain(Class::Compat),
     }
 }
@@ -272,9 +270,8 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
                 &format!("the answer is no Kubernetes object: {}", told(&text, html)),
             );
         }
-        404 if html => (Class::Compat, None),
         // With the words of a proxy, a login page or a firewall nothing is known of the server's rules.
-        401 | 403 if html => (Class::Compat, None),
+        401 | 403 | 404 if html => (Class::Compat, None),
         code => of_code(asked, code),
     };
     let remedy = remedy.or_else(|| {
@@ -293,7 +290,7 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
         },
         retry_after: pause(header(reply)),
         // Without a token: the list starts again.
-        expired: (reply.status == 410).then_some(Expired { token: None }),
+        expired: (reply.status == 410).then(|| Box::new(Expired { token: None })),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Failure {
     /// The server asks to wait so long before the next attempt.
     pub retry_after: Option<Duration>,
     /// The continue token has expired (410).
-    pub expired: Option<Expired>,
+    pub expired: Option<Box<Expired>>,
 }
 
 /// What a server says of a list whose state it has no longer.

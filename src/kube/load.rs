@@ -225,8 +225,11 @@ fn proxy(environment: &Environment, config: &kube::Config) -> Result<Option<hype
     proxy.url().parse().map(Some).map_err(|_| LoadError::Proxy("HTTPS_PROXY is not a URL".to_owned()))
 }
 
+/// Certificates as kube takes them.
+type Ders = Vec<Vec<u8>>;
+
 /// The cluster's CAs, and who they are in words.
-fn roots(file: &Path, cluster: &Cluster) -> Result<(Option<Vec<Vec<u8>>>, String), LoadError> {
+fn roots(file: &Path, cluster: &Cluster) -> Result<(Option<Ders>, String), LoadError> {
     use base64::Engine as _;
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Ok((None, "any certificate, since the kubeconfig sets insecure-skip-tls-verify".to_owned()));
@@ -247,12 +250,12 @@ fn roots(file: &Path, cluster: &Cluster) -> Result<(Option<Vec<Vec<u8>>>, String
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, LoadError> {
+fn certificates(file: &Path) -> Result<Ders, LoadError> {
     let fault = |fault: String| LoadError::File { file: file.to_owned(), fault };
     parse(&std::fs::read(file).map_err(|error| fault(error.to_string()))?).map_err(fault)
 }
 
-fn parse(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+fn parse(pem: &[u8]) -> Result<Ders, String> {
     let mut roots = rustls::RootCertStore::empty();
     let mut ders = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {

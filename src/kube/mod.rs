@@ -10,6 +10,7 @@
 //!
 //! Costs a few `stat` each [`LOOK`] in which there are requests.
 
+mod answer;
 mod failure;
 mod load;
 
@@ -19,15 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
-use http_body_util::BodyExt as _;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
-use hyper::{Method, Request, Response};
+use bytes::Bytes;
+use hyper::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use hyper::{Method, Request};
 use kube::client::Body as KubeBody;
 
+use self::answer::{Received, header, refusal};
 pub use self::load::{Environment, LoadError, SERVICE_ACCOUNT, Settings};
-use crate::cluster::classify::{Asked, Freshness, Reply, classify, unexpected};
+use crate::cluster::classify::{Asked, Freshness, unexpected};
 use crate::cluster::{
     Access, Body, Cluster, Discovery, Document, Failure, List, MAX_DOCUMENT, Object, Root, Rules, Verdict, Version,
 };
@@ -44,9 +44,6 @@ const PLUGIN: Duration = Duration::from_secs(60);
 
 /// How often the files are looked at, and how long a 401 is not asked about again.
 pub const LOOK: Duration = Duration::from_secs(5);
-
-/// A Status has some hundred bytes.
-const MAX_STATUS: usize = 64 << 10;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                           application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
@@ -71,8 +68,18 @@ struct Current {
     made: Instant,
     looked: Instant,
     freshness: Freshness,
-    /// The server did not accept it.
-    refused: bool,
+    /// Why a new client is needed, if it is.
+    outdated: Option<Outdated>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outdated {
+    /// The server did not accept the credentials.
+    Refused,
+    /// A file is another one.
+    Changed,
+    /// The certificate of a plugin has expired.
+    Expired,
 }
 
 /// What changes with a file: a mounted Secret is a link to another inode, a file that is written has another time or length.
@@ -100,16 +107,17 @@ impl Client {
     }
 
     /// The client to use now; a new one where something changed.
-    async fn current(&self) -> Current {
-        if let Some(current) = self.usable() {
+    async fn current(&self, now: Instant) -> Current {
+        if let Ok(current) = self.usable(now) {
             return current;
         }
         let _alone = self.making.lock().await;
         // Somebody else may have made it meanwhile.
-        if let Some(current) = self.usable() {
-            return current;
-        }
-        let freshness = if self.lock().refused { Freshness::JustRead } else { Freshness::Kept };
+        let outdated = match self.usable(now) {
+            Ok(current) => return current,
+            Err(outdated) => outdated,
+        };
+        let freshness = if outdated == Outdated::Refused { Freshness::JustRead } else { Freshness::Kept };
         match make(Settings::clone(&self.settings), freshness).await {
             Ok(made) => {
                 tracing::debug!(cluster = made.address, "the cluster's credentials and certificates were read again");
@@ -120,7 +128,7 @@ impl Client {
                 let remedy = error.report().remedy;
                 tracing::error!(remedy, "{error}; what was read before stays in use");
                 let mut current = self.lock();
-                (current.looked, current.refused, current.freshness) = (Instant::now(), false, freshness);
+                (current.looked, current.outdated, current.freshness) = (now, None, freshness);
                 // Not again before the files change once more.
                 current.files = stamps(current.files.iter().map(|(path, _)| path.clone()).collect());
                 current.clone()
@@ -128,35 +136,33 @@ impl Client {
         }
     }
 
-    fn usable(&self) -> Option<Current> {
+    fn usable(&self, now: Instant) -> Result<Current, Outdated> {
         let mut current = self.lock();
-        let now = Instant::now();
         let expired = current.client.valid_until().as_ref().is_some_and(|until| {
             // kube has another version of jiff.
             std::time::SystemTime::from(*until) <= std::time::SystemTime::now()
         });
-        if current.refused || expired {
-            return None;
+        if current.outdated.is_none() && expired {
+            current.outdated = Some(Outdated::Expired);
         }
-        if now.duration_since(current.looked) >= LOOK {
+        if current.outdated.is_none() && now.saturating_duration_since(current.looked) >= LOOK {
             current.looked = now;
-            if current.files.iter().any(|(path, stamp)| self::stamp(path) != *stamp) {
-                return None;
-            }
+            let changed = current.files.iter().any(|(path, stamp)| self::stamp(path) != *stamp);
+            current.outdated = changed.then_some(Outdated::Changed);
         }
-        Some(current.clone())
+        current.outdated.map_or_else(|| Ok(current.clone()), Err)
     }
 
     /// The server did not accept `used`: the next request reads the credentials again, unless they have just been read.
     fn refuse(&self, used: &Current) {
         let mut current = self.lock();
         if current.made == used.made && (current.freshness == Freshness::Kept || current.made.elapsed() >= LOOK) {
-            current.refused = true;
+            current.outdated = Some(Outdated::Refused);
         }
     }
 
     async fn send(&self, asked: &Asked<'_>, request: Asking<'_>) -> Result<Received, Failure> {
-        let current = self.current().await;
+        let current = self.current(Instant::now()).await;
         let asked = Asked { fresh: current.freshness, ..asked.clone() };
         let fault =
             |error: &dyn std::fmt::Display| Failure::from(asked.error(Class::Internal, format!("no request: {error}")));
@@ -221,10 +227,6 @@ impl Client {
         let path = format!("/apis/authorization.k8s.io/v1/{plural}");
         let asked = Asked { verb: "create", resource: &plural, group: "authorization.k8s.io", ..asked(&path) };
         let body = serde_json::json!({ "apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec });
-        #[derive(serde::Deserialize)]
-        struct Review<T> {
-            status: T,
-        }
         let request = Asking { method: Method::POST, body: Some(body.to_string().into_bytes()), ..get(&path) };
         let review: Review<T> = self.parsed(&asked, request).await?;
         Ok(review.status)
@@ -236,6 +238,12 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("address", &self.lock().address).finish_non_exhaustive()
     }
+}
+
+/// What a review is answered with.
+#[derive(serde::Deserialize)]
+struct Review<T> {
+    status: T,
 }
 
 /// A request to be made.
@@ -252,72 +260,6 @@ fn get(uri: &str) -> Asking<'static> {
 
 fn asked(path: &str) -> Asked<'_> {
     Asked { verb: "get", path, group: "", resource: "", namespace: None, fresh: Freshness::Kept }
-}
-
-/// A reply of success.
-struct Received {
-    response: Response<KubeBody>,
-    trust: Arc<str>,
-}
-
-impl Received {
-    async fn whole(self, asked: &Asked<'_>, most: usize) -> Result<Bytes, Failure> {
-        let mut body = self.response.into_body().into_data_stream();
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| failure::transport(asked, &error, &self.trust))?;
-            if bytes.len() + piece.len() > most {
-                return Err(asked.error(Class::Compat, format!("the answer is longer than {most} bytes")).into());
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes.freeze())
-    }
-
-    /// The body's pieces as they come.
-    fn stream(self, asked: &Asked<'_>) -> Body {
-        let (verb, path) = (asked.verb, asked.path.to_owned());
-        let (group, resource) = (asked.group.to_owned(), asked.resource.to_owned());
-        let namespace = asked.namespace.map(str::to_owned);
-        let trust = self.trust;
-        let pieces = self.response.into_body().into_data_stream().map(move |piece| {
-            piece.map_err(|error| {
-                let namespace = namespace.as_deref();
-                let asked =
-                    Asked { verb, path: &path, group: &group, resource: &resource, namespace, fresh: Freshness::Kept };
-                failure::transport(&asked, &error, &trust)
-            })
-        });
-        pieces.boxed()
-    }
-}
-
-/// What a reply that is no success says.
-async fn refusal(asked: &Asked<'_>, response: Response<KubeBody>) -> Failure {
-    let (head, body) = response.into_parts();
-    let mut pieces = body.into_data_stream();
-    let mut bytes = BytesMut::new();
-    // What is cut off, or longer, is told as far as it came.
-    while let Some(Ok(piece)) = pieces.next().await {
-        bytes.extend_from_slice(&piece[..piece.len().min(MAX_STATUS - bytes.len())]);
-        if bytes.len() == MAX_STATUS {
-            break;
-        }
-    }
-    classify(
-        asked,
-        &Reply {
-            status: head.status.as_u16(),
-            content_type: header(&head.headers, CONTENT_TYPE.as_str()).unwrap_or_default(),
-            retry_after: header(&head.headers, RETRY_AFTER.as_str()),
-            request_id: header(&head.headers, "audit-id"),
-            body: &bytes,
-        },
-    )
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// Reads everything and makes a client. A credential plugin is a program, so that this may take a while.
@@ -360,7 +302,7 @@ fn make_blocking(settings: &Settings, freshness: Freshness) -> Result<Current, L
         made: now,
         looked: now,
         freshness,
-        refused: false,
+        outdated: None,
     })
 }
 
@@ -413,7 +355,7 @@ impl Cluster for Client {
         let mut uri = format!("{path}?limit={limit}");
         for (key, value) in [("labelSelector", selector), ("continue", from.unwrap_or_default())] {
             if !value.is_empty() {
-                uri.push_str(&format!("&{key}={}", encoded(value)));
+                uri.extend(["&", key, "=", &encoded(value)]);
             }
         }
         let asked =
@@ -465,3 +407,6 @@ impl From<LoadError> for ServiceError {
         failed
     }
 }
+
+#[cfg(test)]
+mod tests;

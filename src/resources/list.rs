@@ -207,12 +207,12 @@ impl ListReader {
         self.state = match (self.state, byte) {
             (State::Start, b'{') => State::Key { first: true },
             (State::Start, _) => return Err(Fault::NotJson("it does not begin with {")),
-            (State::Key { .. }, b'"') => return self.begin(State::InKey),
-            (State::Key { first: true }, b'}') | (State::AfterValue, b'}') => State::End,
+            (State::Key { .. }, b'"') => return Ok(self.begin(State::InKey)),
+            (State::Key { first: true } | State::AfterValue, b'}') => State::End,
             (State::Colon, b':') => State::Value,
             (State::Value, b'[') if self.field == Field::Items => State::Item { first: true },
-            (State::Value, _) => return self.begin(State::InValue(self.field)),
-            (State::Item { .. }, b'{') => return self.begin(State::InItem),
+            (State::Value, _) => return Ok(self.begin(State::InValue(self.field))),
+            (State::Item { .. }, b'{') => return Ok(self.begin(State::InItem)),
             (State::Item { first: true } | State::AfterItem, b']') => State::AfterValue,
             (State::Item { .. }, _) => return Err(Fault::Malformed("items")),
             (State::AfterItem, b',') => State::Item { first: false },
@@ -224,10 +224,10 @@ impl ListReader {
     }
 
     /// The value, key or object begins with the byte that is next.
-    fn begin(&mut self, state: State) -> Result<(usize, Option<Entry>), Fault> {
+    fn begin(&mut self, state: State) -> (usize, Option<Entry>) {
         (self.scan, self.size, self.state) = (Scan::default(), 0, state);
         self.kept.clear();
-        Ok((0, None))
+        (0, None)
     }
 
     /// How much of `rest` belongs to what is being read, and whether it ends there.

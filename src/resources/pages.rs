@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, Failure, List, Resource};
 use crate::error::{Class, Delivery, ServiceError};
 
 /// Objects on the first page, and at most.
-pub const FIRST: u32 = 500;
+pub(super) const FIRST: u32 = 500;
 
 /// A page of more bytes halves the next.
 const LARGE: u64 = 16 << 20;

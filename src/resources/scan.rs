@@ -27,11 +27,6 @@ pub(super) enum Step {
 }
 
 impl Scan {
-    /// Whether the value is one that ends only with what comes after it.
-    pub(super) const fn is_scalar(self) -> bool {
-        self.in_scalar
-    }
-
     /// `piece` begins at the value's first byte, or where the piece before ended.
     pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, Fault> {
         let mut at = 0;

@@ -202,14 +202,11 @@ pub fn plan(served: &Served, selection: &Selection) -> Plan {
     let groups_of = groups_by_plural(served);
     let mut plan = Plan::default();
     for kind in &served.kinds {
-        match unlisted(kind, &groups_of, selection) {
-            Some(why) => {
-                plan.unlisted.insert(kind.resource.clone(), why);
-            }
-            None => {
-                let folder = if kind.is_preferred { Folder::Plain } else { Folder::Versioned };
-                plan.listed.push(Listed { resource: kind.resource.clone(), folder });
-            }
+        if let Some(why) = unlisted(kind, &groups_of, selection) {
+            plan.unlisted.insert(kind.resource.clone(), why);
+        } else {
+            let folder = if kind.is_preferred { Folder::Plain } else { Folder::Versioned };
+            plan.listed.push(Listed { resource: kind.resource.clone(), folder });
         }
     }
     plan.listed.sort_by_cached_key(|Listed { resource, folder }| {

@@ -26,7 +26,7 @@ pub(crate) struct Kind {
     pub(crate) group: String,
     pub(crate) version: String,
     pub(crate) plural: String,
-    pub(crate) kind: String,
+    pub(crate) singular: String,
     pub(crate) namespaced: bool,
     verbs: &'static [&'static str],
 }
@@ -127,7 +127,7 @@ impl FakeKubernetes {
             group: (*group).into(),
             version: (*version).into(),
             plural: (*plural).into(),
-            kind: (*kind).into(),
+            singular: (*kind).into(),
             namespaced: *namespaced,
             verbs: ALL,
         };
@@ -329,6 +329,10 @@ impl State {
             }
             _ => {}
         }
+        self.objects_at(path, account.as_deref(), request, sent)
+    }
+
+    fn objects_at(&mut self, path: &str, account: Option<&str>, request: &Seen, sent: &Arc<AtomicU64>) -> Reply {
         let Some((kind, namespace, name)) = self.find(path) else { return plain(404, "404 page not found\n") };
         if self.dead.contains(&kind.api_version()) {
             return plain(503, "service unavailable\n");
@@ -421,7 +425,7 @@ impl State {
         let kinds = self.kinds.iter().filter(|kind| kind.group == group && kind.version == version);
         let resources: Vec<Value> = kinds
             .map(|kind| {
-                json!({ "resource": kind.plural, "responseKind": { "group": group, "version": version, "kind": kind.kind },
+                json!({ "resource": kind.plural, "responseKind": { "group": group, "version": version, "kind": kind.singular },
                     "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "", "verbs": kind.verbs,
                     "subresources": [{ "subresource": "status", "verbs": ["get"] }] })
             })
@@ -438,7 +442,7 @@ impl State {
             .iter()
             .filter(|kind| kind.api_version() == group_version)
             .flat_map(|kind| {
-                let entry = |name: String, verbs: &[&str]| json!({ "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs });
+                let entry = |name: String, verbs: &[&str]| json!({ "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": kind.singular, "verbs": verbs });
                 [entry(kind.plural.clone(), kind.verbs), entry(format!("{}/status", kind.plural), &["get"])]
             })
             .collect();
@@ -534,12 +538,12 @@ impl State {
                 group: text(object, "/spec/group").into(),
                 version: text(object, "/spec/versions/0/name").into(),
                 plural: text(object, "/spec/names/plural").into(),
-                kind: text(object, "/spec/names/kind").into(),
+                singular: text(object, "/spec/names/kind").into(),
                 namespaced: text(object, "/spec/scope") == "Namespaced",
                 verbs: ALL,
             }),
             "apiservices" => {
-                self.dead.push(format!("{}/{}", text(object, "/spec/group"), text(object, "/spec/version")))
+                self.dead.push(format!("{}/{}", text(object, "/spec/group"), text(object, "/spec/version")));
             }
             _ => {}
         }
@@ -614,7 +618,7 @@ fn missing(kind: &Kind, name: &str) -> Reply {
 
 fn with_kind(kind: &Kind, object: &Value) -> Value {
     let mut object = object.clone();
-    object["kind"] = json!(kind.kind);
+    object["kind"] = json!(kind.singular);
     object["apiVersion"] = json!(kind.api_version());
     object
 }
@@ -630,8 +634,8 @@ fn selector_of(selector: &str) -> Option<impl Fn(&Value) -> bool + '_> {
 
 /// Object after object, as a server writes it; custom resources with their kinds and with the list's metadata last.
 fn stream(kind: &Kind, metadata: &Value, items: Vec<Value>, sent: &Arc<AtomicU64>) -> Reply {
-    let custom = kind.group.ends_with(".test");
-    let (list, version) = (format!("{}List", kind.kind), kind.api_version());
+    let custom = kind.group.rsplit('.').next() == Some("test");
+    let (list, version) = (format!("{}List", kind.singular), kind.api_version());
     let (head, tail) = if custom {
         (format!(r#"{{"apiVersion":"{version}","items":["#), format!(r#"],"kind":"{list}","metadata":{metadata}}}"#))
     } else {

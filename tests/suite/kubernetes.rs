@@ -64,7 +64,7 @@ async fn run(client: &Client, selection: &Selection) -> Result<(Members, Record)
     assert_eq!(taken[0], ("metadata/version".to_owned(), Bytes::from_static(b"1.1.0\n")));
     let paths: BTreeSet<&String> = taken.iter().map(|(path, _)| path).collect();
     assert_eq!(paths.len(), taken.len(), "a member came twice");
-    assert_eq!(record.objects() as usize, taken.len() - 1);
+    assert_eq!(record.objects(), taken.len() as u64 - 1);
     Ok((taken, record))
 }
 
@@ -157,10 +157,10 @@ async fn furnish(admin: &Admin, p: &str) {
 
 async fn rbac(admin: &Admin, p: &str) {
     let api = "rbac.authorization.k8s.io";
-    let rule = json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"] }]);
+    let rules = json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"] }]);
     let subjects = json!([{ "kind": "ServiceAccount", "name": "agent", "namespace": format!("{p}-a") }]);
     let version = format!("{api}/v1");
-    let role = json!({ "apiVersion": version, "kind": "Role", "metadata": { "name": "reader" }, "rules": rule });
+    let role = json!({ "apiVersion": version, "kind": "Role", "metadata": { "name": "reader" }, "rules": rules });
     admin.make(&format!("/apis/{api}/v1/namespaces/{p}-a/roles"), role).await;
     let binding = json!({ "apiVersion": version, "kind": "RoleBinding", "metadata": { "name": "reader" }, "subjects": subjects,
         "roleRef": { "apiGroup": api, "kind": "Role", "name": "reader" } });
@@ -208,7 +208,7 @@ async fn everything_is_saved_byte_for_byte(client: &Client, admin: &Admin, p: &s
         assert_eq!(value, admin.request("GET", &at, &Value::Null).await.unwrap(), "{at}");
     }
     let tally = &record.resources["configmaps"];
-    assert_eq!((tally.objects as usize, tally.pages, tally.list_versions.len()), (MANY + 1, 3, 1), "{tally:?}");
+    assert_eq!((tally.objects, tally.pages, tally.list_versions.len()), (MANY as u64 + 1, 3, 1), "{tally:?}");
     assert_eq!(tally.skipped[&Skipped::BeingDeleted], 1);
     assert_eq!(record.losses(), Vec::<String>::new());
     assert_eq!(record.namespaces, [format!("{p}-a"), format!("{p}-a-b")].into());

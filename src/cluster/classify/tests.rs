@@ -113,9 +113,9 @@ fn a_401_is_final_once_the_credentials_are_fresh() {
 fn a_410_carries_the_token_to_continue_with() {
     let body =
         r#"{"kind":"Status","metadata":{"continue":"eyJ2Ijoi"},"reason":"Expired","message":"too old","code":410}"#;
-    assert_eq!(failure(410, body).expired, Some(Expired { token: Some("eyJ2Ijoi".to_owned()) }));
-    assert_eq!(failure(410, &status("Expired", "too old", "")).expired, Some(Expired { token: None }));
-    assert_eq!(failure(410, "gone").expired, Some(Expired { token: None }));
+    assert_eq!(failure(410, body).expired, Some(Box::new(Expired { token: Some("eyJ2Ijoi".to_owned()) })));
+    assert_eq!(failure(410, &status("Expired", "too old", "")).expired, Some(Box::new(Expired { token: None })));
+    assert_eq!(failure(410, "gone").expired, Some(Box::new(Expired { token: None })));
     assert_eq!(failure(404, &status("NotFound", "", "")).expired, None);
 }
 

@@ -211,6 +211,33 @@ fn names_are_given_as_they_are() {
     assert_eq!(items[2].bytes, r#"{"apiVersion":"v1","kind":"ConfigMap"}"#);
 }
 
+/// Every byte of a list in turn is replaced by each sign that means something, taken out, and doubled.
+#[test]
+fn a_list_with_one_wrong_byte_is_a_fault_or_what_serde_json_sees() {
+    const SIGNS: &[u8] = b"{}[]\",:\\0n \x00\xff";
+    for text in [BUILT_IN, CUSTOM] {
+        let text = text.as_bytes();
+        for at in 0..text.len() {
+            let replaced = SIGNS.iter().map(|sign| [&text[..at], &[*sign], &text[at + 1..]].concat());
+            let others = [[&text[..at], &text[at + 1..]].concat(), [&text[..=at], &text[at..]].concat()];
+            for damaged in replaced.chain(others) {
+                let seen = serde_json::from_slice::<Value>(&damaged);
+                let (Ok((entries, metadata)), Ok(value)) = (read(&damaged, &[at]), seen) else { continue };
+                let items = value["items"].as_array().map_or(&[][..], Vec::as_slice);
+                assert_eq!(entries.len(), items.len(), "{}", String::from_utf8_lossy(&damaged));
+                for (item, expected) in objects(&entries).iter().zip(items) {
+                    let got: Value = serde_json::from_slice(&item.bytes).unwrap();
+                    assert_eq!(got["metadata"], expected["metadata"]);
+                }
+                assert_eq!(
+                    metadata.resource_version,
+                    value["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+                );
+            }
+        }
+    }
+}
+
 /// Any JSON value, no deeper than a few levels.
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
