@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
-use std::io;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -262,6 +261,8 @@ fn classify_tls(error: &TlsError, trust: &str) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Everything decoded here came from a bucket and is hostile until checked; every check names what was expected.
 
+pub mod cluster;
 pub mod ebs;
 pub mod index;
 pub mod key;

@@ -1,9 +1,14 @@
 //! Asks a server for its discovery documents: two where it has the aggregated form, one for each version of a group where it has not.
 
+use std::time::Duration;
+
 use super::discovery::{RootForm, Served};
 use super::patience::Patience;
 use crate::cluster::{Cluster, Discovery, Failure, Root};
 use crate::error::{Class, ServiceError};
+
+/// A dead group is no rare thing (a metrics server that is gone), and its kinds could not be listed anyway.
+const ONE_GROUP: Duration = Duration::from_secs(5);
 
 /// What the server serves. A group whose own server is down is in the answer.
 ///
@@ -11,13 +16,14 @@ use crate::error::{Class, ServiceError};
 /// When the server itself does not answer, or refuses to say what it serves.
 pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Served, Failure> {
     let mut served = Served::default();
+    let for_a_group = Patience { answered: patience.answered.min(ONE_GROUP), ..patience };
     for root in [Root::Core, Root::Groups] {
         let document = patience.retried("discover", || cluster.discovery(Discovery::Root(root))).await?;
         let form = served.root(&document).map_err(|fault| unreadable(root, &fault))?;
         let RootForm::Old(groups) = form else { continue };
         for group in groups {
             for version in &group.versions {
-                let asked = patience.retried("discover", || cluster.discovery(Discovery::Version(version))).await;
+                let asked = for_a_group.retried("discover", || cluster.discovery(Discovery::Version(version))).await;
                 let document = match asked {
                     Ok(document) => Some(document),
                     Err(failure) if is_fatal(&failure) => return Err(failure),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::cluster::{Document, Resource, Scope};
 
@@ -16,8 +16,7 @@ const MAX_GROUPS: usize = 10_000;
 const MAX_RESOURCES: usize = 50_000;
 
 /// Which versions of a kind are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Versions {
     /// The one that the server prefers.
     #[default]

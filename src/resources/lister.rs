@@ -22,12 +22,12 @@ use super::list::Entry;
 use super::outlet::{Closed, Outlet};
 use super::pages::{self, Ended, ListReport, Taker, Wanted, list};
 use super::patience::{Patience, is_silent};
-use super::record::{MOST_NAMES, Record, ResourceRecord, Unknown};
 use super::refer::References;
 use super::select::{ClusterResources, Listed, Plan, Selection, plan};
 use super::skip::{Folder, Skipped, path, skipped};
 use crate::cluster::{Cluster, Failure, Object, Resource, Scope};
 use crate::error::{Class, Classify as _, Report};
+use crate::format::cluster::{Failed, MOST_NAMES, Record, ResourceRecord, Unknown};
 use crate::nearest::nearest;
 
 /// Velero's version of the archive's layout.
@@ -176,7 +176,7 @@ impl Lister<'_> {
         let include = &self.selection.namespaces.include;
         let fits_none = |pattern: &&super::select::Pattern| !namespaces.all.iter().any(|name| pattern.fits(name));
         record.unknown.extend(include.iter().filter(fits_none).map(|pattern| Unknown {
-            key: "namespaces",
+            key: "namespaces".to_owned(),
             pattern: pattern.text().to_owned(),
             nearest: nearest(pattern.text(), namespaces.all.iter().cloned()),
         }));
@@ -215,10 +215,18 @@ fn begin(served: &Served, plan: &Plan) -> Record {
     record.groups.missing.clone_from(&served.missing);
     record.notes.clone_from(&served.odd);
     for (resource, why) in &plan.unlisted {
-        record.unlisted.entry(why.as_str()).or_default().insert(format!("{}/{}", resource.name(), resource.version));
+        record.unlisted.entry(why.as_str().to_owned()).or_default().insert(format!(
+            "{}/{}",
+            resource.name(),
+            resource.version
+        ));
     }
     for (pattern, nearest) in &plan.unknown {
-        record.unknown.push(Unknown { key: "resources", pattern: pattern.clone(), nearest: nearest.clone() });
+        record.unknown.push(Unknown {
+            key: "resources".to_owned(),
+            pattern: pattern.clone(),
+            nearest: nearest.clone(),
+        });
     }
     record
 }
@@ -245,10 +253,11 @@ impl Run<'_> {
             && !references.may_want(resource)
         {
             let full = format!("{}/{}", resource.name(), resource.version);
-            record.unlisted.entry("not-referred").or_default().insert(full);
+            record.unlisted.entry("not-referred".to_owned()).or_default().insert(full);
             return Ok(());
         }
         self.lister.progress.begin(&name);
+        record.listed.insert(format!("{}/{}", resource.name(), resource.version));
         let mut tally = ResourceRecord { version: resource.version.clone(), ..ResourceRecord::default() };
         let result = self.lists(listed, &mut tally).await;
         // What is empty and whole is not worth a line for each of hundreds of kinds.
@@ -319,7 +328,7 @@ impl Run<'_> {
         }
         tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or not whole");
         if tally.failures.len() < MOST_NAMES {
-            tally.failures.push(failure.report());
+            tally.failures.push(recorded(failure.report()));
         }
         Ok(())
     }
@@ -333,7 +342,9 @@ impl Run<'_> {
             match patience.retried("namespace", || cluster.get(&object)).await {
                 Ok(bytes) => match super::item::read(&bytes, &kind) {
                     Ok(item) => Saver { run: self, listed, namespace: None, tally }.take(Entry::Object(item)).await?,
-                    Err(fault) => tally.failures.push(Report::new(Class::Integrity, fault.to_string())),
+                    Err(fault) => {
+                        tally.failures.push(recorded(Report::new(Class::Integrity, fault.to_string())));
+                    }
                 },
                 Err(failure) => self.failed(failure, tally).await?,
             }
@@ -343,6 +354,25 @@ impl Run<'_> {
 
     fn is_chosen(&self, namespace: &str) -> bool {
         self.lister.selection.namespaces.fit(namespace) && !self.namespaces.deleting.contains(namespace)
+    }
+}
+
+fn recorded(report: Report) -> Failed {
+    Failed { class: report.class, message: report.message, code: report.code, remedy: report.remedy }
+}
+
+fn skip(tally: &mut ResourceRecord, reason: Skipped, namespace: &str, name: &str) {
+    *tally.skipped.entry(reason.as_str().to_owned()).or_default() += 1;
+    if reason.is_loss() {
+        tally.lost += 1;
+        if tally.lost_names.len() < MOST_NAMES {
+            let short = |text: &str| text.chars().take(80).collect::<String>();
+            tally.lost_names.push(format!(
+                "{:?}: {}",
+                format!("{}/{}", short(namespace), short(name)),
+                reason.as_str()
+            ));
+        }
     }
 }
 
@@ -396,7 +426,7 @@ impl Taker for Saver<'_, '_> {
             Entry::TooLarge { namespace, name, .. } => {
                 // Where the namespace is not known it may be a chosen one.
                 if namespace.is_empty() || self.run.is_chosen(&namespace) {
-                    self.tally.skip(Skipped::TooLarge, &namespace, &name);
+                    skip(self.tally, Skipped::TooLarge, &namespace, &name);
                 }
                 return Ok(());
             }
@@ -404,7 +434,7 @@ impl Taker for Saver<'_, '_> {
         let path = match self.fate(&item) {
             Fate::Saved(path) => path,
             Fate::Skipped(reason) => {
-                self.tally.skip(reason, &item.metadata.namespace, &item.metadata.name);
+                skip(self.tally, reason, &item.metadata.namespace, &item.metadata.name);
                 return Ok(());
             }
             Fate::Elsewhere => return Ok(()),

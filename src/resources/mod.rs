@@ -4,7 +4,7 @@
 //!   objects are not saved, [`refer`] which cluster-scoped ones are.
 //! - [`list`] reads a list from a stream and gives each object's bytes; `pages` does so over a whole list, whatever happens to its
 //!   connection or its continue token.
-//! - [`lister`] does it for a cluster, puts each object into an [`outlet`], and ends with a [`record`] of what was saved and what was not.
+//! - [`lister`] does it for a cluster, puts each object into an [`outlet`], and ends with a record (`format::cluster`) of what was saved and what was not.
 //!
 //! Memory is bounded whatever the cluster holds: one object while it is read, the members in the outlet, one page's names.
 
@@ -16,7 +16,6 @@ pub mod lister;
 pub mod outlet;
 mod pages;
 pub mod patience;
-pub mod record;
 pub mod refer;
 mod scan;
 pub mod select;

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use penstock::cluster::{Access, Cluster as _, Failure, List, Object, Resource, Scope};
 use penstock::error::{Class, Classify as _};
+use penstock::format::cluster::Record;
 use penstock::kube::{Client, Environment, Settings};
 use penstock::resources::lister::{Lister, Progress, Stopped};
 use penstock::resources::outlet::channel;
 use penstock::resources::patience::Patience;
-use penstock::resources::record::Record;
 use penstock::resources::select::{ClusterResources, Patterns, Selection};
 use penstock::resources::skip::Skipped;
 use serde_json::{Value, json};
@@ -209,7 +209,7 @@ async fn everything_is_saved_byte_for_byte(client: &Client, admin: &Admin, p: &s
     }
     let tally = &record.resources["configmaps"];
     assert_eq!((tally.objects, tally.pages, tally.list_versions.len()), (MANY as u64 + 1, 3, 1), "{tally:?}");
-    assert_eq!(tally.skipped[&Skipped::BeingDeleted], 1);
+    assert_eq!(tally.skipped[Skipped::BeingDeleted.as_str()], 1);
     assert_eq!(record.losses(), Vec::<String>::new());
     assert_eq!(record.namespaces, [format!("{p}-a"), format!("{p}-a-b")].into());
     assert!(!record.cluster_uid.is_empty() && record.server_version.starts_with('v'));
@@ -241,7 +241,7 @@ async fn cluster_resources_follow_references(client: &Client, p: &str) {
         format!("resources/namespaces/cluster/{a}.json"),
     ];
     assert_eq!(cluster, expected);
-    assert!(record.resources["clusterroles.rbac.authorization.k8s.io"].skipped[&Skipped::NotReferred] >= 1);
+    assert!(record.resources["clusterroles.rbac.authorization.k8s.io"].skipped[Skipped::NotReferred.as_str()] >= 1);
     assert_eq!(record.losses(), Vec::<String>::new());
     for path in
         ["roles.rbac.authorization.k8s.io", "rolebindings.rbac.authorization.k8s.io", "serviceaccounts", "secrets"]
@@ -382,7 +382,8 @@ async fn real() {
 struct Shop {
     fake: FakeKubernetes,
     client: Client,
-    servers: Servers,
+    /// They end with it.
+    _servers: Servers,
 }
 
 impl Shop {
@@ -394,7 +395,7 @@ impl Shop {
             fake.make("/api/v1/namespaces/shop/configmaps", &map(&format!("m-{number:04}"), number));
         }
         let client = client(&fake.kubeconfig(&servers, "admin", ADMIN)).await;
-        Self { fake, client, servers }
+        Self { fake, client, _servers: servers }
     }
 
     /// The ConfigMaps' names in the order in which they came, and the record.
@@ -563,7 +564,7 @@ async fn names_that_are_no_paths_never_become_members() {
     });
     let (members, record) = saved(&shop.client, &selection(&["*"], &["secrets"])).await;
     assert_eq!(members.len(), 1);
-    assert_eq!(record.resources["secrets"].skipped[&Skipped::UnusableName], 6);
+    assert_eq!(record.resources["secrets"].skipped[Skipped::UnusableName.as_str()], 6);
     assert_eq!(record.losses().len(), 1);
 }
 
@@ -720,4 +721,73 @@ async fn the_proxy_of_the_environment_is_used_unless_no_proxy_says_otherwise() {
     let direct = client("https://api.invalid:6443", ".invalid").await.version().await.unwrap_err().error;
     assert_eq!(direct.class, Class::Transient, "{direct}");
     assert_eq!(asked.seen().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_may_only_be_listed_in_namespaces_is_listed_there() {
+    let shop = Shop::with(3).await;
+    shop.fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "garden" } }));
+    shop.fake.make("/api/v1/namespaces/garden/configmaps", &map("rose", 0));
+    shop.fake.make("/api/v1/namespaces/default/configmaps", &map("other", 0));
+    shop.fake.script(|_, seen, _| {
+        let message = "configmaps is forbidden: User \"u\" cannot list resource \"configmaps\" in API group \"\" at the cluster scope";
+        let headers = vec![("content-type", "application/json".to_owned())];
+        let body = refusal(403, "Forbidden", message).to_string();
+        is_list(seen).then_some(Fault::Answer { status: 403, headers, body })
+    });
+    let (members, record) = saved(&shop.client, &selection(&["sho?", "gard*"], &["configmaps"])).await;
+    assert_eq!(under(&members, "resources/configmaps/namespaces/garden/").len(), 1);
+    assert_eq!(under(&members, "resources/configmaps/").len(), 4);
+    assert_eq!(record.losses(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_version_has_its_place_and_the_preferred_one_velero_s() {
+    let shop = Shop::with(0).await;
+    let mut old = shop.fake.state().kinds.iter().find(|kind| kind.plural == "deployments").unwrap().clone();
+    "v1beta1".clone_into(&mut old.version);
+    shop.fake.state().kinds.push(old);
+    shop.fake.make("/apis/apps/v1/namespaces/shop/deployments", &json!({ "metadata": { "name": "web" } }));
+    let one = selection(&["*"], &["deployments"]);
+    let (members, _) = saved(&shop.client, &one).await;
+    assert_eq!(under(&members, "resources/"), ["resources/deployments.apps/namespaces/shop/web.json"]);
+    let all = Selection { versions: penstock::resources::discovery::Versions::All, ..one };
+    let (members, record) = saved(&shop.client, &all).await;
+    let paths = [
+        "resources/deployments.apps/namespaces/shop/web.json",
+        "resources/deployments.apps/v1beta1/namespaces/shop/web.json",
+    ];
+    assert_eq!(under(&members, "resources/"), paths);
+    assert!(members[2].1.starts_with(br#"{"apiVersion":"apps/v1beta1","kind":"Deployment","#));
+    assert_eq!(record.resources["deployments.apps/v1beta1"].objects, 1);
+    assert!(record.listed.contains("deployments.apps/v1") && record.listed.contains("deployments.apps/v1beta1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_goes_away_is_left_out_and_told() {
+    let shop = Shop::with(2).await;
+    shop.fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "going", "finalizers": ["x"] } }));
+    shop.fake.make("/api/v1/namespaces/going/configmaps", &map("lost", 0));
+    shop.fake.make("/api/v1/persistentvolumes", &json!({ "metadata": { "name": "pv" } }));
+    shop.fake.state().remove("/api/v1/namespaces/going");
+    // Every namespace is selected, so every cluster-scoped object is saved.
+    let everything = Selection { namespaces: Patterns::new(&["*"], &[]).unwrap(), ..Selection::everything() };
+    let (members, record) = saved(&shop.client, &everything).await;
+    assert_eq!(under(&members, "resources/configmaps/").len(), 2);
+    assert_eq!(under(&members, "resources/persistentvolumes/cluster/").len(), 1);
+    let namespaces = ["default", "kube-system", "shop"].map(|name| format!("resources/namespaces/cluster/{name}.json"));
+    assert_eq!(under(&members, "resources/namespaces/"), namespaces);
+    assert_eq!(record.notes, ["the namespace going is being deleted: nothing in it is saved"]);
+    let before = record.clone();
+    shop.fake.state().remove("/api/v1/namespaces/shop/configmaps/m-0000");
+    shop.fake.state().remove("/api/v1/namespaces/shop/configmaps/m-0001");
+    shop.fake.state().kinds.retain(|kind| kind.plural != "persistentvolumes");
+    let (_, after) = saved(&shop.client, &everything).await;
+    assert_eq!(
+        after.gone_since(&before),
+        [
+            "persistentvolumes are not served any more; the backup before has 1 of them",
+            "the namespace shop is in the backup before and not in this one"
+        ]
+    );
 }
