@@ -1,4 +1,4 @@
-//! What every connection shares, whoever makes it: the proxy that the environment names, and the words for what went wrong.
+//! What the AWS and Kubernetes clients share: the proxy that the environment names, and the text for a chain of causes.
 
 use std::error::Error as StdError;
 use std::fmt;

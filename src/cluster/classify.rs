@@ -267,7 +267,7 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
             return unexpected(
                 asked,
                 reply.status,
-                &format!("the answer is no Kubernetes object: {}", told(&text, html)),
+                &format!("the answer is no Kubernetes object: {}", describe(&text, html)),
             );
         }
         // With the words of a proxy, a login page or a firewall nothing is known of the server's rules.
@@ -286,7 +286,7 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
             code: (!own).then(|| NOT_THE_SERVICE.to_owned()),
             request_id: reply.request_id.map(str::to_owned),
             remedy,
-            ..asked.error(class, told(&text, html))
+            ..asked.error(class, describe(&text, html))
         },
         retry_after: pause(header(reply)),
         // Without a token: the list starts again.
@@ -294,7 +294,7 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
     }
 }
 
-fn told(text: &str, html: bool) -> String {
+fn describe(text: &str, html: bool) -> String {
     let text = text.trim();
     match (text.is_empty(), html) {
         (true, _) => "with an empty body".to_owned(),

@@ -60,7 +60,7 @@ pub(super) async fn refusal(asked: &Asked<'_>, response: Response<KubeBody>) -> 
     let (head, body) = response.into_parts();
     let mut pieces = body.into_data_stream();
     let mut bytes = BytesMut::new();
-    // What is cut off, or longer, is told as far as it came.
+    // The beginning of a longer body, or of one that breaks off, is enough.
     while let Some(Ok(piece)) = pieces.next().await {
         bytes.extend_from_slice(&piece[..piece.len().min(MAX_STATUS - bytes.len())]);
         if bytes.len() == MAX_STATUS {

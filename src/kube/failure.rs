@@ -31,16 +31,15 @@ pub(super) fn transport(asked: &Asked<'_>, error: &(dyn StdError + 'static), tru
 
 /// Without the names that kube puts before what it wraps.
 fn words(error: Cause<'_>) -> String {
-    let told = tell(error);
-    ["ServiceError: ", "HyperError: "].iter().fold(told, |told, layer| told.replace(layer, ""))
+    ["ServiceError: ", "HyperError: "].iter().fold(tell(error), |text, layer| text.replace(layer, ""))
 }
 
 fn meaning(causes: &[Cause<'_>], message: &str, trust: &str) -> (Class, Option<String>) {
     if let Some(tls) = causes.iter().find_map(|cause| cause.downcast_ref::<TlsError>()) {
         return (Class::Tls, Some(of_tls(tls, trust)));
     }
-    let said = message.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let text = message.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let transient = |remedy: &str| (Class::Transient, Some(remedy.to_owned()));
     if has(&["dns error", "failed to lookup address", "name resolution"]) {
         return transient("the host name cannot be resolved: check the cluster's URL and this host's DNS");

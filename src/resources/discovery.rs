@@ -2,7 +2,7 @@
 //!
 //! Pure: documents in, [`Served`] out. Servers from 1.26 on answer with everything in two documents (the aggregated form), older ones with
 //! one for each version of a group. A group whose server is down is a fact, not an absence: it is in [`Served::stale`] where
-//! the server still tells what it was, in [`Served::missing`] where only its name is known. The documents are untrusted: names that cannot
+//! the server still lists its kinds, in [`Served::missing`] where only its name is known. The documents are untrusted: names that cannot
 //! be part of a path are refused, and numbers are bounded.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::cluster::{Document, Resource, Scope};
 
-/// Far above the largest cluster (custom resource definitions are said to end at 5,000).
+/// Far above the largest cluster (custom resource definitions end at about 5,000).
 const MAX_GROUPS: usize = 10_000;
 const MAX_RESOURCES: usize = 50_000;
 
@@ -25,7 +25,7 @@ pub enum Versions {
     All,
 }
 
-/// Everything that discovery told.
+/// Everything that discovery returned.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Served {
     /// Groups with at least one version that answers; the core group is the empty name.

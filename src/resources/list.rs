@@ -149,7 +149,7 @@ impl ListReader {
         }
     }
 
-    /// The next piece of the stream. What the piece before held must have been taken with [`ListReader::next`].
+    /// The next piece of the stream. The entries of the piece before must have been read with [`ListReader::next`].
     pub fn feed(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty(), "a piece was not read to its end");
         self.piece = piece;
@@ -186,9 +186,9 @@ impl ListReader {
         }
     }
 
-    /// Bytes kept now.
+    /// Bytes in the buffer now.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub fn buffered(&self) -> usize {
         self.kept.capacity()
     }
 
@@ -307,8 +307,8 @@ impl ListReader {
     fn item(&mut self, rest: &[u8]) -> Result<(usize, Option<Entry>), Fault> {
         let (used, ended) = self.scan(rest)?;
         self.size += used as u64;
-        let room = self.most - self.kept.len().min(self.most);
-        self.kept.extend_from_slice(&rest[..used.min(room)]);
+        let free = self.most - self.kept.len().min(self.most);
+        self.kept.extend_from_slice(&rest[..used.min(free)]);
         if !ended {
             return Ok((used, None));
         }

@@ -20,7 +20,7 @@ use super::discovery::{Served, is_label};
 use super::item::Item;
 use super::list::Entry;
 use super::outlet::{Closed, Outlet};
-use super::pages::{self, Ended, ListReport, Taker, Wanted, list};
+use super::pages::{self, ListError, ListReport, Sink, Wanted, list};
 use super::patience::{Patience, is_silent};
 use super::refer::References;
 use super::select::{ClusterResources, Listed, Plan, Selection, plan};
@@ -139,8 +139,8 @@ impl Lister<'_> {
         #[derive(Default)]
         struct Names(Namespaces);
         #[async_trait::async_trait]
-        impl Taker for Names {
-            async fn take(&mut self, entry: Entry) -> Result<(), Closed> {
+        impl Sink for Names {
+            async fn accept(&mut self, entry: Entry) -> Result<(), Closed> {
                 let Entry::Object(Item { metadata, .. }) = entry else { return Ok(()) };
                 // It becomes part of the paths that are asked for.
                 if is_label(&metadata.name) {
@@ -157,14 +157,14 @@ impl Lister<'_> {
         let patterns = &self.selection.namespaces;
         match list(self.cluster, self.patience, wanted, &mut ListReport::default(), &mut names).await {
             Ok(()) => {}
-            Err(Ended::Failed(failure)) if failure.error.class == Class::AccessDenied => {
+            Err(ListError::Failed(failure)) if failure.error.class == Class::AccessDenied => {
                 let literal =
                     patterns.include.iter().filter(|pattern| pattern.is_literal()).map(|p| p.text().to_owned());
                 names.0.all = literal.filter(|name| is_label(name)).collect();
                 names.0.unseen = Some(failure);
             }
-            Err(Ended::Failed(failure)) => return Err(Stopped::Failed(failure)),
-            Err(Ended::Closed) => return Err(Stopped::Closed),
+            Err(ListError::Failed(failure)) => return Err(Stopped::Failed(failure)),
+            Err(ListError::Closed) => return Err(Stopped::Closed),
         }
         let mut namespaces = names.0;
         let chosen = namespaces.all.iter().filter(|name| patterns.fit(name) && !namespaces.deleting.contains(*name));
@@ -316,8 +316,8 @@ impl Run<'_> {
         tally.expired += report.expired;
         match ended {
             Ok(()) => Ok(None),
-            Err(Ended::Failed(failure)) => Ok(Some(failure)),
-            Err(Ended::Closed) => Err(Stopped::Closed),
+            Err(ListError::Failed(failure)) => Ok(Some(failure)),
+            Err(ListError::Closed) => Err(Stopped::Closed),
         }
     }
 
@@ -341,7 +341,7 @@ impl Run<'_> {
             let kind = super::item::Kind { api_version: "v1".to_owned(), kind: "Namespace".to_owned() };
             match patience.retried("namespace", || cluster.get(&object)).await {
                 Ok(bytes) => match super::item::read(&bytes, &kind) {
-                    Ok(item) => Saver { run: self, listed, namespace: None, tally }.take(Entry::Object(item)).await?,
+                    Ok(item) => Saver { run: self, listed, namespace: None, tally }.accept(Entry::Object(item)).await?,
                     Err(fault) => {
                         tally.failures.push(recorded(Report::new(Class::Integrity, fault.to_string())));
                     }
@@ -385,7 +385,7 @@ struct Saver<'a, 'b> {
 }
 
 /// What becomes of an object.
-enum Fate {
+enum Decision {
     Saved(String),
     Skipped(Skipped),
     /// Not selected: not worth a count.
@@ -393,34 +393,34 @@ enum Fate {
 }
 
 impl Saver<'_, '_> {
-    fn fate(&self, item: &Item) -> Fate {
+    fn decide(&self, item: &Item) -> Decision {
         let (resource, metadata) = (&self.listed.resource, &item.metadata);
         let namespaced = resource.scope == Scope::Namespaced;
         if namespaced == metadata.namespace.is_empty()
             || self.namespace.is_some_and(|wanted| wanted != metadata.namespace)
         {
-            return Fate::Skipped(Skipped::UnusableName);
+            return Decision::Skipped(Skipped::UnusableName);
         }
         let namespace = if namespaced { &metadata.namespace } else { &metadata.name };
         if (namespaced || is_namespaces(resource)) && !self.run.is_chosen(namespace) {
-            return Fate::Elsewhere;
+            return Decision::Elsewhere;
         }
         if let Some(reason) = skipped(resource, item) {
-            return Fate::Skipped(reason);
+            return Decision::Skipped(reason);
         }
         if !namespaced && self.run.references.as_ref().is_some_and(|references| !references.wants(resource, item)) {
-            return Fate::Skipped(Skipped::NotReferred);
+            return Decision::Skipped(Skipped::NotReferred);
         }
         match path(resource, self.listed.folder, &metadata.namespace, &metadata.name) {
-            Some(path) => Fate::Saved(path),
-            None => Fate::Skipped(Skipped::UnusableName),
+            Some(path) => Decision::Saved(path),
+            None => Decision::Skipped(Skipped::UnusableName),
         }
     }
 }
 
 #[async_trait::async_trait]
-impl Taker for Saver<'_, '_> {
-    async fn take(&mut self, entry: Entry) -> Result<(), Closed> {
+impl Sink for Saver<'_, '_> {
+    async fn accept(&mut self, entry: Entry) -> Result<(), Closed> {
         let item = match entry {
             Entry::Object(item) => item,
             Entry::TooLarge { namespace, name, .. } => {
@@ -431,13 +431,13 @@ impl Taker for Saver<'_, '_> {
                 return Ok(());
             }
         };
-        let path = match self.fate(&item) {
-            Fate::Saved(path) => path,
-            Fate::Skipped(reason) => {
+        let path = match self.decide(&item) {
+            Decision::Saved(path) => path,
+            Decision::Skipped(reason) => {
                 skip(self.tally, reason, &item.metadata.namespace, &item.metadata.name);
                 return Ok(());
             }
-            Fate::Elsewhere => return Ok(()),
+            Decision::Elsewhere => return Ok(()),
         };
         let bytes = item.bytes.len() as u64;
         if let Some(references) = &mut self.run.references {

@@ -1,4 +1,4 @@
-//! Members on their way from the lister to the thread that writes the archive: few, and few bytes.
+//! Passes members from the lister to the thread that writes the archive, with a limit on the bytes in between.
 
 use std::sync::Arc;
 
@@ -48,13 +48,13 @@ pub fn channel(bytes: u32) -> (Outlet, Members) {
 }
 
 impl Outlet {
-    /// Waits for room.
+    /// Waits until enough of the budget is free.
     ///
     /// # Errors
     /// When nobody takes members any more.
     pub async fn put(&self, path: String, bytes: Bytes) -> Result<(), Closed> {
         let needed = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(self.whole);
-        // The semaphore is never closed; a writer that went while this waits gives its members' room back.
+        // The semaphore is never closed; a writer that ends while this waits releases what its members had.
         let permit = self.budget.clone().acquire_many_owned(needed).await.ok();
         self.sender.send(Member { path, bytes, _permit: permit }).await.map_err(|_| Closed)
     }
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(members.next().await.unwrap().path, "a");
         second.await.unwrap();
         assert_eq!(members.next().await.unwrap().path, "b");
-        // One that is larger than all room passes alone.
+        // One that is larger than the budget passes alone.
         outlet.put("c".into(), Bytes::from(vec![0; 5000])).await.unwrap();
         assert_eq!(members.next().await.unwrap().bytes.len(), 5000);
         drop(members);

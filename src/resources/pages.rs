@@ -2,10 +2,10 @@
 //!
 //! - **Sized by bytes**: a page begins with [`FIRST`] objects; a large one halves the next, small ones let it grow back. The server builds
 //!   a page in its memory; here it is a stream.
-//! - **A connection that ends in mid-page** is asked again from the last continue token; what was given already is not given twice.
+//! - **A connection that ends in mid-page** is asked again from the last continue token; what was yielded already is not yielded twice.
 //! - **A token that expires** (410) is replaced by the one that the server offers: the list continues at the next key in the state of
 //!   today, which [`ListReport::versions`] shows. Where it offers none the list starts again, and what comes before the last key is not
-//!   given again, as long as the server sorts its lists.
+//!   yielded again, as long as the server sorts its lists.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -52,7 +52,7 @@ pub(super) struct ListReport {
 
 /// Why a list ended early.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum ListError {
     Failed(Failure),
     /// The one who takes the entries has gone.
     Closed,
@@ -60,24 +60,24 @@ pub(super) enum Ended {
 
 /// Takes the entries of a list.
 #[async_trait::async_trait]
-pub(super) trait Taker: Send {
-    async fn take(&mut self, entry: Entry) -> Result<(), Closed>;
+pub(super) trait Sink: Send {
+    async fn accept(&mut self, entry: Entry) -> Result<(), Closed>;
 }
 
-/// What was given of a list, as far as it must be known so that nothing is given twice.
+/// What was yielded of a list, as far as it must be known so that nothing is yielded twice.
 #[derive(Debug, Default)]
-struct Given {
+struct Yielded {
     /// What may come again: of the page that is being read, and what an attempt that broke off gave beyond the pages read since.
     page: HashSet<(String, String)>,
     /// What came in this attempt.
     attempt: HashSet<(String, String)>,
     last: Option<(String, String)>,
     unsorted: bool,
-    /// The list started again: what is not after this key was given before.
+    /// The list started again: what is not after this key was yielded before.
     until: Option<(String, String)>,
 }
 
-impl Given {
+impl Yielded {
     /// Whether the entry is a new one.
     fn is_new(&mut self, entry: &Entry) -> bool {
         let (namespace, name) = match entry {
@@ -106,7 +106,7 @@ impl Given {
         self.page.retain(|key| !attempt.contains(key));
     }
 
-    /// `false`: there is no telling what was given.
+    /// `false`: there is no telling what was yielded.
     fn start_again(&mut self) -> bool {
         self.page.clear();
         self.until.clone_from(&self.last);
@@ -130,20 +130,20 @@ pub(super) fn next_limit(limit: u32, bytes: u64) -> u32 {
     }
 }
 
-/// Gives every entry of the list to `taker`. `report` is valid however it ends.
+/// Gives every entry of the list to `sink`. `report` is valid however it ends.
 pub(super) async fn list(
     cluster: &dyn Cluster,
     patience: Patience,
     wanted: Wanted<'_>,
     report: &mut ListReport,
-    taker: &mut dyn Taker,
-) -> Result<(), Ended> {
-    let (mut from, mut limit, mut given) = (None::<String>, FIRST, Given::default());
-    let mut trouble = patience.trouble();
+    sink: &mut dyn Sink,
+) -> Result<(), ListError> {
+    let (mut from, mut limit, mut yielded) = (None::<String>, FIRST, Yielded::default());
+    let mut failures = patience.failures();
     loop {
         let Wanted { resource, namespace, selector } = wanted;
         let page = List { resource, namespace, selector, limit, from: from.as_deref() };
-        let failure = match read_page(cluster, &page, &mut given, taker).await {
+        let failure = match read_page(cluster, &page, &mut yielded, sink).await {
             Ok((metadata, bytes)) => {
                 report.pages += 1;
                 report.versions.extend(Some(metadata.resource_version).filter(|version| !version.is_empty()));
@@ -151,22 +151,22 @@ pub(super) async fn list(
                     return Ok(());
                 }
                 if report.pages >= MOST_PAGES || from.as_ref() == Some(&metadata.next) {
-                    return Err(Ended::Failed(endless(wanted)));
+                    return Err(ListError::Failed(endless(wanted)));
                 }
                 (from, limit) = (Some(metadata.next), next_limit(limit, bytes));
-                given.page_ended();
-                trouble = patience.trouble();
+                yielded.page_ended();
+                failures = patience.failures();
                 continue;
             }
-            Err(Ended::Failed(failure)) => failure,
+            Err(ListError::Failed(failure)) => failure,
             Err(closed) => return Err(closed),
         };
         match &failure.expired {
             Some(expired) if report.expired < MOST_EXPIRED => {
                 report.expired += 1;
                 from.clone_from(&expired.token);
-                if from.is_none() && !given.start_again() {
-                    return Err(Ended::Failed(failure));
+                if from.is_none() && !yielded.start_again() {
+                    return Err(ListError::Failed(failure));
                 }
                 tracing::info!(
                     resource = resource.name(),
@@ -176,8 +176,8 @@ pub(super) async fn list(
             }
             _ => {}
         }
-        if !trouble.wait(&failure).await {
-            return Err(Ended::Failed(failure));
+        if !failures.wait(&failure).await {
+            return Err(ListError::Failed(failure));
         }
         // A page that the server did not bring to its end may be too much for it.
         limit = (limit / 2).max(1);
@@ -188,22 +188,22 @@ pub(super) async fn list(
 async fn read_page(
     cluster: &dyn Cluster,
     page: &List<'_>,
-    given: &mut Given,
-    taker: &mut dyn Taker,
-) -> Result<(ListMetadata, u64), Ended> {
-    let mut body = cluster.list(page).await.map_err(Ended::Failed)?;
+    yielded: &mut Yielded,
+    sink: &mut dyn Sink,
+) -> Result<(ListMetadata, u64), ListError> {
+    let mut body = cluster.list(page).await.map_err(ListError::Failed)?;
     let mut reader =
         ListReader::new(Kind { api_version: page.resource.api_version(), kind: page.resource.kind.clone() });
-    let fault = |fault: &Fault| Ended::Failed(of_fault(page, fault));
+    let fault = |fault: &Fault| ListError::Failed(of_fault(page, fault));
     let mut bytes = 0;
-    given.attempt.clear();
+    yielded.attempt.clear();
     while let Some(piece) = body.next().await {
-        let piece = piece.map_err(Ended::Failed)?;
+        let piece = piece.map_err(ListError::Failed)?;
         bytes += piece.len() as u64;
         reader.feed(piece);
         while let Some(entry) = reader.next().map_err(|error| fault(&error))? {
-            if given.is_new(&entry) {
-                taker.take(entry).await.map_err(|Closed| Ended::Closed)?;
+            if yielded.is_new(&entry) {
+                sink.accept(entry).await.map_err(|Closed| ListError::Closed)?;
             }
         }
     }
@@ -266,30 +266,32 @@ mod tests {
 
     #[test]
     fn nothing_is_given_twice() {
-        let mut given = Given::default();
-        assert!(given.is_new(&entry("a", "x")) && given.is_new(&entry("a", "y")));
+        let mut yielded = Yielded::default();
+        assert!(yielded.is_new(&entry("a", "x")) && yielded.is_new(&entry("a", "y")));
         // The page again, from its beginning.
-        assert!(!given.is_new(&entry("a", "x")) && !given.is_new(&entry("a", "y")) && given.is_new(&entry("b", "x")));
-        given.page_ended();
-        assert!(given.page.is_empty() && given.start_again());
+        assert!(
+            !yielded.is_new(&entry("a", "x")) && !yielded.is_new(&entry("a", "y")) && yielded.is_new(&entry("b", "x"))
+        );
+        yielded.page_ended();
+        assert!(yielded.page.is_empty() && yielded.start_again());
         for (namespace, name, new) in [("a", "w", false), ("b", "x", false), ("b", "y", true), ("c", "a", true)] {
-            assert_eq!(given.is_new(&entry(namespace, name)), new, "{namespace}/{name}");
+            assert_eq!(yielded.is_new(&entry(namespace, name)), new, "{namespace}/{name}");
         }
         // A page that broke off, and then shorter ones.
-        let mut given = Given::default();
-        assert!(["a", "b", "c"].iter().all(|name| given.is_new(&entry("n", name))));
-        given.attempt.clear();
-        assert!(["a", "b"].iter().all(|name| !given.is_new(&entry("n", name))));
-        given.page_ended();
-        assert!(!given.is_new(&entry("n", "c")) && given.is_new(&entry("n", "d")));
-        given.page_ended();
-        assert!(given.page.is_empty());
+        let mut yielded = Yielded::default();
+        assert!(["a", "b", "c"].iter().all(|name| yielded.is_new(&entry("n", name))));
+        yielded.attempt.clear();
+        assert!(["a", "b"].iter().all(|name| !yielded.is_new(&entry("n", name))));
+        yielded.page_ended();
+        assert!(!yielded.is_new(&entry("n", "c")) && yielded.is_new(&entry("n", "d")));
+        yielded.page_ended();
+        assert!(yielded.page.is_empty());
         // etcd's order is that of the whole key: `-` comes before `/`.
-        let mut given = Given::default();
-        assert!(given.is_new(&entry("a-b", "x")) && given.is_new(&entry("a", "x")));
-        assert!(given.start_again());
-        let mut unsorted = Given::default();
+        let mut yielded = Yielded::default();
+        assert!(yielded.is_new(&entry("a-b", "x")) && yielded.is_new(&entry("a", "x")));
+        assert!(yielded.start_again());
+        let mut unsorted = Yielded::default();
         assert!(unsorted.is_new(&entry("b", "x")) && unsorted.is_new(&entry("a", "x")));
-        assert!(!unsorted.start_again(), "what was given is not known");
+        assert!(!unsorted.start_again(), "what was yielded is not known");
     }
 }

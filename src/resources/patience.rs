@@ -1,8 +1,8 @@
-//! How long a request to the API server is made again.
+//! Decides how long a failed request to the API server is repeated.
 //!
-//! Two limits, since two things are told apart. A server that says that *this* request fails (5xx) is asked for [`Patience::answered`]: a
-//! kind whose backend is dead must not hold up the others. A server that does not answer, or asks to wait (429), is asked
-//! for [`Patience::silent`]: an API server that is replaced is away for a minute, and without it nothing can be saved.
+//! There are two limits. [`Patience::answered`] is for a server that answers that *this* request fails (5xx): a kind whose backend is
+//! dead must not delay the others. [`Patience::silent`] is for a server that does not answer, or asks to wait (429): an API server that is
+//! being replaced is away for a minute, and nothing can be saved without it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,14 +25,14 @@ impl Default for Patience {
 
 /// The failures of one request so far.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct Failures {
     answered: Attempts,
     silent: Attempts,
 }
 
 impl Patience {
-    pub(super) fn trouble(self) -> Trouble {
-        Trouble { answered: Attempts::within(self.answered), silent: Attempts::within(self.silent) }
+    pub(super) fn failures(self) -> Failures {
+        Failures { answered: Attempts::within(self.answered), silent: Attempts::within(self.silent) }
     }
 
     /// Makes `request` until it succeeds or patience ends.
@@ -44,13 +44,13 @@ impl Patience {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
     {
-        let mut trouble = self.trouble();
+        let mut failures = self.failures();
         loop {
             let failure = match request().await {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            if !trouble.wait(&failure).await {
+            if !failures.wait(&failure).await {
                 return Err(failure);
             }
             tracing::warn!(what, class = %failure.error.class, error = %failure, "trying again");
@@ -58,7 +58,7 @@ impl Patience {
     }
 }
 
-impl Trouble {
+impl Failures {
     /// Waits before the next attempt; `false` when there is none.
     pub(super) async fn wait(&mut self, failure: &Failure) -> bool {
         if let Some(pause) = failure.retry_after {

@@ -11,9 +11,9 @@ use crate::nearest::nearest;
 
 /// What no restore can use, with the reason; what `exclude_resources` is where the configuration does not set it.
 pub const DEFAULT_EXCLUDED: [(&str, &str); 8] = [
-    ("events", "they tell what happened in the old cluster, and expire in an hour"),
-    ("events.events.k8s.io", "they tell what happened in the old cluster, and expire in an hour"),
-    ("leases.coordination.k8s.io", "they are held by processes of the old cluster, which renew them every few seconds"),
+    ("events", "they record what happened in the old cluster, and expire in an hour"),
+    ("events.events.k8s.io", "they record what happened in the old cluster, and expire in an hour"),
+    ("leases.coordination.k8s.io", "processes of the old cluster renew them every few seconds"),
     ("nodes", "a machine registers its own"),
     ("csinodes.storage.k8s.io", "a machine registers its own"),
     ("csistoragecapacities.storage.k8s.io", "storage drivers measure it anew"),

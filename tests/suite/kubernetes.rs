@@ -208,7 +208,9 @@ async fn everything_is_saved_byte_for_byte(client: &Client, admin: &Admin, p: &s
         assert_eq!(value, admin.request("GET", &at, &Value::Null).await.unwrap(), "{at}");
     }
     let tally = &record.resources["configmaps"];
-    assert_eq!((tally.objects, tally.pages, tally.list_versions.len()), (MANY as u64 + 1, 3, 1), "{tally:?}");
+    assert_eq!((tally.objects, tally.list_versions.len()), (MANY as u64 + 1, 1), "{tally:?}");
+    // What others have on this server comes on more pages.
+    assert!(tally.pages >= 3, "{tally:?}");
     assert_eq!(tally.skipped[Skipped::BeingDeleted.as_str()], 1);
     assert_eq!(record.losses(), Vec::<String>::new());
     assert_eq!(record.namespaces, [format!("{p}-a"), format!("{p}-a-b")].into());

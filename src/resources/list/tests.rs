@@ -172,7 +172,7 @@ fn an_object_that_is_too_large_is_passed_over_and_named() {
         while let Some(entry) = reader.next().unwrap() {
             entries.push(entry);
         }
-        assert!(reader.held() <= 8192, "{} bytes are kept", reader.held());
+        assert!(reader.buffered() <= 8192, "{} bytes are kept", reader.buffered());
     }
     reader.finish().unwrap();
     assert!(
@@ -195,7 +195,7 @@ fn a_string_of_100_mib_costs_no_memory() {
         }
         reader.feed(Bytes::from_static(after.as_bytes()));
         while reader.next().unwrap().is_some() {}
-        assert!(reader.held() <= 4 << 20, "{} bytes are kept", reader.held());
+        assert!(reader.buffered() <= 4 << 20, "{} bytes are kept", reader.buffered());
         reader.finish().unwrap();
     }
 }
