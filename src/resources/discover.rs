@@ -17,9 +17,9 @@ const ONE_GROUP: Duration = Duration::from_secs(5);
 pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Served, Failure> {
     let mut served = Served::default();
     let for_a_group = Patience { answered: patience.answered.min(ONE_GROUP), ..patience };
-    for root in [Root::Core, Root::Groups] {
+    for (root, path) in [(Root::Core, "/api"), (Root::Groups, "/apis")] {
         let document = patience.retried("discover", || cluster.discovery(Discovery::Root(root))).await?;
-        let form = served.root(&document).map_err(|fault| unreadable(root, &fault))?;
+        let form = served.root(&document).map_err(|fault| not_discovery(path, &fault.to_string()))?;
         let RootForm::Old(groups) = form else { continue };
         for group in groups {
             for version in &group.versions {
@@ -39,6 +39,10 @@ pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Serve
             }
         }
     }
+    // A server without the core group is none, and a backup of nothing must not be a success.
+    if !served.groups.contains("") {
+        return Err(not_discovery("/api", "the core group is not in it"));
+    }
     Ok(served)
 }
 
@@ -47,12 +51,8 @@ fn is_fatal(failure: &Failure) -> bool {
     failure.error.status.is_none() || matches!(failure.error.status, Some(401 | 407))
 }
 
-fn unreadable(root: Root, fault: &super::discovery::Fault) -> Failure {
-    let path = match root {
-        Root::Core => "/api",
-        Root::Groups => "/apis",
-    };
-    let mut error = ServiceError::local("get", path, Class::Compat, fault.to_string());
+fn not_discovery(path: &str, message: &str) -> Failure {
+    let mut error = ServiceError::local("get", path, Class::Compat, message);
     error.service = crate::cluster::classify::SERVICE;
     error.into()
 }

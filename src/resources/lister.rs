@@ -9,12 +9,15 @@
 //! - **The label selector** is for namespaced objects, and for cluster-scoped ones with `cluster_resources = "always"`; a
 //!   Namespace is saved when it is chosen, whatever its labels.
 
+mod saver;
+
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use self::saver::Saver;
 use super::discover::discover;
 use super::discovery::{Served, is_label};
 use super::item::Item;
@@ -24,7 +27,7 @@ use super::pages::{self, ListError, ListReport, Sink, Wanted, list};
 use super::patience::{Patience, is_silent};
 use super::refer::References;
 use super::select::{ClusterResources, Listed, Plan, Selection, plan};
-use super::skip::{Folder, Skipped, path, skipped};
+use super::skip::Folder;
 use crate::cluster::{Cluster, Failure, Object, Resource, Scope};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::cluster::{Failed, MOST_NAMES, Record, ResourceRecord, Unknown};
@@ -157,7 +160,7 @@ impl Lister<'_> {
         let patterns = &self.selection.namespaces;
         match list(self.cluster, self.patience, wanted, &mut ListReport::default(), &mut names).await {
             Ok(()) => {}
-            Err(ListError::Failed(failure)) if failure.error.class == Class::AccessDenied => {
+            Err(ListError::Failed(failure)) if is_forbidden(&failure) => {
                 let literal =
                     patterns.include.iter().filter(|pattern| pattern.is_literal()).map(|p| p.text().to_owned());
                 names.0.all = literal.filter(|name| is_label(name)).collect();
@@ -202,6 +205,11 @@ fn namespaces_resource() -> Resource {
         kind: "Namespace".to_owned(),
         scope: Scope::Cluster,
     }
+}
+
+/// RBAC's refusal, which is of one kind in one place; a 401 is of everything.
+fn is_forbidden(failure: &Failure) -> bool {
+    failure.error.status == Some(403) && failure.error.class == Class::AccessDenied
 }
 
 fn is_namespaces(resource: &Resource) -> bool {
@@ -275,7 +283,7 @@ impl Run<'_> {
             let selector =
                 if is_namespaces(&listed.resource) || self.references.is_some() { "" } else { &selection.selector };
             return match self.one(listed, None, selector, tally).await? {
-                Some(failure) if is_namespaces(&listed.resource) && failure.error.class == Class::AccessDenied => {
+                Some(failure) if is_namespaces(&listed.resource) && is_forbidden(&failure) => {
                     self.each_namespace(listed, tally).await
                 }
                 Some(failure) => self.failed(failure, tally).await,
@@ -286,7 +294,7 @@ impl Run<'_> {
         if !named {
             match self.one(listed, None, &selection.selector, tally).await? {
                 None => return Ok(()),
-                Some(failure) if failure.error.class == Class::AccessDenied && !self.namespaces.chosen.is_empty() => {}
+                Some(failure) if is_forbidden(&failure) && !self.namespaces.chosen.is_empty() => {}
                 Some(failure) => return self.failed(failure, tally).await,
             }
         }
@@ -321,9 +329,10 @@ impl Run<'_> {
         }
     }
 
-    /// Records why a kind is not whole; fails where the server has gone.
+    /// Records why a kind is not whole; fails where the server has gone, or does not accept the credentials.
     async fn failed(&self, failure: Failure, tally: &mut ResourceRecord) -> Result<(), Stopped> {
-        if is_silent(&failure) && !self.lister.is_there().await {
+        let unaccepted = failure.error.status == Some(401);
+        if unaccepted || (is_silent(&failure) && !self.lister.is_there().await) {
             return Err(Stopped::Failed(failure));
         }
         tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or not whole");
@@ -359,98 +368,4 @@ impl Run<'_> {
 
 fn recorded(report: Report) -> Failed {
     Failed { class: report.class, message: report.message, code: report.code, remedy: report.remedy }
-}
-
-fn skip(tally: &mut ResourceRecord, reason: Skipped, namespace: &str, name: &str) {
-    *tally.skipped.entry(reason.as_str().to_owned()).or_default() += 1;
-    if reason.is_loss() {
-        tally.lost += 1;
-        if tally.lost_names.len() < MOST_NAMES {
-            let short = |text: &str| text.chars().take(80).collect::<String>();
-            tally.lost_names.push(format!(
-                "{:?}: {}",
-                format!("{}/{}", short(namespace), short(name)),
-                reason.as_str()
-            ));
-        }
-    }
-}
-
-/// Decides for each object of a list, and puts it into the outlet.
-struct Saver<'a, 'b> {
-    run: &'a mut Run<'b>,
-    listed: &'a Listed,
-    namespace: Option<&'a str>,
-    tally: &'a mut ResourceRecord,
-}
-
-/// What becomes of an object.
-enum Decision {
-    Saved(String),
-    Skipped(Skipped),
-    /// Not selected: not worth a count.
-    Elsewhere,
-}
-
-impl Saver<'_, '_> {
-    fn decide(&self, item: &Item) -> Decision {
-        let (resource, metadata) = (&self.listed.resource, &item.metadata);
-        let namespaced = resource.scope == Scope::Namespaced;
-        if namespaced == metadata.namespace.is_empty()
-            || self.namespace.is_some_and(|wanted| wanted != metadata.namespace)
-        {
-            return Decision::Skipped(Skipped::UnusableName);
-        }
-        let namespace = if namespaced { &metadata.namespace } else { &metadata.name };
-        if (namespaced || is_namespaces(resource)) && !self.run.is_chosen(namespace) {
-            return Decision::Elsewhere;
-        }
-        if let Some(reason) = skipped(resource, item) {
-            return Decision::Skipped(reason);
-        }
-        if !namespaced && self.run.references.as_ref().is_some_and(|references| !references.wants(resource, item)) {
-            return Decision::Skipped(Skipped::NotReferred);
-        }
-        match path(resource, self.listed.folder, &metadata.namespace, &metadata.name) {
-            Some(path) => Decision::Saved(path),
-            None => Decision::Skipped(Skipped::UnusableName),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Sink for Saver<'_, '_> {
-    async fn accept(&mut self, entry: Entry) -> Result<(), Closed> {
-        let item = match entry {
-            Entry::Object(item) => item,
-            Entry::TooLarge { namespace, name, .. } => {
-                // Where the namespace is not known it may be a chosen one.
-                if namespace.is_empty() || self.run.is_chosen(&namespace) {
-                    skip(self.tally, Skipped::TooLarge, &namespace, &name);
-                }
-                return Ok(());
-            }
-        };
-        let path = match self.decide(&item) {
-            Decision::Saved(path) => path,
-            Decision::Skipped(reason) => {
-                skip(self.tally, reason, &item.metadata.namespace, &item.metadata.name);
-                return Ok(());
-            }
-            Decision::Elsewhere => return Ok(()),
-        };
-        let bytes = item.bytes.len() as u64;
-        if let Some(references) = &mut self.run.references {
-            references.see(&self.listed.resource, &item);
-        }
-        if !item.metadata.namespace.is_empty() && !self.run.saved.contains(&item.metadata.namespace) {
-            self.run.saved.insert(item.metadata.namespace);
-        }
-        self.run.outlet.put(path, item.bytes).await?;
-        self.tally.objects += 1;
-        self.tally.bytes += bytes;
-        self.run.lister.progress.objects.fetch_add(1, Ordering::Relaxed);
-        self.run.lister.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
 }

@@ -162,7 +162,7 @@ pub(super) async fn list(
             Err(closed) => return Err(closed),
         };
         match &failure.expired {
-            Some(expired) if report.expired < MOST_EXPIRED => {
+            Some(expired) if report.expired < MOST_EXPIRED && (expired.token.is_some() || from.is_some()) => {
                 report.expired += 1;
                 from.clone_from(&expired.token);
                 if from.is_none() && !yielded.start_again() {

@@ -548,6 +548,34 @@ async fn a_server_that_goes_away_ends_the_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_serves_nothing_is_no_empty_backup() {
+    let shop = Shop::with(1).await;
+    let body = json!({ "kind": "APIGroupDiscoveryList", "metadata": {}, "items": [] }).to_string();
+    shop.fake.script(move |_, seen, _| {
+        let headers = vec![("content-type", "application/json".to_owned())];
+        matches!(seen.uri.as_str(), "/api" | "/apis").then(|| Fault::Answer {
+            status: 200,
+            headers,
+            body: body.clone(),
+        })
+    });
+    let Stopped::Failed(failure) = run(&shop.client, &selection(&["*"], &["*"])).await.unwrap_err() else { panic!() };
+    assert_eq!(failure.error.class, Class::Compat);
+}
+
+/// The token is taken away for good after the first page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_are_withdrawn_end_the_run() {
+    let shop = Shop::with(600).await;
+    shop.fake.script(before_list(2, |state| {
+        "another".clone_into(&mut state.admin_token);
+        None
+    }));
+    let Stopped::Failed(failure) = run(&shop.client, &selection(&["*"], &["*"])).await.unwrap_err() else { panic!() };
+    assert_eq!((failure.error.class, failure.error.status), (Class::AccessDenied, Some(401)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_are_no_paths_never_become_members() {
     let shop = Shop::with(1).await;
     let item = |name: &str, namespace: &str| json!({ "metadata": { "name": name, "namespace": namespace } });
