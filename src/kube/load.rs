@@ -9,6 +9,7 @@ use kube::config::{Cluster, ExecAuthCluster, Kubeconfig, KubeconfigError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
+use crate::config;
 use crate::error::{Class, Classify, Report};
 use crate::nearest::nearest;
 use crate::network::Proxy;
@@ -24,6 +25,17 @@ pub struct Settings {
     /// `None`: the kubeconfig's current one.
     pub context: Option<String>,
     pub environment: Environment,
+}
+
+impl Settings {
+    /// From `[kubernetes]`, and the environment as `lookup` has it.
+    ///
+    /// # Errors
+    /// When the proxy's URL is malformed.
+    pub fn new(config: &config::Kubernetes, lookup: impl Fn(&str) -> Option<String>) -> Result<Self, LoadError> {
+        let environment = Environment::read(lookup)?;
+        Ok(Self { kubeconfig: config.kubeconfig.clone(), context: config.context.clone(), environment })
+    }
 }
 
 /// The variables that matter, as they were when the process started.

@@ -114,3 +114,24 @@ fn every_file_that_was_read_is_watched() {
     assert!(names[0].ends_with("/config"));
     assert_eq!(names[1..], ["/run/key", "/run/token"]);
 }
+
+#[test]
+fn settings_come_from_the_configuration_and_the_environment() {
+    let variables = [
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+        ("KUBECONFIG", ""),
+        ("HOME", "/home/x"),
+        ("https_proxy", "proxy:3128"),
+    ];
+    let lookup = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    let configured = config::Kubernetes { kubeconfig: Some("/k".into()), context: Some("c".into()) };
+    let Settings { kubeconfig, context, environment } = Settings::new(&configured, lookup).unwrap();
+    assert_eq!((kubeconfig, context.as_deref()), (Some(PathBuf::from("/k")), Some("c")));
+    assert_eq!(environment.service, Some(("10.0.0.1".into(), "443".into())));
+    assert_eq!((environment.kubeconfig, environment.home), (None, Some("/home/x".into())));
+    assert!(environment.proxy.is_some() && environment.service_account.ends_with("serviceaccount"));
+    let bad = |name: &str| (name == "HTTPS_PROXY").then(|| "socks5://user:secret@h".to_owned());
+    let error = Settings::new(&configured, bad).unwrap_err();
+    assert!(matches!(error, LoadError::Proxy(_)) && !error.to_string().contains("secret"), "{error}");
+}
