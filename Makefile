@@ -34,12 +34,17 @@ test-tools: ## what the tests need from apt: prometheus with promtool, chromium,
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
-test: test-tools fmt-check deny lint shipping ## everything CI runs: formatting, licences, bans, yanked versions, clippy, what is shipped, all tests
+test: test-tools fmt-check deny lint doc-check shipping ## everything CI runs: formatting, licences, bans, yanked versions, clippy, links in comments, what is shipped, all tests
 	$(CARGO) test --locked
 
 .PHONY: lint
 lint: ## clippy, every warning an error
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# `--examples`, of which there are none, selects the features that the tests have, and with them what clippy has compiled.
+.PHONY: doc-check
+doc-check: ## rustdoc: a link in a comment that leads nowhere is an error
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --no-deps --document-private-items --lib --examples
 
 .PHONY: fmt
 fmt: ## format the code
@@ -69,8 +74,8 @@ bench: ## criterion, one file for each stage
 	$(CARGO) bench --locked
 
 .PHONY: bench-peers
-bench-peers: ## against other programs (docs/benchmarks.md); installs apt packages (BENCH_ARGS=… replaces --install)
-	python3 benches/peers.py $(or $(BENCH_ARGS),--install)
+bench-peers: ## against other programs (docs/benchmarks.md), or an older binary (BASE=path); ROWS=P1,P3; installs apt packages (BENCH_ARGS=… replaces --install)
+	PYTHONPATH=benches python3 -m peers $(if $(BASE),--base $(BASE)) $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
 
 # A filter that matches nothing passes in cargo; here it must not.
 .PHONY: soak

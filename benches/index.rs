@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use penstock::format::index::{self, Chunk, ChunkId, Encoding, FileEntry, FileKind, FileTime, Totals, Writer};
+use penstock::format::codec::Encoding;
+use penstock::format::index::{self, Chunk, ChunkId, FileEntry, FileKind, FileTime, Totals, Writer};
 use penstock::format::key::ObjectKey;
 use penstock::format::manifest::{DataObject, IndexObject, NotEntered, Stream};
 

@@ -1,10 +1,11 @@
 //! The stages of a stream alone, one thread: cutting, naming (SHA-256) and framing (zstd) of chunks.
 
+use std::borrow::Cow;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use penstock::format::codec::{self, Codec, Compression};
 use penstock::stream::cut::{self, More};
-use penstock::stream::frame;
 
 /// Bytes without a pattern, the same in every run (xorshift64*).
 fn noise(length: usize) -> Vec<u8> {
@@ -46,15 +47,18 @@ fn frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
     group.throughput(Throughput::Bytes(CHUNK as u64)).sample_size(20);
     for (name, plain) in [("random", noise(CHUNK)), ("text", text(CHUNK))] {
-        group.bench_function(format!("sha256/{name}"), |b| b.iter(|| frame::digest(black_box(&plain))));
+        group.bench_function(format!("sha256/{name}"), |b| b.iter(|| codec::digest(black_box(&plain))));
         group.throughput(Throughput::Bytes(2 * CHUNK as u64));
         group.bench_function(format!("sha256 of two/{name}"), |b| {
-            b.iter(|| frame::digests([&plain[..], &plain[..]].into_iter().map(black_box)));
+            b.iter(|| codec::digests([&plain[..], &plain[..]].into_iter().map(black_box)));
         });
         group.throughput(Throughput::Bytes(CHUNK as u64));
         for level in [1, 3] {
+            let codec = Codec { compression: Compression::Zstd { level } };
             let id = format!("zstd-{level}/{name}");
-            group.bench_function(id, |b| b.iter(|| frame::compress(black_box(&plain), level).expect("it compresses")));
+            group.bench_function(id, |b| {
+                b.iter(|| codec.encode(Cow::Borrowed(black_box(&plain[..]))).expect("it compresses"));
+            });
         }
     }
     group.finish();

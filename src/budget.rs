@@ -2,10 +2,10 @@
 //!
 //! A [`Budget`] holds `limits.memory` bytes. A stream takes a [`Reservation`] when it starts, all at once: enough for its
 //! pipeline and for one part. From then on it can always finish with what it has: more parts in flight are taken only
-//! if they are free right now ([`Budget::try_room`]), never by waiting while holding. So streams wait for each other only before they
+//! if they are free right now ([`Budget::try_grant`]), never by waiting while holding. So streams wait for each other only before they
 //! have read anything, first come first served, and there is no order in which they could lock each other out.
 //!
-//! What is granted is [`Room`]; it becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
+//! What is granted is [`Grant`]; it becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
 //! [`Segments`](segments::Segments) for what goes through the HTTP client. The memory behind both is kept for the next of the same size rather
 //! than given back to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds what
 //! is free in the budget.
@@ -94,12 +94,12 @@ impl Budget {
         Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
     }
 
-    /// Room for `capacity` bytes if that much is free right now.
+    /// `capacity` bytes if that much is free right now.
     #[must_use]
-    pub fn try_room(&self, capacity: usize) -> Option<Room> {
+    pub fn try_grant(&self, capacity: usize) -> Option<Grant> {
         let permits = u32::try_from((capacity as u64).div_ceil(UNIT)).ok()?;
         let permit = Arc::clone(&self.inner.permits).try_acquire_many_owned(permits).ok()?;
-        Some(Room { budget: self.clone(), capacity, _permit: Permit::Shared(permit) })
+        Some(Grant { budget: self.clone(), capacity, _permit: Permit::Shared(permit) })
     }
 
     /// Idle memory of that capacity, as it was left, or new memory.
@@ -160,7 +160,7 @@ impl OwnBuffers {
 
     /// Waits for one of the own buffers to be free.
     pub async fn get(&self) -> Buffer {
-        self.room().await.buffer()
+        self.grant().await.buffer()
     }
 
     /// Like [`OwnBuffers::get`], on a thread that may block.
@@ -169,20 +169,20 @@ impl OwnBuffers {
         runtime.block_on(self.get())
     }
 
-    /// Waits for room for one of the own buffers.
-    pub async fn room(&self) -> Room {
+    /// Waits for the memory of one of the own buffers.
+    pub async fn grant(&self) -> Grant {
         self.with(Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed"))
     }
 
-    /// Room for one of the own buffers, if there is some now.
+    /// The memory of one of the own buffers, if it is free now.
     #[must_use]
-    pub fn try_room(&self) -> Option<Room> {
+    pub fn try_grant(&self) -> Option<Grant> {
         Arc::clone(&self.slots).try_acquire_owned().ok().map(|slot| self.with(slot))
     }
 
-    fn with(&self, slot: OwnedSemaphorePermit) -> Room {
+    fn with(&self, slot: OwnedSemaphorePermit) -> Grant {
         let permit = Permit::Own(slot, Arc::clone(&self.reservation));
-        Room { budget: self.budget.clone(), capacity: self.capacity, _permit: permit }
+        Grant { budget: self.budget.clone(), capacity: self.capacity, _permit: permit }
     }
 }
 
@@ -195,16 +195,16 @@ enum Permit {
 
 /// Bytes of the budget for whoever holds this.
 #[derive(Debug)]
-pub struct Room {
+pub struct Grant {
     budget: Budget,
     capacity: usize,
     _permit: Permit,
 }
 
-impl Room {
+impl Grant {
     #[must_use]
     pub fn buffer(self) -> Buffer {
-        Buffer { data: self.budget.memory(self.capacity), length: 0, room: self }
+        Buffer { data: self.budget.memory(self.capacity), length: 0, grant: self }
     }
 }
 
@@ -215,7 +215,7 @@ impl Room {
 pub struct Buffer {
     data: Vec<u8>,
     length: usize,
-    room: Room,
+    grant: Grant,
 }
 
 impl Buffer {
@@ -282,9 +282,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Still paid for by the room, which is dropped after this: what is idle was in use a moment ago.
+        // Still paid for by the grant, which is dropped after this: what is idle was in use a moment ago.
         let data = std::mem::take(&mut self.data);
-        self.room.budget.idle().push(data);
+        self.grant.budget.idle().push(data);
     }
 }
 
@@ -303,9 +303,9 @@ mod tests {
     #[tokio::test]
     async fn permits_travel_with_the_last_slice() {
         let budget = Budget::new(64 * KIB);
-        let mut buffer = budget.try_room(40 * 1024).unwrap().buffer();
+        let mut buffer = budget.try_grant(40 * 1024).unwrap().buffer();
         assert_eq!(buffer.fill(&vec![7; 50 * 1024]), 40 * 1024);
-        assert!(budget.try_room(40 * 1024).is_none());
+        assert!(budget.try_grant(40 * 1024).is_none());
         let bytes = buffer.freeze();
         let slice = bytes.slice(10..20);
         drop(bytes);
@@ -320,9 +320,9 @@ mod tests {
         let reservation = Arc::new(budget.reserve(32 * KIB).await.unwrap());
         let own = OwnBuffers::new(budget.clone(), reservation, 2, 16 * 1024);
         let (a, b) = (own.get().await, own.get().await);
-        assert!(own.try_room().is_none());
+        assert!(own.try_grant().is_none());
         drop(a);
-        assert!(own.try_room().is_some());
+        assert!(own.try_grant().is_some());
         drop(own);
         assert_eq!(budget.in_use(), 32 * KIB);
         drop(b);
@@ -332,9 +332,9 @@ mod tests {
     #[tokio::test]
     async fn idle_memory_is_given_back_when_the_budget_is_wanted_otherwise() {
         let budget = Budget::new(64 * KIB);
-        drop(budget.try_room(48 * 1024).unwrap().buffer());
+        drop(budget.try_grant(48 * 1024).unwrap().buffer());
         assert_eq!(budget.inner.idle.lock().unwrap().len(), 1);
-        let _small = budget.try_room(32 * 1024).unwrap().buffer();
+        let _small = budget.try_grant(32 * 1024).unwrap().buffer();
         assert_eq!(budget.inner.idle.lock().unwrap().len(), 0);
     }
 }

@@ -10,39 +10,33 @@ mod walk;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
-use crate::retry::with_retries;
-use crate::store::{self, Store};
+use crate::location::Location;
+use crate::store;
 pub use memory::Memory;
 pub use walk::Pages;
 
 /// Manifests fetched at a time.
 const PARALLEL: usize = 16;
 
+/// What reading a manifest takes of memory, as so many times its length: its text and what is parsed of it, while vectors grow.
+const PARSED: u64 = 12;
+
 /// What an [`Entry`] takes of memory, with what a list of them takes besides.
 pub const ENTRY: usize = 512;
 
 /// One cluster's backups in one location.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Catalog {
-    pub store: Arc<dyn Store>,
-    pub prefix: String,
-    pub cluster: Name,
-    /// `limits.memory`: how much of it what is collected from a listing may take.
+    pub location: Location,
+    /// How many bytes what is collected from a listing may take.
     pub memory: u64,
-}
-
-impl fmt::Debug for Catalog {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Catalog").field("prefix", &self.prefix).field("cluster", &self.cluster).finish_non_exhaustive()
-    }
 }
 
 /// Which of the cluster's chains to look at: the fewer, the fewer requests.
@@ -200,7 +194,9 @@ impl Classify for Error {
     fn report(&self) -> Report {
         match self {
             Self::Store(error) => error.report(),
-            Self::Manifest { error: ManifestError::Version(_), .. } => Report::new(Class::Compat, self.to_string()),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => {
+                Report::new(Class::Compat, self.to_string())
+            }
             Self::Manifest { .. } => Report::new(Class::Integrity, self.to_string())
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
@@ -212,6 +208,12 @@ impl Classify for Error {
 }
 
 impl Catalog {
+    /// With all of `limits.memory`.
+    #[must_use]
+    pub fn new(location: &Location) -> Self {
+        Self { location: location.clone(), memory: location.process.budget.total() }
+    }
+
     /// Every committed backup, newest first.
     ///
     /// # Errors
@@ -274,19 +276,24 @@ impl Catalog {
     pub fn pages<'a>(&'a self, scope: Scope<'a>) -> Pages<'a> {
         let prefix = match (scope.job, scope.node) {
             (Some(job), Some(node)) => {
-                let chain = Chain { cluster: self.cluster.clone(), job: job.clone(), node: node.clone() };
-                chain_prefix(&self.prefix, &chain)
+                let chain = Chain { node: node.clone(), ..self.location.chain(job) };
+                chain_prefix(self.location.prefix(), &chain)
             }
-            (Some(job), None) => format!("{}{job}/", cluster_prefix(&self.prefix, &self.cluster)),
-            (None, _) => cluster_prefix(&self.prefix, &self.cluster),
+            (Some(job), None) => format!("{}{job}/", self.home()),
+            (None, _) => self.home(),
         };
         Pages::new(self, scope, prefix)
+    }
+
+    /// The prefix of the cluster's backups.
+    fn home(&self) -> String {
+        cluster_prefix(self.location.prefix(), &self.location.cluster)
     }
 
     /// What there is of one backup, page by page.
     #[must_use]
     pub fn pages_of<'a>(&'a self, chain: &Chain, id: &BackupId) -> Pages<'a> {
-        Pages::new(self, Scope::default(), BackupPrefix::new(&self.prefix, chain, id).as_str().to_owned())
+        Pages::new(self, Scope::default(), BackupPrefix::new(self.location.prefix(), chain, id).as_str().to_owned())
     }
 
     /// One backup's manifest, checked.
@@ -299,8 +306,7 @@ impl Catalog {
             return Err(refused(ManifestError::TooLarge(entry.size)));
         }
         let bytes = self.bytes(entry).await?;
-        let home = cluster_prefix(&self.prefix, &self.cluster);
-        Manifest::parse(&bytes, &entry.chain, &entry.id, &home).map_err(refused)
+        Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)
     }
 
     /// A manifest as it is.
@@ -308,28 +314,20 @@ impl Catalog {
     /// # Errors
     /// When it cannot be read.
     pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        with_retries("GetObject", &entry.key, || self.download(entry)).await
+        store::read(&*self.location.store, &entry.key, entry.size).await
     }
 
-    async fn download(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        let download = self.store.get(&entry.key, None).await?;
-        let limit = usize::try_from(entry.size).unwrap_or(usize::MAX);
-        let mut body = download.body;
-        let mut bytes = Vec::with_capacity(limit);
-        while let Some(piece) = body.try_next().await? {
-            if bytes.len() + piece.len() > limit {
-                let message = format!("the manifest is longer than the {limit} bytes that the listing says");
-                return Err(store::Error::local("GetObject", &entry.key, Class::Integrity, message));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+    /// How many of these manifests may be read at a time: an eighth of the memory is for that.
+    pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
+        let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
+        let fit = self.memory / 8 / PARSED.saturating_mul(largest);
+        usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
     }
 
     /// The manifests of `entries`, in their order, each with its own failure. Only those that are being read are held.
     pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
         let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
-        stream::iter(entries).map(read).buffered(PARALLEL)
+        stream::iter(entries).map(read).buffered(self.parallel(entries))
     }
 
     /// The entry that `selector` means. `node` is preferred by `latest` where the selector names none; another node's backup is
@@ -354,7 +352,7 @@ impl Catalog {
                 return Ok(entry);
             }
         }
-        Err(Error::NotFound { what: selector.to_string(), cluster: self.cluster.clone() })
+        Err(Error::NotFound { what: selector.to_string(), cluster: self.location.cluster.clone() })
     }
 }
 

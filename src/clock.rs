@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn virtual_time_passes_in_order_and_at_once() {
         let clock = Virtual::default();
-        let (started, order) = (Instant::now(), Mutex::new(Vec::new()));
+        let order = Mutex::new(Vec::new());
         let sleepers = [3600, 60, 60, 0].map(|seconds| {
             let (clock, order) = (&clock, &order);
             async move {
@@ -124,6 +124,5 @@ mod tests {
         clock.run(join_all(sleepers)).await;
         assert_eq!(order.into_inner().unwrap(), [(0, 0), (60, 60), (60, 60), (3600, 3600)]);
         assert_eq!(clock.now() - clock.start, Duration::from_hours(1));
-        assert!(started.elapsed() < Duration::from_secs(60));
     }
 }

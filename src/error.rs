@@ -2,13 +2,15 @@
 //!
 //! Each room has its own error type; all of them say what they know through [`Classify`]. The class decides the
 //! exit code, the metric label and whether anything tries again, so it is decided once, where the failure is
-//! first understood, and only passed on from there.
+//! first understood, and only passed on from there. The report is one type from there to the operator: in the manifest, the daemon's
+//! state, its status and page, and on the terminal.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// The closed list of failure classes (design: `errors.md`).
+/// The closed list of failure classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
@@ -172,22 +174,28 @@ impl fmt::Display for Class {
     }
 }
 
-/// One failure as the operator sees it, on the terminal and as `{"error": …}` in JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// One failure as the operator sees it, wherever that is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// One that another version wrote and this one does not know is read as [`Class::Internal`].
+    #[serde(deserialize_with = "class_of_any_version")]
     pub class: Class,
     /// What was being done, on what, and what went wrong. Never a secret.
     pub message: String,
-    /// One sentence on what to do; absent where there is nothing better to say than the message.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// One sentence on what to do; `None` where there is nothing better to say than the message.
     pub remedy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<&'static str>,
+    pub service: Option<Cow<'static, str>>,
     /// The service's own error code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+}
+
+fn class_of_any_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Ok(Class::named(&name).unwrap_or(Class::Internal))
 }
 
 impl Report {
@@ -249,9 +257,21 @@ pub enum Delivery {
 }
 
 impl ServiceError {
-    /// An error made by Penstock itself rather than by a reply.
+    /// An error at the store that Penstock made itself, not a reply.
     #[must_use]
     pub fn local(
+        operation: &'static str,
+        resource: impl fmt::Display,
+        class: Class,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::at("s3", operation, resource, class, message)
+    }
+
+    /// The same at another service.
+    #[must_use]
+    pub fn at(
+        service: &'static str,
         operation: &'static str,
         resource: impl fmt::Display,
         class: Class,
@@ -260,7 +280,7 @@ impl ServiceError {
         Self {
             operation,
             resource: resource.to_string(),
-            service: "s3",
+            service,
             class,
             status: None,
             code: None,
@@ -317,7 +337,7 @@ impl Classify for ServiceError {
             class: self.class,
             message: self.to_string(),
             remedy: self.remedy.clone(),
-            service: Some(self.service),
+            service: Some(self.service.into()),
             code: self.code.clone(),
             request_id: self.request_id.clone(),
         }
@@ -343,6 +363,22 @@ mod tests {
         assert!(!error(Some(501), Class::Compat, Delivery::Sent), "the server does not know such a request");
         assert!(!error(Some(505), Class::Compat, Delivery::Sent));
         assert!(error(Some(502), Class::Transient, Delivery::Sent));
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written_and_an_older_one_too() {
+        let denied = ServiceError {
+            code: Some("AccessDenied".to_owned()),
+            request_id: Some("r-1".to_owned()),
+            remedy: Some("grant it".to_owned()),
+            ..ServiceError::local("PutObject", "k", Class::AccessDenied, "no")
+        };
+        let read = |json: &str| serde_json::from_str::<Report>(json).unwrap();
+        assert_eq!(read(&serde_json::to_string(&denied.report()).unwrap()), denied.report());
+        let old = Report::new(Class::Local, "full");
+        assert_eq!(read(r#"{"class": "local", "message": "full"}"#), old);
+        assert_eq!(read(r#"{"class": "local", "message": "full", "remedy": null}"#), old);
+        assert_eq!(read(r#"{"class": "of-the-future", "message": ""}"#).class, Class::Internal);
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! Penstock: the backup data path for Kubernetes clusters on AWS.
 //!
 //! Data walks one way, **source → chunk → frame → part → store**, and a backup is committed by its manifest. Imports
-//! go only downward in this list; `tests/suite/imports.rs` holds the rule:
+//! go only downward in this list, and within the ground; `tests/suite/imports.rs` reads the list and holds the rule:
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
 //! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
-//! 5. The engine: [`stream`] and [`upload`], over the [`source`]s, which know of neither; [`snapshot`] for EBS volumes, [`resources`] for
-//!    the API objects of a Kubernetes cluster.
-//! 6. [`retry`]: when a failed request of the engine is made again; [`state`]: what outlives the process.
-//! 7. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for what surrounds them.
-//! 8. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate; `cli`
-//!    plugs them into the ports.
-//! 9. The ground: [`config`], [`format`], [`error`], [`metrics`], [`budget`], [`limits`], [`checksum`], [`clock`], [`network`], [`nearest`].
+//! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
+//! 6. What it reads: the [`source`]s, which know of neither stream nor upload; [`resources`], the API objects of a Kubernetes cluster.
+//! 7. [`location`]: one opened location, which all of the above work at.
+//! 8. [`retry`]: when a failed request is made again; [`state`]: what outlives the process.
+//! 9. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for what surrounds them.
+//! 10. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//!     `cli` plugs them into the ports.
+//! 11. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`],
+//!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;
+pub mod backoff;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
@@ -31,10 +34,12 @@ pub mod format;
 pub mod job;
 pub mod kube;
 pub mod limits;
+pub mod location;
 pub mod metrics;
 pub mod nearest;
 pub mod network;
 pub mod policy;
+pub mod process;
 pub mod prune;
 pub mod resources;
 pub mod restore;
@@ -47,6 +52,7 @@ pub mod state;
 pub mod stats;
 pub mod store;
 pub mod stream;
+pub mod tar;
 pub mod upload;
 pub mod validate;
 pub mod verify;

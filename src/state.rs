@@ -3,14 +3,17 @@
 //! - **One agent at a time**: [`StateDir::lock`] takes an exclusive lock that the kernel gives back when the process ends, however it ends.
 //!   Who comes second is told who was first.
 //! - **Durable**: a file appears whole or not at all, and what was written is still there after a power failure
-//!   ([`replace`]): temporary file, fsync, rename, fsync of the folder.
+//!   ([`replace`]): temporary file, fsync, rename, fsync of the folder. Files are 0600, folders that Penstock makes are 0700.
 //! - **Failure** is [`Class::Local`]: the disk is full or read-only. Nothing here is retried.
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::error::{Class, Classify, Report};
 
@@ -102,21 +105,46 @@ impl Classify for Error {
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// The lock is the open file's.
-    lock: File,
+    _lock: Lock,
 }
 
-impl Drop for StateDir {
-    fn drop(&mut self) {
-        unlock(&self.lock);
+/// A file that this process has locked, until dropped. The kernel takes the lock back however a process ends.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Locks an open file; `None` where it is locked already, by another process or by this one.
+    pub(crate) fn on(file: File) -> io::Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Locks the file at `path`, which is made if need be; not through a symbolic link.
+    pub(crate) fn at(path: &Path) -> io::Result<Option<Self>> {
+        let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+        let mut open = OpenOptions::new();
+        Self::on(open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link).open(path)?)
     }
 }
 
-/// What closing the file does too, but only when nobody else has it open: a child of this process, on its way to another
-/// program, has for a moment.
-pub(crate) fn unlock(file: &File) {
-    if let Err(error) = file.unlock() {
-        tracing::debug!(%error, "a lock is left to the file's closing");
+impl Deref for Lock {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lock {
+    /// Closing the file unlocks it too, but only when nobody else has it open: a child of this process has for a moment, until it
+    /// becomes another program.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "could not unlock a file: closing it does");
+        }
     }
 }
 
@@ -128,19 +156,15 @@ impl StateDir {
     pub fn lock(path: &Path, holder: Holder) -> Result<Self, Error> {
         make_folder(path)?;
         let file = path.join(LOCK);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
-        let mut lock = open.map_err(Error::io("opening", &file))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned(), other: other(&lock) }),
-            Err(TryLockError::Error(error)) => return Err(Error::io("locking", &file)(error)),
-        }
+        let Some(lock) = Lock::at(&file).map_err(Error::io("locking", &file))? else {
+            return Err(Error::InUse { path: path.to_owned(), other: other(&file) });
+        };
         // Only for the message that a second agent gives: a full disk need not stop this one here.
-        let said = lock.set_len(0).and_then(|()| writeln!(lock, "{} {}", holder.as_str(), std::process::id()));
-        if let Err(error) = said {
-            tracing::debug!(path = %file.display(), %error, "the lock cannot say who holds it");
+        let written = lock.set_len(0).and_then(|()| writeln!(&*lock, "{} {}", holder.as_str(), std::process::id()));
+        if let Err(error) = written {
+            tracing::debug!(path = %file.display(), %error, "could not write into the lock which process holds it");
         }
-        Ok(Self { path: path.to_owned(), lock })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     #[must_use]
@@ -149,10 +173,10 @@ impl StateDir {
     }
 }
 
-fn other(lock: &File) -> Other {
+fn other(lock: &Path) -> Other {
     let mut text = String::new();
-    // What cannot be read is not said.
-    let _ = lock.take(MAX_LOCK).read_to_string(&mut text);
+    // Without it the message names no process.
+    let _ = File::open(lock).and_then(|lock| lock.take(MAX_LOCK).read_to_string(&mut text));
     let mut words = text.split_whitespace();
     Other { holder: words.next().and_then(Holder::parse), pid: words.next().and_then(|pid| pid.parse().ok()) }
 }
@@ -165,51 +189,47 @@ pub fn make_folder(path: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("making the folder", path))
 }
 
-/// Puts `bytes` at `path`, durably: a reader sees the old content or the new, also after a power failure.
+/// Writes `bytes` to the file at `path`, durably: a reader sees the old content or the new, also after a power failure. One writer at
+/// a time: whoever replaces a file holds the lock of its folder or job.
 ///
 /// # Errors
 /// When the disk does not take it; what was there before is still there.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    create_with(path, bytes, |_| Ok(())).map(drop)
+    create_locked(path, bytes).map(drop)
 }
 
-/// As [`replace`]; `prepare` sees the file before it has its name. Returns it, open for appending.
-pub(crate) fn create_with(
-    path: &Path,
-    bytes: &[u8],
-    prepare: impl FnOnce(&File) -> io::Result<()>,
-) -> Result<File, Error> {
+/// As [`replace`]. Returns the file, which was locked before it had its name, open for appending.
+pub(crate) fn create_locked(path: &Path, bytes: &[u8]) -> Result<Lock, Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(TEMPORARY);
     let temporary = path.with_file_name(name);
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&temporary);
+    let locked = opened.and_then(|file| Lock::on(file)?.ok_or_else(|| io::ErrorKind::WouldBlock.into()));
+    let file = locked.map_err(Error::io("writing", path))?;
     let written = (|| {
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&temporary)?;
         file.set_len(0)?;
-        prepare(&file)?;
-        file.write_all(bytes)?;
+        (&*file).write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        Ok(file)
+        std::fs::rename(&temporary, path)
     })();
-    let file = written.map_err(|error| {
-        // What is half written has no name that anybody reads; one that stays is written over.
+    if let Err(error) = written {
+        // Nobody reads a file of this name; one that stays is written over.
         let _ = std::fs::remove_file(&temporary);
-        Error::io("writing", path)(error)
-    })?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+        return Err(Error::io("writing", path)(error));
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("syncing the folder", folder))?;
     Ok(file)
 }
 
-/// The end of a name that is not one yet.
+/// The end of the name of a file that is not complete yet.
 pub(crate) const TEMPORARY: &str = ".tmp";
-
-/// Makes what happened to a folder's names durable.
-pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("syncing the folder", path))
-}
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -245,14 +265,44 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.json");
+    fn a_file_is_replaced_whole_and_is_this_users_alone() {
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("a/b");
+        make_folder(&folder).unwrap();
+        let path = folder.join("x.json");
+        // Left by a process that died while it wrote.
+        std::fs::write(folder.join("x.json.tmp"), b"half of something longer").unwrap();
+        std::fs::set_permissions(folder.join("x.json.tmp"), Permissions::from_mode(0o600)).unwrap();
         replace(&path, b"first, and longer").unwrap();
         replace(&path, b"second").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        let failed = replace(&folder.path().join("no/x.json"), b"").unwrap_err();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&above.path().join("a")), mode(&folder), mode(&path)), (0o700, 0o700, 0o600));
+        let failed = replace(&folder.join("no/x.json"), b"").unwrap_err();
         assert_eq!(failed.class(), Class::Local);
+    }
+
+    /// Runs itself again, in a process whose files may not be longer than 8 KiB.
+    #[test]
+    fn a_write_that_fails_in_the_middle_leaves_the_old_content() {
+        const FOLDER: &str = "PENSTOCK_TEST_FOLDER";
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let failed = replace(&Path::new(&folder).join("x.json"), &vec![b'n'; 1 << 20]).unwrap_err();
+            assert_eq!(failed.class(), Class::Local);
+            assert!(failed.to_string().contains("File too large"), "{failed}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        replace(&folder.path().join("x.json"), b"old").unwrap();
+        let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+        let name = "state::tests::a_write_that_fails_in_the_middle_leaves_the_old_content";
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", limited]).arg(std::env::current_exe().unwrap()).args(["--exact", name]);
+        let output = child.env(FOLDER, folder.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+        assert_eq!(std::fs::read(folder.path().join("x.json")).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no half-written file stays");
     }
 }

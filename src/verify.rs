@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checksum::Checksum;
 use crate::download::index::{self, IndexFile};
-use crate::download::{self, Context, Error, Progress, Selection, plain};
+use crate::download::{self, Error, Progress, Selection, plain};
 use crate::error::{Class, Classify as _};
 use crate::format::index::Record;
 use crate::format::key::{Name, ObjectKey};
 use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
+use crate::location::Location;
 use crate::snapshot;
 
 /// After so many bad ranges, the rest of a stream is not read.
@@ -64,8 +65,8 @@ pub struct Findings {
 ///
 /// # Errors
 /// When EC2 cannot be asked.
-pub async fn snapshots(service: &snapshot::Service, manifest: &Manifest) -> Result<Vec<Finding>, snapshot::Error> {
-    let findings = snapshot::check(service, manifest).await?;
+pub async fn snapshots(location: &Location, manifest: &Manifest) -> Result<Vec<Finding>, snapshot::Error> {
+    let findings = snapshot::check(location, manifest).await?;
     let finding = |(item, error): (Name, snapshot::Error)| Finding {
         item,
         key: None,
@@ -80,13 +81,14 @@ pub async fn snapshots(service: &snapshot::Service, manifest: &Manifest) -> Resu
 /// # Errors
 /// When the check cannot be made, or is cancelled.
 pub async fn verify(
-    ctx: &Context,
+    location: &Location,
     manifest: &Manifest,
     depth: Depth,
     cancel: &CancellationToken,
     progress: &Progress,
 ) -> Result<Findings, Error> {
-    let mut check = Check { ctx, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
+    let mut check =
+        Check { location, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
     for item in &manifest.items {
         check.findings.items += 1;
         let there = match &item.content {
@@ -107,7 +109,7 @@ pub async fn verify(
 }
 
 struct Check<'a> {
-    ctx: &'a Context,
+    location: &'a Location,
     /// A backup without a parent does not deduplicate: its chunks tile its objects.
     full: bool,
     cancel: &'a CancellationToken,
@@ -120,7 +122,7 @@ fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
     let report = error.report();
     match report.class {
         Class::Integrity | Class::NotFound => {
-            Ok(Finding { item: item.clone(), key: error.key(), class: report.class, message: report.message })
+            Ok(Finding { item: item.clone(), key: error.key().cloned(), class: report.class, message: report.message })
         }
         _ => Err(error),
     }
@@ -136,7 +138,7 @@ impl Check<'_> {
         let index = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
-            index = index::fetch(self.ctx, stream) => index,
+            index = index::fetch(self.location, stream) => index,
         };
         self.findings.objects += 1;
         let index = match index {
@@ -161,10 +163,10 @@ impl Check<'_> {
 
     /// The keys of what is missing or differs.
     async fn objects(&mut self, item: &Name, stream: &Stream) -> Result<BTreeSet<ObjectKey>, Error> {
-        let store = &self.ctx.store;
+        let store = &self.location.store;
         let heads = stream::iter(&stream.objects)
-            .map(|object| async move { (object, download::head(&**store, &object.key).await) });
-        let mut heads = std::pin::pin!(heads.buffered(self.ctx.concurrency.max(1)));
+            .map(|object| async move { (object, store.head(&object.key).await.map_err(Error::store(&object.key))) });
+        let mut heads = std::pin::pin!(heads.buffered(download::requests(self.location)));
         let mut bad = BTreeSet::new();
         loop {
             let next = tokio::select! {
@@ -202,7 +204,7 @@ impl Check<'_> {
         let mut left: Vec<Range<u64>> = std::iter::once(0..stream.plain_bytes).collect();
         for _ in 0..MAX_CHUNK_FINDINGS {
             let selection = Selection::Ranges(left.clone());
-            let mut reader = plain::read(self.ctx, stream, index.clone(), selection, self.cancel.clone());
+            let mut reader = plain::read(self.location, stream, index.clone(), selection, self.cancel.clone());
             let mut read = 0;
             let error = loop {
                 match reader.next().await {
@@ -218,7 +220,7 @@ impl Check<'_> {
             let positions = error.positions();
             let found = finding(item, error)?;
             // What is missing altogether is one finding, not one for each of its ranges.
-            let known = found.class == Class::NotFound && bad.iter().any(|key| found.message.contains(key.as_str()));
+            let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
             if !known {
                 self.findings.list.push(found);
             }

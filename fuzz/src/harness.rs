@@ -2,8 +2,9 @@
 
 use std::io::Write as _;
 
+use super::format::codec::Encoding;
 use super::format::ebs::MAX_TAGS;
-use super::format::index::{self, Encoding, Record};
+use super::format::index::{self, Record};
 use super::format::key::{BackupId, Chain, Name, ObjectKey};
 use super::format::manifest::{DataObject, IndexObject, Manifest, NotEntered, Stream};
 

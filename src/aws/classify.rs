@@ -1,6 +1,6 @@
 //! What a service's reply means: a pure function from the reply to a [`Class`] and one sentence on what to do.
 //!
-//! One table for every operator-facing failure (design: `errors.md`); `classify/tests.rs` holds a row for each. A code
+//! One table for every operator-facing failure; `classify/tests.rs` holds a row for each. A code
 //! that is not known is classed by its HTTP status, never guessed from its text alone.
 
 mod s3;
@@ -34,8 +34,6 @@ pub struct Reply<'a> {
     pub service: Service,
     /// As the service names it, `UploadPart`.
     pub operation: &'a str,
-    /// `s3://bucket/key`, a role ARN.
-    pub resource: &'a str,
     /// `None` for a failure that is reported inside a reply (a snapshot's state).
     pub status: Option<u16>,
     /// `None` where a reply has no body: HEAD.
@@ -58,8 +56,6 @@ pub struct Context {
     pub asked: Asked,
     /// The bucket's region, where the reply says it (`x-amz-bucket-region`).
     pub bucket_region: Option<String>,
-    /// The thing that is not found was created moments ago, with success.
-    pub just_created: bool,
     /// The credentials were refreshed after an earlier failure of this kind.
     pub credentials_fresh: bool,
 }
@@ -99,7 +95,16 @@ pub struct Verdict {
     pub remedy: Option<String>,
 }
 
+/// Stands in a remedy for what was asked of: only the caller knows it.
+const RESOURCE: &str = "{resource}";
+
 impl Verdict {
+    /// With the resource in its place.
+    #[must_use]
+    pub fn about(self, resource: &str) -> Self {
+        Self { remedy: self.remedy.map(|remedy| remedy.replace(RESOURCE, resource)), ..self }
+    }
+
     pub(super) fn new(class: Class, remedy: impl Into<String>) -> Self {
         Self { class, remedy: Some(remedy.into()) }
     }
@@ -235,7 +240,7 @@ fn clock_skew() -> Verdict {
 
 fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
     Some(match code {
-        "AccessDenied" | "AccessDeniedException" if reply.operation.starts_with("AssumeRole") => trust_denied(reply),
+        "AccessDenied" | "AccessDeniedException" if reply.operation.starts_with("AssumeRole") => trust_denied(),
         "ValidationError"
             if reply.message.contains("session limit") || reply.message.contains("MaxSessionDuration") =>
         {
@@ -260,13 +265,12 @@ fn sts(code: &str, reply: &Reply<'_>) -> Option<Verdict> {
     })
 }
 
-fn trust_denied(reply: &Reply<'_>) -> Verdict {
+fn trust_denied() -> Verdict {
     Verdict::new(
         Class::TrustDenied,
         format!(
-            "AWS does not say which of these refused: the trust policy of {} (its Principal must be the caller), its \
-             sts:ExternalId condition, or the caller's own policy, which must allow sts:AssumeRole on it",
-            reply.resource
+            "AWS does not say which of these refused: the trust policy of {RESOURCE} (its Principal must be the caller), its \
+             sts:ExternalId condition, or the caller's own policy, which must allow sts:AssumeRole on it"
         ),
     )
 }
@@ -291,7 +295,8 @@ fn ec2(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
             };
             Verdict::new(Class::AccessDenied, format!("grant {action} to {role}{encoded}"))
         }
-        "InvalidVolume.NotFound" if context.just_created => Verdict::new(
+        // Volumes are described by their IDs only where they have just been created, with success; others are looked for by filters.
+        "InvalidVolume.NotFound" if reply.operation == "DescribeVolumes" => Verdict::new(
             Class::KmsDenied,
             format!(
                 "inferred, EC2 does not say: a new volume that disappears had a KMS key that was not accessible; {}",
@@ -346,7 +351,7 @@ fn by_status(reply: &Reply<'_>, context: &Context) -> Verdict {
         Some(401 | 403) => match reply.service {
             Service::S3 => s3::denied(reply, context),
             // Other stores' STS may refuse without a word. A code that is there, and not known, may be about the key.
-            Service::Sts if reply.code.is_none() && reply.operation.starts_with("AssumeRole") => trust_denied(reply),
+            Service::Sts if reply.code.is_none() && reply.operation.starts_with("AssumeRole") => trust_denied(),
             Service::Ec2 | Service::Sts => Verdict::bare(Class::AccessDenied),
         },
         Some(404) if reply.service == Service::S3 => s3::absent(reply),

@@ -27,6 +27,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 
+use crate::backoff::{Backoff, between, random};
 use crate::error::Class;
 use crate::metrics::{self, Outcome};
 use crate::store;
@@ -44,9 +45,8 @@ pub const REREAD: Duration = Duration::from_mins(1);
 /// However short a session is, it is not replaced sooner.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Bounds of the pause after a failed refresh; it doubles with each failure.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE: Duration = Duration::from_mins(1);
+/// After a failed refresh.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (50, 100));
 
 /// A request signed at the last moment still has to arrive. Of a short session, a sixteenth.
 const LAST_MOMENT: Duration = Duration::from_secs(10);
@@ -303,7 +303,7 @@ impl Inner {
     fn failed(&self, error: store::Error, now: SystemTime) -> store::Error {
         let mut state = self.state();
         let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-        let failure = Failure { error: error.clone(), count, at: now, pause: pause(count, random()) };
+        let failure = Failure { error: error.clone(), count, at: now, pause: PAUSES.pause(count - 1, random()) };
         state.failure = Some(failure);
         let holds = match state.held.as_ref().filter(|held| held.holds(now)) {
             Some(held) => match held.credentials.expiry().and_then(|expiry| jiff::Timestamp::try_from(expiry).ok()) {
@@ -327,7 +327,7 @@ fn refresh_at(now: SystemTime, expiry: Option<SystemTime>, random: u64) -> Syste
     let Some(expiry) = expiry else { return now + REREAD };
     let lifetime = expiry.duration_since(now).unwrap_or_default();
     let margin = REFRESH_MARGIN.min(lifetime / REFRESH_SHARE);
-    let jitter = below(margin / 2, random);
+    let jitter = between(Duration::ZERO, margin / 2, random);
     expiry.checked_sub(margin + jitter).unwrap_or(now).max(now + SHORTEST)
 }
 
@@ -335,22 +335,6 @@ fn refresh_at(now: SystemTime, expiry: Option<SystemTime>, random: u64) -> Syste
 fn holds_until(now: SystemTime, expiry: SystemTime) -> SystemTime {
     let lifetime = expiry.duration_since(now).unwrap_or_default();
     expiry.checked_sub(LAST_MOMENT.min(lifetime / 16)).unwrap_or(expiry)
-}
-
-/// How long after that many failures in a row the next refresh may begin: half of a bound that doubles, and up to all of it.
-fn pause(failures: u32, random: u64) -> Duration {
-    let bound = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LAST_PAUSE);
-    bound / 2 + below(bound / 2, random)
-}
-
-fn below(most: Duration, random: u64) -> Duration {
-    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
-    Duration::from_micros(random % (micros + 1))
-}
-
-fn random() -> u64 {
-    // Without randomness it is all as late as it may be: nothing breaks.
-    getrandom::u64().unwrap_or(u64::MAX)
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {
@@ -364,8 +348,8 @@ fn not_expired(credentials: Credentials, now: SystemTime) -> Result<Credentials,
         Some(expiry) => {
             let shown = |time| jiff::Timestamp::try_from(time).map_or_else(|_| "?".to_owned(), |time| time.to_string());
             let message = format!("those obtained expired at {}, and it is {} here", shown(expiry), shown(now));
-            let error = store::Error::local("credentials", "(obtained just now)", Class::ClockSkew, message);
-            Err(store::Error { service: "sts", remedy: Some("fix NTP on this host".to_owned()), ..error })
+            let error = store::Error::at("sts", "credentials", "(obtained just now)", Class::ClockSkew, message);
+            Err(store::Error { remedy: Some("fix NTP on this host".to_owned()), ..error })
         }
     }
 }

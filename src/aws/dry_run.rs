@@ -6,8 +6,8 @@
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification, VolumeType};
 
+use super::decide::DRY_RUN;
 use super::failure::Call;
-use super::watch::DRY_RUN;
 use crate::site::Ec2Action;
 use crate::store;
 

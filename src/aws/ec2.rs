@@ -16,7 +16,8 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{ResourceType, VolumeType};
 
 use super::classify::{Context, Service};
-use super::failure::{Call, tell};
+use super::failure::Call;
+use super::transport::tell;
 use crate::disks::{
     Disks, Encryption, Error, NewSnapshot, NewVolume, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter,
 };
@@ -55,7 +56,7 @@ impl Ec2Disks {
 
     fn call(&self, operation: &'static str, resource: impl Into<String>) -> Call<'_> {
         let resource = resource.into();
-        Call { service: Service::Ec2, operation, resource, context: &self.context, trust: &self.trust }
+        Call { service: Service::Ec2, operation, resource, trust: &self.trust }
     }
 }
 
@@ -78,8 +79,7 @@ impl Disks for Ec2Disks {
     }
 
     async fn new_volume(&self, id: &VolumeId) -> Result<Volume, Error> {
-        let context = Context { just_created: true, ..Context::clone(&self.context) };
-        let call = Call { context: &context, ..self.call("DescribeVolumes", id.as_str()) };
+        let call = self.call("DescribeVolumes", id.as_str());
         let describe = self.client.describe_volumes().volume_ids(id.as_str());
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
         let volume = output.volumes().first().ok_or_else(|| odd(&call, "the reply holds no volume"))?;
@@ -91,7 +91,7 @@ impl Disks for Ec2Disks {
         let describe = self.client.describe_snapshots().owner_ids("self").set_filters(wire::snapshot_filters(filter));
         let describe = describe.max_results(PAGE).set_next_token(from.map(str::to_owned));
         let output = describe.send().await.map_err(|error| call.sdk(&error))?;
-        let read = |snapshot| wire::snapshot(snapshot, &call);
+        let read = |snapshot| wire::snapshot(snapshot, &call, &self.context);
         let items = output.snapshots().iter().map(read).collect::<Result<_, _>>();
         let items = items.map_err(|why| odd(&call, why))?;
         Ok(Page { items, next: onward(&call, output.next_token, from)? })
@@ -108,7 +108,7 @@ impl Disks for Ec2Disks {
             .send()
             .await
             .map_err(|error| call.sdk(&error))?;
-        wire::created(output, &call).map_err(|why| odd(&call, why))
+        wire::created(output, &call, &self.context).map_err(|why| odd(&call, why))
     }
 
     async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Error> {

@@ -23,9 +23,9 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
-use super::failure;
 use super::handshake::{Shown, shake};
 use super::tls::{BundleError, Trust, pem};
+use super::transport;
 use crate::config::CertificateMode;
 use crate::error::Classify as _;
 use crate::metrics;
@@ -201,7 +201,7 @@ impl HttpConnector for Explaining {
         let answer = self.connector.call(request);
         HttpConnectorFuture::new(async move {
             let error = match answer.await {
-                Err(error) if failure::is_tls(&error) => error,
+                Err(error) if transport::is_tls(&error) => error,
                 other => return other,
             };
             let Some((host, port)) = host_and_port(&uri) else { return Err(error) };

@@ -7,6 +7,7 @@
 
 pub mod classify;
 pub mod credentials;
+mod decide;
 mod dry_run;
 mod ec2;
 mod failure;
@@ -17,6 +18,7 @@ mod s3;
 mod site;
 mod sts;
 pub mod tls;
+mod transport;
 mod watch;
 
 use std::sync::Arc;
@@ -93,7 +95,6 @@ pub struct AwsLocation {
     disks: Arc<Ec2Disks>,
     credentials: credentials::Provider,
     http: http::Client,
-    context: Arc<Context>,
     skew: Skew,
     chain: Arc<sts::Chain>,
     addresses: Arc<Addresses>,
@@ -170,15 +171,14 @@ impl AwsLocation {
         let trust = http.trust();
         let at = |url: &Option<String>| shared.to_builder().clone_endpoint(url.as_deref());
         let impatient = at(&location.sts_url).timeout_config(timeouts(STS_ATTEMPT_TIMEOUT));
-        let context = Arc::new(context(location));
-        let watch = |service| Watch {
+        let watch = |service, context| Watch {
             service,
-            context: context.clone(),
+            context: Arc::new(context),
             metrics: metrics.clone(),
             credentials: None,
             skew: Skew::default(),
         };
-        let sts = watch(Service::Sts);
+        let sts = watch(Service::Sts, Context::default());
         // An expiry is in STS's time.
         let skew = sts.skew.clone();
         let chain = Arc::new(sts::Chain::new(location, impatient.build(), sts, trust.to_string(), env));
@@ -186,16 +186,16 @@ impl AwsLocation {
         let credentials = credentials::Provider::new(&location.name, Box::new(chain.clone()), clock, metrics.clone());
         let provider = SharedCredentialsProvider::new(credentials.clone());
         let with = |url: &Option<String>| at(url).credentials_provider(provider.clone()).build();
-        let signed = |service| Watch { credentials: Some(credentials.clone()), ..watch(service) };
-        let s3 = signed(Service::S3);
+        let signed = |service, context| Watch { credentials: Some(credentials.clone()), ..watch(service, context) };
+        let s3 = signed(Service::S3, context(location));
         let skew = s3.skew.clone();
-        let store = S3Store::new(location, &with(&location.s3_url), s3, context.clone(), trust.to_string());
-        let ec2 = signed(Service::Ec2);
+        let store = S3Store::new(location, &with(&location.s3_url), s3, trust.to_string());
+        // A volume's key is its own, not the bucket's.
+        let ec2 = signed(Service::Ec2, Context { sse_kms: false, kms_key: None, ..context(location) });
+        let of_volumes = ec2.context.clone();
         let ec2 =
             aws_sdk_ec2::config::Builder::from(&with(&location.ec2_url)).interceptor(ec2.clone()).retry_classifier(ec2);
         let ec2 = aws_sdk_ec2::Client::from_conf(ec2.build());
-        // A volume's key is its own, not the bucket's.
-        let of_volumes = Arc::new(Context { sse_kms: false, kms_key: None, ..Context::clone(&context) });
         let disks = Arc::new(Ec2Disks::new(ec2.clone(), &sts::providers(shared), of_volumes, trust.to_string()));
         let addresses = Arc::new(Addresses {
             bucket: location.bucket.clone(),
@@ -205,7 +205,7 @@ impl AwsLocation {
             sts_url: location.sts_url.clone(),
             ec2_url: location.ec2_url.clone(),
         });
-        Self { store: Arc::new(store), ec2, disks, credentials, http, context, skew, chain, addresses }
+        Self { store: Arc::new(store), ec2, disks, credentials, http, skew, chain, addresses }
     }
 
     #[must_use]

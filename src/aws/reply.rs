@@ -14,6 +14,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -24,7 +25,6 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use super::classify::Service;
-use super::failure;
 use crate::error::Class;
 
 /// A thousand keys, percent-encoded, are 4 MB; a thousand volumes with fifty long tags each are 20 MB.
@@ -114,7 +114,7 @@ pub(super) fn check(service: Service, operation: &str, response: &HttpResponse) 
         let page = html && !response.headers().iter().any(|(name, _)| name.starts_with("x-amz-"));
         return if page { Err(Odd::Page(String::new(), name(service))) } else { Ok(()) };
     }
-    let document = failure::document(response);
+    let document = document(response);
     if let Some(title) = page(&document) {
         return Err(Odd::Page(title, name(service)));
     }
@@ -138,7 +138,7 @@ pub(super) fn elsewhere(service: Service, response: &HttpResponse) -> Option<Odd
             Some(Odd::Redirect(short(to).to_owned(), name(service)))
         }
         // "There is no such object" is believed only from a store.
-        404 => page(&failure::document(response)).map(|title| Odd::Page(title, name(service))),
+        404 => page(&document(response)).map(|title| Odd::Page(title, name(service))),
         _ => None,
     }
 }
@@ -182,15 +182,30 @@ fn kind(service: Service, operation: &str) -> Kind {
 fn rooted(document: &str, expected: &str) -> Result<(), Odd> {
     let odd = |found: String| Odd::Document { found, expected: format!("a <{expected}> document") };
     match root(document) {
-        Some(found) if found == expected => {
-            let end = document.trim_end().strip_suffix('>').map(str::trim_end).unwrap_or_default();
-            let closed =
-                end.ends_with('/') || end.ends_with(&format!("</{found}")) || end.ends_with(&format!(":{found}"));
-            if closed { Ok(()) } else { Err(Odd::Cut(expected.to_owned())) }
-        }
+        Some(found) if found == expected && is_closed(document, found) => Ok(()),
+        Some(found) if found == expected => Err(Odd::Cut(expected.to_owned())),
         Some(found) => Err(odd(format!("a <{}> document", short(found)))),
         None if document.trim().is_empty() => Err(odd("empty".to_owned())),
         None => Err(odd("no XML".to_owned())),
+    }
+}
+
+/// Whether the last tag of a document is its root's: a closing one, or the only one. Comments and processing instructions may follow.
+fn is_closed(document: &str, name: &str) -> bool {
+    let mut rest = document.trim_end();
+    loop {
+        let start = match rest {
+            _ if rest.ends_with("-->") => rest.rfind("<!--"),
+            _ if rest.ends_with("?>") => rest.rfind("<?"),
+            _ => break,
+        };
+        let Some(start) = start else { return false };
+        rest = rest[..start].trim_end();
+    }
+    let Some((before, tag)) = rest.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) else { return false };
+    match tag.strip_prefix('/') {
+        Some(closing) => closing.trim_end().rsplit(':').next() == Some(name),
+        None => tag.ends_with('/') && root(before).is_none(),
     }
 }
 
@@ -200,6 +215,34 @@ fn unsaid(document: &str) -> Result<(), Odd> {
         return Ok(());
     }
     Err(Odd::Document { found: "a text that is no XML".to_owned(), expected: "an empty one".to_owned() })
+}
+
+/// A reply's body as text; empty where it is a stream.
+pub(super) fn document(raw: &HttpResponse) -> Cow<'_, str> {
+    raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default()
+}
+
+/// The text of the first element of that name: an error document is flat, and short.
+pub(super) fn element(document: &str, name: &str) -> Option<String> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    rest.split_once('<').map(|(text, _)| unescaped(text))
+}
+
+/// Text with its references resolved.
+fn unescaped(text: &str) -> String {
+    let mut pieces = text.split('&');
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let resolved = piece.split_once(';').and_then(|(name, rest)| Some((referred(name)?, rest)));
+        if let Some((c, rest)) = resolved {
+            out.push(c);
+            out.push_str(rest);
+        } else {
+            out.push('&');
+            out.push_str(piece);
+        }
+    }
+    out
 }
 
 /// The local name of the first element.
@@ -317,13 +360,22 @@ fn is_reference(text: &str) -> bool {
     const LONGEST: usize = 10;
     let bytes = text.as_bytes();
     let Some(end) = bytes.iter().take(LONGEST).position(|byte| *byte == b';') else { return false };
-    let code = match &text[1..end] {
-        "lt" | "gt" | "amp" | "quot" | "apos" => return true,
+    referred(&text[1..end]).is_some()
+}
+
+/// The character that a reference of that name stands for.
+fn referred(name: &str) -> Option<char> {
+    let code = match name {
+        "lt" => return Some('<'),
+        "gt" => return Some('>'),
+        "amp" => return Some('&'),
+        "quot" => return Some('"'),
+        "apos" => return Some('\''),
         number => match (number.strip_prefix("#x"), number.strip_prefix('#')) {
             (Some(hex), _) => u32::from_str_radix(hex, 16),
             (None, Some(decimal)) => decimal.parse(),
-            (None, None) => return false,
+            (None, None) => return None,
         },
     };
-    code.is_ok_and(|code| char::from_u32(code).is_some())
+    char::from_u32(code.ok()?)
 }

@@ -30,7 +30,7 @@ use futures_util::stream;
 use self::body::Progress;
 use self::incoming::{Incoming, Said};
 use self::wire::{Headers, NewObject, Once, PayloadSigning, once, patient, untimed};
-use super::classify::{Context, Service};
+use super::classify::Service;
 use super::failure::Call;
 use super::watch::Watch;
 use crate::checksum::{Algorithm, Checksum};
@@ -52,7 +52,6 @@ pub struct S3Store {
     algorithm: Algorithm,
     new_object: NewObject,
     signing: PayloadSigning,
-    context: Arc<Context>,
     trust: String,
     metrics: metrics::Location,
     bare_parts: Once,
@@ -105,13 +104,7 @@ impl Request<'_> {
 }
 
 impl S3Store {
-    pub(super) fn new(
-        location: &Location,
-        sdk: &SdkConfig,
-        watch: Watch,
-        context: Arc<Context>,
-        trust: String,
-    ) -> Self {
+    pub(super) fn new(location: &Location, sdk: &SdkConfig, watch: Watch, trust: String) -> Self {
         let metrics = watch.metrics.clone();
         let config = aws_sdk_s3::config::Builder::from(sdk)
             .interceptor(watch.clone())
@@ -127,7 +120,6 @@ impl S3Store {
             algorithm: location.checksum,
             new_object: NewObject::of(location),
             signing: PayloadSigning::of(location),
-            context,
             trust,
             metrics,
             bare_parts: Once::default(),
@@ -144,7 +136,7 @@ impl S3Store {
 
     fn request(&self, operation: &'static str, key: &str) -> Request<'_> {
         let resource = format!("s3://{}/{key}", self.bucket);
-        let call = Call { service: Service::S3, operation, resource, context: &self.context, trust: &self.trust };
+        let call = Call { service: Service::S3, operation, resource, trust: &self.trust };
         Request { call }
     }
 }
@@ -160,6 +152,10 @@ impl fmt::Debug for S3Store {
 
 #[async_trait]
 impl Store for S3Store {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
         match overwrite {
             Overwrite::Allow => self.put_object(key, payload, overwrite).await,
@@ -185,7 +181,6 @@ impl Store for S3Store {
         };
         let incoming = Incoming {
             resource: request.call.resource.clone(),
-            context: self.context.clone(),
             trust: self.trust.clone(),
             metrics: self.metrics.clone(),
             body: output.body,

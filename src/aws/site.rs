@@ -77,13 +77,7 @@ impl Site for AwsLocation {
             Service::Sts => Classed::Sts,
             Service::Ec2 => Classed::Ec2,
         };
-        let call = |resource: String| Call {
-            service: classed,
-            operation: "connecting to",
-            resource,
-            context: &self.context,
-            trust: &words,
-        };
+        let call = |resource: String| Call { service: classed, operation: "connecting to", resource, trust: &words };
         let url = match self.url(service).await {
             Ok(url) => url,
             Err(error) => return Some(Err(call("its endpoint".to_owned()).error(Class::Config, error))),
@@ -129,13 +123,8 @@ impl Site for AwsLocation {
 
     async fn dry_run(&self, action: Ec2Action) -> Result<(), store::Error> {
         let trust = self.trust().to_string();
-        let call = Call {
-            service: Classed::Ec2,
-            operation: action.as_str(),
-            resource: "(dry run)".to_owned(),
-            context: &self.context,
-            trust: &trust,
-        };
+        let call =
+            Call { service: Classed::Ec2, operation: action.as_str(), resource: "(dry run)".to_owned(), trust: &trust };
         dry_run::ask(&self.ec2, action, &self.addresses.region, &call).await
     }
 }

@@ -26,9 +26,10 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::types::Credentials as StsCredentials;
 
 use super::Env;
-use super::classify::{Context, Service};
+use super::classify::Service;
 use super::credentials::Fetch;
-use super::failure::{Call, tell};
+use super::failure::Call;
+use super::transport::tell;
 use super::watch::{Skew, Watch};
 use crate::config::{self, Hop, SecretSource};
 use crate::error::Class;
@@ -151,12 +152,10 @@ impl Chain {
             let arn = format!("access key {} (STS is not asked: the store is not AWS's)", base.access_key_id());
             return Ok(Identity { account: None, arn, expiry: None });
         }
-        let context = Context::default();
         let call = Call {
             service: Service::Sts,
             operation: "GetCallerIdentity",
             resource: "(base credentials)".to_owned(),
-            context: &context,
             trust: &self.trust,
         };
         let output = self.client(Some(base.clone())).get_caller_identity().send().await;
@@ -197,12 +196,10 @@ impl Chain {
     }
 
     fn no_base(&self, source: &str, class: Class, message: &str) -> store::Error {
-        let context = Context::default();
         let call = Call {
             service: Service::Sts,
             operation: "base credentials",
             resource: format!("({source})"),
-            context: &context,
             trust: &self.trust,
         };
         call.error(class, message)
@@ -211,9 +208,8 @@ impl Chain {
     /// A provider's failure: the class of what lies under it where that says more (TLS, a denial by STS).
     fn unavailable(&self, source: &str, message: &str, error: &CredentialsError) -> store::Error {
         let under = {
-            let context = Context::default();
             let resource = String::new();
-            let call = Call { service: Service::Sts, operation: "", resource, context: &context, trust: &self.trust };
+            let call = Call { service: Service::Sts, operation: "", resource, trust: &self.trust };
             call.transport(error)
         };
         let (class, remedy) = match under.class {
@@ -290,12 +286,10 @@ impl Chain {
             remedy: Some("check that the service account's token is mounted and readable".to_owned()),
             ..self.no_base("web identity", Class::CredentialsUnavailable, &error.to_string())
         })?;
-        let context = Context::default();
         let call = Call {
             service: Service::Sts,
             operation: "AssumeRoleWithWebIdentity",
             resource: role.to_owned(),
-            context: &context,
             trust: &self.trust,
         };
         let client = self.client(None);
@@ -316,10 +310,8 @@ impl Chain {
 
     async fn assume(&self, index: usize, caller: Credentials) -> Result<Granted, store::Error> {
         let Link { hop, shortened } = &self.hops[index];
-        let context = Context { role: Some(hop.role_arn.clone()), ..Context::default() };
         let resource = format!("{} (hop {} of {})", hop.role_arn, index + 1, self.hops.len());
-        let call =
-            Call { service: Service::Sts, operation: "AssumeRole", resource, context: &context, trust: &self.trust };
+        let call = Call { service: Service::Sts, operation: "AssumeRole", resource, trust: &self.trust };
         let external_id = hop.external_id.as_ref().map(SecretSource::read).transpose();
         let external_id = external_id.map_err(|error| store::Error {
             remedy: Some("check external_id_file and that Penstock's user may read it".to_owned()),

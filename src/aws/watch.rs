@@ -7,9 +7,7 @@
 //! - The server's clock is read off its replies ([`Skew`]) and a difference that matters is reported. The SDK corrects for
 //!   it: it signs with the server's time.
 //! - Its answer is made legible, and believed only as far as it is the service's ([`reply`]).
-//!
-//! The class comes from what is on the wire (status and error document), since an interceptor sees the SDK's typed error only
-//! as a black box.
+//! - What it came to is decided ([`decide`]), once for the metrics, the retries and the error that is reported.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -20,7 +18,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{
     AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextMut,
     BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
-    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextMut, FinalizerInterceptorContextRef,
 };
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
@@ -30,17 +28,15 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_smithy_types::date_time::{DateTime, Format};
 
-use super::classify::{Context, Reply, Service, classify};
+use super::classify::{Context, Service};
 use super::credentials::Provider;
-use super::{failure, reply};
+use super::decide::{DRY_RUN, Decided, FreshCredentials, decide};
+use super::{reply, transport};
 use crate::error::Class;
 use crate::metrics::{self, Outcome};
 
 /// A difference below this is a network's delay and NTP at work; STS refuses from five minutes on.
 const SKEW_THAT_MATTERS: Duration = Duration::from_mins(1);
-
-/// EC2's way to say that a dry run would have succeeded.
-pub(super) const DRY_RUN: &str = "DryRunOperation";
 
 /// How far the server's clock is ahead of this host's, as its last reply said.
 #[derive(Clone, Default)]
@@ -110,10 +106,6 @@ pub(super) struct Watch {
     pub(super) skew: Skew,
 }
 
-/// The credentials a request was signed with were obtained moments ago.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FreshCredentials;
-
 /// One request, from its first attempt to its end.
 #[derive(Debug)]
 struct Running {
@@ -160,42 +152,11 @@ impl Drop for Running {
     }
 }
 
-type Outcomes<'a> = Option<Result<(), &'a OrchestratorError<Erased>>>;
-
-impl Watch {
-    /// The class of an attempt that failed; `None` for one that did not.
-    fn class(&self, outcome: Outcomes<'_>, response: Option<&HttpResponse>, operation: &str) -> Option<Class> {
-        let error = outcome?.err()?;
-        let odd = failure::odd(error);
-        let answered = odd.is_some() || error.is_operation_error() || error.is_response_error();
-        let Some(response) = response.filter(|_| answered) else {
-            return Some(failure::class_of_transport(error));
-        };
-        let document = failure::document(response);
-        let code = failure::element(&document, "Code");
-        if code.is_none() {
-            let unread =
-                || reply::check(self.service, operation, response).err().filter(|_| error.is_operation_error());
-            let odd = odd.cloned().or_else(unread).or_else(|| reply::elsewhere(self.service, response));
-            if let Some(odd) = odd {
-                return Some(odd.class());
-            }
-        }
-        if code == Some(DRY_RUN) {
-            return None;
-        }
-        if code.is_none() && error.is_operation_error() && response.status().is_success() {
-            return Some(failure::UNREADABLE);
-        }
-        let reply = Reply {
-            service: self.service,
-            operation,
-            resource: "",
-            status: Some(response.status().as_u16()),
-            code,
-            message: failure::element(&document, "Message").unwrap_or_default(),
-        };
-        Some(classify(&reply, &failure::context_of(response, &self.context)).class)
+/// The class of a failed attempt: of its reply, where that explains it.
+fn class_of(error: &OrchestratorError<Erased>, response: Option<&HttpResponse>) -> Class {
+    match response.and_then(|response| response.extension::<Decided>()) {
+        Some(decided) => decided.verdict.class,
+        None => transport::read(error, "").0.class,
     }
 }
 
@@ -303,6 +264,21 @@ impl Intercept for Watch {
         reply::check(self.service, operation, context.response()).map_err(Into::into)
     }
 
+    fn modify_before_attempt_completion(
+        &self,
+        context: &mut FinalizerInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = config.load::<Metadata>().map_or("", Metadata::name);
+        let failed = context.output_or_error().and_then(Result::err).zip(context.response());
+        let decided = failed.and_then(|(error, raw)| decide((self.service, operation), error, raw, &self.context));
+        if let (Some(decided), Some(response)) = (decided, context.response_mut()) {
+            response.add_extension(decided);
+        }
+        Ok(())
+    }
+
     fn read_after_attempt(
         &self,
         context: &FinalizerInterceptorContextRef<'_>,
@@ -310,12 +286,13 @@ impl Intercept for Watch {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(running) = config.load::<Running>() else { return Ok(()) };
-        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
-        let class = self.class(outcome, context.response(), running.operation());
+        let error = context.output_or_error().and_then(Result::err);
+        let failed = error.map(|error| class_of(error, context.response()));
+        let allowed = context.response().is_some_and(is_yes);
         let mut attempt = running.attempt();
-        attempt.failed = class;
+        attempt.failed = failed.filter(|_| !allowed);
         if let (Some(Class::CredentialsExpired), Some(provider), Some(key)) =
-            (class, &self.credentials, &attempt.access_key_id)
+            (failed, &self.credentials, &attempt.access_key_id)
         {
             provider.refused(key);
         }
@@ -329,24 +306,31 @@ impl Intercept for Watch {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(running) = config.load::<Running>() else { return Ok(()) };
-        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
-        match self.class(outcome, context.response(), running.operation()) {
-            None => running.end(Outcome::Success),
-            Some(class) => {
+        match context.output_or_error().and_then(Result::err) {
+            Some(error) if !context.response().is_some_and(is_yes) => {
                 running.end(Outcome::Failure);
-                self.metrics.failed(self.service.as_str(), class);
+                self.metrics.failed(self.service.as_str(), class_of(error, context.response()));
             }
+            _ => running.end(Outcome::Success),
         }
         Ok(())
     }
 }
 
+/// Whether it says that a dry run would have succeeded.
+fn is_yes(response: &HttpResponse) -> bool {
+    response.extension::<Decided>().is_some_and(|decided| decided.code.as_deref() == Some(DRY_RUN))
+}
+
 impl ClassifyRetry for Watch {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let outcome = context.output_or_error().map(|outcome| outcome.map(|_| ()));
-        match self.class(outcome, context.response(), "") {
+        match context.output_or_error().and_then(Result::err) {
             // The attempt's credentials were just dropped: the next one has others.
-            Some(Class::CredentialsExpired) if self.credentials.is_some() => RetryAction::transient_error(),
+            Some(error)
+                if self.credentials.is_some() && class_of(error, context.response()) == Class::CredentialsExpired =>
+            {
+                RetryAction::transient_error()
+            }
             _ => RetryAction::NoActionIndicated,
         }
     }

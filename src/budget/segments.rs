@@ -2,13 +2,13 @@
 //!
 //! A request that is given up leaves some of its body with its connection, until a peer that no longer reads has read it: for minutes, or
 //! for ever. What such a connection holds here is the segments that it has taken ahead, half a megabyte, and neither the rest of the
-//! part nor its [`Room`].
+//! part nor its [`Grant`].
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Budget, Room};
+use super::{Budget, Grant};
 
 /// What is handed to a connection at once.
 pub const SEGMENT: usize = crate::limits::LARGEST_SLICE;
@@ -19,7 +19,7 @@ pub struct Segments {
     full: Vec<Bytes>,
     filling: Segment,
     length: usize,
-    room: Room,
+    grant: Grant,
 }
 
 #[derive(Debug)]
@@ -28,24 +28,24 @@ struct Segment {
     home: Budget,
 }
 
-impl Room {
+impl Grant {
     #[must_use]
     pub fn segments(self) -> Segments {
         let full = Vec::with_capacity(self.capacity.div_ceil(SEGMENT));
-        Segments { full, filling: Segment::new(&self.budget), length: 0, room: self }
+        Segments { full, filling: Segment::new(&self.budget), length: 0, grant: self }
     }
 }
 
 impl Segments {
     #[must_use]
     pub fn room(&self) -> usize {
-        self.room.capacity - self.length
+        self.grant.capacity - self.length
     }
 
     /// Appends some of `bytes`, the end of a segment at most, and returns how much that was; 0 where there is no room.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         if self.filling.data.len() == SEGMENT {
-            let full = std::mem::replace(&mut self.filling, Segment::new(&self.room.budget));
+            let full = std::mem::replace(&mut self.filling, Segment::new(&self.grant.budget));
             self.full.push(Bytes::from_owner(full));
         }
         let count = bytes.len().min(self.room()).min(SEGMENT - self.filling.data.len());
@@ -56,9 +56,9 @@ impl Segments {
 
     /// What was filled, and what pays for it: to be dropped after the bytes.
     #[must_use]
-    pub fn freeze(mut self) -> (Arc<[Bytes]>, Room) {
+    pub fn freeze(mut self) -> (Arc<[Bytes]>, Grant) {
         self.full.push(Bytes::from_owner(self.filling));
-        (self.full.into(), self.room)
+        (self.full.into(), self.grant)
     }
 }
 
@@ -90,17 +90,17 @@ mod tests {
     fn what_is_held_longer_is_a_segment() {
         let budget = Budget::new(1 << 20);
         let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut segments = budget.try_room(300_000).unwrap().segments();
+        let mut segments = budget.try_grant(300_000).unwrap().segments();
         let mut filled = 0;
         while segments.room() > 0 {
             filled += segments.fill(&data[filled..]);
         }
         assert_eq!((filled, segments.fill(&data)), (300_000, 0));
-        let (pieces, room) = segments.freeze();
+        let (pieces, grant) = segments.freeze();
         assert!(pieces.concat() == data[..300_000] && pieces.iter().all(|piece| piece.len() <= SEGMENT));
         assert_eq!(budget.in_use(), 300_032);
         let held = pieces[1].clone();
-        drop((pieces, room));
+        drop((pieces, grant));
         assert_eq!((budget.in_use(), budget.idle().len()), (0, 4), "all but one went back");
         drop(held);
         assert_eq!(budget.idle().len(), 5);

@@ -1,6 +1,7 @@
 //! What one stream of a backup takes of the budget: its pipeline, and one part to send.
 
-use crate::format::index::{MAX_CHUNK, max_stored};
+use crate::format::codec::MAX_STORED;
+use crate::format::index::MAX_CHUNK;
 
 /// A block of the reader holds a whole chunk at least, so that what is left over at its end (copied to the next block) is a small part
 /// of it.
@@ -14,9 +15,6 @@ const LEAST_WINDOW: usize = 2;
 
 /// The longest queue between the cutter and the uploader: more only costs memory.
 const MOST_WINDOW: usize = 64;
-
-/// A frame is at most so long.
-const FRAME: u64 = max_stored(MAX_CHUNK) as u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -33,7 +31,7 @@ pub const fn least(part_size: u64) -> u64 {
 }
 
 const fn bytes(window: usize, part_size: u64) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * FRAME + part_size
+    (BLOCKS * BLOCK) as u64 + window as u64 * MAX_STORED as u64 + part_size
 }
 
 /// For a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
@@ -41,7 +39,7 @@ const fn bytes(window: usize, part_size: u64) -> u64 {
 #[must_use]
 pub fn plan(total: u64, part_size: u64, threads: usize) -> Plan {
     let blocks = (BLOCKS * BLOCK) as u64;
-    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / FRAME;
+    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / u64::from(MAX_STORED);
     let affordable = usize::try_from(frames).unwrap_or(MOST_WINDOW);
     let window = (threads + 2).min(affordable).clamp(LEAST_WINDOW, MOST_WINDOW);
     Plan { window, bytes: bytes(window, part_size) }
@@ -81,5 +79,21 @@ mod tests {
         let least = least(5 * MIB);
         assert_eq!(plan(least, 5 * MIB, 8).bytes, least, "the same number");
         assert!(plan(least - 1, 5 * MIB, 8).bytes > least - 1);
+    }
+
+    #[test]
+    fn the_page_on_sizing_has_the_same_numbers() {
+        let page = include_str!("../../docs/sizing.md");
+        let besides = (least(0)).div_ceil(MIB);
+        assert!(page.contains(&format!("A stream takes at least one part and {besides} MiB;")), "{besides} MiB");
+        // Two jobs on two cores with the default of 256 MiB: what their pipelines leave is parts.
+        let (total, part) = (256 * MIB, 16 * MIB);
+        let each = (total / 2 - plan(total, part, 2).bytes) / part + 1;
+        assert!(
+            page.contains(&format!("two jobs at a time, {each} parts of 16 MiB in flight each (2 cores)")),
+            "{each} parts"
+        );
+        assert!(least(part) <= 64 * MIB && 2 * least(part) > 64 * MIB, "64 MiB: one stream");
+        assert!(plan(1024 * MIB, 64 * MIB, 2).bytes <= 512 * MIB, "1 GiB: two streams with 64 MiB parts");
     }
 }

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::checksum::Algorithm;
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
-use crate::store::{Overwrite, Payload};
+use crate::store::{Overwrite, Payload, Store as _};
 
 const NEW: &str = "20261123T221300Z-4f9a2c";
 const OLD: &str = "20261122T221300Z-4f9a2c";
@@ -68,7 +69,7 @@ async fn catalog(backups: &[(&str, &str, &str)]) -> Catalog {
             store.put(&key, payload.clone(), Overwrite::Refuse).await.unwrap();
         }
     }
-    Catalog { store, prefix: String::new(), cluster: name("c"), memory: 1 << 20 }
+    Catalog::new(&memory::open(store, "", 1 << 20))
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@
 use super::{Catalog, Error, Found, Scope};
 use crate::error::Class;
 use crate::format::key::{BackupPrefix, ObjectKey};
-use crate::retry::with_retries;
 use crate::store::{self, ListedObject, PAGING_REMEDY, Page};
 
 /// Pages without an object, one after the other. A store may skip what was deleted, but not for ever.
@@ -37,8 +36,8 @@ impl<'a> Pages<'a> {
         if self.ended {
             return Ok(None);
         }
-        let (store, prefix) = (&self.catalog.store, self.prefix.as_str());
-        let page = with_retries("ListObjectsV2", &self.prefix, || store.list(prefix, self.from.as_deref())).await?;
+        let location = &self.catalog.location;
+        let page = location.store.list(self.prefix.as_str(), self.from.as_deref()).await?;
         if !self.advance.page(&page) {
             let message = "the store's listing does not advance: it goes on, but repeats what it has listed";
             let error = store::Error::local("ListObjectsV2", &self.prefix, Class::Compat, message);
@@ -46,9 +45,8 @@ impl<'a> Pages<'a> {
         }
         self.ended = page.next.is_none();
         self.from = page.next;
-        let Catalog { prefix, cluster, .. } = self.catalog;
         let found = |ListedObject { key, size, modified }| {
-            let (chain, id, kind) = BackupPrefix::parse_object(prefix, cluster, &key)?;
+            let (chain, id, kind) = BackupPrefix::parse_object(location.prefix(), &location.cluster, &key)?;
             self.scope.holds(&chain).then_some(Found { key, chain, id, kind, size, modified })
         };
         Ok(Some(page.objects.into_iter().filter_map(found).collect()))

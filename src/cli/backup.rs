@@ -9,20 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Backup, OutputFormat};
 use super::output::{self, Done};
-use super::session::Open;
+use super::session::Session;
 use super::{Failure, progress, session, sweep};
-use crate::budget::Budget;
-use crate::config::{self, Config, Location, Source, SourceKind};
+use crate::config::{self, Config, Source, SourceKind};
 use crate::error::{Classify, Retry};
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::job::{self, Hooks, Policy, Progress, Reuse, Snapshots, Spec};
-use crate::metrics::Metrics;
-use crate::snapshot;
+use crate::job::{self, Progress, Reuse, Spec};
+use crate::location::Location;
 use crate::source::glob;
 use crate::state::{Holder, StateDir};
-use crate::stream::frame;
-use crate::upload::journal::Journal;
 
 pub(super) async fn run(
     config: &Config,
@@ -34,15 +30,15 @@ pub(super) async fn run(
         Some(name) => vec![ad_hoc(config, args, name)?],
         None => configured(config, args)?,
     };
-    let state = StateDir::lock(&config.state_dir, Holder::Backup)?;
-    let metrics = Metrics::new();
-    let open = sweep::open(config, planned.iter().map(|(location, _)| *location), &metrics)?;
-    let result = run_all(config, &state, &planned, &open, &metrics, format, cancel).await;
+    let _lock = StateDir::lock(&config.state_dir, Holder::Backup)?;
+    let mut session = Session::new(config, cancel);
+    let open = sweep::open(&mut session, planned.iter().map(|(location, _)| *location))?;
+    let result = run_all(&planned, &open, format, cancel).await;
     // A location that was out of reach is not asked once more: the failure is to be seen now, and the next backup sweeps.
     let out_of_reach = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
     if !cancel.is_cancelled() && !out_of_reach {
         tokio::select! {
-            () = sweep::after_backup(config, open) => {}
+            () = sweep::after_backup(config, &open) => {}
             () = cancel.cancelled() => {}
         }
     }
@@ -50,45 +46,21 @@ pub(super) async fn run(
 }
 
 async fn run_all(
-    config: &Config,
-    state: &StateDir,
-    planned: &[(&Location, Spec)],
-    open: &[Open],
-    metrics: &Metrics,
+    planned: &[(&config::Location, Spec)],
+    open: &[Location],
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let budget = Budget::new(config.limits.memory);
-    let pool = session::pool(config)?;
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
     let (mut partial, mut first_failure) = (false, None);
     for (location, spec) in planned {
-        let Open { place, disks } =
-            open.iter().find(|open| open.place.location == location.name).expect("each location in use is open");
-        let context = job::Context {
-            store: Arc::clone(&place.store),
-            endpoint: place.endpoint.clone(),
-            journal: Some(Journal::open(state.path(), &location.name, &location.bucket)?),
-            budget: budget.clone(),
-            pool: Arc::clone(&pool),
-            prefix: location.prefix.clone(),
-            cluster: config.cluster.clone(),
-            node: config.node.clone(),
-            upload: location.upload,
-            checksum: location.checksum,
-            metrics: metrics.clone(),
-            snapshots: Snapshots {
-                service: snapshot::Service::new(Arc::clone(disks)),
-                records: snapshot::Records::new(&config.state_dir),
-                location: location.name.clone(),
-            },
-        };
-        match run_one(&context, spec, format, cancel).await {
+        let location = open.iter().find(|open| open.name() == location.name).expect("each location in use is open");
+        match run_one(location, spec, format, cancel).await {
             Ok(committed) => {
                 partial |= committed.verdict().0 != Outcome::Success;
                 let manifest = committed.manifest;
                 text.push_str(&output::row(&manifest));
-                backups.push(output::summary(&manifest, &location.name));
+                backups.push(output::summary(&manifest, location.name()));
             }
             Err(error) if planned.len() == 1 => return Err(error.into()),
             Err(error) => {
@@ -111,7 +83,7 @@ async fn run_all(
 }
 
 async fn run_one(
-    context: &job::Context,
+    location: &Location,
     spec: &Spec,
     format: OutputFormat,
     cancel: &CancellationToken,
@@ -126,22 +98,21 @@ async fn run_one(
         }
         (read(&done.plain), read(&done.expected), message)
     };
-    progress::shown(format, "backup", state, Box::pin(job::run(context, spec, &done, cancel))).await
+    progress::shown(format, "backup", state, Box::pin(job::run(location, spec, &done, cancel))).await
 }
 
 /// The configured jobs that are named.
-fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location, Spec)>, Failure> {
+fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a config::Location, Spec)>, Failure> {
     if !args.argv.is_empty() {
         return Err(Failure::Usage("a command after `--` needs --name ITEM".to_owned()));
     }
+    let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if args.targets.is_empty() {
-        let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(Failure::Usage(format!("name a job ({names}), or --name ITEM with a path, `-` or a command")));
     }
     let mut planned = Vec::new();
     for target in &args.targets {
         let job = config.jobs.values().find(|job| job.name.as_str() == target).ok_or_else(|| {
-            let names = config.jobs.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Failure::Usage(format!(
                 "there is no job {target:?}; the configuration has {names}. For a path give --name ITEM too"
             ))
@@ -157,7 +128,7 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a Location
     Ok(planned)
 }
 
-fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Location, Spec), Failure> {
+fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a config::Location, Spec), Failure> {
     let location = session::location(config, args.location.as_deref())?;
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
     let allow_empty = args.allow_empty;
@@ -178,9 +149,9 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a Loc
         _ => return usage("paths and a command cannot go into one item"),
     };
     let job = Name::new(config::AD_HOC).expect("a constant name");
-    let compression = frame::Compression::Zstd { level: 1 };
-    let parent = Policy { reuse: args.reuse().unwrap_or(Reuse::Files), ..Policy::default() };
-    Ok((location, Spec { job, sources, compression, timeout: None, hooks: Hooks::default(), parent }))
+    let mut spec = Spec::new(job, sources);
+    spec.parent.reuse = args.reuse().unwrap_or(Reuse::Files);
+    Ok((location, spec))
 }
 
 /// One path is the item itself; several become ITEM-BASENAME each.

@@ -2,60 +2,19 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Cli, OutputFormat, Trigger};
 use super::logging::Levels;
 use super::output::{self, Done};
+use super::session::Aws;
 use super::{Failure, progress};
-use crate::aws::AwsLocation;
-use crate::config::{Config, Location};
-use crate::daemon::{self, Answer, Client, Connect, Failed, LastRun, Remote, Request, RunningStatus, Setup, Status};
-use crate::disks::Disks;
-use crate::error::{Class, Classify as _, Report, ServiceError};
-use crate::limits::Bandwidth;
-use crate::metrics::{self, Outcome};
-use crate::store::Store;
-
-/// Opens locations with the AWS adapter; all of them share the bandwidth.
-struct Aws {
-    bandwidth: Option<Bandwidth>,
-}
-
-impl Connect for Aws {
-    fn connect(&self, location: &Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
-        let mut location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
-        if let Some(bandwidth) = &self.bandwidth {
-            location = location.limited(bandwidth.clone());
-        }
-        Ok(Arc::new(Open(location)))
-    }
-}
-
-struct Open(AwsLocation);
-
-#[async_trait]
-impl Remote for Open {
-    fn store(&self) -> Arc<dyn Store> {
-        self.0.store()
-    }
-
-    fn disks(&self) -> Arc<dyn Disks> {
-        self.0.disks()
-    }
-
-    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
-        Ok(self.0.credentials().get().await?.expiry())
-    }
-
-    fn certificate_expiry(&self) -> Option<Timestamp> {
-        self.0.trust().certificates().iter().map(|certificate| certificate.not_after).min()
-    }
-}
+use crate::config::Config;
+use crate::daemon::{self, Answer, Client, LastRun, Request, RunningStatus, Setup, Status, when};
+use crate::error::{Class, Report};
+use crate::metrics::Outcome;
 
 pub(super) async fn run(
     cli: &Cli,
@@ -67,7 +26,7 @@ pub(super) async fn run(
     let setup = Setup {
         file: cli.config.clone(),
         config: config.clone(),
-        connect: Arc::new(Aws { bandwidth: config.limits.bandwidth.map(Bandwidth::new) }),
+        connect: Arc::new(Aws::of(config)),
         set_log_level: Box::new(move |level| levels.set(level)),
     };
     daemon::run(setup, cancel.clone()).await?;
@@ -76,14 +35,9 @@ pub(super) async fn run(
 
 fn unexpected(answer: &Answer) -> Failure {
     match answer {
-        Answer::Refused(failed) => Failure::Report(report(failed)),
+        Answer::Refused(failed) => Failure::Report(failed.clone()),
         other => Failure::Report(Report::new(Class::Internal, format!("the daemon answered {other:?}"))),
     }
-}
-
-fn report(failed: &Failed) -> Report {
-    let class = Class::named(&failed.class).unwrap_or(Class::Internal);
-    Report { remedy: failed.remedy.clone(), ..Report::new(class, failed.message.clone()) }
 }
 
 pub(super) async fn status(config: &Config) -> Result<Done, Failure> {
@@ -144,7 +98,7 @@ fn ended(job: &str, last: &LastRun) -> Result<Done, Failure> {
     match (last.outcome, &last.error) {
         (Outcome::Success, _) => Ok(done),
         (Outcome::Partial, _) => Ok(done.something_failed()),
-        (Outcome::Failure | Outcome::Cancelled, Some(failed)) => Err(Failure::Report(report(failed))),
+        (Outcome::Failure | Outcome::Cancelled, Some(failed)) => Err(Failure::Report(failed.clone())),
         (Outcome::Failure | Outcome::Cancelled, None) => Ok(done.code(Class::Cancelled.exit_code())),
     }
 }
@@ -162,7 +116,7 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
     let ready = status.not_ready.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("NOT READY: {why}"));
     writeln!(text, "penstock {} on {}/{}: {ready}", status.version, status.cluster, status.node)?;
     if let Some(refused) = &status.configuration.refused {
-        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.failed.message)?;
+        writeln!(text, "the configuration was refused, the old one goes on:\n{}", refused.report.message)?;
     }
     writeln!(text, "\n{:<16} {:<8} {:<12} CREDENTIALS", "LOCATION", "STATE", "CHECKED")?;
     for location in &status.locations {
@@ -216,24 +170,16 @@ fn snapshots(run: &RunningStatus) -> String {
     }
 }
 
-fn write_failed(text: &mut String, failed: &Failed) -> std::fmt::Result {
+fn write_failed(text: &mut String, failed: &Report) -> std::fmt::Result {
     writeln!(text, "  {}: {}", failed.class, failed.message)?;
-    failed.remedy.as_ref().map_or(Ok(()), |remedy| writeln!(text, "  what to do: {remedy}"))
+    for (what, said) in [("what to do", &failed.remedy), ("request ID", &failed.request_id)] {
+        if let Some(said) = said {
+            writeln!(text, "  {what}: {said}")?;
+        }
+    }
+    Ok(())
 }
 
 fn or_dash(at: Option<Timestamp>, now: Timestamp) -> String {
     at.map_or_else(|| "-".to_owned(), |at| when(at, now))
-}
-
-/// `in 5m 3s`, `2h 1m ago`.
-fn when(at: Timestamp, now: Timestamp) -> String {
-    let away = at.duration_since(now);
-    let seconds = away.unsigned_abs().as_secs();
-    let text = match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d", seconds / 86_400),
-    };
-    if away.is_positive() { format!("in {text}") } else { format!("{text} ago") }
 }

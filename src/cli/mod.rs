@@ -1,11 +1,12 @@
 //! Arguments in, exit code out.
 //!
-//! This is the one room that plugs the AWS adapter into the store port. Commands return what they have to say as a [`Done`]; only
-//! [`output`] prints.
+//! This is the one module that plugs the AWS adapter into the ports ([`session`]). Commands return what they have to say as a [`Done`];
+//! only [`output`] prints, and [`file_list`] what is too long to be kept.
 
 mod args;
 mod backup;
 mod daemon;
+mod file_list;
 mod help;
 mod logging;
 mod output;
@@ -102,8 +103,8 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
         match &cli.command {
             Command::Run => daemon::run(cli, &config, levels, &cancel).await,
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
-            Command::List(args) => read::list(&config, args).await,
-            Command::Show(args) => read::show(&config, args).await,
+            Command::List(args) => read::list(&config, args, &cancel).await,
+            Command::Show(args) => read::show(&config, args, cli.output, &cancel).await,
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
@@ -114,9 +115,9 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
                 cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
             }
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
-            Command::Prune(args) => prune::prune(&config, args, &cancel).await,
-            Command::Delete(args) => prune::delete(&config, args, &cancel).await,
-            Command::Stats(args) => stats::run(&config, args).await,
+            Command::Prune(args) => prune::prune(&config, args, cli.output, &cancel).await,
+            Command::Delete(args) => prune::delete(&config, args, cli.output, &cancel).await,
+            Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
             Command::Policy(args) => validate::policy(&config, args),

@@ -1,4 +1,4 @@
-//! The only place that prints: results to standard output, failures to standard error (or, with `--output json`, standard output).
+//! Prints results to standard output, failures to standard error (or, with `--output json`, standard output).
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

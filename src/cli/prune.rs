@@ -1,7 +1,6 @@
 //! `prune` and `delete`: what goes, what stays, and why.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,34 +8,38 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::args;
+use super::args::{self, OutputFormat};
 use super::output::{self, Done};
+use super::session::Session;
 use super::{Failure, session};
-use crate::aws::AwsLocation;
-use crate::catalog::Catalog;
-use crate::config::{self, Config, Location};
+use crate::catalog;
+use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
-use crate::metrics::Metrics;
 use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::{Reason, some_of};
-use crate::snapshot;
 
 /// A chain in a location, and what decides about it.
 struct Target<'a> {
-    location: &'a Location,
+    location: &'a config::Location,
     chain: Chain,
     rules: Rules,
     grace: Duration,
 }
 
-pub(super) async fn prune(config: &Config, args: &args::Prune, cancel: &CancellationToken) -> Result<Done, Failure> {
+pub(super) async fn prune(
+    config: &Config,
+    args: &args::Prune,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let targets = targets(config, args)?;
-    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
     for target in &targets {
-        let ctx = connections.context(config, target.location, &target.chain.job, target.grace)?;
+        let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
-            let plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
+            let mut plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
+            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -87,15 +90,19 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     Ok(targets)
 }
 
-pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &CancellationToken) -> Result<Done, Failure> {
+pub(super) async fn delete(
+    config: &Config,
+    args: &args::Delete,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let node = args.node.as_ref().unwrap_or(&config.node);
-    let (mut connections, mut told, now) = (Connections::default(), Told::default(), Timestamp::now());
+    let (mut session, mut told, now) = (Session::new(config, cancel), Told::new(format), Timestamp::now());
     // Everything is found before anything is deleted.
     let mut doomed: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
     for selector in &args.backups {
         let location = session::location_of(config, args.location.as_deref(), selector.job())?;
-        let catalog = connections.catalog(config, location)?;
-        let entry = catalog.resolve(selector, node).await?;
+        let entry = session.catalog(location)?.resolve(selector, node).await?;
         if entry.chain.node != *node {
             let theirs = &entry.chain.node;
             return Err(Failure::Usage(format!(
@@ -111,10 +118,11 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
     for ((location, chain), ids) in &doomed {
         let location = &config.locations[*location];
         let grace = prune::grace_of(config.jobs.get(&chain.job));
-        let ctx = connections.context(config, location, &chain.job, grace)?;
+        let ctx = Context { catalog: session.catalog(location)?, grace };
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
-            let plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
+            let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
+            told.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
@@ -128,39 +136,6 @@ pub(super) async fn delete(config: &Config, args: &args::Delete, cancel: &Cancel
     Ok(told.done(args.dry_run))
 }
 
-/// One connection for each location.
-#[derive(Default)]
-struct Connections(BTreeMap<String, AwsLocation>);
-
-impl Connections {
-    fn to(&mut self, location: &Location) -> Result<&AwsLocation, Failure> {
-        Ok(match self.0.entry(location.name.clone()) {
-            Entry::Occupied(connected) => connected.into_mut(),
-            Entry::Vacant(empty) => empty.insert(session::connect(location)?),
-        })
-    }
-
-    fn catalog(&mut self, config: &Config, location: &Location) -> Result<Catalog, Failure> {
-        let store = self.to(location)?.store();
-        let (prefix, cluster) = (location.prefix.clone(), config.cluster.clone());
-        Ok(Catalog { store, prefix, cluster, memory: config.limits.memory })
-    }
-
-    fn context(
-        &mut self,
-        config: &Config,
-        location: &Location,
-        job: &Name,
-        grace: Duration,
-    ) -> Result<Context, Failure> {
-        let catalog = self.catalog(config, location)?;
-        let snapshots = snapshot::Service::new(self.to(location)?.disks());
-        // Nobody scrapes a command.
-        let metrics = Metrics::new().job(job.as_str());
-        Ok(Context { catalog, checksum: location.checksum, grace, snapshots, metrics })
-    }
-}
-
 /// What became of a plan.
 enum Did {
     /// It stays one; this is what would be garbage.
@@ -169,8 +144,10 @@ enum Did {
 }
 
 /// What there is to say, chain by chain.
-#[derive(Default)]
 struct Told {
+    format: OutputFormat,
+    /// For all that was said.
+    paid: usize,
     lines: Vec<String>,
     chains: Vec<Value>,
     errors: Vec<Value>,
@@ -179,19 +156,41 @@ struct Told {
     failures: u64,
 }
 
+/// What is said of a backup takes so much memory, on its way into the output too.
+fn told_bytes(format: OutputFormat, backup: &Planned) -> usize {
+    let failed = backup.summary.iter().flat_map(|summary| &*summary.backup.failed);
+    match format {
+        OutputFormat::Human => 1024,
+        OutputFormat::Json => 4096 + failed.map(|name| 2 * name.as_str().len() + 96).sum::<usize>(),
+    }
+}
+
 impl Told {
+    const fn new(format: OutputFormat) -> Self {
+        Self { format, paid: 0, lines: Vec::new(), chains: Vec::new(), errors: Vec::new(), first: None, failures: 0 }
+    }
+
+    /// Before anything is done.
+    fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
+        let each = plan.backups.iter().map(|backup| told_bytes(self.format, backup));
+        let bytes = self.paid + each.sum::<usize>();
+        plan.memory.take(bytes)?;
+        self.paid = bytes;
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         self.chains.is_empty() && self.errors.is_empty()
     }
 
-    fn failed(&mut self, location: &Location, chain: &Chain, report: Report) {
+    fn failed(&mut self, location: &config::Location, chain: &Chain, report: Report) {
         tracing::error!(class = %report.class, "{}", report.message);
         self.first.get_or_insert(report.class);
         let (job, node) = (&chain.job, &chain.node);
         self.errors.push(json!({ "location": location.name, "job": job, "node": node, "error": report }));
     }
 
-    fn chain(&mut self, location: &Location, zone: &TimeZone, plan: &Plan, did: &Did) {
+    fn chain(&mut self, location: &config::Location, zone: &TimeZone, plan: &Plan, did: &Did) {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
         let (deleted, kept, objects, bytes, waiting, pruned) = match did {
@@ -213,6 +212,7 @@ impl Told {
         // What a plan keeps is of interest where rules keep it.
         let kept_by_rule = |backup: &&Planned| pruned.is_none() && backup.reasons != [Reason::NotNamed];
         let shown = plan.backups.iter().filter(|backup| !backup.stays() || kept_by_rule(backup));
+        let shown = shown.filter(|_| self.format == OutputFormat::Human);
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
         let hidden = pruned.map_or_else(Count::default, |done| done.hidden);
         self.lines.extend(kept_as_versions(hidden));
@@ -224,19 +224,23 @@ impl Told {
         self.failures += failed;
         let list = failures.iter().flat_map(|failures| &failures.list);
         let list: Vec<_> = list.map(|(key, report)| json!({ "key": key, "error": report })).collect();
+        let backups = plan.backups.iter().filter(|_| self.format == OutputFormat::Json);
         self.chains.push(json!({
             "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
             "removed": { "objects": objects, "bytes": bytes },
             "hidden": { "objects": hidden.objects, "bytes": hidden.bytes },
             "waiting": { "objects": waiting.waiting.objects, "bytes": waiting.waiting.bytes, "until": waiting.until },
             "failed": failed, "failures": list,
-            "backups": plan.backups.iter().map(backup_json).collect::<Vec<_>>(),
+            "backups": backups.map(backup_json).collect::<Vec<_>>(),
         }));
     }
 
     fn done(self, dry_run: bool) -> Done {
-        let text =
-            if self.lines.is_empty() { "there is nothing to prune".to_owned() } else { self.lines.join("\n") } + "\n";
+        let mut lines = self.lines;
+        if lines.is_empty() && self.errors.is_empty() {
+            lines.push("there is nothing to prune".to_owned());
+        }
+        let text: String = lines.into_iter().map(|line| line + "\n").collect();
         let json = json!({ "dry_run": dry_run, "chains": self.chains, "errors": self.errors });
         let done = Done::new(text, json);
         match self.first {

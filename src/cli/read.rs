@@ -10,34 +10,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
 use super::output::{self, Done};
-use super::session::Reading;
-use super::{Failure, progress};
-use crate::catalog::{Entry, Memory, Scope, Selector};
+use super::session::Session;
+use super::{Failure, file_list, progress};
+use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
 use crate::config::Config;
-use crate::download::index;
 use crate::error::Classify as _;
 use crate::format::ebs::EbsSnapshot;
-use crate::format::index::{FileKind, Record};
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome};
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
 
-pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Failure> {
+pub(super) async fn list(config: &Config, args: &args::List, cancel: &CancellationToken) -> Result<Done, Failure> {
     let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     let mut memory = Memory::new(config.limits.memory);
-    for reading in Reading::open_all(config, &args.place)? {
-        let entries = reading.catalog.entries(scope).await?;
-        let mut manifests = reading.catalog.manifests(&entries);
+    for catalog in Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())? {
+        let entries = catalog.entries(scope).await?;
+        let mut manifests = catalog.manifests(&entries);
         while let Some((entry, manifest)) = manifests.next().await {
             match manifest {
                 // The manifest itself may be large: only its line is kept.
                 Ok(manifest) => {
                     let (taken, id, chain) = entry.age();
                     let age = (taken, id.clone(), chain.clone());
-                    let (text, json) =
-                        (output::listed_row(&manifest, entry), output::listed(&manifest, entry, &reading.location));
+                    let (text, json) = (
+                        output::listed_row(&manifest, entry),
+                        output::listed(&manifest, entry, catalog.location.name()),
+                    );
                     memory.take(text.len() + 4 * json.to_string().len())?;
                     found.push((age, text, json));
                 }
@@ -60,26 +60,39 @@ pub(super) async fn list(config: &Config, args: &args::List) -> Result<Done, Fai
     Ok(if faults.is_empty() { done } else { done.something_failed() })
 }
 
-/// The manifest a selector means; says so where it is another node's that was not asked for.
-pub(super) async fn find(reading: &Reading, selector: &Selector, config: &Config) -> Result<Manifest, Failure> {
-    let entry = reading.catalog.resolve(selector, &config.node).await?;
-    if selector.node().is_none() && entry.chain.node != config.node {
-        tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
-    }
-    Ok(reading.catalog.manifest(&entry).await?)
+/// Where the backup that is meant is stored.
+pub(super) fn open(
+    config: &Config,
+    place: &args::Place,
+    backup: &Selector,
+    cancel: &CancellationToken,
+) -> Result<Catalog, Failure> {
+    Session::reading(config, place, cancel).catalog_of(place.location.as_deref(), backup.job())
 }
 
-pub(super) async fn show(config: &Config, args: &args::Show) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place, args.backup.job())?;
-    let manifest = find(&reading, &args.backup, config).await?;
-    let mut json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
-    let mut text = readable(&manifest);
-    if args.files {
-        let files = list_files(&reading, &manifest).await?;
-        text = files.iter().map(file_line).collect();
-        json["files"] = Value::Array(files);
+/// The manifest a selector means; says so where it is another node's that was not asked for.
+pub(super) async fn find(catalog: &Catalog, selector: &Selector) -> Result<Manifest, Failure> {
+    let node = &catalog.location.node;
+    let entry = catalog.resolve(selector, node).await?;
+    if selector.node().is_none() && entry.chain.node != *node {
+        tracing::info!(node = %entry.chain.node, backup = %entry.id, "this node has no such backup; using another node's");
     }
-    Ok(Done::new(text, json))
+    Ok(catalog.manifest(&entry).await?)
+}
+
+pub(super) async fn show(
+    config: &Config,
+    args: &args::Show,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
+    let catalog = open(config, &args.place, &args.backup, cancel)?;
+    let manifest = find(&catalog, &args.backup).await?;
+    if args.files {
+        return file_list::show(&catalog.location, manifest, format).await;
+    }
+    let json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
+    Ok(Done::new(readable(&manifest), json))
 }
 
 /// A manifest for people; `--output json` has all of it.
@@ -143,60 +156,19 @@ fn item_lines(item: &Item) -> Vec<String> {
     lines
 }
 
-async fn list_files(reading: &Reading, manifest: &Manifest) -> Result<Vec<Value>, Failure> {
-    let mut files = Vec::new();
-    for (item, stream) in manifest.streams() {
-        let index = index::fetch(&reading.download, stream).await?;
-        let mut records = index.open(stream)?;
-        while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
-            let Record::File(file) = record else { continue };
-            files.push(json!({
-                "item": item.name,
-                "path": String::from_utf8_lossy(&file.path),
-                "type": kind(file.kind),
-                "size": file.size,
-                "mode": format!("{:04o}", file.mode & 0o7777),
-                "uid": file.uid,
-                "gid": file.gid,
-                "mtime": jiff::Timestamp::new(file.mtime.seconds, i32::try_from(file.mtime.nanoseconds).unwrap_or(0)).ok(),
-                "link": (!file.link.is_empty()).then(|| String::from_utf8_lossy(&file.link)),
-            }));
-        }
-    }
-    Ok(files)
-}
-
-const fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::Regular => "file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::HardLink => "hardlink",
-        FileKind::Fifo => "fifo",
-        FileKind::CharDevice => "char-device",
-        FileKind::BlockDevice => "block-device",
-    }
-}
-
-fn file_line(file: &Value) -> String {
-    let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
-    let size = file["size"].as_u64().unwrap_or_default();
-    format!("{:<12} {} {:>14} {} {}/{}\n", text("type"), text("mode"), size, text("mtime"), text("item"), text("path"))
-}
-
 pub(super) async fn restore(
     config: &Config,
     args: &args::Restore,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place, args.backup.job())?;
-    let manifest = find(&reading, &args.backup, config).await?;
+    let catalog = open(config, &args.place, &args.backup, cancel)?;
+    let manifest = find(&catalog, &args.backup).await?;
     let options = files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = files::restore(&reading.download, &manifest, &args.to, &options, cancel, &count);
+    let work = files::restore(&catalog.location, &manifest, &args.to, &options, cancel, &count);
     let summary = progress::shown(format, "restore", state, work).await?;
     for warning in &summary.warnings.list {
         tracing::warn!(class = %warning.class, item = %warning.item, path = %warning.path, "{}", warning.message);
@@ -249,12 +221,12 @@ fn plain_bytes(manifest: &Manifest) -> u64 {
 }
 
 pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place, args.backup.job())?;
-    let manifest = find(&reading, &args.backup, config).await?;
+    let catalog = open(config, &args.place, &args.backup, cancel)?;
+    let manifest = find(&catalog, &args.backup).await?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
     let stdout = stdout.map_err(|error| Failure::local("opening standard output", &error))?;
     let stdout = tokio::fs::File::from_std(stdout.into());
-    files::cat(&reading.download, &manifest, args.item.as_ref(), stdout, cancel).await?;
+    files::cat(&catalog.location, &manifest, args.item.as_ref(), stdout, cancel).await?;
     Ok(Done::text(""))
 }
 
@@ -264,18 +236,18 @@ pub(super) async fn verify(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let readings = match &args.backup {
-        Some(selector) => vec![Reading::open(config, &args.place, selector.job())?],
-        None => Reading::open_all(config, &args.place)?,
+    let catalogs = match &args.backup {
+        Some(selector) => vec![open(config, &args.place, selector, cancel)?],
+        None => Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?,
     };
     let mut entries = Vec::new();
-    for reading in &readings {
+    for catalog in &catalogs {
         let found = match &args.backup {
-            Some(selector) => vec![reading.catalog.resolve(selector, &config.node).await?],
-            None if args.all => reading.catalog.entries(Scope::default()).await?,
-            None => reading.catalog.newest(Scope::default()).await?,
+            Some(selector) => vec![catalog.resolve(selector, &config.node).await?],
+            None if args.all => catalog.entries(Scope::default()).await?,
+            None => catalog.newest(Scope::default()).await?,
         };
-        entries.extend(found.into_iter().map(|entry| (reading, entry)));
+        entries.extend(found.into_iter().map(|entry| (catalog, entry)));
     }
     if entries.is_empty() {
         let cluster = args.place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
@@ -283,8 +255,8 @@ pub(super) async fn verify(
     }
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
-    for (reading, entry) in &entries {
-        let findings = verify_one(reading, entry, depth, format, cancel).await?;
+    for (catalog, entry) in &entries {
+        let findings = verify_one(catalog, entry, depth, format, cancel).await?;
         let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
         text.extend([name.as_str(), if findings.is_empty() { ": ok\n" } else { ": DAMAGED\n" }]);
         for (class, message) in &findings {
@@ -294,7 +266,7 @@ pub(super) async fn verify(
         let list: Vec<Value> =
             findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect();
         results.push(json!({
-            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": reading.location, "ok": findings.is_empty(), "findings": list,
+            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": catalog.location.name(), "ok": findings.is_empty(), "findings": list,
         }));
     }
     let done = Done::new(text, json!({ "ok": first.is_none(), "data": args.data, "backups": results }));
@@ -305,13 +277,13 @@ pub(super) async fn verify(
 }
 
 async fn verify_one(
-    reading: &Reading,
+    catalog: &Catalog,
     entry: &Entry,
     depth: Depth,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Vec<(crate::error::Class, String)>, Failure> {
-    let manifest = match reading.catalog.manifest(entry).await {
+    let manifest = match catalog.manifest(entry).await {
         Ok(manifest) => manifest,
         // A manifest that is refused is what verify is there to find; one that cannot be fetched is a failure.
         Err(error @ crate::catalog::Error::Manifest { .. }) => return Ok(vec![(error.class(), error.to_string())]),
@@ -320,8 +292,8 @@ async fn verify_one(
     let (done, count) = counter();
     let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = check::verify(&reading.download, &manifest, depth, cancel, &count);
+    let work = check::verify(&catalog.location, &manifest, depth, cancel, &count);
     let mut findings = progress::shown(format, "verify", state, work).await?.list;
-    findings.extend(check::snapshots(&reading.snapshots, &manifest).await?);
+    findings.extend(check::snapshots(&catalog.location, &manifest).await?);
     Ok(findings.into_iter().map(|finding| (finding.class, finding.message)).collect())
 }

@@ -1,24 +1,27 @@
 //! What every command that speaks to a store needs: the configuration, a location, budgets.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::output::Done;
 use super::{Failure, args};
 use crate::aws::AwsLocation;
-use crate::budget::Budget;
 use crate::catalog::Catalog;
-use crate::config::{self, Config, Location};
+use crate::config::{self, Config};
 use crate::disks::Disks;
-use crate::download;
+use crate::error::{Classify as _, Report, ServiceError};
 use crate::format::key::Name;
-use crate::job;
 use crate::limits::Bandwidth;
-use crate::metrics::Metrics;
-use crate::retry::Endpoint;
-use crate::snapshot;
-use crate::upload::sweep::Place;
+use crate::location::{Connect, Location, Remote};
+use crate::metrics::{self, Metrics};
+use crate::process::Process;
+use crate::store::Store;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -32,7 +35,7 @@ pub(super) fn check(path: &Path) -> Result<Done, Failure> {
 }
 
 /// The location of that name, or the only one there is.
-pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Location, Failure> {
+pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a config::Location, Failure> {
     let names = || config.locations.keys().cloned().collect::<Vec<_>>().join(", ");
     match name {
         Some(name) => config
@@ -48,7 +51,7 @@ pub(super) fn location<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
 }
 
 /// The location of that name, or every one.
-pub(super) fn locations<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Location>, Failure> {
+pub(super) fn locations<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a config::Location>, Failure> {
     match name {
         Some(_) => Ok(vec![location(config, name)?]),
         None => Ok(config.locations.values().collect()),
@@ -60,88 +63,96 @@ pub(super) fn location_of<'a>(
     config: &'a Config,
     name: Option<&str>,
     job: Option<&Name>,
-) -> Result<&'a Location, Failure> {
+) -> Result<&'a config::Location, Failure> {
     let own = job.and_then(|job| config.jobs.get(job)).map(|job| job.location.as_str());
     location(config, name.or(own))
 }
 
-/// A location that is connected: what a sweep and a job need of it.
-pub(super) struct Open {
-    pub(super) place: Place,
-    pub(super) disks: Arc<dyn Disks>,
+/// Connects locations with the AWS adapter; all of them share the bandwidth.
+pub(super) struct Aws {
+    bandwidth: Option<Bandwidth>,
 }
 
-pub(super) fn open(
-    config: &Config,
-    location: &Location,
-    bandwidth: Option<&Bandwidth>,
-    metrics: &Metrics,
-) -> Result<Open, Failure> {
-    let mut connected = AwsLocation::connect(location, metrics.location(&location.name))?;
-    if let Some(bandwidth) = bandwidth {
-        connected = connected.limited(bandwidth.clone());
+impl Aws {
+    pub(super) fn of(config: &Config) -> Self {
+        Self { bandwidth: config.limits.bandwidth.map(Bandwidth::new) }
     }
-    let place = Place {
-        location: location.name.clone(),
-        bucket: location.bucket.clone(),
-        prefix: location.prefix.clone(),
-        cluster: config.cluster.clone(),
-        node: config.node.clone(),
-        store: connected.store(),
-        endpoint: Endpoint::new(metrics.location(&location.name), location.upload.concurrency.into()),
-        spared: BTreeSet::new(),
-    };
-    Ok(Open { place, disks: connected.disks() })
 }
 
-/// For a command that nobody scrapes.
-pub(super) fn connect(location: &Location) -> Result<AwsLocation, Failure> {
-    Ok(AwsLocation::connect(location, Metrics::new().location(&location.name))?)
+impl Connect for Aws {
+    fn connect(&self, location: &config::Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report> {
+        let mut location = AwsLocation::connect(location, metrics.clone()).map_err(|error| error.report())?;
+        if let Some(bandwidth) = &self.bandwidth {
+            location = location.limited(bandwidth.clone());
+        }
+        Ok(Arc::new(location))
+    }
 }
 
-pub(super) fn pool(config: &Config) -> Result<Arc<rayon::ThreadPool>, Failure> {
-    Ok(job::pool(config.limits.compression_threads)?)
-}
-
-/// For the commands that read backups.
-pub(super) struct Reading {
-    pub(super) catalog: Catalog,
-    pub(super) download: download::Context,
-    pub(super) snapshots: snapshot::Service,
-    pub(super) location: String,
-}
-
-impl Reading {
-    /// `job` is the one whose backups are meant, where that is known.
-    pub(super) fn open(config: &Config, place: &args::Place, job: Option<&Name>) -> Result<Self, Failure> {
-        Self::of(config, place, location_of(config, place.location.as_deref(), job)?)
+#[async_trait]
+impl Remote for AwsLocation {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store()
     }
 
-    /// For each location that `place` means: the named one, or all.
-    pub(super) fn open_all(config: &Config, place: &args::Place) -> Result<Vec<Self>, Failure> {
-        let locations = locations(config, place.location.as_deref())?;
-        locations.into_iter().map(|location| Self::of(config, place, location)).collect()
+    fn disks(&self) -> Arc<dyn Disks> {
+        self.disks()
     }
 
-    fn of(config: &Config, place: &args::Place, location: &Location) -> Result<Self, Failure> {
-        let connected = connect(location)?;
-        let store = connected.store();
-        let cluster = place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
-        Ok(Self {
-            catalog: Catalog {
-                store: Arc::clone(&store),
-                prefix: location.prefix.clone(),
-                cluster,
-                memory: config.limits.memory,
-            },
-            download: download::Context {
-                store,
-                budget: Budget::new(config.limits.memory),
-                pool: pool(config)?,
-                concurrency: location.upload.concurrency.most().into(),
-            },
-            snapshots: snapshot::Service::new(connected.disks()),
-            location: location.name.clone(),
-        })
+    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
+        Ok(self.credentials().get().await?.expiry())
+    }
+
+    fn certificate_expiry(&self) -> Option<Timestamp> {
+        self.trust().certificates().iter().map(|certificate| certificate.not_after).min()
+    }
+}
+
+/// The locations of one command. What is opened twice is one location.
+pub(super) struct Session<'a> {
+    pub(super) config: &'a Config,
+    pub(super) process: Process,
+    /// As it is configured, or as the command is told.
+    cluster: &'a Name,
+    aws: Aws,
+    cancel: &'a CancellationToken,
+    opened: BTreeMap<&'a str, Location>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
+        let process = Process::of(config, Metrics::new());
+        Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new() }
+    }
+
+    /// For the commands that read backups, perhaps another cluster's.
+    pub(super) fn reading(config: &'a Config, place: &'a args::Place, cancel: &'a CancellationToken) -> Self {
+        let cluster = place.cluster.as_ref().unwrap_or(&config.cluster);
+        Self { cluster, ..Self::new(config, cancel) }
+    }
+
+    /// Whose requests do not end with the command's cancellation: what was begun must be ended.
+    pub(super) fn open(&mut self, location: &'a config::Location) -> Result<Location, Failure> {
+        if let Some(location) = self.opened.get(location.name.as_str()) {
+            return Ok(location.clone());
+        }
+        let opened = Location::open(&self.aws, location, (self.cluster, &self.config.node), &self.process)?;
+        self.opened.insert(&location.name, opened.clone());
+        Ok(opened)
+    }
+
+    /// Whose requests end with the command's cancellation.
+    pub(super) fn catalog(&mut self, location: &'a config::Location) -> Result<Catalog, Failure> {
+        Ok(Catalog::new(&self.open(location)?.until(self.cancel)))
+    }
+
+    /// The location of that name, or where `job` is configured to be stored.
+    pub(super) fn catalog_of(&mut self, name: Option<&str>, job: Option<&Name>) -> Result<Catalog, Failure> {
+        self.catalog(location_of(self.config, name, job)?)
+    }
+
+    /// The named location, or every one.
+    pub(super) fn catalogs(&mut self, name: Option<&str>) -> Result<Vec<Catalog>, Failure> {
+        locations(self.config, name)?.into_iter().map(|location| self.catalog(location)).collect()
     }
 }

@@ -5,11 +5,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::SnapshotRestore;
 use super::output::Done;
-use super::session::Reading;
 use super::{Failure, read};
 use crate::config::Config;
 use crate::disks::Encryption;
-use crate::format::key::Chain;
 use crate::snapshot::persistent_volume::{self, Options};
 use crate::snapshot::restore::{self, Made, Wanted};
 use crate::snapshot::{Owner, claim};
@@ -19,13 +17,11 @@ pub(super) async fn restore(
     args: &SnapshotRestore,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let reading = Reading::open(config, &args.place, args.backup.job())?;
-    let manifest = read::find(&reading, &args.backup, config).await?;
+    let catalog = read::open(config, &args.place, &args.backup, cancel)?;
+    let manifest = read::find(&catalog, &args.backup).await?;
     let (item, original) = restore::find(&manifest, &args.volume)?;
-    let chain = Chain { cluster: manifest.cluster.clone(), job: manifest.job.clone(), node: manifest.node.clone() };
-    let owner = Owner { chain, id: manifest.id.clone() };
     let wanted = wanted(args);
-    let (volume, made) = restore::volume(&reading.snapshots, &owner, original, &wanted, cancel).await?;
+    let (volume, made) = restore::volume(&catalog.location, &Owner::of(&manifest), original, &wanted, cancel).await?;
     let options = Options { fs_type: &args.fs_type, storage_class: &args.storage_class };
     let claimed = persistent_volume::manifest(&volume, &item.labels, options);
     let json = json!({

@@ -3,25 +3,24 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
+use super::Failure;
 use super::args;
 use super::output::{self, Done};
-use super::{Failure, session};
-use crate::catalog::{Catalog, Scope};
+use super::session::Session;
+use crate::catalog::Scope;
 use crate::config::Config;
 use crate::format::key::Chain;
 use crate::stats::{self, Stats};
 
-pub(super) async fn run(config: &Config, args: &args::Stats) -> Result<Done, Failure> {
-    let cluster = args.place.cluster.as_ref().unwrap_or(&config.cluster);
+pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &CancellationToken) -> Result<Done, Failure> {
     let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
-    for location in session::locations(config, args.place.location.as_deref())? {
-        let store = session::connect(location)?.store();
-        let (prefix, cluster) = (location.prefix.clone(), cluster.clone());
-        let catalog = Catalog { store, prefix, cluster, memory: config.limits.memory };
+    let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
+    for catalog in catalogs {
         let chains = stats::stats(&catalog, scope).await?;
-        all.extend(chains.into_iter().map(|(chain, stats)| ((location.name.clone(), chain), stats)));
+        all.extend(chains.into_iter().map(|(chain, stats)| ((catalog.location.name().to_owned(), chain), stats)));
     }
     let total = stats::total(all.values());
     let mut text =

@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::output::Done;
-use super::session::Open;
-use super::{Failure, args, session};
-use crate::config::{Config, Location};
+use super::session::Session;
+use super::{Failure, args};
+use crate::config::{self, Config};
 use crate::error::{Class, Report};
-use crate::limits::Bandwidth;
-use crate::metrics::Metrics;
-use crate::upload::sweep::{self, Fate, Mode, Place, Swept};
+use crate::location::Location;
+use crate::upload::sweep::{self, Fate, Mode, Swept};
 
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
     let mode = match args {
@@ -19,9 +19,9 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
         args::Sweep { give_up: true, .. } => Mode::GiveUp,
         args::Sweep { .. } => Mode::Abort,
     };
-    let open = open(config, config.locations.values(), &Metrics::new())?;
-    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
-    let swept = sweep::sweep(&config.state_dir, &places, mode).await?;
+    let cancel = CancellationToken::new();
+    let open = open(&mut Session::new(config, &cancel), config.locations.values())?;
+    let swept = sweep::sweep(&config.state_dir, &open, &BTreeSet::new(), mode).await?;
     let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
     let done =
         Done::new(text, json!({ "dry_run": args.dry_run, "uploads": swept.iter().map(value).collect::<Vec<_>>() }));
@@ -34,16 +34,13 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
 
 /// Every configured location. Those that are `used` must be fit to be connected to, others that are not are left out.
 pub(super) fn open<'a>(
-    config: &'a Config,
-    used: impl Iterator<Item = &'a Location>,
-    metrics: &Metrics,
-) -> Result<Vec<Open>, Failure> {
+    session: &mut Session<'a>,
+    used: impl Iterator<Item = &'a config::Location>,
+) -> Result<Vec<Location>, Failure> {
     let used: BTreeSet<&str> = used.map(|location| location.name.as_str()).collect();
-    // One line for all of them.
-    let bandwidth = config.limits.bandwidth.map(Bandwidth::new);
     let mut all = Vec::new();
-    for location in config.locations.values() {
-        match session::open(config, location, bandwidth.as_ref(), metrics) {
+    for location in session.config.locations.values() {
+        match session.open(location) {
             Ok(open) => all.push(open),
             Err(failure) if used.contains(location.name.as_str()) => return Err(failure),
             Err(_) => tracing::warn!(
@@ -56,9 +53,8 @@ pub(super) fn open<'a>(
 }
 
 /// After a backup: what an earlier one left. What goes wrong is in the log, and not the backup's failure.
-pub(super) async fn after_backup(config: &Config, open: Vec<Open>) {
-    let places: Vec<Place> = open.into_iter().map(|open| open.place).collect();
-    match sweep::sweep(&config.state_dir, &places, Mode::Abort).await {
+pub(super) async fn after_backup(config: &Config, open: &[Location]) {
+    match sweep::sweep(&config.state_dir, open, &BTreeSet::new(), Mode::Abort).await {
         Ok(swept) if swept.is_empty() => {}
         Ok(swept) => tracing::info!(uploads = swept.len(), "swept interrupted uploads"),
         Err(error) => tracing::error!(%error, "interrupted uploads could not be swept"),

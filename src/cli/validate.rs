@@ -1,5 +1,7 @@
 //! `penstock validate` and `penstock policy`.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -9,9 +11,11 @@ use super::{Failure, session};
 use crate::aws::{self, AwsLocation};
 use crate::config::{Config, Location};
 use crate::error::Classify as _;
+use crate::location as opened;
 use crate::metrics::Metrics;
 use crate::policy::{self, Principal, Snapshots, Trusted};
-use crate::validate::{Proof, Skip, Whose, prove};
+use crate::process::Process;
+use crate::validate::{Proof, Skip, prove};
 
 /// The named locations, or all of them, one after the other.
 pub(super) async fn validate(config: &Config, args: &Validate, cancel: &CancellationToken) -> Result<Done, Failure> {
@@ -38,9 +42,9 @@ pub(super) async fn validate(config: &Config, args: &Validate, cancel: &Cancella
 }
 
 async fn one(config: &Config, location: &Location, skip: Skip, cancel: &CancellationToken) -> Proof {
-    let metrics = Metrics::new().location(&location.name);
-    let connected = match AwsLocation::connect(location, metrics) {
-        Ok(connected) => connected,
+    let process = Process::of(config, Metrics::new());
+    let connected = match AwsLocation::connect(location, process.metrics.location(&location.name)) {
+        Ok(connected) => Arc::new(connected),
         Err(error) => {
             let check = match error {
                 aws::Error::Bundle { .. } => "certificate",
@@ -49,9 +53,9 @@ async fn one(config: &Config, location: &Location, skip: Skip, cancel: &Cancella
             return Proof::refused(&location.name, check, error.report());
         }
     };
-    let whose = Whose { cluster: &config.cluster, node: &config.node };
-    let store = connected.store();
-    prove(location, whose, &connected, &store, skip, cancel).await
+    let whose = (&config.cluster, &config.node);
+    let opened = opened::Location::new(connected.clone(), location, whose, &process);
+    prove(&opened, &*connected, skip, cancel).await
 }
 
 pub(super) fn policy(config: &Config, args: &Policy) -> Result<Done, Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::forms;
 use super::interpolate::interpolate;
 use super::model::{Credentials, Hop, SecretSource};
-use super::reader::{Applies, Section};
+use super::reader::Section;
 
 /// STS API Reference, AssumeRole, DurationSeconds.
 const MIN_SESSION: Duration = Duration::from_mins(15);
@@ -48,9 +48,9 @@ pub(super) fn read(section: &Section) -> Option<Credentials> {
         (&["profile"][..], Base::Profile, "source = \"profile\""),
         (&["token_file", "role_arn"][..], Base::WebIdentity, "source = \"web-identity\""),
     ] {
-        let applies = Applies::from(known.is_none_or(|base| base == owner));
+        let applies = known.is_none_or(|base| base == owner);
         for key in keys {
-            section.belongs_only(key, applies, which);
+            section.only_with(key, applies, which);
         }
     }
     match known? {

@@ -3,7 +3,7 @@
 
 use globset::GlobBuilder;
 
-use super::model::AttachedTo;
+use super::source::AttachedTo;
 use super::values::shown;
 use crate::format::ebs::VolumeId;
 use crate::format::key::Name;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::cron::Cron;
 use super::forms;
-use super::model::{CatchUp, Compression, Job, MIN_LIVE, Retention, Source};
-use super::reader::{Applies, Section};
-use super::source;
+use super::model::{CatchUp, Job, MIN_LIVE, Retention};
+use super::reader::Section;
+use super::source::{self, Source};
 use super::values::shown;
+use crate::format::codec::{Compression, DEFAULT_LEVEL, LEVELS};
 use crate::format::key::Name;
 
 /// Of one hook: a freeze takes seconds, a dump of a database minutes.
@@ -36,7 +37,7 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
     let catch_up = section.choice("catch_up", &[("once", CatchUp::Once), ("never", CatchUp::Never)]);
     let incremental = section.boolean("incremental").unwrap_or(true);
     for key in ["full_every", "min_live"] {
-        section.belongs_only(key, Applies::from(incremental), "incremental = true");
+        section.only_with(key, incremental, "incremental = true");
     }
     let job = Job {
         schedule: section.parsed("schedule", Cron::parse),
@@ -77,13 +78,10 @@ fn time_limit(section: &Section, key: &'static str) -> Option<Duration> {
 }
 
 fn compression(section: &Section) -> Compression {
-    let level = section.integer("compression_level", 1..=19);
+    let level = section.integer("compression_level", LEVELS);
     let none = section.choice("compression", &[("zstd", false), ("none", true)]).unwrap_or(false);
-    section.belongs_only("compression_level", Applies::from(!none), "compression = \"zstd\"");
-    match level.and_then(|level| i32::try_from(level).ok()) {
-        _ if none => Compression::None,
-        level => Compression::Zstd { level: level.unwrap_or(1) },
-    }
+    section.only_with("compression_level", !none, "compression = \"zstd\"");
+    if none { Compression::None } else { Compression::Zstd { level: level.unwrap_or(DEFAULT_LEVEL) } }
 }
 
 fn retention(section: &Section) -> Retention {
@@ -109,12 +107,12 @@ fn sources(section: &Section) -> Vec<Source> {
     let mut count = 0_usize;
     let sources = section.tables("sources", |section| {
         count += 1;
-        let source = source::read(section)?;
-        if !names.insert(source.name.clone()) {
-            section.fault("name", format!("is {}, as another source of this job is; choose another", source.name));
+        let (name, kind) = source::read(section)?;
+        if !names.insert(name.clone()) {
+            section.fault("name", format!("is {name}, as another source of this job is; choose another"));
         }
         // A refused kind still takes part in the checks of names.
-        source.kind.map(|kind| Source { name: source.name, kind })
+        kind.map(|kind| Source { name, kind })
     });
     if count == 0 && !section.is_faulty("sources") {
         section.fault("sources", "is empty; a job saves at least one source: add [[jobs.NAME.sources]]");

@@ -3,13 +3,13 @@
 use super::credentials;
 use super::forms;
 use super::model::{CertificateMode, Concurrency, Encryption, EncryptionMode, Location, SignPayload, Upload};
-use super::reader::{Applies, Section};
+use super::reader::Section;
 use super::units::{GIB, MIB, TIB, show_size};
 use crate::checksum::Algorithm;
 
 /// S3 User Guide, "Amazon S3 multipart upload limits": parts from 5 MiB, at most 10,000 of them, objects to 5 TiB.
 const MIN_PART: u64 = 5 * MIB;
-const MAX_PARTS: u64 = 10_000;
+pub const MAX_PARTS: u16 = 10_000;
 const MAX_OBJECT: u64 = 5 * TIB;
 /// S3 takes 5 GiB, but a part is one buffer in memory.
 const MAX_PART: u64 = GIB;
@@ -96,11 +96,11 @@ fn encryption(section: &Section) -> Encryption {
     // With a faulty mode nobody can say what the rest should be.
     if !kms && !section.is_faulty("mode") {
         if kms_key_id.is_some() {
-            section.belongs_only("kms_key_id", Applies::No, "mode = \"sse-kms\" or \"dsse-kms\"");
+            section.only_with("kms_key_id", false, "mode = \"sse-kms\" or \"dsse-kms\"");
         }
         // `true` is the default and may stand anywhere; `false` says that somebody thinks a key is in use.
         if bucket_key == Some(false) {
-            section.belongs_only("bucket_key", Applies::No, "mode = \"sse-kms\"");
+            section.only_with("bucket_key", false, "mode = \"sse-kms\"");
         }
     }
     Encryption { mode: mode.unwrap_or_default(), kms_key_id, bucket_key: bucket_key.unwrap_or(true) }
@@ -114,13 +114,13 @@ fn upload(section: &Section) -> Upload {
     }
     // Going on with the default, so that one wrong size is not the cause of more faults.
     let part_size = in_range.unwrap_or(DEFAULT_PART);
-    let most = (part_size * MAX_PARTS).min(MAX_OBJECT);
+    let most = (part_size * u64::from(MAX_PARTS)).min(MAX_OBJECT);
     let object_size = section.size("object_size");
     if let Some(size) = object_size.filter(|size| !(part_size..=most).contains(size) && !section.is_faulty("part_size"))
     {
         let (size, least, most, part) = (show_size(size), show_size(part_size), show_size(most), show_size(part_size));
         let expected =
-            format!("expected {least} to {most}, which is from one part of {part} to 10000, and never over 5TiB");
+            format!("expected {least} to {most}, which is from one part of {part} to {MAX_PARTS}, and never over 5TiB");
         section.fault("object_size", format!("is {size}; {expected}"));
     }
     let concurrency = section.integer("concurrency", 0..=1000).and_then(|count| u16::try_from(count).ok());

@@ -9,8 +9,9 @@
 //! they change. Strings may hold `${NAME}` and `${NAME:-default}`; `$$` is a plain `$` (`interpolate`).
 //!
 //! The way through: `reader` walks the sections and collects faults, `values` has its typed getters, `forms` and
-//! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections.
-//! [`example`] and [`schema`] are held to the reader's own list of keys by tests.
+//! `units` know what single values look like; `location`, `credentials`, `job` and `source` are the sections; `source` has the
+//! table of source kinds.
+//! [`example`] and [`schema()`] are held to the reader's own list of keys by tests.
 
 mod credentials;
 mod cron;
@@ -23,6 +24,7 @@ mod location;
 pub mod model;
 mod reader;
 mod schema;
+mod shapes;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -38,8 +40,10 @@ pub use cron::Cron;
 pub use environment::{Environment, System};
 pub use faults::{Fault, Faults};
 pub use job::AD_HOC;
+pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
+pub use source::{AttachedTo, Ebs, OnNoMatch, Source, SourceKind};
 
 use crate::budget;
 use crate::format::key::{MAX_NAME, Name};

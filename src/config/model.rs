@@ -8,8 +8,9 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::cron::Cron;
+use super::source::Source;
 use crate::checksum::Algorithm;
-use crate::format::ebs::{InstanceId, VolumeId};
+use crate::format::codec::Compression;
 use crate::format::key::Name;
 
 #[derive(Debug, Clone)]
@@ -218,7 +219,7 @@ pub struct Upload {
     pub sign_payload: SignPayload,
 }
 
-/// Parts in flight for one stream.
+/// Requests for one stream at a time: parts in flight of an upload, GETs of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {
     /// `0` in the file: found while the upload runs.
@@ -284,15 +285,6 @@ pub enum CatchUp {
     Never,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    /// Level 1 to 19.
-    Zstd {
-        level: i32,
-    },
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
     pub keep_last: Option<u32>,
@@ -302,69 +294,4 @@ pub struct Retention {
     pub keep_within: Option<Duration>,
     /// How long what a deleted backup needs stays after it; `None` leaves it to [`crate::prune::GRACE`].
     pub grace: Option<Duration>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    pub name: Name,
-    pub kind: SourceKind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceKind {
-    Tree {
-        /// A glob; each match is an item.
-        path: String,
-        /// Globs against the path relative to the root; `**/` crosses folders.
-        exclude: Vec<String>,
-        one_file_system: bool,
-    },
-    File {
-        path: PathBuf,
-    },
-    Command {
-        argv: Vec<String>,
-        /// Whether it may write nothing at all.
-        allow_empty: bool,
-    },
-    /// Only ad hoc: `penstock backup … -`.
-    Stdin {
-        allow_empty: bool,
-    },
-    Ebs(Ebs),
-}
-
-/// EBS volumes to take snapshots of: those that fit everything that is given, which is something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ebs {
-    /// Empty: any.
-    pub volumes: Vec<VolumeId>,
-    pub select_tags: BTreeMap<String, String>,
-    pub attached_to: Option<AttachedTo>,
-    pub on_no_match: OnNoMatch,
-    /// Put on the snapshots.
-    pub tags: BTreeMap<String, String>,
-    pub copy_volume_tags: bool,
-    /// Snapshots being created at a time, at least 1.
-    pub concurrency: usize,
-    /// How long to wait until they are complete; `None` is not at all.
-    pub wait: Option<Duration>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AttachedTo {
-    /// The one this process runs on, as the instance metadata service says.
-    ThisInstance,
-    Instance(InstanceId),
-}
-
-/// What it means that no volume is selected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnNoMatch {
-    #[default]
-    Error,
-    /// The backup is partial, and says so.
-    Warn,
-    /// Nothing: a node may have no volumes.
-    Ignore,
 }

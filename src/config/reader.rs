@@ -1,7 +1,7 @@
 //! Reads a TOML file section by section, and collects every fault of it instead of stopping at the first.
 //!
-//! A room of the configuration asks its [`Section`] for each key it knows, always all of them, whatever the values are.
-//! What was asked for *is* the list of known keys: when the room is done, a key that nobody asked for is a fault. So
+//! A part of the configuration asks its [`Section`] for each key it knows, always all of them, whatever the values are.
+//! What was asked for *is* the list of known keys: when that part is read, a key that nobody asked for is a fault. So
 //! the list cannot drift from the code, and [`Reading::known`] lets tests hold the schema and the example to it.
 //!
 //! A getter that finds a fault records it and answers `None` or the default; reading goes on, and the caller throws the
@@ -28,11 +28,11 @@ pub(super) struct Reading<T> {
     pub known: BTreeSet<String>,
 }
 
-/// Reads `text` with `room`, which gets the file's top section.
-pub(super) fn read<T>(text: &str, environment: &dyn Environment, room: impl FnOnce(&Section) -> T) -> Reading<T> {
+/// Reads `text` with `parse`, which gets the file's top section.
+pub(super) fn read<T>(text: &str, environment: &dyn Environment, parse: impl FnOnce(&Section) -> T) -> Reading<T> {
     let file = File { text, environment, faults: RefCell::default(), known: RefCell::default() };
     let value = match DeTable::parse(text) {
-        Ok(table) => Some(file.section(Some(table.get_ref()), 0, String::new(), String::new()).read(room)),
+        Ok(table) => Some(file.section(Some(table.get_ref()), 0, String::new(), String::new()).read(parse)),
         Err(error) => {
             // Its Display shows the line itself, which may hold a secret; the message alone does not.
             let message = format!("is not TOML: {}", error.message().replace('\n', ", "));
@@ -124,14 +124,14 @@ impl<'a> Section<'a> {
 
     /// A fault where `key` is set although it has no meaning here; `where_it_has` says when it would. An empty string
     /// does not set it, so that one file with variables serves several kinds of credentials.
-    pub(super) fn belongs_only(&self, key: &'static str, applies: Applies, where_it_has: &str) {
-        if applies == Applies::No && self.has(key) && !self.is_empty_text(key) {
+    pub(super) fn only_with(&self, key: &'static str, applies: bool, where_it_has: &str) {
+        if !applies && self.has(key) && !self.is_empty_text(key) {
             self.fault(key, format!("has a meaning only with {where_it_has}; remove it, or change that"));
         }
     }
 
-    /// The table `key`. Where it is not there, `room` reads an empty one, so that defaults and missing keys have one place.
-    pub(super) fn table<T>(&self, key: &'static str, room: impl FnOnce(&Section) -> T) -> T {
+    /// The table `key`. Where it is not there, `parse` reads an empty one, so that defaults and missing keys have one place.
+    pub(super) fn table<T>(&self, key: &'static str, parse: impl FnOnce(&Section) -> T) -> T {
         let (table, offset) = match self.value(key) {
             Some(value) => match value.get_ref() {
                 DeValue::Table(table) => (Some(table), value.span().start),
@@ -142,11 +142,11 @@ impl<'a> Section<'a> {
             },
             None => (None, self.offset),
         };
-        self.file.section(table, offset, join(&self.path, key), join(&self.pattern, key)).read(room)
+        self.file.section(table, offset, join(&self.path, key), join(&self.pattern, key)).read(parse)
     }
 
-    /// The table of tables `key`: `[locations.NAME]`, with what `room` makes of each.
-    pub(super) fn named<T>(&self, key: &'static str, mut room: impl FnMut(&str, &Section) -> T) -> Vec<(String, T)> {
+    /// The table of tables `key`: `[locations.NAME]`, with what `parse` makes of each.
+    pub(super) fn named<T>(&self, key: &'static str, mut parse: impl FnMut(&str, &Section) -> T) -> Vec<(String, T)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let DeValue::Table(tables) = value.get_ref() else {
             self.fault(
@@ -167,13 +167,13 @@ impl<'a> Section<'a> {
             };
             let pattern = format!("{}.*", join(&self.pattern, key));
             let section = self.file.section(Some(table), value.span().start, path, pattern);
-            result.push((name.to_owned(), section.read(|section| room(name, section))));
+            result.push((name.to_owned(), section.read(|section| parse(name, section))));
         }
         result
     }
 
     /// The array of tables `key`: `[[jobs.NAME.sources]]`.
-    pub(super) fn tables<T>(&self, key: &'static str, mut room: impl FnMut(&Section) -> T) -> Vec<T> {
+    pub(super) fn tables<T>(&self, key: &'static str, mut parse: impl FnMut(&Section) -> T) -> Vec<T> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let expected = |value: &DeValue| {
             format!("expected tables, each under its own `[[…{key}]]`, came a value of type {}", value.type_str())
@@ -190,14 +190,14 @@ impl<'a> Section<'a> {
             };
             let path = format!("{}[{index}]", join(&self.path, key));
             let pattern = format!("{}[]", join(&self.pattern, key));
-            result.push(self.file.section(Some(table), value.span().start, path, pattern).read(&mut room));
+            result.push(self.file.section(Some(table), value.span().start, path, pattern).read(&mut parse));
         }
         result
     }
 
-    /// Lets `room` read this section, and then refuses the keys it did not ask for.
-    fn read<T>(self, room: impl FnOnce(&Section) -> T) -> T {
-        let result = room(&self);
+    /// Lets `parse` read this section, and then refuses the keys it did not ask for.
+    fn read<T>(self, parse: impl FnOnce(&Section) -> T) -> T {
+        let result = parse(&self);
         let asked = self.asked.borrow();
         for (key, _) in self.table.into_iter().flatten() {
             let name: &str = key.get_ref();
@@ -206,19 +206,6 @@ impl<'a> Section<'a> {
             }
         }
         result
-    }
-}
-
-/// Whether a key has a meaning with the values that stand beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Applies {
-    Yes,
-    No,
-}
-
-impl From<bool> for Applies {
-    fn from(applies: bool) -> Self {
-        if applies { Self::Yes } else { Self::No }
     }
 }
 

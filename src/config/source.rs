@@ -1,155 +1,116 @@
-//! `[[jobs.NAME.sources]]`: one thing that a job saves.
+//! `[[jobs.NAME.sources]]`: one thing that a job saves, and the table of the kinds of source.
+//!
+//! The module of a kind has its keys, their schema, and how they are read. What a run does with it is in `job/kinds.rs`.
+
+mod command;
+mod ebs;
+mod file;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use serde_json::{Value, json};
+
+pub use self::ebs::{AttachedTo, Ebs, OnNoMatch};
 use super::forms;
-use super::model::{Ebs, OnNoMatch, SourceKind};
 use super::reader::Section;
-use crate::format::ebs::MAX_TAGS;
-use crate::format::key::{MAX_NAME, Name};
+use super::shapes::{Object, Property, text, words};
+use crate::format::key::Name;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Tree,
-    File,
-    Command,
-    Ebs,
+/// The table: the kinds that a file may name, in the order in which messages name them.
+static KINDS: [Kind; 4] = [tree::KIND, file::KIND, command::KIND, ebs::KIND];
+
+struct Kind {
+    /// The value of `type`.
+    word: &'static str,
+    /// Its keys besides `type` and `name`, each with its schema.
+    keys: fn() -> Vec<Property>,
+    /// Reads these keys. `None` where a fault leaves no source to build.
+    read: fn(&Section, Option<&Name>) -> Option<SourceKind>,
 }
 
-/// Which types a key belongs to.
-const OWNERS: [(&str, &[Type], &str); 14] = [
-    ("path", &[Type::Tree, Type::File], "type = \"tree\" or \"file\""),
-    ("exclude", &[Type::Tree], "type = \"tree\""),
-    ("one_file_system", &[Type::Tree], "type = \"tree\""),
-    ("argv", &[Type::Command], "type = \"command\""),
-    ("allow_empty", &[Type::Command], "type = \"command\""),
-    ("volumes", &[Type::Ebs], "type = \"ebs\""),
-    ("select_tags", &[Type::Ebs], "type = \"ebs\""),
-    ("attached_to", &[Type::Ebs], "type = \"ebs\""),
-    ("tags", &[Type::Ebs], "type = \"ebs\""),
-    ("copy_volume_tags", &[Type::Ebs], "type = \"ebs\""),
-    ("on_no_match", &[Type::Ebs], "type = \"ebs\""),
-    ("concurrency", &[Type::Ebs], "type = \"ebs\""),
-    ("wait", &[Type::Ebs], "type = \"ebs\""),
-    ("wait_timeout", &[Type::Ebs], "type = \"ebs\""),
-];
-
-/// Penstock's own tags on each snapshot begin so; nobody else's may, or a snapshot could pass for one of its backups'.
-const OWN_TAGS: &str = "penstock:";
-
-/// With `-vol-0123456789abcdef0` behind it, it is still a name.
-const MAX_EBS_NAME: usize = MAX_NAME - 22;
-
-/// Far below EC2's bucket of 100 mutating requests, which the whole account shares.
-const DEFAULT_CONCURRENCY: u32 = 8;
-
-/// The first snapshot of a large volume takes hours; later ones only what changed.
-const DEFAULT_WAIT: Duration = Duration::from_hours(4);
-
-/// A source with a name; its kind is absent where that has a fault.
-pub(super) struct Named {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
     pub name: Name,
-    pub kind: Option<SourceKind>,
+    pub kind: SourceKind,
 }
 
-pub(super) fn read(section: &Section) -> Option<Named> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    Tree {
+        /// A glob; each match is an item.
+        path: String,
+        /// Globs against the path relative to the root; `**/` crosses folders.
+        exclude: Vec<String>,
+        one_file_system: bool,
+    },
+    File {
+        path: PathBuf,
+    },
+    Command {
+        argv: Vec<String>,
+        /// Whether it may write nothing at all.
+        allow_empty: bool,
+    },
+    /// Only ad hoc: `penstock backup … -`.
+    Stdin {
+        allow_empty: bool,
+    },
+    Ebs(Ebs),
+}
+
+/// A source's name, and its kind where that has no fault.
+pub(super) fn read(section: &Section) -> Option<(Name, Option<SourceKind>)> {
     let name = section.parsed("name", forms::name);
     let name = section.required("name", name, "it becomes part of the objects' keys: [a-z0-9._-]");
-    let types = [("tree", Type::Tree), ("file", Type::File), ("command", Type::Command), ("ebs", Type::Ebs)];
-    let kind = section.choice("type", &types);
-    let kind = section.required("type", kind, "expected \"tree\", \"file\", \"command\" or \"ebs\"");
-    // A tree's path is a glob, a file's is not: `[` in a file's name is only a letter.
-    let path = section.parsed("path", |path| match kind {
-        Some(Type::Tree) => forms::absolute(path).and_then(|path| forms::glob(&path)),
-        Some(Type::File | Type::Command | Type::Ebs) | None => forms::absolute(path),
-    });
-    let exclude = section.list("exclude", forms::glob);
-    let one_file_system = section.boolean("one_file_system").unwrap_or(true);
-    let argv = section.list("argv", |word| Ok(word.to_owned()));
-    let ebs = ebs(section);
-    for (key, owners, which) in OWNERS {
-        section.belongs_only(key, kind.is_none_or(|kind| owners.contains(&kind)).into(), which);
-    }
-    let built = match kind {
-        Some(Type::Tree) => section
-            .required("path", path, "the folder to save, a glob: one item for each match")
-            .map(|path| SourceKind::Tree { path, exclude, one_file_system }),
-        Some(Type::File) => section
-            .required("path", path, "the file to save")
-            .map(|path| SourceKind::File { path: PathBuf::from(path) }),
-        Some(Type::Command) => Some(command(section, argv)),
-        Some(Type::Ebs) => {
-            selection(section, &ebs);
-            if let Some(long) = name.as_ref().map(|name| name.as_str().len()).filter(|length| *length > MAX_EBS_NAME) {
-                let why = "a volume's ID is added to it for each item's name";
-                section.fault("name", format!("is {long} characters long; expected at most {MAX_EBS_NAME}: {why}"));
+    let kind = section.choice("type", &KINDS.each_ref().map(|kind| (kind.word, kind)));
+    let kind =
+        section.required("type", kind, &format!("expected {}", alternatives(&KINDS.each_ref().map(|kind| kind.word))));
+    for (key, (_, owners)) in keys() {
+        match kind {
+            Some(kind) if !owners.contains(&kind.word) => {
+                section.only_with(key, false, &format!("type = {}", alternatives(&owners)));
             }
-            Some(SourceKind::Ebs(ebs))
+            // A known key, also where the type has a fault.
+            Some(_) | None => drop(section.value(key)),
         }
-        None => None,
-    };
-    Some(Named { name: name?, kind: built })
-}
-
-fn command(section: &Section, argv: Vec<String>) -> SourceKind {
-    if argv.first().is_none_or(String::is_empty) && !section.is_faulty("argv") {
-        section.fault("argv", "names no program; expected a command such as [\"pg_dump\", \"shop\"]");
     }
-    SourceKind::Command { argv, allow_empty: section.boolean("allow_empty").unwrap_or(false) }
+    let kind = kind.and_then(|kind| (kind.read)(section, name.as_ref()));
+    Some((name?, kind))
 }
 
-/// What the keys of an `ebs` source say, each by itself.
-fn ebs(section: &Section) -> Ebs {
-    let volumes = section.list("volumes", forms::volume);
-    let wait = section.boolean("wait").unwrap_or(true);
-    let wait_timeout = section.duration("wait_timeout");
-    section.belongs_only("wait_timeout", wait.into(), "wait = true");
-    let none = [("error", OnNoMatch::Error), ("warn", OnNoMatch::Warn), ("ignore", OnNoMatch::Ignore)];
-    Ebs {
-        volumes,
-        select_tags: ebs_tags(section, "select_tags", forms::tag),
-        attached_to: section.parsed("attached_to", forms::attached_to),
-        on_no_match: section.choice("on_no_match", &none).unwrap_or_default(),
-        tags: ebs_tags(section, "tags", |key, value| match forms::tag(key, value) {
-            Ok(()) if key.starts_with(OWN_TAGS) => {
-                Err(format!("begins with {OWN_TAGS}, which Penstock keeps for itself; expected another"))
-            }
-            checked => checked,
-        }),
-        copy_volume_tags: section.boolean("copy_volume_tags").unwrap_or(true),
-        concurrency: section.integer("concurrency", 1..=100).unwrap_or(DEFAULT_CONCURRENCY) as usize,
-        wait: wait.then_some(wait_timeout.unwrap_or(DEFAULT_WAIT)),
-    }
+pub(super) fn schema() -> Value {
+    let own = [
+        words("type", "What it is.", &KINDS.each_ref().map(|kind| kind.word)),
+        text("name", "Names the item in the backup, once in a job: [a-z0-9._-]."),
+    ];
+    let of_kinds = keys().into_iter().map(|(key, (schema, _))| (key, schema));
+    Object("One thing that a job saves.", &["type", "name"]).of(own.into_iter().chain(of_kinds))
 }
 
-fn ebs_tags(
-    section: &Section,
-    key: &'static str,
-    check: impl Fn(&str, &str) -> Result<(), String>,
-) -> BTreeMap<String, String> {
-    let tags = section.pairs(key, check);
-    if tags.len() > MAX_TAGS {
-        section.fault(key, format!("has {} tags; EC2 keeps at most {MAX_TAGS} on a resource", tags.len()));
-    }
-    tags
-}
-
-/// Volumes are named, or selected by tags, or by where they are attached.
-fn selection(section: &Section, ebs: &Ebs) {
-    let empty = |key: &'static str, none: bool| {
-        if none && !section.is_faulty(key) {
-            let what = if section.has(key) { "is empty" } else { "is missing" };
-            section.fault(key, format!("{what}; name the volumes, or select them with select_tags or attached_to"));
+/// The keys of all kinds, each with its schema, described for every kind that has it, and the words of these kinds.
+fn keys() -> BTreeMap<&'static str, (Value, Vec<&'static str>)> {
+    let mut keys = BTreeMap::<_, (Value, Vec<_>)>::new();
+    for kind in &KINDS {
+        for (key, schema) in (kind.keys)() {
+            let text = format!("{}: {}", kind.word, schema["description"].as_str().unwrap_or_default());
+            let (known, owners) = keys.entry(key).or_insert((schema, Vec::new()));
+            known["description"] = match known["description"].as_str() {
+                Some(others) if !owners.is_empty() => json!(format!("{others} {text}")),
+                _ => json!(text),
+            };
+            owners.push(kind.word);
         }
-    };
-    match (section.has("volumes"), section.has("select_tags")) {
-        (true, true) => {
-            section.fault("select_tags", "stands beside volumes; expected one of the two, remove the other");
-        }
-        (true, false) => empty("volumes", ebs.volumes.is_empty()),
-        (false, true) => empty("select_tags", ebs.select_tags.is_empty()),
-        (false, false) => empty("volumes", ebs.attached_to.is_none() && !section.is_faulty("attached_to")),
+    }
+    keys
+}
+
+/// `"tree", "file" or "ebs"`.
+fn alternatives(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    match quoted.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => quoted.concat(),
     }
 }

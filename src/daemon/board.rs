@@ -18,8 +18,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::state::{Ended, Fault, Record};
+use super::state::{Ended, Record};
 use crate::config::{self, Config};
+use crate::error::Report;
 use crate::format::key::Name;
 use crate::job::Progress;
 use crate::metrics::{Metrics, Outcome};
@@ -65,7 +66,7 @@ pub(super) struct Start {
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
     pub(super) backup: Option<String>,
-    pub(super) error: Option<Fault>,
+    pub(super) error: Option<Report>,
     /// When the backup was committed, if it is a good one.
     pub(super) good: Option<Timestamp>,
 }

@@ -18,24 +18,23 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// Until the daemon stops.
 pub(super) async fn run(daemon: Arc<Daemon>) {
+    let stop = daemon.stop.clone();
+    let _ = stop.run_until_cancelled(rounds(daemon)).await;
+}
+
+async fn rounds(daemon: Arc<Daemon>) {
     let mut last: HashMap<String, Instant> = HashMap::new();
     loop {
-        let (config, locations) = {
-            let inside = daemon.lock();
-            (Arc::clone(&inside.config), inside.locations.clone())
-        };
+        let locations = daemon.lock().locations.clone();
         last.retain(|name, _| locations.contains_key(name));
         for (name, location) in locations {
             let due = last.get(&name).is_none_or(|at| at.elapsed() >= EVERY);
             if due && location.health().is_up() {
                 last.insert(name, Instant::now());
                 let spared = daemon.lock().board.about_to_run();
-                daemon.runner.chores(&config, &location, spared).await;
+                daemon.runner.chores(&location.open, &spared).await;
             }
         }
-        tokio::select! {
-            () = daemon.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

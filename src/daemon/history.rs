@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use super::state::Fault;
+use crate::error::Report;
 
 /// How many are kept.
 const LENGTH: usize = 20;
@@ -34,7 +34,7 @@ pub(super) struct Failure {
     pub(super) about: About,
     /// Empty for the configuration.
     pub(super) name: String,
-    pub(super) fault: Fault,
+    pub(super) report: Report,
 }
 
 /// Cheap to clone; all clones are one history.
@@ -45,17 +45,22 @@ pub(super) struct History {
 
 impl History {
     /// Logs the failure and keeps it.
-    pub(super) fn failed(&self, about: About, name: &str, fault: &Fault) {
-        let Fault { class, message, remedy } = fault;
+    pub(super) fn failed(&self, about: About, name: &str, report: &Report) {
+        let Report { class, message, remedy, .. } = report;
         let (message, remedy) = (message.replace('\n', "; "), remedy.as_deref());
         match about {
             About::Job => tracing::error!(job = name, %class, remedy, "{message}"),
             About::Location => tracing::error!(location = name, %class, remedy, "{message}"),
             About::Configuration => tracing::error!(%class, remedy, "{message}"),
         }
+        self.keep(about, name, report);
+    }
+
+    /// Keeps a failure that was logged where it was handled.
+    pub(super) fn keep(&self, about: About, name: &str, report: &Report) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.truncate(LENGTH - 1);
-        failures.push_front(Failure { at: Timestamp::now(), about, name: name.to_owned(), fault: fault.clone() });
+        failures.push_front(Failure { at: Timestamp::now(), about, name: name.to_owned(), report: report.clone() });
     }
 
     /// Newest first.

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -20,15 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Fingerprint;
 use super::history::{About, History};
-use super::state::Fault;
 use crate::config;
-use crate::disks::Disks;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
-use crate::metrics::{self, Metrics};
-use crate::retry::Endpoint;
-use crate::snapshot;
-use crate::store::Store;
+use crate::location::{self, Connect};
+use crate::process::Process;
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
 const CHECK_EVERY: Duration = Duration::from_mins(5);
@@ -40,29 +35,6 @@ const LONGEST_LOOK: Duration = Duration::from_mins(2);
 /// Below the cluster's prefix; no job's name begins with a dot.
 const NOTHING: &str = ".penstock-check/";
 
-/// How the daemon gets at locations; `cli` plugs the adapter in.
-pub trait Connect: Send + Sync {
-    /// Reads files, talks to nobody.
-    ///
-    /// # Errors
-    /// When the location cannot be used as it is configured.
-    fn connect(&self, location: &config::Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report>;
-}
-
-/// One location that is open.
-#[async_trait]
-pub trait Remote: Send + Sync {
-    fn store(&self) -> Arc<dyn Store>;
-
-    fn disks(&self) -> Arc<dyn Disks>;
-
-    /// When the credentials that hold now expire, after obtaining them if none do; `None` for those that do not expire.
-    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
-
-    /// When the first certificate of the CA bundle expires.
-    fn certificate_expiry(&self) -> Option<Timestamp>;
-}
-
 #[derive(Debug, Clone, Default)]
 pub(super) enum Credentials {
     #[default]
@@ -70,14 +42,14 @@ pub(super) enum Credentials {
     Valid {
         expiry: Option<Timestamp>,
     },
-    Refused(Fault),
+    Refused(Report),
 }
 
 /// What the last look found.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     pub(super) credentials: Credentials,
-    pub(super) checked: Option<(Timestamp, Result<(), Fault>)>,
+    pub(super) checked: Option<(Timestamp, Result<(), Report>)>,
 }
 
 impl Health {
@@ -105,16 +77,10 @@ impl Health {
 
 /// One open location and its looking task, which ends with it.
 pub(super) struct Location {
-    pub(super) config: config::Location,
+    pub(super) open: location::Location,
     certificate: Option<Fingerprint>,
     /// A prefix with nothing below it.
     probe: String,
-    pub(super) remote: Arc<dyn Remote>,
-    /// What all uploads there have learned about it: how much it takes, and how often it fails.
-    pub(super) endpoint: Endpoint,
-    /// One for all runs: they share its pace.
-    pub(super) snapshots: snapshot::Service,
-    metrics: metrics::Location,
     health: Mutex<Health>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -129,23 +95,20 @@ pub(super) fn open(
     config: &config::Config,
     old: &Locations,
     connect: &dyn Connect,
-    metrics: &Metrics,
+    process: &Process,
 ) -> Result<Locations, Report> {
     let mut opened = Locations::new();
     for (name, wanted) in &config.locations {
         let certificate = wanted.certificate.as_ref().map(Fingerprint::of);
-        let kept = old.get(name).filter(|old| old.config == *wanted && old.certificate == certificate);
+        let kept = old.get(name).filter(|old| *old.open.config == *wanted && old.certificate == certificate);
         let location = if let Some(location) = kept {
             Arc::clone(location)
         } else {
-            let metrics = metrics.location(name);
-            let remote = connect.connect(wanted, &metrics)?;
-            metrics.certificate_expiry(remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64()));
+            let open = location::Location::open(connect, wanted, (&config.cluster, &config.node), process)?;
+            let expiry = open.remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64());
+            open.endpoint.metrics().certificate_expiry(expiry);
             let probe = cluster_prefix(&wanted.prefix, &config.cluster) + NOTHING;
-            let endpoint = Endpoint::new(metrics.clone(), wanted.upload.concurrency.into());
-            let snapshots = snapshot::Service::new(remote.disks());
-            let (health, task, config) = (Mutex::default(), Mutex::default(), wanted.clone());
-            Arc::new(Location { config, certificate, probe, remote, endpoint, snapshots, metrics, health, task })
+            Arc::new(Location { open, certificate, probe, health: Mutex::default(), task: Mutex::default() })
         };
         opened.insert(name.clone(), location);
     }
@@ -199,13 +162,13 @@ impl Location {
 
     /// Returns how long nothing need be looked at.
     async fn look(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
-        let credentials = self.within_time(self.remote.credentials()).await;
+        let credentials = self.within_time(self.open.remote.credentials()).await;
         let usable = credentials.as_ref().map(drop).map_err(Clone::clone);
         self.note_credentials(credentials, history);
         if usable.is_ok() && last_good.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
             return CREDENTIALS_EVERY;
         }
-        let store = self.remote.store();
+        let store = self.open.remote.store();
         let result = match usable {
             Ok(()) => self.within_time(store.list(&self.probe, None)).await.map(drop),
             Err(fault) => Err(fault),
@@ -215,14 +178,14 @@ impl Location {
         if last_good.is_some() { CREDENTIALS_EVERY } else { AGAIN_AFTER }
     }
 
-    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Fault> {
+    async fn within_time<T>(&self, look: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Report> {
         match tokio::time::timeout(LONGEST_LOOK, look).await {
-            Ok(result) => result.map_err(|error| error.report().into()),
-            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}")).into()),
+            Ok(result) => result.map_err(|error| error.report()),
+            Err(_) => Err(Report::new(Class::Timeout, format!("no answer within {LONGEST_LOOK:?}"))),
         }
     }
 
-    fn note_credentials(&self, found: Result<Option<SystemTime>, Fault>, history: &History) {
+    fn note_credentials(&self, found: Result<Option<SystemTime>, Report>, history: &History) {
         let found = match found {
             Ok(expiry) => Credentials::Valid { expiry: expiry.and_then(|expiry| Timestamp::try_from(expiry).ok()) },
             Err(fault) => Credentials::Refused(fault),
@@ -230,18 +193,18 @@ impl Location {
         let before = std::mem::replace(&mut self.lock().credentials, found.clone());
         match (before, found) {
             (Credentials::Refused(old), Credentials::Refused(new)) if old.class == new.class => {}
-            (_, Credentials::Refused(fault)) => history.failed(About::Location, &self.config.name, &fault),
+            (_, Credentials::Refused(fault)) => history.failed(About::Location, self.open.name(), &fault),
             (Credentials::Refused(_) | Credentials::Unknown, Credentials::Valid { expiry }) => {
                 let expiry = expiry.map(tracing::field::display);
-                tracing::info!(location = self.config.name, expiry, "credentials obtained");
+                tracing::info!(location = self.open.name(), expiry, "credentials obtained");
             }
             (Credentials::Valid { .. }, Credentials::Valid { .. }) | (_, Credentials::Unknown) => {}
         }
     }
 
-    fn note_check(&self, found: Result<(), Fault>, history: &History) {
+    fn note_check(&self, found: Result<(), Report>, history: &History) {
         let now = Timestamp::now();
-        self.metrics.checked(found.as_ref().map(drop).map_err(drop), now.as_duration().as_secs_f64());
+        self.open.endpoint.metrics().checked(found.as_ref().map(drop).map_err(drop), now.as_duration().as_secs_f64());
         let (before, refused) = {
             let mut health = self.lock();
             let before = health.checked.replace((now, found.clone()));
@@ -251,9 +214,9 @@ impl Location {
             (Some(Err(old)), Err(new)) if old.class == new.class => {}
             // Said already, when the credentials were looked at.
             (_, Err(_)) if refused => {}
-            (_, Err(fault)) => history.failed(About::Location, &self.config.name, &fault),
+            (_, Err(fault)) => history.failed(About::Location, self.open.name(), &fault),
             (Some(Ok(())), Ok(())) => {}
-            (None | Some(Err(_)), Ok(())) => tracing::info!(location = self.config.name, "the location is up"),
+            (None | Some(Err(_)), Ok(())) => tracing::info!(location = self.open.name(), "the location is up"),
         }
     }
 }

@@ -12,13 +12,13 @@
 
 mod admin;
 mod board;
+mod callers;
 mod chores;
 mod control;
 mod files;
 mod history;
 mod locations;
 mod reload;
-mod room;
 mod runner;
 mod schedule;
 mod scheduler;
@@ -38,16 +38,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LogLevel};
 use crate::error::{Class, Classify, Report};
+use crate::location::Connect;
 use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::state::{Holder, StateDir};
 use board::Board;
 pub use control::{Answer, Client, Request};
+use history::History;
 use locations::Locations;
-pub use locations::{Connect, Remote};
 use runner::Runner;
 use scheduler::Scheduler;
-use state::{Fault, State};
-pub use status::{Failed, LastRun, RunningStatus, Status};
+use state::State;
+pub use status::{LastRun, RunningStatus, Status, when};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -123,7 +125,7 @@ struct Inside {
     config: Arc<Config>,
     loaded: Timestamp,
     /// What was wrong with the file when it was last read.
-    refused: Option<(Timestamp, Fault)>,
+    refused: Option<(Timestamp, Report)>,
     board: Board,
     locations: Locations,
     /// Locations that left, until no run uses them: their series go then.
@@ -139,8 +141,7 @@ struct Inside {
 pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
     let local = |action, object: String| move |error| Error::Local { action, object, error };
     let _lock = StateDir::lock(&setup.config.state_dir, Holder::Daemon)?;
-    let state_dir = setup.config.state_dir.display().to_string();
-    let state = State::open(&setup.config.state_dir).map_err(local("making the state directory", state_dir))?;
+    let state = State::open(&setup.config.state_dir)?;
     let daemon = Arc::new(Daemon::new(setup, &state, stop)?);
     let config = Arc::clone(&daemon.lock().config);
     let socket = control::Socket::bind(&config.admin.socket).await.map_err(Error::Setup)?;
@@ -179,17 +180,18 @@ impl Daemon {
         set_log_level(config.log.level);
         let tls = admin::Tls::default();
         tls.replace(admin::Tls::load(&config.admin).map_err(Error::Setup)?);
-        let opened = locations::open(&config, &Locations::new(), connect.as_ref(), &metrics);
+        let process = Process::of(&config, metrics);
+        let opened = locations::open(&config, &Locations::new(), connect.as_ref(), &process);
         let inside = Inside {
             loaded: now,
             refused: None,
-            board: Board::new(&config, metrics.clone(), now, |job| state.load(job)),
+            board: Board::new(&config, process.metrics.clone(), now, |job| state.load(job)),
             locations: opened.map_err(Error::Setup)?,
             left: Vec::new(),
             beat: Instant::now(),
             config: Arc::new(config),
         };
-        let runner = Runner::new(&inside.config, metrics);
+        let runner = Runner { process, history: History::default() };
         let panicked = notice_panics();
         let (forgetful, inside) = (AtomicBool::new(false), Mutex::new(inside));
         Ok(Self { file, started: now, connect, set_log_level, runner, tls, panicked, forgetful, stop, inside })
@@ -207,8 +209,9 @@ impl Daemon {
 
     /// With the numbers that are kept elsewhere brought in.
     fn observed_metrics(&self) -> &Metrics {
-        self.runner.metrics.observe_budget(&self.runner.budget);
-        &self.runner.metrics
+        let Process { budget, metrics, .. } = &self.runner.process;
+        metrics.observe_budget(budget);
+        metrics
     }
 
     /// Whether the process makes progress.
@@ -236,7 +239,7 @@ impl Daemon {
         let locations = self.lock().locations.clone();
         let objections = locations.values().filter_map(|location| {
             let why = location.health().objection(now)?;
-            Some(format!("location {}: {why}", location.config.name))
+            Some(format!("location {}: {why}", location.open.name()))
         });
         let objections: Vec<_> = objections.collect();
         if objections.is_empty() { Ok(()) } else { Err(objections.join("; ")) }
@@ -257,7 +260,7 @@ impl Daemon {
             board.jobs().filter(|job| job.running.is_some()).map(|job| job.job.location.clone()).collect();
         left.retain(|name| {
             if !used.contains(name) && !config.locations.contains_key(name) {
-                self.runner.metrics.forget_location(name);
+                self.runner.process.metrics.forget_location(name);
             }
             used.contains(name)
         });

@@ -15,26 +15,28 @@ impl Daemon {
     /// Reads the file again, and everything it names that is read at once.
     pub(super) fn reload(&self, state: &State) -> Result<(), Report> {
         let result = self.try_reload(state);
-        self.runner.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
+        self.runner.process.metrics.config_reloaded(result.as_ref().map(drop).map_err(drop));
         if let Err(report) = &result {
-            let fault = report.clone().into();
-            self.runner.history.failed(About::Configuration, "", &fault);
+            self.runner.history.failed(About::Configuration, "", report);
             tracing::error!("the configuration was refused; the old one goes on");
-            self.lock().refused = Some((Timestamp::now(), fault));
+            self.lock().refused = Some((Timestamp::now(), report.clone()));
         }
         result
     }
 
     fn try_reload(&self, state: &State) -> Result<(), Report> {
-        let config = Config::load(&self.file, &System).map_err(|faults| faults.report())?;
+        let mut config = Config::load(&self.file, &System).map_err(|faults| faults.report())?;
         let tls = admin::Tls::load(&config.admin)?;
         let (old, opened) = {
             let inside = self.lock();
             (Arc::clone(&inside.config), inside.locations.clone())
         };
-        let opened = locations::open(&config, &opened, self.connect.as_ref(), &self.runner.metrics)?;
+        let waiting = needs_restart(&old, &config);
+        (config.cluster, config.node) = (old.cluster.clone(), old.node.clone());
+        config.state_dir.clone_from(&old.state_dir);
+        let opened = locations::open(&config, &opened, self.connect.as_ref(), &self.runner.process)?;
         // From here on nothing fails.
-        for setting in needs_restart(&old, &config) {
+        for setting in waiting {
             tracing::warn!(setting, "the setting has changed, and takes effect with the next start");
         }
         (self.set_log_level)(config.log.level);

@@ -13,15 +13,13 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
+use crate::backoff::Backoff;
 use crate::config::Cron;
 use crate::error::{Class, Retry};
 use crate::format::key::Name;
 
-/// Before the first retry of a failed run; it doubles with each.
-const FIRST_RETRY: Duration = Duration::from_mins(1);
-
-/// Between retries, the node's own share not counted.
-const LONGEST_RETRY: Duration = Duration::from_mins(30);
+/// Before a failed run is made again: a minute to half an hour, and up to half as much more, which is the node's own share.
+const RETRIES: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_mins(30), (100, 150));
 
 /// Enough to see a week of daily runs with its week-end, and a day of hourly ones with its night.
 const LOOK_AHEAD: usize = 50;
@@ -76,16 +74,15 @@ pub(super) fn longest_gap(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Opt
     Some(longest)
 }
 
-/// A number of 0 to 1 that only depends on node and job.
-fn share(node: &Name, job: &Name) -> f64 {
+/// A number that only depends on node and job.
+fn share(node: &Name, job: &Name) -> u32 {
     let digest = Sha256::digest(format!("{node}/{job}"));
-    let number = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
-    f64::from(number) / (f64::from(u32::MAX) + 1.0)
+    digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
 }
 
 /// What is added to each start, less than `jitter`, in whole milliseconds.
 pub(super) fn delay(node: &Name, job: &Name, jitter: Duration) -> Duration {
-    let delay = jitter.mul_f64(share(node, job));
+    let delay = jitter.mul_f64(f64::from(share(node, job)) / (f64::from(u32::MAX) + 1.0));
     Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -97,8 +94,7 @@ pub(super) fn retry_pause(class: Class, retries: u32, node: &Name, job: &Name) -
         Retry::Once => retries == 0,
         Retry::BackOff => true,
     };
-    let pause = FIRST_RETRY.saturating_mul(1 << retries.min(16)).min(LONGEST_RETRY);
-    again.then(|| pause + pause.mul_f64(share(node, job) / 2.0))
+    again.then(|| RETRIES.pause(retries, u64::from(share(node, job)) << 32))
 }
 
 #[cfg(test)]
@@ -251,7 +247,7 @@ mod tests {
             assert!(pauses(class).is_empty(), "{class}");
         }
         assert_eq!(pauses(Class::CredentialsExpired).len(), 1);
-        let own = share(&node, &job) / 2.0 + 1.0;
+        let own = f64::from(share(&node, &job)) / f64::from(u32::MAX) / 2.0 + 1.0;
         let minutes = |pause: &Duration| pause.div_f64(own).as_secs_f64() / 60.0;
         let minutes: Vec<String> =
             pauses(Class::Transient).iter().map(|pause| format!("{:.0}", minutes(pause))).collect();

@@ -103,16 +103,13 @@ impl Scheduler {
     }
 
     fn start(&mut self, start: Start) {
-        let (config, location) = {
-            let inside = self.daemon.lock();
-            (Arc::clone(&inside.config), inside.locations.get(&start.job.location).cloned())
-        };
+        let location = self.daemon.lock().locations.get(&start.job.location).cloned();
         let Some(location) = location else {
             // The configuration refuses a job without its location, and both are replaced together.
             return self.finish(&start.job.name, internal("the job's location is not open"));
         };
         let (runner, name) = (self.daemon.runner.clone(), start.job.name.clone());
-        let task = self.runs.spawn(async move { Box::pin(runner.run(&config, &location, &start)).await });
+        let task = self.runs.spawn(async move { Box::pin(runner.run(&location.open, &start)).await });
         self.jobs.insert(task.id(), name);
     }
 
@@ -133,7 +130,7 @@ impl Scheduler {
             inside.board.running().next().is_none()
         };
         if idle {
-            self.daemon.runner.budget.release();
+            self.daemon.runner.process.budget.release();
         }
         self.daemon.forget_left();
     }
@@ -217,7 +214,7 @@ impl Scheduler {
 
 fn internal(why: &str) -> Verdict {
     let report = Report::new(Class::Internal, why).remedy("this is a bug in Penstock: please report it");
-    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report.into()), good: None }
+    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report), good: None }
 }
 
 /// What cannot be written now is tried again with the next heartbeat. Said once until it can be: for all jobs, which share the disk.
@@ -225,7 +222,7 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
     let mut first = None;
     for (job, record) in records {
         if let Err(error) = state.save(job, record) {
-            daemon.runner.metrics.state_not_written();
+            daemon.runner.process.metrics.state_not_written();
             daemon.lock().board.keep_unsaved(job, record);
             first.get_or_insert((job, error));
         }
@@ -240,7 +237,7 @@ fn save(daemon: &Daemon, state: &State, records: &[(Name, Record)]) {
             let report = Report::new(Class::Local, message);
             let report =
                 report.remedy("make room there: it is tried again, but a restart now forgets how jobs last ended");
-            daemon.runner.history.failed(About::Job, job.as_str(), &report.into());
+            daemon.runner.history.failed(About::Job, job.as_str(), &report);
         }
         (None, true) => tracing::info!("what the daemon remembers is written to state_dir again"),
         (Some(_), true) | (None, false) => {}

@@ -5,7 +5,7 @@
 //! its file, and finds it when it comes back.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Class, Report};
 use crate::format::key::Name;
 use crate::metrics::Outcome;
+use crate::state::{self, make_folder, replace};
 
 /// A record is some hundred bytes, and an error's message some thousand at most.
 const MAX_RECORD: u64 = 256 << 10;
@@ -44,21 +45,7 @@ pub(super) struct Ended {
     pub(super) outcome: Outcome,
     /// The committed backup.
     pub(super) backup: Option<String>,
-    pub(super) error: Option<Fault>,
-}
-
-/// A failure as it is remembered and shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Fault {
-    pub(super) class: Class,
-    pub(super) message: String,
-    pub(super) remedy: Option<String>,
-}
-
-impl From<Report> for Fault {
-    fn from(report: Report) -> Self {
-        Self { class: report.class, message: report.message, remedy: report.remedy }
-    }
+    pub(super) error: Option<Report>,
 }
 
 /// The folder of the records.
@@ -70,9 +57,9 @@ pub(super) struct State {
 impl State {
     /// # Errors
     /// When the folder cannot be made.
-    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(state_dir: &Path) -> Result<Self, state::Error> {
         let folder = state_dir.join("jobs");
-        fs::create_dir_all(&folder)?;
+        make_folder(&folder)?;
         Ok(Self { folder })
     }
 
@@ -94,13 +81,8 @@ impl State {
 
     /// # Errors
     /// When the record is not on the disk; the old one still is.
-    pub(super) fn save(&self, job: &Name, record: &Record) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        serde_json::to_writer(&mut file, record)?;
-        file.flush()?;
-        file.as_file().sync_all()?;
-        file.persist(self.path(job))?;
-        Ok(())
+    pub(super) fn save(&self, job: &Name, record: &Record) -> Result<(), state::Error> {
+        replace(&self.path(job), &serde_json::to_vec(record).expect("a record has only string keys"))
     }
 }
 
@@ -129,7 +111,7 @@ mod tests {
                 finished: at(2),
                 outcome: Outcome::Failure,
                 backup: None,
-                error: Some(fault.into()),
+                error: Some(fault),
             }),
             last_success: Some(at(5)),
         };

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Daemon;
 use super::board::{Cause, Entry, Running};
 use super::locations::{Credentials, Location};
-use super::state::{Ended, Fault};
+use super::state::Ended;
+use crate::error::Report;
 use crate::metrics::Outcome;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ pub struct LocationStatus {
     /// `None` until it was looked at.
     pub up: Option<bool>,
     pub last_check: Option<Timestamp>,
-    pub error: Option<Failed>,
+    pub error: Option<Report>,
     /// `unknown`, `valid` or `refused`.
     pub credentials: String,
     /// `None` for credentials that do not expire.
@@ -102,14 +103,7 @@ pub struct LastRun {
     pub outcome: Outcome,
     /// The committed backup's ID.
     pub backup: Option<String>,
-    pub error: Option<Failed>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failed {
-    pub class: String,
-    pub message: String,
-    pub remedy: Option<String>,
+    pub error: Option<Report>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,20 +114,13 @@ pub struct ErrorStatus {
     /// Of the job or location; empty for the configuration.
     pub name: String,
     #[serde(flatten)]
-    pub failed: Failed,
-}
-
-impl From<&Fault> for Failed {
-    fn from(fault: &Fault) -> Self {
-        let Fault { class, message, remedy } = fault.clone();
-        Self { class: class.to_string(), message, remedy }
-    }
+    pub report: Report,
 }
 
 impl From<&Ended> for LastRun {
     fn from(ended: &Ended) -> Self {
         let Ended { started, finished, outcome, backup, error } = ended.clone();
-        Self { started, finished, outcome, backup, error: error.as_ref().map(Failed::from) }
+        Self { started, finished, outcome, backup, error }
     }
 }
 
@@ -151,9 +138,9 @@ impl Cause {
 impl Status {
     pub(super) fn of(daemon: &Daemon, now: Timestamp) -> Self {
         let not_ready = daemon.readiness(now).err();
-        let (budget, history) = (&daemon.runner.budget, daemon.runner.history.list());
+        let (budget, history) = (&daemon.runner.process.budget, daemon.runner.history.list());
         let inside = daemon.lock();
-        let refused = inside.refused.as_ref().map(|(at, fault)| error(*at, "configuration", "", fault));
+        let refused = inside.refused.as_ref().map(|(at, report)| error(*at, "configuration", "", report));
         Self {
             version: super::VERSION.to_owned(),
             cluster: inside.config.cluster.to_string(),
@@ -168,14 +155,14 @@ impl Status {
             jobs: inside.board.jobs().map(job_status).collect(),
             errors: history
                 .iter()
-                .map(|failure| error(failure.at, failure.about.as_str(), &failure.name, &failure.fault))
+                .map(|failure| error(failure.at, failure.about.as_str(), &failure.name, &failure.report))
                 .collect(),
         }
     }
 }
 
-fn error(at: Timestamp, kind: &str, name: &str, fault: &Fault) -> ErrorStatus {
-    ErrorStatus { at, kind: kind.to_owned(), name: name.to_owned(), failed: fault.into() }
+fn error(at: Timestamp, kind: &str, name: &str, report: &Report) -> ErrorStatus {
+    ErrorStatus { at, kind: kind.to_owned(), name: name.to_owned(), report: report.clone() }
 }
 
 fn location_status(location: &Location) -> LocationStatus {
@@ -186,15 +173,15 @@ fn location_status(location: &Location) -> LocationStatus {
         Credentials::Refused(_) => ("refused", None),
     };
     LocationStatus {
-        name: location.config.name.clone(),
-        bucket: location.config.bucket.clone(),
-        region: location.config.region.clone(),
+        name: location.open.config.name.clone(),
+        bucket: location.open.config.bucket.clone(),
+        region: location.open.config.region.clone(),
         up: health.checked.as_ref().map(|(_, result)| result.is_ok()),
         last_check: health.checked.as_ref().map(|(at, _)| *at),
-        error: health.checked.and_then(|(_, result)| result.err()).as_ref().map(Failed::from),
+        error: health.checked.and_then(|(_, result)| result.err()),
         credentials: credentials.to_owned(),
         credentials_expire,
-        certificate_expires: location.remote.certificate_expiry(),
+        certificate_expires: location.open.remote.certificate_expiry(),
     }
 }
 
@@ -214,6 +201,20 @@ pub(super) fn running_status(running: &Running) -> RunningStatus {
     }
 }
 
+/// `in 5m 3s`, `2h 1m ago`.
+#[must_use]
+pub fn when(at: Timestamp, now: Timestamp) -> String {
+    let away = at.duration_since(now);
+    let seconds = away.unsigned_abs().as_secs();
+    let text = match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d", seconds / 86_400),
+    };
+    if away.is_positive() { format!("in {text}") } else { format!("{text} ago") }
+}
+
 fn job_status(entry: &Entry) -> JobStatus {
     JobStatus {
         name: entry.job.name.to_string(),
@@ -226,5 +227,25 @@ fn job_status(entry: &Entry) -> JobStatus {
         running: entry.running.as_ref().map(running_status),
         last: entry.record.last.as_ref().map(LastRun::from),
         last_success: entry.record.last_success,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_by_their_distance() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (away, text) in [
+            (50, "in 50s"),
+            (-50, "50s ago"),
+            (603, "in 10m 3s"),
+            (-7_300, "2h 1m ago"),
+            (900_000, "in 10d"),
+            (0, "0s ago"),
+        ] {
+            assert_eq!(when(now + jiff::SignedDuration::from_secs(away), now), text);
+        }
     }
 }

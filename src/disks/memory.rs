@@ -80,8 +80,8 @@ pub fn volume(id: &VolumeId, tags: &[(&str, &str)]) -> Volume {
 /// An error as the service would send it.
 #[must_use]
 pub fn error(operation: &'static str, class: Class, status: u16, code: &str) -> Error {
-    let local = Error::local(operation, "memory", class, "as the test wants it");
-    Error { service: "ec2", status: Some(status), code: Some(code.to_owned()), ..local }
+    let local = Error::at("ec2", operation, "memory", class, "as the test wants it");
+    Error { status: Some(status), code: Some(code.to_owned()), ..local }
 }
 
 impl MemoryDisks {

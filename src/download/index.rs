@@ -10,12 +10,12 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Context, Error};
+use super::Error;
 use crate::error::Classify as _;
 use crate::format::index::{self, Reader};
 use crate::format::key::ObjectKey;
 use crate::format::manifest::{IndexObject, Stream};
-use crate::retry::Attempts;
+use crate::location::Location;
 use crate::store::Download;
 
 /// A longer index goes into a temporary file.
@@ -82,23 +82,18 @@ impl IndexFile {
 ///
 /// # Errors
 /// When it cannot be fetched, is not the object the manifest describes, or there is no room for it.
-pub async fn fetch(ctx: &Context, stream: &Stream) -> Result<IndexFile, Error> {
-    let mut attempts = Attempts::default();
-    loop {
-        match attempt(ctx, &stream.index).await {
-            Ok(data) => return Ok(IndexFile { key: stream.index.key.clone(), data }),
-            Err(error) => {
-                if !attempts.wait(error.class()).await {
-                    return Err(error);
-                }
-                tracing::debug!(%error, "fetching the index again");
-            }
-        }
+pub async fn fetch(location: &Location, stream: &Stream) -> Result<IndexFile, Error> {
+    let mut data = attempt(location, &stream.index).await;
+    if let Err(error @ Error::Object { .. }) = &data {
+        tracing::debug!(%error, "fetching the index again");
+        location.endpoint.once_more("s3", error.class()).await;
+        data = attempt(location, &stream.index).await;
     }
+    Ok(IndexFile { key: stream.index.key.clone(), data: data? })
 }
 
-async fn attempt(ctx: &Context, index: &IndexObject) -> Result<Data, Error> {
-    let download = ctx.store.get(&index.key, None).await?;
+async fn attempt(location: &Location, index: &IndexObject) -> Result<Data, Error> {
+    let download = location.store.get(&index.key, None).await.map_err(Error::store(&index.key))?;
     if download.length != index.size {
         let (expected, found) = (index.size.to_string(), download.length.to_string());
         return Err(Error::Object { key: index.key.clone(), field: "the size", expected, found });
@@ -120,7 +115,7 @@ async fn attempt(ctx: &Context, index: &IndexObject) -> Result<Data, Error> {
 async fn into_memory(mut download: Download, index: &IndexObject, digest: &mut Sha256) -> Result<Data, Error> {
     let mut bytes = Vec::with_capacity(usize::try_from(index.size).unwrap_or_default());
     while let Some(piece) = download.body.next().await {
-        let piece = piece?;
+        let piece = piece.map_err(Error::store(&index.key))?;
         digest.update(&piece);
         bytes.extend_from_slice(&piece);
         check_length(index, bytes.len() as u64, More::MayCome)?;
@@ -135,7 +130,7 @@ async fn into_file(mut download: Download, index: &IndexObject, digest: &mut Sha
     let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(failed)?);
     let mut length = 0;
     while let Some(piece) = download.body.next().await {
-        let piece = piece?;
+        let piece = piece.map_err(Error::store(&index.key))?;
         digest.update(&piece);
         length += piece.len() as u64;
         check_length(index, length, More::MayCome)?;

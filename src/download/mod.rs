@@ -13,7 +13,7 @@
 //! index lies in an unnamed temporary file.
 //!
 //! # What happens on failure
-//! A request is repeated as its [`Class`] says, at most five times in all; bytes with a wrong digest are fetched once more.
+//! Requests and bodies that break off are the location's store's to repeat; bytes with a wrong digest are fetched once more.
 //! The first failure ends the stream. Dropping the reader, or cancelling, ends everything behind it.
 
 pub mod index;
@@ -24,37 +24,24 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
-use crate::budget::{Budget, TooSmall};
+use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
 use crate::format::index::IndexError;
 use crate::format::key::ObjectKey;
-use crate::store::{self, ObjectInfo, Store};
+use crate::location::Location;
+use crate::store::{self, Store};
 
 pub use plan::Selection;
 
-/// What everything here runs on.
-#[derive(Clone)]
-pub struct Context {
-    pub store: Arc<dyn Store>,
-    pub budget: Budget,
-    /// Where chunks are decompressed and checked.
-    pub pool: Arc<rayon::ThreadPool>,
-    /// Requests at a time, at most; the budget may allow fewer.
-    pub concurrency: usize,
-}
-
-impl fmt::Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store: _, budget, pool: _, concurrency } = self;
-        let mut debug = f.debug_struct("Context");
-        debug.field("budget", budget).field("concurrency", concurrency).finish_non_exhaustive()
-    }
+/// Requests at a time, at most; the budget may allow fewer.
+#[must_use]
+pub fn requests(location: &Location) -> usize {
+    location.config.upload.concurrency.most().into()
 }
 
 /// Is told how many more plain bytes there are; called often, from any thread.
@@ -62,9 +49,13 @@ pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(transparent)]
-    Store(Box<store::Error>),
-    /// A connection that ended early, or a server that sent too much.
+    #[error("{error}")]
+    Store {
+        key: ObjectKey,
+        #[source]
+        error: Box<store::Error>,
+    },
+    /// A server that sent too much, or too little.
     #[error("GetObject {key}: the body has {found} bytes; expected {expected}")]
     Body { key: ObjectKey, expected: u64, found: u64 },
     /// The object is not what the manifest says.
@@ -95,17 +86,19 @@ pub enum Error {
     },
     #[error("cancelled")]
     Cancelled,
+    /// Its index refers to an object that the manifest does not list.
+    #[error("the index names data object {0}; the manifest lists no such object")]
+    NoObject(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
 }
 
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Store(Box::new(error))
-    }
-}
-
 impl Error {
+    /// A request for `key` failed.
+    pub(crate) fn store(key: &ObjectKey) -> impl Fn(store::Error) -> Self {
+        |error| Self::Store { key: key.clone(), error: Box::new(error) }
+    }
+
     /// The stream positions that could not be read, where the failure is one of them only.
     #[must_use]
     pub fn positions(&self) -> Option<Range<u64>> {
@@ -114,14 +107,15 @@ impl Error {
 
     /// The object at fault.
     #[must_use]
-    pub fn key(&self) -> Option<ObjectKey> {
+    pub fn key(&self) -> Option<&ObjectKey> {
         match self {
-            Self::Store(error) => Some(ObjectKey::new(error.resource.clone())),
-            Self::Body { key, .. } | Self::Object { key, .. } | Self::Index { key, .. } | Self::Chunk { key, .. } => {
-                Some(key.clone())
-            }
+            Self::Store { key, .. }
+            | Self::Body { key, .. }
+            | Self::Object { key, .. }
+            | Self::Index { key, .. }
+            | Self::Chunk { key, .. } => Some(key),
             Self::Fetch { error, .. } => error.key(),
-            Self::Memory(_) | Self::Local { .. } | Self::Cancelled | Self::Stopped => None,
+            Self::Memory(_) | Self::Local { .. } | Self::NoObject(_) | Self::Cancelled | Self::Stopped => None,
         }
     }
 }
@@ -129,12 +123,12 @@ impl Error {
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
-            Self::Store(error) => return error.report(),
+            Self::Store { error, .. } => return error.report(),
             Self::Fetch { error, .. } => return error.report(),
             Self::Body { .. } => Class::Transient,
             // Its digest was right, so what the system could not read is our copy of it.
             Self::Index { error: IndexError::Read(error), .. } if error.raw_os_error().is_some() => Class::Local,
-            Self::Object { .. } | Self::Index { .. } | Self::Chunk { .. } => Class::Integrity,
+            Self::Object { .. } | Self::Index { .. } | Self::Chunk { .. } | Self::NoObject(_) => Class::Integrity,
             Self::Memory(_) => {
                 return Report::new(Class::Config, self.to_string()).remedy("raise limits.memory");
             }
@@ -152,7 +146,7 @@ impl Classify for Error {
 /// Fills `into` with the object's bytes from `offset` on, in one request.
 async fn get_into(store: &dyn Store, key: &ObjectKey, offset: u64, into: &mut [u8]) -> Result<(), Error> {
     let expected = into.len() as u64;
-    let mut download = store.get(key, Some(offset..offset + expected)).await?;
+    let mut download = store.get(key, Some(offset..offset + expected)).await.map_err(Error::store(key))?;
     if download.length != expected {
         return Err(Error::Object {
             key: key.clone(),
@@ -163,34 +157,17 @@ async fn get_into(store: &dyn Store, key: &ObjectKey, offset: u64, into: &mut [u
     }
     let mut filled = 0;
     while let Some(piece) = download.body.next().await {
-        let piece = piece?;
-        let Some(room) = into.get_mut(filled..filled + piece.len()) else {
+        let piece = piece.map_err(Error::store(key))?;
+        let Some(rest) = into.get_mut(filled..filled + piece.len()) else {
             let found = (filled + piece.len()) as u64;
             return Err(Error::Body { key: key.clone(), expected, found });
         };
-        room.copy_from_slice(&piece);
+        rest.copy_from_slice(&piece);
         filled += piece.len();
     }
     if filled as u64 == expected {
         Ok(())
     } else {
         Err(Error::Body { key: key.clone(), expected, found: filled as u64 })
-    }
-}
-
-/// HEAD, repeated as its failures allow.
-///
-/// # Errors
-/// The last attempt's.
-pub async fn head(store: &dyn Store, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-    let mut attempts = crate::retry::Attempts::default();
-    loop {
-        match store.head(key).await {
-            Ok(info) => return Ok(info),
-            Err(error) if attempts.wait(error.class).await => {
-                tracing::debug!(%error, "trying again");
-            }
-            Err(error) => return Err(error.into()),
-        }
     }
 }

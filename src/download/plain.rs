@@ -3,32 +3,30 @@
 //! Memory: for each of `n` requests at a time a buffer for what is fetched and one for what it decompresses to, and one
 //! more of the latter, which the consumer may hold while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is what
 //! fits into three quarters of the budget, so that something is left for others, but at least 1 and at most
-//! [`MAX_REQUESTS`] and the context's own bound. All of it is reserved before anything is read.
+//! [`MAX_REQUESTS`] and the location's own bound. All of it is reserved before anything is read.
 //!
 //! A group takes its buffers in stream order, before its request is sent: the group whose turn it is always has
 //! its own, so groups cannot wait for each other.
 
-use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
 use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
-use super::{Context, Error, Selection, get_into};
+use super::{Error, Selection, get_into, requests};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
+use crate::format::codec::Codec;
 use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
-use crate::retry::Attempts;
-use crate::stream::frame;
+use crate::location::Location;
 
 /// More requests at a time than this do not help one stream.
 const MAX_REQUESTS: usize = 8;
@@ -61,16 +59,21 @@ pub struct PlainReader {
 /// the reader.
 #[must_use]
 pub fn read(
-    ctx: &Context,
+    location: &Location,
     stream: &Stream,
     index: IndexFile,
     selection: Selection,
     cancel: CancellationToken,
 ) -> PlainReader {
     let (sender, plain) = mpsc::channel(1);
-    let requests = Arc::new(Semaphore::new(ctx.concurrency.clamp(1, MAX_REQUESTS)));
-    let driver = Driver { ctx: ctx.clone(), stream: Arc::new(stream.clone()), requests };
-    let driver = Some(Task(tokio::spawn(driver.run(index, selection, sender))));
+    let (location, stream) = (location.clone(), Arc::new(stream.clone()));
+    let drive = async move {
+        let failed = |error| Error::Local { action: "starting threads", error };
+        let pool = location.process.pool().map_err(failed)?;
+        let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
+        Driver { location, pool, stream, requests }.run(index, selection, sender).await
+    };
+    let driver = Some(Task(tokio::spawn(drive)));
     PlainReader { plain, driver, cancel }
 }
 
@@ -87,7 +90,8 @@ impl PlainReader {
             biased;
             () = self.cancel.cancelled(), if self.driver.is_some() => {
                 self.driver = None;
-                self.plain.close();
+                // With what it may still hold, so that nothing comes after the error.
+                self.plain = mpsc::channel(1).1;
                 return Err(Error::Cancelled);
             }
             next = self.plain.recv() => next,
@@ -98,34 +102,6 @@ impl PlainReader {
             driver.join().await?;
         }
         Ok(next)
-    }
-
-    /// For a thread that may block. Its [`io::Error`]s hold an [`Error`] each.
-    #[must_use]
-    pub fn into_read(self, runtime: Handle) -> PlainRead {
-        PlainRead { reader: self, runtime, rest: Bytes::new() }
-    }
-}
-
-/// See [`PlainReader::into_read`].
-#[derive(Debug)]
-pub struct PlainRead {
-    reader: PlainReader,
-    runtime: Handle,
-    rest: Bytes,
-}
-
-impl Read for PlainRead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() && !buffer.is_empty() {
-            // Its buffer goes back before another one is asked for.
-            self.rest = Bytes::new();
-            let next = self.runtime.block_on(self.reader.next()).map_err(io::Error::other)?;
-            self.rest = next.unwrap_or_default();
-        }
-        let count = self.rest.len().min(buffer.len());
-        self.rest.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
 }
 
@@ -139,7 +115,9 @@ fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
 
 #[derive(Debug, Clone)]
 struct Driver {
-    ctx: Context,
+    location: Location,
+    /// Where chunks are decompressed and checked.
+    pool: Arc<rayon::ThreadPool>,
     stream: Arc<Stream>,
     /// Requests at a time: a group may need several.
     requests: Arc<Semaphore>,
@@ -147,8 +125,8 @@ struct Driver {
 
 impl Driver {
     async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Bytes>) -> Result<(), Error> {
-        let budget = &self.ctx.budget;
-        let (requests, bytes) = plan_memory(budget.total(), self.ctx.concurrency);
+        let budget = &self.location.process.budget;
+        let (requests, bytes) = plan_memory(budget.total(), requests(&self.location));
         let reservation = Arc::new(budget.reserve(bytes).await?);
         let stored = OwnBuffers::new(budget.clone(), Arc::clone(&reservation), requests, STORED);
         let plain = OwnBuffers::new(budget.clone(), reservation, requests + 1, PLAIN);
@@ -189,7 +167,7 @@ impl Driver {
         mut group: Group,
         (mut stored, mut plain): (Buffer, Buffer),
     ) -> Result<(Group, Bytes), (Option<Range<u64>>, Error)> {
-        let mut attempts = Attempts::default();
+        let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(()) => {
@@ -206,10 +184,13 @@ impl Driver {
                 }
                 Err((extent, error)) => (group.first_of(extent), error),
             };
-            if !attempts.wait(error.class()).await {
+            // The store makes failed requests again; what came and is not what was stored is asked for once more here.
+            if spoilt || !matches!(error, Error::Object { .. } | Error::Body { .. } | Error::Chunk { .. }) {
                 return Err((positions, error));
             }
+            spoilt = true;
             tracing::debug!(%error, "fetching the group again");
+            self.location.endpoint.once_more("s3", error.class()).await;
         }
     }
 
@@ -226,15 +207,15 @@ impl Driver {
     }
 
     async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
-        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::Stopped)?;
+        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::NoObject(extent.object))?;
         let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
-        get_into(&*self.ctx.store, &object.key, extent.offset, into).await
+        get_into(&*self.location.store, &object.key, extent.offset, into).await
     }
 
     fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
         let Chunk { object, offset, plain_len, .. } = piece.chunk;
         let positions = piece.position..piece.position + u64::from(plain_len);
-        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::Stopped) };
+        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::NoObject(object)) };
         (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
     }
 
@@ -246,7 +227,7 @@ impl Driver {
         mut plain: Buffer,
     ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
-        self.ctx.pool.spawn(move || {
+        self.pool.spawn(move || {
             let result = open_group(&group, stored.spare(group.stored()), plain.spare(group.plain));
             // An error is only that nobody waits any more.
             let _ = sender.send((group, stored, plain, result));
@@ -267,7 +248,7 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        frame::open(&piece.chunk, from, into)
+        Codec::open(&piece.chunk, from, into)
             .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
@@ -276,6 +257,18 @@ fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also when bytes are ready, or are sent by a driver that has not yet seen that it was aborted.
+    #[tokio::test]
+    async fn after_a_cancellation_comes_nothing_more() {
+        let (sender, plain) = mpsc::channel(1);
+        sender.send(Bytes::from_static(b"ready")).await.unwrap();
+        let (driver, cancel) = (Some(Task(tokio::spawn(std::future::pending()))), CancellationToken::new());
+        let mut reader = PlainReader { plain, driver, cancel: cancel.clone() };
+        cancel.cancel();
+        assert!(matches!(reader.next().await, Err(Error::Cancelled)));
+        assert!(sender.is_closed() && reader.next().await.unwrap().is_none());
+    }
 
     #[test]
     fn memory_is_bounded_by_budget_and_concurrency() {

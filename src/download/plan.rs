@@ -242,7 +242,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::index::{ChunkId, Encoding, max_stored};
+    use crate::format::codec::{Encoding, max_stored};
+    use crate::format::index::ChunkId;
 
     fn chunk(object: u32, offset: u64, stored_len: u32, plain_len: u32) -> Chunk {
         Chunk { id: ChunkId([0; 32]), plain_len, encoding: Encoding::Zstd, object, offset, stored_len }

@@ -104,6 +104,28 @@ pub struct EbsSnapshot {
     pub completed: Option<jiff::Timestamp>,
 }
 
+#[cfg(test)]
+impl EbsSnapshot {
+    /// A complete one of a small volume.
+    pub(crate) fn example(snapshot_id: SnapshotId, volume_id: VolumeId) -> Self {
+        Self {
+            snapshot_id,
+            volume_id,
+            size_gib: 8,
+            availability_zone: "eu-west-1a".to_owned(),
+            volume_type: "gp3".to_owned(),
+            iops: Some(3000),
+            throughput: Some(125),
+            encrypted: false,
+            kms_key_id: None,
+            tags: BTreeMap::new(),
+            state: State::Completed,
+            started: jiff::Timestamp::UNIX_EPOCH,
+            completed: None,
+        }
+    }
+}
+
 /// Only [`State::Completed`] is a backup of anything. A pending one is finished by a later run, or becomes an item that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::codec::{Encoding, max_stored};
 use super::manifest::Stream;
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";
@@ -27,12 +28,6 @@ pub const MAX_PATH: usize = 64 << 10;
 
 /// No chunk is longer, plain. A reader sizes its buffers by it.
 pub const MAX_CHUNK: u32 = 4 << 20;
-
-/// No stored chunk is longer: a zstd frame of incompressible bytes is a little longer than they are, never this much.
-#[must_use]
-pub const fn max_stored(plain_len: u32) -> u32 {
-    plain_len + plain_len / 64 + 1024
-}
 
 /// Compression level of the index itself: it is mostly digests, which do not compress.
 const LEVEL: i32 = 3;
@@ -48,14 +43,6 @@ impl std::fmt::Debug for ChunkId {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Encoding {
-    /// The plain bytes.
-    Raw,
-    /// One zstd frame.
-    Zstd,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     pub id: ChunkId,
     pub plain_len: u32,
@@ -66,8 +53,9 @@ pub struct Chunk {
     pub stored_len: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
+    #[default]
     Regular,
     Directory,
     Symlink,
@@ -78,7 +66,7 @@ pub enum FileKind {
 }
 
 /// Seconds and nanoseconds since 1970; nanoseconds count forward also before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileTime {
     pub seconds: i64,
     pub nanoseconds: u32,

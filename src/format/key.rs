@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::Suffix;
+
 /// The longest name of a cluster, job, node or item: six of them and the prefix stay far below S3's 1024 bytes.
 pub const MAX_NAME: usize = 128;
 
@@ -187,7 +189,7 @@ impl fmt::Display for BackupId {
 }
 
 /// The backups of one job on one node: one writer, one history.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Chain {
     pub cluster: Name,
     pub job: Name,
@@ -203,11 +205,6 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// What a deleted backup's manifest is called for the grace period (docs/decisions/0035).
 pub const DELETED: &str = "deleted.json";
-
-const INDEX_SUFFIX: &str = ".index.zst";
-
-/// How a data object's key may end: what a reader without Penstock has to do with it.
-const DATA_SUFFIXES: [&str; 4] = ["tar.zst", "tar", "zst", "bin"];
 
 /// What an object of a backup is, by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -229,13 +226,18 @@ impl Kind {
         if file == DELETED {
             return Some(Self::Deleted);
         }
-        if file.strip_suffix(INDEX_SUFFIX).is_some_and(is_name) {
-            return Some(Self::Index);
-        }
-        let numbered = DATA_SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)?.strip_suffix('.'))?;
-        let (item, number) = numbered.rsplit_once('.')?;
-        let number = number.len() >= 4 && number.bytes().all(|digit| digit.is_ascii_digit());
-        (number && is_name(item)).then_some(Self::Data)
+        let is_numbered = |rest: &str| {
+            rest.rsplit_once('.').is_some_and(|(item, number)| {
+                number.len() >= 4 && number.bytes().all(|digit| digit.is_ascii_digit()) && is_name(item)
+            })
+        };
+        Suffix::ALL.iter().find_map(|suffix| {
+            let rest = file.strip_suffix(suffix.as_str())?.strip_suffix('.')?;
+            match suffix {
+                Suffix::Index => is_name(rest).then_some(Self::Index),
+                Suffix::TarZst | Suffix::Tar | Suffix::Zst | Suffix::Bin => is_numbered(rest).then_some(Self::Data),
+            }
+        })
     }
 }
 
@@ -305,13 +307,13 @@ impl BackupPrefix {
 
     #[must_use]
     pub fn index(&self, item: &Name) -> ObjectKey {
-        ObjectKey(format!("{}{item}{INDEX_SUFFIX}", self.0))
+        ObjectKey(format!("{}{item}.{}", self.0, Suffix::Index.as_str()))
     }
 
     /// The `number`th data object of an item, counted from 1.
     #[must_use]
-    pub fn data(&self, item: &Name, number: u32, suffix: &str) -> ObjectKey {
-        ObjectKey(format!("{}{item}.{number:04}.{suffix}", self.0))
+    pub fn data(&self, item: &Name, number: u32, suffix: Suffix) -> ObjectKey {
+        ObjectKey(format!("{}{item}.{number:04}.{}", self.0, suffix.as_str()))
     }
 
     #[must_use]
@@ -388,7 +390,7 @@ mod tests {
         }
         let backup = BackupPrefix::new("fleet", &chain, &id);
         assert_eq!(
-            backup.data(&name("pods"), 1, "tar.zst").as_str(),
+            backup.data(&name("pods"), 1, Suffix::TarZst).as_str(),
             "fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/pods.0001.tar.zst"
         );
         let kind = |file: &str| {
@@ -414,9 +416,9 @@ mod tests {
         }
         for item in ["pods", "a.b", "x.index.zst"] {
             assert_eq!(kind(backup.index(&name(item)).as_str().rsplit('/').next().unwrap()), Some(Kind::Index));
-            for suffix in DATA_SUFFIXES {
-                let data = backup.data(&name(item), 7, suffix);
-                assert_eq!(kind(data.as_str().rsplit('/').next().unwrap()), Some(Kind::Data));
+            for suffix in Suffix::ALL.iter().filter(|suffix| **suffix != Suffix::Index) {
+                let data = backup.data(&name(item), 7, *suffix);
+                assert_eq!(kind(data.as_str().rsplit('/').next().unwrap()), Some(Kind::Data), "{suffix:?}");
             }
         }
         let nested = ObjectKey::new("fleet/prod/etcd/n1/20261123T221300Z-4f9a2c/x/manifest.json");

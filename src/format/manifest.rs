@@ -1,14 +1,15 @@
 //! The manifest: a backup's commit point, small plain JSON.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ebs::{EbsSnapshot, MAX_TAGS};
+use super::codec::FEATURES;
+use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
-use crate::error::{Class, Report};
+pub use super::source::{SourceDescription, Target};
+use crate::error::Report;
 
 /// The one version there is. A reader refuses a higher one: it cannot know what it would miss.
 pub const VERSION: u32 = 1;
@@ -76,84 +77,12 @@ pub struct Item {
     pub outcome: Outcome,
     /// Why it failed, for an item that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ItemError>,
+    pub error: Option<Report>,
     /// What the cluster calls it: of a volume, its claim's namespace and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     #[serde(flatten)]
     pub content: Content,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemError {
-    pub class: String,
-    pub message: String,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-    /// The service's own error code, and its name for the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
-}
-
-impl From<Report> for ItemError {
-    fn from(report: Report) -> Self {
-        let Report { class, message, remedy, code, request_id, .. } = report;
-        Self { class: class.to_string(), message, remedy, code, request_id }
-    }
-}
-
-impl ItemError {
-    /// As it was reported, but for the service; `None` where another version of Penstock knows the class.
-    #[must_use]
-    pub fn report(&self) -> Option<Report> {
-        let Self { class, message, remedy, code, request_id } = self.clone();
-        Some(Report { class: Class::named(&class)?, message, remedy, service: None, code, request_id })
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum SourceDescription {
-    Tree {
-        path: String,
-    },
-    File {
-        path: String,
-    },
-    Command {
-        argv: Vec<String>,
-    },
-    Stdin,
-    /// A volume, and what chose it.
-    Ebs {
-        selected_by: String,
-    },
-}
-
-impl fmt::Display for SourceDescription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tree { path } => write!(f, "tree {path}"),
-            Self::File { path } => write!(f, "file {path}"),
-            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
-            Self::Stdin => f.write_str("standard input"),
-            Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
-        }
-    }
-}
-
-impl SourceDescription {
-    /// Whether the item's stream is a tar archive, to be unpacked by a restore, or one file's bytes.
-    #[must_use]
-    pub const fn is_tree(&self) -> bool {
-        match self {
-            Self::Tree { .. } => true,
-            Self::File { .. } | Self::Command { .. } | Self::Stdin | Self::Ebs { .. } => false,
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +96,17 @@ pub enum Content {
         /// Absent in an item that failed.
         snapshot: Option<EbsSnapshot>,
     },
+}
+
+impl Content {
+    /// What an item that failed has in the place of its content.
+    #[must_use]
+    pub fn none(of: &SourceDescription) -> Self {
+        match of.target() {
+            Target::Folder | Target::File(_) => Self::Stream { stream: None },
+            Target::Volume => Self::EbsSnapshot { snapshot: None },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +195,27 @@ impl Warnings {
             self.list.push(warning);
         }
     }
+
+    /// Of an item that has these and no failure.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        if self.count == 0 { Outcome::Success } else { Outcome::Partial }
+    }
+
+    /// Adds another item's.
+    pub fn append(&mut self, other: Self) {
+        self.count += other.count;
+        self.list.extend(other.list.into_iter().take(MAX_WARNINGS.saturating_sub(self.list.len())));
+    }
+}
+
+/// When a backup is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Everything is captured: a snapshot that EC2 is still completing counts as whole.
+    Captured,
+    /// Now: a snapshot that is not complete makes the backup partial.
+    Settled,
 }
 
 /// Why a manifest is refused. The key is the reader's to add.
@@ -266,6 +227,8 @@ pub enum ManifestError {
     Syntax(String),
     #[error("has version {0}; this Penstock reads version {VERSION}: use a newer one")]
     Version(u64),
+    #[error("needs the feature {0:?}, which this Penstock does not have: use a newer one")]
+    Feature(String),
     #[error("{field} is {found}; expected {expected}")]
     Mismatch { field: String, expected: String, found: String },
 }
@@ -274,7 +237,36 @@ fn mismatch(field: impl Into<String>, expected: impl ToString, found: impl ToStr
     ManifestError::Mismatch { field: field.into(), expected: expected.to_string(), found: found.to_string() }
 }
 
+impl Item {
+    /// One without a failure.
+    #[must_use]
+    pub fn new(name: Name, source: SourceDescription, content: Content) -> Self {
+        Self { name, source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+    }
+}
+
 impl Manifest {
+    /// The manifest of a backup in which nothing is yet.
+    #[must_use]
+    pub fn new(chain: Chain, id: BackupId, started: jiff::Timestamp) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            job: chain.job,
+            cluster: chain.cluster,
+            node: chain.node,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            started,
+            finished: started,
+            parent: None,
+            base: None,
+            labels: BTreeMap::new(),
+            outcome: Outcome::Success,
+            items: Vec::new(),
+            warnings: Warnings::default(),
+        }
+    }
+
     /// Parses and checks a manifest that was found under `chain` and `id`, in a bucket whose prefix for that cluster is
     /// `cluster_prefix`: nothing it refers to may lie outside the chain.
     ///
@@ -282,13 +274,18 @@ impl Manifest {
     /// Anything malformed, of a newer version, or that does not add up.
     pub fn parse(bytes: &[u8], chain: &Chain, id: &BackupId, cluster_prefix: &str) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
-        struct VersionOnly {
+        struct Head {
             version: u64,
+            #[serde(default)]
+            features: Vec<String>,
         }
         let syntax = |error: serde_json::Error| ManifestError::Syntax(error.to_string());
-        let VersionOnly { version } = serde_json::from_slice(bytes).map_err(syntax)?;
+        let Head { version, features } = serde_json::from_slice(bytes).map_err(syntax)?;
         if version != u64::from(VERSION) {
             return Err(ManifestError::Version(version));
+        }
+        if let Some(unknown) = features.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
+            return Err(ManifestError::Feature(unknown.chars().take(64).collect()));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(syntax)?;
         manifest.check(chain, id, cluster_prefix)?;
@@ -319,6 +316,20 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// Whole or partial: partial with a warning, and with an item that is not whole.
+    #[must_use]
+    pub fn judge(&self, moment: Moment) -> Outcome {
+        let pending = |item: &Item| matches!(&item.content, Content::EbsSnapshot { snapshot: Some(snapshot) } if snapshot.state == State::Pending);
+        let whole = |item: &Item| item.outcome == Outcome::Success || (moment == Moment::Captured && pending(item));
+        if self.items.iter().all(whole) { self.warnings.outcome() } else { Outcome::Partial }
+    }
+
+    /// The chain it belongs to.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        Chain { cluster: self.cluster.clone(), job: self.job.clone(), node: self.node.clone() }
     }
 
     /// The streams that can be restored, with the item each belongs to.
@@ -401,18 +412,4 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_items_error_is_its_report_and_an_older_one_is_read() {
-        let report = Report::new(Class::Source, "no").remedy("say yes");
-        let error = ItemError::from(report.clone());
-        assert_eq!(error.report(), Some(report));
-        let read = |json: &str| serde_json::from_str::<ItemError>(json).unwrap();
-        assert_eq!(read(&serde_json::to_string(&error).unwrap()), error);
-        let old = read(r#"{"class": "local", "message": "full"}"#);
-        assert_eq!(old.report(), Some(Report::new(Class::Local, "full")));
-        assert_eq!(read(r#"{"class": "of-the-future", "message": ""}"#).report(), None);
-    }
-}
+mod tests;

@@ -3,8 +3,11 @@
 //! Everything decoded here came from a bucket and is hostile until checked; every check names what was expected.
 
 pub mod cluster;
+pub mod codec;
 pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
-pub mod table;
+mod source;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -8,21 +8,15 @@ use crate::error::{Class, Classify, Report};
 use crate::format::key::{Name, ObjectKey};
 use crate::store::ObjectInfo;
 use crate::stream::encode;
-use crate::{catalog, download, snapshot, store, upload};
+use crate::{catalog, download, snapshot, source, store, upload};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("item {item}: {error}")]
-    Source {
+    Item {
         item: Name,
         #[source]
-        error: crate::source::Error,
-    },
-    #[error("item {item}: {error}")]
-    Snapshot {
-        item: Name,
-        #[source]
-        error: Box<snapshot::Error>,
+        error: Failed,
     },
     #[error(transparent)]
     Snapshots(snapshot::Error),
@@ -57,7 +51,27 @@ pub enum Error {
     Timeout { job: Name, limit: Duration },
 }
 
+/// Why an item failed that leaves the others as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    #[error(transparent)]
+    Snapshot(Box<snapshot::Error>),
+}
+
+impl From<snapshot::Error> for Failed {
+    fn from(error: snapshot::Error) -> Self {
+        Self::Snapshot(Box::new(error))
+    }
+}
+
 impl Error {
+    /// Whether the run was told to stop, wherever it heard of that first.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_final() && self.class() == Class::Cancelled
+    }
+
     /// Whether nothing is committed, for certain.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self, Self::Undecided { .. })
@@ -82,8 +96,8 @@ pub(super) fn unconfirmed(found: Result<ObjectInfo, store::Error>, size: u64) ->
 impl Classify for Error {
     fn report(&self) -> Report {
         match self {
-            Self::Source { error, .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Snapshot { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Item { error: Failed::Source(error), .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Item { error: Failed::Snapshot(error), .. } => Report { message: self.to_string(), ..error.report() },
             Self::Snapshots(error) => error.report(),
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),

@@ -5,6 +5,7 @@
 //! SIGTERM with all it started, and SIGKILL [`GRACE`] later. What a hook leaves running when it exits is not waited for.
 
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Error, Hooks, failed_item, outcome_of};
+use super::{Error, Hooks, failed_item, outcome_of};
 use crate::error::{Class, Classify as _};
 use crate::format::key::{BackupId, Name};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Outcome};
+use crate::location::Location;
 
 /// How much of what a hook printed is kept.
 const TAIL: usize = 4 << 10;
@@ -31,11 +33,8 @@ pub(super) struct Runner<'a> {
     hooks: &'a Hooks,
     environment: Vec<(&'static str, String)>,
     /// How `after` went, where it ran before the end.
-    thawed: Mutex<Option<Thawed>>,
+    thawed: OnceLock<Option<Error>>,
 }
-
-/// `after` has run, with its first failure.
-struct Thawed(Option<Error>);
 
 enum End {
     Exited(std::io::Result<ExitStatus>),
@@ -44,14 +43,14 @@ enum End {
 }
 
 impl<'a> Runner<'a> {
-    pub(super) fn new(hooks: &'a Hooks, context: &Context, job: &Name, id: &BackupId) -> Self {
+    pub(super) fn new(hooks: &'a Hooks, location: &Location, job: &Name, id: &BackupId) -> Self {
         let environment = vec![
             ("PENSTOCK_JOB", job.to_string()),
             ("PENSTOCK_BACKUP", id.to_string()),
-            ("PENSTOCK_CLUSTER", context.cluster.to_string()),
-            ("PENSTOCK_NODE", context.node.to_string()),
+            ("PENSTOCK_CLUSTER", location.cluster.to_string()),
+            ("PENSTOCK_NODE", location.node.to_string()),
         ];
-        Self { hooks, environment, thawed: Mutex::default() }
+        Self { hooks, environment, thawed: OnceLock::new() }
     }
 
     /// In order; the first that fails ends it.
@@ -63,26 +62,24 @@ impl<'a> Runner<'a> {
     }
 
     /// The `after` commands, as soon as all is captured: what was frozen must not wait until snapshots are complete.
-    pub(super) async fn thaw(&self, captured: Manifest) {
-        let first = self.all_after(&Ok(captured)).await;
-        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Thawed(first));
+    pub(super) async fn thaw(&self, outcome: Outcome, class: Option<Class>) {
+        let first = self.all_after(outcome, class).await;
+        self.thawed.get_or_init(|| first);
     }
 
     /// The `after` commands, unless they ran already. Returns the first failure.
-    pub(super) async fn after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
-        let thawed = self.thawed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thawed {
-            Some(Thawed(first)) => first,
-            None => self.all_after(result).await,
+    pub(super) async fn after(&mut self, result: &Result<Manifest, Error>) -> Option<Error> {
+        match (self.thawed.take(), result) {
+            (Some(first), _) => first,
+            (None, Ok(manifest)) => {
+                self.all_after(manifest.outcome, failed_item(manifest).map(|report| report.class)).await
+            }
+            (None, Err(error)) => self.all_after(outcome_of(error), Some(error.class())).await,
         }
     }
 
     /// All of them, whatever failed: a volume that was frozen must thaw.
-    async fn all_after(&self, result: &Result<Manifest, Error>) -> Option<Error> {
-        let (outcome, class) = match result {
-            Ok(manifest) => (manifest.outcome, failed_item(manifest).map(|report| report.class)),
-            Err(error) => (outcome_of(error), Some(error.class())),
-        };
+    async fn all_after(&self, outcome: Outcome, class: Option<Class>) -> Option<Error> {
         let mut environment = self.environment.clone();
         environment.push(("PENSTOCK_OUTCOME", outcome.as_str().to_owned()));
         environment.push(("PENSTOCK_CLASS", class.map_or("none", Class::as_str).to_owned()));

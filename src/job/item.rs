@@ -2,22 +2,23 @@
 
 use std::io::{Read as _, Seek as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sha2::{Digest as _, Sha256};
 use tempfile::SpooledTempFile;
 
 use super::objects::Objects;
 use super::parent::{Ancestor, Parent};
-use super::plan::PlannedItem;
-use super::{Error, Progress, Run};
+use super::plan::Open;
+use super::tally::Tally;
+use super::{Error, Streaming};
 use crate::budget::OwnBuffers;
-use crate::budget::stream::{BLOCK, BLOCKS, Plan};
+use crate::budget::stream::{self, BLOCK, BLOCKS, Plan};
+use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
-use crate::format::key::{BackupPrefix, Name, ObjectKey};
-use crate::format::manifest::{IndexObject, NotEntered, Stream, Warning, Warnings};
+use crate::format::key::{BackupPrefix, ObjectKey};
+use crate::format::manifest::{IndexObject, NotEntered, SourceDescription, Stream};
 use crate::metrics::AbortReason;
-use crate::stream::frame::Compression;
+use crate::process::Process;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{ObjectWriter, Uploader, Written, resume};
 
@@ -30,57 +31,45 @@ const LOGGED: usize = 5;
 /// How much of the index is read at a time to be uploaded.
 const INDEX_READ: usize = 256 << 10;
 
-impl Run<'_> {
-    /// Writes one item. Returns its stream and how many warnings it had; a failed item has left no object.
-    pub(super) async fn item(
-        &mut self,
-        backup: &BackupPrefix,
-        item: &PlannedItem<'_>,
-        warnings: &mut Warnings,
-    ) -> Result<(Stream, u64), Error> {
-        let Plan { window, bytes } = self.context.memory();
-        let (stop, before) = (self.stop.clone(), warnings.count);
+impl Streaming<'_, '_> {
+    /// Stores the item's stream. One that fails has left no object.
+    pub(super) async fn store(&mut self, description: &SourceDescription, open: Open<'_>) -> Result<Stream, Error> {
+        let (location, spec, stop) = (self.run.location, self.run.spec, self.run.stop.clone());
+        let (pool, journal) = (Arc::clone(&self.run.pool), self.run.journal.clone());
+        let Process { budget, .. } = &location.process;
+        let part_size = location.config.upload.part_size;
+        let Plan { window, bytes } = stream::plan(budget.total(), part_size, pool.current_num_threads());
         let (reservation, parent) = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
-            parent = self.parent(&item.name, bytes, warnings) => parent?,
+            parent = self.parent(bytes) => parent?,
         };
         let reservation = Arc::new(reservation);
-        let budget = &self.context.budget;
-        let part_size = usize::try_from(self.context.upload.part_size).unwrap_or(usize::MAX);
+        let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
         // Ends a command also when it is the upload that fails; dropped with this function.
-        let stop_source = self.stop.child_token();
+        let stop_source = stop.child_token();
         let _guard = stop_source.clone().drop_guard();
-        let named = |error| Error::Source { item: item.name.clone(), error };
         let of_tree = match &parent {
-            Some(parent) if item.description.is_tree() => parent.of_tree(&self.spec.parent)?,
+            Some(parent) if description.is_tree() => parent.of_tree(&spec.parent)?,
             _ => None,
         };
-        let source = item.open(stop_source, of_tree).map_err(named)?;
-        self.progress.expected.fetch_add(source.size_hint().unwrap_or(0), Ordering::Relaxed);
+        let source = open(stop_source, of_tree).map_err(|error| self.tally.failed(error))?;
+        self.tally.expected(source.size_hint().unwrap_or(0));
         let options = Options {
-            compression: self.spec.compression,
-            pool: Arc::clone(&self.context.pool),
+            codec: spec.codec,
+            pool,
             blocks: own(BLOCKS, BLOCK),
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
         let thread = |error| Error::Local { action: "starting the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
-        let uploader = Uploader {
-            store: Arc::clone(&self.context.store),
-            budget: budget.clone(),
-            own: own(1, part_size),
-            part_size,
-            endpoint: self.context.endpoint.clone(),
-            journal: self.context.journal.clone(),
-            checksum: self.context.checksum,
-        };
-        let mut writer = ItemWriter::new(self, uploader, backup, item, parent.as_ref())?;
-        let stopped = self.stop.clone();
+        let uploader = Uploader::new(location.clone(), journal, own(1, part_size));
+        let suffix = spec.codec.suffix(description.is_tree());
+        let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
         let result = tokio::select! {
-            () = stopped.cancelled() => Err(Error::Cancelled),
-            result = writer.write(encoder, warnings) => result,
+            () = stop.cancelled() => Err(Error::Cancelled),
+            result = writer.write(encoder) => result,
         };
         let ItemWriter { current, mut written, .. } = writer;
         if let Some((_, current)) = current {
@@ -88,35 +77,32 @@ impl Run<'_> {
             written.push(current.key().clone());
             current.abort(reason(&result)).await;
         }
-        match result {
+        match &result {
             Ok(stream) => {
                 let newer =
                     |than: &Arc<Ancestor>| parent.as_ref().is_some_and(|parent| parent.ancestor.is_newer_than(than));
-                if self.parent.as_ref().is_none_or(newer) {
-                    self.parent = parent.map(|parent| parent.ancestor);
+                if self.run.parent.as_ref().is_none_or(newer) {
+                    self.run.parent = parent.map(|parent| parent.ancestor);
                 }
-                self.written.append(&mut written);
-                self.written.push(stream.index.key.clone());
-                Ok((stream, warnings.count - before))
+                self.run.written.append(&mut written);
+                self.run.written.push(stream.index.key.clone());
             }
-            Err(error) => {
-                // At once, for the run may still commit the other items.
-                self.clean_up(&written).await;
-                Err(error)
-            }
+            // At once, for the run may still commit the other items.
+            Err(_) => self.run.clean_up(&written).await,
         }
+        result
     }
 }
 
 /// The objects and the index of one stream.
-struct ItemWriter<'a> {
+struct ItemWriter<'r, 'a> {
     uploader: Uploader,
-    progress: &'a Progress,
-    metrics: crate::metrics::Job,
-    backup: &'a BackupPrefix,
-    item: &'a Name,
-    suffix: &'static str,
+    tally: &'r mut Tally<'a>,
+    home: &'r BackupPrefix,
+    suffix: Suffix,
     object_size: u64,
+    /// How many data objects of our own have been begun.
+    begun: u32,
     /// The object being written, and its number.
     current: Option<(u32, ObjectWriter)>,
     /// Our own complete objects.
@@ -134,38 +120,26 @@ const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
     }
 }
 
-/// The suffix tells a reader without Penstock what to do with the object.
-const fn suffix(tree: bool, compression: Compression) -> &'static str {
-    match (tree, compression) {
-        (true, Compression::Zstd { .. }) => "tar.zst",
-        (true, Compression::None) => "tar",
-        (false, Compression::Zstd { .. }) => "zst",
-        (false, Compression::None) => "bin",
-    }
-}
-
 fn index_error(error: std::io::Error) -> Error {
     Error::Local { action: "writing the index to a temporary file", error }
 }
 
-impl<'a> ItemWriter<'a> {
+impl<'r, 'a> ItemWriter<'r, 'a> {
     fn new(
-        run: &Run<'a>,
+        streaming: &'r mut Streaming<'_, 'a>,
         uploader: Uploader,
-        backup: &'a BackupPrefix,
-        item: &'a PlannedItem<'_>,
+        suffix: Suffix,
         parent: Option<&Parent>,
     ) -> Result<Self, Error> {
         let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
         let index = index::Writer::new(tempfile::spooled_tempfile(INDEX_IN_MEMORY)).map_err(index_error)?;
         Ok(Self {
             uploader,
-            progress: run.progress,
-            metrics: run.metrics.clone(),
-            backup,
-            item: &item.name,
-            suffix: suffix(item.description.is_tree(), run.spec.compression),
-            object_size: run.context.upload.object_size,
+            tally: &mut streaming.tally,
+            home: &streaming.run.home,
+            suffix,
+            object_size: streaming.run.location.config.upload.object_size,
+            begun: 0,
             current: None,
             written: Vec::new(),
             objects: objects.unwrap_or_default(),
@@ -175,29 +149,23 @@ impl<'a> ItemWriter<'a> {
         })
     }
 
-    async fn write(&mut self, mut encoder: Encoder, warnings: &mut Warnings) -> Result<Stream, Error> {
+    async fn write(&mut self, mut encoder: Encoder) -> Result<Stream, Error> {
         while let Some(event) = self.next(&mut encoder).await? {
             match event {
                 Event::File(file) => {
-                    Progress::add(&self.progress.files, 1);
-                    self.metrics.file();
+                    self.tally.file();
                     self.index().file(file).map_err(index_error)?;
                 }
-                Event::Warning(warning) => {
-                    Progress::add(&self.progress.warnings, 1);
-                    self.metrics.warning();
-                    tracing::warn!(item = %self.item, path = %warning.path.display(), "{}", warning.message);
-                    let path = warning.path.to_string_lossy().into_owned();
-                    warnings.push(Warning { item: self.item.clone(), path, message: warning.message });
-                }
+                Event::Warning(warning) => self.tally.warn(&warning.path.to_string_lossy(), warning.message),
                 Event::NotEntered(path) => self.not_entered.push(&path),
                 Event::Frame(frame) => self.frame(&frame).await?,
                 Event::Reference(position) => {
                     let plain = self.reference(position)?;
-                    self.metrics.read(plain);
+                    self.tally.deduplicated(plain);
                 }
                 Event::Taken(position) => {
-                    self.reference(position)?;
+                    let plain = self.reference(position)?;
+                    self.tally.unread(plain);
                 }
             }
         }
@@ -205,7 +173,7 @@ impl<'a> ItemWriter<'a> {
         if !self.not_entered.is_empty() {
             let NotEntered { count, list } = &self.not_entered;
             let first = list[..list.len().min(LOGGED)].join(", ");
-            tracing::info!(item = %self.item, count, first, "directories were not entered, because another file system or subvolume is mounted there");
+            tracing::info!(item = %self.tally.item, count, first, "directories were not entered, because another file system or subvolume is mounted there");
         }
         let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
         let index = self.upload_index(file).await?;
@@ -225,7 +193,6 @@ impl<'a> ItemWriter<'a> {
 
     /// The encoder's next event, or the failure of a part that is in flight meanwhile.
     async fn next(&mut self, encoder: &mut Encoder) -> Result<Option<Event>, Error> {
-        let item = self.item;
         let event = match &mut self.current {
             None => encoder.next().await,
             Some((_, current)) => tokio::select! {
@@ -235,7 +202,7 @@ impl<'a> ItemWriter<'a> {
         };
         event.map_err(|error| match error {
             encode::Error::Source(crate::source::Error::Cancelled) => Error::Cancelled,
-            encode::Error::Source(error) => Error::Source { item: item.clone(), error },
+            encode::Error::Source(error) => self.tally.failed(error),
             error => Error::Stream(error),
         })
     }
@@ -265,17 +232,14 @@ impl<'a> ItemWriter<'a> {
         current.write(&frame.stored).await?;
         self.index().chunk(&chunk).map_err(index_error)?;
         self.stored += length;
-        Progress::add(&self.progress.plain, frame.plain_len.into());
-        Progress::add(&self.progress.stored, length);
-        self.metrics.read(frame.plain_len.into());
-        self.metrics.stored(length);
+        self.tally.stored(frame.plain_len.into(), length);
         Ok(())
     }
 
     /// The next object: one that a run which died had begun, or a new one.
     async fn begin(&mut self) -> Result<(), Error> {
-        let nth = u32::try_from(self.written.len()).unwrap_or(u32::MAX - 1) + 1;
-        let key = self.backup.data(self.item, nth, self.suffix);
+        self.begun += 1;
+        let key = self.home.data(&self.tally.item, self.begun, self.suffix);
         let writer = match resume::find(&self.uploader, &key).await? {
             Some(resumable) => ObjectWriter::resume(self.uploader.clone(), resumable),
             None => ObjectWriter::new(self.uploader.clone(), key),
@@ -286,12 +250,9 @@ impl<'a> ItemWriter<'a> {
 
     /// A chunk that the parent has. Returns its plain length.
     fn reference(&mut self, position: u32) -> Result<u64, Error> {
-        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::Stopped))?;
+        let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::NoChunk(position)))?;
         self.index().chunk(&chunk).map_err(index_error)?;
-        let plain = u64::from(chunk.plain_len);
-        Progress::add(&self.progress.plain, plain);
-        self.metrics.deduplicated(plain);
-        Ok(plain)
+        Ok(chunk.plain_len.into())
     }
 
     /// Completes the current object; the next frame starts another.
@@ -312,7 +273,7 @@ impl<'a> ItemWriter<'a> {
         let mut buffer = vec![0; INDEX_READ];
         // In the same place as the data, so that it is aborted from there too.
         let (_, writer) =
-            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.backup.index(self.item))));
+            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.home.index(&self.tally.item))));
         loop {
             let count = file.read(&mut buffer).map_err(index_error)?;
             if count == 0 {

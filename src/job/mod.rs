@@ -1,4 +1,4 @@
-//! One run of one job: its sources into one backup.
+//! One run of one job: its sources into one backup, in the order of `steps`.
 //!
 //! - **Consistency**: the manifest is written last, with `If-None-Match: *`; until then nothing of the backup is visible.
 //! - **Failure of a source** (a command's exit code, a root that is gone, a match that cannot be looked at) fails its item. The other items
@@ -12,43 +12,43 @@
 //! - **Cancellation and time limit** stop the reading, end commands with their process group, and abort what is in flight.
 //! - Every exit that is not a commit aborts the upload in progress and deletes the objects that were completed, under a deadline.
 //! - **Incremental**: what the backup before has is referred to, not stored again ([`parent`]).
-//! - **Memory**: see [`Context::memory`]; what a run cannot have is said before anything is read.
+//! - **Memory**: [`budget::stream`](crate::budget::stream); what a run cannot have is said before anything is read.
 
 mod disks;
 mod failure;
 mod hooks;
 mod item;
-mod items;
+mod kinds;
 mod objects;
 mod parent;
 mod plan;
+mod steps;
+mod tally;
 mod unlisted;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{self, Budget};
-use crate::checksum::Algorithm;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
-use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
-use crate::format::manifest::{self, Manifest, Outcome, Warnings};
-use crate::metrics::{self, Metrics};
-use crate::retry::Endpoint;
-use crate::snapshot;
-use crate::store::{Overwrite, Payload, Store};
-use crate::stream::frame::Compression;
-use crate::upload::journal::Journal;
+use crate::format::codec::Codec;
+use crate::format::key::{BackupId, BackupPrefix, Name, ObjectKey};
+use crate::format::manifest::{Manifest, Outcome};
+use crate::location::Location;
+use crate::metrics;
+use crate::snapshot::{self, Owner};
+use crate::store::{Overwrite, Payload, Store as _};
+use crate::upload::{self, journal::Journal};
 
-pub use self::disks::Snapshots;
 pub use self::failure::Error;
 use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
+use self::tally::Tally;
 
 /// How long the clean-up after a failed run may take.
 const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
@@ -56,43 +56,12 @@ const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(60);
 /// Objects of a failed run that are deleted at a time.
 const DELETES: usize = 8;
 
-/// What a run needs of the process and its location.
-#[derive(Clone)]
-pub struct Context {
-    pub store: Arc<dyn Store>,
-    pub endpoint: Endpoint,
-    /// See [`upload::Uploader`].
-    pub journal: Option<Journal>,
-    pub budget: Budget,
-    pub pool: Arc<rayon::ThreadPool>,
-    pub prefix: String,
-    pub cluster: Name,
-    pub node: Name,
-    pub upload: config::Upload,
-    pub checksum: Algorithm,
-    pub metrics: Metrics,
-    pub snapshots: Snapshots,
-}
-
-impl std::fmt::Debug for Context {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("prefix", &self.prefix).field("cluster", &self.cluster).finish_non_exhaustive()
-    }
-}
-
-impl Context {
-    /// What one stream reserves before it reads anything.
-    fn memory(&self) -> budget::stream::Plan {
-        budget::stream::plan(self.budget.total(), self.upload.part_size, self.pool.current_num_threads())
-    }
-}
-
 /// What to back up.
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub job: Name,
     pub sources: Vec<Source>,
-    pub compression: Compression,
+    pub codec: Codec,
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
@@ -108,13 +77,20 @@ pub struct Hooks {
 }
 
 impl Spec {
+    /// A job of these sources, and all else as it is where nothing is configured.
+    #[must_use]
+    pub fn new(job: Name, sources: Vec<Source>) -> Self {
+        let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
+        Self { job, sources, codec, timeout: None, hooks, parent }
+    }
+
     /// A job as it is configured.
     #[must_use]
     pub fn of(job: &config::Job) -> Self {
         Self {
             job: job.name.clone(),
             sources: job.sources.clone(),
-            compression: job.compression.into(),
+            codec: Codec { compression: job.compression },
             timeout: job.timeout,
             hooks: Hooks { before: job.before.clone(), after: job.after.clone(), time_limit: job.hook_timeout },
             parent: Policy {
@@ -123,15 +99,6 @@ impl Spec {
                 min_live: job.min_live,
                 ..Policy::default()
             },
-        }
-    }
-}
-
-impl From<config::Compression> for Compression {
-    fn from(configured: config::Compression) -> Self {
-        match configured {
-            config::Compression::None => Self::None,
-            config::Compression::Zstd { level } => Self::Zstd { level },
         }
     }
 }
@@ -147,12 +114,6 @@ pub struct Progress {
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
     pub snapshots: snapshot::Progress,
-}
-
-impl Progress {
-    fn add(counter: &AtomicU64, amount: u64) {
-        counter.fetch_add(amount, Ordering::Relaxed);
-    }
 }
 
 /// A run that committed its backup.
@@ -187,20 +148,8 @@ impl Committed {
 /// The first item that failed in a committed backup.
 fn failed_item(manifest: &Manifest) -> Option<Report> {
     let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
-    let (name, error) = failed.next()?;
-    let report = error.report()?;
-    Some(Report { message: format!("item {name}: {}", report.message), ..report })
-}
-
-/// The threads that compress, for every run of the process.
-///
-/// # Errors
-/// When they cannot be started.
-pub fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, Error> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
-    let failed = |error| Error::Local { action: "starting threads", error: std::io::Error::other(error) };
-    pool.map(Arc::new).map_err(failed)
+    let (name, report) = failed.next()?;
+    Some(Report { message: format!("item {name}: {}", report.message), ..report.clone() })
 }
 
 /// How a run that committed nothing ended.
@@ -217,7 +166,7 @@ pub fn outcome_of(error: &Error) -> Outcome {
 /// # Errors
 /// When nothing was committed. What had been written has been removed again, as far as the store let us.
 pub async fn run(
-    context: &Context,
+    location: &Location,
     spec: &Spec,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
@@ -225,14 +174,17 @@ pub async fn run(
     let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
     let id = BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
-    let metrics = context.metrics.job(spec.job.as_str());
-    let hooks = hooks::Runner::new(&spec.hooks, context, &spec.job, &id);
-    let run = async {
-        let result = Box::pin(within_time(context, spec, progress, cancel, &hooks, (started, id.clone()))).await;
+    let metrics = location.process.metrics.job(spec.job.as_str());
+    let mut hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
+    let work = async {
+        let result = match Run::new(location, spec, progress, cancel, &hooks, (started, id.clone())) {
+            Ok(mut run) => Box::pin(run.within_time()).await,
+            Err(error) => Err(error),
+        };
         let after = hooks.after(&result).await;
         result.map(|manifest| Committed { manifest, after })
     };
-    let result = tracing::Instrument::instrument(run, span).await;
+    let result = tracing::Instrument::instrument(work, span).await;
     let (outcome, class) = match &result {
         Ok(committed) => committed.verdict(),
         Err(error) => (outcome_of(error), Some(error.class())),
@@ -244,118 +196,114 @@ pub async fn run(
     result
 }
 
-/// The `before` hooks and the backup, within the job's timeout.
-async fn within_time(
-    context: &Context,
-    spec: &Spec,
-    progress: &Arc<Progress>,
-    cancel: &CancellationToken,
-    hooks: &hooks::Runner<'_>,
-    (started, id): (Timestamp, BackupId),
-) -> Result<Manifest, Error> {
-    let stop = cancel.child_token();
-    let metrics = context.metrics.job(spec.job.as_str());
-    let Context { cluster, node, .. } = context;
-    let chain = Chain { cluster: cluster.clone(), job: spec.job.clone(), node: node.clone() };
-    let ancestors = Ancestors::new(context, &chain, spec.parent, started);
-    let (stop_run, written) = (stop.clone(), Vec::new());
-    let mut run = Run { context, spec, progress, metrics, hooks, stop: stop_run, ancestors, parent: None, written };
-    let work = async {
-        hooks.before(&stop).await?;
-        run.backup(chain, started, id).await
-    };
-    let result = match spec.timeout {
-        None => work.await,
-        Some(limit) => {
-            tokio::pin!(work);
-            tokio::select! {
-                result = &mut work => result,
-                () = tokio::time::sleep(limit) => {
-                    stop.cancel();
-                    match work.await {
-                        Err(Error::Cancelled) => Err(Error::Timeout { job: spec.job.clone(), limit }),
-                        result => result,
-                    }
-                }
-            }
-        }
-    };
-    if result.as_ref().is_err_and(Error::is_final) {
-        run.clean_up(&run.written).await;
-    }
-    result
-}
-
 struct Run<'a> {
-    context: &'a Context,
+    location: &'a Location,
     spec: &'a Spec,
-    progress: &'a Arc<Progress>,
+    progress: &'a Progress,
     metrics: metrics::Job,
     hooks: &'a hooks::Runner<'a>,
+    journal: Journal,
+    /// Compresses.
+    pool: Arc<rayon::ThreadPool>,
     stop: CancellationToken,
+    started: Timestamp,
+    /// Which backup this is.
+    owner: Owner,
+    /// Where its objects go.
+    home: BackupPrefix,
     ancestors: Ancestors,
     /// The newest backup that an item refers to.
     parent: Option<Arc<Ancestor>>,
     /// Completed objects, to be deleted again unless the manifest is committed.
     written: Vec<ObjectKey>,
+    /// The first failure of an item.
+    first_failure: Option<Error>,
 }
 
-impl Run<'_> {
-    async fn backup(&mut self, chain: Chain, started: Timestamp, id: BackupId) -> Result<Manifest, Error> {
-        let backup = BackupPrefix::new(&self.context.prefix, &chain, &id);
-        let mut manifest = Manifest {
-            version: manifest::VERSION,
-            id,
-            job: chain.job,
-            cluster: chain.cluster,
-            node: chain.node,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
+/// One item while it is streamed.
+struct Streaming<'r, 'a> {
+    run: &'r mut Run<'a>,
+    tally: Tally<'a>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        location: &'a Location,
+        spec: &'a Spec,
+        progress: &'a Progress,
+        cancel: &CancellationToken,
+        hooks: &'a hooks::Runner<'a>,
+        (started, id): (Timestamp, BackupId),
+    ) -> Result<Self, Error> {
+        let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
+        let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
+        let threads = |error| Error::Local { action: "starting threads", error };
+        Ok(Self {
+            location,
+            spec,
+            progress,
+            metrics: location.process.metrics.job(spec.job.as_str()),
+            hooks,
+            journal: journal.map_err(upload::Error::from)?,
+            pool: location.process.pool().map_err(threads)?,
             started,
-            finished: started,
+            home: BackupPrefix::new(location.prefix(), &chain, &id),
+            ancestors: Ancestors::new(&location.until(&stop), &chain, spec.parent, started),
+            owner: Owner { chain, id },
+            stop,
             parent: None,
-            base: None,
-            labels: std::collections::BTreeMap::new(),
-            outcome: Outcome::Partial,
-            items: Vec::new(),
-            warnings: Warnings::default(),
-        };
-        tracing::info!("backup started");
-        let volumes = plan::volumes(self.spec);
-        if volumes.is_empty() {
-            let failed = self.items(&backup, &mut manifest, Vec::new()).await?;
-            finish(&mut manifest, failed)?;
-            self.commit(&backup.manifest(), &manifest, &self.stop).await?;
-        } else {
-            self.with_snapshots(&backup, &mut manifest, &volumes).await?;
-        }
-        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
-        Ok(manifest)
+            written: Vec::new(),
+            first_failure: None,
+        })
     }
 
-    /// Says something about an item that does not keep it from being backed up.
-    fn warn(&self, item: &Name, path: &str, message: String, warnings: &mut Warnings) {
-        Progress::add(&self.progress.warnings, 1);
-        self.metrics.warning();
-        tracing::warn!(%item, path, "{message}");
-        warnings.push(manifest::Warning { item: item.clone(), path: path.to_owned(), message });
+    /// The `before` hooks and the backup, within the job's timeout.
+    async fn within_time(&mut self) -> Result<Manifest, Error> {
+        let (spec, stop) = (self.spec, self.stop.clone());
+        let work = async {
+            self.hooks.before(&stop).await?;
+            self.backup().await
+        };
+        let result = match spec.timeout {
+            None => work.await,
+            Some(limit) => {
+                tokio::pin!(work);
+                tokio::select! {
+                    result = &mut work => result,
+                    () = tokio::time::sleep(limit) => {
+                        stop.cancel();
+                        match work.await {
+                            Err(error) if error.is_cancelled() => Err(Error::Timeout { job: spec.job.clone(), limit }),
+                            result => result,
+                        }
+                    }
+                }
+            }
+        };
+        let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
+        if result.as_ref().is_err_and(Error::is_final) {
+            self.clean_up(&self.written).await;
+        }
+        result
     }
 
     /// The one request that makes the backup visible, and one that reads back whether it did: a gateway may say yes and pass nothing on.
     /// Once the first is on its way neither is cut short by `stop`, but for the time that cleaning up would have.
-    async fn commit(&self, key: &ObjectKey, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+    async fn commit(&self, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+        let key = &self.home.manifest();
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let payload = Payload::new(manifest.to_json(), self.context.checksum);
-        let Context { store, endpoint, .. } = self.context;
+        let store = self.location.patient();
+        let payload = Payload::new(manifest.to_json(), store.algorithm());
         let undecided = |why: Report| Error::Undecided { key: key.clone(), class: why.class, why: why.message };
         let too_late = async {
             stop.cancelled().await;
             tokio::time::sleep(CLEAN_UP_DEADLINE).await;
         };
         let commit = async {
-            let put = endpoint.retrying("PutObject", key, || store.put(key, payload.clone(), Overwrite::Refuse)).await;
-            (put, endpoint.retrying("HeadObject", key, || store.head(key)).await)
+            let put = store.put(key, payload.clone(), Overwrite::Refuse).await;
+            (put, store.head(key).await)
         };
         let (put, found) = tokio::select! {
             () = too_late => return Err(undecided(Report::new(Class::Cancelled, "cancelled".to_owned()))),
@@ -378,9 +326,9 @@ impl Run<'_> {
 
     /// Deletes objects of what is not committed.
     async fn clean_up(&self, keys: &[ObjectKey]) {
-        let Context { store, endpoint, .. } = self.context;
+        let store = &self.location.patient();
         let delete = |key| async move {
-            if let Err(error) = endpoint.retrying("DeleteObject", key, || store.delete(key)).await {
+            if let Err(error) = store.delete(key).await {
                 tracing::error!(%key, %error, "an object of the failed backup could not be deleted; no manifest names it");
             }
         };
@@ -391,17 +339,4 @@ impl Run<'_> {
             tracing::error!(objects = keys.len(), "deleting the failed backup's objects timed out");
         }
     }
-}
-
-/// The manifest's last words; or `failed`, the first failure of an item, where none is left.
-fn finish(manifest: &mut Manifest, failed: Option<Error>) -> Result<(), Error> {
-    if let Some(error) = failed
-        && manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
-    {
-        return Err(error);
-    }
-    manifest.finished = Timestamp::now();
-    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
-    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
-    Ok(())
 }

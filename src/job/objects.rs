@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::format::manifest::DataObject;
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 use crate::upload::Written;
 
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Objects {
 
     /// A new object of our own begins. Returns its number.
     pub(super) fn begin(&mut self, key: ObjectKey) -> u32 {
-        self.push(DataObject { key, size: 0, crc64nvme: [0; 8], live_bytes: 0 })
+        push(&mut self.list, DataObject { key, size: 0, crc64nvme: [0; 8], live_bytes: 0 })
     }
 
     /// An object of our own is complete: everything in it is live.
@@ -74,10 +74,6 @@ impl Objects {
     pub(super) fn into_list(self) -> Vec<DataObject> {
         self.list
     }
-
-    fn push(&mut self, object: DataObject) -> u32 {
-        push(&mut self.list, object)
-    }
 }
 
 fn push(list: &mut Vec<DataObject>, object: DataObject) -> u32 {
@@ -88,7 +84,8 @@ fn push(list: &mut Vec<DataObject>, object: DataObject) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::index::{ChunkId, Encoding};
+    use crate::format::codec::Encoding;
+    use crate::format::index::ChunkId;
 
     fn object(key: &str, size: u64) -> DataObject {
         DataObject { key: ObjectKey::new(key), size, crc64nvme: [1; 8], live_bytes: size }

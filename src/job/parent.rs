@@ -23,16 +23,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::ancestors::stream_of;
 pub(super) use self::ancestors::{Ancestor, Ancestors, base};
-use super::{Context, Error, Run};
+use super::{Error, Streaming};
 use crate::budget::Reservation;
 use crate::config;
 use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::index::{FileEntry, FileTime, IndexError, Record};
-use crate::format::key::Name;
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 use crate::source::tree;
 
 /// What a run may use of the backups before it.
@@ -90,17 +89,12 @@ pub(super) fn excusable(class: Class) -> bool {
     )
 }
 
-impl Run<'_> {
+impl Streaming<'_, '_> {
     /// Reserves `bytes` and whatever the item's parent needs, and opens the parent if there is one.
-    pub(super) async fn parent(
-        &mut self,
-        item: &Name,
-        bytes: u64,
-        warnings: &mut Warnings,
-    ) -> Result<(Reservation, Option<Parent>), Error> {
+    pub(super) async fn parent(&mut self, bytes: u64) -> Result<(Reservation, Option<Parent>), Error> {
         let mut depth = 0;
         loop {
-            let error = match self.try_parent(item, &mut depth, bytes, warnings).await {
+            let error = match self.try_parent(&mut depth, bytes).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
@@ -108,24 +102,19 @@ impl Run<'_> {
                 return Err(error);
             }
             let message = format!("an earlier backup cannot be built on: {error}");
-            self.warn(item, &self.ancestors.home(), message, warnings);
+            self.tally.warn(&self.run.ancestors.home(), message);
         }
     }
 
-    async fn try_parent(
-        &mut self,
-        item: &Name,
-        depth: &mut usize,
-        bytes: u64,
-        warnings: &mut Warnings,
-    ) -> Result<(Reservation, Option<Parent>), Error> {
-        let budget = &self.context.budget;
-        let Some((ancestor, deeper)) = self.ancestors.candidate(item, *depth).await? else {
+    async fn try_parent(&mut self, depth: &mut usize, bytes: u64) -> Result<(Reservation, Option<Parent>), Error> {
+        let (location, item) = (self.run.location, &self.tally.item);
+        let budget = &location.process.budget;
+        let Some((ancestor, deeper)) = self.run.ancestors.candidate(item, *depth).await? else {
             return Ok((budget.reserve(bytes).await?, None));
         };
         *depth = deeper;
         let manifest = &ancestor.manifest;
-        let Some((old, stream)) = stream_of(manifest, item) else { return Err(download::Error::Stopped.into()) };
+        let (old, stream) = stream_of(manifest, item).expect("a candidate has the item's stream");
         let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
         let wanted = bytes.saturating_add(table);
         if wanted > budget.total() {
@@ -134,36 +123,29 @@ impl Run<'_> {
                 "this is a full backup, for the table of the {} chunks that {} has needs {table} bytes of memory; raise limits.memory to {wanted}",
                 stream.chunks, manifest.id
             );
-            self.warn(item, &self.ancestors.home(), message, warnings);
+            self.tally.warn(&self.run.ancestors.home(), message);
             return Ok((reservation, None));
         }
         let reservation = budget.reserve(wanted).await?;
-        self.ancestors.survey(&ancestor).await?;
-        let Context { store, pool, .. } = self.context;
-        let download = download::Context {
-            store: Arc::clone(store),
-            budget: budget.clone(),
-            pool: Arc::clone(pool),
-            concurrency: 1,
-        };
-        let index = index::fetch(&download, stream).await?;
-        let let_go = self.let_go(item, stream, warnings);
+        self.run.ancestors.survey(&ancestor).await?;
+        let index = index::fetch(&location.until(&self.run.stop), stream).await?;
+        let let_go = self.let_go(stream);
         let (records, stream) = (index.open(stream)?, stream.clone());
         let of_file = index.clone();
         let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &let_go));
         let chunks = Arc::new(chunks.await.map_err(|_| download::Error::Stopped)??);
         let doubtful = doubtful(manifest, old);
-        tracing::info!(%item, parent = %manifest.id, chunks = chunks.len(), "incremental");
+        tracing::info!(item = %self.tally.item, parent = %manifest.id, chunks = chunks.len(), "incremental");
         Ok((reservation, Some(Parent { ancestor, chunks, stream, index, doubtful })))
     }
 
     /// For each of the stream's objects, whether nothing may refer to it any more.
-    fn let_go(&mut self, item: &Name, stream: &Stream, warnings: &mut Warnings) -> Vec<bool> {
-        let min_live = self.spec.parent.min_live;
+    fn let_go(&mut self, stream: &Stream) -> Vec<bool> {
+        let min_live = self.run.spec.parent.min_live;
         let judge = |object: &DataObject| {
-            if let Some(complaint) = self.ancestors.complaint(object) {
+            if let Some(complaint) = self.run.ancestors.complaint(object) {
                 let message = format!("an object of an earlier backup {complaint}; what was in it is stored again");
-                self.warn(item, object.key.as_str(), message, warnings);
+                self.tally.warn(object.key.as_str(), message);
                 return true;
             }
             if wasted(object, min_live) {

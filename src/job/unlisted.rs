@@ -6,66 +6,44 @@
 //!
 //! Costs one listing and one manifest, and only where something could not be listed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::parent::{Ancestor, Ancestors, Policy, Reuse};
 use super::{Error, Run};
-use crate::error::{Class, Classify as _};
-use crate::format::ebs::VolumeId;
-use crate::format::key::{Chain, Name};
-use crate::format::manifest::{Content, Item, ItemError, Manifest, Outcome, SourceDescription};
-use crate::source::glob;
+use crate::error::{Class, Classify as _, Report};
+use crate::format::key::Name;
+use crate::format::manifest::{Content, Item, Manifest, Outcome};
 
-/// Where items of a source may be.
-#[derive(Debug)]
+/// More items of a source may be where a run cannot look.
 pub(super) struct Unlisted {
-    pub(super) source: Name,
-    pub(super) place: Place,
-    pub(super) why: String,
-}
-
-#[derive(Debug)]
-pub(super) enum Place {
-    Below(PathBuf),
-    /// Among the volumes of the account.
-    Volumes,
+    source: Name,
+    why: String,
+    /// Whether it may have an item of the backup before.
+    may_have: Box<dyn Fn(&Item) -> bool + Send + Sync>,
 }
 
 impl Unlisted {
-    fn may_have(&self, item: &Item) -> bool {
-        match (&self.place, &item.source) {
-            (Place::Below(directory), SourceDescription::Tree { path }) => {
-                // The manifest has paths as they are shown.
-                let directory = directory.to_string_lossy().into_owned();
-                glob::may_be_of(&self.source, &item.name) && std::path::Path::new(path).starts_with(directory)
-            }
-            (Place::Volumes, SourceDescription::Ebs { .. }) => {
-                let volume = item.name.as_str().strip_prefix(self.source.as_str());
-                let volume = volume.and_then(|rest| rest.strip_prefix('-'));
-                volume.is_some_and(|volume| volume.parse::<VolumeId>().is_ok())
-            }
-            _ => false,
-        }
+    pub(super) fn new(source: Name, why: String, may_have: impl Fn(&Item) -> bool + Send + Sync + 'static) -> Self {
+        Self { source, why, may_have: Box::new(may_have) }
     }
 }
 
 /// The items of the backup before that are neither found nor known to be gone, as items that failed.
 fn lost(unlisted: &[Unlisted], before: &Manifest, found: &[Item]) -> Vec<Item> {
     let lost = |item: &Item| {
-        let place = unlisted.iter().find(|unlisted| unlisted.may_have(item))?;
+        let place = unlisted.iter().find(|unlisted| (unlisted.may_have)(item))?;
         if found.iter().any(|found| found.name == item.name) {
             return None;
         }
-        let content = match item.content {
-            Content::Stream { .. } => Content::Stream { stream: None },
-            Content::EbsSnapshot { .. } => Content::EbsSnapshot { snapshot: None },
-        };
         let message = format!("it is in the backup {} and could not be looked for: {}", before.id, place.why);
-        let remedy = "its last copy is kept until it can be looked for again".to_owned();
-        let (class, remedy) = (Class::Source.to_string(), Some(remedy));
-        let error = Some(ItemError { class, message, remedy, code: None, request_id: None });
-        Some(Item { outcome: Outcome::Failure, error, content, ..item.clone() })
+        let error =
+            Report::new(Class::Source, message).remedy("its last copy is kept until it can be looked for again");
+        Some(Item {
+            outcome: Outcome::Failure,
+            error: Some(error),
+            content: Content::none(&item.source),
+            ..item.clone()
+        })
     };
     before.items.iter().filter_map(lost).collect()
 }
@@ -74,16 +52,16 @@ impl Run<'_> {
     /// Adds what may be lost to the items of `manifest`.
     pub(super) async fn add_lost(&mut self, unlisted: &[Unlisted], manifest: &mut Manifest) -> Result<(), Error> {
         let Some(first) = unlisted.first() else { return Ok(()) };
-        let Manifest { cluster, job, node, started, .. } = &*manifest;
-        let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
         // Also where the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(self.context, &chain, policy, *started);
+        let mut ancestors = Ancestors::new(&self.location.until(&self.stop), &self.owner.chain, policy, self.started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {
                 let message = format!("items that could not be looked for may be missing here without a word: {error}");
-                self.warn(&first.source, &ancestors.home(), message, &mut manifest.warnings);
+                let mut tally = self.tally(&first.source);
+                tally.warn(&ancestors.home(), message);
+                manifest.warnings.append(tally.warnings);
                 None
             }
             Err(error) => return Err(error.into()),

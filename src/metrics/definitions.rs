@@ -117,6 +117,11 @@ impl Definitions {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn with_labels(&self) -> usize {
+        self.families.len()
+    }
+
     /// Drops every series whose `label` is `value`.
     pub(super) fn forget(&self, label: &str, value: &str) {
         for family in &self.families {

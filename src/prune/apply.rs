@@ -9,29 +9,34 @@ use crate::catalog::{Entry, Found};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, BackupPrefix, ObjectKey, chain_prefix};
 use crate::format::manifest::Outcome;
-use crate::retry::with_retries;
-use crate::store::{self, Deleted, Overwrite, Payload};
+use crate::location::Location;
+use crate::snapshot;
+use crate::store::{self, Deleted, Overwrite, Payload, Store};
 
 /// Does what the plan says; what could not be deleted is in [`Pruned::failures`].
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
-    let mut pruned = Pruned::default();
+    let (mut pruned, metrics) = (Pruned::default(), ctx.metrics(&plan.chain));
     // Here and below futures are made first and driven then: a stream that makes them as it goes is not `Send` enough for the
     // daemon's tasks (rust-lang/rust#102211).
-    let burials: Vec<_> = plan.doomed().map(|backup| bury(ctx, backup)).collect();
-    let mut burials = stream::iter(burials).buffer_unordered(PARALLEL);
-    let mut deleted = HashSet::new();
-    while let Some((entry, result)) = burials.next().await {
-        ctx.metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
-        match result {
-            Ok(()) => {
-                tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
-                deleted.insert(&entry.id);
+    let (doomed, mut deleted) = (plan.doomed().collect::<Vec<_>>(), HashSet::new());
+    // Some at a time: one takes more memory than what is kept of a backup.
+    for some in doomed.chunks(16 * PARALLEL) {
+        let parallel = ctx.catalog.parallel(some.iter().map(|backup| &backup.entry));
+        let burials: Vec<_> = some.iter().map(|backup| bury(ctx, backup)).collect();
+        let mut burials = stream::iter(burials).buffer_unordered(parallel);
+        while let Some((entry, result)) = burials.next().await {
+            metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
+            match result {
+                Ok(()) => {
+                    tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
+                    deleted.insert(&entry.id);
+                }
+                Err(error) => pruned.failures.push(&entry.key, error.report()),
             }
-            Err(error) => pruned.failures.push(&entry.key, error.report()),
         }
     }
     pruned.kept = plan.backups.len() - deleted.len();
-    ctx.metrics.backups(pruned.kept);
+    metrics.backups(pruned.kept);
     collect(ctx, plan, &deleted, &mut pruned).await;
     let live = plan.backups.iter().map(|backup| &backup.entry.id).filter(|id| !deleted.contains(id)).collect();
     close_graves(ctx, plan, &live, &deleted, &mut pruned).await;
@@ -43,7 +48,7 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
 /// Makes a backup a deleted one: its manifest under another name, then not under its own any more.
 async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
     let entry = &backup.entry;
-    let store = &ctx.catalog.store;
+    let Location { store, .. } = &ctx.catalog.location;
     let result = async {
         // Nobody could learn anything from a copy of a manifest that cannot be read.
         if backup.summary.is_some() {
@@ -53,11 +58,11 @@ async fn bury<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), 
                 Err(error) if error.class == Class::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let payload = Payload::new(data, ctx.checksum);
-            let grave = BackupPrefix::new(&ctx.catalog.prefix, &entry.chain, &entry.id).deleted();
-            with_retries("PutObject", &grave, || store.put(&grave, payload.clone(), Overwrite::Allow)).await?;
+            let payload = Payload::new(data, store.algorithm());
+            let grave = BackupPrefix::new(ctx.catalog.location.prefix(), &entry.chain, &entry.id).deleted();
+            store.put(&grave, payload, Overwrite::Allow).await?;
         }
-        with_retries("DeleteObject", &entry.key, || store.delete(&entry.key)).await.map(drop)
+        store.delete(&entry.key).await.map(drop)
     };
     (entry, result.await)
 }
@@ -73,7 +78,7 @@ async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, prune
             Ok(None) => break,
             // The rest is the next run's.
             Err(error) => {
-                let home = ObjectKey::new(chain_prefix(&ctx.catalog.prefix, &plan.chain));
+                let home = ObjectKey::new(chain_prefix(ctx.catalog.location.prefix(), &plan.chain));
                 pruned.failures.push(&home, error.report());
                 break;
             }
@@ -82,14 +87,14 @@ async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, prune
     pruned.waiting = garbage;
 }
 
-async fn gone(store: &dyn store::Store, object: &Found) -> Result<Deleted, store::Error> {
-    with_retries("DeleteObject", &object.key, || store.delete(&object.key)).await
+async fn gone<'a>(store: &dyn Store, object: &'a Found) -> (&'a Found, Result<Deleted, store::Error>) {
+    (object, store.delete(&object.key).await)
 }
 
 /// Deletes objects, and counts.
 async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
-    let store = &ctx.catalog.store;
-    let delete = |object| async move { (object, gone(&**store, object).await) };
+    let store = &ctx.catalog.location.store;
+    let delete = |object| gone(&**store, object);
     let deletions: Vec<_> = objects.iter().map(delete).collect();
     let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
     while let Some((object, result)) = deletions.next().await {
@@ -115,7 +120,7 @@ async fn close_graves(
     pruned: &mut Pruned,
 ) {
     let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
-    let fresh = fresh.filter_map(|backup| backup.grave(&ctx.catalog.prefix, plan.now, plan.release));
+    let fresh = fresh.filter_map(|backup| backup.grave(ctx.catalog.location.prefix(), plan.now, plan.release));
     let old = plan.graves.iter().filter(|grave| !deleted.contains(&grave.found.id)).cloned();
     for grave in old.chain(fresh).filter(|grave| plan.now >= grave.release) {
         // A deletion that did not get as far as the manifest, of a backup that stays: it keeps what it has.
@@ -151,6 +156,7 @@ async fn delete_snapshots(ctx: &Context, entry: &Entry) -> Result<Snapshots, Rep
         Err(error) if error.class() == Class::NotFound => return Ok(Snapshots::Gone),
         Err(error) => return Err(error.report()),
     };
-    let deletion = ctx.snapshots.delete_backup(&manifest).await.map_err(|error| error.report())?;
+    let deletion =
+        snapshot::delete::backup(&*ctx.catalog.location.disks, &manifest).await.map_err(|error| error.report())?;
     Ok(if deletion.kept.is_empty() { Snapshots::Gone } else { Snapshots::Left })
 }

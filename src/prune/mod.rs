@@ -20,7 +20,8 @@
 //! Two listing requests for each thousand objects of the chain (one to find its backups, one to find what may go), one GET for
 //! each manifest, and for each backup to be deleted a GET, a PUT and the DELETEs, [`PARALLEL`] at a time.
 //!
-//! Memory: some hundred bytes for each backup and eight or sixteen for each object that each manifest names, none for what is only listed. Where
+//! Memory: some hundred bytes for each backup and eight or sixteen for each object that each manifest names, none for what is only listed; an eighth
+//! of the memory is for the manifests that are being read, as many at a time as fit. Where
 //! `limits.memory` is less than that, nothing is done and the error says so.
 
 mod apply;
@@ -31,21 +32,18 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, Catalog};
-use crate::checksum::Algorithm;
+use crate::catalog::{self, Catalog, Memory};
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, Chain, ObjectKey};
 use crate::metrics;
 use crate::retention::{self, Reason};
-use crate::snapshot;
 
 pub use apply::apply;
 pub use garbage::{Count, Garbage};
@@ -65,23 +63,17 @@ const PARALLEL: usize = 16;
 /// Failures that are kept with their text; above that only the count goes up.
 const MAX_FAILURES: usize = 100;
 
-/// What pruning needs of the process and its location.
-#[derive(Clone)]
+/// What to prune in, and how gently.
+#[derive(Debug, Clone)]
 pub struct Context {
     pub catalog: Catalog,
-    /// Of the deleted manifest's PUT.
-    pub checksum: Algorithm,
     /// See [`grace_of`].
     pub grace: Duration,
-    /// Not asked where no manifest names a snapshot.
-    pub snapshots: snapshot::Service,
-    pub metrics: metrics::Job,
 }
 
-impl fmt::Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { catalog, checksum: _, grace, snapshots: _, metrics: _ } = self;
-        f.debug_struct("Context").field("catalog", catalog).field("grace", grace).finish_non_exhaustive()
+impl Context {
+    fn metrics(&self, chain: &Chain) -> metrics::Job {
+        self.catalog.location.process.metrics.job(chain.job.as_str())
     }
 }
 
@@ -170,6 +162,8 @@ pub struct Plan {
     /// When something was last stored for each backup, of which there may be no more than that.
     active: HashMap<BackupId, Timestamp>,
     keys: Keys,
+    /// What is left of `limits.memory`, for what is said of the plan.
+    pub memory: Memory,
     grace: Duration,
     /// Of the backups that this plan deletes.
     release: Timestamp,
@@ -209,7 +203,7 @@ impl Failures {
     }
 }
 
-/// Applies `rules` to one chain: [`plan`], then [`apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
+/// Applies `rules` to one chain: [`plan`], then [`fn@apply`], within [`DEADLINE`]. A chain of which every backup stays, and in which
 /// nothing was left behind, costs its listing and no more.
 ///
 /// # Errors
@@ -225,7 +219,7 @@ pub async fn prune(
         if rules.retention.is_none()
             && let Some(kept) = read::tidy(ctx, chain).await?
         {
-            ctx.metrics.backups(kept);
+            ctx.metrics(chain).backups(kept);
             return Ok(Pruned { kept, ..Pruned::default() });
         }
         Ok(apply(ctx, &plan(ctx, chain, rules, now).await?).await)
@@ -267,7 +261,7 @@ pub async fn bounded<T>(work: impl Future<Output = Result<T, Error>>, cancel: &C
 /// # Errors
 /// When the chain cannot be read.
 pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -> Result<Plan, Error> {
-    let Chained { manifests, graves, active, keys } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, graves, active, keys, memory } = read::chain(ctx, chain, now).await?;
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let manifests = manifests.into_iter().map(|(entry, read)| Ok((entry, read?))).collect::<Result<Vec<_>, _>>();
     let manifests = manifests.map_err(failed)?;
@@ -277,7 +271,7 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
     let backups =
         backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
     let (grace, release) = (ctx.grace, release(now, ctx.grace));
-    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, memory, grace, release, now })
 }
 
 /// The plan that deletes the backups `ids` and keeps the others.
@@ -291,7 +285,7 @@ pub async fn plan_deletion(
     reclaim: Reclaim,
     now: Timestamp,
 ) -> Result<Plan, Error> {
-    let Chained { manifests, graves, active, keys } = read::chain(ctx, chain, now).await?;
+    let Chained { manifests, graves, active, keys, memory } = read::chain(ctx, chain, now).await?;
     if let Some(id) = ids.iter().find(|id| !manifests.iter().any(|(entry, _)| entry.id == **id)) {
         return Err(Error::NotFound { chain: chain.clone(), id: id.clone() });
     }
@@ -311,10 +305,10 @@ pub async fn plan_deletion(
         Reclaim::AfterGrace => release(now, ctx.grace),
         Reclaim::AtOnce => now,
     };
-    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, grace: ctx.grace, release, now })
+    Ok(Plan { chain: chain.clone(), backups, graves, active, keys, memory, grace: ctx.grace, release, now })
 }
 
-/// What [`apply`] would find to be garbage if every deletion succeeded.
+/// What [`fn@apply`] would find to be garbage if every deletion succeeded.
 ///
 /// # Errors
 /// When the chain cannot be listed.

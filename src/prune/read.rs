@@ -105,7 +105,6 @@ impl Grave {
 }
 
 /// All that is kept of a chain: its backups. Its objects are listed again when it is clear which of them may go.
-#[derive(Default)]
 pub(super) struct Chained {
     /// Newest first.
     pub(super) manifests: Vec<(Entry, Result<Summary, catalog::Error>)>,
@@ -113,6 +112,8 @@ pub(super) struct Chained {
     /// When something was last stored for each backup, committed, deleted or neither.
     pub(super) active: HashMap<BackupId, Timestamp>,
     pub(super) keys: Keys,
+    /// What is left.
+    pub(super) memory: Memory,
 }
 
 fn scope(chain: &Chain) -> Scope<'_> {
@@ -154,6 +155,8 @@ pub(super) async fn tidy(ctx: &Context, chain: &Chain) -> Result<Option<usize>, 
 pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Result<Chained, Error> {
     let failed = |error| Error::Chain { chain: chain.clone(), error };
     let mut reading = Reading { ctx, memory: Memory::new(ctx.catalog.memory), keys: Keys::default(), sets: Vec::new() };
+    // For the manifests that are being read.
+    reading.memory.take(usize::try_from(ctx.catalog.memory / 8).unwrap_or(usize::MAX)).map_err(failed)?;
     let (mut active, mut entries, mut deleted) = (HashMap::new(), Vec::new(), Vec::new());
     let memory = &mut reading.memory;
     let visit = |found: Found| {
@@ -192,7 +195,7 @@ pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Resul
         };
         graves.push(Grave { found, release, named });
     }
-    Ok(Chained { manifests, graves, active, keys: reading.keys })
+    Ok(Chained { manifests, graves, active, keys: reading.keys, memory: reading.memory })
 }
 
 /// Manifests being read, one summary after the other.
@@ -215,7 +218,7 @@ impl Reading<'_> {
                 ctx.catalog.manifest(entry).await.map(|manifest| Summary::of(&manifest, entry, keys))
             };
             let reads: Vec<_> = some.iter().map(read).collect();
-            let mut reads = stream::iter(reads).buffered(PARALLEL);
+            let mut reads = stream::iter(reads).buffered(ctx.catalog.parallel(some));
             while let Some(mut summary) = reads.next().await {
                 if let Ok(summary) = &mut summary {
                     self.pay(summary)?;

@@ -3,43 +3,32 @@ mod runs;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::checksum::{Algorithm, Checksum, crc64nvme};
-use crate::disks::memory::{Fault, MemoryDisks, error, volume};
+use crate::checksum::Algorithm;
+use crate::disks::memory::{self as disks, MemoryDisks, error, volume};
 use crate::disks::{Disks as _, NewSnapshot, Tags};
-use crate::format::ebs::{EbsSnapshot, State, VolumeId};
-use crate::format::key::{BackupPrefix, Kind, Name};
-use crate::format::manifest::{
-    Content, DataObject, IndexObject, Item, Manifest, NotEntered, Outcome, SourceDescription, Stream, VERSION, Warnings,
-};
+use crate::format::codec::Suffix;
+use crate::format::ebs::{EbsSnapshot, VolumeId};
+use crate::format::index::Totals;
+use crate::format::key::{BackupPrefix, Kind};
+use crate::format::manifest::{Content, DataObject, IndexObject, Item, Manifest, SourceDescription};
+use crate::format::testing::{chain as node, item, manifest_of, name, object, stream};
+use crate::location::memory;
 use crate::metrics::Metrics;
-use crate::store::memory::MemoryStore;
-use crate::store::{
-    Download, Error as StoreError, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
-};
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Error as StoreError, Overwrite, Payload, Store as _};
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-fn name(name: &str) -> Name {
-    Name::new(name).unwrap()
-}
-
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
-}
-
-fn node(node: &str) -> Chain {
-    Chain { cluster: name("c"), job: name("j"), node: name(node) }
 }
 
 fn keep_last(count: u32) -> Rules {
@@ -51,7 +40,9 @@ const KEEP_ALL: Rules = Rules { retention: None, zone: TimeZone::UTC };
 
 /// A store with chains in it, and a clock.
 struct World {
-    store: Arc<Obstacle>,
+    store: Arc<MemoryStore>,
+    /// The same for the process under test.
+    client: Arc<MemoryStore>,
     disks: Arc<MemoryDisks>,
     ctx: Context,
     now: i64,
@@ -62,27 +53,25 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let store = Arc::new(Obstacle::default());
-        let catalog =
-            Catalog { store: Arc::clone(&store) as _, prefix: "p".to_owned(), cluster: name("c"), memory: 1 << 20 };
-        let metrics = Metrics::new().job("j");
+        let store = Arc::new(MemoryStore::new());
+        let client = Arc::new(store.client());
         let disks = Arc::new(MemoryDisks::new([volume(&"vol-01234567".parse().unwrap(), &[])]));
-        let checksum = Algorithm::Crc64nvme;
-        let snapshots = snapshot::Service::new(Arc::clone(&disks) as _);
-        let ctx = Context { catalog, checksum, grace: GRACE, snapshots, metrics };
-        let mut world = Self { store, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
+        let remote = memory::Memory::new(Arc::clone(&client) as _).with_disks(Arc::clone(&disks) as _);
+        let catalog = Catalog::new(&remote.open(&memory::config("p"), 1 << 20));
+        let ctx = Context { catalog, grace: GRACE };
+        let mut world = Self { store, client, disks, ctx, now: 0, serial: 0, promised: BTreeMap::new() };
         world.pass(0);
         world
     }
 
     fn pass(&mut self, seconds: i64) {
         self.now += seconds;
-        self.store.inner.set_now(at(self.now));
+        self.store.set_now(at(self.now));
     }
 
     async fn put(&self, key: &ObjectKey, data: impl Into<Bytes>) {
         let payload = Payload::new(data, Algorithm::None);
-        self.store.inner.put(key, payload, Overwrite::Refuse).await.unwrap();
+        self.store.put(key, payload, Overwrite::Refuse).await.unwrap();
     }
 
     /// Uploads `count` data objects and an index of a new backup, and returns what its manifest would say. Every object of
@@ -95,51 +84,24 @@ impl World {
         let old = old.enumerate().filter(|(n, _)| refers.get(*n).copied().unwrap_or(true)).map(|(_, object)| object);
         let mut objects: Vec<DataObject> = old.collect();
         for number in 1..=count {
-            let key = home.data(&name("item"), number, "zst");
+            let key = home.data(&name("item"), number, Suffix::Zst);
             let data = format!("data of {key}");
             self.put(&key, data.clone()).await;
-            let (size, crc64nvme) = (data.len() as u64, crc64nvme(data.as_bytes()).to_be_bytes());
-            objects.push(DataObject { key, size, crc64nvme, live_bytes: size });
+            objects.push(object(key, data.as_bytes()));
         }
         let key = home.index(&name("item"));
         let data = format!("index of {key}");
         self.put(&key, data.clone()).await;
         let index = IndexObject { key, size: data.len() as u64, sha256: Sha256::digest(&data).into() };
-        let stored_bytes = objects.iter().map(|object| object.live_bytes).sum();
-        let stream = Stream {
-            plain_bytes: 1000,
-            stored_bytes,
-            new_bytes: 0,
-            chunks: 1,
-            files: 0,
-            digest: [0; 32],
-            index,
-            objects,
-            not_entered: NotEntered::default(),
-        };
-        let item = Item {
-            name: name("item"),
-            source: SourceDescription::Stdin,
-            outcome: Outcome::Success,
-            error: None,
-            labels: BTreeMap::new(),
-            content: Content::Stream { stream: Some(stream) },
-        };
+        let totals = Totals { chunks: 1, files: 0, plain_bytes: 1000, digest: [0; 32] };
         Manifest {
-            version: VERSION,
-            id,
-            job: chain.job.clone(),
-            cluster: chain.cluster.clone(),
-            node: chain.node.clone(),
-            agent: String::new(),
-            started: at(self.now),
-            finished: at(self.now),
             parent: parent.map(|parent| parent.id.clone()),
             base: parent.map(|parent| parent.base.clone().unwrap_or_else(|| parent.id.clone())),
-            labels: BTreeMap::new(),
-            outcome: Outcome::Success,
-            items: vec![item],
-            warnings: Warnings::default(),
+            ..manifest_of(
+                chain.clone(),
+                id,
+                vec![item("item", SourceDescription::Stdin, Some(stream(totals, index, objects)))],
+            )
         }
     }
 
@@ -160,7 +122,7 @@ impl World {
     }
 
     async fn read(&self, key: &ObjectKey) -> Option<Bytes> {
-        let mut body = self.store.inner.get(key, None).await.ok()?.body;
+        let mut body = self.store.get(key, None).await.ok()?.body;
         let mut out = Vec::new();
         while let Some(piece) = body.next().await {
             out.extend_from_slice(&piece.unwrap());
@@ -177,7 +139,7 @@ impl World {
     }
 
     fn keys(&self) -> BTreeSet<ObjectKey> {
-        self.store.inner.keys().into_iter().collect()
+        self.store.keys().into_iter().collect()
     }
 
     /// Everything that a committed backup needs is there, bit for bit. Returns all of those keys, the manifests' included.
@@ -206,89 +168,39 @@ enum Stop {
     After,
 }
 
-/// A store in memory that can be stopped at any change, and that may deny DELETEs.
-#[derive(Default)]
-struct Obstacle {
-    inner: MemoryStore,
-    /// Changes until `stop`.
-    fuse: Mutex<Option<(usize, Stop, CancellationToken)>>,
-    denied: Mutex<Option<Kind>>,
-    changes: AtomicUsize,
-}
+impl World {
+    /// PUTs and DELETEs so far.
+    fn changes(&self) -> usize {
+        self.client.requests("PutObject") + self.client.requests("DeleteObject")
+    }
 
-impl Obstacle {
-    /// Whether the request goes through; does not return when the process is dead.
-    async fn change<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        let blown = {
-            let mut fuse = self.fuse.lock().unwrap();
-            match &mut *fuse {
-                None => None,
-                Some((0, stop, cancel)) => Some((*stop, cancel.clone())),
-                Some((left, ..)) => {
-                    *left -= 1;
-                    None
-                }
+    /// Stops the process at the change after so many.
+    fn stop_at(&self, changes: usize, stop: Stop, cancel: CancellationToken) {
+        let mut left = changes;
+        self.client.script(move |operation, _, _| {
+            if !matches!(operation, "PutObject" | "DeleteObject") {
+                return None;
             }
-        };
-        let Some((stop, cancel)) = blown else { return request.await };
-        if stop == Stop::After {
-            drop(request.await);
-        }
-        cancel.cancel();
-        std::future::pending().await
+            let Some(less) = left.checked_sub(1) else {
+                cancel.cancel();
+                return Some(if stop == Stop::After { Fault::HangAfter } else { Fault::Hang });
+            };
+            left = less;
+            None
+        });
     }
-}
 
-#[async_trait::async_trait]
-impl Store for Obstacle {
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), StoreError> {
-        self.change(self.inner.put(key, payload, overwrite)).await
+    /// Denies the deletion of such objects.
+    fn deny(&self, denied: Kind) {
+        self.client.script(move |operation, key, _| {
+            let kind = || BackupPrefix::parse_object("p", &name("c"), &ObjectKey::new(key)).map(|(_, _, kind)| kind);
+            (operation == "DeleteObject" && kind() == Some(denied))
+                .then(|| Fault::Refuse(StoreError::local("DeleteObject", key, Class::AccessDenied, "no")))
+        });
     }
-    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, StoreError> {
-        let kind = BackupPrefix::parse_object("p", &name("c"), key).map(|(_, _, kind)| kind);
-        if kind.is_some() && *self.denied.lock().unwrap() == kind {
-            return Err(StoreError::local("DeleteObject", key, Class::AccessDenied, "no"));
-        }
-        self.change(self.inner.delete(key)).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, StoreError> {
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, StoreError> {
-        self.inner.list(prefix, from).await
-    }
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, StoreError> {
-        self.inner.create_upload(key).await
-    }
-    async fn upload_part(
-        &self,
-        to: &UploadHandle,
-        n: PartNumber,
-        payload: Payload,
-    ) -> Result<UploadedPart, StoreError> {
-        self.inner.upload_part(to, n, payload).await
-    }
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), StoreError> {
-        self.inner.complete_upload(upload, parts, size, checksum).await
-    }
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), StoreError> {
-        self.inner.abort_upload(upload).await
-    }
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, StoreError> {
-        self.inner.list_parts(upload).await
-    }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, StoreError> {
-        self.inner.list_uploads(prefix).await
+
+    fn let_everything_pass(&self) {
+        self.client.script(|_, _, _| None);
     }
 }
 

@@ -19,13 +19,12 @@
 //! hand is removed again, what was restored before it stays.
 
 mod access;
-mod archive;
 mod attributes;
 mod data;
 mod known;
 mod ledger;
 mod links;
-mod pax;
+mod sink;
 mod target;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -37,19 +36,18 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use self::archive::{Archive, Kind, Member};
 use self::attributes::{Place, apply};
-use self::data::Sparse;
+use self::data::Output;
 use self::ledger::Ledger;
 pub use self::ledger::Warning;
+use self::sink::{Sink, Wants};
 use self::target::{Found, Target};
 use super::refusal;
 use crate::error::{Class, Classify, Report};
+use crate::format::index::FileKind;
+use crate::tar::{self, Member, shown};
 
 type Failure = refusal::Failure<Error>;
-
-/// What a stream ends with. A caller that feeds only some members of an archive adds it.
-pub const END_OF_ARCHIVE: [u8; 1024] = [0; 1024];
 
 /// Bytes on their way into a file.
 const BUFFER: usize = 256 << 10;
@@ -99,19 +97,8 @@ pub struct Summary {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The reader's own error, to be told apart by who made the reader.
-    #[error("reading the archive at byte {offset}: {error}")]
-    Read {
-        offset: u64,
-        #[source]
-        error: io::Error,
-    },
-    #[error("the archive ends at byte {offset}, within {what}; expected {missing} more bytes")]
-    Truncated { offset: u64, what: String, missing: u64 },
-    #[error("the archive's header at byte {offset}: {reason}")]
-    Header { offset: u64, reason: String },
-    #[error("the archive's member {path:?} is refused: {reason}")]
-    Refused { path: String, reason: String },
+    #[error(transparent)]
+    Archive(#[from] tar::Error),
     #[error("{action} {path:?}: {error}")]
     Io {
         action: &'static str,
@@ -123,28 +110,16 @@ pub enum Error {
 
 impl Classify for Error {
     fn report(&self) -> Report {
-        let class = match self {
-            Self::Truncated { .. } | Self::Header { .. } | Self::Refused { .. } => Class::Integrity,
-            Self::Read { .. } => Class::Local,
-            Self::Io { error, .. } => {
-                let report = Report::new(Class::Local, self.to_string());
-                return match refusal::remedy(error) {
-                    Some(remedy) => report.remedy(remedy),
-                    None => report,
-                };
-            }
-        };
-        Report::new(class, self.to_string())
+        match self {
+            Self::Archive(tar::Error::Read { .. }) => Report::new(Class::Local, self.to_string()),
+            Self::Archive(_) => Report::new(Class::Integrity, self.to_string()),
+            Self::Io { error, .. } => refusal::report(self.to_string(), error),
+        }
     }
 }
 
-/// How a path is shown: escaped, so that it cannot play tricks on a terminal or in a log.
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
 fn refused(path: &[u8], reason: impl Into<String>) -> Error {
-    Error::Refused { path: shown(path), reason: reason.into() }
+    tar::Error::refused(path, reason).into()
 }
 
 fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(E) -> Error {
@@ -162,8 +137,8 @@ pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Su
         Root::Made => Root::Made,
         Root::There => make_root(target).map_err(failed("creating the target", target.as_os_str().as_bytes()))?,
     };
-    let mut extractor = extractor(reader, target, options, root)?;
-    match extractor.run() {
+    let mut extractor = extractor(target, options, root)?;
+    match sink::unpack(reader, &mut extractor).and_then(|()| extractor.finish()) {
         Ok(()) => Ok(extractor.summary()),
         Err(error) => {
             extractor.abandon();
@@ -172,15 +147,9 @@ pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Su
     }
 }
 
-fn extractor<'a, R: Read>(
-    reader: R,
-    target: &Path,
-    options: &'a Options,
-    root: Root,
-) -> Result<Extractor<'a, R>, Error> {
+fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extractor<'a>, Error> {
     let opened = Target::open(target, options.overwrite);
     Ok(Extractor {
-        archive: Archive::new(reader),
         target: opened.map_err(failed("opening the target", target.as_os_str().as_bytes()))?,
         options,
         root,
@@ -188,7 +157,7 @@ fn extractor<'a, R: Read>(
         copies: HashMap::new(),
         summary: Summary::default(),
         ledger: Ledger::default(),
-        buffer: vec![0; BUFFER],
+        output: None,
     })
 }
 
@@ -211,12 +180,12 @@ pub fn make_root(path: &Path) -> io::Result<Root> {
 /// Takes away what something new has from its directory's default ACL. One that stays is in force for nobody, as long as
 /// the mode gives the group nothing.
 pub fn remove_acls(file: &File, kind: FileType) {
-    let kind = if kind == FileType::Directory { Kind::Directory } else { Kind::Regular };
+    let kind = if kind == FileType::Directory { FileKind::Directory } else { FileKind::Regular };
     let _ = Place::Open(file).remove_acls(kind);
 }
 
-struct Extractor<'a, R> {
-    archive: Archive<R>,
+/// The directory that an archive is unpacked into.
+struct Extractor<'a> {
     target: Target,
     options: &'a Options,
     root: Root,
@@ -225,7 +194,8 @@ struct Extractor<'a, R> {
     copies: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     summary: Summary,
     ledger: Ledger,
-    buffer: Vec<u8>,
+    /// The file whose data is coming.
+    output: Option<Output>,
 }
 
 /// What a directory gets at the end.
@@ -236,45 +206,76 @@ struct Directory {
     before: Option<u32>,
 }
 
-impl<R: Read> Extractor<'_, R> {
-    fn run(&mut self) -> Result<(), Error> {
-        while let Some(member) = self.archive.next_member()? {
-            self.member(member)?;
-        }
-        self.finish()
-    }
+impl Sink for Extractor<'_> {
+    type Error = Error;
 
-    fn member(&mut self, mut member: Member) -> Result<(), Error> {
+    fn begin(&mut self, mut member: Member) -> Result<Wants, Error> {
+        member.path = target::checked(&member.path)?;
         if let Some(instead) = self.options.link_sources.get(&member.path) {
             member.path = target::checked(instead)?;
         }
-        if member.path.is_empty() && member.kind != Kind::Directory {
+        if member.path.is_empty() && member.kind != FileKind::Directory {
             return Err(refused(b".", "it is the target itself; expected a directory"));
         }
         let path = member.path.clone();
         // Its content has come under this name already, or was left out under it.
-        if member.kind == Kind::HardLink
+        if member.kind == FileKind::HardLink
             && target::checked(&member.link)
                 .is_ok_and(|first| self.options.link_sources.get(&first).is_some_and(|instead| *instead == path))
         {
-            return Ok(());
+            return Ok(Wants::Nothing);
         }
         let done = match member.kind {
-            Kind::Directory => self.directory(member),
-            Kind::Regular => self.file(&member),
-            Kind::HardLink => self.hard_link(&member),
-            Kind::Symlink | Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => self.special(&member),
+            FileKind::Directory => self.directory(member),
+            FileKind::Regular => match self.file(member) {
+                Ok(()) => return Ok(Wants::Data),
+                failed => failed,
+            },
+            FileKind::HardLink => self.hard_link(&member),
+            FileKind::Symlink | FileKind::Fifo | FileKind::CharDevice | FileKind::BlockDevice => self.special(&member),
         };
+        self.settle(&path, done)?;
+        Ok(Wants::Nothing)
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<Wants, Error> {
+        let Some(output) = &mut self.output else { return Ok(Wants::Nothing) };
+        match output.write(bytes, offset) {
+            Ok(()) => {
+                self.summary.bytes += bytes.len() as u64;
+                Ok(Wants::Data)
+            }
+            failed => {
+                let path = std::mem::take(&mut output.member.path);
+                self.settle(&path, failed)?;
+                Ok(Wants::Nothing)
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        let done = output.finish();
+        let done = done.and_then(|()| Ok(apply(&Place::Open(&output.file), &output.member, &mut self.ledger)?));
+        let path = std::mem::take(&mut output.member.path);
+        self.settle(&path, done)
+    }
+}
+
+impl Extractor<'_> {
+    /// Counts a member that is complete, or notes why it was left out. A file that is not complete does not stay.
+    fn settle(&mut self, path: &[u8], done: Result<(), Failure>) -> Result<(), Error> {
+        let done = if self.output.take().is_some() { self.removed_unless(done, path) } else { done };
         match done {
             Ok(()) => {
-                let wanted = !self.options.on_the_way.contains(&path);
+                let wanted = !self.options.on_the_way.contains(path);
                 self.summary.files += u64::from(wanted);
                 self.summary.below += u64::from(wanted && !path.is_empty());
                 Ok(())
             }
             Err(Failure::LeftOut(refusal)) => {
-                self.target.known.leave_out(&path, refusal.class);
-                self.ledger.left_out(&path, &refusal);
+                self.target.known.leave_out(path, refusal.class);
+                self.ledger.left_out(path, &refusal);
                 Ok(())
             }
             Err(Failure::Ends(error)) => Err(error),
@@ -310,14 +311,11 @@ impl<R: Read> Extractor<'_, R> {
         Ok(())
     }
 
-    fn file(&mut self, member: &Member) -> Result<(), Failure> {
+    fn file(&mut self, member: Member) -> Result<(), Failure> {
         let file = File::from(self.target.create_file(&member.path)?);
-        let written = match member.sparse {
-            Some(size) => self.sparse_data(&file, member, size),
-            None => self.data(&file, member),
-        };
-        let done = written.and_then(|()| Ok(apply(&Place::Open(&file), member, &mut self.ledger)?));
-        self.removed_unless(done, &member.path)
+        let sparse = member.map.is_some();
+        let output = self.output.insert(Output::new(file, member));
+        if sparse { output.set_length() } else { Ok(()) }
     }
 
     /// What is not complete does not stay. The first error is the one to report.
@@ -331,39 +329,6 @@ impl<R: Read> Extractor<'_, R> {
                 Err(failure)
             }
         }
-    }
-
-    fn data(&mut self, file: &File, member: &Member) -> Result<(), Failure> {
-        let mut offset = 0;
-        loop {
-            let length = self.archive.data(&mut self.buffer)?;
-            if length == 0 {
-                return Ok(());
-            }
-            data::write_at(file, &member.path, &self.buffer[..length], offset)?;
-            offset += length as u64;
-            self.summary.bytes += length as u64;
-        }
-    }
-
-    fn sparse_data(&mut self, file: &File, member: &Member, size: u64) -> Result<(), Failure> {
-        let segments = self.archive.sparse_map(member, size)?;
-        let mut sparse = Sparse::new(file, &member.path, size)?;
-        for segment in segments {
-            let mut offset = segment.offset;
-            let end = segment.offset + segment.length;
-            while offset < end {
-                let wanted = usize::try_from(end - offset).map_or(BUFFER, |left| left.min(BUFFER));
-                let length = self.archive.data(&mut self.buffer[..wanted])?;
-                if length == 0 {
-                    return Err(refused(&member.path, "its data ends before its map; expected the map's sum").into());
-                }
-                sparse.write(&self.buffer[..length], offset)?;
-                offset += length as u64;
-                self.summary.bytes += length as u64;
-            }
-        }
-        sparse.finish()
     }
 
     fn special(&mut self, member: &Member) -> Result<(), Failure> {
@@ -409,11 +374,14 @@ impl<R: Read> Extractor<'_, R> {
         Ok(())
     }
 
-    /// Gives the directories that were there before the modes that they had.
+    /// Removes the file that is not complete, and gives the directories that were there before the modes that they had.
+    /// The first error is the one to report, so none of these is.
     fn abandon(&mut self) {
+        if let Some(output) = self.output.take() {
+            let _ = self.target.remove(&output.member.path);
+        }
         while let Some((path, directory)) = self.directories.pop_last() {
             if let Some(mode) = directory.before {
-                // The first error is the one to report.
                 let _ = self.target.set_directory_mode(&path, mode);
             }
         }

@@ -17,6 +17,8 @@ pub enum Error {
         item: Name,
         #[source]
         error: extract::Error,
+        /// Why the archive could not be read, where that is it.
+        download: Option<Box<download::Error>>,
     },
     #[error("the target {} is not empty", target.display())]
     NotEmpty { target: PathBuf },
@@ -37,15 +39,9 @@ impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
             Self::Download(error) => return error.report(),
-            Self::Extract { error, .. } => {
-                let report = match error {
-                    extract::Error::Read { error, .. } => downloaded(error).map(Classify::report),
-                    extract::Error::Truncated { .. }
-                    | extract::Error::Header { .. }
-                    | extract::Error::Refused { .. }
-                    | extract::Error::Io { .. } => None,
-                };
-                return Report { message: self.to_string(), ..report.unwrap_or_else(|| error.report()) };
+            Self::Extract { error, download, .. } => {
+                let report = download.as_ref().map_or_else(|| error.report(), |error| error.report());
+                return Report { message: self.to_string(), ..report };
             }
             Self::NotEmpty { .. } => {
                 let remedy = "restore into an empty directory, or replace what is there with --overwrite";
@@ -53,28 +49,9 @@ impl Classify for Error {
             }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,
-            Self::Local { error, .. } => {
-                let report = Report::new(Class::Local, self.to_string());
-                return match refusal::remedy(error) {
-                    Some(remedy) => report.remedy(remedy),
-                    None => report,
-                };
-            }
+            Self::Local { error, .. } => return refusal::report(self.to_string(), error),
         };
         Report::new(class, self.to_string())
-    }
-}
-
-/// The download's own error inside the one that [`io::Read`] allows.
-fn downloaded(error: &io::Error) -> Option<&download::Error> {
-    error.get_ref()?.downcast_ref()
-}
-
-/// The error of a reader that [`download::plain::PlainReader::into_read`] made.
-pub(super) fn read_error(error: io::Error) -> Error {
-    match error.downcast::<download::Error>() {
-        Ok(error) => error.into(),
-        Err(error) => local("reading", "the stream")(error),
     }
 }
 

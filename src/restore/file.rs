@@ -9,26 +9,21 @@ use rustix::io::Errno;
 use tempfile::{NamedTempFile, PersistError};
 
 use super::extract::{self, Root};
-use super::failure::{Error, local, read_error};
+use super::failure::{Error, local};
 use super::refusal::{self, Failure, Refusal};
-use crate::format::manifest::{Item, SourceDescription};
+use crate::format::manifest::{Item, Target};
 
 /// Bytes on their way into a file.
 const BUFFER: usize = 256 << 10;
 
 /// What a file, command or stdin item is called when it is restored.
 pub(super) fn file_name(item: &Item) -> String {
-    match &item.source {
-        SourceDescription::File { path } => {
-            let base = path.rsplit('/').next().unwrap_or_default();
-            let safe = !matches!(base, "" | "." | "..") && base.len() <= 255 && !base.contains(char::is_control);
-            if safe { base.to_owned() } else { item.name.to_string() }
-        }
-        SourceDescription::Tree { .. }
-        | SourceDescription::Command { .. }
-        | SourceDescription::Stdin
-        | SourceDescription::Ebs { .. } => item.name.to_string(),
-    }
+    let base = match item.source.target() {
+        Target::File(Some(path)) => path.rsplit('/').next().unwrap_or_default(),
+        Target::File(None) | Target::Folder | Target::Volume => "",
+    };
+    let safe = !matches!(base, "" | "." | "..") && base.len() <= 255 && !base.contains(char::is_control);
+    if safe { base.to_owned() } else { item.name.to_string() }
 }
 
 fn step(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failure<Error> {
@@ -84,7 +79,7 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(read_error(error).into()),
+            Err(error) => return Err(local("reading", "the stream")(error).into()),
         };
         io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("writing it", &path))?;
         total += count as u64;

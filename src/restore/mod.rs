@@ -18,6 +18,7 @@
 pub mod extract;
 mod failure;
 mod file;
+mod input;
 mod refusal;
 mod select;
 mod summary;
@@ -25,7 +26,7 @@ mod summary;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -35,14 +36,17 @@ use self::extract::Root;
 pub use self::failure::Error;
 use self::failure::local;
 use self::file::file_name;
+use self::input::Input;
 use self::refusal::Failure;
 use self::select::{Include, Selected};
 pub use self::summary::{Summary, Warning, Warnings};
-use crate::download::plain::{self, PlainRead, PlainReader};
-use crate::download::{self, Context, Progress, Selection, index};
+use crate::download::plain;
+use crate::download::{self, Progress, Selection, index};
 use crate::error::Class;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Stream};
+use crate::location::Location;
+use crate::tar;
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -60,7 +64,7 @@ pub struct Options {
 /// When the target holds something already (without `overwrite`), nothing is there by that name, at the first thing that
 /// cannot be read or is not what was stored, or when the target is in such trouble that what follows would fail too.
 pub async fn restore(
-    ctx: &Context,
+    location: &Location,
     manifest: &Manifest,
     target: &Path,
     options: &Options,
@@ -76,7 +80,7 @@ pub async fn restore(
     // Ends the threads behind this future when it is dropped.
     let cancel = cancel.child_token();
     let _guard = cancel.clone().drop_guard();
-    let mut job = Job { ctx, target, root, include, overwrite, cancel: &cancel, progress, summary };
+    let mut job = Job { location, target, root, include, overwrite, cancel: &cancel, progress, summary };
     for (item, stream) in &items {
         let base = if items.len() == 1 { target.to_owned() } else { target.join(item.name.as_str()) };
         match job.item(item, stream, base).await {
@@ -100,7 +104,7 @@ pub async fn restore(
 /// # Errors
 /// When the backup has several items and none is named, or none of that name, or reading or writing fails.
 pub async fn cat(
-    ctx: &Context,
+    location: &Location,
     manifest: &Manifest,
     item: Option<&Name>,
     mut out: impl AsyncWrite + Unpin,
@@ -112,8 +116,8 @@ pub async fn cat(
         let message = format!("the backup {} has several items; name one of {}", manifest.id, names_of(manifest));
         return Err(Error::Usage(message));
     };
-    let index = fetch_index(ctx, stream, cancel).await?;
-    let mut reader = plain::read(ctx, stream, index, Selection::Whole, cancel.clone());
+    let index = fetch_index(location, stream, cancel).await?;
+    let mut reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
     let failed = |error| local("writing to", "the output")(error);
     let mut total = 0;
     while let Some(bytes) = reader.next().await? {
@@ -190,11 +194,15 @@ fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
     Ok(root)
 }
 
-async fn fetch_index(ctx: &Context, stream: &Stream, cancel: &CancellationToken) -> Result<index::IndexFile, Error> {
+async fn fetch_index(
+    location: &Location,
+    stream: &Stream,
+    cancel: &CancellationToken,
+) -> Result<index::IndexFile, Error> {
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(download::Error::Cancelled.into()),
-        index = index::fetch(ctx, stream) => Ok(index?),
+        index = index::fetch(location, stream) => Ok(index?),
     }
 }
 
@@ -207,7 +215,7 @@ where
 }
 
 struct Job<'a> {
-    ctx: &'a Context,
+    location: &'a Location,
     target: &'a Path,
     root: Root,
     include: Option<Include>,
@@ -230,12 +238,16 @@ impl Job<'_> {
         if !item.source.is_tree() && self.include.as_ref().is_some_and(|globs| !globs.wants(file_name.as_bytes())) {
             return Ok(Wanted::No);
         }
-        let index = fetch_index(self.ctx, stream, self.cancel).await?;
+        let index = fetch_index(self.location, stream, self.cancel).await?;
         if !item.source.is_tree() {
             let _ = self.enter(&base).await?;
             let overwrite = self.overwrite;
-            let reader = self.read(stream, index, Selection::Whole);
-            let bytes = blocking(move || file::write(reader, &base, &file_name, overwrite)).await?;
+            let mut input = self.read(stream, index, Selection::Whole);
+            let write = move || {
+                let written = file::write(&mut input, &base, &file_name, overwrite);
+                input.failure.map_or(written, |error| Err(Failure::Ends(error.into())))
+            };
+            let bytes = blocking(write).await?;
             self.summary.add_file(bytes);
             return Ok(Wanted::Yes);
         }
@@ -247,15 +259,17 @@ impl Job<'_> {
                 if ranges.is_empty() {
                     return Ok(Wanted::No);
                 }
-                (Selection::Ranges(ranges), link_sources, on_the_way, &extract::END_OF_ARCHIVE[..])
+                (Selection::Ranges(ranges), link_sources, on_the_way, &tar::END[..])
             }
         };
         let root = self.enter(&base).await?;
-        let archive = self.read(stream, index, selection).chain(end);
+        let mut input = self.read(stream, index, selection);
         let options = extract::Options { overwrite: self.overwrite, root, link_sources, on_the_way };
         let name = item.name.clone();
         let unpacked = blocking(move || {
-            extract::extract(archive, &base, &options).map_err(|error| Error::Extract { item: name, error })
+            let unpacked = extract::extract((&mut input).chain(end), &base, &options);
+            let download = input.failure.map(Box::new);
+            unpacked.map_err(|error| Error::Extract { item: name, error, download })
         });
         let unpacked = unpacked.await?;
         self.summary.add(&item.name, unpacked);
@@ -276,22 +290,8 @@ impl Job<'_> {
         blocking(move || select::select(&index, &stream, &include)).await
     }
 
-    fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Counted {
-        let reader: PlainReader = plain::read(self.ctx, stream, index, selection, self.cancel.clone());
-        let reader = reader.into_read(tokio::runtime::Handle::current());
-        Counted { reader, progress: Progress::clone(self.progress) }
-    }
-}
-
-struct Counted {
-    reader: PlainRead,
-    progress: Progress,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        (self.progress)(count as u64);
-        Ok(count)
+    fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Input {
+        let reader = plain::read(self.location, stream, index, selection, self.cancel.clone());
+        Input::new(reader, Progress::clone(self.progress))
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::Class;
+use crate::error::{Class, Report};
 
 /// Why one member is left out while the rest is restored. The message names no path, so that equal ones can be counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +105,12 @@ const fn noun(kind: FileType) -> &'static str {
     }
 }
 
-/// What to do about a failure of the target that ended the restore.
-pub(super) fn remedy(error: &io::Error) -> Option<&'static str> {
+/// The report of a failure of the target that ended the restore.
+pub(super) fn report(message: String, error: &io::Error) -> Report {
+    Report { remedy: remedy(error).map(Into::into), ..Report::new(Class::Local, message) }
+}
+
+fn remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::NOSPC | Errno::DQUOT => {
             Some("make room in the target's file system (inodes too: `df -i`) or restore into another one")

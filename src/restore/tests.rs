@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::download::testing::{House, MIB, SMALL, house, item, manifest, name, noise};
+use crate::download::testing::{House, MIB, SMALL, house, noise};
 use crate::error::{Class, Classify as _};
 use crate::format::index::FileEntry;
 use crate::format::manifest::SourceDescription;
+use crate::format::testing::{item, manifest, name};
 use crate::source::Source as _;
 use crate::source::tree::{Options as TreeOptions, TreeSource};
 
@@ -55,7 +56,7 @@ async fn run(house: &House, manifest: &Manifest, target: &Path, options: Options
     let progress: Progress = Arc::new(move |bytes| {
         counter.fetch_add(bytes, Ordering::Relaxed);
     });
-    restore(&house.ctx, manifest, target, &options, &CancellationToken::new(), &progress).await
+    restore(&house.location, manifest, target, &options, &CancellationToken::new(), &progress).await
 }
 
 fn include(globs: &[&str]) -> Options {
@@ -214,9 +215,9 @@ async fn cat_writes_one_item() {
     let cancel = CancellationToken::new();
     let both = manifest(vec![one.clone(), two]);
     let mut out = Vec::new();
-    let report = cat(&house.ctx, &both, None, &mut out, &cancel).await.unwrap_err().report();
+    let report = cat(&house.location, &both, None, &mut out, &cancel).await.unwrap_err().report();
     assert!(report.class == Class::Config && report.message.contains("one, two"), "{report:?}");
-    assert_eq!(cat(&house.ctx, &both, Some(&name("two")), &mut out, &cancel).await.unwrap(), 30_000);
+    assert_eq!(cat(&house.location, &both, Some(&name("two")), &mut out, &cancel).await.unwrap(), 30_000);
     assert!(out == noise(30_000, 9));
-    cat(&house.ctx, &manifest(vec![one]), None, tokio::io::sink(), &cancel).await.unwrap();
+    cat(&house.location, &manifest(vec![one]), None, tokio::io::sink(), &cancel).await.unwrap();
 }

@@ -4,9 +4,7 @@
 //! come at a fixed rate whatever the number of jobs, and each success earns a share of a retry, so that a busy location with few
 //! failures is never slowed down. Who is given up is decided by patience, not here.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Retries that need not wait: every part of a default stream twice.
 const BURST: f64 = 16.0;

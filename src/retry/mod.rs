@@ -1,80 +1,89 @@
-//! The engine's retries around a request, after the SDK's own: by class, with full jitter.
+//! The one owner of retries above the SDK's: a [`Store`](crate::store::Store) and [`Disks`](crate::disks::Disks) that make a failed
+//! request again. Whoever opens a location wraps its store and its block service once; everybody else just calls them.
 //!
-//! - One piece of work has [`Attempts`]. For whoever waits at a terminal they end by count; an upload rides out an outage, and
-//!   ends when [`PATIENCE`] has gone by without success.
-//! - All the work at one location shares its [`Endpoint`]: a budget of retries, so that a store that is ill is not hammered by
-//!   every job at once, and the [`window`] of parts in flight.
-//!
-//! Full jitter (a uniformly random pause up to a limit that doubles) spreads a fleet's retries best:
-//! "Exponential Backoff And Jitter", AWS Architecture Blog.
+//! - **When**: as the class of the failure says, with full jitter, until the [`Policy`] ends it: by count for whoever waits at a
+//!   terminal; an upload rides out an outage, and ends when [`PATIENCE`] has gone by without success.
+//! - **How often**: all the work at one location shares its [`Endpoint`]: a budget of retries, so that a store that is ill is not
+//!   hammered by every job at once, and the [`window`] of parts in flight. Each retry is counted there, and logged.
+//! - **Bodies**: a download that breaks off is resumed where it broke, within the same policy.
+//! - **Not repeated**: CreateSnapshot, which only its caller can repeat (see [`crate::disks`]).
+//! - **Cancellation**: a request that is in flight, and a pause, end with [`Class::Cancelled`].
 
 mod budget;
+mod disks;
+pub mod pace;
+mod store;
 pub mod window;
 
-use std::fmt::Display;
-use std::future::Future;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::budget::RetryBudget;
 use self::window::{Launch, Window};
-use crate::error::{Class, Retry};
-use crate::{metrics, store};
+use crate::backoff::{Backoff, random};
+use crate::clock::Clock;
+use crate::error::{Class, Retry, ServiceError};
+use crate::metrics;
 
-/// Attempts of one request by the engine, the first included; each of them is up to three of the SDK's.
-const ATTEMPTS: u32 = 5;
-/// Bound of the first pause; it doubles with each failure.
-const FIRST_BOUND: Duration = Duration::from_millis(200);
-/// Bound of every pause.
-const LAST_BOUND: Duration = Duration::from_secs(10);
+/// Before a request is made again. The SDK has made up to three attempts by then.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10), (0, 100));
 
 /// How long a piece of an upload is tried before its job fails: longer than a load balancer's failover or a store's restart, shorter
 /// than any schedule.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// When one piece of work is given up.
-#[derive(Debug, Clone, Copy)]
-enum Limit {
+/// When a request is not made again, whatever its class says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// After so many attempts, the first included.
     Count(u32),
     /// So long after its first failure.
-    Time(Duration),
+    Patience(Duration),
 }
 
-/// The failures of one piece of work so far.
+impl Policy {
+    /// For work that somebody waits for.
+    pub const COUNTED: Self = Self::Count(5);
+}
+
+/// The failures of one request so far.
 #[derive(Debug)]
 pub struct Attempts {
-    limit: Limit,
+    policy: Policy,
     failed: u32,
     first_failure: Option<Instant>,
     at_once: bool,
 }
 
-impl Default for Attempts {
-    fn default() -> Self {
-        Self::with(Limit::Count(ATTEMPTS))
-    }
-}
-
 impl Attempts {
-    const fn with(limit: Limit) -> Self {
-        Self { limit, failed: 0, first_failure: None, at_once: false }
+    const fn new(policy: Policy) -> Self {
+        Self { policy, failed: 0, first_failure: None, at_once: false }
     }
 
     /// For work that is tried again until `patience` has gone by since its first failure.
     #[must_use]
     pub const fn within(patience: Duration) -> Self {
-        Self::with(Limit::Time(patience))
+        Self::new(Policy::Patience(patience))
+    }
+
+    /// Waits as the class says; `false` when there is no further attempt. For a port without a decorator: `cluster`.
+    pub async fn wait(&mut self, class: Class) -> bool {
+        let Some(pause) = self.after(class, Instant::now(), random()) else { return false };
+        tracing::debug!(%class, failed = self.failed, pause_ms = pause.as_millis(), "trying again");
+        tokio::time::sleep(pause).await;
+        true
     }
 
     /// How long to wait before the next attempt after a failure of `class`; `None` when there is none. `random` is uniform.
     fn after(&mut self, class: Class, now: Instant, random: u64) -> Option<Duration> {
         self.failed += 1;
         let since = *self.first_failure.get_or_insert(now);
-        let given_up = match self.limit {
-            Limit::Count(most) => self.failed >= most,
-            Limit::Time(patience) => now.duration_since(since) >= patience,
+        let over = match self.policy {
+            Policy::Count(most) => self.failed >= most,
+            Policy::Patience(patience) => now.duration_since(since) >= patience,
         };
         match class.retry() {
             Retry::No => None,
@@ -83,69 +92,24 @@ impl Attempts {
                 self.at_once = true;
                 Some(Duration::ZERO)
             }
-            Retry::BackOff if given_up => None,
-            Retry::BackOff => Some(jitter(self.failed - 1, random)),
+            Retry::BackOff if over => None,
+            Retry::BackOff => Some(PAUSES.pause(self.failed - 1, random)),
         }
     }
-
-    fn pause(&mut self, class: Class) -> Option<Duration> {
-        // Without randomness the pause is the longest one: nothing breaks.
-        self.after(class, Instant::now(), getrandom::u64().unwrap_or(u64::MAX))
-    }
-
-    /// Waits as the class says; `false` when there is no further attempt.
-    pub async fn wait(&mut self, class: Class) -> bool {
-        let Some(pause) = self.pause(class) else { return false };
-        tracing::debug!(%class, failed = self.failed, pause_ms = pause.as_millis(), "trying again");
-        tokio::time::sleep(pause).await;
-        true
-    }
 }
 
-/// Full jitter: evenly between nothing and the exponential bound.
-fn jitter(doublings: u32, random: u64) -> Duration {
-    let bound = FIRST_BOUND.saturating_mul(1 << doublings.min(16)).min(LAST_BOUND);
-    let micros = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
-    Duration::from_micros(random % (micros + 1))
-}
-
-/// Runs `request` until it succeeds or its class says to stop: for work that somebody waits for.
-///
-/// # Errors
-/// The last attempt's.
-pub async fn with_retries<T, F, Fut>(
-    operation: &'static str,
-    key: &impl Display,
-    mut request: F,
-) -> Result<T, store::Error>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, store::Error>>,
-{
-    let mut attempts = Attempts::default();
-    loop {
-        let error = match request().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if !attempts.wait(error.class).await {
-            return Err(error);
-        }
-        tracing::warn!(operation, %key, class = %error.class, %error, "trying again");
-    }
-}
-
-/// What the engine knows of one location, shared by all its work there. Cheap to clone.
-#[derive(Debug, Clone)]
+/// What all the work at one location shares. Cheap to clone.
+#[derive(Clone)]
 pub struct Endpoint {
-    inner: Arc<Inner>,
+    metrics: metrics::Location,
+    clock: Arc<dyn Clock>,
+    health: Arc<Mutex<Health>>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    metrics: metrics::Location,
-    patience: Duration,
-    health: Mutex<Health>,
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("health", &self.health).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -156,27 +120,19 @@ struct Health {
 
 impl Endpoint {
     #[must_use]
-    pub fn new(metrics: metrics::Location, window: Window) -> Self {
-        let health = Health { budget: RetryBudget::full(Instant::now()), window };
-        Self { inner: Arc::new(Inner { metrics, patience: PATIENCE, health: Mutex::new(health) }) }
-    }
-
-    /// The same with another [`PATIENCE`].
-    #[must_use]
-    pub fn patient_for(self, patience: Duration) -> Self {
-        let (metrics, window) = (self.inner.metrics.clone(), self.health().window.clone());
-        let health = Health { budget: RetryBudget::full(Instant::now()), window };
-        Self { inner: Arc::new(Inner { metrics, patience, health: Mutex::new(health) }) }
+    pub fn new(metrics: metrics::Location, window: Window, clock: Arc<dyn Clock>) -> Self {
+        let health = Health { budget: RetryBudget::full(clock.now()), window };
+        Self { metrics, clock, health: Arc::new(Mutex::new(health)) }
     }
 
     #[must_use]
     pub fn metrics(&self) -> &metrics::Location {
-        &self.inner.metrics
+        &self.metrics
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
         // Plain numbers, each valid on its own.
-        self.inner.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Parts that one stream may have in flight now, at least 1.
@@ -188,80 +144,131 @@ impl Endpoint {
     /// A part is about to be sent, while its stream has `in_flight` others on their way.
     #[must_use]
     pub fn launch(&self, in_flight: usize) -> Launch {
-        self.health().window.launch(in_flight, Instant::now())
+        self.health().window.launch(in_flight, self.clock.now())
     }
 
-    /// Runs `request` until it succeeds, its class says to stop, or patience ends.
-    ///
-    /// # Errors
-    /// The last attempt's.
-    pub async fn retrying<T, F, Fut>(
-        &self,
-        operation: &'static str,
-        key: &impl Display,
-        request: F,
-    ) -> Result<T, store::Error>
-    where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, store::Error>>,
-    {
-        self.attempt(operation, key, None, request).await
+    /// An attempt to send the part failed.
+    fn lost(&self, launch: &mut Launch, class: Class) {
+        let now = self.clock.now();
+        self.health().window.failed(launch, class, now);
     }
 
-    /// As [`Endpoint::retrying`], for a part: how it goes moves the window.
-    ///
-    /// # Errors
-    /// The last attempt's.
-    pub async fn retrying_part<T, F, Fut>(
-        &self,
-        operation: &'static str,
-        key: &impl Display,
-        launch: Launch,
-        request: F,
-    ) -> Result<T, store::Error>
-    where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, store::Error>>,
-    {
-        self.attempt(operation, key, Some(launch), request).await
+    /// As much of the budget as so many retries take: whoever comes next waits for them.
+    #[cfg(test)]
+    pub(crate) fn use_up(&self, retries: u32) {
+        (0..retries).for_each(|_| _ = self.health().budget.spend(self.clock.now()));
     }
 
-    async fn attempt<T, F, Fut>(
-        &self,
-        operation: &'static str,
-        key: &impl Display,
-        mut launch: Option<Launch>,
-        mut request: F,
-    ) -> Result<T, store::Error>
+    /// Waits until the budget allows one more request, and counts it. For whoever finds that what came is not what was stored: that
+    /// is known only after the request has succeeded.
+    pub async fn once_more(&self, service: &'static str, class: Class) {
+        self.metrics.retried(service, class);
+        let pause = self.health().budget.spend(self.clock.now());
+        self.clock.sleep(pause).await;
+    }
+}
+
+/// A store, or a block service, whose failed requests are made again. Cheap to clone.
+pub struct Retrying<T: ?Sized> {
+    inner: Arc<T>,
+    endpoint: Endpoint,
+    policy: Policy,
+    stop: CancellationToken,
+}
+
+impl<T: ?Sized> Clone for Retrying<T> {
+    fn clone(&self) -> Self {
+        let Self { inner, endpoint, policy, stop } = self;
+        Self { inner: Arc::clone(inner), endpoint: endpoint.clone(), policy: *policy, stop: stop.clone() }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Retrying<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retrying").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// What is asked for, for the log and for the error of a request that was cancelled.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    service: &'static str,
+    operation: &'static str,
+    resource: &'a (dyn fmt::Display + Sync),
+}
+
+impl<'a> Asked<'a> {
+    fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
+        ServiceError::at(self.service, self.operation, self.resource, class, message)
+    }
+
+    const fn s3(operation: &'static str, resource: &'a (dyn fmt::Display + Sync)) -> Self {
+        Self { service: "s3", operation, resource }
+    }
+
+    const fn ec2(operation: &'static str, resource: &'a (dyn fmt::Display + Sync)) -> Self {
+        Self { service: "ec2", operation, resource }
+    }
+}
+
+impl<T: ?Sized> Retrying<T> {
+    #[must_use]
+    pub const fn new(inner: Arc<T>, endpoint: Endpoint, policy: Policy, stop: CancellationToken) -> Self {
+        Self { inner, endpoint, policy, stop }
+    }
+
+    /// Makes `request` until it succeeds, its class says to stop, or the policy does.
+    async fn request<R, F>(&self, asked: Asked<'_>, request: impl FnMut() -> F) -> Result<R, ServiceError>
     where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, store::Error>>,
+        F: Future<Output = Result<R, ServiceError>>,
     {
-        let mut attempts = Attempts::with(Limit::Time(self.inner.patience));
+        self.watched(asked, request, |_| {}).await
+    }
+
+    /// The same; `failed` sees each attempt's failure.
+    async fn watched<R, F>(
+        &self,
+        asked: Asked<'_>,
+        mut request: impl FnMut() -> F,
+        mut failed: impl FnMut(&ServiceError),
+    ) -> Result<R, ServiceError>
+    where
+        F: Future<Output = Result<R, ServiceError>>,
+    {
+        let mut attempts = Attempts::new(self.policy);
         loop {
-            let error = match request().await {
+            let result = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(asked.error(Class::Cancelled, "cancelled")),
+                result = request() => result,
+            };
+            let error = match result {
                 Ok(value) => {
-                    let mut health = self.health();
-                    health.budget.earn();
-                    if let Some(launch) = launch {
-                        health.window.arrived(launch);
-                    }
+                    self.endpoint.health().budget.earn();
                     return Ok(value);
                 }
                 Err(error) => error,
             };
-            let Some(pause) = attempts.pause(error.class) else { return Err(error) };
-            let pause = {
-                let now = Instant::now();
-                let mut health = self.health();
-                if let Some(launch) = &mut launch {
-                    health.window.failed(launch, error.class, now);
-                }
-                pause.max(health.budget.spend(now))
-            };
-            self.inner.metrics.retried(error.service, error.class);
-            tracing::warn!(operation, %key, class = %error.class, pause_ms = pause.as_millis(), %error, "trying again");
-            tokio::time::sleep(pause).await;
+            failed(&error);
+            self.again(asked, &mut attempts, error).await?;
+        }
+    }
+
+    /// Waits for the next attempt's turn.
+    ///
+    /// # Errors
+    /// `error`, when there is no further attempt.
+    async fn again(&self, asked: Asked<'_>, attempts: &mut Attempts, error: ServiceError) -> Result<(), ServiceError> {
+        let clock = &self.endpoint.clock;
+        let now = clock.now();
+        let Some(pause) = attempts.after(error.class, now, random()) else { return Err(error) };
+        let pause = pause.max(self.endpoint.health().budget.spend(now));
+        self.endpoint.metrics.retried(error.service, error.class);
+        let Asked { operation, resource, .. } = asked;
+        tracing::warn!(operation, key = %resource, class = %error.class, pause_ms = pause.as_millis(), %error, "trying again");
+        tokio::select! {
+            () = self.stop.cancelled() => Err(asked.error(Class::Cancelled, format!("cancelled after a failure: {error}"))),
+            () = clock.sleep(pause) => Ok(()),
         }
     }
 }

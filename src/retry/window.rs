@@ -5,7 +5,7 @@
 //! configured `concurrency` is where it starts and its upper end; `0` starts at [`FIRST`] and finds its own, up to
 //! [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
-use tokio::time::Instant;
+use std::time::Instant;
 
 use crate::config::Concurrency;
 use crate::error::Class;

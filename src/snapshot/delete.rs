@@ -5,13 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use super::select::{More, Pages};
-use super::{Owner, tags, wait};
+use super::{Owner, select, tags, wait};
 use crate::disks::{self, Disks, Snapshot, SnapshotFilter};
 use crate::format::ebs::SnapshotId;
-use crate::format::key::Chain;
 use crate::format::manifest::Manifest;
-use crate::retry::with_retries;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,32 +29,20 @@ impl Deletion {
     }
 }
 
-/// Every page of the snapshots that fit.
-pub(super) async fn list(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
-    let mut pages = Pages::new("DescribeSnapshots");
-    loop {
-        let from = pages.from.as_deref();
-        let page = with_retries(pages.operation, &"snapshots", || disks.snapshots(filter, from)).await?;
-        if pages.add(page)? == More::No {
-            return Ok(pages.items);
-        }
-    }
-}
-
 /// Deletes the snapshots of a backup, found by their tags and by its manifest. To be repeated until it succeeds; the manifest
 /// is deleted first, so that no reader meets a backup that is half gone.
 ///
 /// # Errors
 /// When the snapshots cannot be listed, or one cannot be deleted for another reason than being in use.
-pub async fn backup(disks: &dyn Disks, chain: &Chain, manifest: &Manifest) -> Result<Deletion, disks::Error> {
-    let owner = Owner { chain: chain.clone(), id: manifest.id.clone() };
+pub async fn backup(disks: &dyn Disks, manifest: &Manifest) -> Result<Deletion, disks::Error> {
+    let owner = Owner::of(manifest);
     let named: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
     if named.is_empty() {
         return Ok(Deletion::default());
     }
     let mut found = wait::look(disks, &named).await?;
     let filter = SnapshotFilter { tags: tags::of_backup(&owner), ..SnapshotFilter::default() };
-    found.extend(list(disks, &filter).await?.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
+    found.extend(select::snapshots(disks, &filter).await?.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
     let deletion = delete(disks, found.into_values(), &tags::of_backup(&owner)).await?;
     deletion.log(&owner);
     Ok(deletion)
@@ -70,7 +55,7 @@ pub(super) async fn all_but(
     named: &BTreeSet<SnapshotId>,
 ) -> Result<Deletion, disks::Error> {
     let filter = SnapshotFilter { tags: tags::of_backup(owner), ..SnapshotFilter::default() };
-    let found = list(disks, &filter).await?;
+    let found = select::snapshots(disks, &filter).await?;
     delete(disks, found.into_iter().filter(|snapshot| !named.contains(&snapshot.id)), &filter.tags).await
 }
 
@@ -86,7 +71,7 @@ async fn delete(
             deletion.kept.push((id.clone(), "it does not carry this backup's tags".to_owned()));
             continue;
         }
-        match with_retries("DeleteSnapshot", id, || disks.delete_snapshot(id)).await {
+        match disks.delete_snapshot(id).await {
             Ok(()) => deletion.deleted.push(id.clone()),
             Err(error) if error.code.as_deref() == Some("InvalidSnapshot.InUse") => {
                 let why = format!("an AMI uses it; deregister that, and delete again: {}", error.message);

@@ -2,7 +2,7 @@
 //!
 //! # Consistency
 //! A snapshot is the moment CreateSnapshot was answered, not the hour it takes to complete. So a run has two halves:
-//! [`Session::take`], while whatever `before` froze is frozen, and [`Session::wait`], when it no longer is. Only a snapshot
+//! [`Session::capture`], while whatever `before` froze is frozen, and [`Session::settle`], when it no longer is. Only a snapshot
 //! that EC2 calls `completed` is recorded as one. What is not complete when the waiting ends is recorded as `pending`, the backup
 //! is `partial`, and a later run finishes the record (the one case in which a manifest is written again; docs/decisions/0025).
 //!
@@ -40,65 +40,26 @@ mod wait;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-pub use self::record::Records;
-pub use self::session::{Place, Progress, Session};
-pub use self::tags::{BACKUP_ID, claim};
+pub use self::record::{Lock, Records};
+pub use self::select::{Selection, select};
+pub use self::session::{Progress, Session};
+pub use self::tags::{BACKUP_ID, claim, labels};
 
-use self::delete::Deletion;
-use self::pace::Pace;
-use crate::clock::{self, Clock};
-use crate::disks::{self, Disks};
 use crate::error::{Class, Classify, Report, ServiceError};
 use crate::format::ebs::{SnapshotId, VolumeId};
 use crate::format::key::{BackupId, Chain, Name, ObjectKey};
 use crate::format::manifest::{Manifest, ManifestError};
-
-/// A location's block service, and the pace at which this process creates there. Cheap to clone; all clones share the pace.
-#[derive(Clone)]
-pub struct Service {
-    disks: Arc<dyn Disks>,
-    pace: Arc<Pace>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Service {
-    #[must_use]
-    pub fn new(disks: Arc<dyn Disks>) -> Self {
-        Self::with_clock(disks, Arc::new(clock::System))
-    }
-
-    /// The same, waiting by another clock.
-    #[must_use]
-    pub fn with_clock(disks: Arc<dyn Disks>, clock: Arc<dyn Clock>) -> Self {
-        Self { disks, pace: Arc::new(Pace::default()), clock }
-    }
-
-    /// Deletes a backup's snapshots; see [`delete::backup`].
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn delete_backup(&self, manifest: &Manifest) -> Result<Deletion, disks::Error> {
-        let Manifest { cluster, job, node, .. } = manifest;
-        let chain = Chain { cluster: cluster.clone(), job: job.clone(), node: node.clone() };
-        delete::backup(&*self.disks, &chain, manifest).await
-    }
-}
-
-impl fmt::Debug for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("pace", &self.pace).finish_non_exhaustive()
-    }
-}
+use crate::location::Location;
+use crate::state;
 
 /// What is wrong with the snapshots of a backup, item by item: one is gone, not complete, or another volume's.
 ///
 /// # Errors
 /// When they cannot be asked for.
-pub async fn check(service: &Service, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
+pub async fn check(location: &Location, manifest: &Manifest) -> Result<Vec<(Name, Error)>, Error> {
     let ids: Vec<SnapshotId> = manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect();
-    let seen = wait::look(&*service.disks, &ids).await?;
+    let seen = wait::look(&*location.disks, &ids).await?;
     let wrong = manifest.snapshots().filter_map(|(item, recorded)| {
         let error = restore::check(recorded, seen.get(&recorded.snapshot_id)).err()?;
         Some((item.name.clone(), error))
@@ -111,6 +72,13 @@ pub async fn check(service: &Service, manifest: &Manifest) -> Result<Vec<(Name, 
 pub struct Owner {
     pub chain: Chain,
     pub id: BackupId,
+}
+
+impl Owner {
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self { chain: manifest.chain(), id: manifest.id.clone() }
+    }
 }
 
 impl fmt::Display for Owner {
@@ -141,13 +109,8 @@ pub enum Error {
     Gone(SnapshotId),
     #[error("the snapshot {0} was deleted, and is in the recycle bin")]
     InRecycleBin(SnapshotId),
-    #[error("{action} {path}: {error}", path = path.display())]
-    Record {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    State(#[from] state::Error),
     #[error("another Penstock runs the job {job} now: it holds {path}", path = path.display())]
     Running { job: Name, path: PathBuf },
     #[error("{key} {error}")]
@@ -185,9 +148,9 @@ impl Classify for Error {
             Self::Unusable { .. } => told(Class::Source).remedy("look at the volume in the console"),
             Self::Gone(_) => told(Class::NotFound).remedy("run the job again"),
             Self::InRecycleBin(_) => told(Class::NotFound).remedy("restore it from the recycle bin, or run the job again"),
-            Self::Record { .. } => told(Class::Local).remedy("state_dir must be a folder that Penstock may write to"),
+            Self::State(error) => error.report(),
             Self::Running { .. } => told(Class::Busy),
-            Self::Manifest { error: ManifestError::Version(_), .. } => told(Class::Compat),
+            Self::Manifest { error: ManifestError::Version(_) | ManifestError::Feature(_), .. } => told(Class::Compat),
             Self::Manifest { .. } => told(Class::Integrity),
             Self::NotComplete { .. } => told(Class::Busy).remedy("wait, or restore from an earlier backup"),
             Self::OtherVolume { .. } => told(Class::Integrity).remedy("the manifest has been changed: restore from another backup"),

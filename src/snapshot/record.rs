@@ -1,11 +1,11 @@
 //! What the state directory remembers of a run with snapshots: which backup, and how far it came.
 //!
-//! `STATE_DIR/snapshots/ID.json`, replaced whole (written beside, fsynced, renamed, the folder fsynced). The job's lock
+//! `STATE_DIR/snapshots/ID.json`, replaced whole ([`state::replace`]). The job's lock
 //! beside it is held for as long as a run or a recovery works on it: a record whose lock is free belongs to a process that died.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Owner};
 use crate::format::key::{BackupId, BackupPrefix, Chain, Name, cluster_prefix};
 use crate::format::manifest::Manifest;
-use crate::state::unlock;
+use crate::state;
 
 const VERSION: u32 = 1;
 
@@ -26,13 +26,7 @@ pub struct Records {
 #[derive(Debug)]
 pub struct Lock {
     job: Name,
-    file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        unlock(&self.file);
-    }
+    _file: state::Lock,
 }
 
 impl Lock {
@@ -46,9 +40,8 @@ pub(super) struct Saved {
     version: u32,
     pub(super) location: String,
     prefix: String,
-    cluster: Name,
-    job: Name,
-    node: Name,
+    #[serde(flatten)]
+    chain: Chain,
     id: BackupId,
     pub(super) written: jiff::Timestamp,
     pub(super) phase: Phase,
@@ -65,17 +58,15 @@ pub(super) enum Phase {
 
 impl Saved {
     pub(super) fn owner(&self) -> Owner {
-        let chain = Chain { cluster: self.cluster.clone(), job: self.job.clone(), node: self.node.clone() };
-        Owner { chain, id: self.id.clone() }
+        Owner { chain: self.chain.clone(), id: self.id.clone() }
     }
 
     pub(super) fn backup(&self) -> BackupPrefix {
-        let Owner { chain, id } = self.owner();
-        BackupPrefix::new(&self.prefix, &chain, &id)
+        BackupPrefix::new(&self.prefix, &self.chain, &self.id)
     }
 
     pub(super) fn cluster_prefix(&self) -> String {
-        cluster_prefix(&self.prefix, &self.cluster)
+        cluster_prefix(&self.prefix, &self.chain.cluster)
     }
 }
 
@@ -87,10 +78,6 @@ pub(super) struct Record<'a> {
     _lock: &'a Lock,
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Record { action, path: path.to_owned(), error }
-}
-
 impl Records {
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
@@ -100,14 +87,11 @@ impl Records {
     /// # Errors
     /// When another process, or another run in this one, has it, or the state directory cannot be written to.
     pub fn lock(&self, job: &Name) -> Result<Lock, Error> {
-        fs::create_dir_all(&self.folder).map_err(failed("creating", &self.folder))?;
+        state::make_folder(&self.folder)?;
         let path = self.folder.join(format!("{job}.lock"));
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(failed("opening", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { job: job.clone(), file }),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Running { job: job.clone(), path }),
-            Err(fs::TryLockError::Error(error)) => Err(failed("locking", &path)(error)),
+        match state::Lock::at(&path).map_err(state::Error::io("locking", &path))? {
+            Some(file) => Ok(Lock { job: job.clone(), _file: file }),
+            None => Err(Error::Running { job: job.clone(), path }),
         }
     }
 
@@ -124,9 +108,7 @@ impl Records {
             version: VERSION,
             location: location.to_owned(),
             prefix: prefix.to_owned(),
-            cluster: chain.cluster,
-            job: chain.job,
-            node: chain.node,
+            chain,
             id,
             written: jiff::Timestamp::now(),
             phase: Phase::Creating,
@@ -137,14 +119,14 @@ impl Records {
 
     /// The records at `location` of the job that `lock` is for.
     pub(super) fn of<'a>(&self, lock: &'a Lock, location: &str) -> Result<Vec<Record<'a>>, Error> {
-        let saved = self.all()?.into_iter().filter(|saved| saved.location == location && saved.job == lock.job);
+        let saved = self.all()?.into_iter().filter(|saved| saved.location == location && saved.chain.job == lock.job);
         Ok(saved.map(|saved| Record { records: self.clone(), saved, _lock: lock }).collect())
     }
 
     /// Every job that has one at `location`.
     pub(super) fn jobs(&self, location: &str) -> Result<BTreeSet<Name>, Error> {
         let saved = self.all()?.into_iter().filter(|saved| saved.location == location);
-        Ok(saved.map(|saved| saved.job).collect())
+        Ok(saved.map(|saved| saved.chain.job).collect())
     }
 
     /// The backups that are being made, or whose snapshots are still pending.
@@ -157,11 +139,11 @@ impl Records {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed("reading", &self.folder)(error)),
+            Err(error) => return Err(state::Error::io("reading", &self.folder)(error).into()),
         };
         let mut all = Vec::new();
         for entry in entries {
-            let path = entry.map_err(failed("reading", &self.folder))?.path();
+            let path = entry.map_err(state::Error::io("reading", &self.folder))?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
@@ -169,7 +151,7 @@ impl Records {
                 Ok(text) => text,
                 // Another process finished it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed("reading", &path)(error)),
+                Err(error) => return Err(state::Error::io("reading", &path)(error).into()),
             };
             match serde_json::from_slice::<Saved>(&text) {
                 Ok(saved) if saved.version == VERSION => all.push(saved),
@@ -185,16 +167,8 @@ impl Records {
     }
 
     fn write(&self, saved: &Saved) -> Result<(), Error> {
-        let path = self.path(&saved.id);
-        let write = || {
-            let mut file = tempfile::Builder::new().prefix(".record-").tempfile_in(&self.folder)?;
-            serde_json::to_writer_pretty(&mut file, saved)?;
-            file.flush()?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(failed("writing", &path))
+        let bytes = serde_json::to_vec_pretty(saved).expect("a record has only string keys");
+        Ok(state::replace(&self.path(&saved.id), &bytes)?)
     }
 
     fn path(&self, id: &BackupId) -> PathBuf {
@@ -225,7 +199,7 @@ impl Record<'_> {
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("removing", &path)(error)),
+            Err(error) => Err(state::Error::io("removing", &path)(error).into()),
         }
     }
 }
@@ -233,10 +207,7 @@ impl Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
+    use crate::format::testing::name;
 
     #[test]
     fn a_job_is_locked_once() {
@@ -270,5 +241,12 @@ mod tests {
         record.remove().unwrap();
         assert!(records.backups().unwrap().is_empty());
         assert!(folder.path().join("snapshots/x.json").exists());
+    }
+
+    #[test]
+    fn a_record_has_the_fields_of_earlier_versions() {
+        let json = r#"{"version":1,"location":"l","prefix":"p","cluster":"c","job":"j","node":"n","id":"20261123T221300Z-4f9a2c","written":"1970-01-01T00:00:00Z","phase":"creating"}"#;
+        let saved: Saved = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&saved).unwrap(), json);
     }
 }

@@ -6,49 +6,30 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::record::{Lock, Phase, Record};
 use super::session::named;
-use super::wait::{self, Seen};
-use super::{Error, Records, Service, delete};
-use crate::checksum::Algorithm;
+use super::wait;
+use super::{Error, Records, delete};
 use crate::error::{Class, Classify as _};
-use crate::format::manifest::{self, Manifest, ManifestError, Outcome};
-use crate::metrics::{self, Metrics};
-use crate::retry::with_retries;
-use crate::store::{self, Overwrite, Payload, Store};
+use crate::format::manifest::{self, Manifest, Moment};
+use crate::location::Location;
+use crate::store::{self, Overwrite, Payload};
 
 /// A request that was in flight when a process died may be served later; nothing of a dead run appears after this long.
 const LATE: Duration = Duration::from_mins(10);
 
-/// What a recovery works with.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    pub service: &'a Service,
-    pub store: &'a dyn Store,
-    pub records: &'a Records,
-    pub location: &'a str,
-    pub checksum: Algorithm,
-    pub metrics: &'a Metrics,
-}
-
-impl std::fmt::Debug for Context<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("location", &self.location).finish_non_exhaustive()
-    }
-}
-
 /// Works on the records of every job at the location that does not run now. Failures are logged, and leave the record.
-pub async fn all(context: Context<'_>) {
-    let jobs = match context.records.jobs(context.location) {
+pub async fn all(location: &Location) {
+    let records = Records::new(&location.process.state_dir);
+    let jobs = match records.jobs(location.name()) {
         Ok(jobs) => jobs,
         Err(error) => return tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read"),
     };
     for name in jobs {
-        match context.records.lock(&name) {
-            Ok(lock) => drop(job(context, &lock).await),
+        match records.lock(&name) {
+            Ok(lock) => drop(job(location, &lock).await),
             Err(Error::Running { .. }) => {}
             Err(error) => tracing::error!(job = %name, class = %error.class(), %error, "records of snapshots are left"),
         }
@@ -57,8 +38,8 @@ pub async fn all(context: Context<'_>) {
 
 /// Works on the records of the job that `lock` is for. Failures are logged, and leave the record. How many snapshots are known to
 /// be pending still.
-pub async fn job(context: Context<'_>, lock: &Lock) -> usize {
-    let records = match context.records.of(lock, context.location) {
+pub async fn job(location: &Location, lock: &Lock) -> usize {
+    let records = match Records::new(&location.process.state_dir).of(lock, location.name()) {
         Ok(records) => records,
         Err(error) => {
             tracing::error!(class = %error.class(), %error, "records of snapshots cannot be read");
@@ -68,45 +49,37 @@ pub async fn job(context: Context<'_>, lock: &Lock) -> usize {
     let mut pending = 0;
     for record in records {
         let owner = record.saved.owner();
-        match one(context, record).await {
+        match one(location, record).await {
             Ok(count) => pending += count,
             Err(error) => {
                 tracing::error!(backup = %owner, class = %error.class(), %error, "its snapshots are looked after again later");
             }
         }
     }
-    context.metrics.job(lock.job().as_str()).snapshots_pending(pending);
+    location.process.metrics.job(lock.job().as_str()).snapshots_pending(pending);
     pending
 }
 
 /// How many snapshots are pending still.
-async fn one(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
-    match (committed(context, &record).await?, record.saved.phase.clone()) {
-        (Some(manifest), _) => finish(context, record, manifest, Overwrite::Allow).await,
-        (None, Phase::Captured(_)) if was_deleted(context, &record).await? => {
+async fn one(location: &Location, record: Record<'_>) -> Result<usize, Error> {
+    match (committed(location, &record).await?, record.saved.phase.clone()) {
+        (Some(manifest), _) => finish(location, record, manifest, Overwrite::Allow).await,
+        (None, Phase::Captured(_)) if was_deleted(location, &record).await? => {
             tracing::info!(backup = %record.saved.owner(), "it was deleted while its snapshots were pending");
             record.remove()?;
             Ok(0)
         }
-        (None, Phase::Captured(manifest)) => finish(context, record, *manifest, Overwrite::Refuse).await,
-        (None, Phase::Creating) => abandon(context, record).await,
+        (None, Phase::Captured(manifest)) => finish(location, record, *manifest, Overwrite::Refuse).await,
+        (None, Phase::Creating) => abandon(location, record).await,
     }
 }
 
 /// The backup's manifest, if it is committed.
-async fn committed(context: Context<'_>, record: &Record<'_>) -> Result<Option<Manifest>, Error> {
+async fn committed(location: &Location, record: &Record<'_>) -> Result<Option<Manifest>, Error> {
     let key = record.saved.backup().manifest();
     let refused = |error| Error::Manifest { key: key.clone(), error };
-    let get = || async {
-        let download = context.store.get(&key, None).await?;
-        if download.length > manifest::MAX_SIZE {
-            return Ok(Err(ManifestError::TooLarge(download.length)));
-        }
-        let pieces: Vec<_> = download.body.try_collect().await?;
-        Ok(Ok(pieces.concat()))
-    };
-    let bytes = match with_retries("GetObject", &key, get).await {
-        Ok(bytes) => bytes.map_err(refused)?,
+    let bytes = match store::read(&*location.store, &key, manifest::MAX_SIZE).await {
+        Ok(bytes) => bytes,
         Err(error) if error.class == Class::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -116,9 +89,9 @@ async fn committed(context: Context<'_>, record: &Record<'_>) -> Result<Option<M
 }
 
 /// Whether it was committed, and deleted since: its snapshots then go with the last of its manifest (docs/decisions/0035).
-async fn was_deleted(context: Context<'_>, record: &Record<'_>) -> Result<bool, Error> {
+async fn was_deleted(location: &Location, record: &Record<'_>) -> Result<bool, Error> {
     let key = record.saved.backup().deleted();
-    match with_retries("HeadObject", &key, || context.store.head(&key)).await {
+    match location.store.head(&key).await {
         Ok(_) => Ok(true),
         Err(error) if error.class == Class::NotFound => Ok(false),
         Err(error) => Err(error.into()),
@@ -126,9 +99,9 @@ async fn was_deleted(context: Context<'_>, record: &Record<'_>) -> Result<bool, 
 }
 
 /// Nothing was captured: the snapshots are deleted, since no manifest will ever name them.
-async fn abandon(context: Context<'_>, record: Record<'_>) -> Result<usize, Error> {
+async fn abandon(location: &Location, record: Record<'_>) -> Result<usize, Error> {
     let owner = record.saved.owner();
-    let deletion = delete::all_but(&*context.service.disks, &owner, &BTreeSet::new()).await?;
+    let deletion = delete::all_but(&*location.disks, &owner, &BTreeSet::new()).await?;
     deletion.log(&owner);
     let age = Timestamp::now().duration_since(record.saved.written);
     if deletion.kept.is_empty() && Duration::try_from(age).is_ok_and(|age| age > LATE) {
@@ -139,72 +112,51 @@ async fn abandon(context: Context<'_>, record: Record<'_>) -> Result<usize, Erro
 
 /// Everything was captured: what EC2 says of the pending snapshots now goes into the manifest.
 async fn finish(
-    context: Context<'_>,
+    location: &Location,
     record: Record<'_>,
     mut manifest: Manifest,
     overwrite: Overwrite,
 ) -> Result<usize, Error> {
     let owner = record.saved.owner();
-    let job = context.metrics.job(owner.chain.job.as_str());
+    let job = location.process.metrics.job(owner.chain.job.as_str());
     let ids = wait::pending_ids(&manifest.items);
-    let seen = wait::look(&*context.service.disks, &ids).await?;
+    let seen = wait::look(&*location.disks, &ids).await?;
     let late = Duration::try_from(Timestamp::now().duration_since(record.saved.written)).is_ok_and(|age| age > LATE);
     if overwrite == Overwrite::Refuse && late && seen.is_empty() && !ids.is_empty() {
         tracing::warn!(backup = %owner, "its snapshots are gone: it was deleted, and is not committed again");
         return record.remove().map(|()| 0);
     }
     let before = manifest.clone();
-    for item in &mut manifest.items {
-        let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
-        let ended = match seen.get(&id) {
-            Some(snapshot) => wait::settle(item, snapshot, Timestamp::now()),
-            None if late => {
-                let error = Error::Gone(id);
-                wait::fail(item, &error);
-                Seen::Failed(error)
-            }
-            None => Seen::Pending,
-        };
-        count(&job, &ended);
-    }
-    let whole = manifest.warnings.count == 0 && manifest.items.iter().all(|item| item.outcome == Outcome::Success);
-    manifest.outcome = if whole { Outcome::Success } else { Outcome::Partial };
+    wait::settle(&mut manifest.items, &seen, |_| late, &job);
+    manifest.outcome = manifest.judge(Moment::Settled);
     if overwrite == Overwrite::Refuse || manifest != before {
-        put(context, &record, &manifest, overwrite).await?;
+        put(location, &record, &manifest, overwrite).await?;
         tracing::info!(backup = %owner, outcome = manifest.outcome.as_str(), "the record of its snapshots is brought up to date");
     }
     let pending = wait::pending_ids(&manifest.items).len();
     if pending > 0 {
         return Ok(pending);
     }
-    let strays = delete::all_but(&*context.service.disks, &owner, &named(&manifest.items)).await?;
+    let strays = delete::all_but(&*location.disks, &owner, &named(&manifest)).await?;
     strays.log(&owner);
     record.remove().map(|()| 0)
 }
 
-fn count(job: &metrics::Job, seen: &Seen) {
-    match seen {
-        Seen::Pending => {}
-        Seen::Completed(took) => job.snapshot_ended(Outcome::Success, None, Some(*took)),
-        Seen::Failed(error) => job.snapshot_ended(Outcome::Failure, Some(error.class()), None),
-    }
-}
-
 async fn put(
-    context: Context<'_>,
+    location: &Location,
     record: &Record<'_>,
     manifest: &Manifest,
     overwrite: Overwrite,
 ) -> Result<(), store::Error> {
     let key = record.saved.backup().manifest();
-    let payload = Payload::new(manifest.to_json(), context.checksum);
-    match with_retries("PutObject", &key, || context.store.put(&key, payload.clone(), overwrite)).await {
+    let payload = Payload::new(manifest.to_json(), location.store.algorithm());
+    match location.store.put(&key, payload.clone(), overwrite).await {
         // An earlier attempt whose reply was lost: nobody else writes this key.
         Err(error) if error.class == Class::Conflict => {}
         result => result?,
     }
     // The record, which could say it once more, goes next.
-    match with_retries("HeadObject", &key, || context.store.head(&key)).await {
+    match location.store.head(&key).await {
         Ok(found) if found.is(payload.size(), payload.checksum) => Ok(()),
         Ok(_) => {
             let message = "the store said that it took the manifest, and another object lies there";

@@ -9,17 +9,18 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Owner, Service, claim, select, tags, wait};
+use super::{Error, Owner, claim, select, tags, wait};
+use crate::backoff::Backoff;
 use crate::disks::{self, Encryption, NewVolume, Snapshot, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
 use crate::error::Retry;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::manifest::{Content, Item, Manifest};
-use crate::retry::with_retries;
+use crate::location::Location;
 
 /// A new volume may not be listed for a moment. One that is not there after this long was taken back by EC2.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-const LAST_LOOK: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10), (100, 100));
 
 /// What is asked for; what is `None` is the original's.
 #[derive(Debug, Clone)]
@@ -123,10 +124,41 @@ fn request(owner: &Owner, original: &EbsSnapshot, wanted: &Wanted) -> Result<New
         tags: wanted.tags.clone(),
         client_token: String::new(),
     };
-    // 64 characters, the most that EC2 takes.
-    new.client_token = hex::encode(Sha256::digest(format!("{new:?} {}", wanted.copy)));
+    new.client_token = client_token(&new, &wanted.copy);
     new.tags = volume_tags(owner, original, &new);
     Ok(new)
+}
+
+/// SHA-256 of what is asked for, in 64 hexadecimal digits, the most that EC2 takes (docs/decisions/0067). Field by field as
+/// `NAME LENGTH VALUE` and a line feed. A field without a value is left out, so that one added later changes no token of a command without
+/// it. Any other change makes a command that is repeated after an upgrade create a second volume.
+fn client_token(new: &NewVolume, copy: &str) -> String {
+    let NewVolume { snapshot, availability_zone, volume_type, size_gib, iops, throughput, encryption, tags, .. } = new;
+    let (encryption, key) = match encryption {
+        Encryption::Inherit => ("inherit", None),
+        Encryption::DefaultKey => ("default-key", None),
+        Encryption::Key(key) => ("key", Some(key.clone())),
+    };
+    let number = |number: &Option<u32>| number.map(|number| number.to_string());
+    let mut fields = vec![
+        ("version", Some("1".to_owned())),
+        ("snapshot", Some(snapshot.to_string())),
+        ("availability-zone", Some(availability_zone.clone())),
+        ("volume-type", Some(volume_type.clone())),
+        ("size-gib", Some(size_gib.to_string())),
+        ("iops", number(iops)),
+        ("throughput", number(throughput)),
+        ("encryption", Some(encryption.to_owned())),
+        ("kms-key", key),
+        ("copy", Some(copy.to_owned()).filter(|copy| !copy.is_empty())),
+    ];
+    let tag = |(name, value): (&String, &String)| [("tag", Some(name.clone())), ("tag-value", Some(value.clone()))];
+    fields.extend(tags.iter().flat_map(tag));
+    let mut hash = Sha256::new();
+    for (name, value) in fields {
+        hash.update(value.map_or_else(String::new, |value| format!("{name} {} {value}\n", value.len())));
+    }
+    hex::encode(hash.finalize())
 }
 
 fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
@@ -147,7 +179,7 @@ fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
 /// When what is asked for makes no sense, the snapshot is gone, not complete or another volume's, EC2 refuses, the volume vanishes
 /// after EC2 has promised it, or is not available in time.
 pub async fn volume(
-    service: &Service,
+    location: &Location,
     owner: &Owner,
     original: &EbsSnapshot,
     wanted: &Wanted,
@@ -155,11 +187,11 @@ pub async fn volume(
 ) -> Result<(Volume, Made), Error> {
     let new = request(owner, original, wanted)?;
     let work = async {
-        let seen = wait::look(&*service.disks, std::slice::from_ref(&original.snapshot_id)).await?;
+        let seen = wait::look(&*location.disks, std::slice::from_ref(&original.snapshot_id)).await?;
         check(original, seen.get(&original.snapshot_id))?;
-        let (volume, made) = make(service, &new).await?;
+        let (volume, made) = make(location, &new).await?;
         tracing::info!(volume = %volume.id, "waiting until the volume is available");
-        Ok((available(service, volume, made, wanted.timeout).await?, made))
+        Ok((available(location, volume, made, wanted.timeout).await?, made))
     };
     tokio::select! {
         () = stop.cancelled() => Err(Error::Cancelled),
@@ -186,24 +218,24 @@ pub(super) fn check(original: &EbsSnapshot, seen: Option<&Snapshot>) -> Result<(
     }
 }
 
-async fn make(service: &Service, new: &NewVolume) -> Result<(Volume, Made), Error> {
+async fn make(location: &Location, new: &NewVolume) -> Result<(Volume, Made), Error> {
     let token = (tags::RESTORE.to_owned(), new.client_token.clone());
     let filter = VolumeFilter { tags: [token].into(), ..VolumeFilter::default() };
-    let earlier = select::list(&*service.disks, &filter).await?;
+    let earlier = select::list(&*location.disks, &filter).await?;
     if let Some(volume) = earlier.into_iter().find(|volume| !matches!(volume.state, VolumeState::Unusable(_))) {
         tracing::info!(volume = %volume.id, "the same command has made this volume before");
         return Ok((volume, Made::Earlier));
     }
-    let volume = with_retries("CreateVolume", &new.snapshot, || service.disks.create_volume(new)).await?;
+    let volume = location.disks.create_volume(new).await?;
     Ok((volume, Made::Now))
 }
 
-async fn available(service: &Service, volume: Volume, made: Made, timeout: Duration) -> Result<Volume, Error> {
-    let start = service.clock.now();
-    let elapsed = || service.clock.now().duration_since(start);
-    let (mut pause, mut shown) = (FIRST_LOOK, made == Made::Earlier);
+async fn available(location: &Location, volume: Volume, made: Made, timeout: Duration) -> Result<Volume, Error> {
+    let start = location.clock.now();
+    let elapsed = || location.clock.now().duration_since(start);
+    let (mut look, mut shown) = (0, made == Made::Earlier);
     loop {
-        match service.disks.new_volume(&volume.id).await {
+        match location.disks.new_volume(&volume.id).await {
             Ok(seen) => match seen.state {
                 VolumeState::Ready => return Ok(seen),
                 VolumeState::Creating => shown = true,
@@ -213,11 +245,12 @@ async fn available(service: &Service, volume: Volume, made: Made, timeout: Durat
             Err(error) if error.class.retry() == Retry::No => return Err(error.into()),
             Err(error) => tracing::warn!(class = %error.class, %error, "the volume is looked at again"),
         }
+        let pause = LOOKS.pause(look, 0);
         if elapsed() + pause > timeout {
             return Err(Error::Slow { volume: volume.id, seconds: timeout.as_secs() });
         }
-        service.clock.sleep(pause).await;
-        pause = (pause * 2).min(LAST_LOOK);
+        location.clock.sleep(pause).await;
+        look += 1;
     }
 }
 
@@ -310,8 +343,28 @@ mod tests {
             assert!(tokens.insert(token(&other)), "{other:?}");
         }
         let new = request(&owner(), &gp3, &plain).unwrap();
+        assert_eq!(new.tags[tags::RESTORE], new.client_token);
         assert_eq!(new.tags["Name"], "db");
         assert_eq!(new.tags["penstock:source-snapshot"], "snap-0123456789abcdef0");
         assert!(!new.tags.contains_key("aws:x"));
+    }
+
+    /// Computed by another program. These do not change: see [`client_token`].
+    #[test]
+    fn tokens_are_the_same_in_every_version() {
+        let gp3 = original("gp3", Some(6000), Some(250));
+        let token = |wanted: &Wanted| request(&owner(), &gp3, wanted).unwrap().client_token;
+        let plain = wanted(None, None, None);
+        assert_eq!(token(&plain), "b10196494dae71b05f23fa07f9bc75a6dc43066c4eab44fb479dd664e43a76d4");
+        let tags = [("a b", "c\n1"), ("Grüße", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let all = Wanted {
+            size_gib: Some(200),
+            encryption: Encryption::Key("alias/backups".into()),
+            tags: tags.into(),
+            copy: "second".into(),
+            timeout: Duration::ZERO,
+            ..wanted(Some("io2"), Some(9000), None)
+        };
+        assert_eq!(token(&all), "70ba9a14c5f3a0acc86580fecded3fff895ba583e4423a5994f21bf2f72de21f");
     }
 }

@@ -1,12 +1,11 @@
-//! Which volumes a source means. Only DescribeVolumes is needed, and the instance metadata service for `this-instance`.
+//! Which volumes a source means, and the listings of volumes and snapshots. Of EC2's permissions only DescribeVolumes is needed, and the instance metadata service for `this-instance`.
 
 use std::collections::BTreeMap;
 
 use crate::config::{AttachedTo, Ebs};
-use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Volume, VolumeFilter, VolumeState};
+use crate::disks::{self, Disks, MAX_FILTER_VALUES, Page, Snapshot, SnapshotFilter, Volume, VolumeFilter, VolumeState};
 use crate::error::Class;
 use crate::format::ebs::{InstanceId, VolumeId};
-use crate::retry::with_retries;
 
 /// 1000 volumes each: a service that pages without end is not followed for ever.
 const MAX_PAGES: usize = 1000;
@@ -15,26 +14,26 @@ const MAX_PAGES: usize = 1000;
 const MAX_ITEMS: usize = 100_000;
 
 #[derive(Debug)]
-pub(super) struct Selection {
+pub struct Selection {
     /// In the order of their ids.
-    pub(super) volumes: Vec<Volume>,
+    pub volumes: Vec<Volume>,
     /// Named in the configuration, and not there.
-    pub(super) missing: Vec<VolumeId>,
+    pub missing: Vec<VolumeId>,
     /// There, in a state in which no snapshot can be taken of them.
-    pub(super) unusable: Vec<(VolumeId, String)>,
+    pub unusable: Vec<(VolumeId, String)>,
     /// What the volumes fit, as the log and the manifest tell it.
-    pub(super) reason: String,
+    pub reason: String,
 }
 
+/// The volumes that a source means.
+///
 /// # Errors
 /// When the volumes, or this instance's id, cannot be asked for.
-pub(super) async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Error> {
+pub async fn select(disks: &dyn Disks, ebs: &Ebs) -> Result<Selection, disks::Error> {
     let attached_to = match &ebs.attached_to {
         None => None,
         Some(AttachedTo::Instance(id)) => Some(id.clone()),
-        Some(AttachedTo::ThisInstance) => {
-            Some(with_retries("GetMetadata", &"instance-id", || disks.this_instance()).await?)
-        }
+        Some(AttachedTo::ThisInstance) => Some(disks.this_instance().await?),
     };
     let mut found = BTreeMap::new();
     for ids in chunks(&ebs.volumes) {
@@ -71,7 +70,18 @@ fn chunks(ids: &[VolumeId]) -> Vec<Vec<VolumeId>> {
 pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec<Volume>, disks::Error> {
     let mut pages = Pages::new("DescribeVolumes");
     loop {
-        let page = with_retries(pages.operation, &"volumes", || disks.volumes(filter, pages.from.as_deref())).await?;
+        let page = disks.volumes(filter, pages.from.as_deref()).await?;
+        if pages.add(page)? == More::No {
+            return Ok(pages.items);
+        }
+    }
+}
+
+pub(super) async fn snapshots(disks: &dyn Disks, filter: &SnapshotFilter) -> Result<Vec<Snapshot>, disks::Error> {
+    let mut pages = Pages::new("DescribeSnapshots");
+    loop {
+        let from = pages.from.as_deref();
+        let page = disks.snapshots(filter, from).await?;
         if pages.add(page)? == More::No {
             return Ok(pages.items);
         }
@@ -79,26 +89,26 @@ pub(super) async fn list(disks: &dyn Disks, filter: &VolumeFilter) -> Result<Vec
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
+enum More {
     Yes,
     No,
 }
 
 /// What a listing has shown so far. One that does not come to an end is an error: what it would show next is not known.
 #[derive(Debug)]
-pub(super) struct Pages<T> {
-    pub(super) operation: &'static str,
-    pub(super) items: Vec<T>,
-    pub(super) from: Option<String>,
+struct Pages<T> {
+    operation: &'static str,
+    items: Vec<T>,
+    from: Option<String>,
     count: usize,
 }
 
 impl<T> Pages<T> {
-    pub(super) fn new(operation: &'static str) -> Self {
+    fn new(operation: &'static str) -> Self {
         Self { operation, items: Vec::new(), from: None, count: 0 }
     }
 
-    pub(super) fn add(&mut self, page: Page<T>) -> Result<More, disks::Error> {
+    fn add(&mut self, page: Page<T>) -> Result<More, disks::Error> {
         self.items.extend(page.items);
         self.count += 1;
         let stuck = page.next.is_some() && page.next == self.from;
@@ -106,8 +116,7 @@ impl<T> Pages<T> {
         if stuck || (page.next.is_some() && too_many) {
             let message =
                 format!("the listing does not come to an end: after {} pages there is another one", self.count);
-            let error = disks::Error::local(self.operation, "the account", Class::Compat, message);
-            return Err(disks::Error { service: "ec2", ..error });
+            return Err(disks::Error::at("ec2", self.operation, "the account", Class::Compat, message));
         }
         self.from = page.next;
         Ok(if self.from.is_some() { More::Yes } else { More::No })

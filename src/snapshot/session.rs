@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{Lock, Record};
 use super::wait::{self, Seen};
-use super::{Error, Owner, Records, Service, create, delete, pace, select, tags};
-use crate::config::{Ebs, OnNoMatch};
+use super::{Error, Owner, Records, create, delete, tags};
+use crate::backoff::random;
+use crate::config::Ebs;
 use crate::disks::{Snapshot, Volume};
 use crate::error::{Classify as _, Retry};
-use crate::format::ebs::{EbsSnapshot, SnapshotId, State, VolumeId};
+use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription, Warning};
+use crate::format::manifest::{Item, Manifest};
+use crate::location::Location;
 use crate::metrics;
 
 /// A snapshot that so many looks in a row do not show is gone. By then minutes have passed, and EC2 shows new ones within seconds.
@@ -28,7 +30,7 @@ pub struct Progress {
 }
 
 pub struct Session<'a> {
-    service: &'a Service,
+    location: &'a Location,
     record: Record<'a>,
     metrics: metrics::Job,
     earlier: usize,
@@ -37,9 +39,6 @@ pub struct Session<'a> {
     deadlines: BTreeMap<SnapshotId, Instant>,
     /// A creation was cut off: its snapshot may appear later than anything that is deleted now.
     cut_off: bool,
-    first_error: Option<(Name, Error)>,
-    /// Sources whose volumes could not be asked for.
-    unlisted: Vec<Name>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -48,147 +47,49 @@ impl std::fmt::Debug for Session<'_> {
     }
 }
 
-/// Where a session's record lies and whose it is.
-#[derive(Debug)]
-pub struct Place<'a> {
-    pub records: &'a Records,
-    pub lock: &'a Lock,
-    pub location: &'a str,
-    pub prefix: &'a str,
-    /// Snapshots of earlier backups of the job that are pending still.
-    pub pending: usize,
-}
-
 impl<'a> Session<'a> {
-    /// Writes the record; nothing is asked of EC2 yet.
+    /// Writes the record; nothing is asked of EC2 yet. Of the job's earlier backups `earlier` snapshots are pending still.
     ///
     /// # Errors
     /// When the state directory cannot be written to.
     pub fn begin(
-        service: &'a Service,
-        place: &Place<'a>,
+        location: &'a Location,
+        lock: &'a Lock,
         owner: &Owner,
-        metrics: metrics::Job,
+        earlier: usize,
         progress: &'a Progress,
     ) -> Result<Self, Error> {
-        let record = place.records.begin(place.lock, place.location, place.prefix, owner)?;
-        let earlier = place.pending;
-        let deadlines = BTreeMap::new();
-        Ok(Self {
-            service,
-            record,
-            metrics,
-            earlier,
-            progress,
-            deadlines,
-            cut_off: false,
-            first_error: None,
-            unlisted: Vec::new(),
-        })
+        let record =
+            Records::new(&location.process.state_dir).begin(lock, location.name(), location.prefix(), owner)?;
+        let metrics = location.process.metrics.job(owner.chain.job.as_str());
+        Ok(Self { location, record, metrics, earlier, progress, deadlines: BTreeMap::new(), cut_off: false })
     }
 
-    /// An item for each volume of the sources, pending or failed; and for each source that could not be had, one of its name.
+    /// Begins a snapshot of each volume.
     ///
     /// # Errors
     /// Only when cancelled: [`Session::discard`] then.
-    pub async fn take(
+    pub async fn capture(
         &mut self,
-        sources: &[(&Name, &Ebs)],
-        warnings: &mut Vec<Warning>,
-        stop: &CancellationToken,
-    ) -> Result<Vec<Item>, Error> {
-        let (mut items, mut taken) = (Vec::new(), BTreeSet::new());
-        for (name, ebs) in sources {
-            let selection = tokio::select! {
-                () = stop.cancelled() => return Err(Error::Cancelled),
-                selection = select::select(&*self.service.disks, ebs) => selection,
-            };
-            match selection {
-                Ok(mut selection) => {
-                    self.none_selected(name, ebs, &selection, &mut items, warnings);
-                    // What an earlier source has taken is there already.
-                    selection.volumes.retain(|volume| taken.insert(volume.id.clone()));
-                    selection.unusable.retain(|(volume, _)| taken.insert(volume.clone()));
-                    self.of_source(name, ebs, selection, &mut items, stop).await?;
-                }
-                Err(error) => {
-                    self.unlisted.push((*name).clone());
-                    items.push(self.failed((*name).clone(), "the job's configuration", error.into()));
-                }
-            }
-        }
-        Ok(items)
-    }
-
-    /// A source that selects nothing is what its configuration says it is.
-    fn none_selected(
-        &mut self,
-        name: &Name,
         ebs: &Ebs,
-        selection: &select::Selection,
-        items: &mut Vec<Item>,
-        warnings: &mut Vec<Warning>,
-    ) {
-        let select::Selection { volumes, missing, unusable, .. } = selection;
-        if !(volumes.is_empty() && missing.is_empty() && unusable.is_empty()) {
-            return;
-        }
-        let error = Error::Nothing { source_name: name.clone(), selection: format!("is {}", selection.reason) };
-        match ebs.on_no_match {
-            OnNoMatch::Error => items.push(self.failed(name.clone(), &selection.reason, error)),
-            OnNoMatch::Warn => {
-                tracing::warn!(source = %name, "{error}");
-                warnings.push(Warning { item: name.clone(), path: String::new(), message: error.to_string() });
-            }
-            OnNoMatch::Ignore => {}
-        }
-    }
-
-    async fn of_source(
-        &mut self,
-        name: &Name,
-        ebs: &Ebs,
-        selection: select::Selection,
-        items: &mut Vec<Item>,
+        volumes: &[&Volume],
         stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        let select::Selection { volumes, missing, unusable, reason } = selection;
-        tracing::info!(source = %name, volumes = volumes.len(), "volumes {reason}");
-        for volume in missing {
-            let item = item_name(name, &volume);
-            items.push(self.failed(item, &reason, Error::NoVolume(volume)));
-        }
-        for (volume, state) in unusable {
-            let item = item_name(name, &volume);
-            items.push(self.failed(item, &reason, Error::Unusable { volume, state }));
-        }
+    ) -> Result<Vec<Result<EbsSnapshot, Error>>, Error> {
         self.cut_off = true;
-        let created = create::all(self.service, &self.record.saved.owner(), ebs, &volumes, stop).await?;
+        let created = create::all(self.location, &self.record.saved.owner(), ebs, volumes, stop).await?;
         self.cut_off = false;
-        for (volume, created) in volumes.iter().zip(created) {
-            let item = item_name(name, &volume.id);
-            items.push(match created {
-                Ok(snapshot) => self.pending(item, &reason, volume, &snapshot, ebs.wait),
-                Err(error) => self.failed(item, &reason, error),
-            });
-        }
-        Ok(())
+        let started = |(volume, created): (&&Volume, Result<Snapshot, Error>)| {
+            created.map(|snapshot| self.started(volume, &snapshot, ebs.wait))
+        };
+        Ok(volumes.iter().zip(created).map(started).collect())
     }
 
-    fn pending(
-        &mut self,
-        name: Name,
-        reason: &str,
-        volume: &Volume,
-        snapshot: &Snapshot,
-        wait: Option<Duration>,
-    ) -> Item {
-        tracing::info!(item = %name, volume = %volume.id, snapshot = %snapshot.id, "snapshot started");
+    fn started(&mut self, volume: &Volume, snapshot: &Snapshot, wait: Option<Duration>) -> EbsSnapshot {
         if let Some(wait) = wait {
-            self.deadlines.insert(snapshot.id.clone(), self.service.clock.now() + wait);
+            self.deadlines.insert(snapshot.id.clone(), self.location.clock.now() + wait);
         }
         self.progress.snapshots.fetch_add(1, Ordering::Relaxed);
-        let recorded = EbsSnapshot {
+        EbsSnapshot {
             snapshot_id: snapshot.id.clone(),
             volume_id: volume.id.clone(),
             size_gib: volume.size_gib,
@@ -202,41 +103,7 @@ impl<'a> Session<'a> {
             state: State::Pending,
             started: snapshot.started.unwrap_or_else(jiff::Timestamp::now),
             completed: None,
-        };
-        Item {
-            name,
-            source: SourceDescription::Ebs { selected_by: reason.to_owned() },
-            outcome: Outcome::Partial,
-            error: None,
-            labels: tags::labels(&volume.tags),
-            content: Content::EbsSnapshot { snapshot: Some(recorded) },
         }
-    }
-
-    fn failed(&mut self, name: Name, reason: &str, error: Error) -> Item {
-        let report = error.report();
-        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "the item failed");
-        self.metrics.snapshot_ended(Outcome::Failure, Some(report.class), None);
-        self.first_error.get_or_insert((name.clone(), error));
-        Item {
-            name,
-            source: SourceDescription::Ebs { selected_by: reason.to_owned() },
-            outcome: Outcome::Failure,
-            error: Some(report.into()),
-            labels: BTreeMap::new(),
-            content: Content::EbsSnapshot { snapshot: None },
-        }
-    }
-
-    /// The first failure of an item, to be told where nothing is committed.
-    pub fn first_error(&mut self) -> Option<(Name, Error)> {
-        self.first_error.take()
-    }
-
-    /// The sources of which nobody knows what volumes they have.
-    #[must_use]
-    pub fn unlisted(&self) -> &[Name] {
-        &self.unlisted
     }
 
     /// Writes down that only waiting is left: should this process die, the next start commits `manifest`.
@@ -248,21 +115,26 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until each snapshot has ended or its time is over; those of the latter kind stay pending. A stop ends the waiting, as
-    /// does a refusal to show the snapshots: they are there, and a later run looks again.
-    pub async fn wait(&mut self, items: &mut [Item], stop: &CancellationToken) {
+    /// does a refusal to show the snapshots: they are there, and a later run looks again. Returns the first failure of an item.
+    pub async fn settle(&mut self, manifest: &mut Manifest, stop: &CancellationToken) -> Option<(Name, Error)> {
         let mut misses: BTreeMap<SnapshotId, u32> = BTreeMap::new();
+        let mut failed = None;
         for look in 0.. {
-            let waited_for = self.waited_for(items);
+            let waited_for = self.waited_for(&manifest.items);
             self.metrics.snapshots_pending(self.earlier + waited_for.len());
             let Some(last) = waited_for.iter().map(|(_, deadline)| *deadline).max() else { break };
-            let left = last.duration_since(self.service.clock.now());
+            let left = last.duration_since(self.location.clock.now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.service.clock.sleep(wait::pause(look, pace::random()).min(left)) => {}
+                () = self.location.clock.sleep(wait::LOOKS.pause(look, random()).min(left)) => {}
             }
             let ids: Vec<SnapshotId> = waited_for.into_iter().map(|(id, _)| id).collect();
-            match wait::look(&*self.service.disks, &ids).await {
-                Ok(seen) => self.settle(items, &seen, &mut misses),
+            let seen = tokio::select! {
+                () = stop.cancelled() => break,
+                seen = wait::look(&*self.location.disks, &ids) => seen,
+            };
+            match seen {
+                Ok(seen) => failed = failed.or(self.seen(&mut manifest.items, &seen, &mut misses)),
                 Err(error) if error.class.retry() == Retry::No => {
                     tracing::error!(class = %error.class, %error, "the snapshots cannot be looked at: they stay pending");
                     break;
@@ -272,61 +144,50 @@ impl<'a> Session<'a> {
         }
         // Whoever is asked to stop leaves this to the next look at the record, or to pruning.
         if !stop.is_cancelled() {
-            self.strays(items).await;
+            self.strays(manifest).await;
         }
+        failed
     }
 
     /// The pending snapshots whose time is not over.
     fn waited_for(&self, items: &[Item]) -> Vec<(SnapshotId, Instant)> {
-        let now = self.service.clock.now();
+        let now = self.location.clock.now();
         let waited_for = |id: SnapshotId| Some((id.clone(), *self.deadlines.get(&id).filter(|at| **at > now)?));
         wait::pending_ids(items).into_iter().filter_map(waited_for).collect()
     }
 
-    fn settle(
-        &mut self,
+    fn seen(
+        &self,
         items: &mut [Item],
         seen: &BTreeMap<SnapshotId, Snapshot>,
         misses: &mut BTreeMap<SnapshotId, u32>,
-    ) {
-        for item in items {
-            let Some(id) = wait::pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
-            if !self.deadlines.contains_key(&id) {
-                continue;
-            }
-            let ended = if let Some(snapshot) = seen.get(&id) {
-                misses.remove(&id);
-                wait::settle(item, snapshot, jiff::Timestamp::now())
-            } else {
-                let in_a_row = misses.entry(id.clone()).or_default();
-                *in_a_row += 1;
-                if *in_a_row < MISSES {
-                    continue;
-                }
-                let error = Error::Gone(id);
-                wait::fail(item, &error);
-                Seen::Failed(error)
-            };
+    ) -> Option<(Name, Error)> {
+        misses.retain(|id, _| !seen.contains_key(id));
+        let is_gone = |id: &SnapshotId| {
+            let in_a_row = misses.entry(id.clone()).or_default();
+            *in_a_row += 1;
+            *in_a_row >= MISSES && self.deadlines.contains_key(id)
+        };
+        let mut failed = None;
+        for (item, ended) in wait::settle(items, seen, is_gone, &self.metrics) {
             match ended {
-                Seen::Pending => {}
                 Seen::Completed(took) => {
-                    tracing::info!(item = %item.name, took_s = took.as_secs(), "snapshot completed");
+                    tracing::info!(%item, took_s = took.as_secs(), "snapshot completed");
                     self.progress.completed.fetch_add(1, Ordering::Relaxed);
-                    self.metrics.snapshot_ended(Outcome::Success, None, Some(took));
                 }
                 Seen::Failed(error) => {
-                    self.metrics.snapshot_ended(Outcome::Failure, Some(error.class()), None);
-                    self.first_error.get_or_insert((item.name.clone(), error));
+                    failed.get_or_insert((item, error));
                 }
             }
         }
+        failed
     }
 
     /// Deletes what this backup created and its items do not name: a creation whose reply was lost, a snapshot that failed.
-    async fn strays(&self, items: &[Item]) {
-        let named = named(items);
+    async fn strays(&self, manifest: &Manifest) {
+        let named = named(manifest);
         let owner = self.record.saved.owner();
-        match delete::all_but(&*self.service.disks, &owner, &named).await {
+        match delete::all_but(&*self.location.disks, &owner, &named).await {
             Ok(deletion) => deletion.log(&owner),
             Err(error) => tracing::warn!(class = %error.class, %error, "snapshots that no item names may be left"),
         }
@@ -355,7 +216,7 @@ impl<'a> Session<'a> {
             tracing::error!(class = %error.class(), %error, "the record of the snapshots cannot be changed");
         }
         let owner = self.record.saved.owner();
-        match delete::all_but(&*self.service.disks, &owner, &BTreeSet::new()).await {
+        match delete::all_but(&*self.location.disks, &owner, &BTreeSet::new()).await {
             Ok(deletion) => {
                 deletion.log(&owner);
                 if deletion.kept.is_empty()
@@ -372,14 +233,6 @@ impl<'a> Session<'a> {
     }
 }
 
-pub(super) fn named(items: &[Item]) -> BTreeSet<SnapshotId> {
-    let named = items.iter().filter_map(|item| match &item.content {
-        Content::EbsSnapshot { snapshot } => snapshot.as_ref().map(|snapshot| snapshot.snapshot_id.clone()),
-        Content::Stream { .. } => None,
-    });
-    named.collect()
-}
-
-fn item_name(source: &Name, volume: &VolumeId) -> Name {
-    Name::new(format!("{source}-{volume}")).expect("the configuration leaves room for a volume's ID")
+pub(super) fn named(manifest: &Manifest) -> BTreeSet<SnapshotId> {
+    manifest.snapshots().map(|(_, snapshot)| snapshot.snapshot_id.clone()).collect()
 }

@@ -30,7 +30,9 @@ pub fn claim(labels: &BTreeMap<String, String>) -> Option<String> {
     Some(format!("{}/{}", labels.get("pvc_namespace")?, labels.get("pvc_name")?))
 }
 
-pub(super) fn labels(tags: &Tags) -> BTreeMap<String, String> {
+/// What the cluster calls a volume with these tags.
+#[must_use]
+pub fn labels(tags: &Tags) -> BTreeMap<String, String> {
     let label = |(tag, label): (&str, &str)| Some((label.to_owned(), tags.get(tag)?.clone()));
     LABELS.into_iter().filter_map(label).collect()
 }

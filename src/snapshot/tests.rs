@@ -1,6 +1,7 @@
 //! Deleting and restoring, on the block service in memory.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::restore::{Made, Wanted};
@@ -8,14 +9,13 @@ use super::*;
 use crate::clock::Virtual;
 use crate::config::{Ebs, OnNoMatch};
 use crate::disks::memory::{Fault, MemoryDisks, error, volume};
-use crate::disks::{self, Encryption, NewSnapshot, SnapshotState, Tags};
+use crate::disks::{self, Disks as _, Encryption, NewSnapshot, SnapshotState, Tags};
 use crate::format::ebs::{EbsSnapshot, State};
-use crate::format::manifest::{self, Content, Item, Outcome, SourceDescription, Warnings};
+use crate::format::manifest::{Content, Item, SourceDescription};
+use crate::format::testing::name;
+use crate::location::memory;
+use crate::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn owner(job: &str, id: &str) -> Owner {
     Owner { chain: Chain { cluster: name("c"), job: name(job), node: name("n") }, id: id.parse().unwrap() }
@@ -31,7 +31,7 @@ fn vol(number: u8) -> VolumeId {
 struct World {
     clock: Virtual,
     disks: Arc<MemoryDisks>,
-    service: Service,
+    location: Location,
 }
 
 impl World {
@@ -39,8 +39,9 @@ impl World {
         let clock = Virtual::default();
         let volumes = (0..4).map(|number| volume(&vol(number), &[("Name", "db")]));
         let disks = Arc::new(MemoryDisks::with_clock(volumes, Arc::new(clock.clone())));
-        let service = Service::with_clock(disks.clone(), Arc::new(clock.clone()));
-        Self { clock, disks, service }
+        let remote = memory::Memory::new(Arc::new(MemoryStore::new())).with_disks(disks.clone());
+        let location = remote.open(&memory::config(""), 1 << 20).with_clock(Arc::new(clock.clone()));
+        Self { clock, disks, location }
     }
 
     /// A snapshot of a backup, as `create` tags it.
@@ -67,58 +68,25 @@ impl World {
     async fn restore(&self, original: &EbsSnapshot, wanted: &Wanted) -> Result<(disks::Volume, Made), Error> {
         let stop = CancellationToken::new();
         let owner = owner("disks", ID);
-        let made = restore::volume(&self.service, &owner, original, wanted, &stop);
+        let made = restore::volume(&self.location, &owner, original, wanted, &stop);
         Box::pin(self.clock.run(made)).await
     }
 }
 
 fn recorded(id: &SnapshotId, number: u8) -> EbsSnapshot {
-    EbsSnapshot {
-        snapshot_id: id.clone(),
-        volume_id: vol(number),
-        size_gib: 8,
-        availability_zone: "eu-west-1a".to_owned(),
-        volume_type: "gp3".to_owned(),
-        iops: Some(3000),
-        throughput: Some(125),
-        encrypted: false,
-        kms_key_id: None,
-        tags: Tags::new(),
-        state: State::Completed,
-        started: jiff::Timestamp::UNIX_EPOCH,
-        completed: None,
-    }
+    EbsSnapshot::example(id.clone(), vol(number))
 }
 
 fn manifest(owner: &Owner, snapshots: Vec<EbsSnapshot>) -> Manifest {
-    let item = |snapshot: EbsSnapshot| Item {
-        name: name(&format!("data-{}", snapshot.volume_id)),
-        source: SourceDescription::Ebs { selected_by: "named".to_owned() },
-        outcome: Outcome::Success,
-        error: None,
-        labels: [
-            ("pvc_namespace".to_owned(), "shop".to_owned()),
-            ("pvc_name".to_owned(), snapshot.volume_id.to_string()),
-        ]
-        .into(),
-        content: Content::EbsSnapshot { snapshot: Some(snapshot) },
+    let item = |snapshot: EbsSnapshot| {
+        let labels = [("pvc_namespace", "shop".to_owned()), ("pvc_name", snapshot.volume_id.to_string())];
+        let item = name(&format!("data-{}", snapshot.volume_id));
+        let source = SourceDescription::Ebs { selected_by: "named".to_owned() };
+        let item = Item::new(item, source, Content::EbsSnapshot { snapshot: Some(snapshot) });
+        Item { labels: labels.map(|(label, value)| (label.to_owned(), value)).into(), ..item }
     };
-    Manifest {
-        version: manifest::VERSION,
-        id: owner.id.clone(),
-        job: owner.chain.job.clone(),
-        cluster: owner.chain.cluster.clone(),
-        node: owner.chain.node.clone(),
-        agent: String::new(),
-        started: jiff::Timestamp::UNIX_EPOCH,
-        finished: jiff::Timestamp::UNIX_EPOCH,
-        parent: None,
-        base: None,
-        labels: [].into(),
-        outcome: Outcome::Success,
-        items: snapshots.into_iter().map(item).collect(),
-        warnings: Warnings::default(),
-    }
+    let items = snapshots.into_iter().map(item).collect();
+    Manifest { items, ..Manifest::new(owner.chain.clone(), owner.id.clone(), jiff::Timestamp::UNIX_EPOCH) }
 }
 
 #[tokio::test]
@@ -131,7 +99,7 @@ async fn a_backups_snapshots_are_deleted_and_nobody_elses() {
     // A manifest that names what is not its own, and what is gone.
     let gone = "snap-ffffffff".parse().unwrap();
     let named = [&first, &foreign, &gone].map(|id| recorded(id, 0)).to_vec();
-    let deletion = delete::backup(&*world.disks, &mine.chain, &manifest(&mine, named)).await.unwrap();
+    let deletion = delete::backup(&*world.disks, &manifest(&mine, named)).await.unwrap();
     assert_eq!(deletion.deleted.iter().collect::<BTreeSet<_>>(), [&first, &double].into());
     assert_eq!(deletion.kept.len(), 1);
     assert_eq!(deletion.kept[0].0, foreign);
@@ -149,7 +117,7 @@ async fn what_an_ami_uses_is_kept_and_deleted_later() {
         refused.then(|| Fault::Refuse(error("DeleteSnapshot", Class::Conflict, 400, "InvalidSnapshot.InUse")))
     });
     let backup = manifest(&mine, vec![recorded(&used, 0), recorded(&free, 1)]);
-    let delete = async || delete::backup(&*world.disks, &mine.chain, &backup).await.unwrap();
+    let delete = async || delete::backup(&*world.disks, &backup).await.unwrap();
     let deletion = delete().await;
     assert_eq!((deletion.deleted, deletion.kept[0].0.clone()), (vec![free], used.clone()));
     assert_eq!(delete().await.deleted, [used]);

@@ -3,22 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::pace::share;
-use super::{Error, delete};
+use jiff::Timestamp;
+
+use super::{Error, select};
+use crate::backoff::Backoff;
 use crate::disks::{self, Disks, MAX_FILTER_VALUES, Snapshot, SnapshotFilter, SnapshotState};
 use crate::error::Classify as _;
 use crate::format::ebs::{EbsSnapshot, SnapshotId, State};
+use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Outcome};
+use crate::metrics;
 
-/// The first pause; it doubles with each look. Small volumes that have barely changed are complete within seconds.
-const FIRST: Duration = Duration::from_secs(1);
-const LAST: Duration = Duration::from_mins(1);
-
-/// The pause before look number `look`: growing, and up to a quarter longer so that a fleet does not ask at once.
-pub(super) fn pause(look: u32, random: u64) -> Duration {
-    let bound = FIRST.saturating_mul(1 << look.min(16)).min(LAST);
-    bound + share(bound / 4, random)
-}
+/// Before each look. Small volumes that have barely changed are complete within seconds.
+pub(super) const LOOKS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1), (100, 125));
 
 /// Those of `ids` that exist.
 pub(super) async fn look(
@@ -28,7 +25,7 @@ pub(super) async fn look(
     let mut seen = BTreeMap::new();
     for ids in ids.chunks(MAX_FILTER_VALUES) {
         let filter = SnapshotFilter { ids: ids.to_vec(), ..SnapshotFilter::default() };
-        let snapshots = delete::list(disks, &filter).await?;
+        let snapshots = select::snapshots(disks, &filter).await?;
         seen.extend(snapshots.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
     }
     Ok(seen)
@@ -49,55 +46,65 @@ pub(super) fn pending_ids(items: &[Item]) -> Vec<SnapshotId> {
 /// What one look makes of an item.
 #[derive(Debug)]
 pub(super) enum Seen {
-    Pending,
     /// How long EC2 took for it.
     Completed(Duration),
     Failed(Error),
 }
 
-/// Puts what EC2 says of a pending item's snapshot into the item.
-pub(super) fn settle(item: &mut Item, snapshot: &Snapshot, now: jiff::Timestamp) -> Seen {
-    let error = match &snapshot.state {
-        SnapshotState::Pending(_) => return Seen::Pending,
-        SnapshotState::Completed => {
-            let Content::EbsSnapshot { snapshot: Some(recorded) } = &mut item.content else { return Seen::Pending };
-            recorded.state = State::Completed;
-            recorded.completed = snapshot.completed;
-            item.outcome = Outcome::Success;
-            let took = snapshot.completed.unwrap_or(now).duration_since(recorded.started);
-            return Seen::Completed(took.try_into().unwrap_or_default());
+impl Seen {
+    fn counted_by(self, metrics: &metrics::Job) -> Self {
+        match &self {
+            Self::Completed(took) => metrics.snapshot_ended(Outcome::Success, None, Some(*took)),
+            Self::Failed(error) => metrics.snapshot_ended(Outcome::Failure, Some(error.class()), None),
         }
-        SnapshotState::Failed(error) => error.clone().into(),
-        SnapshotState::InRecycleBin => Error::InRecycleBin(snapshot.id.clone()),
-    };
-    fail(item, &error);
-    Seen::Failed(error)
+        self
+    }
+}
+
+/// Puts what EC2 says of the pending snapshots into the items, and counts those that have ended. A snapshot that is not shown is pending
+/// until `is_gone` says that it is gone. Returns the items that have ended.
+pub(super) fn settle(
+    items: &mut [Item],
+    seen: &BTreeMap<SnapshotId, Snapshot>,
+    mut is_gone: impl FnMut(&SnapshotId) -> bool,
+    metrics: &metrics::Job,
+) -> Vec<(Name, Seen)> {
+    let mut ended = Vec::new();
+    for item in items {
+        let Some(id) = pending(item).map(|snapshot| snapshot.snapshot_id.clone()) else { continue };
+        let error = match seen.get(&id).map(|snapshot| (&snapshot.state, snapshot.completed)) {
+            Some((SnapshotState::Completed, completed)) => {
+                if let Some(took) = complete(item, completed) {
+                    ended.push((item.name.clone(), Seen::Completed(took).counted_by(metrics)));
+                }
+                continue;
+            }
+            Some((SnapshotState::Failed(error), _)) => error.clone().into(),
+            Some((SnapshotState::InRecycleBin, _)) => Error::InRecycleBin(id),
+            None if is_gone(&id) => Error::Gone(id),
+            Some((SnapshotState::Pending(_), _)) | None => continue,
+        };
+        fail(item, &error);
+        ended.push((item.name.clone(), Seen::Failed(error).counted_by(metrics)));
+    }
+    ended
+}
+
+/// The item's snapshot is complete. How long EC2 took.
+fn complete(item: &mut Item, completed: Option<Timestamp>) -> Option<Duration> {
+    let Content::EbsSnapshot { snapshot: Some(recorded) } = &mut item.content else { return None };
+    recorded.state = State::Completed;
+    recorded.completed = completed;
+    item.outcome = Outcome::Success;
+    let took = completed.unwrap_or_else(Timestamp::now).duration_since(recorded.started);
+    Some(took.try_into().unwrap_or_default())
 }
 
 /// The item holds nothing any more but why.
-pub(super) fn fail(item: &mut Item, error: &Error) {
+fn fail(item: &mut Item, error: &Error) {
     let report = error.report();
     tracing::error!(item = %item.name, class = %report.class, remedy = report.remedy, %error, "the snapshot failed; nothing of it is kept");
     item.outcome = Outcome::Failure;
-    item.error = Some(report.into());
+    item.error = Some(report);
     item.content = Content::EbsSnapshot { snapshot: None };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_become_rare() {
-        let pauses: Vec<u64> = (0..8).map(|look| pause(look, 0).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!((0..100).all(|random| pause(9, random * 1_000_003) <= Duration::from_secs(75)));
-        // Four hours of waiting are no more than 250 looks.
-        let mut waited = Duration::ZERO;
-        let looks = (0..).take_while(|look| {
-            waited += pause(*look, 0);
-            waited < Duration::from_hours(4)
-        });
-        assert!(looks.count() < 250);
-    }
 }

@@ -3,6 +3,8 @@
 //! A source is blocking and is read on a thread of its own. It yields bytes in order; what it could not read, or what
 //! changed under it, becomes a [`Warning`] and the stream stays valid; only what makes the whole item worthless (a
 //! command that failed, a root that does not exist) is an error.
+//!
+//! A source that is async by nature is read through one adapter, to be added here with the first of them: docs/architecture.md.
 
 mod announced;
 pub mod command;
@@ -11,6 +13,7 @@ pub mod glob;
 mod open;
 mod page_cache;
 pub mod stdin;
+pub mod table;
 pub mod tree;
 
 use std::ops::Range;

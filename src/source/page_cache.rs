@@ -49,6 +49,9 @@ impl Reader {
     }
 
     /// Reads some bytes into `buffer`; 0 is the end.
+    ///
+    /// `EAGAIN` is an error like others: a file opened without blocking answers so where nothing is to be read now (tracefs, FUSE), for
+    /// as long as nothing comes. Leases are waited for when the file is opened.
     pub(super) fn read_at(&mut self, fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let length = loop {
             let length = match self.how {

@@ -3,17 +3,18 @@ use std::sync::Arc;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::error::{Class, Classify as _};
-use crate::format::key::Name;
+use crate::format::codec::Suffix;
+use crate::format::index::Totals;
+use crate::format::key::BackupPrefix;
+use crate::format::manifest::{DataObject, IndexObject, SourceDescription};
+use crate::format::testing::{chain, item, manifest_of, name, stream};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
 const FIRST: &str = "20261101T000000Z-000001";
 const SECOND: &str = "20261102T000000Z-000002";
 const DELETED: &str = "20261031T000000Z-000000";
-
-fn name(name: &str) -> Name {
-    Name::new(name).unwrap()
-}
 
 async fn put(store: &MemoryStore, key: &str, data: impl Into<bytes::Bytes>) {
     let payload = Payload::new(data, Algorithm::None);
@@ -22,33 +23,21 @@ async fn put(store: &MemoryStore, key: &str, data: impl Into<bytes::Bytes>) {
 
 /// Puts a manifest that names objects by key, size and live bytes, and its index of 10 bytes. Returns the manifest's size.
 async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64, u64)]) -> u64 {
-    let home = format!("c/j/{node}");
-    let listed: Vec<_> = objects
-        .iter()
-        .map(|(key, size, live)| {
-            let key = format!("{home}/{key}");
-            serde_json::json!({ "key": key, "size": size, "crc64nvme": "0000000000000000", "live_bytes": live })
-        })
-        .collect();
-    let zeros = "0".repeat(64);
-    let stored: u64 = objects.iter().map(|(_, _, live)| live).sum();
-    let index = format!("{home}/{id}/i.index.zst");
-    let manifest = serde_json::json!({
-        "version": 1, "id": id, "job": "j", "cluster": "c", "node": node, "agent": "0", "parent": null,
-        "started": "2026-11-01T00:00:00Z", "finished": "2026-11-01T00:00:00Z", "outcome": "success",
-        "warnings": { "count": 0, "list": [] },
-        "items": [{
-            "name": "i", "source": { "type": "stdin" }, "outcome": "success", "kind": "stream",
-            "stream": {
-                "plain_bytes": 5000, "stored_bytes": stored, "new_bytes": stored, "chunks": 1, "files": 0, "digest": zeros,
-                "index": { "key": index, "size": 10, "sha256": zeros }, "objects": listed,
-            },
-        }],
+    let (chain, id): (Chain, BackupId) = (chain(node), id.parse().unwrap());
+    let listed = objects.iter().map(|(key, size, live)| DataObject {
+        key: ObjectKey::new(format!("c/j/{node}/{key}")),
+        size: *size,
+        crc64nvme: [0; 8],
+        live_bytes: *live,
     });
-    let manifest = manifest.to_string();
+    let home = BackupPrefix::new("", &chain, &id);
+    let index = IndexObject { key: home.index(&name("i")), size: 10, sha256: [0; 32] };
+    put(store, index.key.as_str(), vec![0; 10]).await;
+    let totals = Totals { chunks: 1, files: 0, plain_bytes: 5000, digest: [0; 32] };
+    let stream = stream(totals, index, listed.collect());
+    let manifest = manifest_of(chain, id, vec![item("i", SourceDescription::Stdin, Some(stream))]).to_json();
     let size = manifest.len() as u64;
-    put(store, &index, vec![0; 10]).await;
-    put(store, &format!("{home}/{id}/manifest.json"), manifest).await;
+    put(store, home.manifest().as_str(), manifest).await;
     size
 }
 
@@ -68,11 +57,10 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let mut manifests = commit(&store, "a", FIRST, &[(&oldest, 1000, 600), (&first, 400, 400)]).await;
     manifests += commit(&store, "a", SECOND, &[(&oldest, 1000, 500), (&first, 400, 100), (&second, 50, 50)]).await;
     let other = commit(&store, "b", FIRST, &[]).await;
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
 
     let all = stats(&catalog, Scope::default()).await.unwrap();
-    let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
+    let of = |node: &str| all[&chain(node)].clone();
     let stored = 1000 + 400 + 50 + 20 + 3 * 10 + manifests;
     // The larger share of each object, the indexes and the manifests.
     let live = 600 + 400 + 50 + 2 * 10 + manifests;
@@ -101,6 +89,19 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
 }
 
 #[tokio::test]
+async fn objects_of_every_suffix_are_counted() {
+    let store = Arc::new(MemoryStore::new());
+    let chain = chain("a");
+    let home = BackupPrefix::new("", &chain, &FIRST.parse().unwrap());
+    for suffix in Suffix::ALL {
+        put(&store, home.data(&name("i"), 1, *suffix).as_str(), "x").await;
+    }
+    let catalog = Catalog::new(&memory::open(store, "", 1 << 20));
+    let all = stats(&catalog, Scope::default()).await.unwrap();
+    assert_eq!(all[&chain].stored_bytes, Suffix::ALL.len() as u64);
+}
+
+#[tokio::test]
 async fn the_newest_is_the_one_that_was_taken_last() {
     const AHEAD: &str = "20361101T000000Z-000000";
     let store = Arc::new(MemoryStore::new());
@@ -114,10 +115,9 @@ async fn the_newest_is_the_one_that_was_taken_last() {
         put(&store, &format!("c/j/{node}/{key}"), vec![0; size]).await;
         commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
     }
-    let catalog =
-        Catalog { store: Arc::clone(&store) as _, prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
     let all = stats(&catalog, Scope::default()).await.unwrap();
-    let of = |node: &str| all[&Chain { cluster: name("c"), job: name("j"), node: name(node) }].clone();
+    let of = |node: &str| all[&chain(node)].clone();
     let id = |id: &str| Some(id.parse().unwrap());
     assert_eq!((of("a").newest, of("a").oldest, of("a").full_bytes), (id(SECOND), id(AHEAD), 55));
     assert_eq!(of("a").dead_bytes, 0, "what is lost is not live, and not dead either");

@@ -1,8 +1,8 @@
 //! The port to an object store: what the engine needs of S3, and nothing more.
 //!
 //! Implementations: [`memory::MemoryStore`] for tests and `aws::s3` for the real thing; one conformance suite
-//! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); retries
-//! above that are the caller's ([`crate::retry`]). Dropping a future abandons the request but promises nothing about the server.
+//! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); [`crate::retry`] wraps a store
+//! in one that makes a failed request again. Dropping a future abandons the request but promises nothing about the server.
 
 pub mod memory;
 
@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt as _};
 
 use crate::checksum::{Algorithm, Checksum};
+use crate::error::Class;
 /// A request to the store that failed.
 pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
@@ -73,12 +74,12 @@ pub struct UploadHandle {
     pub id: UploadId,
 }
 
-/// 1 to 10,000.
+/// From 1 to [`PartNumber::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartNumber(u16);
 
 impl PartNumber {
-    pub const MAX: u16 = 10_000;
+    pub const MAX: u16 = crate::config::MAX_PARTS;
     pub const FIRST: Self = Self(1);
 
     #[must_use]
@@ -134,6 +135,27 @@ pub struct Download {
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
 }
 
+/// Reads a whole object of at most `limit` bytes.
+///
+/// # Errors
+/// The request's; one of [`Class::Integrity`] where the object is longer.
+pub async fn read(store: &dyn Store, key: &ObjectKey, limit: u64) -> Result<Vec<u8>, Error> {
+    let Download { length, mut body } = store.get(key, None).await?;
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
+    while let Some(piece) = body.try_next().await? {
+        if (bytes.len() + piece.len()) as u64 > limit {
+            return Err(Error::local(
+                "GetObject",
+                key,
+                Class::Integrity,
+                format!("the object is longer than the {limit} bytes expected"),
+            ));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
 /// One page of a listing, in key order.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -160,6 +182,8 @@ pub struct ListedUpload {
 
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Of the checksums that payloads are sent with, and that it keeps.
+    fn algorithm(&self) -> Algorithm;
     async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
     /// The whole object, or the bytes of `range` (which must lie within it).
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;

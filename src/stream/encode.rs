@@ -19,10 +19,10 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::cut::{self, More};
-use super::frame::{self, Compression};
 use crate::budget::{Buffer, OwnBuffers};
-use crate::format::index::{ChunkId, Encoding, FileEntry, MAX_CHUNK, max_stored};
-use crate::format::table::ChunkTable;
+use crate::format::codec::{self, Codec, Encoding, max_stored};
+use crate::format::index::{ChunkId, FileEntry, MAX_CHUNK};
+use crate::source::table::ChunkTable;
 use crate::source::{self, Mark, Source, Warning};
 
 /// The smallest request made of the source, so that a pipe's few bytes do not each cost a pass over what is there.
@@ -34,7 +34,7 @@ const MAX_MARKS: usize = 256;
 /// Events between the cutter and the consumer. The chunks among them are bounded by their bytes.
 const QUEUE: usize = 512;
 
-/// Chunks that one thread takes at once, because it hashes several faster than one ([`frame::digests`]).
+/// Chunks that one thread takes at once, because it hashes several faster than one ([`codec::digests`]).
 const BATCH: usize = 4;
 
 /// What memory for frames is counted in.
@@ -42,7 +42,7 @@ const UNIT: usize = 1 << 10;
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    pub compression: Compression,
+    pub codec: Codec,
     /// Where chunks are hashed and compressed.
     pub pool: Arc<rayon::ThreadPool>,
     /// Of [`crate::budget::stream`].
@@ -95,6 +95,9 @@ pub enum Error {
     Source(#[from] source::Error),
     #[error("compressing a chunk failed: {0}")]
     Compress(#[source] std::io::Error),
+    /// Of an [`Event::Reference`] or an [`Event::Taken`].
+    #[error("chunk {0} of the parent is not in its table")]
+    NoChunk(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
 }
@@ -104,7 +107,7 @@ impl crate::error::Classify for Error {
         use crate::error::{Class, Report};
         match self {
             Self::Source(error) => error.report(),
-            Self::Compress(_) | Self::Stopped => {
+            Self::Compress(_) | Self::NoChunk(_) | Self::Stopped => {
                 Report::new(Class::Internal, self.to_string()).remedy("this is a bug in Penstock: please report it")
             }
         }
@@ -281,12 +284,12 @@ impl Cutter {
             self.send(Pending::Chunk(receiver))?;
             promised.push((plain, sender));
         }
-        let (compression, parent) = (self.options.compression, self.options.parent.clone());
+        let (codec, parent) = (self.options.codec, self.options.parent.clone());
         self.options.pool.spawn(move || {
-            let ids = frame::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
+            let ids = codec::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
                 // An error here is only that nobody waits any more.
-                let _ = sender.send(chunk.encode(id, compression, parent.as_deref()));
+                let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
             }
         });
         Ok(())
@@ -309,16 +312,13 @@ struct Plain {
 }
 
 impl Plain {
-    fn encode(self, id: ChunkId, compression: Compression, parent: Option<&ChunkTable>) -> Encoded {
+    fn encode(self, id: ChunkId, codec: Codec, parent: Option<&ChunkTable>) -> Encoded {
         if let Some(position) = parent.and_then(|parent| parent.find(&id)) {
             return Ok(Event::Reference(position));
         }
         let plain_len = u32::try_from(self.plain.len()).expect("a chunk is at most 4 MiB");
-        let stored = match compression {
-            Compression::None => self.plain,
-            Compression::Zstd { level } => frame::compress(&self.plain, level)?.into(),
-        };
-        Ok(Event::Frame(Frame { id, plain_len, encoding: compression.encoding(), stored, _memory: self.memory }))
+        let (encoding, stored) = codec.encode(self.plain)?;
+        Ok(Event::Frame(Frame { id, plain_len, encoding, stored, _memory: self.memory }))
     }
 }
 
@@ -360,7 +360,7 @@ mod tests {
         let expected: Vec<String> = (1_u8..)
             .zip(&pieces)
             .flat_map(|(byte, (length, mark))| {
-                let chunk = format!("{:?}", frame::digest(&vec![byte; *length]));
+                let chunk = format!("{:?}", codec::digest(&vec![byte; *length]));
                 let taken = matches!(mark, Mark::Taken(_)).then(|| format!("{} taken", taken.len()));
                 [Some(chunk), taken].into_iter().flatten()
             })
@@ -368,7 +368,7 @@ mod tests {
         let (budget, bytes) = (Budget::new(1 << 30), (stream::BLOCKS * stream::BLOCK) as u64);
         let reservation = Arc::new(budget.reserve(bytes).await.unwrap());
         let options = Options {
-            compression: Compression::Zstd { level: 1 },
+            codec: Codec::default(),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
             blocks: OwnBuffers::new(budget, reservation, stream::BLOCKS, stream::BLOCK),
             window: 1,

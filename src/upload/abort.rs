@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::error::Class;
-use crate::retry::Endpoint;
 use crate::store::{self, Store, UploadHandle};
 
 /// How long an abort may take before the upload is reported as left behind.
@@ -18,21 +17,17 @@ const ROUNDS: u32 = 10;
 ///
 /// # Errors
 /// When it may still exist. Takes [`DEADLINE`] at most.
-pub(super) async fn abort_until_gone(
-    store: &dyn Store,
-    endpoint: &Endpoint,
-    upload: &UploadHandle,
-) -> Result<(), store::Error> {
+pub(super) async fn abort_until_gone(store: &dyn Store, upload: &UploadHandle) -> Result<(), store::Error> {
     let rounds = async {
         let (mut empty, mut unlistable) = (false, false);
         for _ in 0..ROUNDS {
-            match endpoint.retrying("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await {
+            match store.abort_upload(upload).await {
                 Ok(()) if unlistable => return Ok(()),
                 Ok(()) => {}
                 Err(_) if empty => return Ok(()),
                 Err(error) => return Err(error),
             }
-            match endpoint.retrying("ListParts", &upload.key, || store.list_parts(upload)).await {
+            match store.list_parts(upload).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(parts)) if parts.is_empty() && empty => return Ok(()),
                 Ok(Some(parts)) => empty = parts.is_empty(),
@@ -40,7 +35,7 @@ pub(super) async fn abort_until_gone(
                 Err(error) => return Err(error),
             }
         }
-        if endpoint.retrying("HeadObject", &upload.key, || store.head(&upload.key)).await.is_ok() {
+        if store.head(&upload.key).await.is_ok() {
             return Ok(());
         }
         let message = format!("the upload still has parts after {ROUNDS} aborts");

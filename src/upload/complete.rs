@@ -9,7 +9,6 @@ use super::review::{self, Parts};
 use super::{Error, Sent};
 use crate::checksum::Checksum;
 use crate::error::Class;
-use crate::retry::Endpoint;
 use crate::store::{ObjectInfo, Store, UploadHandle, UploadedPart};
 
 /// What is to be committed; its parts have been reviewed.
@@ -23,35 +22,34 @@ pub(super) struct Object<'a> {
 
 /// # Errors
 /// When the object is not there, whole, afterwards.
-pub(super) async fn complete(store: &dyn Store, endpoint: &Endpoint, object: Object<'_>) -> Result<(), Error> {
+pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<(), Error> {
     let told: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
-    let error = match object.commit(store, endpoint, &told).await {
+    let error = match object.commit(store, &told).await {
         Err(Error::Store(error)) if error.class == Class::Integrity => error,
         other => return other,
     };
     let key = &object.upload.key;
-    let listed = endpoint.retrying("ListParts", key, || store.list_parts(object.upload)).await;
-    let Ok(Some(listed)) = listed else { return Err(error.into()) };
+    let Ok(Some(listed)) = store.list_parts(object.upload).await else { return Err(error.into()) };
     match review::held(key, object.parts, &listed)? {
         Parts::AsTold => Err(error.into()),
         Parts::WithOtherETags(parts) => {
             tracing::warn!(%key, %error, "the store holds the parts under other ETags than it told; completing with those");
-            object.commit(store, endpoint, &parts).await
+            object.commit(store, &parts).await
         }
     }
 }
 
 impl Object<'_> {
-    async fn commit(&self, store: &dyn Store, endpoint: &Endpoint, parts: &[UploadedPart]) -> Result<(), Error> {
+    async fn commit(&self, store: &dyn Store, parts: &[UploadedPart]) -> Result<(), Error> {
         let key = &self.upload.key;
-        let complete = || store.complete_upload(self.upload, parts, self.size, self.checksum);
-        let Err(error) = endpoint.retrying("CompleteMultipartUpload", key, complete).await else { return Ok(()) };
+        let completed = store.complete_upload(self.upload, parts, self.size, self.checksum).await;
+        let Err(error) = completed else { return Ok(()) };
         // A 409 or a RequestTimeout says no more than that this attempt was in the way of another.
         let undecided = matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout | Class::Throttled);
         if error.class == Class::Integrity || (error.is_refusal() && !undecided) {
             return Err(error.into());
         }
-        match endpoint.retrying("HeadObject", key, || store.head(key)).await {
+        match store.head(key).await {
             Ok(found) => self.is(&found),
             // That the upload is gone says nothing while nobody says whether the object is there: this is the failure then.
             Err(unknown) if error.class == Class::NotFound && unknown.class != Class::NotFound => Err(unknown.into()),

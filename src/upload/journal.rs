@@ -16,7 +16,7 @@
 pub mod record;
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub use self::record::{Intent, Part};
 use self::record::{Line, State};
 use crate::error::{Classify, Report};
 use crate::format::key::ObjectKey;
-use crate::state;
+use crate::state::{self, Lock};
 use crate::store::UploadId;
 
 /// Below the state directory.
@@ -87,7 +87,7 @@ impl Journal {
         let bytes = record::encode(&Line::Intent(intent));
         let file = blocking({
             let path = path.clone();
-            move || state::create_with(&path, &bytes, |file| file.try_lock().map_err(io::Error::from))
+            move || state::create_locked(&path, &bytes)
         });
         Ok(Entry::of(path, file.await?))
     }
@@ -117,21 +117,14 @@ impl Journal {
 /// The entry of an upload that this process works on.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    inner: Arc<Open>,
+    inner: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Shared {
     path: PathBuf,
-    /// Locked for as long as it is open.
-    file: File,
+    file: Lock,
     queue: Mutex<Queue>,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        state::unlock(&self.file);
-    }
 }
 
 /// Parts on their way to the disk.
@@ -145,8 +138,8 @@ struct Queue {
 }
 
 impl Entry {
-    fn of(path: PathBuf, file: File) -> Self {
-        Self { inner: Arc::new(Open { path, file, queue: Mutex::default() }) }
+    fn of(path: PathBuf, file: Lock) -> Self {
+        Self { inner: Arc::new(Shared { path, file, queue: Mutex::default() }) }
     }
 
     /// Makes the upload's ID durable.
@@ -168,7 +161,7 @@ impl Entry {
     async fn append(&self, line: Line) -> Result<(), Error> {
         let (inner, bytes) = (Arc::clone(&self.inner), record::encode(&line));
         blocking(move || {
-            let written = (&inner.file).write_all(&bytes).and_then(|()| inner.file.sync_data());
+            let written = (&*inner.file).write_all(&bytes).and_then(|()| inner.file.sync_data());
             written.map_err(state::Error::io("writing", &inner.path))
         })
         .await
@@ -200,7 +193,7 @@ impl Entry {
     }
 }
 
-impl Open {
+impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +208,7 @@ impl Open {
                 }
                 std::mem::take(&mut queue.bytes)
             };
-            if let Err(error) = (&self.file).write_all(&bytes).and_then(|()| self.file.sync_data()) {
+            if let Err(error) = (&*self.file).write_all(&bytes).and_then(|()| self.file.sync_data()) {
                 tracing::warn!(path = %self.path.display(), %error, "finished parts cannot be noted: if this upload is interrupted it is not resumed");
                 let mut queue = self.queue();
                 *queue = Queue { failed: true, ..Queue::default() };
@@ -303,8 +296,8 @@ pub(super) fn keys(state_dir: &Path) -> Result<HashSet<ObjectKey>, Error> {
         };
         match State::of(lines) {
             Ok(state) => drop(keys.insert(state.intent.key)),
-            Err(record::Fault::Damaged) => {}
-            Err(record::Fault::Newer(version)) => {
+            Err(record::Unreadable::Damaged) => {}
+            Err(record::Unreadable::Newer(version)) => {
                 let error = io::Error::other(format!("version {version} of Penstock's journal wrote it"));
                 return Err(state::Error::io("reading", &path)(error).into());
             }
@@ -324,17 +317,13 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Takes the file if nobody else has it and it still has its name.
-fn take(path: &Path) -> io::Result<Option<File>> {
+fn take(path: &Path) -> io::Result<Option<Lock>> {
     let file = match OpenOptions::new().read(true).append(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
+    let Some(file) = Lock::on(file)? else { return Ok(None) };
     // Its process may have closed it in between.
     Ok((file.metadata()?.nlink() > 0).then_some(file))
 }
@@ -355,11 +344,11 @@ fn claim(path: &Path) -> Result<Option<Interrupted>, Error> {
         Ok(State { intent, id, in_doubt }) => {
             Ok(Some(Interrupted { intent, id, in_doubt, entry: Entry::of(path.to_owned(), file) }))
         }
-        Err(record::Fault::Newer(version)) => {
+        Err(record::Unreadable::Newer(version)) => {
             tracing::error!(path = %path.display(), version, "a newer version of Penstock wrote this entry; it is left for that");
             Ok(None)
         }
-        Err(record::Fault::Damaged) => {
+        Err(record::Unreadable::Damaged) => {
             let mut aside = path.as_os_str().to_owned();
             aside.push(DAMAGED);
             tracing::error!(path = %path.display(), "this entry is damaged: its upload cannot be found; the file is put aside");

@@ -3,8 +3,8 @@
 //! - **Memory**: bytes are copied into parts out of the budget. One part is the stream's own for as long as it runs; more are taken
 //!   only when free right now. So an upload never waits for another job's memory while it holds its own.
 //! - **Small objects**: one that ends within its first part is a single PUT; nothing is created that would need cleaning up.
-//! - **Retries**: a part is one request of the SDK's, and repeated here ([`crate::retry::Endpoint`]), so that a store that asks to slow down
-//!   is heard at once. Other requests have the SDK's attempts within each of ours.
+//! - **Retries**: a part is one request of the SDK's, and repeated by the location's store ([`crate::retry`]), so that a store that asks to
+//!   slow down is heard at once. Other requests have the SDK's attempts within each of ours.
 //! - **Consistency**: before CompleteMultipartUpload the parts are compared with what was read ([`review`]) — count, sizes, checksums — and
 //!   the combined checksum goes along for the server to check. What a lost or odd answer means is [`complete`]'s to find out.
 //! - **Crash**: the [`journal`] knows every upload before the store does; the job [`resume`]s what a crash has left, or [`sweep`] aborts it.
@@ -20,8 +20,6 @@ mod review;
 pub mod sweep;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, JoinSet};
@@ -30,35 +28,41 @@ use tokio::time::Instant;
 use self::journal::{Entry, Journal, Part};
 use self::part::{Filled, Filling, Sent};
 use self::resume::Resumable;
-use crate::budget::{Budget, OwnBuffers, Room};
-use crate::checksum::Algorithm;
+use crate::budget::{Grant, OwnBuffers};
 use crate::error::{Class, Classify, Report};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
-use crate::metrics::{AbortReason, Outcome};
-use crate::retry::Endpoint;
+use crate::location::Location;
+use crate::metrics::{self, AbortReason, Outcome};
+use crate::retry::Retrying;
 use crate::store::{self, Overwrite, PartNumber, Store, UploadHandle, UploadId, UploadedPart};
 
 /// How long an abort waits for a CreateMultipartUpload that is on its way, so that what it creates can be aborted.
 const CREATE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What every object of a stream is uploaded with.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Uploader {
-    pub store: Arc<dyn Store>,
-    pub endpoint: Endpoint,
-    /// `None` only where there is no state directory: then nobody finds what a crash leaves.
-    pub journal: Option<Journal>,
-    pub budget: Budget,
-    /// One buffer of `part_size` bytes at least.
-    pub own: OwnBuffers,
-    pub part_size: usize,
-    pub checksum: Algorithm,
+    location: Location,
+    store: Retrying<dyn Store>,
+    journal: Journal,
+    /// One buffer of a part at least.
+    own: OwnBuffers,
 }
 
-impl std::fmt::Debug for Uploader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Uploader").field("part_size", &self.part_size).finish_non_exhaustive()
+impl Uploader {
+    /// `own` is one buffer of a part at least.
+    #[must_use]
+    pub fn new(location: Location, journal: Journal, own: OwnBuffers) -> Self {
+        Self { store: location.patient(), location, journal, own }
+    }
+
+    fn part_size(&self) -> usize {
+        usize::try_from(self.location.config.upload.part_size).unwrap_or(usize::MAX)
+    }
+
+    fn metrics(&self) -> &metrics::Location {
+        self.location.endpoint.metrics()
     }
 }
 
@@ -108,12 +112,8 @@ pub struct Written {
     pub crc64nvme: u64,
 }
 
-/// What a CreateMultipartUpload came to.
-#[derive(Debug)]
-struct Created {
-    result: Result<UploadId, store::Error>,
-    in_doubt: bool,
-}
+/// What a CreateMultipartUpload came to, and whether there may be an upload of which nobody heard.
+type Created = (Result<UploadId, store::Error>, bool);
 
 /// One object being written.
 #[derive(Debug)]
@@ -182,9 +182,7 @@ impl ObjectWriter {
 
     /// Says that the next bytes written are this chunk's, for the journal: with its last byte it counts as stored.
     pub fn chunk(&mut self, chunk: Chunk) {
-        if self.uploader.journal.is_some() {
-            self.chunks.push(chunk);
-        }
+        self.chunks.push(chunk);
     }
 
     /// Appends `bytes`; waits while the window of parts in flight is full or no buffer is free.
@@ -195,7 +193,7 @@ impl ObjectWriter {
         while !bytes.is_empty() {
             let mut part = match self.filling.take() {
                 Some(part) => part,
-                None => Filling::new(self.room().await?),
+                None => Filling::new(self.grant().await?),
             };
             let count = part.fill(bytes);
             self.size += count as u64;
@@ -221,16 +219,17 @@ impl ObjectWriter {
         }
     }
 
-    async fn room(&mut self) -> Result<Room, Error> {
+    async fn grant(&mut self) -> Result<Grant, Error> {
         loop {
-            let Uploader { own, budget, part_size, .. } = &self.uploader;
-            if let Some(room) = own.try_room().or_else(|| budget.try_room(*part_size)) {
-                return Ok(room);
+            let Uploader { own, location, .. } = &self.uploader;
+            let grant = own.try_grant().or_else(|| location.process.budget.try_grant(self.uploader.part_size()));
+            if let Some(grant) = grant {
+                return Ok(grant);
             }
             let own = own.clone();
             let uploading = !self.in_flight.is_empty();
             tokio::select! {
-                room = own.room() => return Ok(room),
+                grant = own.grant() => return Ok(grant),
                 // A part that finishes gives memory back: look again.
                 finished = self.part_finished(), if uploading => finished?,
             }
@@ -239,7 +238,7 @@ impl ObjectWriter {
 
     async fn send(&mut self, part: Filling) -> Result<(), Error> {
         let upload = self.upload().await?;
-        while self.in_flight.len() >= self.uploader.endpoint.window() {
+        while self.in_flight.len() >= self.uploader.location.endpoint.window() {
             self.part_finished().await?;
         }
         let number = self.next_part.ok_or_else(|| Error::TooManyParts { key: self.key.clone() })?;
@@ -249,16 +248,15 @@ impl ObjectWriter {
         let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
         let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
         let (uploader, entry, held) = (self.uploader.clone(), self.entry.clone(), self.held.remove(&number));
-        let launch = uploader.endpoint.launch(self.in_flight.len());
+        let launch = uploader.location.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
-            let (sent, payload) = part.seal(number, uploader.checksum, &upload.key).await?;
+            let (sent, payload) = part.seal(number, uploader.store.algorithm(), &upload.key).await?;
             if let Some(held) = held.filter(|held| sent.is(held, &chunks)) {
                 return Ok((sent, held.uploaded));
             }
-            let (metrics, started) = (uploader.endpoint.metrics(), Instant::now());
+            let (metrics, started) = (uploader.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
-            let put = || uploader.store.upload_part(&upload, number, payload.clone());
-            let told = uploader.endpoint.retrying_part("UploadPart", &upload.key, launch, put).await?;
+            let told = uploader.store.send_part(launch, &upload, number, &payload).await?;
             in_flight.arrived(started.elapsed());
             metrics.uploaded(sent.size);
             if let Some(entry) = entry {
@@ -273,10 +271,11 @@ impl ObjectWriter {
         if let Some(upload) = &self.upload {
             return Ok(upload.clone());
         }
-        if let (None, Some(journal)) = (&self.entry, &self.uploader.journal) {
-            self.entry = Some(journal.begin(&self.key, self.uploader.part_size as u64).await?);
+        if self.entry.is_none() {
+            self.entry = Some(self.uploader.journal.begin(&self.key, self.uploader.part_size() as u64).await?);
         }
-        let creating = self.creating.insert(tokio::spawn(create(self.uploader.clone(), self.key.clone())));
+        let (store, key) = (self.uploader.store.clone(), self.key.clone());
+        let creating = self.creating.insert(tokio::spawn(async move { store.begin_upload(&key).await }));
         let created = creating.await;
         self.creating = None;
         let upload = self.created(created)?;
@@ -287,15 +286,15 @@ impl ObjectWriter {
     }
 
     fn created(&mut self, created: Result<Created, tokio::task::JoinError>) -> Result<UploadHandle, Error> {
-        let created = match created {
+        let (result, in_doubt) = match created {
             Ok(created) => created,
             Err(error) => {
                 self.in_doubt = true;
                 return Err(Error::Task { key: self.key.clone(), reason: error.to_string() });
             }
         };
-        self.in_doubt = created.in_doubt;
-        let upload = UploadHandle { key: self.key.clone(), id: created.result? };
+        self.in_doubt = in_doubt;
+        let upload = UploadHandle { key: self.key.clone(), id: result? };
         self.upload = Some(upload.clone());
         Ok(upload)
     }
@@ -328,20 +327,20 @@ impl ObjectWriter {
             self.part_finished().await?;
         }
         self.done.sort_by_key(|(sent, _)| sent.number);
-        let whole = review::review(&self.key, &self.done, self.size, self.uploader.part_size as u64)?;
+        let whole = review::review(&self.key, &self.done, self.size, self.uploader.part_size() as u64)?;
         let object = complete::Object { upload: &upload, parts: &self.done, size: self.size, checksum: whole.checksum };
-        complete::complete(&*self.uploader.store, &self.uploader.endpoint, object).await?;
+        complete::complete(&self.uploader.store, object).await?;
         self.upload = None;
-        self.uploader.endpoint.metrics().upload_ended(Outcome::Success);
+        self.uploader.metrics().upload_ended(Outcome::Success);
         self.close_entry().await;
         Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme })
     }
 
     async fn put(&self, part: &Filled) -> Result<Written, Error> {
-        let Uploader { store, endpoint, checksum, .. } = &self.uploader;
-        let (sent, payload) = part.seal(PartNumber::FIRST, *checksum, &self.key).await?;
-        endpoint.retrying("PutObject", &self.key, || store.put(&self.key, payload.clone(), Overwrite::Allow)).await?;
-        endpoint.metrics().uploaded(sent.size);
+        let store = &self.uploader.store;
+        let (sent, payload) = part.seal(PartNumber::FIRST, store.algorithm(), &self.key).await?;
+        store.put(&self.key, payload, Overwrite::Allow).await?;
+        self.uploader.metrics().uploaded(sent.size);
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })
     }
 
@@ -359,15 +358,15 @@ impl ObjectWriter {
             }
         }
         if let Some(upload) = self.upload.take() {
-            let Uploader { store, endpoint, .. } = &self.uploader;
-            let aborted = abort::abort_until_gone(&**store, endpoint, &upload).await;
-            let outcome = if aborted.is_ok() { Outcome::Success } else { Outcome::Failure };
-            endpoint.metrics().upload_aborted(reason, outcome);
+            let aborted = abort::abort_until_gone(&self.uploader.store, &upload).await;
+            let (outcome, metrics) =
+                (if aborted.is_ok() { Outcome::Success } else { Outcome::Failure }, self.uploader.metrics());
+            metrics.upload_aborted(reason, outcome);
             let ended = match reason {
                 AbortReason::Cancelled => Outcome::Cancelled,
                 AbortReason::Failure | AbortReason::Interrupted => Outcome::Failure,
             };
-            endpoint.metrics().upload_ended(ended);
+            metrics.upload_ended(ended);
             if let Err(error) = aborted {
                 tracing::error!(key = %upload.key, upload_id = %upload.id.0, class = %error.class, %error,
                     "the upload could not be aborted and still costs storage: `penstock sweep` tries again");
@@ -387,20 +386,6 @@ impl ObjectWriter {
             tracing::error!(key = %self.key, %error, "an attempt to create this upload was not answered, and that cannot be noted");
         }
     }
-}
-
-/// Creates an upload. An attempt without an answer may have created one more, which only a listing can find.
-async fn create(uploader: Uploader, key: ObjectKey) -> Created {
-    let unanswered = AtomicBool::new(false);
-    let attempt = || async {
-        let result = uploader.store.create_upload(&key).await;
-        if result.as_ref().is_err_and(store::Error::may_have_happened) {
-            unanswered.store(true, Ordering::Relaxed);
-        }
-        result
-    };
-    let result = uploader.endpoint.retrying("CreateMultipartUpload", &key, attempt).await;
-    Created { result, in_doubt: unanswered.into_inner() }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Error;
 use super::journal::Part;
-use crate::budget::Room;
+use crate::budget::Grant;
 use crate::budget::segments::Segments;
 use crate::checksum::{Algorithm, Checksum, Crc64nvme, crc32c, sha256};
 use crate::format::index::Chunk;
@@ -42,8 +42,8 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    pub(super) fn new(room: Room) -> Self {
-        Self { segments: room.segments(), crc64nvme: Crc64nvme::new() }
+    pub(super) fn new(grant: Grant) -> Self {
+        Self { segments: grant.segments(), crc64nvme: Crc64nvme::new() }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -65,22 +65,22 @@ impl Filling {
     }
 
     pub(super) fn freeze(self) -> Filled {
-        let (pieces, room) = self.segments.freeze();
-        Filled { pieces, crc64nvme: self.crc64nvme.finish(), _room: Some(room) }
+        let (pieces, grant) = self.segments.freeze();
+        Filled { pieces, crc64nvme: self.crc64nvme.finish(), _grant: Some(grant) }
     }
 }
 
-/// A part to be sent. Holds its room until it is dropped.
+/// A part to be sent. Holds its memory until it is dropped.
 #[derive(Debug)]
 pub(super) struct Filled {
     pieces: Arc<[Bytes]>,
     crc64nvme: u64,
-    _room: Option<Room>,
+    _grant: Option<Grant>,
 }
 
 impl Filled {
     pub(super) fn empty() -> Self {
-        Self { pieces: Arc::default(), crc64nvme: Crc64nvme::new().finish(), _room: None }
+        Self { pieces: Arc::default(), crc64nvme: Crc64nvme::new().finish(), _grant: None }
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use super::journal::{Entry, Part};
 use super::{Error, Uploader};
 use crate::format::key::ObjectKey;
-use crate::store::{PartNumber, UploadHandle, UploadedPart};
+use crate::store::{PartNumber, Store as _, UploadHandle, UploadedPart};
 
 /// See [`find`].
 #[derive(Debug)]
@@ -36,12 +36,11 @@ impl Resumable {
 /// # Errors
 /// When the journal cannot be read.
 pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumable>, Error> {
-    let Some(journal) = &uploader.journal else { return Ok(None) };
-    let Some((interrupted, recorded)) = journal.adopt(key, uploader.part_size as u64).await? else { return Ok(None) };
+    let adopted = uploader.journal.adopt(key, uploader.part_size() as u64).await?;
+    let Some((interrupted, recorded)) = adopted else { return Ok(None) };
     let Some(id) = interrupted.id.clone() else { return Ok(None) };
     let upload = UploadHandle { key: interrupted.intent.key.clone(), id };
-    let list = || uploader.store.list_parts(&upload);
-    let listed = match uploader.endpoint.retrying("ListParts", &upload.key, list).await {
+    let listed = match uploader.store.list_parts(&upload).await {
         Ok(Some(listed)) => listed,
         // The sweeper closes its entry.
         Ok(None) => return Ok(None),

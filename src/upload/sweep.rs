@@ -13,7 +13,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -22,9 +21,9 @@ use jiff::Timestamp;
 use super::abort::abort_until_gone;
 use super::journal::{self, Interrupted};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::{self, Name, ObjectKey};
+use crate::format::key::{self, Chain, Name, ObjectKey};
+use crate::location::Location;
 use crate::metrics::{AbortReason, Outcome};
-use crate::retry::Endpoint;
 use crate::store::{self, Store, UploadHandle, UploadId};
 
 /// An upload that no journal knows may be another agent's with another state directory: it is left alone for longer than any single
@@ -36,26 +35,6 @@ pub const REPORTED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Uploads that are dealt with at a time.
 const AT_A_TIME: usize = 8;
-
-/// A location to sweep, and whose uploads there are ours.
-#[derive(Clone)]
-pub struct Place {
-    pub location: String,
-    pub bucket: String,
-    pub prefix: String,
-    pub cluster: Name,
-    pub node: Name,
-    pub store: Arc<dyn Store>,
-    pub endpoint: Endpoint,
-    /// Jobs that were interrupted and are about to run again: they may go on with their uploads.
-    pub spared: BTreeSet<Name>,
-}
-
-impl std::fmt::Debug for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("location", &self.location).field("bucket", &self.bucket).finish_non_exhaustive()
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -112,29 +91,37 @@ pub struct Swept {
     pub fate: Fate,
 }
 
-/// Sweeps the state directory's journal and, as far as the policy permits, the places. Needs no lock on the directory: it may run beside
-/// a daemon or a backup, and twice.
+/// Sweeps the state directory's journal and, as far as the policy permits, the locations. The jobs `spared` are about to run again, and
+/// resume their uploads themselves. Needs no lock on the directory: it may run beside a daemon or a backup, and twice.
 ///
 /// # Errors
 /// When the journal cannot be read. What goes wrong with one upload is its [`Fate`].
-pub async fn sweep(state_dir: &Path, places: &[Place], mode: Mode) -> Result<Vec<Swept>, journal::Error> {
+pub async fn sweep(
+    state_dir: &Path,
+    locations: &[Location],
+    spared: &BTreeSet<Name>,
+    mode: Mode,
+) -> Result<Vec<Swept>, journal::Error> {
+    let places: Vec<Place<'_>> = locations.iter().map(|location| Place { location, spared }).collect();
     let now = Timestamp::now();
     let dir = state_dir.to_owned();
     let entries = tokio::task::spawn_blocking(move || journal::interrupted(&dir)).await;
     let entries = entries.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    let entries = stream::iter(entries).map(|entry| entry_swept(entry, places, mode, now));
+    let entries = stream::iter(entries).map(|entry| entry_swept(entry, &places, mode, now));
     let mut swept: Vec<Swept> = entries.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await.concat();
     for place in places {
         swept.extend(strays(state_dir, place, mode, now).await);
-        let left = swept.iter().filter(|one| one.location == place.location && one.fate.is_left()).count();
-        place.endpoint.metrics().interrupted_uploads(left);
+        let left = swept.iter().filter(|one| one.location == place.location.name() && one.fate.is_left()).count();
+        place.location.endpoint.metrics().interrupted_uploads(left);
     }
     Ok(swept)
 }
 
-async fn entry_swept(entry: Interrupted, places: &[Place], mode: Mode, now: Timestamp) -> Vec<Swept> {
+async fn entry_swept(entry: Interrupted, places: &[Place<'_>], mode: Mode, now: Timestamp) -> Vec<Swept> {
     let intent = entry.intent.clone();
-    let place = places.iter().find(|place| place.location == intent.location && place.bucket == intent.bucket);
+    let home =
+        |place: &&Place<'_>| place.location.name() == intent.location && place.location.config.bucket == intent.bucket;
+    let place = places.iter().find(home);
     let mut fates = match place {
         Some(place) => place.fates(&entry, mode).await,
         None => vec![(entry.id.clone(), Fate::Failed(homeless(&intent)))],
@@ -190,7 +177,13 @@ impl Fate {
     }
 }
 
-impl Place {
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    location: &'a Location,
+    spared: &'a BTreeSet<Name>,
+}
+
+impl Place<'_> {
     /// Ends the uploads of one entry, each by its ID.
     async fn fates(&self, entry: &Interrupted, mode: Mode) -> Vec<(Option<UploadId>, Fate)> {
         let intent = &entry.intent;
@@ -224,9 +217,13 @@ impl Place {
     }
 
     fn spares(&self, key: &ObjectKey) -> bool {
-        !self.spared.is_empty()
-            && key::owner(&self.prefix, &self.cluster, key)
-                .is_some_and(|chain| chain.node == self.node && self.spared.contains(&chain.job))
+        !self.spared.is_empty() && self.owner(key).is_some_and(|chain| self.spared.contains(&chain.job))
+    }
+
+    /// The chain of this node that the key belongs to.
+    fn owner(&self, key: &ObjectKey) -> Option<Chain> {
+        let Location { cluster, node, .. } = self.location;
+        key::owner(self.location.prefix(), cluster, key).filter(|chain| chain.node == *node)
     }
 
     /// The uploads of exactly this key; `None` where they cannot be listed.
@@ -238,8 +235,7 @@ impl Place {
     }
 
     async fn list(&self, prefix: &str) -> Result<Option<Vec<store::ListedUpload>>, store::Error> {
-        let list = || self.store.list_uploads(prefix);
-        match self.endpoint.retrying("ListMultipartUploads", &prefix, list).await {
+        match self.location.patient().list_uploads(prefix).await {
             Ok(uploads) => Ok(Some(uploads)),
             Err(error) if error.class == Class::AccessDenied || error.is_incapable() => Ok(None),
             Err(error) => Err(error),
@@ -250,10 +246,10 @@ impl Place {
         if mode == Mode::DryRun {
             return Fate::WouldAbort;
         }
-        let metrics = self.endpoint.metrics();
-        match abort_until_gone(&*self.store, &self.endpoint, upload).await {
+        let metrics = self.location.endpoint.metrics();
+        match abort_until_gone(&self.location.patient(), upload).await {
             Ok(()) => {
-                tracing::info!(key = %upload.key, location = self.location, "aborted an interrupted upload");
+                tracing::info!(key = %upload.key, location = self.location.name(), "aborted an interrupted upload");
                 metrics.upload_aborted(AbortReason::Interrupted, Outcome::Success);
                 metrics.swept(Outcome::Success);
                 Fate::Aborted
@@ -267,18 +263,19 @@ impl Place {
     }
 
     fn failed(&self, error: &store::Error) -> Fate {
-        tracing::error!(location = self.location, class = %error.class, %error, "an interrupted upload could not be ended");
+        tracing::error!(location = self.location.name(), class = %error.class, %error, "an interrupted upload could not be ended");
         Fate::Failed(error.report())
     }
 }
 
 /// Uploads of this node that no journal knows. Finding them is an extra: where it fails, it is left out.
-async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> Vec<Swept> {
-    let prefix = key::cluster_prefix(&place.prefix, &place.cluster);
+async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) -> Vec<Swept> {
+    let location = place.location.name();
+    let prefix = key::cluster_prefix(place.location.prefix(), &place.location.cluster);
     let listed = match place.list(&prefix).await {
         Ok(listed) => listed.unwrap_or_default(),
         Err(error) => {
-            tracing::debug!(location = place.location, %error, "uploads could not be listed");
+            tracing::debug!(location, %error, "uploads could not be listed");
             return Vec::new();
         }
     };
@@ -293,8 +290,7 @@ async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> 
     let mut swept = Vec::new();
     for store::ListedUpload { upload, initiated } in listed {
         let old = initiated.is_some_and(|initiated| age(initiated, now) > SAFE_AGE);
-        let ours = key::owner(&place.prefix, &place.cluster, &upload.key).is_some_and(|chain| chain.node == place.node);
-        if old && ours && !known.contains(&upload.key) {
+        if old && place.owner(&upload.key).is_some() && !known.contains(&upload.key) {
             let fate = place.end(&upload, mode).await;
             // A store that lists and cannot abort would fail here for ever.
             let fate = match fate {
@@ -302,7 +298,7 @@ async fn strays(state_dir: &Path, place: &Place, mode: Mode, now: Timestamp) -> 
                 fate => fate,
             };
             let UploadHandle { key, id } = upload;
-            swept.push(Swept { location: place.location.clone(), key, id: Some(id), begun: initiated, fate });
+            swept.push(Swept { location: location.to_owned(), key, id: Some(id), begun: initiated, fate });
         }
     }
     swept

@@ -1,27 +1,28 @@
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::*;
-use crate::checksum::Checksum;
+use crate::checksum::Algorithm;
 use crate::config::Concurrency;
-use crate::metrics::Metrics;
-use crate::store::Payload;
-use crate::store::memory::MemoryStore;
+use crate::location::memory;
+use crate::store::memory::{Fault, MemoryStore};
 
 const PART: usize = 64 << 10;
 
-async fn uploader(store: &Arc<MemoryStore>, budget: &Budget, algorithm: Algorithm) -> Uploader {
-    let reservation = Arc::new(budget.reserve(PART as u64).await.unwrap());
-    Uploader {
-        store: Arc::clone(store) as Arc<dyn Store>,
-        budget: budget.clone(),
-        own: OwnBuffers::new(budget.clone(), reservation, 1, PART),
-        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
-        journal: None,
-        part_size: PART,
-        checksum: algorithm,
-    }
+/// With parts of [`PART`], three at a time.
+fn location(store: Arc<dyn Store>, memory: usize) -> Location {
+    let mut config = memory::config("");
+    (config.upload.part_size, config.upload.concurrency) = (PART as u64, Concurrency::AtMost(3));
+    memory::Memory::new(store).open(&config, memory as u64)
+}
+
+fn uploader(location: &Location) -> Uploader {
+    let budget = &location.process.budget;
+    let reservation = futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap();
+    let own = OwnBuffers::new(budget.clone(), Arc::new(reservation), 1, PART);
+    let journal = Journal::open(&location.process.state_dir, "test", "b").unwrap();
+    Uploader::new(location.clone(), journal, own)
 }
 
 fn data(length: usize) -> Vec<u8> {
@@ -37,183 +38,106 @@ async fn stored(store: &MemoryStore, key: &ObjectKey) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_size_arrives_whole_and_nothing_is_left() {
-    let store = Arc::new(MemoryStore::with_limits(0, 100));
     let key = ObjectKey::new("a/b");
     // With memory for one part only, and for many.
     for memory in [PART, 20 * PART] {
-        let budget = Budget::new(memory as u64);
         for algorithm in [Algorithm::Crc64nvme, Algorithm::Crc32c, Algorithm::Sha256, Algorithm::None] {
+            let store = Arc::new(MemoryStore::with_limits(0, 100).with_algorithm(algorithm));
+            let location = location(store.clone(), memory);
             for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 13] {
                 let data = data(length);
-                let mut writer = ObjectWriter::new(uploader(&store, &budget, algorithm).await, key.clone());
+                let mut writer = ObjectWriter::new(uploader(&location), key.clone());
                 for piece in data.chunks(10_000) {
                     writer.write(piece).await.unwrap();
                 }
                 let written = writer.finish().await.unwrap();
                 assert_eq!((written.size, written.crc64nvme), (length as u64, crate::checksum::crc64nvme(&data)));
                 assert_eq!(stored(&store, &key).await, data, "{length} bytes with {algorithm:?}");
+                let checksum = store.head(&key).await.unwrap().checksum;
+                assert!(checksum.is_none_or(|checksum| checksum.algorithm() == algorithm), "{checksum:?}");
             }
+            assert_eq!(location.process.budget.in_use(), 0);
+            assert_eq!(store.uploads_in_progress(), []);
         }
-        assert_eq!(budget.in_use(), 0);
     }
-    assert_eq!(store.uploads_in_progress(), []);
 }
 
 #[tokio::test]
 async fn abort_leaves_nothing() {
     let store = Arc::new(MemoryStore::with_limits(0, 100));
-    let budget = Budget::new(4 * PART as u64);
-    let key = ObjectKey::new("k");
-    let mut writer = ObjectWriter::new(uploader(&store, &budget, Algorithm::Crc64nvme).await, key);
+    let location = location(store.clone(), 4 * PART);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     writer.write(&data(3 * PART + 5)).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
     writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
     assert!(store.keys().is_empty());
-    assert_eq!(budget.in_use(), 0);
+    assert_eq!(location.process.budget.in_use(), 0);
 }
 
-/// A store whose answers are odd: what it says instead, once for each operation.
-struct Odd {
-    inner: Arc<MemoryStore>,
-    /// Taken by the first request of its operation.
-    says: Mutex<Vec<Say>>,
+/// What goes wrong, each with the next request of its operation.
+type Faults<'a> = &'a [(&'static str, Fault)];
+
+const CREATE: &str = "CreateMultipartUpload";
+const COMPLETE: &str = "CompleteMultipartUpload";
+
+fn odd(faults: Faults<'_>) -> (Arc<MemoryStore>, Location) {
+    let store = Arc::new(MemoryStore::with_limits(0, 100));
+    let mut faults = faults.to_vec();
+    store.script(move |operation, _, _| {
+        let next = faults.iter().position(|(of, _)| *of == operation)?;
+        Some(faults.remove(next).1)
+    });
+    (store.clone(), location(store, 20 * PART))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Say {
-    /// An upload is created, but nobody hears of it.
-    CreateUnanswered,
-    /// The part is taken twice, and the second time under another ETag.
-    PartTwice,
-    /// The object is there, but nobody hears of it.
-    CompleteUnanswered,
-    /// Nothing was done, and nobody hears of it.
-    CompleteLost,
-    HeadRefused,
-    /// What is there has another checksum.
-    HeadOther,
+fn unanswered(operation: &'static str) -> store::Error {
+    store::Error::local(operation, "k", Class::Transient, "the connection was reset")
 }
 
-impl Odd {
-    fn uploader(says: &[Say], journal: Option<Journal>) -> (Arc<MemoryStore>, Uploader) {
-        let store = Arc::new(MemoryStore::with_limits(0, 100));
-        let budget = Budget::new(20 * PART as u64);
-        let reservation =
-            Arc::new(futures_util::FutureExt::now_or_never(budget.reserve(PART as u64)).unwrap().unwrap());
-        let uploader = Uploader {
-            store: Arc::new(Self { inner: Arc::clone(&store), says: Mutex::new(says.to_vec()) }),
-            endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(3).into()),
-            journal,
-            budget: budget.clone(),
-            own: OwnBuffers::new(budget, reservation, 1, PART),
-            part_size: PART,
-            checksum: Algorithm::Crc64nvme,
-        };
-        (store, uploader)
-    }
-
-    fn take(&self, say: Say) -> bool {
-        let mut says = self.says.lock().unwrap();
-        let found = says.iter().position(|one| *one == say);
-        found.map(|index| says.remove(index)).is_some()
-    }
+fn refused(operation: &'static str) -> store::Error {
+    store::Error::local(operation, "k", Class::AccessDenied, "refused")
 }
 
-fn unanswered(operation: &'static str, key: &ObjectKey) -> store::Error {
-    store::Error::local(operation, key, Class::Transient, "the connection was reset")
-}
-
-#[async_trait::async_trait]
-impl Store for Odd {
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), store::Error> {
-        self.inner.put(key, payload, overwrite).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<std::ops::Range<u64>>) -> Result<store::Download, store::Error> {
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<store::ObjectInfo, store::Error> {
-        if self.take(Say::HeadRefused) {
-            return Err(store::Error::local("HeadObject", key, Class::AccessDenied, "refused"));
+/// The journal's entries once there are some: a thread that notes the last part may hold them a moment longer than the writer did.
+async fn interrupted(location: &Location) -> Vec<journal::Interrupted> {
+    let found = async {
+        loop {
+            let found = journal::interrupted(&location.process.state_dir).unwrap();
+            if !found.is_empty() {
+                return found;
+            }
+            tokio::task::yield_now().await;
         }
-        let found = self.inner.head(key).await?;
-        let other = Some(Checksum::Crc64nvme(0));
-        Ok(if self.take(Say::HeadOther) { store::ObjectInfo { checksum: other, ..found } } else { found })
-    }
-    async fn delete(&self, key: &ObjectKey) -> Result<store::Deleted, store::Error> {
-        self.inner.delete(key).await
-    }
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<store::Page, store::Error> {
-        self.inner.list(prefix, from).await
-    }
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, store::Error> {
-        let id = self.inner.create_upload(key).await?;
-        if self.take(Say::CreateUnanswered) { Err(unanswered("CreateMultipartUpload", key)) } else { Ok(id) }
-    }
-    async fn upload_part(
-        &self,
-        to: &UploadHandle,
-        n: PartNumber,
-        payload: Payload,
-    ) -> Result<UploadedPart, store::Error> {
-        let told = self.inner.upload_part(to, n, payload.clone()).await?;
-        if self.take(Say::PartTwice) {
-            self.inner.upload_part(to, n, payload).await?;
-        }
-        Ok(told)
-    }
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), store::Error> {
-        if self.take(Say::CompleteLost) {
-            return Err(unanswered("CompleteMultipartUpload", &upload.key));
-        }
-        self.inner.complete_upload(upload, parts, size, checksum).await?;
-        if self.take(Say::CompleteUnanswered) {
-            Err(unanswered("CompleteMultipartUpload", &upload.key))
-        } else {
-            Ok(())
-        }
-    }
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), store::Error> {
-        self.inner.abort_upload(upload).await
-    }
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, store::Error> {
-        self.inner.list_parts(upload).await
-    }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<store::ListedUpload>, store::Error> {
-        self.inner.list_uploads(prefix).await
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.unwrap()
 }
 
 #[tokio::test]
 async fn odd_answers_do_not_change_what_is_stored() {
-    for says in [
-        &[Say::PartTwice][..],
-        &[Say::CompleteUnanswered],
-        &[Say::CompleteLost],
-        &[Say::PartTwice, Say::PartTwice, Say::CompleteLost, Say::CompleteUnanswered],
-    ] {
-        let (store, uploader) = Odd::uploader(says, None);
+    let twice = || ("UploadPart", Fault::Repeat);
+    let lost = || (COMPLETE, Fault::Refuse(unanswered(COMPLETE)));
+    let done = || (COMPLETE, Fault::LoseReply(unanswered(COMPLETE)));
+    // The second Complete of the last one refuses the part list, as its parts were taken twice.
+    for faults in [vec![twice()], vec![done()], vec![lost()], vec![twice(), twice(), lost(), done(), done()]] {
+        let (store, location) = odd(&faults);
         let (key, data) = (ObjectKey::new("k"), data(3 * PART + 7));
-        let mut writer = ObjectWriter::new(uploader, key.clone());
+        let mut writer = ObjectWriter::new(uploader(&location), key.clone());
         writer.write(&data).await.unwrap();
         let written = writer.finish().await.unwrap();
-        assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{says:?}");
-        assert_eq!(store.uploads_in_progress(), [], "{says:?}");
+        assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{faults:?}");
+        assert_eq!(store.uploads_in_progress(), [], "{faults:?}");
     }
 }
 
 /// Not "no such upload", which would send the user to look for who aborted it.
 #[tokio::test]
 async fn where_the_object_is_in_doubt_that_is_the_failure() {
-    for (says, class) in [(Say::HeadRefused, Class::AccessDenied), (Say::HeadOther, Class::Integrity)] {
-        let (_store, uploader) = Odd::uploader(&[Say::CompleteUnanswered, says], None);
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    let denied = Fault::Refuse(refused("HeadObject"));
+    for (head, class) in [(denied, Class::AccessDenied), (Fault::Spoil, Class::Integrity)] {
+        let done = (COMPLETE, Fault::LoseReply(unanswered(COMPLETE)));
+        let (_store, location) = odd(&[done, ("HeadObject", head)]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         assert_eq!(writer.finish().await.unwrap_err().report().class, class);
     }
@@ -223,10 +147,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
 #[tokio::test]
 async fn a_create_without_an_answer_is_remembered() {
     for finish in [true, false] {
-        let state = tempfile::tempdir().unwrap();
-        let journal = Journal::open(state.path(), "test", "b").unwrap();
-        let (store, uploader) = Odd::uploader(&[Say::CreateUnanswered], Some(journal));
-        let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+        let (store, location) = odd(&[(CREATE, Fault::LoseReply(unanswered(CREATE)))]);
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
         writer.write(&data(2 * PART)).await.unwrap();
         if finish {
             writer.finish().await.unwrap();
@@ -234,17 +156,7 @@ async fn a_create_without_an_answer_is_remembered() {
             writer.abort(AbortReason::Cancelled).await;
         }
         assert_eq!(store.uploads_in_progress().len(), 1);
-        // A thread that notes the last part may hold the entry a moment longer than the writer did.
-        let found = async {
-            loop {
-                let found = journal::interrupted(state.path()).unwrap();
-                if !found.is_empty() {
-                    return found;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let found = tokio::time::timeout(Duration::from_secs(20), found).await.unwrap();
+        let found = interrupted(&location).await;
         assert_eq!(found.iter().map(|one| (one.id.clone(), one.in_doubt)).collect::<Vec<_>>(), [(None, true)]);
     }
 }
@@ -252,17 +164,15 @@ async fn a_create_without_an_answer_is_remembered() {
 /// The chunks of a finished part are those that end in it.
 #[tokio::test]
 async fn the_journal_knows_which_chunks_a_part_completes() {
-    let state = tempfile::tempdir().unwrap();
-    let journal = Journal::open(state.path(), "test", "b").unwrap();
-    let (_store, uploader) = Odd::uploader(&[], Some(journal));
-    let mut writer = ObjectWriter::new(uploader, ObjectKey::new("k"));
+    let (_store, location) = odd(&[(COMPLETE, Fault::Refuse(refused(COMPLETE)))]);
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
     let length = PART * 2 / 5;
     let mut offset = 0;
     for _ in 0..8 {
         let chunk = Chunk {
             id: crate::format::index::ChunkId([1; 32]),
             plain_len: 1,
-            encoding: crate::format::index::Encoding::Raw,
+            encoding: crate::format::codec::Encoding::Raw,
             object: 0,
             offset,
             stored_len: u32::try_from(length).unwrap(),
@@ -271,21 +181,12 @@ async fn the_journal_knows_which_chunks_a_part_completes() {
         writer.write(&data(length)).await.unwrap();
         offset += length as u64;
     }
-    // Three parts are full: 7.5 chunks.
-    while !writer.in_flight.is_empty() {
-        writer.part_finished().await.unwrap();
-    }
+    // Eight chunks are 3.2 parts.
+    writer.finish().await.unwrap_err();
     drop(writer);
-    let interrupted = loop {
-        // The journal is written by a thread of its own, which holds the lock until it is done.
-        if let Some(one) = journal::interrupted(state.path()).unwrap().pop() {
-            break one;
-        }
-        tokio::task::yield_now().await;
-    };
-    let mut parts = interrupted.parts().unwrap();
+    let mut parts = interrupted(&location).await.remove(0).parts().unwrap();
     parts.sort_by_key(|part| part.uploaded.number);
     let chunks: Vec<Vec<u64>> =
         parts.iter().map(|part| part.chunks.iter().map(|chunk| chunk.offset / length as u64).collect()).collect();
-    assert_eq!(chunks, [vec![0, 1], vec![2, 3, 4], vec![5, 6]]);
+    assert_eq!(chunks, [vec![0, 1], vec![2, 3, 4], vec![5, 6], vec![7]]);
 }

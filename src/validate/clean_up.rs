@@ -6,7 +6,6 @@ use super::objects::Made;
 use super::{Found, Proof};
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::ObjectKey;
-use crate::retry::with_retries;
 use crate::site::Site;
 use crate::store::{Deleted, Store};
 
@@ -36,7 +35,7 @@ pub(super) async fn clean_up(proof: &mut Proof, store: &dyn Store, site: &dyn Si
     let removing = async {
         let mut remains = Remains::default();
         for upload in &left.uploads {
-            if let Err(error) = with_retries("AbortMultipartUpload", &upload.key, || store.abort_upload(upload)).await {
+            if let Err(error) = store.abort_upload(upload).await {
                 remains.failed.push((format!("the upload of {}", upload.key), error));
             }
         }
@@ -61,8 +60,7 @@ async fn remove(store: &dyn Store, site: &dyn Site, key: &ObjectKey, remains: &m
     while versions < VERSIONS {
         match site.version_of(key).await {
             Ok(Some(version)) => {
-                let delete = || site.delete_version(key, &version);
-                if let Err(error) = with_retries("DeleteObjectVersion", key, delete).await {
+                if let Err(error) = site.delete_version(key, &version).await {
                     why = Some(error);
                     break;
                 }
@@ -76,7 +74,7 @@ async fn remove(store: &dyn Store, site: &dyn Site, key: &ObjectKey, remains: &m
             Ok(None) | Err(_) => break,
         }
     }
-    match with_retries("DeleteObject", key, || store.delete(key)).await {
+    match store.delete(key).await {
         Ok(Deleted::Gone) => {}
         Ok(Deleted::Hidden) => remains.hidden.push(why),
         Err(error) => remains.failed.push((key.to_string(), error)),

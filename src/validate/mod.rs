@@ -15,7 +15,6 @@ mod objects;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,9 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Location;
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::Name;
+use crate::location as opened;
 use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
-use crate::store::Store;
 
 /// A certificate that expires sooner is a warning.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -177,31 +175,18 @@ impl State {
     }
 }
 
-/// Who validates, for the keys it writes.
-#[derive(Debug, Clone, Copy)]
-pub struct Whose<'a> {
-    pub cluster: &'a Name,
-    pub node: &'a Name,
-}
-
 /// Makes every check. Cancelled, it removes what it made and says which checks are missing.
-pub async fn prove(
-    location: &Location,
-    whose: Whose<'_>,
-    site: &dyn Site,
-    store: &Arc<dyn Store>,
-    skip: Skip,
-    cancel: &CancellationToken,
-) -> Proof {
+pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cancel: &CancellationToken) -> Proof {
+    let (location, store) = (&*opened.config, &*opened.store);
     let mut proof = Proof::new(&location.name);
     proof.add("configuration", Duration::ZERO, Ok(Found::Good(configured(location))));
     proof.add("certificate", Duration::ZERO, Ok(certificate(&site.certificates(), &site.trusted(), Timestamp::now())));
-    let made = objects::Made::new(location, whose);
+    let made = objects::Made::new(opened);
     let rest = async {
         let known = identities(&mut proof, location, site).await;
         connections(&mut proof, site, skip).await;
         bucket(&mut proof, location, site, known).await;
-        objects::prove(&mut proof, location, site, store.as_ref(), &made, known).await;
+        objects::prove(&mut proof, location, site, store, &made, known).await;
         if skip == Skip::Nothing {
             ec2(&mut proof, site, known).await;
         }
@@ -210,7 +195,7 @@ pub async fn prove(
         () = rest => false,
         () = cancel.cancelled() => true,
     };
-    clean_up::clean_up(&mut proof, store.as_ref(), site, &made).await;
+    clean_up::clean_up(&mut proof, store, site, &made).await;
     if cancelled {
         let report =
             Report::new(Class::Cancelled, "stopped before every check was made; what had been written is removed");

@@ -9,17 +9,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
-use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof, Whose};
+use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof};
 use crate::checksum::{Algorithm, Checksum, Crc64nvme, crc32c, sha256};
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::ObjectKey;
-use crate::retry::with_retries;
+use crate::location as opened;
 use crate::site::Site;
 use crate::store::{Deleted, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
 
 /// A part is sent as so many pieces of this size, all of them the same memory.
 const PIECE: usize = 1 << 20;
+
+const LIST: &str = "s3:ListBucket";
+
+/// The checks that write, or read what was written, in their order.
+const WRITES: [&str; 6] = [
+    "s3:PutObject",
+    "s3:GetObject",
+    "If-None-Match",
+    "multipart upload",
+    "s3:ListMultipartUploadParts",
+    "s3:AbortMultipartUpload",
+];
 
 const UNDELETABLE: &str = "what is written could not be deleted again (s3:DeleteObject failed)";
 
@@ -43,11 +55,11 @@ pub(super) struct Left {
 }
 
 impl Made {
-    pub(super) fn new(location: &Location, whose: Whose<'_>) -> Self {
+    pub(super) fn new(opened: &opened::Location) -> Self {
         // Without randomness two validations of one node would share a folder: they would only be in each other's way.
         let random = getrandom::u32().unwrap_or_default();
-        let leaf = format!("{}-{random:08x}", whose.node);
-        Self { folder: folder(&location.prefix, whose.cluster.as_str(), &leaf), left: Mutex::default() }
+        let leaf = format!("{}-{random:08x}", opened.node);
+        Self { folder: folder(opened.prefix(), opened.cluster.as_str(), &leaf), left: Mutex::default() }
     }
 
     pub(super) fn left(&self) -> MutexGuard<'_, Left> {
@@ -93,39 +105,23 @@ pub(super) async fn prove(
     known: Known,
 ) {
     if known == Known::No {
-        for name in [
-            "ListBucket",
-            "PutObject",
-            "GetObject",
-            "If-None-Match",
-            "multipart upload",
-            "ListMultipartUploadParts",
-            "AbortMultipartUpload",
-        ] {
-            let name = format!("s3:{name}").replace("s3:multi", "multi").replace("s3:If", "If");
+        for name in [LIST].into_iter().chain(WRITES) {
             proof.add(name, Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
         }
         return;
     }
     let writing = Writing { location, site, store, made };
-    timed(proof, "s3:ListBucket", writing.list()).await;
+    timed(proof, LIST, writing.list()).await;
     // Asked first and of a key that is not there, so that nothing is written that could not be deleted.
     let absent = made.absent();
     let began = Instant::now();
-    let deleted = with_retries("DeleteObject", &absent, || store.delete(&absent)).await;
+    let deleted = store.delete(&absent).await;
     if matches!(deleted, Ok(Deleted::Hidden)) {
         // A bucket with versions marks as deleted what never was.
         made.object("absent");
     }
     if let Err(error) = deleted {
-        for name in [
-            "s3:PutObject",
-            "s3:GetObject",
-            "If-None-Match",
-            "multipart upload",
-            "s3:ListMultipartUploadParts",
-            "s3:AbortMultipartUpload",
-        ] {
+        for name in WRITES {
             proof.add(name, Duration::ZERO, Ok(not_tried(UNDELETABLE)));
         }
         proof.add("s3:DeleteObject", began.elapsed(), Err(error.report()));
@@ -164,12 +160,12 @@ fn content(made: &Made) -> Bytes {
 
 impl Writing<'_> {
     fn payload(&self, data: Bytes) -> Payload {
-        Payload::new(data, self.location.checksum)
+        Payload::new(data, self.store.algorithm())
     }
 
     async fn list(&self) -> Outcome {
         let folder = &self.made.folder;
-        let result = with_retries("ListObjectsV2", folder, || self.store.list(folder, None)).await;
+        let result = self.store.list(folder, None).await;
         result.map_err(|error| error.report()).map(|_| good("allowed"))
     }
 
@@ -183,7 +179,7 @@ impl Writing<'_> {
 
     async fn put_as_configured(&self, key: &ObjectKey, data: Bytes) -> Result<(), Failed> {
         let payload = self.payload(data);
-        with_retries("PutObject", key, || self.store.put(key, payload.clone(), Overwrite::Allow)).await
+        self.store.put(key, payload, Overwrite::Allow).await
     }
 
     const fn encryption(&self) -> &'static str {
@@ -199,7 +195,7 @@ impl Writing<'_> {
         if !put {
             // Who may read is told that it is not there; who may not is refused (or may not list, and cannot tell).
             let absent = self.made.absent();
-            return match with_retries("GetObject", &absent, || self.store.get(&absent, None)).await {
+            return match self.store.get(&absent, None).await {
                 Err(error) if error.class == Class::NotFound => Ok(good("allowed (asked for a key that is not there)")),
                 Err(error) => Err(error.report()),
                 Ok(_) => Ok(not_tried("there is no object to read")),
@@ -236,16 +232,8 @@ impl Writing<'_> {
     }
 
     async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<u8>, Failed> {
-        let range = &range;
-        let read = || async move {
-            let download = self.store.get(key, range.clone()).await?;
-            let add = |mut all: Vec<u8>, bytes: Bytes| async move {
-                all.extend_from_slice(&bytes);
-                Ok(all)
-            };
-            download.body.try_fold(Vec::new(), add).await
-        };
-        with_retries("GetObject", key, read).await
+        let download = self.store.get(key, range).await?;
+        Ok(download.body.try_collect::<Vec<Bytes>>().await?.concat())
     }
 
     /// A bare "Access Denied" is S3's or the key's. The same request without KMS says which.
@@ -279,14 +267,14 @@ impl Writing<'_> {
 
     async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
         let key = self.made.object(name);
-        let id = with_retries("CreateMultipartUpload", &key, || self.store.create_upload(&key)).await?;
+        let id = self.store.create_upload(&key).await?;
         let handle = UploadHandle { key, id };
         self.made.upload(&handle);
         Ok(handle)
     }
 
     async fn part(&self, upload: &UploadHandle, number: PartNumber, payload: Payload) -> Result<UploadedPart, Failed> {
-        with_retries("UploadPart", &upload.key, || self.store.upload_part(upload, number, payload.clone())).await
+        self.store.upload_part(upload, number, payload).await
     }
 
     async fn complete(&self) -> Outcome {
@@ -301,16 +289,15 @@ impl Writing<'_> {
     async fn two_parts(&self) -> Result<u64, Failed> {
         let upload = self.begin("two-parts").await?;
         let numbers = (PartNumber::FIRST, PartNumber::FIRST.next().expect("there is a second part"));
-        let first = filled(self.location.upload.part_size, self.location.checksum);
+        let first = filled(self.location.upload.part_size, self.store.algorithm());
         let last = self.payload(content(self.made));
         let size = first.size() + last.size();
         let both = first.checksum.zip(last.checksum);
         let checksum = both.and_then(|(first, next)| first.combine(next, last.size()));
         let parts = [self.part(&upload, numbers.0, first).await?, self.part(&upload, numbers.1, last).await?];
-        let complete = || self.store.complete_upload(&upload, &parts, size, checksum);
-        let completed = with_retries("CompleteMultipartUpload", &upload.key, complete).await;
+        let completed = self.store.complete_upload(&upload, &parts, size, checksum).await;
         // As in a backup: whatever came back, what lies there decides.
-        let found = with_retries("HeadObject", &upload.key, || self.store.head(&upload.key)).await;
+        let found = self.store.head(&upload.key).await;
         let info = completed.map_or_else(|error| found.clone().map_err(|_| error), |()| found.clone())?;
         self.made.upload_is_gone(&upload);
         if info.size == size {
@@ -339,11 +326,11 @@ impl Writing<'_> {
         };
         timed(proof, "s3:ListMultipartUploadParts", self.list_parts(&upload)).await;
         let began = Instant::now();
-        let aborted = with_retries("AbortMultipartUpload", &upload.key, || self.store.abort_upload(&upload)).await;
+        let aborted = self.store.abort_upload(&upload).await;
         if aborted.is_err() {
             // Completed it is an object, which may be deleted: better than an upload that nobody can remove.
             let parts = [part];
-            let checksum = self.location.checksum.compute(&content(self.made));
+            let checksum = self.store.algorithm().compute(&content(self.made));
             let completed = self.store.complete_upload(&upload, &parts, parts[0].size, checksum).await;
             if completed.is_err() {
                 proof.add("s3:AbortMultipartUpload", began.elapsed(), report_abort(aborted));
@@ -355,7 +342,7 @@ impl Writing<'_> {
     }
 
     async fn list_parts(&self, upload: &UploadHandle) -> Outcome {
-        match with_retries("ListParts", &upload.key, || self.store.list_parts(upload)).await {
+        match self.store.list_parts(upload).await {
             Ok(Some(parts)) if parts.len() == 1 => Ok(good("the part that was sent is listed")),
             Ok(Some(parts)) => {
                 Err(Report::new(Class::Compat, format!("one part was sent, and {} are listed", parts.len())))

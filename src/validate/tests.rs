@@ -1,27 +1,26 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::*;
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::Algorithm;
 use crate::config::Config;
 use crate::format::key::ObjectKey;
 use crate::site::Identity;
-use crate::store::memory::MemoryStore;
-use crate::store::{
-    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadHandle, UploadId,
-    UploadedPart,
-};
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Error, Overwrite, Payload, Store as _};
 
-/// A store, and what surrounds it, where the named operations are refused.
+/// A store and what surrounds it, where the named actions are refused.
 struct Refusing {
     memory: MemoryStore,
+    /// The same, as the proof's client has it.
+    store: Arc<MemoryStore>,
     refused: BTreeSet<&'static str>,
     /// What the refusal says.
     message: &'static str,
-    /// Cancelled when this operation is asked for.
+    /// Cancelled when this is asked for.
     cancels: Option<(&'static str, CancellationToken)>,
     skew: i64,
     condition: Condition,
@@ -48,96 +47,54 @@ impl Refusing {
     }
 
     fn with(refused: &[&'static str], message: &'static str) -> Self {
-        let refused = refused.iter().copied().collect();
-        Self {
-            memory: MemoryStore::new(),
-            refused,
-            message,
-            cancels: None,
-            skew: 300,
-            condition: Condition::Honoured,
-            versions: Versions::None,
-        }
+        let refused: BTreeSet<_> = refused.iter().copied().collect();
+        let (memory, by_store) = (MemoryStore::new(), refused.clone());
+        let store = Arc::new(memory.client());
+        store.script(move |operation, key, _| {
+            let action = action(operation, key);
+            by_store.contains(action).then(|| Fault::Refuse(refusal(action, message)))
+        });
+        let (condition, versions) = (Condition::Honoured, Versions::None);
+        Self { memory, store, refused, message, cancels: None, skew: 300, condition, versions }
     }
 
-    async fn ask(&self, operation: &'static str) -> Result<(), Error> {
-        if let Some((_, cancel)) = self.cancels.as_ref().filter(|(at, _)| *at == operation) {
+    /// A site where `cancel` is cancelled when `at` is asked for.
+    fn cancelling(at: &'static str, cancel: &CancellationToken) -> Self {
+        let (site, by_store) = (Self::with(&[], ""), cancel.clone());
+        site.store.script(move |operation, key, _| {
+            (action(operation, key) == at).then(|| {
+                by_store.cancel();
+                Fault::Hang
+            })
+        });
+        Self { cancels: Some((at, cancel.clone())), ..site }
+    }
+
+    async fn ask(&self, action: &'static str) -> Result<(), Error> {
+        if let Some((_, cancel)) = self.cancels.as_ref().filter(|(at, _)| *at == action) {
             cancel.cancel();
             std::future::pending::<()>().await;
         }
-        if !self.refused.contains(operation) {
-            return Ok(());
-        }
-        let error = Error::local(operation, "it", Class::AccessDenied, self.message);
-        Err(Error { code: Some("AccessDenied".into()), remedy: Some(format!("grant {operation}")), ..error })
+        if self.refused.contains(action) { Err(refusal(action, self.message)) } else { Ok(()) }
     }
 }
 
-#[async_trait]
-impl Store for Refusing {
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        if overwrite == Overwrite::Refuse {
-            self.ask("PutObject without the condition").await?;
-        }
-        self.ask("PutObject").await?;
-        self.memory.put(key, payload, overwrite).await
+/// What the policy calls it.
+fn action(operation: &'static str, key: &str) -> &'static str {
+    match operation {
+        // Read as it was written.
+        "GetObject" if key.ends_with("-without-kms") => "GetObject without KMS",
+        "PutObject" if key.ends_with("/unconditional") => "PutObject without the condition",
+        "CreateMultipartUpload" => "PutObject",
+        "ListObjectsV2" => "ListBucket",
+        "ListParts" => "ListMultipartUploadParts",
+        other => other,
     }
+}
 
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        if !key.as_str().ends_with("-without-kms") {
-            self.ask("GetObject").await?;
-        }
-        self.memory.get(key, range).await
-    }
-
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        self.memory.head(key).await
-    }
-
-    async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
-        self.ask("DeleteObject").await?;
-        self.memory.delete(key).await?;
-        Ok(if self.versions == Versions::Kept { Deleted::Hidden } else { Deleted::Gone })
-    }
-
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        self.ask("ListBucket").await?;
-        self.memory.list(prefix, from).await
-    }
-
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        self.ask("PutObject").await?;
-        self.memory.create_upload(key).await
-    }
-
-    async fn upload_part(&self, upload: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
-        self.ask("UploadPart").await?;
-        self.memory.upload_part(upload, n, payload).await
-    }
-
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
-        self.memory.complete_upload(upload, parts, size, checksum).await
-    }
-
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        self.ask("AbortMultipartUpload").await?;
-        self.memory.abort_upload(upload).await
-    }
-
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        self.memory.list_uploads(prefix).await
-    }
-
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        self.ask("ListMultipartUploadParts").await?;
-        self.memory.list_parts(upload).await
-    }
+fn refusal(action: &'static str, message: &str) -> Error {
+    let error = Error::local(action, "it", Class::AccessDenied, message);
+    Error { code: Some("AccessDenied".into()), remedy: Some(format!("grant {action}")), ..error }
 }
 
 #[async_trait]
@@ -216,10 +173,8 @@ fn location() -> Location {
 }
 
 async fn prove_at(site: &Arc<Refusing>, skip: Skip, cancel: &CancellationToken) -> Proof {
-    let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
-    let store: Arc<dyn Store> = site.clone();
-    let whose = Whose { cluster: &cluster, node: &node };
-    prove(&location(), whose, site.as_ref(), &store, skip, cancel).await
+    let opened = crate::location::memory::Memory::new(site.store.clone()).open(&location(), 1 << 20);
+    prove(&opened, site.as_ref(), skip, cancel).await
 }
 
 async fn proof_of(site: &Arc<Refusing>) -> Proof {
@@ -336,8 +291,7 @@ async fn cancelled_anywhere_it_leaves_nothing() {
     for operation in ["ListBucket", "PutObject", "GetObject", "UploadPart", "ListMultipartUploadParts", "CreateVolume"]
     {
         let cancel = CancellationToken::new();
-        let site = Refusing { cancels: Some((operation, cancel.clone())), ..Refusing::with(&[], "") };
-        let site = Arc::new(site);
+        let site = Arc::new(Refusing::cancelling(operation, &cancel));
         let proof = prove_at(&site, Skip::Nothing, &cancel).await;
         assert_eq!(proof.first_failure().unwrap().class, Class::Cancelled, "{operation}");
         nothing_is_left(&site);
@@ -382,6 +336,7 @@ async fn versions_are_removed_or_said_to_stay() {
         (&["DeleteObjectVersion"][..], State::Warning, "hidden, not removed"),
     ] {
         let site = Arc::new(Refusing { versions: Versions::Kept, ..Refusing::with(refused, "no") });
+        site.memory.keep_versions();
         let proof = proof_of(&site).await;
         let check = line(&proof, "s3:DeleteObject");
         assert_eq!(check.state, state, "{}", check.message);

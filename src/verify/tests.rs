@@ -1,13 +1,14 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::download::testing::{House, MIB, SMALL, house, item, manifest, noise};
+use crate::download::testing::{House, MIB, SMALL, house, noise};
 use crate::format::manifest::SourceDescription;
+use crate::format::testing::{item, manifest};
 use crate::store::Store as _;
 
 async fn check(house: &House, manifest: &Manifest, depth: Depth) -> Findings {
     let progress: Progress = Arc::new(|_| {});
-    verify(&house.ctx, manifest, depth, &CancellationToken::new(), &progress).await.unwrap()
+    verify(&house.location, manifest, depth, &CancellationToken::new(), &progress).await.unwrap()
 }
 
 async fn fixture(house: &House) -> (Manifest, Stream) {

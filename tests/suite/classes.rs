@@ -20,6 +20,7 @@ enum At {
     List,
     AssumeRole,
     CreateSnapshot,
+    NewVolume,
 }
 
 /// Where, HTTP status, code, message; class, exit code, a word of the remedy.
@@ -75,6 +76,7 @@ const ROWS: &[Row] = &[
     (At::CreateSnapshot, 400, "SnapshotLimitExceeded", "m", Class::Quota, 69, "snapshot quota"),
     (At::CreateSnapshot, 503, "RequestLimitExceeded", "Request limit exceeded.", Class::Throttled, 75, ""),
     (At::CreateSnapshot, 400, "InvalidKmsKeyId", "m", Class::KmsConfig, 78, "key"),
+    (At::NewVolume, 400, "InvalidVolume.NotFound", "The volume 'vol-01234567' does not exist.", Class::KmsDenied, 77, "inferred"),
     (At::CreateSnapshot, 400, "RequestExpired", "Request has expired.", Class::ClockSkew, 75, "NTP"),
 ];
 
@@ -87,7 +89,9 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
     let error = format!("<Error><Code>{code}</Code><Message>{}</Message></Error>", escaped(message));
     let body = match at {
         At::AssumeRole => format!("<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>"),
-        At::CreateSnapshot => format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"),
+        At::CreateSnapshot | At::NewVolume => {
+            format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>")
+        }
         At::Put | At::Get | At::Create | At::List => error,
     };
     let failing = servers.scripted(Scheme::Https, move |_, _| (status, body.clone()));
@@ -99,7 +103,7 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
             encryption: location.encryption.clone(),
             ..chained(&server, &failing, vec![hop(ROLE_B, None, 3600)])
         },
-        At::CreateSnapshot => location,
+        At::CreateSnapshot | At::NewVolume => location,
         At::Put | At::Get | At::Create | At::List => Location { s3_url: Some(failing.url.clone()), ..location },
     };
     let aws = AwsLocation::connect_with(&location, metrics.location("primary"), |_| None).unwrap();
@@ -107,12 +111,13 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
     match at {
         At::Put => {
             let payload = Payload::new("data", Algorithm::None);
-            store.put(&key, payload, Overwrite::Refuse).await.unwrap_err()
+            store.put(&key, payload, Overwrite::Allow).await.unwrap_err()
         }
         At::Get => store.get(&key, None).await.map(|_| ()).unwrap_err(),
         At::Create => store.create_upload(&key).await.unwrap_err(),
         At::List | At::AssumeRole => store.list("", None).await.unwrap_err(),
         At::CreateSnapshot => aws.dry_run(Ec2Action::CreateSnapshot).await.unwrap_err(),
+        At::NewVolume => aws.disks().new_volume(&"vol-01234567".parse().unwrap()).await.unwrap_err(),
     }
 }
 
@@ -136,12 +141,13 @@ async fn check(servers: &Servers, row: &Row) {
     assert!(!error.operation.is_empty() && !error.resource.is_empty(), "{error:?}");
     let service = match at {
         At::AssumeRole => "sts",
-        At::CreateSnapshot => "ec2",
+        At::CreateSnapshot | At::NewVolume => "ec2",
         At::Put | At::Get | At::Create | At::List => "s3",
     };
-    let counted = labels(&metrics, "penstock_errors_total");
-    let label = (service.to_owned(), class.as_str().to_owned());
-    assert!(counted.contains(&label), "{at:?} {code}: {counted:?} lacks {label:?}");
+    // The label of the metric is the class of the report, and no other is counted for the service.
+    let mut counted = labels(&metrics, "penstock_errors_total");
+    counted.retain(|(of, _)| of == service);
+    assert_eq!(counted, [(service.to_owned(), error.class.as_str().to_owned())], "{at:?} {code}");
 }
 
 #[tokio::test]

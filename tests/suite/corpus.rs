@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use penstock::format;
-use penstock::format::index::{Chunk, ChunkId, Encoding, FileEntry, FileKind, FileTime, Writer};
+use penstock::format::codec::Encoding;
+use penstock::format::index::{Chunk, ChunkId, FileEntry, FileKind, FileTime, Writer};
 use penstock::format::manifest::Stream;
 use proptest::prelude::*;
 

@@ -56,6 +56,8 @@ fn misfit(value: &Value, schema: &Value, root: &Value) -> Option<String> {
 fn trigger_waits_and_status_tells_and_a_restart_remembers() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("access-denied");
+    daemon.expect_log("cancelled");
     let (code, run) = site.json(&["trigger", "volumes", "--wait"]);
     assert_eq!((code, run["run"]["outcome"].as_str()), (Some(0), Some("success")), "{run}");
     assert_eq!(fs::read_to_string(site.folder().join("outcomes")).unwrap(), "success\n");
@@ -87,6 +89,8 @@ fn trigger_waits_and_status_tells_and_a_restart_remembers() {
     let (code, gone) = site.json(&["status"]);
     assert_eq!((code, gone["error"]["class"].as_str()), (Some(66), Some("not-found")), "{gone}");
     let daemon = site.start();
+    daemon.expect_log("access-denied");
+    daemon.expect_log("cancelled");
     let remembered = site.job("volumes");
     assert_eq!((&remembered["last_success"], &remembered["last"]["outcome"]), (&success, &"failure".into()));
     assert!(site.get("/metrics").body.contains("penstock_job_last_outcome{job=\"volumes\"} 2\n"));
@@ -127,6 +131,9 @@ fn the_admin_server_reads_only_and_says_what_it_is_asked() {
 fn a_reload_takes_all_or_nothing_and_touches_no_upload() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("\"class\":\"config\"");
+    daemon.expect_log("the configuration was refused");
+    daemon.expect_log("cancelled");
     assert_eq!(site.json(&["trigger", "slow"]).0, Some(0));
     let running = || site.job("slow")["running"]["plain_bytes"].as_u64();
     let before = wait_for("progress", SOON, || running().filter(|bytes| *bytes > 0));
@@ -190,6 +197,8 @@ type Ask<'a> = (&'a str, &'a dyn Fn(&str));
 fn a_bad_file_is_refused_with_all_its_faults_whoever_asks() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("\"class\":\"config\"");
+    daemon.expect_log("the configuration was refused");
     let successful = |value: u8| format!("penstock_config_last_reload_successful {value}\n");
     let all_faults = |text: &str| [":1:11: cluster", ":2:1: clutser"].iter().all(|line| text.contains(line));
     let socket: Ask = ("asked through the control socket", &|_| {
@@ -242,6 +251,7 @@ fn it_is_up_without_the_network_and_says_what_is_wrong() {
     let mut command = site.command(&["run"]);
     command.env("NOTIFY_SOCKET", site.folder().join("notify")).env("WATCHDOG_USEC", "3000000");
     let daemon = site.start_with(command);
+    daemon.expect_log("credentials-unavailable");
     let mut heard = String::new();
     let mut hear = |until: &str| {
         let mut buffer = [0; 4096];

@@ -144,6 +144,7 @@ fn ask_and_do_not_read(address: &str) -> TcpStream {
 fn callers_that_do_not_read_or_never_finish_asking_keep_nobody_out() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("connections at a time");
     let healthy = || {
         let asked = Instant::now();
         assert_eq!(site.get("/healthz").status, 200);
@@ -180,6 +181,7 @@ fn callers_that_wait_for_runs_take_nobodys_place() {
     let site = Site::new();
     site.configure("", HELD, EXTERNAL_ID);
     let daemon = site.start();
+    daemon.expect_log("cancelled");
     let ask = |request: &str| {
         let mut stream = UnixStream::connect(site.folder().join("run/control.sock")).unwrap();
         stream.write_all(request.as_bytes()).unwrap();

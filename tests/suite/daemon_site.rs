@@ -5,8 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -169,16 +169,39 @@ impl Site {
     }
 }
 
-/// A daemon that ends with the test.
+/// In the warning of every stop.
+const STOPPING: &str = "stopping";
+
+/// A daemon that ends with the test, which fails if the daemon logged a warning or an error that the test does not expect.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     log: PathBuf,
+    /// How long the log was before: daemons that follow each other write one file.
+    before: usize,
+    expected: Mutex<Vec<&'static str>>,
 }
 
 impl Daemon {
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        Self { child: command.stderr(file).spawn().unwrap(), log }
+        let before = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        Self { child: command.stderr(file).spawn().unwrap(), log, before, expected: Mutex::new(vec![STOPPING]) }
+    }
+
+    /// A warning or an error with these words in its line belongs to the test.
+    pub(crate) fn expect_log(&self, words: &'static str) {
+        self.expected.lock().unwrap().push(words);
+    }
+
+    /// The warnings and errors of this daemon that the test does not expect.
+    fn unexpected(&self) -> Vec<String> {
+        let (log, expected) = (self.log(), self.expected.lock().unwrap());
+        let grave = |line: &&str| match serde_json::from_str::<Value>(line) {
+            Ok(event) => event["level"] == "WARN" || event["level"] == "ERROR",
+            Err(_) => line.contains(" WARN ") || line.contains("ERROR "),
+        };
+        let lines = log[self.before..].lines().filter(grave);
+        lines.filter(|line| !expected.iter().any(|words| line.contains(words))).map(str::to_owned).collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -202,7 +225,10 @@ impl Drop for Daemon {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
+            return;
         }
+        let unexpected = self.unexpected();
+        assert!(unexpected.is_empty(), "not expected by this test (Daemon::expect_log):\n{}", unexpected.join("\n"));
     }
 }
 

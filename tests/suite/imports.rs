@@ -1,41 +1,50 @@
-//! The import rule of `src/lib.rs`: a room names only rooms below its own.
+//! The import rule of `src/lib.rs`: a module names only modules below its own.
 //!
 //! Reads the source as tokens, not the compiled crate: every path that starts at `crate`, `super`, `self` or (in `main`)
-//! `penstock` is resolved to a room, test modules included. Comments are not code: a doc link may point anywhere.
+//! `penstock` is resolved to a module of the list, test modules and macros included. Comments are not code: a doc link may point anywhere.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// Rooms from the top down. A room may name those of later levels only, and itself.
-const LEVELS: &[&[&str]] = &[
-    &["main", "cli"],
-    &["daemon"],
-    &["job", "policy", "restore", "validate", "verify", "prune", "stats"],
-    &["catalog", "download", "retention"],
-    &["stream", "upload", "snapshot"],
-    &["source", "resources"],
-    &["retry", "state"],
-    &["store", "disks", "cluster", "site"],
-    &["aws", "kube"],
-    &["config", "format", "error", "metrics", "budget", "limits", "checksum", "clock", "network", "nearest"],
-];
+use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
-/// Files longer than this are two rooms, or a framework.
+/// Files longer than this are two modules, or a framework.
 const MAX_LINES: usize = 450;
 
-fn level(room: &str) -> Option<usize> {
-    LEVELS.iter().position(|rooms| rooms.contains(&room))
+/// The numbered list in `src/lib.rs`, from the top down: a module may name those of later levels, and itself.
+static LEVELS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
+    let mut levels = Vec::new();
+    for line in read("src/lib.rs").lines().map_while(|line| line.strip_prefix("//!")) {
+        if line.starts_with(&format!(" {}. ", levels.len() + 1)) {
+            levels.push(Vec::new());
+        }
+        if let Some(level) = levels.last_mut() {
+            let names = line.split("[`").skip(1).filter_map(|rest| rest.split_once("`]"));
+            level.extend(names.map(|(name, _)| name.trim_start_matches("mod@").to_owned()));
+        }
+    }
+    levels
+});
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn level(module: &str) -> Option<usize> {
+    // The binary's own file belongs to the command line.
+    let module = if module == "main" { "cli" } else { module };
+    LEVELS.iter().position(|modules| modules.iter().any(|known| known == module))
 }
 
 /// Why `from` may not name `to`; `None` when it may.
 fn objection(from: &str, to: &str) -> Option<String> {
-    let Some(above) = level(from) else {
-        return Some(format!("`{from}` is not in the list of rooms: place it in the list (tests/suite/imports.rs)"));
-    };
-    let Some(below) = level(to) else {
-        return Some(format!("`{to}` is not in the list of rooms: place it in the list (tests/suite/imports.rs)"));
-    };
+    let unlisted =
+        |module: &str| Some(format!("`{module}` is not in the list of modules: place it there (src/lib.rs)"));
+    let Some(above) = level(from) else { return unlisted(from) };
+    let Some(below) = level(to) else { return unlisted(to) };
     let ground = LEVELS.len() - 1;
     let allowed = match (from, to) {
         _ if from == to => true,
@@ -56,161 +65,48 @@ enum Token {
     Sign(char),
 }
 
-/// Words and signs of Rust source, each with its line. Comments, literals and lifetimes are dropped, except that a string which is
-/// a path into this crate (`#[serde(with = "crate::…")]`) counts as that path.
+/// Words and signs of Rust source, what macros get included, each with its line. Comments, literals and lifetimes are dropped, except
+/// that a string which is a path into this crate (`#[serde(with = "crate::…")]`) counts as that path.
 fn tokens(source: &str) -> Vec<(usize, Token)> {
-    let mut lexer = Lexer { chars: source.chars().collect(), at: 0, line: 1, tokens: Vec::new() };
-    while lexer.at < lexer.chars.len() {
-        lexer.step();
-    }
-    lexer.tokens
+    let mut out = Vec::new();
+    flatten(source.parse().unwrap(), &mut out);
+    out
 }
 
-struct Lexer {
-    chars: Vec<char>,
-    at: usize,
-    line: usize,
-    tokens: Vec<(usize, Token)>,
-}
-
-impl Lexer {
-    fn peek(&self, ahead: usize) -> char {
-        self.chars.get(self.at + ahead).copied().unwrap_or('\0')
-    }
-
-    fn skip(&mut self, count: usize) {
-        let end = (self.at + count).min(self.chars.len());
-        self.line += self.chars[self.at..end].iter().filter(|c| **c == '\n').count();
-        self.at = end;
-    }
-
-    fn rest_starts_with(&self, text: &str) -> bool {
-        text.chars().enumerate().all(|(ahead, c)| self.peek(ahead) == c)
-    }
-
-    fn push(&mut self, token: Token) {
-        self.tokens.push((self.line, token));
-    }
-
-    fn step(&mut self) {
-        let c = self.peek(0);
-        if self.rest_starts_with("//") {
-            while self.at < self.chars.len() && self.peek(0) != '\n' {
-                self.skip(1);
+fn flatten(stream: TokenStream, out: &mut Vec<(usize, Token)>) {
+    let mut trees = stream.into_iter().peekable();
+    while let Some(tree) = trees.next() {
+        let line = tree.span().start().line;
+        match tree {
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    Delimiter::Brace => ('{', '}'),
+                    Delimiter::Bracket => ('[', ']'),
+                    Delimiter::Parenthesis | Delimiter::None => ('(', ')'),
+                };
+                out.push((line, Token::Sign(open)));
+                flatten(group.stream(), out);
+                out.push((group.span_close().start().line, Token::Sign(close)));
             }
-        } else if self.rest_starts_with("/*") {
-            self.block_comment();
-        } else if c == '"' {
-            self.string();
-        } else if c == '\'' {
-            self.quote();
-        } else if c.is_alphabetic() || c == '_' {
-            self.word();
-        } else if c.is_ascii_digit() {
-            while self.peek(0).is_alphanumeric() || self.peek(0) == '_' {
-                self.skip(1);
+            TokenTree::Ident(word) => {
+                out.push((line, Token::Word(word.to_string().trim_start_matches("r#").to_owned())));
             }
-        } else if self.rest_starts_with("::") {
-            self.push(Token::Colons);
-            self.skip(2);
-        } else {
-            if !c.is_whitespace() {
-                self.push(Token::Sign(c));
+            TokenTree::Punct(sign) if sign.as_char() == ':' && sign.spacing() == Spacing::Joint => {
+                trees.next_if(|next| matches!(next, TokenTree::Punct(next) if next.as_char() == ':'));
+                out.push((line, Token::Colons));
             }
-            self.skip(1);
-        }
-    }
-
-    fn block_comment(&mut self) {
-        let mut depth = 0;
-        while self.at < self.chars.len() {
-            if self.rest_starts_with("/*") {
-                depth += 1;
-                self.skip(2);
-            } else if self.rest_starts_with("*/") {
-                depth -= 1;
-                self.skip(2);
-                if depth == 0 {
-                    return;
+            // A lifetime's name is no path's beginning.
+            TokenTree::Punct(sign) if sign.as_char() == '\'' => drop(trees.next()),
+            TokenTree::Punct(sign) => out.push((line, Token::Sign(sign.as_char()))),
+            TokenTree::Literal(literal) => {
+                let text = literal.to_string();
+                let path = text.trim_matches('"');
+                if path.starts_with("crate::") {
+                    out.extend(tokens(path).into_iter().map(|(_, token)| (line, token)));
                 }
-            } else {
-                self.skip(1);
+                // Something stands between what was before the literal and what comes after it.
+                out.push((line, Token::Sign('"')));
             }
-        }
-    }
-
-    fn string(&mut self) {
-        let line = self.line;
-        let mut content = String::new();
-        self.skip(1);
-        while self.at < self.chars.len() && self.peek(0) != '"' {
-            let escaped = self.peek(0) == '\\';
-            content.push(self.peek(usize::from(escaped)));
-            self.skip(1 + usize::from(escaped));
-        }
-        self.skip(1);
-        self.string_path(&content, line);
-    }
-
-    fn raw_string(&mut self) {
-        let line = self.line;
-        let mut hashes = 0;
-        while self.peek(0) == '#' {
-            hashes += 1;
-            self.skip(1);
-        }
-        self.skip(1);
-        let end = format!("\"{}", "#".repeat(hashes));
-        let mut content = String::new();
-        while self.at < self.chars.len() && !self.rest_starts_with(&end) {
-            content.push(self.peek(0));
-            self.skip(1);
-        }
-        self.skip(end.len());
-        self.string_path(&content, line);
-    }
-
-    fn string_path(&mut self, content: &str, line: usize) {
-        if content.starts_with("crate::") {
-            self.tokens.extend(tokens(content).into_iter().map(|(_, token)| (line, token)));
-        }
-        // Something stands between what was before the string and what comes after it.
-        self.push(Token::Sign('"'));
-    }
-
-    /// A character literal or a lifetime.
-    fn quote(&mut self) {
-        let literal = self.peek(1) == '\\' || self.peek(2) == '\'';
-        self.skip(1);
-        if literal {
-            self.skip(1 + usize::from(self.peek(0) == '\\'));
-            while self.at < self.chars.len() && self.peek(0) != '\'' {
-                self.skip(1);
-            }
-            self.skip(1);
-        } else {
-            while self.peek(0).is_alphanumeric() || self.peek(0) == '_' {
-                self.skip(1);
-            }
-        }
-    }
-
-    fn word(&mut self) {
-        let line = self.line;
-        let mut word = String::new();
-        while self.peek(0).is_alphanumeric() || self.peek(0) == '_' {
-            word.push(self.peek(0));
-            self.skip(1);
-        }
-        let raw = matches!(word.as_str(), "r" | "br" | "cr");
-        match self.peek(0) {
-            '"' if raw => self.raw_string(),
-            '#' if raw && matches!(self.peek(1), '"' | '#') => self.raw_string(),
-            // `r#type`: the word is what follows.
-            '#' if word == "r" => self.skip(1),
-            '"' if matches!(word.as_str(), "b" | "c") => self.string(),
-            '\'' if word == "b" => self.quote(),
-            _ => self.tokens.push((line, Token::Word(word))),
         }
     }
 }
@@ -309,7 +205,7 @@ fn module_of(file: &Path) -> Vec<String> {
 
 /// `written`, as seen from `module`, from the crate's root on; `None` for another crate's path or a local name's.
 fn resolve(module: &[String], written: &[String]) -> Option<Vec<String>> {
-    let is_main = module.first().is_some_and(|room| room == "main");
+    let is_main = module.first().is_some_and(|top| top == "main");
     let mut base: Vec<String> = match written.first()?.as_str() {
         "crate" if is_main => vec!["main".to_owned()],
         "crate" => Vec::new(),
@@ -345,7 +241,7 @@ fn violations(file: &Path, source: &str) -> Vec<String> {
             complain(format!("only src/kube/ names a kube crate, not `{from}`"));
         }
         let Some(target) = resolve(&module, &written) else { continue };
-        // The root itself: `lib.rs` only lists rooms, so nothing but a glob could be meant.
+        // The root itself: `lib.rs` only lists modules, so nothing but a glob could be meant.
         let Some(to) = target.first() else { continue };
         if let Some(why) = objection(from, to) {
             complain(why);
@@ -380,19 +276,51 @@ fn imports_go_only_downward() {
         for violation in violations(&file, &source) {
             writeln!(report, "src/{violation}").unwrap();
         }
-        let room = module_of(&file).into_iter().next();
-        if let Some(why) = room.filter(|room| level(room).is_none()).and_then(|room| objection(&room, &room)) {
+        let top = module_of(&file).into_iter().next();
+        if let Some(why) = top.filter(|top| level(top).is_none()).and_then(|top| objection(&top, &top)) {
             writeln!(report, "src/{}: {why}", file.display()).unwrap();
         }
     }
     assert!(report.is_empty(), "\n{report}");
 }
 
+/// The other lists of modules: README's table has the same ones in the same order, and pages name folders that are there.
+#[test]
+fn the_lists_of_modules_agree() {
+    let listed: Vec<&String> = LEVELS.iter().flatten().collect();
+    let files = sources().into_iter().filter_map(|(file, _)| module_of(&file).into_iter().next());
+    let there: BTreeSet<String> = files.filter(|module| module != "main").collect();
+    assert_eq!(listed.iter().copied().cloned().collect::<BTreeSet<_>>(), there);
+    assert_eq!(listed.len(), there.len(), "a module is listed twice: {listed:?}");
+
+    let readme = read("README.md");
+    let table = readme.split_once("| `src/` | |").unwrap().1.lines().skip(2).map_while(|row| row.strip_prefix("| "));
+    let cells = table.map(|row| row.split(" |").next().unwrap().split('`').skip(1).step_by(2));
+    let rows: Vec<Vec<&str>> = cells.map(|names| names.filter(|name| !name.contains('/')).collect()).collect();
+    let named: BTreeSet<String> = rows.iter().flatten().map(|name| (*name).to_owned()).collect();
+    let folders = ["benches", "config", "systemd"].map(str::to_owned);
+    assert_eq!(&named - &BTreeSet::from(folders.clone()), &there - &BTreeSet::from(folders), "README.md");
+    let levels = rows.iter().map(|row| row.iter().filter_map(|name| level(name)).max());
+    let levels: Vec<usize> = levels.flatten().take(rows.len() - 1).collect();
+    assert!(levels.is_sorted(), "README.md has another order than src/lib.rs: {levels:?}");
+
+    for page in ["README.md", "docs/architecture.md", "CONTRIBUTING.md"] {
+        let text = read(page);
+        let paths = text.split('`').filter_map(|path| path.strip_prefix("src/"));
+        for path in paths.filter(|path| !path.is_empty() && !path.contains([' ', '{', '…'])) {
+            assert!(
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path).exists(),
+                "{page}: src/{path} is not there"
+            );
+        }
+    }
+}
+
 #[test]
 fn files_are_short() {
     for (file, source) in sources() {
         let lines = source.lines().count();
-        // A table of cases is one room however long it grows.
+        // A table of cases is one module however long it grows.
         let table = file.ends_with("tests.rs");
         assert!(table || lines <= MAX_LINES, "src/{} has {lines} lines; at most {MAX_LINES}", file.display());
     }
@@ -422,9 +350,11 @@ fn the_checker_finds_violations() {
         ("main.rs", "fn main() { aws_config::load() }", "only src/aws/"),
         ("job/mod.rs", "let c = '\"'; let l: &'a str; use crate::cli::X; // \"", "`cli`"),
         ("job/mod.rs", "let s = r#\"\" \"#; use crate::cli::X;", "`cli`"),
-        ("job/mod.rs", "use crate::cellar::Wine;", "place it in the list"),
-        ("cellar/mod.rs", "use crate::error::Class;", "place it in the list"),
-        ("cellar.rs", "use crate::error::Class;", "place it in the list"),
+        ("job/mod.rs", "macro_rules! m { () => { $crate::cli::run() } }", "`cli`"),
+        ("job/mod.rs", "fn f() { vec![crate::cli::X] }", "`cli`"),
+        ("job/mod.rs", "use crate::cellar::Wine;", "place it there"),
+        ("cellar/mod.rs", "use crate::error::Class;", "place it there"),
+        ("cellar.rs", "use crate::error::Class;", "place it there"),
     ] {
         let found = violations(Path::new(file), source);
         assert!(found.len() == 1 && found[0].contains(expected), "{file}: {source}\n{found:?}");

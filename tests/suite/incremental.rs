@@ -7,11 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use penstock::checksum::Algorithm;
+use penstock::format::codec::Compression;
 use penstock::format::key::ObjectKey;
 use penstock::format::manifest::{DataObject, Manifest, Outcome, Stream};
-use penstock::job::{self, Context, Progress, Reuse};
+use penstock::job::{self, Progress, Reuse};
+use penstock::location::Location;
 use penstock::store::{Overwrite, Payload, Store as _};
-use penstock::stream::frame::Compression;
 use penstock::upload::journal;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ const ZSTD: Compression = Compression::Zstd { level: 1 };
 struct Done {
     manifest: Manifest,
     requests: u32,
-    parts: u32,
+    parts: usize,
     read: u64,
     deduplicated: u64,
 }
@@ -41,22 +42,23 @@ impl Done {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "these counters count bytes")]
-fn counter(context: &Context, name: &str) -> u64 {
-    let families = context.metrics.gather();
+fn counter(location: &Location, name: &str) -> u64 {
+    let families = location.process.metrics.gather();
     let family = families.iter().find(|family| family.name() == format!("penstock_{name}"));
     family.map_or(0, |family| family.get_metric()[0].get_counter().get_value() as u64)
 }
 
-async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Context, &mut job::Spec)) -> Done {
+async fn run(world: &mut World, reuse: Reuse, adapt: impl FnOnce(&mut Location, &mut job::Spec)) -> Done {
     tick(world.folder.path());
-    let counted = Arc::new(Dying::new(world.store.clone(), u32::MAX));
-    let (mut context, mut spec) = (world.context(counted.clone()), world.spec(reuse, ZSTD, 300));
-    adapt(&mut context, &mut spec);
+    let counted = Dying::new(&world.store, u32::MAX);
+    let (mut location, mut spec) = (world.location(counted.store.clone()), world.spec(reuse, ZSTD, 300));
+    adapt(&mut location, &mut spec);
     let before = facts(&world.tree());
-    let result = job::run(&context, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
+    let result = job::run(&location, &spec, &Arc::new(Progress::default()), &CancellationToken::new()).await;
     let manifest = result.unwrap().manifest;
     world.kept.push((manifest.clone(), before));
-    let (read, deduplicated) = (counter(&context, "source_bytes_total"), counter(&context, "deduplicated_bytes_total"));
+    let (read, deduplicated) =
+        (counter(&location, "source_bytes_total"), counter(&location, "deduplicated_bytes_total"));
     Done { manifest, requests: counted.answered(), parts: counted.parts(), read, deduplicated }
 }
 
@@ -212,13 +214,13 @@ async fn an_object_of_little_use_is_let_go() {
 
 /// A run that dies with its n-th request.
 async fn die(world: &World, requests: u32) {
-    let dying = Arc::new(Dying::new(world.store.clone(), requests));
-    let mut context = world.context(dying.clone());
-    context.upload.object_size = 1 << 30;
+    let dying = Dying::new(&world.store, requests);
+    let mut location = world.location(dying.store.clone());
+    Arc::make_mut(&mut location.config).upload.object_size = 1 << 30;
     let spec = world.spec(Reuse::Files, Compression::None, 300);
     let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
     tokio::select! {
-        _ = job::run(&context, &spec, &progress, &cancel) => panic!("it came to its end"),
+        _ = job::run(&location, &spec, &progress, &cancel) => panic!("it came to its end"),
         () = dying.dead() => {}
     }
 }
@@ -237,9 +239,9 @@ async fn buried(world: &World) -> usize {
 }
 
 async fn again(world: &mut World) -> Done {
-    let large = |context: &mut Context, spec: &mut job::Spec| {
-        context.upload.object_size = 1 << 30;
-        spec.compression = Compression::None;
+    let large = |location: &mut Location, spec: &mut job::Spec| {
+        Arc::make_mut(&mut location.config).upload.object_size = 1 << 30;
+        spec.codec.compression = Compression::None;
     };
     run(world, Reuse::Files, large).await
 }
@@ -255,7 +257,7 @@ async fn an_interrupted_upload_is_gone_on_with() {
     let uploads = world.store.list_uploads("").await.unwrap();
     let run = again(&mut world).await;
     let plain = run.stream().plain_bytes;
-    assert_eq!(u64::from(run.parts), plain.div_ceil(5 << 20) - stored as u64);
+    assert_eq!(run.parts as u64, plain.div_ceil(5 << 20) - stored as u64);
     assert_eq!(run.stream().objects[0].key, uploads[0].upload.key, "the object is the one that was begun");
     assert_eq!(run.stream().objects[0].size, plain, "and a plain archive");
     world.check().await;
@@ -285,7 +287,7 @@ async fn an_upload_that_is_gone_is_begun_afresh() {
     let gone = world.store.list_uploads("").await.unwrap();
     world.store.abort_upload(&gone[0].upload).await.unwrap();
     let run = again(&mut world).await;
-    assert_eq!(u64::from(run.parts), run.stream().plain_bytes.div_ceil(5 << 20));
+    assert_eq!(run.parts as u64, run.stream().plain_bytes.div_ceil(5 << 20));
     assert_ne!(run.stream().objects[0].key, gone[0].upload.key);
     world.check().await;
     world.sweep().await;

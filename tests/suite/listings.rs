@@ -1,7 +1,9 @@
 //! Listings that are long, and listings that never end: what the commands make of them, with the real binary.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -11,6 +13,7 @@ use penstock::checksum::Algorithm;
 use penstock::config::Location;
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::Name;
+use penstock::location::memory;
 use penstock::stats;
 
 use crate::aws_client::connect;
@@ -25,11 +28,11 @@ const CONSTANT: u64 = 40 << 10;
 /// `limits.memory`, in KiB as the kernel counts.
 const LIMIT: u64 = 64 << 10;
 
-/// A page of keys; the token of the next one if there is one.
-fn page(keys: impl Iterator<Item = String>, next: Option<&str>) -> String {
+/// A page of keys of objects of `size` bytes; the token of the next one if there is one.
+fn page(keys: impl Iterator<Item = String>, size: usize, next: Option<&str>) -> String {
     let entry = |key| {
         format!(
-            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1000</Size></Contents>"
+            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>{size}</Size></Contents>"
         )
     };
     let entries: String = keys.map(entry).collect();
@@ -63,11 +66,10 @@ async fn a_listing_that_goes_round_ends() {
     let servers = Servers::start();
     let keys =
         |number: usize| (0..2).map(move |n| format!("c/j/n/20260101T000000Z-000000/{}.0001.bin", number * 2 + n));
-    let server = store(&servers, move |number| page(keys(number % 3), Some(&(number + 1).to_string())));
+    let server = store(&servers, move |number| page(keys(number % 3), 1000, Some(&(number + 1).to_string())));
     let location =
         Location { s3_url: Some(server.url.clone()), checksum: Algorithm::None, ..servers.s3(Scheme::Http).location() };
-    let (prefix, cluster) = (String::new(), Name::new("c").unwrap());
-    let catalog = Catalog { store: connect(&location).store(), prefix, cluster, memory: 1 << 20 };
+    let catalog = Catalog::new(&memory::Memory::new(connect(&location).store()).open(&location, 1 << 20));
     let errors = [
         catalog.entries(Scope::default()).await.unwrap_err(),
         catalog.newest(Scope::default()).await.unwrap_err(),
@@ -82,14 +84,14 @@ async fn a_listing_that_goes_round_ends() {
     assert!(server.seen().len() <= 4 * 10, "{} requests", server.seen().len());
 }
 
-fn configured(servers: &Servers, s3: &S3Server, url: &str) -> std::path::PathBuf {
+fn configured(servers: &Servers, s3: &S3Server, url: &str, keep_last: usize) -> PathBuf {
     let path = servers.folder().join("penstock.toml");
     let text = format!(
         r#"{head}
 {STATIC_KEYS}
 [jobs.j]
 location = "primary"
-retention = {{ keep_last = 1 }}
+retention = {{ keep_last = {keep_last} }}
 [[jobs.j.sources]]
 type = "file"
 name = "f"
@@ -101,8 +103,11 @@ path = "/etc/hostname"
     path
 }
 
-/// The largest that its resident memory has been, in KiB, and its exit code.
-fn peak(mut child: Child) -> (u64, i32) {
+/// The largest that the command's resident memory has been, in KiB, and its exit code.
+fn peak(config: &Path, arguments: &[&str]) -> (u64, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
+    command.arg("--config").arg(config).args(arguments);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     loop {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
@@ -126,7 +131,7 @@ fn no_listing_takes_more_memory_than_there_is() {
     let pages = |key: fn(usize) -> String| {
         store(&servers, move |number| {
             let next = (number + 1).to_string();
-            page((number * PAGE..(number + 1) * PAGE).map(key), (number + 1 < PAGES).then_some(next.as_str()))
+            page((number * PAGE..(number + 1) * PAGE).map(key), 1000, (number + 1 < PAGES).then_some(next.as_str()))
         })
     };
     let (objects, manifests) = (pages(of_one), pages(of_many));
@@ -138,11 +143,91 @@ fn no_listing_takes_more_memory_than_there_is() {
         (&manifests, &["prune", "--job", "j", "--dry-run"], 74, CONSTANT + LIMIT),
         (&manifests, &["stats"], 74, CONSTANT + LIMIT),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
-        command.arg("--config").arg(configured(&servers, &s3, &server.url)).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let (peak, found) = peak(child);
+        let (peak, found) = peak(&configured(&servers, &s3, &server.url, 1), arguments);
         assert_eq!(found, code, "{arguments:?}");
         assert!(peak < most, "{arguments:?}: {peak} KiB, {most} are enough");
+    }
+}
+
+/// Of one chain.
+const BACKUPS: usize = 3000;
+
+/// Items of each manifest, with names that no other has; objects that it names.
+const MANY: usize = 150;
+
+fn id(at: usize) -> String {
+    format!("20260101T000000Z-{at:06x}")
+}
+
+/// As long as any other.
+fn manifest(at: usize) -> String {
+    let home = format!("test/j/n/{}", id(at));
+    let of = |number: usize| format!("{home}/s.{number:04}.bin");
+    let (zeros, mut objects, mut items) = ("0".repeat(64), String::new(), String::new());
+    for number in 0..MANY {
+        write!(objects, r#"{{"key":"{}","size":1,"crc64nvme":"0000000000000000","live_bytes":0}},"#, of(number))
+            .unwrap();
+        write!(
+            items,
+            r#",{{"name":"{at:06}-{number:04}","source":{{"type":"stdin"}},"outcome":"failure","kind":"stream","stream":null}}"#
+        )
+        .unwrap();
+    }
+    format!(
+        r#"{{"version":1,"id":"{id}","job":"j","cluster":"test","node":"n","agent":"0","started":"2026-01-01T00:00:00Z",
+"finished":"2026-01-01T00:00:01Z","parent":null,"outcome":"partial","warnings":{{"count":0,"list":[]}},"items":[
+{{"name":"s","source":{{"type":"stdin"}},"outcome":"success","kind":"stream","stream":{{"plain_bytes":0,"stored_bytes":0,
+"new_bytes":0,"chunks":0,"files":0,"digest":"{zeros}","index":{{"key":"{home}/s.index.zst","size":1,"sha256":"{zeros}"}},
+"objects":[{objects}]}}}}{items}]}}"#,
+        id = id(at),
+        objects = objects.trim_end_matches(','),
+    )
+}
+
+/// A chain of so many backups. What is written or deleted is taken for done.
+fn chain(servers: &Servers, backups: usize) -> Scripted {
+    let size = manifest(0).len();
+    servers.scripted_http(Scheme::Http, move |request, _| {
+        let answer = Response::builder();
+        let answer = match request.method.as_str() {
+            "DELETE" => answer.status(204).body(Full::default()),
+            "PUT" => answer.header("etag", "\"0\"").body(Full::default()),
+            _ if request.uri.contains("list-type=2") => {
+                let from = token(request);
+                let to = backups.min(from + PAGE);
+                let keys = (from..to).map(|at| format!("test/j/n/{}/manifest.json", id(at)));
+                answer.body(Full::new(page(keys, size, (to < backups).then(|| to.to_string()).as_deref()).into()))
+            }
+            _ => {
+                let (_, at) = request.uri.split_once("20260101T000000Z-").unwrap();
+                let manifest = manifest(usize::from_str_radix(&at[..6], 16).unwrap());
+                answer.header("etag", "\"0\"").body(Full::new(manifest.into()))
+            }
+        };
+        answer.unwrap()
+    })
+}
+
+/// However many backups there are, what they hold and how many of them go: it has `limits.memory`, or says so before it does anything.
+#[test]
+fn no_chain_takes_more_memory_than_there_is() {
+    let servers = Servers::start();
+    let s3 = servers.s3(Scheme::Http);
+    // Almost as many as there is memory for.
+    let server = chain(&servers, BACKUPS);
+    for (keep_last, arguments, code, deleted) in [
+        (100_000, &["prune", "--job", "j"][..], 0, 0),
+        (1, &["prune", "--job", "j"], 0, BACKUPS - 1),
+        // Of each backup it says all the items that failed, and that does not fit.
+        (1, &["--output", "json", "prune", "--job", "j"], 74, 0),
+    ] {
+        let before = server.seen().len();
+        let (peak, found) = peak(&configured(&servers, &s3, &server.url, keep_last), arguments);
+        assert_eq!(found, code, "keep_last = {keep_last}, {arguments:?}");
+        let most = CONSTANT + LIMIT;
+        assert!(peak < most, "keep_last = {keep_last}, {arguments:?}: {peak} KiB, {most} are enough");
+        println!("keep_last = {keep_last}, {arguments:?}: {peak} KiB of {most}");
+        let deletions = server.seen()[before..].iter().filter(|request| request.method == "DELETE").count();
+        assert_eq!(deletions, deleted, "keep_last = {keep_last}, {arguments:?}");
     }
 }

@@ -3,6 +3,7 @@
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
+mod archives;
 mod aws_client;
 mod base_credentials;
 mod binary;
@@ -20,6 +21,8 @@ mod end_to_end;
 mod fake_ec2;
 mod fake_kubernetes;
 mod faults;
+mod file_list;
+mod frozen;
 mod imports;
 mod incremental;
 mod kubernetes;
@@ -42,13 +45,3 @@ mod trust;
 mod uploads;
 mod watched;
 mod wire;
-
-/// For jobs without EBS volumes.
-fn no_snapshots() -> penstock::job::Snapshots {
-    let disks = penstock::disks::memory::MemoryDisks::new([]);
-    penstock::job::Snapshots {
-        service: penstock::snapshot::Service::new(std::sync::Arc::new(disks)),
-        records: penstock::snapshot::Records::new(std::path::Path::new("/nonexistent")),
-        location: "test".to_owned(),
-    }
-}

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock::aws::AwsLocation;
-use penstock::budget::Budget;
-use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
+use penstock::format::codec::Codec;
 use penstock::format::key::Name;
-use penstock::job::{self, Context, Hooks, Policy, Reuse, Spec};
+use penstock::job::{self, Hooks, Policy, Reuse, Spec};
+use penstock::location::{Location, memory};
 use penstock::metrics::Metrics;
-use penstock::retry::Endpoint;
-use penstock::stream::frame::Compression;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::proxy::{Fault, Operation};
@@ -27,29 +25,16 @@ const BUDGET: u64 = 128 * MIB;
 /// What a process of this binary takes besides: the binary, threads, TLS, zstd's contexts.
 const CONSTANT: u64 = 64 * MIB;
 
-fn context(url: &str, s3: config::Location, budget: &Budget) -> Context {
+fn location(url: &str, s3: config::Location, budget: u64) -> Location {
     let upload = config::Upload {
         part_size: 5 * MIB,
         concurrency: Concurrency::AtMost(8),
         object_size: 64 << 30,
         sign_payload: SignPayload::Never,
     };
-    let location = config::Location { upload, s3_url: Some(url.to_owned()), ..s3 };
-    let metrics = Metrics::new();
-    Context {
-        store: AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store(),
-        endpoint: Endpoint::new(metrics.location("test"), upload.concurrency.into()),
-        journal: None,
-        budget: budget.clone(),
-        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-        prefix: String::new(),
-        cluster: Name::new("c").unwrap(),
-        node: Name::new("n").unwrap(),
-        upload,
-        checksum: Algorithm::default(),
-        metrics,
-        snapshots: crate::no_snapshots(),
-    }
+    let config = config::Location { upload, s3_url: Some(url.to_owned()), ..s3 };
+    let store = AwsLocation::connect_with(&config, Metrics::new().location("test"), |_| None).unwrap().store();
+    memory::Memory::new(store).open(&config, budget)
 }
 
 fn endless(number: usize, limit: Duration) -> Spec {
@@ -60,7 +45,7 @@ fn endless(number: usize, limit: Duration) -> Spec {
             name: Name::new("item").unwrap(),
             kind: SourceKind::Command { argv, allow_empty: false },
         }],
-        compression: Compression::Zstd { level: 1 },
+        codec: Codec::default(),
         timeout: Some(limit),
         hooks: Hooks::default(),
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
@@ -81,13 +66,13 @@ async fn eight_jobs_in_this_process() {
     // Only for a location to change.
     let servers = Servers::start();
     let s3 = servers.s3(crate::servers::Scheme::Http).location();
-    let budget = Budget::new(BUDGET);
-    let context = Arc::new(context(&url, s3, &budget));
+    let location = location(&url, s3, BUDGET);
+    let budget = location.process.budget.clone();
     let jobs = (0..8).map(|number| {
-        let context = Arc::clone(&context);
+        let location = location.clone();
         tokio::spawn(async move {
             let spec = endless(number, Duration::from_secs(12));
-            job::run(&context, &spec, &Arc::default(), &CancellationToken::new()).await
+            job::run(&location, &spec, &Arc::default(), &CancellationToken::new()).await
         })
     });
     let mut all = std::pin::pin!(futures_util::future::join_all(jobs));
@@ -137,9 +122,9 @@ async fn a_job_that_can_never_have_its_part_is_told_so() {
     let servers = Servers::start();
     let s3 = servers.s3(crate::servers::Scheme::Http);
     let least = penstock::budget::stream::least(5 * MIB);
-    let context = context(&s3.url, s3.location(), &Budget::new(least - 1));
+    let location = location(&s3.url, s3.location(), least - 1);
     let (spec, progress, cancel) = (endless(1, Duration::from_secs(60)), Arc::default(), CancellationToken::new());
-    let report = job::run(&context, &spec, &progress, &cancel).await.unwrap_err().report();
+    let report = job::run(&location, &spec, &progress, &cancel).await.unwrap_err().report();
     assert_eq!(report.class, Class::Config);
     assert!(
         report.message.contains(&least.to_string()) && report.remedy.unwrap().contains("limits.memory"),

@@ -12,25 +12,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock::budget::Budget;
 use penstock::catalog::{Catalog, Scope};
-use penstock::checksum::Algorithm;
-use penstock::config::{Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
-use penstock::disks::memory::MemoryDisks;
+use penstock::config::{self, Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
 use penstock::download;
-use penstock::format::key::{Chain, Name, ObjectKey};
+use penstock::format::codec::{Codec, Compression};
+use penstock::format::key::{Name, ObjectKey};
 use penstock::format::manifest::Manifest;
 use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
+use penstock::location::{Location, memory};
 use penstock::metrics::Metrics;
+use penstock::process::Process;
 use penstock::prune;
 use penstock::restore::{self, restore};
-use penstock::retry::Endpoint;
-use penstock::snapshot;
 use penstock::store::Store;
 use penstock::store::memory::MemoryStore;
-use penstock::stream::frame::Compression;
-use penstock::upload::journal::Journal;
-use penstock::upload::sweep::{Mode, Place, sweep};
+use penstock::upload::sweep::{Mode, sweep};
 use penstock::verify::{Depth, verify};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -217,20 +213,11 @@ impl World {
         self.folder.path().join("state")
     }
 
-    fn catalog(store: Arc<dyn Store>) -> Catalog {
-        Catalog { store, prefix: "fleet".to_owned(), cluster: name("c"), memory: 1 << 20 }
-    }
-
     async fn prune(&mut self, keep_last: u32, requests: Option<u32>) {
-        let dying = Arc::new(Dying::new(self.store.clone(), requests.unwrap_or(u32::MAX)));
-        let context = prune::Context {
-            catalog: Self::catalog(dying.clone()),
-            checksum: Algorithm::Crc64nvme,
-            grace: Duration::ZERO,
-            snapshots: snapshot::Service::new(Arc::new(MemoryDisks::new([]))),
-            metrics: Metrics::new().job("model"),
-        };
-        let chain = Chain { cluster: name("c"), job: name("model"), node: name("n") };
+        let dying = Dying::new(&self.store, requests.unwrap_or(u32::MAX));
+        let location = self.location(dying.store.clone());
+        let context = prune::Context { catalog: Catalog::new(&location), grace: Duration::ZERO };
+        let chain = location.chain(&name("model"));
         let retention = Retention { keep_last: Some(keep_last), ..Retention::default() };
         let rules = prune::Rules { retention: Some(retention), zone: jiff::tz::TimeZone::UTC };
         let cancel = CancellationToken::new();
@@ -243,7 +230,7 @@ impl World {
             }
             () = dying.dead() => {}
         }
-        let entries = Self::catalog(self.store.clone()).entries(Scope::default()).await.unwrap();
+        let entries = Catalog::new(&self.location(self.store.clone())).entries(Scope::default()).await.unwrap();
         self.kept.retain(|(manifest, _)| entries.iter().any(|entry| entry.id == manifest.id));
         if whole {
             assert_eq!(self.kept.len(), entries.len());
@@ -260,20 +247,10 @@ impl World {
 
     /// Sweeps until nobody holds an entry of a run that died, and then nothing may be left.
     pub(crate) async fn sweep(&self) {
-        let endpoint = Endpoint::new(Metrics::new().location("primary"), Concurrency::AtMost(2).into());
-        let place = Place {
-            location: "primary".to_owned(),
-            bucket: "bucket".to_owned(),
-            prefix: "fleet".to_owned(),
-            cluster: name("c"),
-            node: name("n"),
-            store: self.store.clone(),
-            endpoint,
-            spared: BTreeSet::new(),
-        };
+        let location = self.location(self.store.clone());
         let journal = self.state().join("uploads");
         for _ in 0..1000 {
-            sweep(&self.state(), std::slice::from_ref(&place), Mode::Abort).await.unwrap();
+            sweep(&self.state(), std::slice::from_ref(&location), &BTreeSet::new(), Mode::Abort).await.unwrap();
             if fs::read_dir(&journal).map_or(0, Iterator::count) == 0 {
                 break;
             }
@@ -283,26 +260,16 @@ impl World {
         assert!(self.store.list_uploads("").await.unwrap().is_empty());
     }
 
-    pub(crate) fn context(&self, store: Arc<dyn Store>) -> job::Context {
-        job::Context {
-            store,
-            budget: Budget::new(64 * MIB),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            prefix: "fleet".to_owned(),
-            cluster: name("c"),
-            node: name("n"),
-            upload: Upload {
-                part_size: 5 * MIB,
-                concurrency: Concurrency::AtMost(2),
-                object_size: 6 * MIB,
-                sign_payload: SignPayload::Auto,
-            },
-            checksum: Algorithm::Crc64nvme,
-            metrics: Metrics::new(),
-            endpoint: Endpoint::new(Metrics::new().location("model"), Concurrency::AtMost(2).into()),
-            journal: Some(Journal::open(&self.state(), "primary", "bucket").unwrap()),
-            snapshots: crate::no_snapshots(),
-        }
+    pub(crate) fn location(&self, store: Arc<dyn Store>) -> Location {
+        let upload = Upload {
+            part_size: 5 * MIB,
+            concurrency: Concurrency::AtMost(2),
+            object_size: 6 * MIB,
+            sign_payload: SignPayload::Auto,
+        };
+        let config = config::Location { name: "primary".to_owned(), upload, ..memory::config("fleet") };
+        let process = Process::new(64 * MIB, 2, &self.state(), Metrics::new());
+        Location::new(Arc::new(memory::Memory::new(store)), &config, (&name("c"), &name("n")), &process)
     }
 
     pub(crate) fn spec(&self, reuse: Reuse, compression: Compression, min_live: u16) -> Spec {
@@ -311,7 +278,7 @@ impl World {
         Spec {
             job: name("model"),
             sources: vec![Source { name: name("tree"), kind }],
-            compression,
+            codec: Codec { compression },
             timeout: None,
             hooks: Hooks::default(),
             // The steps do not wait for seconds to pass; the clock ticks between them.
@@ -327,20 +294,20 @@ impl World {
         match step {
             Step::Backup { reuse, compression, min_live } => {
                 let before = facts(&self.tree());
-                let context = self.context(self.store.clone());
+                let location = self.location(self.store.clone());
                 let spec = self.spec(*reuse, *compression, *min_live);
-                let manifest = job::run(&context, &spec, &progress, &cancel).await.unwrap().manifest;
+                let manifest = job::run(&location, &spec, &progress, &cancel).await.unwrap().manifest;
                 assert_eq!(manifest.warnings.list, []);
                 self.kept.push((manifest, before));
                 self.check().await;
             }
             Step::Crash { requests } => {
-                let dying = Arc::new(Dying::new(self.store.clone(), *requests));
-                let context = self.context(dying.clone());
+                let dying = Dying::new(&self.store, *requests);
+                let location = self.location(dying.store.clone());
                 let spec = self.spec(Reuse::Files, Compression::Zstd { level: 1 }, 300);
                 let before = facts(&self.tree());
                 tokio::select! {
-                    result = job::run(&context, &spec, &progress, &cancel) => {
+                    result = job::run(&location, &spec, &progress, &cancel) => {
                         self.kept.push((result.unwrap().manifest, before));
                     }
                     () = dying.dead() => {}
@@ -354,19 +321,14 @@ impl World {
     }
 
     pub(crate) async fn check(&self) {
-        let context = download::Context {
-            store: self.store.clone(),
-            budget: Budget::new(64 * MIB),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            concurrency: 2,
-        };
+        let location = self.location(self.store.clone());
         let (cancel, silent): (_, download::Progress) = (CancellationToken::new(), Arc::new(|_| {}));
         for (manifest, expected) in &self.kept {
-            let found = verify(&context, manifest, Depth::Structure, &cancel, &silent).await.unwrap();
+            let found = verify(&location, manifest, Depth::Structure, &cancel, &silent).await.unwrap();
             assert_eq!(found.list, []);
             let target = tempfile::tempdir_in(self.folder.path()).unwrap();
             let options = restore::Options::default();
-            let summary = restore(&context, manifest, target.path(), &options, &cancel, &silent).await.unwrap();
+            let summary = restore(&location, manifest, target.path(), &options, &cancel, &silent).await.unwrap();
             assert_eq!(summary.warnings.list, []);
             assert_same(expected, &facts(target.path()));
         }

@@ -57,7 +57,8 @@ fn the_page_renders_and_its_progress_moves() {
     let site = Site::new();
     site.configure("", JOBS, EXTERNAL_ID);
     fs::File::create(site.folder().join("big")).unwrap().set_len(2 << 30).unwrap();
-    let _daemon = site.start();
+    let daemon = site.start();
+    daemon.expect_log("\"class\":\"source\"");
     assert_eq!(site.json(&["trigger", "broken", "--wait"]).0, Some(74));
     for job in ["volumes", "etcd"] {
         assert_eq!(site.json(&["trigger", job]).0, Some(0));

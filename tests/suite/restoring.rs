@@ -183,3 +183,62 @@ fn names_across_a_mount_are_copies() {
     assert!(said.contains("copy") && said.contains("cross-device"), "{said}");
     assert_eq!(fs::metadata(site.target().join("zz")).unwrap().nlink(), 2);
 }
+
+/// A name whose first name is not asked for comes as a file of its own; where what is there already leaves one name out, the others of that
+/// file go with it. Where that leaves nothing, the failure names the first.
+#[test]
+fn an_included_hard_link_needs_no_first_name_and_goes_with_one_that_is_left_out() {
+    let site = Site::new(|tree| {
+        for name in ["ro/link", "zz"] {
+            fs::hard_link(tree.join("a"), tree.join(name)).unwrap();
+        }
+    });
+    let at = |path: &str| site.target().join(path);
+    let read = |path: &str| fs::read_to_string(at(path)).unwrap();
+    let (code, restored) = site.restore(&[], &["--include", "ro/link"]);
+    assert_eq!((code, &restored["files"], &restored["left_out"]), (Some(0), &1.into(), &0.into()), "{restored:#}");
+    assert_eq!(read("ro/link"), "a");
+    assert!(!at("a").exists() && !at("zz").exists());
+
+    // In the place of the first name, which nobody asked for, is another's file.
+    fs::write(at("a"), "another's").unwrap();
+    fs::write(at("ro/link"), "changed").unwrap();
+    let (code, restored) = site.restore(&[], &["--overwrite", "--include", "{ro/link,zz}"]);
+    assert_eq!((code, &restored["files"], &restored["left_out"]), (Some(0), &2.into(), &0.into()), "{restored:#}");
+    assert_eq!((read("ro/link"), read("zz"), read("a")), ("a".to_owned(), "a".to_owned(), "another's".to_owned()));
+    assert_eq!(fs::metadata(at("zz")).unwrap().nlink(), 2);
+
+    // Without --overwrite nothing is looked at one by one.
+    fs::write(at("ro/link"), "changed").unwrap();
+    let (code, refused) = site.restore(&[], &["--include", "ro/link"]);
+    assert_eq!((code, &refused["error"]["class"]), (Some(73), &"conflict".into()), "{refused:#}");
+    assert_eq!(read("ro/link"), "changed");
+
+    fs::remove_file(at("zz")).unwrap();
+    for path in ["ro/link", "a"] {
+        fs::remove_file(at(path)).unwrap();
+        fs::create_dir(at(path)).unwrap();
+    }
+    for (names, code, files, first, left_out) in [
+        ("{ro/link,zz}", 73, 0, "ro/link", &["ro/link", "zz"][..]),
+        ("{a,zz}", 73, 0, "a", &["a", "zz"]),
+        ("{a,zz,z}", 1, 1, "", &["a", "zz"]),
+    ] {
+        let (found, restored) = site.restore(&[], &["--overwrite", "--include", names]);
+        assert_eq!((found, &restored["files"]), (Some(code), &files.into()), "{names} {restored:#}");
+        let list = restored["warnings"]["list"].as_array().unwrap();
+        assert!(list.iter().all(|warning| warning["class"] == "conflict"), "{names} {restored:#}");
+        let paths: Vec<_> = list.iter().map(|warning| warning["path"].as_str().unwrap()).collect();
+        assert_eq!((&restored["left_out"], &paths[..]), (&left_out.len().into(), left_out), "{names} {restored:#}");
+        let error = &restored["error"];
+        if first.is_empty() {
+            assert!(error.is_null(), "{names} {restored:#}");
+        } else {
+            let message = error["message"].as_str().unwrap();
+            let named = format!("{first:?} is left out: a directory is in the way");
+            assert!(error["class"] == "conflict" && message.contains(&named), "{names} {restored:#}");
+            assert!(error["remedy"].as_str().unwrap().contains("move away"), "{names} {restored:#}");
+        }
+        assert!(at("a").is_dir() && at("ro/link").is_dir() && !at("zz").exists());
+    }
+}

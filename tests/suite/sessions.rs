@@ -235,6 +235,10 @@ fn told_by_a_daemon(servers: &Servers, s3: &S3Server, penstock: &Penstock, log_f
     };
     let log = servers.folder().join(format!("daemon-{log_format}.log"));
     let daemon = Daemon::start(penstock.command(&["-vvv", "--log-format", log_format, "run"]), log.clone());
+    daemon.expect_log("AccessDenied");
+    daemon.expect_log("class=config");
+    daemon.expect_log("\"class\":\"config\"");
+    daemon.expect_log("the configuration was refused");
     wait_for("readiness", Duration::from_secs(60), || (get(&address, "/readyz", "").status == 200).then_some(()));
     let mut told = Vec::new();
     assert_eq!(penstock.json(&["trigger", "stream", "--wait"]).0, 0);

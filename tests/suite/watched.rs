@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use penstock::error::Class;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -84,6 +85,19 @@ fn every_alert_fires_where_it_should_and_has_a_test_and_a_runbook() {
     }
     let sections = runbooks.lines().filter_map(|line| line.strip_prefix("## "));
     assert_eq!(sections.filter(|section| !alerts.contains(section)).count(), 0, "a runbook for no alert");
+}
+
+#[test]
+fn every_class_has_one_row_in_the_runbooks() {
+    let runbooks = read("docs/runbooks.md");
+    let tables = runbooks.split("| class | what to do |").skip(1);
+    let rows = tables.flat_map(|table| table.lines().skip(2).map_while(|row| row.strip_prefix("| ")));
+    let cells = rows.flat_map(|row| row.split(" |").next().unwrap().split(", "));
+    let mut rows: Vec<&str> = cells.map(|class| class.trim_matches('`')).collect();
+    rows.sort_unstable();
+    let mut classes: Vec<&str> = Class::ALL.map(Class::as_str).to_vec();
+    classes.sort_unstable();
+    assert_eq!(rows, classes);
 }
 
 #[test]
@@ -195,6 +209,9 @@ impl Drop for Prometheus {
 fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     let site = Site::new();
     let daemon = site.start();
+    daemon.expect_log("AccessDenied");
+    daemon.expect_log("\"class\":\"config\"");
+    daemon.expect_log("the configuration was refused");
     let prometheus = Prometheus::start(&site);
     assert_eq!(site.json(&["trigger", "volumes", "--wait"]).0, Some(0));
     // Two runs of the one that runs by the minute.

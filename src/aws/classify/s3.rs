@@ -1,6 +1,6 @@
 //! What S3, and the stores that speak its language, mean by a code. A bare status says less, and what it means depends on the request.
 
-use super::{Algorithm, Class, Context, Reply, Verdict, word_after};
+use super::{Algorithm, Class, Context, RESOURCE, Reply, Verdict, word_after};
 
 pub(super) fn classify(code: &str, reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
     let message = reply.message;
@@ -94,7 +94,7 @@ fn argument(reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
 
 pub(super) fn denied(reply: &Reply<'_>, context: &Context) -> Verdict {
     let action = word_after(reply.message, "perform: ").unwrap_or_else(|| action(reply.operation));
-    let resource = word_after(reply.message, "on resource: ").unwrap_or(reply.resource);
+    let resource = word_after(reply.message, "on resource: ").unwrap_or(RESOURCE);
     let role = context.role.as_deref().map_or(String::new(), |role| format!(" to {role}"));
     let explicit = if reply.message.contains("explicit deny") {
         "; an explicit deny (a bucket policy, an SCP or a boundary) wins over every grant"

@@ -22,12 +22,7 @@ fn reply<'a>(
     code: impl Into<Option<&'a str>>,
     message: &'a str,
 ) -> Reply<'a> {
-    let resource = match service {
-        Service::S3 => "s3://bucket/key",
-        Service::Ec2 => "vol-0123",
-        Service::Sts => ROLE,
-    };
-    Reply { service, operation, resource, status: Some(status), code: code.into(), message }
+    Reply { service, operation, status: Some(status), code: code.into(), message }
 }
 
 /// `(operation, status, code, message, class, a word of the remedy or "")`.
@@ -36,7 +31,12 @@ type Row = (&'static str, u16, &'static str, &'static str, C, &'static str);
 fn hold(service: Service, rows: &[Row]) {
     for (operation, status, code, message, class, remedy) in rows {
         let code = (!code.is_empty()).then_some(*code);
-        let verdict = classify(&reply(service, operation, *status, code, message), &context());
+        let resource = match service {
+            Service::S3 => "s3://bucket/key",
+            Service::Ec2 => "vol-0123",
+            Service::Sts => ROLE,
+        };
+        let verdict = classify(&reply(service, operation, *status, code, message), &context()).about(resource);
         let said = verdict.remedy.unwrap_or_default();
         assert_eq!(verdict.class, *class, "{operation} {status} {code:?} {message:?} -> {said}");
         assert!(said.contains(remedy), "{operation} {code:?} {message:?}: {said:?} lacks {remedy:?}");
@@ -210,7 +210,7 @@ fn ec2_replies() {
             ("CreateSnapshot", 403, "UnauthorizedOperation", "You are not authorized to perform this operation. Encoded authorization failure message: AbC", C::AccessDenied, "grant ec2:CreateSnapshot to arn:aws:iam::222222222222:role/BackupWriter; `aws sts decode"),
             ("CreateSnapshot", 403, "UnauthorizedOperation", "You are not authorized to perform this operation. User: u is not authorized to perform: ec2:CreateTags on resource: r", C::AccessDenied, "ec2:CreateTags"),
             ("DescribeVolumes", 400, "RequestExpired", "Request has expired.", C::CredentialsExpired, ""),
-            ("DescribeVolumes", 400, "InvalidVolume.NotFound", "The volume 'vol-1' does not exist.", C::NotFound, ""),
+            ("CreateSnapshot", 400, "InvalidVolume.NotFound", "The volume 'vol-1' does not exist.", C::NotFound, ""),
             ("CreateVolume", 400, "InvalidKMSKey.InvalidState", "The KMS key provided is in an incorrect state", C::KmsKeyState, "enable"),
             ("CreateVolume", 400, "InvalidKmsKeyId", "The key is malformed", C::KmsConfig, "in the volume's region"),
             ("CreateVolume", 400, "KMSKeyNotAccessibleFault", "", C::KmsConfig, ""),
@@ -221,7 +221,7 @@ fn ec2_replies() {
     assert_eq!(classify(&expired, &Context { credentials_fresh: true, ..context() }).class, C::ClockSkew);
     let gone =
         reply(Service::Ec2, "DescribeVolumes", 400, "InvalidVolume.NotFound", "The volume 'vol-1' does not exist.");
-    let verdict = classify(&gone, &Context { just_created: true, ..context() });
+    let verdict = classify(&gone, &context());
     assert_eq!(verdict.class, C::KmsDenied);
     assert!(verdict.remedy.unwrap().contains("inferred"));
     assert_eq!(classify_snapshot_error("Given key ID is not accessible", &context()).class, C::KmsDenied);

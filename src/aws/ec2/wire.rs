@@ -5,7 +5,7 @@ use aws_sdk_ec2::operation::create_volume::CreateVolumeOutput;
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::{self as ec2, Filter, ResourceType, Tag, TagSpecification};
 
-use super::super::classify::{Verdict, classify_snapshot_error};
+use super::super::classify::{Context, Verdict, classify_snapshot_error};
 use super::super::failure::Call;
 use crate::disks::{Error, Snapshot, SnapshotFilter, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
 
@@ -123,14 +123,14 @@ pub(super) fn created_volume(output: CreateVolumeOutput) -> Result<Volume, Strin
     )
 }
 
-pub(super) fn snapshot(snapshot: &ec2::Snapshot, call: &Call<'_>) -> Result<Snapshot, String> {
+pub(super) fn snapshot(snapshot: &ec2::Snapshot, call: &Call<'_>, context: &Context) -> Result<Snapshot, String> {
     let id = snapshot.snapshot_id().ok_or("a snapshot has no ID")?;
     let message = snapshot.state_message().unwrap_or_default();
     Ok(Snapshot {
         id: id.parse().map_err(|error| format!("a snapshot's ID {error}"))?,
         // A copy's is `vol-ffffffff`, which has the form of an ID and names nothing.
         volume_id: snapshot.volume_id().and_then(|id| id.parse().ok()),
-        state: snapshot_state(id, snapshot.state(), snapshot.progress(), message, call),
+        state: snapshot_state(id, snapshot, message, call, context),
         started: time(snapshot.start_time()),
         completed: time(snapshot.completion_time()),
         encrypted: snapshot.encrypted().unwrap_or(false),
@@ -141,24 +141,25 @@ pub(super) fn snapshot(snapshot: &ec2::Snapshot, call: &Call<'_>) -> Result<Snap
 
 fn snapshot_state(
     id: &str,
-    state: Option<&ec2::SnapshotState>,
-    progress: Option<&str>,
+    snapshot: &ec2::Snapshot,
     message: &str,
     call: &Call<'_>,
+    context: &Context,
 ) -> SnapshotState {
+    let progress = snapshot.progress();
     let failed = |message: String, verdict: Verdict| {
         let Verdict { class, remedy } = verdict;
         let resource = id.to_owned();
         SnapshotState::Failed(Error { resource, remedy, ..call.error(class, message) })
     };
-    match state {
+    match snapshot.state() {
         Some(ec2::SnapshotState::Completed) => SnapshotState::Completed,
         Some(ec2::SnapshotState::Pending | ec2::SnapshotState::Recovering) | None => {
             SnapshotState::Pending(progress.and_then(|percent| percent.trim_end_matches('%').parse().ok()))
         }
         Some(ec2::SnapshotState::Recoverable) => SnapshotState::InRecycleBin,
         Some(ec2::SnapshotState::Error) => {
-            failed(format!("the snapshot's state is error: {message}"), classify_snapshot_error(message, call.context))
+            failed(format!("the snapshot's state is error: {message}"), classify_snapshot_error(message, context))
         }
         Some(other) => failed(
             format!("the snapshot's state is {}, which this version does not know: {message}", other.as_str()),
@@ -167,7 +168,7 @@ fn snapshot_state(
     }
 }
 
-pub(super) fn created(output: CreateSnapshotOutput, call: &Call<'_>) -> Result<Snapshot, String> {
+pub(super) fn created(output: CreateSnapshotOutput, call: &Call<'_>, context: &Context) -> Result<Snapshot, String> {
     let read = ec2::Snapshot::builder()
         .set_snapshot_id(output.snapshot_id)
         .set_volume_id(output.volume_id)
@@ -179,7 +180,7 @@ pub(super) fn created(output: CreateSnapshotOutput, call: &Call<'_>) -> Result<S
         .set_kms_key_id(output.kms_key_id)
         .set_tags(output.tags)
         .build();
-    snapshot(&read, call)
+    snapshot(&read, call, context)
 }
 
 #[cfg(test)]

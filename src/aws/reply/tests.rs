@@ -60,6 +60,32 @@ fn response(status: u16, headers: &[(&'static str, &'static str)], body: &'stati
 }
 
 #[test]
+fn a_document_ends_where_its_root_does() {
+    let rows = [
+        ("<A><B/></A>", true),
+        ("<A><B/></A >\n", true),
+        ("<ns:A></ns:A>", true),
+        ("<?xml version='1.0'?><!-- A --><A b='c' />", true),
+        ("<A/>", true),
+        ("<A></A><!-- served by x -->", true),
+        ("<A></A>\n<?trace id='</B>'?> <!-- </B> -->\n", true),
+        ("<A><B/>", false),
+        ("<A><B></B>", false),
+        ("<A>", false),
+        ("<ns:A>", false),
+        ("<A>text", false),
+        ("<A><!-- a comment -->", false),
+        ("<A></A", false),
+        ("<A></A><!-- cut", false),
+        ("<A></BA>", false),
+    ];
+    for (document, whole) in rows {
+        let expected = if whole { Ok(()) } else { Err(Odd::Cut("A".to_owned())) };
+        assert_eq!(rooted(document, "A"), expected, "{document}");
+    }
+}
+
+#[test]
 fn a_success_is_the_services_own() {
     const ETAG: (&str, &str) = ("etag", "\"1\"");
     const HTML: (&str, &str) = ("content-type", "text/html; charset=utf-8");

@@ -1,13 +1,12 @@
 //! An object's body as it comes, counted, with what an error about it needs.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
 use super::{Error, S3Store};
-use crate::aws::classify::{Context, Service};
+use crate::aws::classify::Service;
 use crate::aws::failure::Call;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
@@ -15,7 +14,6 @@ use crate::metrics;
 
 pub(super) struct Incoming {
     pub(super) resource: String,
-    pub(super) context: Arc<Context>,
     pub(super) trust: String,
     pub(super) metrics: metrics::Location,
     pub(super) body: ByteStream,
@@ -27,9 +25,8 @@ impl Incoming {
     pub(super) async fn step(state: Option<Self>) -> Option<(Result<Bytes, Error>, Option<Self>)> {
         let mut this = state?;
         let next = this.body.next().await;
-        let (context, resource) = (this.context.clone(), this.resource.clone());
-        let call =
-            Call { service: Service::S3, operation: "GetObject", resource, context: &context, trust: &this.trust };
+        let (resource, trust) = (this.resource.clone(), this.trust.clone());
+        let call = Call { service: Service::S3, operation: "GetObject", resource, trust: &trust };
         match next {
             Some(Ok(bytes)) => {
                 let count = bytes.len() as u64;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::super::{Config, config, example, reader, schema};
-use super::{environment, parse};
+use super::{BASE, environment, parse};
 
 /// The example with every setting that is commented out put in.
 fn everything() -> String {
@@ -130,6 +130,76 @@ fn the_readers_defaults_are_the_schemas() {
     ];
     let full = parse(&full.concat()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(format!("{full:?}"), format!("{:?}", parse(&bare).unwrap()));
+}
+
+/// What the schema's numbers allow is what the reader takes, and no more.
+#[test]
+fn the_readers_limits_are_the_schemas() {
+    let schema = schema();
+    let (location, job) = (
+        &schema["properties"]["locations"]["additionalProperties"],
+        &schema["properties"]["jobs"]["additionalProperties"],
+    );
+    let ebs = "[[jobs.etcd.sources]]\ntype = \"ebs\"\nname = \"e\"\nvolumes = [\"vol-0123456789abcdef0\"]\n";
+    let mut checked = 0;
+    for (object, before) in [
+        (&schema["properties"]["limits"], "[limits]\n".to_owned()),
+        (&location["properties"]["upload"], "[locations.primary.upload]\n".to_owned()),
+        (
+            job,
+            "[jobs.other]\nlocation = \"primary\"\nsources = [{ type = \"file\", name = \"n\", path = \"/n\" }]\n"
+                .to_owned(),
+        ),
+        (&job["properties"]["retention"], "[jobs.etcd.retention]\n".to_owned()),
+        (&job["properties"]["sources"]["items"], ebs.to_owned()),
+    ] {
+        for (key, value) in object["properties"].as_object().unwrap() {
+            if !matches!(value["type"].as_str(), Some("integer" | "number")) {
+                continue;
+            }
+            let (least, most) = (value["minimum"].as_i64().unwrap(), value["maximum"].as_i64().unwrap());
+            for (number, allowed) in [(least - 1, false), (least, true), (most, true), (most + 1, false)] {
+                let parsed = parse(&format!("{BASE}{before}{key} = {number}\n"));
+                let faults = parsed.err().map(|faults| faults.faults).unwrap_or_default();
+                let refused = faults.iter().any(|fault| fault.key.ends_with(&format!(".{key}")));
+                assert_eq!(refused, !allowed, "{key} = {number}: {faults:?}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 4 * 9, "only {checked}");
+}
+
+/// The limits that the schema has in words.
+#[test]
+fn the_limits_in_the_schemas_words_are_the_readers() {
+    let text = schema().to_string();
+    let hop = "[[locations.primary.assume_role]]\nrole_arn = \"arn:aws:iam::222222222222:role/x\"\n";
+    for (words, before, key, good, bad) in [
+        (
+            "5MiB to 1GiB.",
+            "[limits]\nmemory = \"2GiB\"\n[locations.primary.upload]\n",
+            "part_size",
+            &["5MiB", "1GiB"][..],
+            &["5242879", "1073741825"][..],
+        ),
+        (
+            "one part to 10000, at most 5TiB.",
+            "[locations.primary.upload]\npart_size = \"5MiB\"\n",
+            "object_size",
+            &["5MiB", "50000MiB"],
+            &["5242879", "50001MiB"],
+        ),
+        ("one part and 25MiB.", "[limits]\n", "memory", &["41MiB"], &["40MiB"]),
+        ("at least 64KiB; 0 for no limit.", "[limits]\n", "bandwidth", &["0", "64KiB"], &["65535"]),
+        ("15m to 12h, in a chain to 1h.", hop, "duration", &["15m", "12h"], &["14m", "12h1s"]),
+    ] {
+        assert!(text.contains(words), "{words}");
+        for (value, allowed) in good.iter().map(|good| (good, true)).chain(bad.iter().map(|bad| (bad, false))) {
+            let parsed = parse(&format!("{BASE}{before}{key} = \"{value}\"\n"));
+            assert_eq!(parsed.is_ok(), allowed, "{key} = {value}: {parsed:?}");
+        }
+    }
 }
 
 proptest! {

@@ -4,7 +4,7 @@
 //! otherwise.
 //!
 //! - **Nobody is kept out**: a head and an answer have their time limits, and beyond [`CONNECTIONS`] the oldest connection is closed for
-//!   the newest ([`Room`]). Callers that ask and do not read cannot silence `/healthz`.
+//!   the newest ([`Callers`]). Callers that ask and do not read cannot silence `/healthz`.
 //! - **Cost**: [`CONNECTIONS`] × ([`MAX_HEAD`] bytes and one answer) of memory at most.
 
 mod accept;
@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Daemon;
-use super::room::{Place, Room};
+use super::callers::{Caller, Callers};
 use crate::config::Admin;
 use crate::error::{Class, Report};
 use patience::Patience;
@@ -80,12 +80,12 @@ pub(super) fn listen(config: &Admin) -> Result<TcpListener, Report> {
 }
 
 pub(super) async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
-    let room = Room::new("the admin server", CONNECTIONS);
+    let callers = Callers::new("the admin server", CONNECTIONS);
     let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(socket, _)| socket);
-    room.serve(accept, |socket, place| caller(socket, place, Arc::clone(&daemon))).await;
+    callers.serve(accept, |socket, place| caller(socket, place, Arc::clone(&daemon))).await;
 }
 
-async fn caller(socket: TcpStream, place: Place, daemon: Arc<Daemon>) {
+async fn caller(socket: TcpStream, place: Caller, daemon: Arc<Daemon>) {
     tokio::select! {
         ended = connection(socket, &daemon) => if let Err(error) = ended {
             tracing::debug!("a caller of the admin server: {error}");

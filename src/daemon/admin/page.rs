@@ -10,7 +10,8 @@ use indicatif::BinaryBytes;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::super::status::{ErrorStatus, Failed, JobStatus, LastRun, LocationStatus, Status};
+use super::super::status::{ErrorStatus, JobStatus, LastRun, LocationStatus, Status, when};
+use crate::error::Report;
 use crate::metrics::Outcome;
 
 const STYLE: &str = include_str!("page.css");
@@ -53,23 +54,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// `in 3 min`, `2 h ago`, with the exact time to point at.
+/// As [`when`] has it, with the exact time to point at.
 struct When(Timestamp, Timestamp);
 
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(at, now) = self;
-        let away = at.duration_since(*now);
-        let seconds = away.unsigned_abs().as_secs();
-        let text = match seconds {
-            0..100 => format!("{seconds} s"),
-            100..6_000 => format!("{} min", seconds / 60),
-            6_000..172_800 => format!("{} h", seconds / 3_600),
-            _ => format!("{} d", seconds / 86_400),
-        };
         let exact = at.strftime("%Y-%m-%dT%H:%M:%SZ");
-        let (before, after) = if away.is_positive() { ("in ", "") } else { ("", " ago") };
-        write!(f, "<time datetime=\"{exact}\" title=\"{exact}\">{before}{text}{after}</time>")
+        write!(f, "<time datetime=\"{exact}\" title=\"{exact}\">{}</time>", when(*at, *now))
     }
 }
 
@@ -105,7 +97,7 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
         write!(html, "<p class=\"note\"><strong>Not ready:</strong> {}</p>", Escaped(why))?;
     }
     if let Some(refused) = &status.configuration.refused {
-        let message = Escaped(&refused.failed.message);
+        let message = Escaped(&refused.report.message);
         write!(
             html,
             "<p class=\"note\"><strong>The configuration was refused, the old one goes on:</strong> {message}</p>"
@@ -225,16 +217,17 @@ fn outcome(last: &LastRun) -> String {
         Outcome::Partial | Outcome::Cancelled => "warn",
         Outcome::Failure => "bad",
     };
-    let why = last.error.as_ref().map_or_else(String::new, |error| format!(": {}", Escaped(&error.class)));
+    let why = last.error.as_ref().map_or_else(String::new, |error| format!(": {}", Escaped(error.class.as_str())));
     format!("<span class=\"state {class}\">{}{why}</span>", last.outcome.as_str())
 }
 
-fn failed(error: &Failed) -> String {
-    let remedy = error
-        .remedy
-        .as_ref()
-        .map_or_else(String::new, |remedy| format!("<br><span class=\"quiet\">What to do: {}</span>", Escaped(remedy)));
-    format!("<span class=\"state bad\">{}</span> {}{remedy}", Escaped(&error.class), Escaped(&error.message))
+fn failed(error: &Report) -> String {
+    let quiet = |what: &str, text: &Option<String>| {
+        let text = text.as_ref();
+        text.map_or_else(String::new, |text| format!("<br><span class=\"quiet\">{what}: {}</span>", Escaped(text)))
+    };
+    let remedy = quiet("What to do", &error.remedy) + &quiet("Request ID", &error.request_id);
+    format!("<span class=\"state bad\">{}</span> {}{remedy}", Escaped(error.class.as_str()), Escaped(&error.message))
 }
 
 fn errors(html: &mut String, status: &Status) -> fmt::Result {
@@ -243,7 +236,7 @@ fn errors(html: &mut String, status: &Status) -> fmt::Result {
         return html.write_str("<p class=\"quiet\">None since the start.</p>");
     }
     table(html, &["When", "What", "Error"])?;
-    for ErrorStatus { at, kind, name, failed: error } in &status.errors {
+    for ErrorStatus { at, kind, name, report: error } in &status.errors {
         let (when, kind, name) = (When(*at, status.now), Escaped(kind), Escaped(name));
         write!(html, "<tr><td>{when}</td><td>{kind} {name}</td><td class=\"message\">{}</td></tr>", failed(error))?;
     }
@@ -261,6 +254,7 @@ fn table(html: &mut String, columns: &[&str]) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Class;
 
     /// The colours of a theme, out of the style.
     fn colours(theme: &str) -> Vec<(String, [f64; 3])> {
@@ -295,7 +289,7 @@ mod tests {
         assert_eq!(Escaped("<a b=\"c\">&'").to_string(), "&lt;a b=&quot;c&quot;&gt;&amp;&#39;");
         let now = Timestamp::UNIX_EPOCH;
         let evil = "<script>x</script>";
-        let fault = Failed { class: evil.into(), message: evil.into(), remedy: Some(evil.into()) };
+        let fault = Report { request_id: Some(evil.into()), ..Report::new(Class::Internal, evil).remedy(evil) };
         let json = serde_json::json!({
             "version": evil, "cluster": evil, "node": evil, "started": now, "now": now, "ready": false, "not_ready": evil,
             "configuration": {"file": evil, "loaded": now,
@@ -314,16 +308,5 @@ mod tests {
         assert!(!html.contains("<script"), "{html}");
         assert!(html.contains("&lt;script&gt;") && html.contains("value=\"5\" max=\"5\""));
         assert!(html.contains("<td>2 of 3</td>"), "{html}");
-    }
-
-    #[test]
-    fn times_read_as_a_person_says_them() {
-        let now = Timestamp::from_second(1_000_000).unwrap();
-        for (away, text) in
-            [(50, "in 50 s"), (-50, "50 s ago"), (600, "in 10 min"), (-7_300, "2 h ago"), (900_000, "in 10 d")]
-        {
-            let shown = When(now + SignedDuration::from_secs(away), now).to_string();
-            assert!(shown.contains(&format!(">{text}<")), "{shown}");
-        }
     }
 }

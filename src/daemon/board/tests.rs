@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
-use crate::error::Class;
+use crate::error::{Class, Report};
 
 /// A configuration with these lines for each job, by its name.
 fn config(concurrent: usize, jobs: &[(&str, &str)]) -> Config {
@@ -39,7 +39,7 @@ fn starts(names: &[&str], cause: Cause) -> Vec<(String, Cause)> {
 }
 
 fn end(board: &mut Board, name: &str, class: Option<Class>, minute: i64) {
-    let error = class.map(|class| Fault { class, message: "refused".into(), remedy: None });
+    let error = class.map(|class| Report::new(class, "refused"));
     let (outcome, good) = match class {
         None => (Outcome::Success, Some(at(minute))),
         Some(_) => (Outcome::Failure, None),

@@ -5,7 +5,7 @@
 //!
 //! - **One daemon at a socket** ([`socket`]): a socket that is alive is respected, and so is a file that is no socket.
 //! - **An answer in time** ([`client`]): between two lines a caller waits for seconds, not for ever. The daemon takes whoever comes
-//!   ([`super::room`]), and obeys no order whose caller has gone.
+//!   ([`super::callers`]), and obeys no order whose caller has gone.
 //! - **Waiting costs no place**: callers that wait for a run have a large number of their own, and one above it is told so.
 
 mod client;
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::board::Refusal;
 use super::state::Ended;
-use super::status::{Failed, LastRun, RunningStatus, Status};
+use super::status::{LastRun, RunningStatus, Status};
 use crate::error::Report;
 pub use client::Client;
 pub(super) use socket::Socket;
@@ -56,12 +56,12 @@ pub enum Answer {
     Queued,
     Progress(RunningStatus),
     Ended(LastRun),
-    Refused(Failed),
+    Refused(Report),
 }
 
 impl From<Report> for Answer {
     fn from(report: Report) -> Self {
-        Self::Refused(Failed { class: report.class.to_string(), message: report.message, remedy: report.remedy })
+        Self::Refused(report)
     }
 }
 

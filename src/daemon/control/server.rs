@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::super::Daemon;
 use super::super::board::Refusal;
-use super::super::room::{Place, Room};
+use super::super::callers::{Caller, Callers};
 use super::super::state::Ended;
 use super::super::status::Status;
 use super::{Answer, MAX_REQUEST, OBEY_WITHIN, Order, PROGRESS_EVERY, Request, Socket};
@@ -45,15 +45,15 @@ struct Queued {
 impl Socket {
     pub(in crate::daemon) async fn serve(self, daemon: Arc<Daemon>, orders: mpsc::Sender<Order>) {
         let server = Server { daemon, orders, waiting: Arc::new(Semaphore::new(WAITING)) };
-        let room = Room::new("the control socket", CALLERS);
+        let callers = Callers::new("the control socket", CALLERS);
         let accept =
             |context: &mut std::task::Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
-        room.serve(accept, |stream, place| server.clone().caller(stream, place)).await;
+        callers.serve(accept, |stream, place| server.clone().caller(stream, place)).await;
     }
 }
 
 impl Server {
-    async fn caller(self, mut stream: UnixStream, place: Place) {
+    async fn caller(self, mut stream: UnixStream, place: Caller) {
         let result = tokio::select! {
             answered = self.answer(&mut stream) => answered,
             () = place.lost() => Err(io::Error::other("it made room for a newer one")),

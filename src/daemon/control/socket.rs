@@ -7,16 +7,15 @@
 //! - The socket appears with mode 0600, never with another first, and under its name only when nothing else has it.
 //! - The lock's file stays, empty: to remove it would let two daemons lock two files. The kernel gives the lock back however a process ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::error::{Class, Report};
-use crate::state::unlock;
+use crate::state::Lock;
 
 /// Removes the socket's file when dropped.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub(in crate::daemon) struct Socket {
     path: PathBuf,
     pub(super) listener: UnixListener,
     own: Inode,
-    lock: File,
+    _lock: Lock,
 }
 
 /// Device and number: no other file has both while this one is open.
@@ -46,12 +45,11 @@ impl Socket {
         };
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(local)?;
-        let lock = match lock(path) {
-            Ok(lock) => lock,
-            Err(TryLockError::WouldBlock) => return Err(taken(path, listener_at(path).await)),
-            Err(TryLockError::Error(error)) => return Err(local(error)),
+        // Held while a daemon lives that made the socket at `path`, even if the socket's file is gone.
+        let Some(lock) = Lock::at(&path.with_added_extension("lock")).map_err(local)? else {
+            return Err(taken(path, listener_at(path).await));
         };
-        make_room(path).await?;
+        remove_dead(path).await?;
         let bound = || {
             // A folder of our own until the mode is right: nobody else can connect before.
             let own = tempfile::Builder::new().prefix(".penstock-").tempdir_in(folder)?;
@@ -64,7 +62,7 @@ impl Socket {
             Ok((listener, inode))
         };
         let (listener, own) = bound().map_err(local)?;
-        Ok(Self { path: path.to_owned(), listener, own, lock })
+        Ok(Self { path: path.to_owned(), listener, own, _lock: lock })
     }
 }
 
@@ -76,20 +74,7 @@ impl Drop for Socket {
             Ok(_) => tracing::warn!("the control socket {} is another's by now, and stays", self.path.display()),
             Err(_) => {}
         }
-        unlock(&self.lock);
     }
-}
-
-/// What says that a daemon lives which made the socket at `path`, even if the socket's file is gone.
-fn lock(path: &Path) -> Result<File, TryLockError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    let mut open = OpenOptions::new();
-    let open = open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link);
-    let lock = open.open(name).map_err(TryLockError::Error)?;
-    lock.try_lock()?;
-    Ok(lock)
 }
 
 /// What a process that listens at a socket is known by.
@@ -109,7 +94,7 @@ async fn listener_at(path: &Path) -> io::Result<Listener> {
 }
 
 /// Removes a socket at which nobody listens any more.
-async fn make_room(path: &Path) -> Result<(), Report> {
+async fn remove_dead(path: &Path) -> Result<(), Report> {
     let in_the_way = |what: &str| {
         Report::new(Class::Config, format!("{} is {what}: it is not replaced by the control socket", path.display()))
             .remedy("remove it if it is of no use, or choose another path for `admin.socket`")

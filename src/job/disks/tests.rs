@@ -10,33 +10,27 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
-use crate::budget::Budget;
+use super::super::{Committed, Error, Hooks, Progress, Spec, run};
 use crate::catalog::{Catalog, Scope};
-use crate::checksum::Algorithm;
 use crate::clock::Virtual;
-use crate::config::{Concurrency, Ebs, OnNoMatch, SignPayload, Source, SourceKind, Upload};
+use crate::config::{self, Ebs, OnNoMatch, Source, SourceKind};
 use crate::disks::Volume;
-use crate::disks::memory::{self, MemoryDisks};
+use crate::disks::memory::{MemoryDisks, volume};
 use crate::format::ebs::VolumeId;
-use crate::format::key::Name;
 use crate::format::manifest::Manifest;
+use crate::format::testing::name;
+use crate::location::{Location, memory};
 use crate::metrics::Metrics;
-use crate::retry::Endpoint;
-use crate::snapshot::{Records, Service};
+use crate::process::Process;
+use crate::snapshot::Records;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn volume_id(number: usize) -> VolumeId {
     format!("vol-{number:08x}").parse().unwrap()
 }
 
 fn volumes(count: usize) -> Vec<Volume> {
-    (0..count).map(|number| memory::volume(&volume_id(number), &[("role", "data")])).collect()
+    (0..count).map(|number| volume(&volume_id(number), &[("role", "data")])).collect()
 }
 
 /// Every volume tagged `role=data`.
@@ -80,30 +74,12 @@ impl World {
     }
 
     /// Another process each time: nothing is shared but the disk, the store and the block service.
-    fn context(&self) -> Context {
-        Context {
-            store: self.store.clone(),
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::AtMost(1).into()),
-            journal: None,
-            budget: Budget::new(self.memory),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
-            prefix: "fleet".to_owned(),
-            cluster: name("prod"),
-            node: name("n1"),
-            upload: Upload {
-                part_size: 5 << 20,
-                concurrency: Concurrency::AtMost(1),
-                object_size: 1 << 30,
-                sign_payload: SignPayload::Auto,
-            },
-            checksum: Algorithm::default(),
-            metrics: self.metrics.clone(),
-            snapshots: Snapshots {
-                service: Service::with_clock(self.disks.clone(), Arc::new(self.clock.clone())),
-                records: self.records(),
-                location: "primary".to_owned(),
-            },
-        }
+    fn location(&self) -> Location {
+        let remote = memory::Memory::new(self.store.clone()).with_disks(self.disks.clone());
+        let config = config::Location { name: "primary".to_owned(), ..memory::config("fleet") };
+        let process = Process::new(self.memory, 1, self.folder.path(), self.metrics.clone());
+        let location = Location::new(Arc::new(remote), &config, (&name("prod"), &name("n1")), &process);
+        location.with_clock(Arc::new(self.clock.clone()))
     }
 
     fn records(&self) -> Records {
@@ -115,22 +91,14 @@ impl World {
     }
 
     async fn run_until(&self, cancel: &CancellationToken) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("disks"),
-            sources: self.sources.clone(),
-            compression: Compression::Zstd { level: 1 },
-            timeout: None,
-            hooks: self.hooks.clone(),
-            parent: Policy::default(),
-        };
-        let (context, progress) = (self.context(), Arc::new(Progress::default()));
-        Box::pin(self.clock.run(run(&context, &spec, &progress, cancel))).await
+        let spec = Spec { hooks: self.hooks.clone(), ..Spec::new(name("disks"), self.sources.clone()) };
+        let (location, progress) = (self.location(), Arc::new(Progress::default()));
+        Box::pin(self.clock.run(run(&location, &spec, &progress, cancel))).await
     }
 
     /// Every committed manifest, newest first.
     async fn manifests(&self) -> Vec<Manifest> {
-        let catalog =
-            Catalog { store: self.store.clone(), prefix: "fleet".to_owned(), cluster: name("prod"), memory: 1 << 20 };
+        let catalog = Catalog::new(&self.location());
         let entries = catalog.entries(Scope::default()).await.unwrap();
         catalog.manifests(&entries).map(|(_, manifest)| manifest.unwrap()).collect().await
     }

@@ -3,23 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Committed, Context, Error, Hooks, Policy, Progress, Snapshots, Spec, run};
-use crate::budget::Budget;
-use crate::checksum::Algorithm;
-use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
+use super::super::{Committed, Error, Hooks, Progress, Spec, run};
+use crate::config::{Source, SourceKind};
 use crate::error::{Class, Classify as _};
-use crate::format::key::Name;
 use crate::format::manifest::Outcome;
-use crate::metrics::Metrics;
+use crate::format::testing::name;
+use crate::location::{Location, memory};
 use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn shell(script: &str) -> Vec<String> {
     ["sh", "-c", script].map(str::to_owned).to_vec()
@@ -27,33 +21,16 @@ fn shell(script: &str) -> Vec<String> {
 
 struct Site {
     store: Arc<MemoryStore>,
-    context: Context,
+    location: Location,
     folder: tempfile::TempDir,
 }
 
 impl Site {
     fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let context = Context {
-            store: store.clone(),
-            endpoint: crate::retry::Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
-            journal: None,
-            budget: Budget::new(64 << 20),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
-            prefix: String::new(),
-            cluster: name("test"),
-            node: name("node-1"),
-            upload: Upload {
-                part_size: 5 << 20,
-                concurrency: Concurrency::AtMost(1),
-                object_size: 1 << 30,
-                sign_payload: SignPayload::Auto,
-            },
-            checksum: Algorithm::default(),
-            metrics: Metrics::new(),
-            snapshots: Snapshots::none(),
-        };
-        Self { store, context, folder: tempfile::tempdir().unwrap() }
+        let mut location = memory::open(store.clone(), "", 64 << 20);
+        (location.cluster, location.node) = (name("test"), name("node-1"));
+        Self { store, location, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Appends a line with the run's environment to a file.
@@ -80,18 +57,10 @@ impl Site {
         timeout: Option<Duration>,
         cancel: &CancellationToken,
     ) -> Result<Committed, Error> {
-        let spec = Spec {
-            job: name("etcd"),
-            sources: vec![Source {
-                name: name("dump"),
-                kind: SourceKind::Command { argv: shell(source), allow_empty: true },
-            }],
-            compression: Compression::None,
-            timeout,
-            hooks: Hooks { before, after, time_limit },
-            parent: Policy::default(),
-        };
-        run(&self.context, &spec, &Arc::new(Progress::default()), cancel).await
+        let kind = SourceKind::Command { argv: shell(source), allow_empty: true };
+        let hooks = Hooks { before, after, time_limit };
+        let spec = Spec { timeout, hooks, ..Spec::new(name("etcd"), vec![Source { name: name("dump"), kind }]) };
+        run(&self.location, &spec, &Arc::new(Progress::default()), cancel).await
     }
 
     async fn objects(&self) -> usize {
@@ -134,14 +103,31 @@ async fn a_failing_after_leaves_the_backup_and_the_other_hooks_run() {
 #[tokio::test]
 async fn a_late_hook_is_ended_with_all_it_started() {
     let site = Site::new();
-    let marker = site.folder.path().join("survived");
-    let late = shell(&format!("(sleep 3; touch {}) & sleep 60", marker.display()));
-    let limit = Duration::from_millis(200);
-    let result = site.run_for("echo x", vec![late], Vec::new(), limit, None, &CancellationToken::new()).await;
-    let error = result.unwrap_err();
-    assert_eq!(error.class(), Class::Timeout, "{error}");
-    std::thread::sleep(Duration::from_millis(3200));
-    assert!(!marker.exists());
+    let note = site.folder.path().join("started");
+    let mut limit = Duration::from_millis(200);
+    let started = loop {
+        let late = shell(&format!("sleep 600 & echo $! > {}; sleep 600", note.display()));
+        let result = site.run_for("echo x", vec![late], Vec::new(), limit, None, &CancellationToken::new()).await;
+        let error = result.unwrap_err();
+        assert_eq!(error.class(), Class::Timeout, "{error}");
+        // On a busy machine the shell needs more time to start something.
+        match std::fs::read_to_string(&note).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(started) => break started,
+            None => limit *= 4,
+        }
+    };
+    let gone = async {
+        while is_running(started) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("what the hook started goes with it");
+}
+
+/// One that has ended and that nobody has waited for is not.
+fn is_running(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(' ') && !rest.starts_with(" Z"))
 }
 
 #[tokio::test]
@@ -163,10 +149,13 @@ async fn the_jobs_timeout_and_a_cancellation_end_a_before_hook() {
 #[tokio::test]
 async fn what_a_hook_prints_is_bounded_and_what_it_leaves_behind_is_not_waited_for() {
     let site = Site::new();
-    let chatty = shell("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo the end >&2; sleep 30 & exit 1");
-    let started = std::time::Instant::now();
+    let note = site.folder.path().join("left");
+    let left = format!("sleep 600 & echo $! > {}; exit 1", note.display());
+    let chatty = shell(&format!("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo the end >&2; {left}"));
     let error = site.run("echo x", vec![chatty], Vec::new()).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(20));
+    let left = std::fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+    assert!(is_running(left), "it was waited for");
+    let _ = kill_process(Pid::from_raw(left).unwrap(), Signal::KILL);
     let message = error.to_string();
     assert!(message.len() < super::TAIL + 500 && message.ends_with("the end"), "{} bytes", message.len());
 }

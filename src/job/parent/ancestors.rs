@@ -11,7 +11,7 @@ use crate::catalog::{self, Catalog, Entry, Found, Scope};
 use crate::error::Classify as _;
 use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
 use crate::format::manifest::{DataObject, Item, Manifest, Stream};
-use crate::job::Context;
+use crate::location::Location;
 
 /// Manifests that are read to find an item: one that has not been there for so long is new.
 const LOOK_BACK: usize = 8;
@@ -59,10 +59,8 @@ impl Ancestor {
 }
 
 impl Ancestors {
-    pub(in crate::job) fn new(context: &Context, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
-        let Context { store, prefix, cluster, .. } = context;
-        let (store, prefix, memory) = (Arc::clone(store), prefix.clone(), context.budget.total());
-        let catalog = Catalog { store, prefix, cluster: cluster.clone(), memory };
+    pub(in crate::job) fn new(location: &Location, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
+        let catalog = Catalog::new(location);
         let unread = (policy.reuse == Reuse::Nothing).then(|| Vec::new().into_iter());
         let (read, surveyed, sizes) = (Vec::new(), HashSet::new(), HashMap::new());
         Self { catalog, chain: chain.clone(), policy, now, unread, read, pages: 0, surveyed, sizes }
@@ -189,7 +187,7 @@ impl Ancestors {
 
     /// Where the chain lies: the path of a warning about it. (An empty one would say that some file is not what it seems.)
     pub(in crate::job) fn home(&self) -> String {
-        chain_prefix(&self.catalog.prefix, &self.chain)
+        chain_prefix(self.catalog.location.prefix(), &self.chain)
     }
 
     /// Why an object is not what it was, by the listing.

@@ -2,19 +2,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::budget::Budget;
-use crate::checksum::Algorithm;
-use crate::config::{Concurrency, SignPayload, Source, SourceKind, Upload};
-use crate::download::testing::{item, manifest, noise};
+use crate::config::{Source, SourceKind};
+use crate::download::testing::noise;
 use crate::format::key::ObjectKey;
-use crate::job::{Hooks, Progress, Snapshots, Spec, run};
-use crate::metrics::Metrics;
-use crate::retry::Endpoint;
+use crate::format::testing::{item, manifest, name};
+use crate::job::{Progress, Spec, run};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
-use crate::stream::frame::Compression;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -71,28 +65,6 @@ fn what_was_warned_about_is_doubtful() {
     assert_eq!(doubt(&[("b", "")], 1), some(&[]), "in another item");
 }
 
-pub(super) fn context(memory: u64) -> Context {
-    Context {
-        store: Arc::new(MemoryStore::new()),
-        budget: Budget::new(memory),
-        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap()),
-        prefix: String::new(),
-        cluster: name("c"),
-        node: name("n"),
-        upload: Upload {
-            part_size: 5 << 20,
-            concurrency: Concurrency::AtMost(1),
-            object_size: 1 << 30,
-            sign_payload: SignPayload::Auto,
-        },
-        checksum: Algorithm::default(),
-        metrics: Metrics::new(),
-        endpoint: Endpoint::new(Metrics::new().location("test"), Concurrency::AtMost(1).into()),
-        journal: None,
-        snapshots: Snapshots::none(),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_does_not_fit_makes_a_full_backup() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,23 +72,18 @@ async fn a_table_that_does_not_fit_makes_a_full_backup() {
     std::fs::write(&path, noise(60 << 20, 1)).unwrap();
     // Enough for a stream, not for the table of the sixty chunks or so.
     let least = crate::budget::stream::least(5 << 20);
-    let mut context = context(least.next_multiple_of(1024));
-    assert_eq!(context.memory().bytes, least, "the window is the smallest one");
-    let spec = Spec {
-        job: name("j"),
-        sources: vec![Source { name: name("file"), kind: SourceKind::File { path } }],
-        compression: Compression::None,
-        timeout: None,
-        hooks: Hooks::default(),
-        parent: Policy::default(),
-    };
+    let mut location = memory::open(Arc::new(MemoryStore::new()), "", least.next_multiple_of(1024));
+    let plan = crate::budget::stream::plan(location.process.budget.total(), 5 << 20, 2);
+    assert_eq!(plan.bytes, least, "the window is the smallest one");
+    let sources = vec![Source { name: name("file"), kind: SourceKind::File { path } }];
+    let spec = Spec::new(name("j"), sources);
     let progress = Arc::new(Progress::default());
-    let first = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
-    let second = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    let first = run(&location, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    let second = run(&location, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
     assert_eq!((second.parent, second.warnings.count), (None, 1));
     assert!(second.warnings.list[0].message.contains("raise limits.memory to"), "{:?}", second.warnings);
-    context.budget = Budget::new(least + (64 << 10));
-    let third = run(&context, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
+    location.process.budget = Budget::new(least + (64 << 10));
+    let third = run(&location, &spec, &progress, &CancellationToken::new()).await.unwrap().manifest;
     assert_eq!((third.parent.as_ref(), third.warnings.count), (Some(&second.id), 0));
     let (_, stream) = third.streams().next().unwrap();
     assert_eq!((stream.new_bytes, stream.objects.len()), (0, 1));

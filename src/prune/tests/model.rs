@@ -62,9 +62,9 @@ async fn happen(world: &mut World, manifests: &mut Vec<Manifest>, event: Event) 
         Event::Prune(last) => drop(world.prune(&chain, &keep_last(last)).await.unwrap()),
         Event::Interrupted(last, changes, before) => {
             let stop = if before { Stop::Before } else { Stop::After };
-            *world.store.fuse.lock().unwrap() = Some((changes, stop, cancel.clone()));
+            world.stop_at(changes, stop, cancel.clone());
             drop(prune(&world.ctx, &chain, &keep_last(last), now, &cancel).await);
-            *world.store.fuse.lock().unwrap() = None;
+            world.let_everything_pass();
         }
         Event::Delete(which) => {
             let entries = world.entries().await;

@@ -87,7 +87,7 @@ pub(super) fn plan(mode: u32, acl: Option<&Result<Vec<u8>, String>>, owned: Owne
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::tree::acl::{to_binary, to_text};
+    use crate::tar::acl::{to_binary, to_text};
 
     #[test]
     fn nobody_gets_more_than_was_saved() {
@@ -111,7 +111,7 @@ mod tests {
             (0o664, Some("none"), Owned::BOTH, 0o644, None, 0),
             (0o660, Some("none"), Owned::BOTH, 0o600, None, 0),
         ] {
-            let plan = plan(mode, text.map(to_binary).as_ref(), owned);
+            let plan = plan(mode, text.map(|text| to_binary(text.as_bytes())).as_ref(), owned);
             let acl = plan.acl.map(|(acl, mode)| (to_text(&acl).unwrap(), mode));
             let set = set.map(|(text, mode)| (text.to_owned(), mode));
             assert_eq!((plan.mode, acl, plan.cut.len()), (plain, set, cuts), "{mode:o} {text:?} {owned:?}");

@@ -7,23 +7,22 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown,
-    fgetxattr_query, fremovexattr, fsetxattr, fstat, futimens, lgetxattr_query, lremovexattr, lsetxattr, statat,
-    utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
+    fchown, fgetxattr_query, fremovexattr, fsetxattr, fstat, futimens, lgetxattr_query, lremovexattr, lsetxattr,
+    openat, statat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::access::{self, Owned};
-use super::archive::{Kind, Member};
 use super::ledger::Ledger;
-use super::target::chmod;
 use super::{Error, failed};
-use crate::format::index::FileTime;
+use crate::format::index::{FileKind, FileTime};
 use crate::restore::refusal::ends;
-use crate::source::tree::xattr::{ACCESS_ACL, DEFAULT_ACL};
+use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL, path_below};
+use crate::tar::{Member, acl};
 
 /// The coarsest clock of a file system that is worth no warning: FAT's.
 const CLOCK: u64 = 2;
@@ -42,10 +41,10 @@ pub(super) enum Place<'a> {
 pub(super) fn apply(place: &Place<'_>, member: &Member, ledger: &mut Ledger) -> Result<(), Error> {
     let mut setter = Setter { place, member, ledger };
     let owned = setter.owner()?;
-    for (name, value) in &member.xattrs {
+    for (name, value) in &member.attributes.xattrs {
         setter.xattr(name, value)?;
     }
-    let mode = if member.kind == Kind::Symlink { None } else { setter.access(owned)? };
+    let mode = if member.kind == FileKind::Symlink { None } else { setter.access(owned)? };
     let timed = setter.set("its time", place.set_mtime(member.mtime))?;
     setter.check(owned, mode, timed);
     Ok(())
@@ -118,14 +117,15 @@ impl Setter<'_> {
 
     /// ACLs and mode. Returns the mode that it must have now, if that is known.
     fn access(&mut self, owned: Owned) -> Result<Option<u32>, Error> {
-        let of = |wanted: &CStr| self.member.acls.iter().find(|(name, _)| **name == *wanted).map(|(_, acl)| acl);
-        let (saved, default) = (of(ACCESS_ACL), of(DEFAULT_ACL));
-        for acl in [saved, default].into_iter().flatten() {
+        let of = |text: &Option<Vec<u8>>| text.as_deref().map(acl::to_binary);
+        let attributes = &self.member.attributes;
+        let (saved, default) = (of(&attributes.access_acl), of(&attributes.default_acl));
+        for acl in [&saved, &default].into_iter().flatten() {
             if let Err(reason) = acl {
                 self.ledger.altered(&self.member.path, &format!("its ACL is not restored: {reason}"));
             }
         }
-        let plan = access::plan(self.member.mode, saved, owned);
+        let plan = access::plan(self.member.mode, saved.as_ref(), owned);
         for cut in &plan.cut {
             self.say(cut);
         }
@@ -141,7 +141,7 @@ impl Setter<'_> {
             mode = left;
         }
         if let Some(Ok(default)) = default {
-            self.xattr(DEFAULT_ACL, default)?;
+            self.xattr(DEFAULT_ACL, &default)?;
         }
         Ok((set == Done::Yes).then_some(mode))
     }
@@ -169,6 +169,12 @@ fn seconds(stat: &Stat) -> i64 {
     stat.st_mtime.into()
 }
 
+/// There is no fchmodat without following before Linux 6.6, so the node is held first.
+pub(super) fn chmod(parent: impl AsFd, name: impl rustix::path::Arg, mode: u32) -> Result<(), Errno> {
+    let node = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    chmodat(CWD, format!("/proc/self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode(mode), AtFlags::empty())
+}
+
 impl Place<'_> {
     fn stat(&self) -> Result<Stat, Errno> {
         match self {
@@ -192,28 +198,21 @@ impl Place<'_> {
         }
     }
 
-    /// A path below `/proc/self/fd`, for the calls that take no directory; its last component is not followed.
-    pub(super) fn path(parent: &OwnedFd, name: &CStr) -> Vec<u8> {
-        let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
-        path.extend_from_slice(name.to_bytes());
-        path
-    }
-
     fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Errno> {
         match self {
             Self::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
-            Self::Name(parent, file) => lsetxattr(Self::path(parent, file), name, value, XattrFlags::empty()),
+            Self::Name(parent, file) => lsetxattr(path_below(parent.as_fd(), file), name, value, XattrFlags::empty()),
         }
     }
 
     /// Removes the ACLs that it has from the target: by inheritance, or because it was there before. An error means that
     /// one is there and stays.
-    pub(super) fn remove_acls(&self, kind: Kind) -> Result<(), Errno> {
-        let names: &[&CStr] = if kind == Kind::Directory { &[ACCESS_ACL, DEFAULT_ACL] } else { &[ACCESS_ACL] };
+    pub(super) fn remove_acls(&self, kind: FileKind) -> Result<(), Errno> {
+        let names: &[&CStr] = if kind == FileKind::Directory { &[ACCESS_ACL, DEFAULT_ACL] } else { &[ACCESS_ACL] };
         for name in names {
             let removed = match self {
                 Self::Open(file) => fremovexattr(file, *name),
-                Self::Name(parent, file) => lremovexattr(Self::path(parent, file), *name),
+                Self::Name(parent, file) => lremovexattr(path_below(parent.as_fd(), file), *name),
             };
             match removed {
                 Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
@@ -228,7 +227,7 @@ impl Place<'_> {
     fn has_xattr(&self, name: &CStr) -> bool {
         let length = match self {
             Self::Open(file) => fgetxattr_query(file, name),
-            Self::Name(parent, file) => lgetxattr_query(Self::path(parent, file), name),
+            Self::Name(parent, file) => lgetxattr_query(path_below(parent.as_fd(), file), name),
         };
         length.is_ok_and(|length| length > 0)
     }

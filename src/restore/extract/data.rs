@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use super::target::verdict;
 use super::{BUFFER, Failure};
 use crate::restore::refusal::ends;
+use crate::tar::Member;
 
 static ZEROS: [u8; BUFFER] = [0; BUFFER];
 
-/// A file of a known size that is written from its start to its end, with gaps.
-pub(super) struct Sparse<'a> {
-    file: &'a File,
-    path: &'a [u8],
-    size: u64,
+/// A new file, written from its start to its end; a sparse one with gaps.
+pub(super) struct Output {
+    pub(super) file: File,
+    pub(super) member: Member,
     gaps: Gaps,
     position: u64,
 }
@@ -27,36 +27,51 @@ enum Gaps {
     Zeros,
 }
 
-impl<'a> Sparse<'a> {
-    pub(super) fn new(file: &'a File, path: &'a [u8], size: u64) -> Result<Self, Failure> {
-        let gaps = match file.set_len(size).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
-            Ok(()) => Gaps::Holes,
+impl Output {
+    pub(super) const fn new(file: File, member: Member) -> Self {
+        Self { file, member, gaps: Gaps::Holes, position: 0 }
+    }
+
+    /// Gives a file that may have gaps its whole length.
+    pub(super) fn set_length(&mut self) -> Result<(), Failure> {
+        let set = self.file.set_len(self.member.size);
+        match set.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
+            Ok(()) => Ok(()),
             Err(errno) if errno == Errno::FBIG || ends(errno) => {
-                return Err(verdict("setting its length", path)(errno));
+                Err(verdict("setting its length", &self.member.path)(errno))
             }
-            Err(_) => Gaps::Zeros,
-        };
-        Ok(Self { file, path, size, gaps, position: 0 })
+            Err(_) => {
+                self.gaps = Gaps::Zeros;
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), Failure> {
         self.fill(offset)?;
-        write_at(self.file, self.path, bytes, offset)?;
+        self.write_at(bytes, offset)?;
         self.position = offset + bytes.len() as u64;
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Result<(), Failure> {
-        self.fill(self.size)
+    pub(super) fn finish(&mut self) -> Result<(), Failure> {
+        self.fill(self.member.size)
     }
 
     fn fill(&mut self, end: u64) -> Result<(), Failure> {
         while self.gaps == Gaps::Zeros && self.position < end {
             let length = usize::try_from(end - self.position).map_or(BUFFER, |left| left.min(BUFFER));
-            write_at(self.file, self.path, &ZEROS[..length], self.position)?;
+            self.write_at(&ZEROS[..length], self.position)?;
             self.position += length as u64;
         }
         Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Failure> {
+        let written = self.file.write_all_at(bytes, offset);
+        // Only a call that writes nothing has no number.
+        let errno = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        written.map_err(|error| verdict("writing it", &self.member.path)(errno(error)))
     }
 }
 
@@ -64,32 +79,30 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
     bytes == &ZEROS[..bytes.len()]
 }
 
-pub(super) fn write_at(file: &File, path: &[u8], bytes: &[u8], offset: u64) -> Result<(), Failure> {
-    let written = file.write_all_at(bytes, offset);
-    // Only a call that writes nothing has no number.
-    written.map_err(|error| verdict("writing it", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn output(size: u64) -> Output {
+        Output::new(tempfile::tempfile().unwrap(), Member { size, ..Member::default() })
+    }
+
     #[test]
     fn zeros_take_the_place_of_holes() {
         for gaps in [Gaps::Holes, Gaps::Zeros] {
-            let file = tempfile::tempfile().unwrap();
             let size = 600_000;
-            let mut sparse = Sparse::new(&file, b"f", size).unwrap();
+            let mut output = output(size);
+            output.set_length().unwrap();
             if gaps == Gaps::Zeros {
-                file.set_len(0).unwrap();
-                sparse.gaps = gaps;
+                output.file.set_len(0).unwrap();
+                output.gaps = gaps;
             }
-            sparse.write(b"a", 10).unwrap();
-            sparse.write(b"b", 300_000).unwrap();
-            sparse.finish().unwrap();
+            output.write(b"a", 10).unwrap();
+            output.write(b"b", 300_000).unwrap();
+            output.finish().unwrap();
             let mut bytes = vec![1; 600_000];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            assert_eq!(file.metadata().unwrap().len(), size);
+            output.file.read_exact_at(&mut bytes, 0).unwrap();
+            assert_eq!(output.file.metadata().unwrap().len(), size);
             let data: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
             assert_eq!(data, [10, 300_000]);
         }
@@ -97,8 +110,7 @@ mod tests {
 
     #[test]
     fn what_the_file_system_cannot_hold_is_left_out() {
-        let file = tempfile::tempfile().unwrap();
-        let Err(Failure::LeftOut(refusal)) = Sparse::new(&file, b"f", i64::MAX as u64) else {
+        let Err(Failure::LeftOut(refusal)) = output(i64::MAX as u64).set_length() else {
             panic!("no file system has files of 8 EiB but one byte");
         };
         assert!(refusal.message.contains("size"), "{refusal:?}");

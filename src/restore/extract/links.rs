@@ -1,26 +1,24 @@
 //! Further names of one file, and copies of it where the file system has no more names for it.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, openat, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use super::archive::{Kind, Member};
 use super::attributes::{Place, apply};
-use super::data::{Sparse, is_zero};
+use super::data::{Output, is_zero};
 use super::target::{checked, verdict};
-use super::{Extractor, Failure, c_string, failed, refused, shown};
+use super::{BUFFER, Extractor, Failure, failed, refused};
+use crate::format::index::FileKind;
 use crate::restore::refusal::Refusal;
-use crate::source::tree::acl;
-use crate::source::tree::xattr::{self, ACCESS_ACL, DEFAULT_ACL};
+use crate::tar::{self, Member, shown, xattr};
 
 /// Copies of one file that further names are tried on.
 const MAX_COPIES: usize = 8;
 
-impl<R: Read> Extractor<'_, R> {
+impl Extractor<'_> {
     pub(super) fn hard_link(&mut self, member: &Member) -> Result<(), Failure> {
         let first = checked(&member.link).map_err(|_| {
             refused(&member.path, format!("it links to {:?}; expected a path below the target", shown(&member.link)))
@@ -55,82 +53,57 @@ impl<R: Read> Extractor<'_, R> {
         Ok(())
     }
 
-    /// Owner, mode and time are in the link's own header; the rest is read from the first name.
+    /// Owner, mode and time are in the link's own header; the rest is read from the first name. What that could not be
+    /// given is in the ledger already.
     pub(super) fn copy(&mut self, first: &[u8], member: &Member) -> Result<(), Failure> {
         let stat = self.target.stat_first(first, &member.path)?;
         let (parent, name) = self.target.locate(first)?;
         let mut copy = Member {
-            kind: kind(&stat),
+            kind: tar::kind_of(FileType::from_raw_mode(stat.st_mode)).unwrap_or_default(),
             path: member.path.clone(),
-            link: Vec::new(),
             mode: member.mode,
             uid: member.uid,
             gid: member.gid,
             mtime: member.mtime,
-            sparse: None,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
             rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
-            xattrs: Vec::new(),
-            acls: Vec::new(),
+            ..Member::default()
         };
-        if copy.kind != Kind::Regular {
-            if copy.kind == Kind::Symlink {
+        if copy.kind != FileKind::Regular {
+            if copy.kind == FileKind::Symlink {
                 let link = readlinkat(&parent, &name, Vec::new());
                 copy.link = link.map_err(verdict("reading its first name", first))?.into_bytes();
             }
-            let path = std::ffi::OsString::from_vec(Place::path(&parent, &name)).into_encoded_bytes();
-            let path = c_string(first, &path)?;
-            copy_attributes(xattr::Target::Path(&path), &mut copy);
+            copy.attributes = xattr::Reader::default().read(xattr::Target::Name(parent.as_fd(), &name)).0;
             return self.special(&copy);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(&parent, &name, flags, Mode::empty()).map_err(verdict("reading its first name", first))?;
         let from = File::from(opened);
-        copy_attributes(xattr::Target::Open(std::os::fd::AsFd::as_fd(&from)), &mut copy);
-        let to = File::from(self.target.create_file(&copy.path)?);
-        let done = self.copy_data(&from, &to, &copy.path, u64::try_from(stat.st_size).unwrap_or(0));
-        let done = done.and_then(|()| Ok(apply(&Place::Open(&to), &copy, &mut self.ledger)?));
-        self.removed_unless(done, &copy.path)
+        copy.attributes = xattr::Reader::default().read(xattr::Target::Open(from.as_fd())).0;
+        let mut to = Output::new(File::from(self.target.create_file(&copy.path)?), copy);
+        let done = self.copy_data(&from, &mut to);
+        let done = done.and_then(|()| Ok(apply(&Place::Open(&to.file), &to.member, &mut self.ledger)?));
+        self.removed_unless(done, &to.member.path)
     }
 
-    fn copy_data(&mut self, from: &File, to: &File, path: &[u8], size: u64) -> Result<(), Failure> {
-        let mut sparse = Sparse::new(to, path, size)?;
+    fn copy_data(&mut self, from: &File, to: &mut Output) -> Result<(), Failure> {
+        to.set_length()?;
+        let mut buffer = vec![0; BUFFER];
         let mut offset = 0;
         loop {
-            let length = match from.read_at(&mut self.buffer, offset) {
-                Ok(0) => return sparse.finish(),
+            let length = match from.read_at(&mut buffer, offset) {
+                Ok(0) => return to.finish(),
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Failure::Ends(failed("reading the first name of", path)(error))),
+                Err(error) => return Err(failed("reading the first name of", &to.member.path)(error).into()),
             };
-            let bytes = &self.buffer[..length];
+            let bytes = &buffer[..length];
             if !is_zero(bytes) {
-                sparse.write(bytes, offset)?;
+                to.write(bytes, offset)?;
                 self.summary.bytes += length as u64;
             }
             offset += length as u64;
         }
-    }
-}
-
-fn kind(stat: &Stat) -> Kind {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => Kind::Symlink,
-        FileType::CharacterDevice => Kind::CharDevice,
-        FileType::BlockDevice => Kind::BlockDevice,
-        FileType::Fifo => Kind::Fifo,
-        FileType::RegularFile | FileType::Directory | FileType::Socket | FileType::Unknown => Kind::Regular,
-    }
-}
-
-/// What the first name could not be given was said there.
-fn copy_attributes(from: xattr::Target<'_>, copy: &mut Member) {
-    let (attributes, _) = xattr::Reader::new().read(from);
-    for (name, value) in attributes.xattrs {
-        if let Ok(name) = std::ffi::CString::new(name) {
-            copy.xattrs.push((name, value));
-        }
-    }
-    for (name, text) in [(ACCESS_ACL, attributes.access_acl), (DEFAULT_ACL, attributes.default_acl)] {
-        copy.acls.extend(text.map(|text| (name.to_owned(), acl::to_binary(&text))));
     }
 }

@@ -9,21 +9,21 @@
 //! and [`refusal::in_the_way`] decides.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, chmodat, fstat, fstatfs, linkat, makedev, mkdirat, mknodat, openat,
-    statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, linkat, makedev, mkdirat, mknodat, openat, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::archive::{Kind, Member};
-use super::attributes::Place;
+use super::attributes::{Place, chmod};
 use super::known::Known;
-use super::{Error, Failure, c_string, failed, refused, shown};
-use crate::format::index::MAX_PATH;
+use super::{Error, Failure, c_string, failed, refused};
+use crate::format::index::{FileKind, MAX_PATH};
 use crate::restore::refusal::{self, Refusal};
+use crate::tar::{Member, shown};
 
 const INNER: usize = 32;
 const EVERY: usize = 128;
@@ -152,7 +152,7 @@ impl Target {
     pub(super) fn create_special(&mut self, member: &Member) -> Result<(), Failure> {
         let path = &member.path;
         let (node, action) = match member.kind {
-            Kind::Symlink => {
+            FileKind::Symlink => {
                 if member.link.is_empty() {
                     return Err(refused(path, "it links to nothing; expected a path").into());
                 }
@@ -162,9 +162,11 @@ impl Target {
                     .create(path, FileType::Symlink, make)?
                     .map_err(verdict("creating the symbolic link", path));
             }
-            Kind::CharDevice => (FileType::CharacterDevice, "creating the device"),
-            Kind::BlockDevice => (FileType::BlockDevice, "creating the device"),
-            Kind::Fifo | Kind::Regular | Kind::HardLink | Kind::Directory => (FileType::Fifo, "creating the fifo"),
+            FileKind::CharDevice => (FileType::CharacterDevice, "creating the device"),
+            FileKind::BlockDevice => (FileType::BlockDevice, "creating the device"),
+            FileKind::Fifo | FileKind::Regular | FileKind::HardLink | FileKind::Directory => {
+                (FileType::Fifo, "creating the fifo")
+            }
         };
         let device = if node == FileType::Fifo { 0 } else { makedev(member.rdev.0, member.rdev.1) };
         let mode = Mode::RUSR | Mode::WUSR;
@@ -302,12 +304,6 @@ impl Target {
     }
 }
 
-/// There is no fchmodat without following before Linux 6.6, so the node is held first.
-pub(super) fn chmod(parent: impl AsFd, name: impl rustix::path::Arg, mode: u32) -> Result<(), Errno> {
-    let node = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    chmodat(CWD, format!("/proc/self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode(mode), AtFlags::empty())
-}
-
 /// In a directory that this restore made.
 fn taken() -> Refusal {
     Refusal::conflict(
@@ -337,7 +333,7 @@ fn pass(
                 known.imply(path);
                 let opened = open();
                 // No member may come that would do it.
-                let _ = Place::Name(from, &c_string(path, component)?).remove_acls(Kind::Directory);
+                let _ = Place::Name(from, &c_string(path, component)?).remove_acls(FileKind::Directory);
                 opened
             }
             Err(Errno::EXIST) => open(),

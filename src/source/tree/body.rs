@@ -6,13 +6,15 @@
 
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use tempfile::SpooledTempFile;
 
 use super::meta::Meta;
-use super::sparse::{self, Segment};
+use super::sparse;
 use crate::source::announced::{self, Extent, SetAside};
 use crate::source::page_cache::Reader;
+use crate::tar::Segment;
 
 const CHANGED: &str = "it changed while it was read";
 
@@ -57,9 +59,9 @@ impl Body {
         self.size
     }
 
-    /// What says in the stream where the data is, if the file has holes.
-    pub(super) fn map(&self) -> Option<Vec<u8>> {
-        self.sparse.then(|| sparse::encode(self.segments.iter().rev()))
+    /// Where the data is, if the file has holes. To be asked before anything is read.
+    pub(super) fn map(&self) -> Option<Arc<[Segment]>> {
+        self.sparse.then(|| self.segments.iter().rev().copied().collect())
     }
 
     /// Bytes still to be yielded.

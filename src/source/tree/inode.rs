@@ -1,17 +1,17 @@
 //! One inode, opened relative to its directory and without following links: what its header says, and its content.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, OFlags, fstat, readlinkat, statat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::header::device_fits;
 use super::meta::Meta;
-use super::xattr::{self, Attributes};
-use crate::format::index::{FileKind, MAX_PATH};
+use crate::format::index::MAX_PATH;
 use crate::source::announced;
 use crate::source::open::{self, Patience, Refusal};
+use crate::tar::device_fits;
+use crate::tar::xattr::{self, Attributes};
 
 pub(super) const OPEN: OFlags = open::OPEN.union(OFlags::NOFOLLOW);
 
@@ -75,7 +75,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { xattrs: xattr::Reader::new(), patience: Patience::default() }
+        Self { xattrs: xattr::Reader::default(), patience: Patience::default() }
     }
 
     /// What is at `name`, without following it.
@@ -103,7 +103,7 @@ impl Reader {
         let (attributes, complaint) = if let Content::File(fd) = &content {
             self.xattrs.read(xattr::Target::Open(fd.as_fd()))
         } else {
-            self.xattrs.read(xattr::Target::Path(&by_proc(directory, name)))
+            self.xattrs.read(xattr::Target::Name(directory, name))
         };
         Ok(Inode { meta, attributes, content, complaint })
     }
@@ -140,24 +140,4 @@ fn refused(refusal: Refusal) -> Skip {
 /// Whether a regular file of 0 bytes has none: what the kernel makes up has content, and keeps its times when that changes.
 pub(super) fn is_empty(directory: BorrowedFd<'_>, name: &CStr) -> bool {
     open::open(directory, name, OPEN).is_ok_and(|fd| announced::is_empty(fd.as_fd()))
-}
-
-/// What an inode that has no name in the stream yet is called there; `None` for what cannot be stored.
-pub(super) fn kind(meta: &Meta) -> Option<FileKind> {
-    match meta.file_type {
-        FileType::RegularFile => Some(FileKind::Regular),
-        FileType::Directory => Some(FileKind::Directory),
-        FileType::Symlink => Some(FileKind::Symlink),
-        FileType::Fifo => Some(FileKind::Fifo),
-        FileType::CharacterDevice => Some(FileKind::CharDevice),
-        FileType::BlockDevice => Some(FileKind::BlockDevice),
-        _ => None,
-    }
-}
-
-/// A path to `name` that is short however deep `directory` lies. (`fgetxattr` does not work on `O_PATH`.)
-fn by_proc(directory: BorrowedFd<'_>, name: &CStr) -> CString {
-    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
-    CString::new(path).expect("neither a number nor a CStr's bytes hold a NUL")
 }

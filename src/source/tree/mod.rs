@@ -22,16 +22,12 @@
 mod body;
 mod inode;
 mod links;
+pub(crate) mod meta;
 mod mount;
 mod runs;
+mod sparse;
 mod unchanged;
 mod walk;
-
-pub(crate) mod acl;
-pub(crate) mod header;
-pub(crate) mod meta;
-pub(crate) mod sparse;
-pub(crate) mod xattr;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -43,7 +39,6 @@ use rustix::io::{Errno, retry_on_intr};
 use tokio_util::sync::CancellationToken;
 
 use self::body::Body;
-use self::header::{BLOCK, Header, kind};
 use self::inode::Content;
 use self::runs::{Group, Held, LARGE, Runs, Verdict};
 use self::unchanged::Comparison;
@@ -51,9 +46,7 @@ pub use self::unchanged::Parent;
 use self::walk::{Found, Step, Walk};
 use super::{Error, Mark, Source, Warning};
 use crate::format::index::{FileEntry, FileKind};
-
-/// Two blocks of zeros end an archive.
-const END: usize = 2 * BLOCK;
+use crate::tar::{BLOCK, END, Layout, Member};
 
 /// Warnings held until they are taken; above that, one more says how many there were.
 const MAX_PENDING: usize = 4096;
@@ -127,8 +120,8 @@ impl TreeSource {
         let (runs, comparison) = parent.map_or((None, None), |Parent { chunks, files, settled, doubtful }| {
             (Some(Runs::new(chunks)), Some(Comparison::new(files, settled, doubtful)))
         });
-        let scope = (exclude, options.one_file_system);
-        let walk = Walk::new(root, fd, scope, comparison, &mut warnings).map_err(|error| io_error(root, error))?;
+        let walk = Walk::new(root, fd, exclude, options.one_file_system, comparison, &mut warnings);
+        let walk = walk.map_err(|error| io_error(root, error))?;
         Ok(Self {
             walk,
             state: State::Zeros { left: 0, last: false },
@@ -209,7 +202,7 @@ impl TreeSource {
                         self.break_run();
                         if self.verdicts.is_empty() {
                             self.marks.push(Mark::Border);
-                            return State::Zeros { left: END, last: true };
+                            return State::Zeros { left: END.len(), last: true };
                         }
                     }
                 },
@@ -240,34 +233,34 @@ impl TreeSource {
     fn member(&mut self, found: Found) -> State {
         let Found { path, meta, attributes, content } = found;
         let full = self.walk.full(&path);
-        let Shape { kind, file_kind, link, file } = Shape::of(content);
-        let mut name = path.clone();
-        if file_kind == FileKind::Directory {
-            name.push(b'/');
-        }
+        let (kind, link, file) = match content {
+            Content::File(fd) => (FileKind::Regular, Vec::new(), Some(fd)),
+            Content::Directory => (FileKind::Directory, Vec::new(), None),
+            Content::Symlink(target) => (FileKind::Symlink, target, None),
+            Content::HardLink(first) => (FileKind::HardLink, first, None),
+            Content::Fifo => (FileKind::Fifo, Vec::new(), None),
+            Content::CharDevice => (FileKind::CharDevice, Vec::new(), None),
+            Content::BlockDevice => (FileKind::BlockDevice, Vec::new(), None),
+        };
         let body = file.map(|fd| Body::open(fd, meta));
-        let size = body.as_ref().map_or(meta.size, Body::size);
-        let map = body.as_ref().and_then(Body::map);
-        let data = body.as_ref().map_or(0, Body::left);
-        let stored = map.as_ref().map_or(0, Vec::len) as u64 + data;
-        let device = matches!(file_kind, FileKind::CharDevice | FileKind::BlockDevice);
-        let header = Header {
+        let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+        let member = Member {
             kind,
-            path: &name,
-            link: &link,
+            path,
+            link,
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,
             mtime: meta.mtime,
-            stored,
-            sparse: map.is_some().then_some(size),
+            size: body.as_ref().map_or(0, Body::size),
+            map: body.as_ref().and_then(Body::map),
             rdev: if device { meta.rdev } else { (0, 0) },
-            attributes: &attributes,
+            attributes,
         };
-        let mut bytes = Vec::with_capacity(3 * BLOCK + map.as_ref().map_or(0, Vec::len));
-        header.encode(&mut bytes);
-        let content_start = self.offset + bytes.len() as u64;
-        bytes.extend(map.into_iter().flatten());
+        let mut bytes = Vec::with_capacity(3 * BLOCK);
+        let Layout { headers, content } = member.encode(&mut bytes);
+        let Member { path, link, .. } = member;
+        let data = body.as_ref().map_or(0, Body::left);
         if std::mem::take(&mut self.group_ends) || data >= LARGE {
             self.marks.push(Mark::Border);
         }
@@ -275,8 +268,9 @@ impl TreeSource {
         self.group_ends = self.group.ends_with(&path, length);
         self.entries.push(FileEntry {
             path,
-            kind: file_kind,
-            size,
+            kind,
+            // A hard link's too: what is unchanged is judged by it.
+            size: body.as_ref().map_or(meta.size, Body::size),
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,
@@ -286,33 +280,10 @@ impl TreeSource {
             device: meta.device,
             link,
             member_start: self.offset,
-            content_start,
-            content_len: stored,
+            content_start: self.offset + headers,
+            content_len: content,
         });
         State::Header { bytes, yielded: 0, body: body.map(|body| (body, full)) }
-    }
-}
-
-/// What a member is, in the archive and in the index.
-struct Shape {
-    kind: u8,
-    file_kind: FileKind,
-    link: Vec<u8>,
-    file: Option<OwnedFd>,
-}
-
-impl Shape {
-    fn of(content: Content) -> Self {
-        let plain = |kind, file_kind| Self { kind, file_kind, link: Vec::new(), file: None };
-        match content {
-            Content::File(fd) => Self { file: Some(fd), ..plain(kind::REGULAR, FileKind::Regular) },
-            Content::Directory => plain(kind::DIRECTORY, FileKind::Directory),
-            Content::Symlink(target) => Self { link: target, ..plain(kind::SYMLINK, FileKind::Symlink) },
-            Content::HardLink(first) => Self { link: first, ..plain(kind::HARD_LINK, FileKind::HardLink) },
-            Content::Fifo => plain(kind::FIFO, FileKind::Fifo),
-            Content::CharDevice => plain(kind::CHAR_DEVICE, FileKind::CharDevice),
-            Content::BlockDevice => plain(kind::BLOCK_DEVICE, FileKind::BlockDevice),
-        }
     }
 }
 

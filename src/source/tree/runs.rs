@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::meta::Meta;
 use crate::checksum::crc64nvme;
 use crate::format::index::FileEntry;
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 
 /// A longer run is read: with [`Group`]s there are hardly any.
 const MAX_HELD: usize = 4096;
@@ -134,7 +134,8 @@ mod tests {
     use rustix::fs::FileType;
 
     use super::*;
-    use crate::format::index::{Chunk, ChunkId, Encoding, FileKind, FileTime};
+    use crate::format::codec::Encoding;
+    use crate::format::index::{Chunk, ChunkId, FileKind, FileTime};
 
     const TIME: FileTime = FileTime { seconds: 0, nanoseconds: 0 };
 

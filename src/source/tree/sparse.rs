@@ -1,7 +1,4 @@
-//! Where a file's data is, and the map that says so in the stream (GNU sparse format, PAX version 1.0).
-//!
-//! The map is text, `count\n` and `offset\nlength\n` for each segment, padded to a whole block, and is the first part of
-//! the member's data. Segments start on block boundaries, as GNU tar needs, and one of length 0 at the end says that
+//! Where a file's data is. Segments start on block boundaries, as GNU tar needs, and one of length 0 at the end says that
 //! the file ends in a hole. Memory is at most 16 bytes for each of [`MAX_SEGMENTS`].
 
 use std::os::fd::AsFd;
@@ -9,17 +6,11 @@ use std::os::fd::AsFd;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::header::BLOCK;
 use super::meta::Meta;
+use crate::tar::{BLOCK, Segment};
 
 /// A file in more pieces than this has its smallest holes filled with zeros in the stream.
 const MAX_SEGMENTS: usize = 1 << 16;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
 
 /// The segments of a file that has holes; `None` for one that has not, or on a file system that cannot tell.
 pub(super) fn scan(fd: impl AsFd, meta: &Meta) -> Option<Vec<Segment>> {
@@ -92,16 +83,6 @@ impl Segments {
     }
 }
 
-/// The map as the stream holds it, padding included.
-pub(super) fn encode<'a>(segments: impl ExactSizeIterator<Item = &'a Segment>) -> Vec<u8> {
-    let mut map = format!("{}\n", segments.len()).into_bytes();
-    for Segment { offset, length } in segments {
-        map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
-    }
-    map.resize(map.len().next_multiple_of(BLOCK), 0);
-    map
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,11 +113,5 @@ mod tests {
         assert_eq!(segments.last(), Some(&(size - 4096, 4096)));
         let covered = |at: u64| segments.iter().any(|(offset, length)| (*offset..offset + length).contains(&at));
         assert!(many.iter().all(|(start, _)| covered(*start)));
-    }
-
-    #[test]
-    fn a_map_is_whole_blocks() {
-        assert_eq!(&encode([Segment { offset: 4096, length: 0 }].iter())[..9], b"1\n4096\n0\n");
-        assert_eq!(encode([Segment { offset: 1 << 60, length: 1 }; 100].iter()).len() % BLOCK, 0);
     }
 }

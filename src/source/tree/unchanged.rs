@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::meta::Meta;
 use crate::format::index::{FileEntry, FileKind, FileTime};
-use crate::format::table::ChunkTable;
+use crate::source::table::ChunkTable;
 
 /// What a tree needs of the parent's stream.
 pub struct Parent {

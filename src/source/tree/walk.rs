@@ -23,10 +23,10 @@ use super::meta::Meta;
 use super::mount;
 use super::runs::Held;
 use super::unchanged::Comparison;
-use super::xattr::Attributes;
-use super::{acl, xattr};
 use crate::format::index::{FileKind, MAX_PATH};
 use crate::source::open::open;
+use crate::tar::xattr::{self, Attributes};
+use crate::tar::{self, acl};
 
 /// A process may have 1024 files open by default, and several trees are read at once.
 const OPEN_LEVELS: usize = 32;
@@ -96,7 +96,8 @@ impl Walk {
     pub(super) fn new(
         root: &Path,
         fd: OwnedFd,
-        (exclude, one_file_system): (GlobSet, bool),
+        exclude: GlobSet,
+        one_file_system: bool,
         comparison: Option<Comparison>,
         warnings: &mut Pending,
     ) -> Result<Self, Errno> {
@@ -182,7 +183,7 @@ impl Walk {
         let first_name = self.links.first_name(&meta);
         let (kind, link) = match &first_name {
             Some(first) => (Some(FileKind::HardLink), &first[..]),
-            None => (inode::kind(&meta), &b""[..]),
+            None => (tar::kind_of(meta.file_type), &b""[..]),
         };
         let mut unchanged = kind.and_then(|kind| self.unchanged(kind, link, &meta));
         if let Some(first) = first_name {
@@ -396,7 +397,7 @@ fn open_directory(levels: &[Level]) -> BorrowedFd<'_> {
 fn disinherit(inherits: bool, inode: &mut Inode) {
     let has_acl = inode.attributes.access_acl.is_some() || matches!(inode.content, Content::Symlink(_));
     if inherits && !has_acl {
-        inode.attributes.access_acl = Some(acl::of_mode(inode.meta.mode));
+        inode.attributes.access_acl = Some(acl::of_mode(inode.meta.mode).into_bytes());
     }
 }
 

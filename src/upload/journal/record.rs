@@ -141,7 +141,7 @@ pub(super) fn read(path: &Path) -> io::Result<impl Iterator<Item = Line>> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum Unreadable {
     Newer(u32),
     Damaged,
 }
@@ -155,11 +155,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn of(mut lines: impl Iterator<Item = Line>) -> Result<Self, Fault> {
+    pub(super) fn of(mut lines: impl Iterator<Item = Line>) -> Result<Self, Unreadable> {
         // The intent is there whole before the file has its name: no crash explains its absence.
-        let Some(Line::Intent(intent)) = lines.next() else { return Err(Fault::Damaged) };
+        let Some(Line::Intent(intent)) = lines.next() else { return Err(Unreadable::Damaged) };
         if intent.version > VERSION {
-            return Err(Fault::Newer(intent.version));
+            return Err(Unreadable::Newer(intent.version));
         }
         let mut state = Self { intent, id: None, in_doubt: false };
         for line in lines {

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
-use crate::format::index::{Chunk, ChunkId, Encoding};
+use crate::format::codec::Encoding;
+use crate::format::index::{Chunk, ChunkId};
 use crate::store::{PartNumber, UploadedPart};
 
 fn part(number: u16) -> Part {

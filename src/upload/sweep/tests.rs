@@ -1,79 +1,18 @@
-use std::ops::Range;
+use std::sync::Arc;
 
 use super::*;
-use crate::checksum::{Algorithm, Checksum};
-use crate::config::Concurrency;
+use crate::checksum::Algorithm;
+use crate::config;
 use crate::error::NOT_THE_SERVICE;
+use crate::location::memory;
 use crate::metrics::Metrics;
-use crate::store::memory::MemoryStore;
-use crate::store::{Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, UploadedPart};
+use crate::process::Process;
+use crate::store::memory::{Fault, MemoryStore};
+use crate::store::{Error, PartNumber, Payload};
 use crate::upload::journal::Journal;
 
-/// A store in memory that refuses some operations.
-struct Refusing {
-    inner: Arc<MemoryStore>,
-    /// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
-    refuses: &'static [(&'static str, Class)],
-}
-
-impl Refusing {
-    fn may(&self, operation: &'static str) -> Result<(), Error> {
-        let of = |refused: &str| refused.trim_start_matches('!') == operation;
-        match self.refuses.iter().find(|(refused, _)| of(refused)) {
-            Some((refused, class)) => {
-                let code = refused.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
-                Err(Error { code, ..Error::local(operation, "k", *class, "refused") })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Refusing {
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        self.inner.put(key, payload, overwrite).await
-    }
-    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        self.inner.head(key).await
-    }
-    async fn delete(&self, key: &ObjectKey) -> Result<crate::store::Deleted, Error> {
-        self.inner.delete(key).await
-    }
-    async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
-        self.inner.list(prefix, from).await
-    }
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        self.inner.create_upload(key).await
-    }
-    async fn upload_part(&self, to: &UploadHandle, n: PartNumber, payload: Payload) -> Result<UploadedPart, Error> {
-        self.inner.upload_part(to, n, payload).await
-    }
-    async fn complete_upload(
-        &self,
-        upload: &UploadHandle,
-        parts: &[UploadedPart],
-        size: u64,
-        checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
-        self.inner.complete_upload(upload, parts, size, checksum).await
-    }
-    async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
-        self.may("AbortMultipartUpload")?;
-        self.inner.abort_upload(upload).await
-    }
-    async fn list_parts(&self, upload: &UploadHandle) -> Result<Option<Vec<UploadedPart>>, Error> {
-        self.may("ListParts")?;
-        self.inner.list_parts(upload).await
-    }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Error> {
-        self.may("ListMultipartUploads")?;
-        self.inner.list_uploads(prefix).await
-    }
-}
+/// Operations that fail, and how. Behind a `!` it is something else that answers in the store's place.
+type Refuses = &'static [(&'static str, Class)];
 
 struct House {
     state: tempfile::TempDir,
@@ -108,22 +47,31 @@ impl House {
         }
     }
 
-    fn place(&self, refuses: &'static [(&'static str, Class)]) -> Place {
-        Place {
-            location: "primary".to_owned(),
-            bucket: "b".to_owned(),
-            prefix: "p".to_owned(),
-            cluster: Name::new("c").unwrap(),
-            node: Name::new("n").unwrap(),
-            store: Arc::new(Refusing { inner: Arc::clone(&self.store), refuses }),
-            endpoint: Endpoint::new(self.metrics.location("primary"), Concurrency::Auto.into()),
-            spared: BTreeSet::new(),
-        }
+    fn location(&self, refuses: Refuses) -> Location {
+        self.store.script(move |operation, _, _| {
+            let of = |which: &str| which.trim_start_matches('!') == operation;
+            let (which, class) = refuses.iter().find(|(which, _)| of(which))?;
+            let code = which.starts_with('!').then(|| NOT_THE_SERVICE.to_owned());
+            Some(Fault::Refuse(Error { code, ..Error::local(operation, "k", *class, "refused") }))
+        });
+        let (name, bucket) = ("primary".to_owned(), "b".to_owned());
+        let config = config::Location { name, bucket, ..memory::config("p") };
+        let process = Process::new(1 << 20, 1, self.state.path(), self.metrics.clone());
+        let (cluster, node) = (Name::new("c").unwrap(), Name::new("n").unwrap());
+        let store = Arc::clone(&self.store) as _;
+        Location::new(Arc::new(memory::Memory::new(store)), &config, (&cluster, &node), &process)
     }
 
-    async fn sweep(&self, refuses: &'static [(&'static str, Class)], mode: Mode) -> Vec<&'static str> {
-        let swept = sweep(self.state.path(), &[self.place(refuses)], mode).await.unwrap();
+    async fn sweep(&self, refuses: Refuses, mode: Mode) -> Vec<&'static str> {
+        let locations = [self.location(refuses)];
+        let swept = sweep(self.state.path(), &locations, &BTreeSet::new(), mode).await.unwrap();
         swept.iter().map(|one| one.fate.as_str()).collect()
+    }
+
+    async fn strays(&self, refuses: &'static [(&'static str, Class)], now: Timestamp) -> Vec<Swept> {
+        let location = self.location(refuses);
+        let place = Place { location: &location, spared: &BTreeSet::new() };
+        strays(self.state.path(), place, Mode::Abort, now).await
     }
 
     fn entries(&self) -> usize {
@@ -181,7 +129,7 @@ async fn what_cannot_be_aborted_stays_for_the_next_sweep() {
 }
 
 /// As s3rver: 405 for both.
-const NO_ABORT: &[(&str, Class)] = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
+const NO_ABORT: Refuses = &[("AbortMultipartUpload", Class::Compat), ("ListParts", Class::Compat), DENIED];
 
 #[tokio::test]
 async fn what_a_store_can_never_abort_is_given_up_when_told() {
@@ -258,7 +206,7 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
     let house = House::new();
     house.store.create_upload(&House::key("n", "old")).await.unwrap();
     let later = Timestamp::now() + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&NO_ABORT[..2]), Mode::Abort, later).await;
+    let swept = house.strays(&NO_ABORT[..2], later).await;
     assert!(matches!(swept.as_slice(), [Swept { fate: Fate::GivenUp(_), .. }]), "{swept:?}");
 }
 
@@ -266,8 +214,9 @@ async fn a_stray_that_its_store_cannot_abort_is_named_and_fails_nothing() {
 async fn another_locations_entry_is_not_aborted_here() {
     let house = House::new();
     house.crash("a", 4).await;
-    let elsewhere = Place { bucket: "other".to_owned(), ..house.place(&[]) };
-    let swept = sweep(house.state.path(), &[elsewhere], Mode::Abort).await.unwrap();
+    let mut elsewhere = house.location(&[]);
+    Arc::make_mut(&mut elsewhere.config).bucket = "other".to_owned();
+    let swept = sweep(house.state.path(), &[elsewhere], &BTreeSet::new(), Mode::Abort).await.unwrap();
     let Fate::Failed(report) = &swept[0].fate else { panic!("{swept:?}") };
     assert_eq!(report.class, Class::Config);
     assert!(report.message.contains("primary") && report.message.contains("bucket b"), "{}", report.message);
@@ -288,11 +237,11 @@ async fn strangers_and_the_young_are_left_alone() {
     ] {
         house.store.create_upload(&key).await.unwrap();
     }
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, now).await.is_empty(), "all are young");
-    assert!(strays(house.state.path(), &house.place(&[]), Mode::Abort, old).await.is_empty(), "the clock was set back");
+    assert!(house.strays(&[], now).await.is_empty(), "all are young");
+    assert!(house.strays(&[], old).await.is_empty(), "the clock was set back");
     let later = now + SAFE_AGE + Duration::from_secs(60);
-    let swept = strays(house.state.path(), &house.place(&[]), Mode::Abort, later).await;
+    let swept = house.strays(&[], later).await;
     assert_eq!(swept.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), [House::key("n", "old")]);
     assert_eq!(house.store.uploads_in_progress().len(), 4);
-    assert!(strays(house.state.path(), &house.place(&[DENIED]), Mode::Abort, later).await.is_empty());
+    assert!(house.strays(&[DENIED], later).await.is_empty());
 }

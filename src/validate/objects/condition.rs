@@ -3,7 +3,6 @@
 use super::{Failed, Outcome, Writing, content, good};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::ObjectKey;
-use crate::retry::with_retries;
 use crate::store::Overwrite;
 use crate::validate::Found;
 
@@ -11,9 +10,8 @@ impl Writing<'_> {
     /// Writes a free key and a taken one; and, where the condition is refused, as a commit does it then.
     pub(super) async fn condition(&self) -> Outcome {
         let key = self.made.object("condition");
-        let put = || self.site.put_if_absent(&key, content(self.made));
         for taken in [Key::Free, Key::Taken] {
-            let result = match with_retries("PutObject", &key, put).await {
+            let result = match self.site.put_if_absent(&key, content(self.made)).await {
                 // The answer to our own write was lost, and its repetition found the key taken.
                 Err(error)
                     if taken == Key::Free && error.class == Class::Conflict && self.holds_content(&key).await =>
@@ -40,7 +38,7 @@ impl Writing<'_> {
     /// As a manifest is written where the store refuses the condition.
     async fn put_without_the_condition(&self) -> Result<(), Failed> {
         let (key, payload) = (self.made.object("unconditional"), self.payload(content(self.made)));
-        with_retries("PutObject", &key, || self.store.put(&key, payload.clone(), Overwrite::Refuse)).await
+        self.store.put(&key, payload, Overwrite::Refuse).await
     }
 }
 

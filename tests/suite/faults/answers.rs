@@ -80,8 +80,7 @@ async fn a_manifest_that_nobody_took_is_no_backup() {
         assert_eq!(failed.class(), Class::Compat, "{what}: {failed}");
         assert!(matches!(failed, job::Error::Undecided { .. }), "{what}: {failed}");
         house.proxy.behave();
-        let catalog =
-            Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c"), memory: 64 << 20 };
+        let catalog = Catalog::new(&house.past_the_proxy());
         assert_eq!(catalog.entries(Scope::default()).await.unwrap().len(), 0, "{what}");
         house.nothing_is_left(what).await;
     }
@@ -140,7 +139,8 @@ async fn a_complete_is_taken_for_what_it_did() {
         ("half", cut),
         ("in the way", in_the_way),
     ] {
-        let house = House::new();
+        // One is made again until patience ends, and then the object is looked for.
+        let house = House::with(Duration::from_secs(1), None);
         house.proxy.script(move |operation, _| (operation == Operation::Complete).then_some(Fault::Rewrite(rewrite)));
         let manifest = house.run().await.unwrap_or_else(|error| panic!("{what}: {error}"));
         house.verify(&manifest).await;
@@ -186,6 +186,6 @@ async fn bodies_in_chunks_are_read() {
         };
         (operation == Operation::Read).then_some(Fault::Rewrite(rewrite))
     });
-    house.direct = Arc::clone(&house.context.store);
+    house.direct = Arc::clone(&house.location.store);
     house.verify(&manifest).await;
 }

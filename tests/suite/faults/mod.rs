@@ -3,7 +3,7 @@
 mod answers;
 pub(crate) mod proxy;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,18 @@ use std::time::{Duration, Instant};
 use penstock::aws::AwsLocation;
 use penstock::budget::Budget;
 use penstock::catalog::{Catalog, Scope};
-use penstock::checksum::Algorithm;
 use penstock::config::{self, Concurrency, SignPayload, Source, SourceKind};
 use penstock::error::{Class, Classify as _};
+use penstock::format::codec::{Codec, Compression};
 use penstock::format::key::Name;
 use penstock::format::manifest::Manifest;
-use penstock::job::{self, Context, Hooks, Policy, Progress, Reuse, Spec};
+use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use penstock::limits::Bandwidth;
+use penstock::location::{Location, memory};
 use penstock::metrics::Metrics;
-use penstock::retry::Endpoint;
+use penstock::process::Process;
 use penstock::store::Store;
-use penstock::stream::frame::Compression;
-use penstock::upload::journal::Journal;
-use penstock::upload::sweep::{self, Mode, Place};
+use penstock::upload::sweep::{self, Mode};
 use penstock::{download, verify};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +39,7 @@ struct House {
     s3: S3Server,
     proxy: Proxy,
     metrics: Metrics,
-    context: Context,
+    location: Location,
     source: PathBuf,
     /// Past the proxy.
     direct: Arc<dyn Store>,
@@ -62,39 +61,31 @@ impl House {
             object_size: 11 << 20,
             sign_payload: SignPayload::Never,
         };
-        let location = config::Location { upload, ..s3.location() };
-        let direct = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store();
-        let location = config::Location { s3_url: Some(proxy.url.clone()), ..location };
-        let aws = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap();
-        let metrics = Metrics::new();
-        let endpoint = Endpoint::new(metrics.location("test"), upload.concurrency.into()).patient_for(patience);
+        let config = config::Location { upload, ..s3.location() };
+        let connect = |config: &config::Location| {
+            AwsLocation::connect_with(config, Metrics::new().location("test"), |_| None).unwrap()
+        };
+        let direct = connect(&config).store();
+        let config = config::Location { s3_url: Some(proxy.url.clone()), ..config.clone() };
+        let aws = connect(&config);
+        let store = match bandwidth {
+            Some(bandwidth) => aws.limited(bandwidth).store(),
+            None => aws.store(),
+        };
         let source = servers.folder().join("source");
         std::fs::write(&source, noise(LENGTH, 42)).unwrap();
-        let context = Context {
-            store: match bandwidth {
-                Some(bandwidth) => aws.limited(bandwidth).store(),
-                None => aws.store(),
-            },
-            endpoint,
-            journal: Some(Journal::open(&servers.folder().join("state"), "test", &s3.bucket).unwrap()),
-            budget: Budget::new(64 << 20),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            prefix: String::new(),
-            cluster: name("c"),
-            node: name("n"),
-            upload,
-            checksum: Algorithm::default(),
-            metrics: metrics.clone(),
-            snapshots: crate::no_snapshots(),
-        };
-        Self { s3, proxy, metrics, context, source, direct, servers }
+        let process = Process::new(64 << 20, 2, &servers.folder().join("state"), Metrics::new());
+        let remote = Arc::new(memory::Memory::new(store));
+        let mut location = Location::new(remote, &config, (&name("c"), &name("n")), &process);
+        location.patience = patience;
+        Self { s3, proxy, metrics: process.metrics, location, source, direct, servers }
     }
 
     fn spec(&self, job: &str) -> Spec {
         Spec {
             job: name(job),
             sources: vec![Source { name: name("item"), kind: SourceKind::File { path: self.source.clone() } }],
-            compression: Compression::None,
+            codec: Codec { compression: Compression::None },
             timeout: None,
             hooks: Hooks::default(),
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
@@ -103,18 +94,24 @@ impl House {
 
     async fn run(&self) -> Result<Manifest, job::Error> {
         let cancel = CancellationToken::new();
-        let committed = job::run(&self.context, &self.spec("job"), &Arc::new(Progress::default()), &cancel).await;
+        let committed = job::run(&self.location, &self.spec("job"), &Arc::new(Progress::default()), &cancel).await;
         committed.map(|committed| committed.manifest)
+    }
+
+    fn past_the_proxy(&self) -> Location {
+        let remote = Arc::new(memory::Memory::new(Arc::clone(&self.direct)));
+        let Location { config, cluster, node, process, .. } = &self.location;
+        let mut process = process.clone();
+        process.budget = Budget::new(64 << 20);
+        Location::new(remote, config, (cluster, node), &process)
     }
 
     /// Reads everything back, past the proxy.
     async fn verify(&self, manifest: &Manifest) {
-        let pool = Arc::clone(&self.context.pool);
-        let ctx =
-            download::Context { store: Arc::clone(&self.direct), budget: Budget::new(64 << 20), pool, concurrency: 2 };
+        let direct = self.past_the_proxy();
         let cancel = CancellationToken::new();
         let count: download::Progress = Arc::new(|_| {});
-        let findings = verify::verify(&ctx, manifest, verify::Depth::Data, &cancel, &count).await.unwrap();
+        let findings = verify::verify(&direct, manifest, verify::Depth::Data, &cancel, &count).await.unwrap();
         assert!(findings.list.is_empty(), "{:?}", findings.list);
         assert_eq!(findings.bytes, LENGTH as u64);
     }
@@ -125,17 +122,10 @@ impl House {
     }
 
     async fn sweep(&self) {
-        let place = Place {
-            location: "test".to_owned(),
-            bucket: self.s3.bucket.clone(),
-            prefix: String::new(),
-            cluster: name("c"),
-            node: name("n"),
-            store: Arc::clone(&self.direct),
-            endpoint: self.context.endpoint.clone(),
-            spared: std::collections::BTreeSet::new(),
-        };
-        let swept = sweep::sweep(&self.servers.folder().join("state"), &[place], Mode::Abort).await.unwrap();
+        let swept =
+            sweep::sweep(&self.servers.folder().join("state"), &[self.past_the_proxy()], &BTreeSet::new(), Mode::Abort)
+                .await
+                .unwrap();
         assert!(
             swept.iter().all(|one| !matches!(one.fate, sweep::Fate::Failed(_) | sweep::Fate::Unknown)),
             "{swept:?}"
@@ -144,7 +134,7 @@ impl House {
 
     async fn nothing_is_left(&self, after: &str) {
         assert_eq!((self.s3.uploads_in_progress(), self.entries()), (0, 0), "uploads, journal entries after {after}");
-        returned(&self.context.budget, after).await;
+        returned(&self.location.process.budget, after).await;
     }
 
     /// The objects in the bucket that no such manifest names.
@@ -327,8 +317,7 @@ async fn a_commit_that_nobody_answers_is_looked_for_and_never_undone() {
             }
         }
         house.proxy.behave();
-        let catalog =
-            Catalog { store: Arc::clone(&house.direct), prefix: String::new(), cluster: name("c"), memory: 1 << 20 };
+        let catalog = Catalog::new(&house.past_the_proxy());
         let entries = catalog.entries(Scope::default()).await.unwrap();
         assert_eq!(entries.len(), 1);
         house.verify(&catalog.manifest(&entries[0]).await.unwrap()).await;
@@ -388,8 +377,8 @@ async fn bandwidth_is_for_all_jobs_together() {
     let (one, two) = (house.spec("one"), house.spec("two"));
     let (progress, other) = (Arc::default(), Arc::default());
     let (one, two) = tokio::join!(
-        job::run(&house.context, &one, &progress, &cancel),
-        job::run(&house.context, &two, &other, &cancel)
+        job::run(&house.location, &one, &progress, &cancel),
+        job::run(&house.location, &two, &other, &cancel)
     );
     let least = Duration::from_secs(2 * LENGTH as u64 / rate);
     assert!(started.elapsed() + Duration::from_millis(100) >= least, "{:?} instead of {least:?}", started.elapsed());

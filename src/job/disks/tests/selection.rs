@@ -96,7 +96,9 @@ async fn no_volume_is_what_the_configuration_says_it_is() {
     let failed = run(OnNoMatch::Error).await.unwrap_err();
     assert_eq!(failed.class(), Class::Source);
     assert!(failed.to_string().contains("no volume is tagged role=data"), "{failed}");
-    let warned = run(OnNoMatch::Warn).await.unwrap();
+    let world = World::new(Vec::new(), Ebs { on_no_match: OnNoMatch::Warn, ..by_tag() });
+    let warned = world.run().await.unwrap();
+    assert_eq!(world.metric("penstock_source_warnings_total"), 1);
     assert_eq!((warned.verdict().0, warned.manifest.warnings.count), (Outcome::Partial, 1));
     let ignored = run(OnNoMatch::Ignore).await.unwrap();
     assert_eq!((ignored.verdict().0, ignored.manifest.items.len()), (Outcome::Success, 0));
@@ -130,8 +132,8 @@ async fn volumes_that_cannot_be_asked_for_fail_by_their_names() {
     world.sources.push(Source { name: name("file"), kind: SourceKind::File { path: file } });
     world.run().await.unwrap();
     world.disks.script(|operation, _, _| {
-        let refused = memory::error(operation, Class::AccessDenied, 403, "UnauthorizedOperation");
-        (operation == "DescribeVolumes").then_some(memory::Fault::Refuse(refused))
+        let refused = crate::disks::memory::error(operation, Class::AccessDenied, 403, "UnauthorizedOperation");
+        (operation == "DescribeVolumes").then_some(crate::disks::memory::Fault::Refuse(refused))
     });
     for _ in 0..2 {
         let manifest = world.run().await.unwrap().manifest;

@@ -91,7 +91,7 @@ async fn what_is_not_complete_in_time_is_pending_and_finished_later() {
     assert_eq!(world.metric("penstock_ebs_snapshots_pending"), 4);
     assert!(world.manifests().await.iter().all(|manifest| manifest.outcome == Outcome::Partial));
     world.clock.run(world.clock.sleep(Duration::from_hours(1))).await;
-    world.clock.run(crate::snapshot::recover::all(world.context().recovery())).await;
+    world.clock.run(crate::snapshot::recover::all(&world.location())).await;
     let manifests = world.manifests().await;
     assert!(manifests.len() == 2 && manifests.iter().any(|manifest| manifest.id == second.id));
     for manifest in manifests {
@@ -227,4 +227,54 @@ async fn after_runs_when_all_is_captured_and_before_the_waiting() {
     let committed = world.run().await.unwrap();
     assert_eq!((committed.verdict(), committed.after.is_none()), ((Outcome::Success, None), true));
     assert_eq!(std::fs::read_to_string(note).unwrap(), "before\nafter success\n", "once each");
+}
+
+/// What a recovery asks again is within the location's budget, and ends with the run that waits for it.
+#[tokio::test]
+async fn a_recovery_honours_the_locations_budget_and_a_cancellation() {
+    let world = World::new(volumes(1), Ebs { wait: Some(Duration::from_mins(10)), ..by_tag() });
+    world.disks.completing_in(Duration::from_mins(25));
+    world.run().await.unwrap();
+    world.clock.run(world.clock.sleep(Duration::from_hours(1))).await;
+    let ill = |operation, before, until| {
+        let ill = operation == "DescribeSnapshots" && before < until;
+        ill.then(|| Fault::Refuse(error("DescribeSnapshots", Class::Transient, 500, "InternalError")))
+    };
+    let recover = async |location: &Location| world.clock.run(crate::snapshot::recover::all(location)).await;
+
+    let (location, stop) = (world.location(), CancellationToken::new());
+    let (asked, stopping) = (world.disks.requests("DescribeSnapshots"), stop.clone());
+    world.disks.script(move |operation, _, before| {
+        stopping.cancel();
+        ill(operation, before, usize::MAX)
+    });
+    recover(&location.until(&stop)).await;
+    assert_eq!(world.disks.requests("DescribeSnapshots"), asked + 1, "not asked again");
+    assert_eq!(world.records().backups().unwrap().len(), 1, "the record stays for the next time");
+
+    location.endpoint.use_up(64);
+    let (before, retried) = (world.clock.passed(), world.metric("penstock_request_retries_total"));
+    world.disks.script(move |operation, _, before| ill(operation, before, asked + 3));
+    recover(&location).await;
+    assert!(world.clock.passed() >= before + Duration::from_secs(20), "{:?}", world.clock.passed());
+    assert_eq!(world.metric("penstock_request_retries_total"), retried + 2);
+    assert!(world.records().backups().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_items_remedy_and_request_id_reach_the_operator() {
+    let world = World::new(volumes(2), by_tag());
+    world.disks.script(|operation, _, before| {
+        let denied = error("CreateSnapshot", Class::AccessDenied, 403, "UnauthorizedOperation");
+        let (remedy, request_id) = (Some("grant it".to_owned()), Some("r-1".to_owned()));
+        let denied = crate::disks::Error { request_id, remedy, ..denied };
+        (operation == "CreateSnapshot" && before == 0).then_some(Fault::Refuse(denied))
+    });
+    let committed = world.run().await.unwrap();
+    // The daemon keeps and shows this very report.
+    let told = committed.failure().unwrap();
+    assert_eq!((told.class, told.service.as_deref()), (Class::AccessDenied, Some("ec2")));
+    assert_eq!((told.remedy.as_deref(), told.request_id.as_deref()), (Some("grant it"), Some("r-1")));
+    let stored = world.manifests().await.remove(0).items.into_iter().find_map(|item| item.error).unwrap();
+    assert_eq!((stored.remedy, stored.request_id), (told.remedy, told.request_id));
 }

@@ -1,25 +1,19 @@
-use super::super::tests::context;
 use super::*;
 use crate::checksum::Algorithm;
-use crate::download::testing::{item, manifest};
+use crate::format::codec::Suffix;
+use crate::format::index::Totals;
 use crate::format::key::BackupPrefix;
-use crate::format::manifest::{IndexObject, NotEntered, SourceDescription};
+use crate::format::manifest::{IndexObject, SourceDescription};
+use crate::format::testing::{chain, item, manifest_of, name, stream};
+use crate::location::memory;
 use crate::store::memory::MemoryStore;
 use crate::store::{Overwrite, Payload, Store as _};
 
 const DAY: i64 = 24 * 3600;
 const HOUR: Duration = Duration::from_hours(1);
 
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
-
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
-}
-
-fn chain() -> Chain {
-    Chain { cluster: name("c"), job: name("j"), node: name("n") }
 }
 
 fn object(key: ObjectKey, size: u64) -> DataObject {
@@ -43,44 +37,31 @@ impl World {
     async fn backup(&self, of: &str, started: i64, began: i64, parent: Option<&Manifest>) -> Manifest {
         self.0.set_now(at(began + 60));
         let id = BackupId::new(at(started), 0);
-        let home = BackupPrefix::new("", &chain(), &id);
-        let own = home.data(&name(of), 1, "bin");
+        let home = BackupPrefix::new("", &chain("n"), &id);
+        let own = home.data(&name(of), 1, Suffix::Bin);
         self.put(&own, vec![0; 10]).await;
         let old = parent.into_iter().flat_map(Manifest::streams).flat_map(|(_, stream)| stream.objects.clone());
         let index = IndexObject { key: home.index(&name(of)), size: 5, sha256: [0; 32] };
         self.put(&index.key, vec![0; 5]).await;
         let objects: Vec<DataObject> = old.chain([object(own, 10)]).collect();
-        let (plain_bytes, stored_bytes, new_bytes, chunks, files, digest) = (0, 0, 0, 0, 0, [0; 32]);
-        let stream = Stream {
-            plain_bytes,
-            stored_bytes,
-            new_bytes,
-            chunks,
-            files,
-            digest,
-            index,
-            objects,
-            not_entered: NotEntered::default(),
-        };
-        let Chain { cluster, job, node } = chain();
+        let totals = Totals { chunks: 0, files: 0, plain_bytes: 0, digest: [0; 32] };
         let manifest = Manifest {
-            started: at(started),
             finished: at(started + 60),
             parent: parent.map(|parent| parent.id.clone()),
             base: parent.map(|parent| base(parent).clone()),
-            id,
-            cluster,
-            job,
-            node,
-            ..manifest(vec![item(of, SourceDescription::Stdin, Some(stream))])
+            ..manifest_of(
+                chain("n"),
+                id,
+                vec![item(of, SourceDescription::Stdin, Some(stream(totals, index, objects)))],
+            )
         };
         self.put(&home.manifest(), manifest.to_json()).await;
         manifest
     }
 
     fn ancestors(&self, full_every: Option<Duration>, now: i64) -> Ancestors {
-        let context = Context { store: Arc::clone(&self.0) as _, ..context(1 << 20) };
-        Ancestors::new(&context, &chain(), Policy { full_every, ..Policy::default() }, at(now))
+        let location = memory::open(Arc::clone(&self.0) as _, "", 1 << 20);
+        Ancestors::new(&location, &chain("n"), Policy { full_every, ..Policy::default() }, at(now))
     }
 
     async fn parent(&self, of: &str, full_every: Option<Duration>, now: i64) -> Option<BackupId> {
@@ -99,8 +80,16 @@ async fn backups_whose_clock_was_ahead_hide_no_parent() {
     let last = world.backup("files", DAY, DAY, None).await;
     assert_eq!(world.parent("files", None, 2 * DAY).await, Some(last.id), "the one that was taken last");
     assert_eq!(world.parent("db", None, 2 * DAY).await, None, "it has not been there for so long that it is new");
-    world.0.delete(&BackupPrefix::new("", &chain(), &BackupId::new(at(3650 * DAY + 1), 0)).manifest()).await.unwrap();
-    world.0.delete(&BackupPrefix::new("", &chain(), &BackupId::new(at(3650 * DAY + 2), 0)).manifest()).await.unwrap();
+    world
+        .0
+        .delete(&BackupPrefix::new("", &chain("n"), &BackupId::new(at(3650 * DAY + 1), 0)).manifest())
+        .await
+        .unwrap();
+    world
+        .0
+        .delete(&BackupPrefix::new("", &chain("n"), &BackupId::new(at(3650 * DAY + 2), 0)).manifest())
+        .await
+        .unwrap();
     assert_eq!(world.parent("db", None, 2 * DAY).await, Some(db.id));
 }
 
@@ -116,7 +105,7 @@ async fn a_full_backup_is_due_so_long_after_the_last_one() {
     assert_eq!(world.parent("files", day(31), 30 * DAY).await, Some(incremental.id.clone()));
     assert_eq!(world.parent("files", day(30), 30 * DAY).await, None);
     // Retention has deleted the full one; its objects are there.
-    world.0.delete(&BackupPrefix::new("", &chain(), &full.id).manifest()).await.unwrap();
+    world.0.delete(&BackupPrefix::new("", &chain("n"), &full.id).manifest()).await.unwrap();
     assert_eq!(world.parent("files", day(31), 30 * DAY).await, Some(incremental.id));
     assert_eq!(world.parent("files", day(30), 30 * DAY).await, None);
 }

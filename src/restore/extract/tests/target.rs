@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, lsetxattr, mknodat};
 
 use super::*;
-use crate::source::tree::acl;
-use crate::source::tree::xattr::{ACCESS_ACL, DEFAULT_ACL};
+use crate::tar::acl;
+use crate::tar::testing::{seal, sparse};
+use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL};
 
-const KINDS: [u8; 4] = [kind::REGULAR, kind::DIRECTORY, kind::SYMLINK, kind::FIFO];
+const KINDS: [u8; 4] = [flags::REGULAR, flags::DIRECTORY, flags::SYMLINK, flags::FIFO];
 
 /// A member of this user's, so that the tests need no root.
 fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
@@ -24,20 +25,20 @@ fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
 }
 
 fn any(kind: u8, path: &str) -> Vec<u8> {
-    let link = if kind == kind::SYMLINK { "somewhere" } else { "" };
-    let data: &[u8] = if kind == kind::REGULAR { b"new" } else { b"" };
+    let link = if kind == flags::SYMLINK { "somewhere" } else { "" };
+    let data: &[u8] = if kind == flags::REGULAR { b"new" } else { b"" };
     member(kind, path, 0o751, link, data)
 }
 
 fn archive(members: &[Vec<u8>]) -> Vec<u8> {
-    [members.concat(), END_OF_ARCHIVE.to_vec()].concat()
+    [members.concat(), END.to_vec()].concat()
 }
 
 fn make(kind: u8, path: &Path) {
     match kind {
-        kind::REGULAR => fs::write(path, b"old").unwrap(),
-        kind::DIRECTORY => fs::create_dir(path).unwrap(),
-        kind::SYMLINK => symlink("../outside", path).unwrap(),
+        flags::REGULAR => fs::write(path, b"old").unwrap(),
+        flags::DIRECTORY => fs::create_dir(path).unwrap(),
+        flags::SYMLINK => symlink("../outside", path).unwrap(),
         _ => mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap(),
     }
 }
@@ -59,17 +60,17 @@ fn what_is_in_the_way_is_replaced_by_its_own_type_only_and_the_rest_is_restored(
                 let path = room.target().join("b");
                 make(found, &path);
                 let before = type_of(&path);
-                let members = [any(kind::REGULAR, "a"), any(wanted, "b"), any(kind::REGULAR, "c")];
+                let members = [any(flags::REGULAR, "a"), any(wanted, "b"), any(flags::REGULAR, "c")];
                 let summary = room.extract(&archive(&members), overwrite).unwrap();
                 room.check_outside();
-                let kept = found == kind::DIRECTORY && wanted == kind::DIRECTORY;
+                let kept = found == flags::DIRECTORY && wanted == flags::DIRECTORY;
                 let restored = kept || found == wanted && overwrite;
                 let what = format!("{} in the way of {}: {summary:?}", char::from(found), char::from(wanted));
                 assert_eq!((summary.left_out, summary.files), if restored { (0, 3) } else { (1, 2) }, "{what}");
                 assert!(summary.warnings.iter().all(|warning| warning.class == Class::Conflict), "{what}");
                 assert_eq!(type_of(&path), before, "{what}");
-                let new = if restored && wanted == kind::REGULAR { "new" } else { "old" };
-                assert!(found != kind::REGULAR || fs::read(&path).unwrap() == new.as_bytes(), "{what}");
+                let new = if restored && wanted == flags::REGULAR { "new" } else { "old" };
+                assert!(found != flags::REGULAR || fs::read(&path).unwrap() == new.as_bytes(), "{what}");
                 assert_eq!(fs::read(room.target().join("c")).unwrap(), b"new", "{what}");
             }
         }
@@ -79,7 +80,7 @@ fn what_is_in_the_way_is_replaced_by_its_own_type_only_and_the_rest_is_restored(
 #[test]
 fn a_directory_that_became_a_link_keeps_out_what_was_in_it() {
     let whole =
-        [any(kind::DIRECTORY, "d/"), any(kind::REGULAR, "d/f"), member(kind::HARD_LINK, "g", 0o644, "d/f", b"")];
+        [any(flags::DIRECTORY, "d/"), any(flags::REGULAR, "d/f"), member(flags::HARD_LINK, "g", 0o644, "d/f", b"")];
     // With the directory's own member, and without.
     for members in [&whole[..], &whole[1..]] {
         for overwrite in [false, true] {
@@ -102,13 +103,13 @@ fn a_file_that_is_replaced_keeps_its_other_names_as_they_are() {
     fs::write(&file, b"old").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     fs::hard_link(&file, &other).unwrap();
-    room.extract(&archive(&[member(kind::REGULAR, "f", 0o600, "", b"new")]), true).unwrap();
+    room.extract(&archive(&[member(flags::REGULAR, "f", 0o600, "", b"new")]), true).unwrap();
     assert_eq!((fs::read(&file).unwrap(), mode(&file)), (b"new".to_vec(), 0o600));
     assert_eq!((fs::read(&other).unwrap(), mode(&other)), (b"old".to_vec(), 0o666));
 }
 
 fn binary(text: &str) -> Vec<u8> {
-    acl::to_binary(text).unwrap()
+    acl::to_binary(text.as_bytes()).unwrap()
 }
 
 fn acls(path: &Path) -> [Option<String>; 2] {
@@ -132,14 +133,14 @@ fn the_targets_acls_let_nobody_in() {
     }
     let saved = "user::rw-,user:7:r--,group::---,mask::r--,other::---";
     let members = [
-        member(kind::DIRECTORY, "there/", 0o750, "", b""),
-        member(kind::REGULAR, "there/f", 0o640, "", b"x"),
-        member(kind::DIRECTORY, "new/", 0o2750, "", b""),
-        member(kind::REGULAR, "new/f", 0o664, "", b"x"),
-        member(kind::FIFO, "new/fifo", 0o660, "", b""),
-        member(kind::SYMLINK, "new/link", 0o777, "f", b""),
-        pax(&[("SCHILY.acl.access", saved.as_bytes())], member(kind::REGULAR, "acl", 0o640, "", b"x")),
-        pax(&[("SCHILY.acl.default", saved.as_bytes())], member(kind::DIRECTORY, "default/", 0o700, "", b"")),
+        member(flags::DIRECTORY, "there/", 0o750, "", b""),
+        member(flags::REGULAR, "there/f", 0o640, "", b"x"),
+        member(flags::DIRECTORY, "new/", 0o2750, "", b""),
+        member(flags::REGULAR, "new/f", 0o664, "", b"x"),
+        member(flags::FIFO, "new/fifo", 0o660, "", b""),
+        member(flags::SYMLINK, "new/link", 0o777, "f", b""),
+        pax(&[("SCHILY.acl.access", saved.as_bytes())], member(flags::REGULAR, "acl", 0o640, "", b"x")),
+        pax(&[("SCHILY.acl.default", saved.as_bytes())], member(flags::DIRECTORY, "default/", 0o700, "", b"")),
     ];
     let summary = room.extract(&archive(&members), true).unwrap();
     assert_eq!(summary.warnings, []);
@@ -163,7 +164,7 @@ fn the_targets_acls_let_nobody_in() {
     assert_eq!(acls(&room.target().join("single")), [None, None]);
     let room = Room::new();
     set(&room.target(), DEFAULT_ACL);
-    let summary = room.extract(&archive(&[any(kind::REGULAR, "implied/f")]), false).unwrap();
+    let summary = room.extract(&archive(&[any(flags::REGULAR, "implied/f")]), false).unwrap();
     let implied = room.target().join("implied");
     assert_eq!((mode(&implied), acls(&implied)), (0o700, [None, None]));
     assert!(summary.altered == 1 && summary.warnings[0].path == Path::new("implied"), "{summary:?}");
@@ -172,9 +173,9 @@ fn the_targets_acls_let_nobody_in() {
 #[test]
 fn directories_on_the_way_are_as_saved_where_they_are_new_and_left_where_they_were_there() {
     let members = [
-        member(kind::DIRECTORY, "./", 0o711, "", b""),
-        member(kind::DIRECTORY, "a/", 0o710, "", b""),
-        any(kind::REGULAR, "a/f"),
+        member(flags::DIRECTORY, "./", 0o711, "", b""),
+        member(flags::DIRECTORY, "a/", 0o710, "", b""),
+        any(flags::REGULAR, "a/f"),
     ];
     let options = |root| Options {
         overwrite: true,
@@ -212,7 +213,7 @@ fn a_directory_is_never_wider_meanwhile_and_gets_its_mode_back_when_a_restore_en
     let directory = room.target().join("d");
     fs::create_dir(&directory).unwrap();
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o555)).unwrap();
-    let members = [member(kind::DIRECTORY, "d/", 0o500, "", b""), any(kind::REGULAR, "d/f")];
+    let members = [member(flags::DIRECTORY, "d/", 0o500, "", b""), any(flags::REGULAR, "d/f")];
     room.extract(&members.concat(), true).unwrap_err();
     assert_eq!(mode(&directory), 0o555);
     room.extract(&archive(&members), true).unwrap();
@@ -226,11 +227,11 @@ fn names_that_the_file_system_does_not_take_cost_those_members_only() {
     let long = "n".repeat(300);
     let named = |path: &str, kind: u8| pax(&[("path", path.as_bytes())], any(kind, "short"));
     let members = [
-        named(&long, kind::REGULAR),
-        named(&format!("{long}d/"), kind::DIRECTORY),
-        named(&format!("{long}d/below"), kind::REGULAR),
-        named(&format!("{long}implied/below"), kind::REGULAR),
-        any(kind::REGULAR, "z"),
+        named(&long, flags::REGULAR),
+        named(&format!("{long}d/"), flags::DIRECTORY),
+        named(&format!("{long}d/below"), flags::REGULAR),
+        named(&format!("{long}implied/below"), flags::REGULAR),
+        any(flags::REGULAR, "z"),
     ];
     let summary = room.extract(&archive(&members), false).unwrap();
     assert_eq!((summary.left_out, summary.files), (4, 1), "{summary:?}");
@@ -241,13 +242,14 @@ fn names_that_the_file_system_does_not_take_cost_those_members_only() {
 #[test]
 fn a_link_that_cannot_be_is_a_copy_and_further_ones_go_to_it() {
     let room = Room::new();
-    let stream = archive(&[any(kind::REGULAR, "f"), any(kind::SYMLINK, "l"), any(kind::FIFO, "p")]);
+    let stream = archive(&[any(flags::REGULAR, "f"), any(flags::SYMLINK, "l"), any(flags::FIFO, "p")]);
     let options = Options::default();
-    let mut extractor = extractor(&stream[..], &room.target(), &options, Root::There).unwrap();
-    extractor.run().unwrap();
+    let mut extractor = extractor(&room.target(), &options, Root::There).unwrap();
+    sink::unpack(&stream[..], &mut extractor).unwrap();
+    extractor.finish().unwrap();
     let link = |path: &str, to: &str| {
-        let bytes = archive(&[member(kind::HARD_LINK, path, 0o751, to, b"")]);
-        Archive::new(&bytes[..]).next_member().unwrap().unwrap()
+        let bytes = archive(&[member(flags::HARD_LINK, path, 0o751, to, b"")]);
+        tar::Reader::new(&bytes[..]).next_member().unwrap().unwrap()
     };
     for (first, copy) in [("f", "f2"), ("l", "l2"), ("p", "p2")] {
         extractor.copy(first.as_bytes(), &link(copy, first)).unwrap();
@@ -265,7 +267,7 @@ fn a_link_that_cannot_be_is_a_copy_and_further_ones_go_to_it() {
 #[test]
 fn a_file_too_large_for_the_file_system_is_left_out_and_nothing_of_it_stays() {
     let room = Room::new();
-    let members = [sparse(b"9223372036854775807", &map("1\n0\n512\n", 512)), any(kind::REGULAR, "z")];
+    let members = [sparse(b"9223372036854775807", &map("1\n0\n512\n", 512)), any(flags::REGULAR, "z")];
     let summary = room.extract(&archive(&members), false).unwrap();
     assert_eq!((summary.left_out, summary.files, summary.altered), (1, 1, 0), "{summary:?}");
     assert!(summary.warnings[0].message.contains("size"), "{summary:?}");

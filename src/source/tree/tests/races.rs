@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
 
 use super::*;
-use crate::format::index::{Chunk, ChunkId, Encoding, FileTime};
-use crate::format::table::ChunkTable;
+use crate::format::codec::Encoding;
+use crate::format::index::{Chunk, ChunkId, FileTime};
+use crate::source::table::ChunkTable;
 
 /// What a backup has at a path: the type, and the content or where the link leads.
 type Stored = (String, FileKind, String);

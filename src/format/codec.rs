@@ -1,0 +1,301 @@
+//! How a backup's bytes are stored: the name of a chunk, its stored form, and the suffix of the object that holds it.
+//!
+//! A [`Codec`] is all that a job knows of it. A stored chunk is its plain bytes, or one zstd frame with a content checksum, so that
+//! `zstd -d` checks it too. A cipher would become a second field of [`Codec`] (docs/decisions/0066).
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::{Deref, RangeInclusive};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
+
+use super::index::{Chunk, ChunkId, MAX_CHUNK};
+
+/// What SHA-256 takes at once.
+const HASH_BLOCK: usize = 64;
+
+/// The levels of zstd that a job may ask for.
+pub const LEVELS: RangeInclusive<u32> = 1..=19;
+
+/// The level where none is configured.
+pub const DEFAULT_LEVEL: u32 = 1;
+
+/// No stored chunk is longer.
+pub const MAX_STORED: u32 = max_stored(MAX_CHUNK);
+
+/// What a manifest's `features` may name: what a reader must know to read the backup at all.
+pub const FEATURES: [&str; 0] = [];
+
+/// How long a stored chunk is at most: a zstd frame of incompressible bytes is a little longer than they are, never this much.
+#[must_use]
+pub const fn max_stored(plain_len: u32) -> u32 {
+    plain_len + plain_len / 64 + 1024
+}
+
+/// How one chunk is stored, as the index says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// The plain bytes.
+    Raw,
+    /// One zstd frame.
+    Zstd,
+}
+
+/// As a job is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    /// A level of [`LEVELS`].
+    Zstd {
+        level: u32,
+    },
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd { level: DEFAULT_LEVEL }
+    }
+}
+
+macro_rules! suffixes {
+    ($($(#[$meta:meta])* $suffix:ident = $text:literal,)+) => {
+        /// How the key of a stored object ends: what a reader without Penstock has to do with it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Suffix {
+            $($(#[$meta])* $suffix,)+
+        }
+
+        impl Suffix {
+            /// Every one: a key is written with a [`Suffix`] and read by this list, so no job can write what prune does not see.
+            pub const ALL: &[Self] = &[$(Self::$suffix,)+];
+
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$suffix => $text,)+
+                }
+            }
+        }
+    };
+}
+
+suffixes! {
+    TarZst = "tar.zst",
+    Tar = "tar",
+    Zst = "zst",
+    Bin = "bin",
+    /// An index, whatever the data's.
+    Index = "index.zst",
+}
+
+/// How a job stores what it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Codec {
+    pub compression: Compression,
+}
+
+impl Codec {
+    /// Of the data objects of a tree's tar stream, or of one file's bytes.
+    #[must_use]
+    pub const fn suffix(self, tree: bool) -> Suffix {
+        match (tree, self.compression) {
+            (true, Compression::Zstd { .. }) => Suffix::TarZst,
+            (true, Compression::None) => Suffix::Tar,
+            (false, Compression::Zstd { .. }) => Suffix::Zst,
+            (false, Compression::None) => Suffix::Bin,
+        }
+    }
+
+    /// A chunk's stored form, at most [`max_stored`] long.
+    ///
+    /// # Errors
+    /// Only when zstd cannot get memory or refuses the level.
+    pub fn encode<B: Deref<Target = [u8]> + From<Vec<u8>>>(self, plain: B) -> io::Result<(Encoding, B)> {
+        match self.compression {
+            Compression::None => Ok((Encoding::Raw, plain)),
+            Compression::Zstd { level } => Ok((Encoding::Zstd, compress(&plain, level)?.into())),
+        }
+    }
+
+    /// Turns stored bytes back into `chunk`'s plain bytes, which fill `plain` (of `chunk.plain_len` bytes) exactly, and checks its
+    /// name. Never writes more than `plain` holds, whatever the frame claims.
+    ///
+    /// # Errors
+    /// When `stored` is not that chunk.
+    pub fn open(chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), FrameError> {
+        let expected = plain.len();
+        let found = match chunk.encoding {
+            Encoding::Raw => {
+                if stored.len() != expected {
+                    return Err(FrameError::Length { expected, found: stored.len() });
+                }
+                plain.copy_from_slice(stored);
+                expected
+            }
+            Encoding::Zstd => {
+                decompress(stored, plain).map_err(|error| FrameError::Zstd { expected, reason: error.to_string() })?
+            }
+        };
+        if found != expected {
+            return Err(FrameError::Length { expected, found });
+        }
+        let found = digest(plain);
+        if found != chunk.id {
+            return Err(FrameError::Digest { expected: chunk.id, found });
+        }
+        Ok(())
+    }
+}
+
+#[must_use]
+pub fn digest(plain: &[u8]) -> ChunkId {
+    ChunkId(Sha256::digest(plain).into())
+}
+
+/// Names several chunks in less time than one after the other: two at a time, block by block. Each round of SHA-256 waits for the
+/// one before it, so the processor has room for a second hash beside the first.
+#[must_use]
+pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<ChunkId> {
+    struct Lane<'a> {
+        at: usize,
+        hash: Sha256,
+        left: &'a [u8],
+    }
+    impl Lane<'_> {
+        fn finish(self, ids: &mut [ChunkId]) {
+            ids[self.at] = ChunkId(self.hash.chain_update(self.left).finalize().into());
+        }
+    }
+    let mut ids = vec![ChunkId([0; 32]); chunks.len()];
+    let mut lanes = chunks.enumerate().map(|(at, left)| Lane { at, hash: Sha256::new(), left });
+    let mut first = lanes.next();
+    while let Some(mut a) = first {
+        let Some(mut b) = lanes.next() else {
+            a.finish(&mut ids);
+            break;
+        };
+        let common = a.left.len().min(b.left.len()) / HASH_BLOCK;
+        let (blocks_a, _) = a.left.as_chunks::<HASH_BLOCK>();
+        let (blocks_b, _) = b.left.as_chunks::<HASH_BLOCK>();
+        for (block_a, block_b) in blocks_a[..common].iter().zip(&blocks_b[..common]) {
+            a.hash.update(block_a);
+            b.hash.update(block_b);
+        }
+        a.left = &a.left[common * HASH_BLOCK..];
+        b.left = &b.left[common * HASH_BLOCK..];
+        let (short, long) = if a.left.len() < b.left.len() { (a, b) } else { (b, a) };
+        short.finish(&mut ids);
+        first = Some(long);
+    }
+    ids
+}
+
+thread_local! {
+    /// A compression context costs a megabyte and some time to make: one for each thread, for its last level.
+    static COMPRESSOR: RefCell<Option<(u32, Compressor<'static>)>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// zstd's level 1 looks back 512 KiB for 7 bytes or more at 16,384 places, which is little for a chunk (docs/decisions/0044).
+const FASTEST: [CParameter; 3] = [CParameter::WindowLog(21), CParameter::HashLog(15), CParameter::MinMatch(6)];
+
+fn compress(plain: &[u8], level: u32) -> io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(have, _)| *have != level) {
+            let mut compressor = Compressor::new(level.cast_signed())?;
+            compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+            if level == 1 {
+                FASTEST.into_iter().try_for_each(|parameter| compressor.set_parameter(parameter))?;
+            }
+            *slot = Some((level, compressor));
+        }
+        let (_, compressor) = slot.as_mut().expect("set just above");
+        compressor.compress(plain)
+    })
+}
+
+/// Why a stored chunk is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("is not a zstd frame of {expected} bytes: {reason}")]
+    Zstd { expected: usize, reason: String },
+    #[error("has {found} plain bytes; expected {expected}")]
+    Length { expected: usize, found: usize },
+    #[error("has the digest {found:?}; expected {expected:?}")]
+    Digest { expected: ChunkId, found: ChunkId },
+}
+
+fn decompress(stored: &[u8], plain: &mut [u8]) -> io::Result<usize> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(Decompressor::new()?);
+        }
+        slot.as_mut().expect("set just above").decompress_to_buffer(stored, plain)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(plain: &[u8], encoding: Encoding, stored_len: usize) -> Chunk {
+        Chunk {
+            id: digest(plain),
+            plain_len: u32::try_from(plain.len()).unwrap(),
+            encoding,
+            object: 0,
+            offset: 0,
+            stored_len: u32::try_from(stored_len).unwrap(),
+        }
+    }
+
+    fn codecs() -> impl Strategy<Value = Codec> {
+        let compression =
+            prop_oneof![Just(Compression::None), (1_u32..4).prop_map(|level| Compression::Zstd { level })];
+        compression.prop_map(|compression| Codec { compression })
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(plain in proptest::collection::vec(any::<u8>(), 1..10_000), codec in codecs()) {
+            let (encoding, stored) = codec.encode(plain.clone()).unwrap();
+            prop_assert!(stored.len() <= max_stored(u32::try_from(plain.len()).unwrap()) as usize);
+            let mut out = vec![0; plain.len()];
+            Codec::open(&chunk(&plain, encoding, stored.len()), &stored, &mut out).unwrap();
+            prop_assert_eq!(&out, &plain);
+        }
+
+        #[test]
+        fn any_change_is_refused(plain in proptest::collection::vec(any::<u8>(), 1..2000), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+            let mut stored = compress(&plain, 1).unwrap();
+            let described = chunk(&plain, Encoding::Zstd, stored.len());
+            let at = at.index(stored.len());
+            stored[at] ^= 1 << bit;
+            let mut out = vec![0; plain.len()];
+            let opened = Codec::open(&described, &stored, &mut out);
+            // A bit that zstd does not use may flip without harm; then the bytes are right all the same.
+            prop_assert!(opened.is_err() || out == plain);
+        }
+
+        #[test]
+        fn names_do_not_depend_on_what_is_hashed_beside_them(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..1000), 0..7),
+        ) {
+            let one_by_one: Vec<ChunkId> = chunks.iter().map(|chunk| digest(chunk)).collect();
+            prop_assert_eq!(digests(chunks.iter().map(Vec::as_slice)), one_by_one);
+        }
+    }
+
+    #[test]
+    fn a_bomb_stays_within_its_buffer() {
+        let stored = compress(&vec![0; 4 << 20], 1).unwrap();
+        let mut out = vec![0; 1000];
+        let refused = Codec::open(&chunk(&[0; 1000], Encoding::Zstd, stored.len()), &stored, &mut out);
+        assert!(matches!(refused, Err(FrameError::Zstd { expected: 1000, .. })), "{refused:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What a manifest says of an item's source, and what a restore makes of the item: one variant for each kind of source.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SourceDescription {
+    Tree {
+        path: String,
+    },
+    File {
+        path: String,
+    },
+    Command {
+        argv: Vec<String>,
+    },
+    Stdin,
+    /// A volume, and what chose it.
+    Ebs {
+        selected_by: String,
+    },
+}
+
+impl fmt::Display for SourceDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { path } => write!(f, "tree {path}"),
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
+        }
+    }
+}
+
+/// What a restore makes of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A folder: the stream is a tar archive, which is unpacked.
+    Folder,
+    /// A file, called as at the end of this path, or else by the item's name.
+    File(Option<&'a str>),
+    /// A volume, of a snapshot: there is no stream.
+    Volume,
+}
+
+impl SourceDescription {
+    #[must_use]
+    pub fn target(&self) -> Target<'_> {
+        match self {
+            Self::Tree { .. } => Target::Folder,
+            Self::File { path } => Target::File(Some(path)),
+            Self::Command { .. } | Self::Stdin => Target::File(None),
+            Self::Ebs { .. } => Target::Volume,
+        }
+    }
+
+    /// Whether the item's stream is a tar archive, to be unpacked by a restore, or one file's bytes.
+    #[must_use]
+    pub fn is_tree(&self) -> bool {
+        self.target() == Target::Folder
+    }
+}

@@ -1,0 +1,119 @@
+//! The table of source kinds: which items a source of each kind has now, and how each is opened or captured.
+//!
+//! What the kinds have in the configuration is in `config/source.rs`, what a restore makes of their items in `format/source.rs`.
+
+pub(super) mod ebs;
+pub(super) mod tree;
+
+use super::plan::Plan;
+use super::{Error, Spec};
+use crate::config::{self, SourceKind};
+use crate::disks::Disks;
+use crate::format::manifest::SourceDescription;
+use crate::source::command::CommandSource;
+use crate::source::file::FileSource;
+use crate::source::stdin::StdinSource;
+use crate::source::tree::Options;
+
+/// Asks every source for its items. What cannot be begun is an item that failed.
+///
+/// # Errors
+/// When the sources come to nothing at all.
+pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'a>, Error> {
+    let mut plan = Plan::default();
+    for source in &spec.sources {
+        resolve(source, disks, &mut plan).await;
+    }
+    let nothing = plan.snapshots.is_empty() && plan.streams.is_empty() && plan.failed.is_empty();
+    if nothing && !has_snapshots(spec) {
+        let patterns = spec.sources.iter().map(|source| source.name.to_string()).collect::<Vec<_>>().join(", ");
+        return Err(Error::Nothing { job: spec.job.clone(), patterns });
+    }
+    plan.rename();
+    Ok(plan)
+}
+
+/// Adds the items that `source` has now to the plan. A failure is an item that failed.
+async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut Plan<'a>) {
+    let name = source.name.clone();
+    match &source.kind {
+        SourceKind::Tree { path, exclude, one_file_system } => {
+            let options = Options { exclude: exclude.clone(), one_file_system: *one_file_system };
+            tree::resolve(&name, path, &options, plan);
+        }
+        SourceKind::File { path } => {
+            let description = SourceDescription::File { path: path.to_string_lossy().into_owned() };
+            plan.stream(name, description, move |stop, _| Ok(FileSource::open(path)?.stopped_by(stop)));
+        }
+        SourceKind::Command { argv, allow_empty } => {
+            let (description, empty) = (SourceDescription::Command { argv: argv.clone() }, (*allow_empty).into());
+            plan.stream(name, description, move |stop, _| CommandSource::spawn(argv, empty, stop));
+        }
+        SourceKind::Stdin { allow_empty } => {
+            let empty = (*allow_empty).into();
+            plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
+        }
+        SourceKind::Ebs(ebs) => ebs::resolve(&name, ebs, disks, plan).await,
+    }
+}
+
+/// Whether a job has items that are captured, and settled when nothing is frozen any more.
+pub(super) fn has_snapshots(spec: &Spec) -> bool {
+    spec.sources.iter().any(|source| match source.kind {
+        SourceKind::Ebs(_) => true,
+        SourceKind::Tree { .. } | SourceKind::File { .. } | SourceKind::Command { .. } | SourceKind::Stdin { .. } => {
+            false
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+    use crate::disks::memory::MemoryDisks;
+    use crate::format::testing::name;
+
+    fn spec(sources: &[(&str, String)]) -> Spec {
+        let tree = |path: &String| SourceKind::Tree { path: path.clone(), exclude: Vec::new(), one_file_system: true };
+        let sources = sources.iter().map(|(source, path)| Source { name: name(source), kind: tree(path) });
+        Spec::new(name("j"), sources.collect())
+    }
+
+    async fn plan(spec: &Spec) -> Result<Plan<'_>, Error> {
+        super::plan(spec, &MemoryDisks::new([])).await
+    }
+
+    fn names(plan: &Plan<'_>) -> [Vec<String>; 2] {
+        let streams = plan.streams.iter().map(|item| item.name.to_string()).collect();
+        [streams, plan.failed.iter().map(|item| item.name.to_string()).collect()]
+    }
+
+    #[tokio::test]
+    async fn one_name_is_one_item_and_the_other_one_fails_under_a_name_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::fs::create_dir(dir.path().join("b")).unwrap();
+        let matches = format!("{}/*", dir.path().display());
+        let spec = spec(&[("t-b", "/b".to_owned()), ("t", matches), ("t-a", "/elsewhere".to_owned())]);
+        let first = plan(&spec).await.unwrap();
+        let [items, failed] = names(&first);
+        assert_eq!(items, ["t-b", "t-a"]);
+        assert!(failed[0].starts_with("t-b-") && failed[1].starts_with("t-a-") && failed.len() == 2, "{failed:?}");
+        assert!(first.failed[1].step.to_string().contains("/elsewhere would be the item t-a"));
+        assert_eq!(names(&plan(&spec).await.unwrap()), [items, failed], "it is stable");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_cannot_be_listed_is_an_item_that_failed_and_none_at_all_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        let at = |rest: &str| format!("{}/{rest}", dir.path().display());
+        let spec_ = spec(&[("t", at("loop/*")), ("u", at("none/*")), ("v", at("there"))]);
+        let plan_ = plan(&spec_).await.unwrap();
+        assert_eq!(names(&plan_), [vec!["v".to_owned()], vec!["t".to_owned()]]);
+        assert_eq!(plan_.unlisted.len(), 1);
+        assert!(matches!(plan(&spec(&[("u", at("none/*"))])).await, Err(Error::Nothing { .. })));
+        assert!(plan(&spec(&[("t", at("loop/*"))])).await.is_ok());
+    }
+}

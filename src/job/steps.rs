@@ -1,0 +1,128 @@
+//! A run from its sources to its commit: the steps of its items, in this order.
+//!
+//! 1. **Resolve**: each source is asked for its items ([`super::kinds`]).
+//! 2. **Capture**: snapshots are begun ([`super::disks`]).
+//! 3. **Stream**: trees, files and the output of commands are read and stored ([`super::item`]).
+//! 4. **Thaw**: where something is left to settle, `after` runs now, since all is captured. Elsewhere it runs after the commit.
+//! 5. **Settle**: what was captured is waited for.
+//! 6. **Commit**: the manifest.
+//!
+//! What fails in a step fails its item; only what would fail the others too fails the run.
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failed;
+use super::plan::{Open, Plan, Planned};
+use super::{Error, Run, Streaming, failed_item, kinds, parent};
+use crate::error::Classify as _;
+use crate::format::key::Name;
+use crate::format::manifest::{Content, Item, Manifest, Moment, Outcome, SourceDescription};
+use crate::location::Location;
+use crate::snapshot::{Owner, Records, Session};
+
+impl Run<'_> {
+    pub(super) async fn backup(&mut self) -> Result<Manifest, Error> {
+        let Owner { chain, id } = self.owner.clone();
+        let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
+        tracing::info!("backup started");
+        let records = Records::new(&self.location.process.state_dir);
+        let lock = kinds::has_snapshots(self.spec).then(|| records.lock(&self.spec.job)).transpose();
+        let lock = lock.map_err(Error::Snapshots)?;
+        let mut session = match &lock {
+            Some(lock) => Some(self.session(lock).await?),
+            None => None,
+        };
+        let result = self.steps(&mut manifest, session.as_mut()).await;
+        if let Some(session) = session {
+            super::disks::end(session, &manifest, &result).await;
+        }
+        result?;
+        tracing::info!(outcome = manifest.outcome.as_str(), "backup committed");
+        Ok(manifest)
+    }
+
+    async fn steps(&mut self, manifest: &mut Manifest, mut session: Option<&mut Session<'_>>) -> Result<(), Error> {
+        let Location { disks, .. } = self.location;
+        let Plan { snapshots, streams, failed, unlisted, warnings, .. } = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            plan = kinds::plan(self.spec, &**disks) => plan?,
+        };
+        for (source, message) in warnings {
+            let mut tally = self.tally(&source);
+            tally.warn("", message);
+            manifest.warnings.append(tally.warnings);
+        }
+        if let Some(session) = session.as_deref_mut() {
+            self.capture(&snapshots, session, &mut manifest.items).await?;
+        }
+        for planned in streams {
+            self.stream(planned, manifest).await?;
+        }
+        for Planned { name, description, step } in failed {
+            manifest.items.push(self.failed(name, description, step));
+        }
+        self.add_lost(&unlisted, manifest).await?;
+        manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
+        manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
+        let mut stop = self.stop.clone();
+        if let Some(session) = session {
+            session.captured(manifest).map_err(Error::Snapshots)?;
+            let class = failed_item(manifest).map(|report| report.class);
+            self.hooks.thaw(manifest.judge(Moment::Captured), class).await;
+            let failed = session.settle(manifest, &self.stop).await;
+            let failed = failed.map(|(item, error)| Error::Item { item, error: error.into() });
+            self.first_failure = self.first_failure.take().or(failed);
+            // Whatever ended the waiting, what is captured is committed.
+            stop = CancellationToken::new();
+        }
+        self.finish(manifest)?;
+        self.commit(manifest, &stop).await
+    }
+
+    /// Streams one item, and adds it and its warnings to the manifest.
+    async fn stream(&mut self, planned: Planned<Open<'_>>, manifest: &mut Manifest) -> Result<(), Error> {
+        let Planned { name, description, step: open } = planned;
+        let tally = self.tally(&name);
+        let mut streaming = Streaming { run: self, tally };
+        let result = streaming.store(&description, open).await;
+        let warnings = streaming.tally.warnings;
+        manifest.items.push(match result {
+            Ok(stream) => {
+                let content = Content::Stream { stream: Some(stream) };
+                Item { outcome: warnings.outcome(), ..Item::new(name, description, content) }
+            }
+            Err(Error::Item { error, .. }) => self.failed(name, description, error),
+            Err(error) => return Err(error),
+        });
+        manifest.warnings.append(warnings);
+        Ok(())
+    }
+
+    /// An item of which nothing is kept. The first of them is the run's failure, should no item be left.
+    pub(super) fn failed(&mut self, name: Name, source: SourceDescription, error: Failed) -> Item {
+        let error = Error::Item { item: name.clone(), error };
+        let mut report = error.report();
+        if let Error::Item { error: Failed::Snapshot(snapshot), .. } = &error {
+            self.metrics.snapshot_ended(Outcome::Failure, Some(report.class), None);
+            report.message = snapshot.to_string();
+        }
+        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "the item failed; nothing of it is kept");
+        self.first_failure.get_or_insert(error);
+        let content = Content::none(&source);
+        Item { outcome: Outcome::Failure, error: Some(report), ..Item::new(name, source, content) }
+    }
+
+    /// Sets the manifest's finish time and outcome; or fails with the first failure, where every item failed.
+    fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
+        if manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
+            && let Some(error) = self.first_failure.take()
+        {
+            return Err(error);
+        }
+        manifest.finished = Timestamp::now();
+        manifest.outcome = manifest.judge(Moment::Settled);
+        Ok(())
+    }
+}

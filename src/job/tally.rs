@@ -1,0 +1,74 @@
+//! What is counted of an item while it is made: once for the progress bar, the metrics and the manifest.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::failure::Failed;
+use super::{Error, Progress, Run};
+use crate::format::key::Name;
+use crate::format::manifest::{Warning, Warnings};
+use crate::metrics;
+
+pub(super) struct Tally<'a> {
+    pub(super) item: Name,
+    progress: &'a Progress,
+    metrics: metrics::Job,
+    /// The item's own.
+    pub(super) warnings: Warnings,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn tally(&self, item: &Name) -> Tally<'a> {
+        let (item, metrics) = (item.clone(), self.metrics.clone());
+        Tally { item, progress: self.progress, metrics, warnings: Warnings::default() }
+    }
+}
+
+impl Tally<'_> {
+    /// Warns of something that does not keep the item from being backed up.
+    pub(super) fn warn(&mut self, path: &str, message: String) {
+        add(&self.progress.warnings, 1);
+        self.metrics.warning();
+        tracing::warn!(item = %self.item, path, "{message}");
+        self.warnings.push(Warning { item: self.item.clone(), path: path.to_owned(), message });
+    }
+
+    /// The item's failure.
+    pub(super) fn failed(&self, error: impl Into<Failed>) -> Error {
+        Error::Item { item: self.item.clone(), error: error.into() }
+    }
+
+    /// Plain bytes that the stream is expected to have.
+    pub(super) fn expected(&self, plain: u64) {
+        add(&self.progress.expected, plain);
+    }
+
+    /// A member of a tree.
+    pub(super) fn file(&self) {
+        add(&self.progress.files, 1);
+        self.metrics.file();
+    }
+
+    /// A chunk that was read and is stored as so many bytes.
+    pub(super) fn stored(&self, plain: u64, stored: u64) {
+        add(&self.progress.plain, plain);
+        add(&self.progress.stored, stored);
+        self.metrics.read(plain);
+        self.metrics.stored(stored);
+    }
+
+    /// A chunk that the parent has, and that was read to find that out.
+    pub(super) fn deduplicated(&self, plain: u64) {
+        self.metrics.read(plain);
+        self.unread(plain);
+    }
+
+    /// A chunk that the parent has, of a file that was not read.
+    pub(super) fn unread(&self, plain: u64) {
+        add(&self.progress.plain, plain);
+        self.metrics.deduplicated(plain);
+    }
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}

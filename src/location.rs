@@ -1,0 +1,164 @@
+//! One opened location: a bucket as it is configured, whose backups of it are ours, and what speaks to it.
+//!
+//! Made in one place, [`Location::open`], by whatever [`Connect`] is; all that works there takes a `&Location`. Its store and its block
+//! service make failed requests again ([`crate::retry`]): nobody above does. Its process's limits are in [`Process`].
+
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, Clock};
+use crate::config;
+use crate::disks::Disks;
+use crate::error::{Report, ServiceError};
+use crate::format::key::{Chain, Name};
+use crate::metrics;
+use crate::process::Process;
+use crate::retry::pace::Pace;
+use crate::retry::{Endpoint, PATIENCE, Policy, Retrying};
+use crate::store::Store;
+
+/// How locations are reached; `cli` plugs the adapter in.
+pub trait Connect: Send + Sync {
+    /// Reads files, talks to nobody.
+    ///
+    /// # Errors
+    /// When the location cannot be used as it is configured.
+    fn connect(&self, location: &config::Location, metrics: &metrics::Location) -> Result<Arc<dyn Remote>, Report>;
+}
+
+/// The services of one location. A method of its store or block service is one request.
+#[async_trait]
+pub trait Remote: Send + Sync {
+    fn store(&self) -> Arc<dyn Store>;
+
+    fn disks(&self) -> Arc<dyn Disks>;
+
+    /// When the credentials that hold now expire, after obtaining them if none do; `None` for those that do not expire.
+    async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;
+
+    /// When the first certificate of the CA bundle expires.
+    fn certificate_expiry(&self) -> Option<Timestamp>;
+}
+
+/// Cheap to clone; all clones share connections, credentials, the retry budget and the pace.
+#[derive(Clone)]
+pub struct Location {
+    pub config: Arc<config::Location>,
+    pub cluster: Name,
+    pub node: Name,
+    pub process: Process,
+    /// Each request once: for whoever looks whether the location answers now.
+    pub remote: Arc<dyn Remote>,
+    /// What all work there has learned about it: how much it takes, and how often it fails.
+    pub endpoint: Endpoint,
+    pub store: Arc<dyn Store>,
+    pub disks: Arc<dyn Disks>,
+    /// Of the snapshots that are created there.
+    pub pace: Arc<Pace>,
+    /// What pauses and long waits go by.
+    pub clock: Arc<dyn Clock>,
+    /// How long an upload's requests are made again.
+    pub patience: Duration,
+    stop: CancellationToken,
+}
+
+impl Location {
+    /// # Errors
+    /// When it cannot be used as it is configured.
+    pub fn open(
+        connect: &dyn Connect,
+        config: &config::Location,
+        (cluster, node): (&Name, &Name),
+        process: &Process,
+    ) -> Result<Self, Report> {
+        let remote = connect.connect(config, &process.metrics.location(&config.name))?;
+        Ok(Self::new(remote, config, (cluster, node), process))
+    }
+
+    /// Over services that are connected already.
+    #[must_use]
+    pub fn new(
+        remote: Arc<dyn Remote>,
+        config: &config::Location,
+        (cluster, node): (&Name, &Name),
+        process: &Process,
+    ) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(clock::System);
+        let metrics = process.metrics.location(&config.name);
+        let endpoint = Endpoint::new(metrics, config.upload.concurrency.into(), Arc::clone(&clock));
+        let stop = CancellationToken::new();
+        let (store, disks) = counted(&*remote, &endpoint, &stop);
+        Self {
+            config: Arc::new(config.clone()),
+            cluster: cluster.clone(),
+            node: node.clone(),
+            process: process.clone(),
+            remote,
+            endpoint,
+            store,
+            disks,
+            pace: Arc::default(),
+            clock,
+            patience: PATIENCE,
+            stop,
+        }
+    }
+
+    /// The same, whose requests end when `stop` is cancelled.
+    #[must_use]
+    pub fn until(&self, stop: &CancellationToken) -> Self {
+        let (store, disks) = counted(&*self.remote, &self.endpoint, stop);
+        Self { store, disks, stop: stop.clone(), ..self.clone() }
+    }
+
+    /// The same, newly opened, waiting by another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        let (metrics, window) = (self.endpoint.metrics().clone(), self.config.upload.concurrency.into());
+        let endpoint = Endpoint::new(metrics, window, Arc::clone(&clock));
+        Self { endpoint, clock, ..self.clone() }.until(&self.stop)
+    }
+
+    /// The store for what nobody waits for: it rides out an outage.
+    #[must_use]
+    pub fn patient(&self) -> Retrying<dyn Store> {
+        let policy = Policy::Patience(self.patience);
+        Retrying::new(self.remote.store(), self.endpoint.clone(), policy, self.stop.clone())
+    }
+
+    /// This node's chain of a job's backups.
+    #[must_use]
+    pub fn chain(&self, job: &Name) -> Chain {
+        Chain { cluster: self.cluster.clone(), job: job.clone(), node: self.node.clone() }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.config.prefix
+    }
+}
+
+fn counted(remote: &dyn Remote, endpoint: &Endpoint, stop: &CancellationToken) -> (Arc<dyn Store>, Arc<dyn Disks>) {
+    let store = Retrying::new(remote.store(), endpoint.clone(), Policy::COUNTED, stop.clone());
+    let disks = Retrying::new(remote.disks(), endpoint.clone(), Policy::COUNTED, stop.clone());
+    (Arc::new(store), Arc::new(disks))
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Location");
+        debug.field("name", &self.config.name).field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}

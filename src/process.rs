@@ -1,0 +1,56 @@
+//! What one process lends to all the work in it: memory, threads, the numbers it publishes, and where it keeps what outlives it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// Cheap to clone; all clones are one process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub budget: Budget,
+    pub metrics: Metrics,
+    /// Holds the journal of uploads and the records of snapshots.
+    pub state_dir: PathBuf,
+    threads: Arc<Threads>,
+}
+
+/// The threads that compress. They come with the first run and go with the last: an idle daemon has none.
+#[derive(Debug)]
+struct Threads {
+    count: usize,
+    pool: Mutex<Weak<rayon::ThreadPool>>,
+}
+
+impl Process {
+    /// With `memory` bytes of buffers, and `threads` that compress.
+    #[must_use]
+    pub fn new(memory: u64, threads: usize, state_dir: &Path, metrics: Metrics) -> Self {
+        let threads = Arc::new(Threads { count: threads, pool: Mutex::default() });
+        Self { budget: Budget::new(memory), metrics, state_dir: state_dir.to_owned(), threads }
+    }
+
+    #[must_use]
+    pub fn of(config: &Config, metrics: Metrics) -> Self {
+        Self::new(config.limits.memory, config.limits.compression_threads, &config.state_dir, metrics)
+    }
+
+    /// The threads that compress, started if nobody has them.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn pool(&self) -> io::Result<Arc<rayon::ThreadPool>> {
+        let mut current = self.threads.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = current.upgrade() {
+            return Ok(pool);
+        }
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(self.threads.count);
+        let pool = builder.thread_name(|index| format!("penstock-pack-{index}")).build();
+        let pool = Arc::new(pool.map_err(io::Error::other)?);
+        *current = Arc::downgrade(&pool);
+        Ok(pool)
+    }
+}

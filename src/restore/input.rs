@@ -1,0 +1,46 @@
+//! A stream's plain bytes for a thread that may block.
+
+use std::io::{self, Read};
+
+use bytes::{Buf as _, Bytes};
+use tokio::runtime::Handle;
+
+use crate::download::plain::PlainReader;
+use crate::download::{self, Progress};
+
+/// Reads a stream. An [`io::Error`] says what the download's error says; that one itself is in `failure` then.
+pub(super) struct Input {
+    reader: PlainReader,
+    runtime: Handle,
+    rest: Bytes,
+    progress: Progress,
+    pub(super) failure: Option<download::Error>,
+}
+
+impl Input {
+    /// Must be called within the runtime that the reader was made in.
+    pub(super) fn new(reader: PlainReader, progress: Progress) -> Self {
+        Self { reader, runtime: Handle::current(), rest: Bytes::new(), progress, failure: None }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() && !buffer.is_empty() {
+            // Its buffer goes back before another one is asked for.
+            self.rest = Bytes::new();
+            match self.runtime.block_on(self.reader.next()) {
+                Ok(next) => self.rest = next.unwrap_or_default(),
+                Err(error) => {
+                    let shown = io::Error::other(error.to_string());
+                    self.failure = Some(error);
+                    return Err(shown);
+                }
+            }
+        }
+        let count = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..count]);
+        (self.progress)(count as u64);
+        Ok(count)
+    }
+}
