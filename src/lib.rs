@@ -5,7 +5,7 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
+//! 3. [`job`], [`restore`], [`inventory`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 6. What it reads: the [`source`]s, which know of neither stream nor upload; [`resources`], the API objects of a Kubernetes cluster.
@@ -31,6 +31,7 @@ pub mod disks;
 pub mod download;
 pub mod error;
 pub mod format;
+pub mod inventory;
 pub mod job;
 pub mod kube;
 pub mod limits;

@@ -1,5 +1,6 @@
 //! The command line, as `--help` teaches it.
 
+mod kubernetes;
 mod site;
 mod snapshot;
 
@@ -12,6 +13,7 @@ use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
 
+pub(super) use kubernetes::{KubernetesCommand, KubernetesDiff, KubernetesObjects, Objects};
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 
@@ -84,6 +86,9 @@ pub(super) enum Command {
     /// EBS snapshots: a volume from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// A cluster's API objects: what is in a backup, and how it differs from the cluster.
+    #[command(subcommand)]
+    Kubernetes(KubernetesCommand),
     /// Prove locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
     /// Print IAM policies for a location, ready to paste.

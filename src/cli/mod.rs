@@ -1,13 +1,14 @@
 //! Arguments in, exit code out.
 //!
 //! This is the one module that plugs the AWS adapter into the ports ([`session`]). Commands return what they have to say as a [`Done`];
-//! only [`output`] prints, and [`file_list`] what is too long to be kept.
+//! only [`output`] prints, and [`file_list`] and [`kubernetes`] what is too long to be kept.
 
 mod args;
 mod backup;
 mod daemon;
 mod file_list;
 mod help;
+mod kubernetes;
 mod logging;
 mod output;
 mod pages;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, SnapshotCommand};
+use args::{Cli, Command, ConfigCommand, KubernetesCommand, SnapshotCommand};
 use logging::Levels;
 use output::Done;
 
@@ -108,6 +109,12 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
+            Command::Kubernetes(KubernetesCommand::Objects(args)) => {
+                kubernetes::objects(&config, args, cli.output, &cancel).await
+            }
+            Command::Kubernetes(KubernetesCommand::Diff(args)) => {
+                kubernetes::diff(&config, args, cli.output, &cancel).await
+            }
             Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {

@@ -17,6 +17,7 @@
 //! The first failure ends the stream. Dropping the reader, or cancelling, ends everything behind it.
 
 pub mod index;
+pub mod input;
 pub mod plain;
 mod plan;
 #[cfg(test)]

@@ -21,6 +21,9 @@ pub struct Record {
     /// The UID of the namespace kube-system: which cluster this is. Empty where it could not be read.
     pub cluster_uid: String,
     pub groups: Groups,
+    /// The label selector by which objects were chosen.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selector: String,
     /// Those that were saved.
     pub namespaces: BTreeSet<String>,
     /// By `plural.group`, with `/version` where a kind is saved in several.

@@ -102,6 +102,7 @@ impl Lister<'_> {
         let mut record = begin(&served, &plan);
         record.server_version = version.git_version;
         record.cluster_uid = self.cluster_uid().await;
+        record.selector.clone_from(&self.selection.selector);
         self.note_namespaces(&namespaces, &mut record);
         let refers = self.selection.cluster_resources == ClusterResources::Auto && !self.is_everything();
         let named = if self.selection.selector.is_empty() { namespaces.chosen.clone() } else { BTreeSet::new() };

@@ -2,9 +2,10 @@
 //!
 //! - [`discovery`] reads what a server serves, [`discover`] asks for it; [`select`] decides which kinds are listed, [`skip`] which
 //!   objects are not saved, [`refer`] which cluster-scoped ones are.
-//! - [`list`] reads a list from a stream and gives each object's bytes; `pages` does so over a whole list, whatever happens to its
+//! - [`list`] reads a list from a stream and gives each object's bytes; [`pages`] does so over a whole list, whatever happens to its
 //!   connection or its continue token.
 //! - [`lister`] does it for a cluster, puts each object into an [`outlet`], and ends with a record (`format::cluster`) of what was saved and what was not.
+//! - [`place`] reads a member's path back.
 //!
 //! Memory is bounded whatever the cluster holds: one object while it is read, the members in the outlet, one page's names.
 
@@ -14,8 +15,9 @@ pub mod item;
 pub mod list;
 pub mod lister;
 pub mod outlet;
-mod pages;
+pub mod pages;
 pub mod patience;
+pub mod place;
 pub mod refer;
 mod scan;
 pub mod select;

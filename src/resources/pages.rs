@@ -36,23 +36,23 @@ const MOST_PAGES: u64 = 1_000_000;
 
 /// Which list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) resource: &'a Resource,
-    pub(super) namespace: Option<&'a str>,
-    pub(super) selector: &'a str,
+pub struct Wanted<'a> {
+    pub resource: &'a Resource,
+    pub namespace: Option<&'a str>,
+    pub selector: &'a str,
 }
 
 /// How a list went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct ListReport {
-    pub(super) versions: BTreeSet<String>,
-    pub(super) pages: u64,
-    pub(super) expired: u64,
+pub struct ListReport {
+    pub versions: BTreeSet<String>,
+    pub pages: u64,
+    pub expired: u64,
 }
 
 /// Why a list ended early.
 #[derive(Debug)]
-pub(super) enum ListError {
+pub enum ListError {
     Failed(Failure),
     /// The one who takes the entries has gone.
     Closed,
@@ -60,7 +60,7 @@ pub(super) enum ListError {
 
 /// Takes the entries of a list.
 #[async_trait::async_trait]
-pub(super) trait Sink: Send {
+pub trait Sink: Send {
     async fn accept(&mut self, entry: Entry) -> Result<(), Closed>;
 }
 
@@ -131,7 +131,10 @@ pub(super) fn next_limit(limit: u32, bytes: u64) -> u32 {
 }
 
 /// Gives every entry of the list to `sink`. `report` is valid however it ends.
-pub(super) async fn list(
+///
+/// # Errors
+/// When the list cannot be read to its end, or nobody takes the entries.
+pub async fn list(
     cluster: &dyn Cluster,
     patience: Patience,
     wanted: Wanted<'_>,

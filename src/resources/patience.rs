@@ -70,7 +70,8 @@ impl Failures {
 }
 
 /// No answer of the server itself, or one that asks to wait.
-pub(super) fn is_silent(failure: &Failure) -> bool {
+#[must_use]
+pub fn is_silent(failure: &Failure) -> bool {
     let error = &failure.error;
     error.status.is_none() || error.class == Class::Throttled || error.code.as_deref() == Some(NOT_THE_SERVICE)
 }

@@ -126,7 +126,7 @@ pub enum Folder {
 }
 
 /// `IsValidPathSegmentName` of Kubernetes, and nothing that a terminal or a file system would take amiss.
-fn is_segment(name: &str) -> bool {
+pub(super) fn is_segment(name: &str) -> bool {
     // 255 bytes are a file name's most, `.json` included.
     !name.is_empty()
         && name.len() <= 250
