@@ -307,3 +307,71 @@ impl Printer<'_> {
         Ok(Done::text("").code(code))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_yaml_takes_for_something_else_is_quoted() {
+        let odd = [
+            "",
+            " ",
+            "yes",
+            "No",
+            "on",
+            "~",
+            "null",
+            "true",
+            "0x1F",
+            "1e3",
+            "012",
+            "1:30",
+            "1_000",
+            ".5",
+            "- a",
+            "a: b",
+            "a #b",
+            "# a",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "`a",
+            "[a]",
+            "{a}",
+            "'",
+            "\"",
+            "a\n",
+            "\na",
+            "a\n b\n\n",
+            "a\r\nb",
+            "\ta",
+            "a\t",
+            "a ",
+            "---",
+            "...",
+            "=",
+            "<<",
+            "2026-11-29",
+            "\u{7}",
+            "\u{85}",
+            "\u{2028}",
+            "é",
+        ];
+        let long = "words and ".repeat(50);
+        let mut object = serde_json::Map::new();
+        for text in odd.iter().copied().chain([long.as_str()]) {
+            object.insert(text.to_owned(), json!({ "value": text, "list": [text, {"in": text}] }));
+        }
+        object.insert("numbers".to_owned(), json!([0, -1, u64::MAX, i64::MIN, 1.5, 1.0, 1e300, [], {}, null, true]));
+        let object = Value::Object(object);
+        let written = yaml(&object).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Value>(&written).unwrap(), object, "{written}");
+        // As the parsers of YAML 1.1 read, kubectl's among them.
+        for plain in ["yes", "No", "on", "~", "null", "0x1F", "012", "1:30", "1_000", "2026-11-29", "="] {
+            assert!(!written.lines().any(|line| line == format!("  value: {plain}")), "{plain}: {written}");
+        }
+    }
+}

@@ -288,20 +288,27 @@ pub fn find(archives: &[Archive], wanted: &Wanted, cancel: &CancellationToken) -
     let mut found: Vec<(Object, Value)> = Vec::new();
     for archive in archives {
         let (mut named, mut others) = (Vec::new(), Vec::new());
-        archive.list(|Listed { place, member, .. }| {
+        archive.list(|listed| {
+            let place = &listed.place;
             if place.namespace == wanted.namespace && place.name == wanted.name {
                 let filed = &place.filed;
                 let is_named =
                     [&filed.resource, filed.plural(), filed.to_string().as_str()].contains(&wanted.kind.as_str());
                 let list = if is_named { &mut named } else { &mut others };
                 if list.len() < MOST_CANDIDATES {
-                    list.push(member);
+                    list.push(listed);
                 }
             }
             Ok(())
         })?;
         let by_kind = named.is_empty();
-        archive.read(if by_kind { &others } else { &named }, cancel, |object, value| {
+        let candidates = if by_kind { others } else { named };
+        let members: Vec<Member> = candidates.iter().map(|listed| listed.member).collect();
+        let mut places = candidates.into_iter().map(|listed| listed.place);
+        archive.read(&members, cancel, |object, value| {
+            if places.next().as_ref() != Some(&object.place) {
+                return Err(Error::Mismatch);
+            }
             if !by_kind || value["kind"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case(&wanted.kind)) {
                 found.push((object, value));
             }

@@ -1,5 +1,7 @@
 //! An object without what the server owns, and the fields in which two differ. Pure; no value of a field leaves this module.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -63,8 +65,8 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
     let length = path.len();
     match (one, other) {
         (Value::Object(a), Value::Object(b)) => {
-            let only_other = b.keys().filter(|key| !a.contains_key(*key));
-            for key in a.keys().chain(only_other) {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
                 step(path, key);
                 match (a.get(key), b.get(key)) {
                     (Some(a), Some(b)) => compare(a, b, path, fields),

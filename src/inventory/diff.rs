@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +137,7 @@ impl Comparison<'_> {
         let (filter, memory) = (self.filter.clone(), Allowance::of(self.memory));
         let found = archive.blocking(move |archive| contents(archive, &filter, memory)).await?;
         let (Contents { mut kinds, namespaces }, memory) = found;
+        let namespaces = Arc::new(namespaces);
         self.add_empty(archive, served, &mut kinds);
         if !archive.record.selector.is_empty() {
             summary.notes.push(format!(
@@ -146,8 +148,10 @@ impl Comparison<'_> {
         for (filed, members) in kinds {
             let memory = memory.clone();
             let kind = {
-                let (filed, cancel) = (filed.clone(), self.cancel.clone());
-                archive.blocking(move |archive| objects(archive, &filed, &members, memory, &cancel)).await?
+                let (filed, namespaces, cancel) = (filed.clone(), Arc::clone(&namespaces), self.cancel.clone());
+                archive
+                    .blocking(move |archive| objects(archive, (&filed, &namespaces), &members, memory, &cancel))
+                    .await?
             };
             self.kind(archive, served, (&filed, kind), &namespaces, output, summary).await?;
         }
@@ -297,7 +301,7 @@ fn contents(archive: &Archive, filter: &Filter, mut memory: Allowance) -> Result
 /// The digests of one kind.
 fn objects(
     archive: &Archive,
-    filed: &Filed,
+    (filed, namespaces): (&Filed, &BTreeSet<String>),
     members: &[Member],
     mut memory: Allowance,
     cancel: &CancellationToken,
@@ -306,7 +310,7 @@ fn objects(
     let mut places = members.iter();
     archive.read(members, cancel, |object, mut value| {
         let member = *places.next().ok_or(Error::Mismatch)?;
-        if object.place.filed != *filed {
+        if object.place.filed != *filed || object.place.within().is_some_and(|name| !namespaces.contains(name)) {
             return Err(Error::Mismatch);
         }
         if kind.api_version.is_empty() {

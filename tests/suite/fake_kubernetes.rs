@@ -274,6 +274,12 @@ impl State {
         assert_eq!(self.create(&kind, namespace.as_deref(), object.clone()).status(), 201, "{path}");
     }
 
+    /// Changes every object of a kind, `plural.group`.
+    pub(crate) fn touch(&mut self, kind: &str, change: impl Fn(&mut Value)) {
+        self.revision += 1;
+        self.objects.get_mut(kind).unwrap().values_mut().for_each(change);
+    }
+
     pub(crate) fn remove(&mut self, path: &str) {
         let (kind, namespace, name) = self.find(path).unwrap_or_else(|| panic!("no kind is served at {path}"));
         assert_eq!(self.delete(&kind, namespace.as_deref(), &name.unwrap()).status(), 200, "{path}");
