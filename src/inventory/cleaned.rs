@@ -1,6 +1,7 @@
 //! An object without what the server owns, and the fields in which two differ. Pure; no value of a field leaves this module.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -77,7 +78,7 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
         }
         (Value::Array(a), Value::Array(b)) => {
             for index in 0..a.len().max(b.len()) {
-                path.push_str(&format!("[{index}]"));
+                write!(path, "[{index}]").expect("a string takes all");
                 match (a.get(index), b.get(index)) {
                     (Some(a), Some(b)) => compare(a, b, path, fields),
                     _ => add(path, fields),
@@ -94,7 +95,7 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
 fn step(path: &mut String, key: &str) {
     let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if !is_word {
-        path.push_str(&format!("[{key:?}]"));
+        write!(path, "[{key:?}]").expect("a string takes all");
         return;
     }
     if !path.is_empty() {

@@ -285,12 +285,11 @@ fn contents(archive: &Archive, filter: &Filter, mut memory: Allowance) -> Result
         }
         if filter.fits(&place) {
             memory.take(PLACE)?;
-            match contents.kinds.get_mut(&place.filed) {
-                Some(members) => members.push(member),
-                None => {
-                    memory.take(place.filed.resource.len() + SAVED)?;
-                    contents.kinds.insert(place.filed, vec![member]);
-                }
+            if let Some(members) = contents.kinds.get_mut(&place.filed) {
+                members.push(member);
+            } else {
+                memory.take(place.filed.resource.len() + SAVED)?;
+                contents.kinds.insert(place.filed, vec![member]);
             }
         }
         Ok(())

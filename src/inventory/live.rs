@@ -123,16 +123,15 @@ impl<'a> Live<'a> {
             self.summary.notes.push(note);
             return Ok(());
         };
-        let difference = match self.saved.remove(key.as_str()) {
-            Some(_) => {
-                self.summary.compared += 1;
-                self.summary.changed += 1;
-                Difference::Changed(Fields { paths: vec![format!("(larger than {size} MiB)")], count: 1 })
-            }
-            None => {
-                self.summary.only_in_cluster += 1;
-                Difference::OnlyInCluster
-            }
+        let difference = if self.saved.remove(key.as_str()).is_some() {
+            self.summary.compared += 1;
+            self.summary.changed += 1;
+            Difference::Changed(Fields { paths: vec![format!("(larger than {size} MiB)")], count: 1 })
+        } else if self.whole {
+            self.summary.only_in_cluster += 1;
+            Difference::OnlyInCluster
+        } else {
+            return Ok(());
         };
         self.say(&key, &difference)
     }
