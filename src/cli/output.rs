@@ -101,7 +101,7 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
         manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>()
     };
-    json!({
+    let mut json = json!({
         "id": manifest.id,
         "job": manifest.job,
         "node": manifest.node,
@@ -114,9 +114,13 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
         "new_bytes": sum(|stream| stream.new_bytes),
         "items": manifest.items.iter().map(|item| &item.name).collect::<Vec<_>>(),
         "failed_items": failed_items(manifest),
-        "kubernetes": cluster_objects(manifest),
         "warnings": manifest.warnings,
-    })
+    });
+    let objects = cluster_objects(manifest);
+    if !objects.is_empty() {
+        json["kubernetes"] = json!(objects);
+    }
+    json
 }
 
 /// One backup as `list` has it, which knows when the store took it.

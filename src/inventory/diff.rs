@@ -28,6 +28,9 @@ use crate::resources::skip::Skipped;
 /// Bytes of live objects that differ and wait for the backup's side of them: one request fetches many.
 pub const BATCH: usize = 4 << 20;
 
+/// Up to so many namespaces are listed one by one; of more, the whole cluster is.
+const FEW: usize = 8;
+
 /// What a place takes of memory, with what a list of them takes besides.
 const PLACE: usize = 24;
 
@@ -235,7 +238,7 @@ impl Comparison<'_> {
     ) -> Result<Option<Failure>, Error> {
         let literal =
             !self.filter.namespaces.is_empty() && self.filter.namespaces.iter().all(super::Pattern::is_literal);
-        let each = resource.scope == Scope::Namespaced && (literal || namespaces.len() <= 1);
+        let each = resource.scope == Scope::Namespaced && (literal || namespaces.len() <= FEW);
         let mut failed = None;
         if !each {
             match self.one(resource, None, live).await? {

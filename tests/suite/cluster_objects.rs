@@ -235,6 +235,10 @@ async fn the_objects_of_a_backup_are_listed_and_one_is_printed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_compared_with_the_cluster_in_fields_and_never_in_values() {
     let site = Site::new();
+    // So many that the whole cluster is listed.
+    for number in 0..8 {
+        site.fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": format!("empty-{number}") } }));
+    }
     site.save(&["*"]).await;
     let (code, rows, value) = site.diff(&[]);
     assert_eq!((code, rows.len(), &value["same"]), (0, 0, &json!(true)), "{value:#}");
@@ -269,8 +273,17 @@ async fn a_backup_is_compared_with_the_cluster_in_fields_and_never_in_values() {
         "only-in-cluster serviceaccounts shop/agent",
     ];
     assert_eq!((code, rows), (1, expected.map(str::to_owned).to_vec()), "{value:#}");
+    let again = expected.len();
     let counts = ["changed", "only_in_backup", "only_in_cluster"].map(|key| value[key].as_u64().unwrap());
     assert_eq!(counts, [2, 1, 2]);
+    assert!(site.fake.seen().iter().any(|seen| seen.uri.starts_with("/api/v1/configmaps?")));
+    // Who may not list the whole cluster lists namespace by namespace.
+    site.fake.script(|_, seen, _| {
+        let body = refusal(403, "Forbidden", "configmaps is forbidden").to_string();
+        seen.uri.starts_with("/api/v1/configmaps?").then_some(Fault::Answer { status: 403, headers: Vec::new(), body })
+    });
+    let (code, rows, value) = site.diff(&[]);
+    assert_eq!((code, rows.len()), (1, again), "{value:#}");
     let output = site.penstock().run(&["-vv", "kubernetes", "diff", "j@latest"]);
     assert_eq!(output.status.code(), Some(1));
     let all = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
