@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::binary::Penstock;
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes, Fault, refusal};
+use crate::file_list::{measured, peak};
 use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, Scheme, Servers};
 
 const ID: &str = "20261123T221300Z-4f9a2c";
@@ -360,4 +361,25 @@ async fn many_objects_that_all_differ_are_compared_in_bounded_requests() {
     let (code, rows, value) = site.diff(&[]);
     assert_eq!((code, rows.len()), (1, 1502), "{}", value["changed"]);
     assert!(rows.iter().all(|row| row.ends_with("data.text")), "{}", rows[0]);
+}
+
+async fn compared_in_bounded_memory(count: usize, limit: u64) {
+    let site = Site::new();
+    for number in 0..count {
+        let path = "/api/v1/namespaces/shop/configmaps";
+        site.fake.make(path, &map(&format!("m-{number:05}"), &"x".repeat(2000)));
+    }
+    site.save(&["shop"]).await;
+    let penstock = site.penstock();
+    for command in ["objects", "diff"] {
+        let peak = peak(measured(&penstock, &["kubernetes", command, "j@latest"]));
+        println!("{count} objects, {command}: {} KiB", peak >> 10);
+        assert!(peak <= limit, "{command}: {peak}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "60,000 objects"]
+async fn soak_sixty_thousand_objects_are_compared_in_160_mib() {
+    compared_in_bounded_memory(60_000, 160 << 20).await;
 }
