@@ -8,6 +8,7 @@ mod aws_client;
 mod base_credentials;
 mod binary;
 mod classes;
+mod cluster_backup;
 mod cluster_objects;
 mod conformance;
 mod corpus;
