@@ -1,6 +1,10 @@
 //! IAM policies made for the user, as JSON to paste: what the role may do, who may assume it, what its caller may do.
 //!
+//! [`kubernetes`] does the same for the API objects of a cluster.
+//!
 //! The permission policy is the whole list of what Penstock ever asks for; `tests/suite/layouts.rs` runs it under exactly these.
+
+pub mod kubernetes;
 
 use serde_json::{Value, json};
 

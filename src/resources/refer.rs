@@ -50,6 +50,22 @@ const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
 const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
+/// The cluster-scoped kinds that the rule knows; the kinds of owners come to them.
+pub const REFERRED: [&str; 12] = [
+    "namespaces",
+    DEFINITIONS,
+    VOLUMES,
+    STORAGE_CLASSES,
+    PRIORITY_CLASSES,
+    RUNTIME_CLASSES,
+    INGRESS_CLASSES,
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
+    "apiservices.apiregistration.k8s.io",
+];
+
 /// The fields of all these kinds that name another object; each kind has a few of them.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -160,22 +176,8 @@ impl References {
     /// Whether any object of the cluster-scoped kind can be saved: the others need not be listed.
     #[must_use]
     pub fn may_want(&self, resource: &Resource) -> bool {
-        const RULES: [&str; 12] = [
-            "namespaces",
-            DEFINITIONS,
-            VOLUMES,
-            STORAGE_CLASSES,
-            PRIORITY_CLASSES,
-            RUNTIME_CLASSES,
-            INGRESS_CLASSES,
-            CLUSTER_ROLE_BINDINGS,
-            CLUSTER_ROLES,
-            "mutatingwebhookconfigurations.admissionregistration.k8s.io",
-            "validatingwebhookconfigurations.admissionregistration.k8s.io",
-            "apiservices.apiregistration.k8s.io",
-        ];
         let owns = |(group, kind, _): &(String, String, String)| *group == resource.group && *kind == resource.kind;
-        self.overflowed || RULES.contains(&resource.name().as_str()) || self.owners.iter().any(owns)
+        self.overflowed || REFERRED.contains(&resource.name().as_str()) || self.owners.iter().any(owns)
     }
 
     /// Whether the cluster-scoped `item` is saved.
