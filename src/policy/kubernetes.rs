@@ -6,6 +6,7 @@
 //!   in the notes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use serde_json::{Value, json};
 
@@ -17,6 +18,22 @@ use crate::resources::select::{ClusterResources, Pattern, Patterns, Selection};
 pub struct Account {
     pub namespace: String,
     pub name: String,
+}
+
+impl FromStr for Account {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let (namespace, name) = text.split_once('/').unwrap_or_default();
+        let good = [(namespace, 63), (name, 253)].iter().all(|(part, most)| {
+            (1..=*most).contains(&part.len()) && part.chars().all(|c| fits(c) || (c == '.' && *most > 63))
+        });
+        if !good {
+            return Err("expected NAMESPACE/NAME, in lower case".to_owned());
+        }
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +249,14 @@ mod tests {
             }
             all
         })
+    }
+
+    #[test]
+    fn an_account_has_a_namespace() {
+        assert_eq!("penstock/penstock-cluster".parse(), Ok(account()));
+        for bad in ["penstock", "/x", "x/", "a b/c", "A/b", "a.b/c", "a/b/c"] {
+            assert!(bad.parse::<Account>().is_err(), "{bad}");
+        }
     }
 
     #[test]

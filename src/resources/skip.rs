@@ -159,6 +159,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_each_reason_and_says_which_are_losses() {
+        let page = include_str!("../../docs/kubernetes.md");
+        let (_, table) = page.split_once("| reason | object |\n|---|---|\n").unwrap();
+        let rows = table.lines().map_while(|line| line.strip_prefix("| `"));
+        let rows: Vec<_> = rows.map(|row| (row.split('`').next().unwrap(), row.ends_with("**loss** |"))).collect();
+        assert_eq!(rows, Skipped::ALL.map(|reason| (reason.as_str(), reason.is_loss())));
+    }
+
+    #[test]
     fn each_reason_and_its_opposite() {
         let mirror = r#"{"metadata":{"name":"p","annotations":{"kubernetes.io/config.mirror":"x"}}}"#;
         let slice = r#"{"metadata":{"name":"s","labels":{"endpointslice.kubernetes.io/managed-by":"endpointslice-controller.k8s.io"}}}"#;
