@@ -8,13 +8,14 @@
 //! 3. [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]: what runs; [`policy`]: what it may do.
 //! 4. What they share: [`download`], the way back from stored chunks to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
-//! 6. What it reads: the [`source`]s, which know of neither stream nor upload; [`resources`], the API objects of a Kubernetes cluster.
-//! 7. [`location`]: one opened location, which all of the above work at.
-//! 8. [`retry`]: when a failed request is made again; [`state`]: what outlives the process.
-//! 9. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for what surrounds them.
-//! 10. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//! 6. What it reads: the [`source`]s, which know of neither stream nor upload.
+//! 7. What one of them reads: [`resources`], the API objects of a Kubernetes cluster.
+//! 8. [`location`]: one opened location, which all of the above work at.
+//! 9. [`retry`]: when a failed request is made again; [`state`]: what outlives the process; [`process`]: what it lends to all work.
+//! 10. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for what surrounds them.
+//! 11. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 11. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`],
+//! 12. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;

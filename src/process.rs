@@ -1,10 +1,12 @@
-//! What one process lends to all the work in it: memory, threads, the numbers it publishes, and where it keeps what outlives it.
+//! What one process lends to all the work in it: memory, threads, the client of its cluster, the numbers it publishes, and where it
+//! keeps what outlives it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::budget::Budget;
+use crate::cluster;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -15,6 +17,7 @@ pub struct Process {
     pub metrics: Metrics,
     /// Holds the journal of uploads and the records of snapshots.
     pub state_dir: PathBuf,
+    pub cluster: cluster::Shared,
     threads: Arc<Threads>,
 }
 
@@ -30,12 +33,24 @@ impl Process {
     #[must_use]
     pub fn new(memory: u64, threads: usize, state_dir: &Path, metrics: Metrics) -> Self {
         let threads = Arc::new(Threads { count: threads, pool: Mutex::default() });
-        Self { budget: Budget::new(memory), metrics, state_dir: state_dir.to_owned(), threads }
+        Self {
+            budget: Budget::new(memory),
+            metrics,
+            state_dir: state_dir.to_owned(),
+            cluster: cluster::Shared::default(),
+            threads,
+        }
     }
 
     #[must_use]
     pub fn of(config: &Config, metrics: Metrics) -> Self {
         Self::new(config.limits.memory, config.limits.compression_threads, &config.state_dir, metrics)
+    }
+
+    /// The same, with a way to its cluster.
+    #[must_use]
+    pub fn with_cluster(self, cluster: cluster::Shared) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The threads that compress, started if nobody has them.

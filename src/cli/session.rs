@@ -13,10 +13,12 @@ use super::output::Done;
 use super::{Failure, args};
 use crate::aws::AwsLocation;
 use crate::catalog::Catalog;
-use crate::config::{self, Config};
+use crate::cluster::{self, Cluster};
+use crate::config::{self, Config, Environment as _};
 use crate::disks::Disks;
 use crate::error::{Classify as _, Report, ServiceError};
 use crate::format::key::Name;
+use crate::kube;
 use crate::limits::Bandwidth;
 use crate::location::{Connect, Location, Remote};
 use crate::metrics::{self, Metrics};
@@ -108,6 +110,22 @@ impl Remote for AwsLocation {
     }
 }
 
+/// The cluster of `[kubernetes]`, reached with the adapter of kube when somebody needs it.
+pub(super) fn cluster(config: &Config) -> cluster::Shared {
+    struct Kube(config::Kubernetes);
+    #[async_trait]
+    impl cluster::Connect for Kube {
+        async fn connect(&self) -> Result<Arc<dyn Cluster>, Report> {
+            let settings = kube::Settings::new(&self.0, |name| config::System.variable(name));
+            let client = kube::Client::new(settings.map_err(|error| error.report())?).await;
+            let client = client.map_err(|error| error.report())?;
+            tracing::info!(cluster = client.address(), trust = client.trust(), "the client of the cluster is made");
+            Ok(Arc::new(client))
+        }
+    }
+    cluster::Shared::new(Arc::new(Kube(config.kubernetes.clone())))
+}
+
 /// The locations of one command. What is opened twice is one location.
 pub(super) struct Session<'a> {
     pub(super) config: &'a Config,
@@ -121,7 +139,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
-        let process = Process::of(config, Metrics::new());
+        let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
         Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new() }
     }
 

@@ -7,14 +7,16 @@
 pub mod classify;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 
-use crate::error::ServiceError;
+use crate::error::{Class, Report, ServiceError};
 
 /// Most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
 pub const MAX_DOCUMENT: usize = 32 << 20;
@@ -227,6 +229,58 @@ pub trait Cluster: Send + Sync {
     async fn get(&self, object: &Object<'_>) -> Result<Bytes, Failure>;
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
     async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
+}
+
+/// How the cluster is reached; `cli` plugs the adapter in.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// Reads files, and may start a credential plugin; sends nothing.
+    ///
+    /// # Errors
+    /// When there is no cluster to be found, or its configuration cannot be used.
+    async fn connect(&self) -> Result<Arc<dyn Cluster>, Report>;
+}
+
+/// The process's one client, made by the first that needs it. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Shared {
+    connect: Arc<dyn Connect>,
+    client: Arc<OnceCell<Arc<dyn Cluster>>>,
+}
+
+impl Shared {
+    #[must_use]
+    pub fn new(connect: Arc<dyn Connect>) -> Self {
+        Self { connect, client: Arc::default() }
+    }
+
+    /// The client. One that cannot be made is tried again the next time.
+    ///
+    /// # Errors
+    /// As [`Connect::connect`].
+    pub async fn get(&self) -> Result<Arc<dyn Cluster>, Report> {
+        self.client.get_or_try_init(|| self.connect.connect()).await.cloned()
+    }
+}
+
+/// No cluster: of a process that nobody gave one.
+impl Default for Shared {
+    fn default() -> Self {
+        struct Nowhere;
+        #[async_trait]
+        impl Connect for Nowhere {
+            async fn connect(&self) -> Result<Arc<dyn Cluster>, Report> {
+                Err(Report::new(Class::Internal, "this process has no way to a cluster"))
+            }
+        }
+        Self::new(Arc::new(Nowhere))
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("is_made", &self.client.initialized()).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

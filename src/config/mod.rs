@@ -43,7 +43,7 @@ pub use job::AD_HOC;
 pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
-pub use source::{AttachedTo, Ebs, OnNoMatch, Source, SourceKind};
+pub use source::{AttachedTo, ClusterResources, Ebs, Objects, OnNoMatch, Source, SourceKind, Versions};
 
 use crate::budget;
 use crate::format::key::{MAX_NAME, Name};

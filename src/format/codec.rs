@@ -27,7 +27,10 @@ pub const DEFAULT_LEVEL: u32 = 1;
 pub const MAX_STORED: u32 = max_stored(MAX_CHUNK);
 
 /// What a manifest's `features` may name: what a reader must know to read the backup at all.
-pub const FEATURES: [&str; 0] = [];
+pub const FEATURES: [&str; 1] = [KUBERNETES];
+
+/// The manifest has an item of a cluster's objects.
+pub const KUBERNETES: &str = "kubernetes";
 
 /// How long a stored chunk is at most: a zstd frame of incompressible bytes is a little longer than they are, never this much.
 #[must_use]

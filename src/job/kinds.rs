@@ -3,26 +3,38 @@
 //! What the kinds have in the configuration is in `config/source.rs`, what a restore makes of their items in `format/source.rs`.
 
 pub(super) mod ebs;
+mod kubernetes;
 pub(super) mod tree;
+
+use std::sync::Arc;
 
 use super::plan::Plan;
 use super::{Error, Spec};
+use crate::cluster;
 use crate::config::{self, SourceKind};
 use crate::disks::Disks;
 use crate::format::manifest::SourceDescription;
+use crate::resources::lister::Progress;
 use crate::source::command::CommandSource;
 use crate::source::file::FileSource;
 use crate::source::stdin::StdinSource;
 use crate::source::tree::Options;
 
+/// What sources are asked of.
+pub(super) struct Asked<'a> {
+    pub(super) disks: &'a dyn Disks,
+    pub(super) cluster: &'a cluster::Shared,
+    pub(super) objects: &'a Arc<Progress>,
+}
+
 /// Asks every source for its items. What cannot be begun is an item that failed.
 ///
 /// # Errors
 /// When the sources come to nothing at all.
-pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'a>, Error> {
+pub(super) async fn plan<'a>(spec: &'a Spec, asked: &Asked<'_>) -> Result<Plan<'a>, Error> {
     let mut plan = Plan::default();
     for source in &spec.sources {
-        resolve(source, disks, &mut plan).await;
+        resolve(source, asked, &mut plan).await;
     }
     let nothing = plan.snapshots.is_empty() && plan.streams.is_empty() && plan.failed.is_empty();
     if nothing && !has_snapshots(spec) {
@@ -34,7 +46,8 @@ pub(super) async fn plan<'a>(spec: &'a Spec, disks: &dyn Disks) -> Result<Plan<'
 }
 
 /// Adds the items that `source` has now to the plan. A failure is an item that failed.
-async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut Plan<'a>) {
+async fn resolve<'a>(source: &'a config::Source, asked: &Asked<'_>, plan: &mut Plan<'a>) {
+    let Asked { disks, cluster, objects } = *asked;
     let name = source.name.clone();
     match &source.kind {
         SourceKind::Tree { path, exclude, one_file_system } => {
@@ -54,6 +67,7 @@ async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut P
             plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
         }
         SourceKind::Ebs(ebs) => ebs::resolve(&name, ebs, disks, plan).await,
+        SourceKind::Kubernetes(selected) => kubernetes::resolve(&name, selected, cluster, objects, plan).await,
     }
 }
 
@@ -61,9 +75,11 @@ async fn resolve<'a>(source: &'a config::Source, disks: &dyn Disks, plan: &mut P
 pub(super) fn has_snapshots(spec: &Spec) -> bool {
     spec.sources.iter().any(|source| match source.kind {
         SourceKind::Ebs(_) => true,
-        SourceKind::Tree { .. } | SourceKind::File { .. } | SourceKind::Command { .. } | SourceKind::Stdin { .. } => {
-            false
-        }
+        SourceKind::Tree { .. }
+        | SourceKind::File { .. }
+        | SourceKind::Command { .. }
+        | SourceKind::Stdin { .. }
+        | SourceKind::Kubernetes(_) => false,
     })
 }
 
@@ -81,7 +97,8 @@ mod tests {
     }
 
     async fn plan(spec: &Spec) -> Result<Plan<'_>, Error> {
-        super::plan(spec, &MemoryDisks::new([])).await
+        let (disks, cluster) = (MemoryDisks::new([]), cluster::Shared::default());
+        super::plan(spec, &Asked { disks: &disks, cluster: &cluster, objects: &Arc::default() }).await
     }
 
     fn names(plan: &Plan<'_>) -> [Vec<String>; 2] {

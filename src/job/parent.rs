@@ -29,7 +29,9 @@ use crate::config;
 use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
-use crate::format::index::{FileEntry, FileTime, IndexError, Record};
+use crate::format::cluster::Record;
+use crate::format::index::{self as index_format, FileEntry, FileTime, IndexError};
+use crate::format::key::Name;
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
 use crate::source::table::ChunkTable;
 use crate::source::tree;
@@ -164,6 +166,11 @@ impl Parent {
         &self.stream.objects
     }
 
+    /// What it says of the item's objects, where they are a cluster's.
+    pub(super) fn record(&self, item: &Name) -> Option<&Record> {
+        stream_of(&self.ancestor.manifest, item)?.0.kubernetes.as_deref()
+    }
+
     /// What a tree needs to pass over what has not changed.
     pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
         let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
@@ -193,7 +200,7 @@ impl Iterator for Files {
     fn next(&mut self) -> Option<FileEntry> {
         loop {
             match self.records.as_mut()?.next_record() {
-                Ok(Some(Record::File(file))) => return Some(file),
+                Ok(Some(index_format::Record::File(file))) => return Some(file),
                 Ok(Some(_)) => {}
                 Ok(None) => self.records = None,
                 Err(error) => {
@@ -210,7 +217,7 @@ impl Iterator for Files {
 fn read_table(mut records: Records, index: &IndexFile, let_go: &[bool]) -> Result<ChunkTable, download::Error> {
     let mut chunks = Vec::new();
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
-        if let Record::Chunk(chunk) = record {
+        if let index_format::Record::Chunk(chunk) = record {
             // An eighth more at a time: what has been paid for is one table, not the two that doubling would need.
             if chunks.len() == chunks.capacity() {
                 chunks.reserve_exact(1024 + chunks.len() / 8);

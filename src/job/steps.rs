@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failed;
+use super::kinds::Asked;
 use super::plan::{Open, Plan, Planned};
+use super::tally::Tally;
 use super::{Error, Run, Streaming, failed_item, kinds, parent};
 use crate::error::Classify as _;
 use crate::format::key::Name;
@@ -43,11 +45,12 @@ impl Run<'_> {
     }
 
     async fn steps(&mut self, manifest: &mut Manifest, mut session: Option<&mut Session<'_>>) -> Result<(), Error> {
-        let Location { disks, .. } = self.location;
+        let Location { disks, process, .. } = self.location;
+        let asked = Asked { disks: &**disks, cluster: &process.cluster, objects: &self.progress.objects };
         let Plan { snapshots, streams, failed, unlisted, warnings, .. } = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Error::Cancelled),
-            plan = kinds::plan(self.spec, &**disks) => plan?,
+            plan = kinds::plan(self.spec, &asked) => plan?,
         };
         for (source, message) in warnings {
             let mut tally = self.tally(&source);
@@ -87,11 +90,11 @@ impl Run<'_> {
         let tally = self.tally(&name);
         let mut streaming = Streaming { run: self, tally };
         let result = streaming.store(&description, open).await;
-        let warnings = streaming.tally.warnings;
+        let Tally { warnings, record: kubernetes, .. } = streaming.tally;
         manifest.items.push(match result {
             Ok(stream) => {
                 let content = Content::Stream { stream: Some(stream) };
-                Item { outcome: warnings.outcome(), ..Item::new(name, description, content) }
+                Item { outcome: warnings.outcome(), kubernetes, ..Item::new(name, description, content) }
             }
             Err(Error::Item { error, .. }) => self.failed(name, description, error),
             Err(error) => return Err(error),

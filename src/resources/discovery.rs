@@ -15,16 +15,6 @@ use crate::cluster::{Document, Resource, Scope};
 const MAX_GROUPS: usize = 10_000;
 const MAX_RESOURCES: usize = 50_000;
 
-/// Which versions of a kind are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Versions {
-    /// The one that the server prefers.
-    #[default]
-    Preferred,
-    /// Every one that is served.
-    All,
-}
-
 /// Everything that discovery returned.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Served {

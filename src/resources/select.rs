@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::discovery::{Served, ServedKind, Versions};
+use super::discovery::{Served, ServedKind};
 use super::skip::Folder;
 use crate::cluster::{Resource, Scope};
+use crate::config::Objects;
+pub use crate::config::{ClusterResources, Versions};
 use crate::nearest::nearest;
 
 /// What no restore can use, with the reason; what `exclude_resources` is where the configuration does not set it.
@@ -36,16 +38,6 @@ const COHABITING: [(&str, &[&str]); 11] = [
     ("clusterroles", &["rbac.authorization.k8s.io", "authorization.openshift.io"]),
     ("clusterrolebindings", &["rbac.authorization.k8s.io", "authorization.openshift.io"]),
 ];
-
-/// Whether cluster-scoped objects are saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClusterResources {
-    Always,
-    /// All of them where every namespace is saved, else those that the chosen namespaces' objects refer to ([`super::refer`]).
-    #[default]
-    Auto,
-    Never,
-}
 
 /// Why a kind is not listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,6 +156,22 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// What the configuration selects. It has checked the globs.
+    ///
+    /// # Errors
+    /// When a pattern is no glob all the same.
+    pub fn of(objects: &Objects) -> Result<Self, String> {
+        let defaults = DEFAULT_EXCLUDED.map(|(name, _)| name);
+        let excluded = objects.exclude_resources.as_deref().map_or_else(|| defaults.to_vec(), texts);
+        Ok(Self {
+            namespaces: Patterns::new(&texts(&objects.namespaces), &texts(&objects.exclude_namespaces))?,
+            resources: Patterns::new(&texts(&objects.resources), &excluded)?,
+            cluster_resources: objects.cluster_resources,
+            selector: objects.selector.clone(),
+            versions: objects.versions,
+        })
+    }
+
     /// Everything that a restore can use.
     #[must_use]
     pub fn everything() -> Self {
@@ -176,6 +184,10 @@ impl Selection {
             versions: Versions::default(),
         }
     }
+}
+
+fn texts(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
 }
 
 /// A kind to be listed, and where its objects go.

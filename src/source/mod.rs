@@ -4,12 +4,14 @@
 //! changed under it, becomes a [`Warning`] and the stream stays valid; only what makes the whole item worthless (a
 //! command that failed, a root that does not exist) is an error.
 //!
-//! A source that is async by nature is read through one adapter, to be added here with the first of them: docs/architecture.md.
+//! What is async by nature runs as a task, and the source waits for it at a bounded channel: [`objects`].
 
 mod announced;
 pub mod command;
 pub mod file;
 pub mod glob;
+mod group;
+pub mod objects;
 mod open;
 mod page_cache;
 pub mod stdin;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::error::{Class, Classify, Report};
+use crate::format::cluster::Record;
 use crate::format::index::FileEntry;
 
 pub trait Source: Send {
@@ -50,6 +53,11 @@ pub trait Source: Send {
     /// The directories since the last call that are in the stream without what is in them, because another file system is mounted there.
     fn take_not_entered(&mut self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// What of a cluster's objects is in the stream and what is not, once, at its end.
+    fn take_record(&mut self) -> Option<Box<Record>> {
+        None
     }
 
     /// How many bytes the stream will have, as far as is known without reading: for a progress bar only.
@@ -115,6 +123,9 @@ pub enum Error {
     NoInput,
     #[error("the command {argv:?} {outcome}{}", stderr_suffix(stderr))]
     Command { argv: Vec<String>, outcome: String, stderr: String },
+    /// The API server, or the way to it.
+    #[error("{}", .0.message)]
+    Cluster(Report),
     #[error("standard input: {0}")]
     Stdin(#[source] std::io::Error),
     #[error("{0}")]
@@ -130,6 +141,7 @@ fn stderr_suffix(stderr: &str) -> String {
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
+            Self::Cluster(report) => return report.clone(),
             Self::Cancelled => Class::Cancelled,
             _ => Class::Source,
         };
@@ -147,7 +159,7 @@ impl Classify for Error {
                 "look at the command before the pipe: Penstock cannot see its exit code, and does see that of `-- COMMAND` in place \
                  of `-`; where nothing is a good answer, give --allow-empty",
             ),
-            Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) | Self::Cancelled => report,
+            Self::Command { .. } | Self::Stdin(_) | Self::Cluster(_) | Self::Invalid(_) | Self::Cancelled => report,
         }
     }
 }

@@ -781,7 +781,7 @@ async fn every_version_has_its_place_and_the_preferred_one_velero_s() {
     let one = selection(&["*"], &["deployments"]);
     let (members, _) = saved(&shop.client, &one).await;
     assert_eq!(under(&members, "resources/"), ["resources/deployments.apps/namespaces/shop/web.json"]);
-    let all = Selection { versions: penstock::resources::discovery::Versions::All, ..one };
+    let all = Selection { versions: penstock::config::Versions::All, ..one };
     let (members, record) = saved(&shop.client, &all).await;
     let paths = [
         "resources/deployments.apps/namespaces/shop/web.json",

@@ -8,6 +8,7 @@ mod aws_client;
 mod base_credentials;
 mod binary;
 mod classes;
+mod cluster_backup;
 mod conformance;
 mod corpus;
 mod crash;
