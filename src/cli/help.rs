@@ -133,7 +133,8 @@ pub(in crate::cli) const POLICY: &str = "\
 Examples:
   penstock policy > role-policy.json
   penstock policy --trust --account 333333333333 --external-id ID > trust-policy.json
-  penstock policy --caller";
+  penstock policy --caller
+  penstock policy --kubernetes | kubectl apply -f -";
 
 pub(in crate::cli) const SNAPSHOT_RESTORE: &str = "\
 Examples:

@@ -14,6 +14,7 @@ mod pages;
 mod progress;
 mod prune;
 mod read;
+mod roles;
 mod session;
 mod snapshot;
 mod stats;
@@ -120,6 +121,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
+            Command::Policy(args) if args.kubernetes => roles::print(&config, &args.service_account),
             Command::Policy(args) => validate::policy(&config, args),
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")

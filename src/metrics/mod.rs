@@ -371,7 +371,11 @@ impl Job {
     /// What the job's last backup has of its cluster, in place of what the one before had.
     pub fn objects<'a>(&self, records: impl Iterator<Item = &'a Record>) {
         let (mut saved, mut skipped) = (BTreeMap::<&str, u64>::new(), BTreeMap::<&str, u64>::new());
+        let unavailable = &self.all().kubernetes_groups_unavailable;
+        definitions::forget(unavailable, "job", &self.name);
         for record in records {
+            let groups = record.groups.stale.len() + record.groups.missing.len();
+            unavailable.with_label_values(&[&self.name]).add(i64::try_from(groups).unwrap_or(i64::MAX));
             for (resource, of) in &record.resources {
                 *saved.entry(resource).or_default() += of.objects;
             }

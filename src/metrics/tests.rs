@@ -65,6 +65,7 @@ const PUBLISHED: &[&str] = &[
     "ebs_snapshot_duration_seconds{job}",
     "kubernetes_objects{job,resource}",
     "kubernetes_objects_skipped{job,reason}",
+    "kubernetes_groups_unavailable{job}",
     "kubernetes_list_pages_total{job}",
     "kubernetes_lists_expired_total{job}",
     "backups{job}",
@@ -92,7 +93,13 @@ fn a_clusters_objects_are_those_of_the_last_backup() {
     let objects = |kind: &str| metrics.all().kubernetes_objects.with_label_values(&["cluster", kind]).get();
     assert_eq!((objects("pods"), objects("secrets")), (7, 1));
     assert_eq!(metrics.all().kubernetes_objects_skipped.with_label_values(&["cluster", "mirror-pod"]).get(), 3);
+    let unavailable = || metrics.all().kubernetes_groups_unavailable.with_label_values(&["cluster"]).get();
+    assert_eq!(unavailable(), 0);
+    let mut two = two;
+    two.groups.stale.insert("half.example.com/v1".into());
+    two.groups.missing.insert("dead.example.com/v1".into());
     job.objects([&two].into_iter());
+    assert_eq!(unavailable(), 2);
     let left = metrics.gather().into_iter().find(|family| family.name() == "penstock_kubernetes_objects").unwrap();
     assert_eq!((objects("pods"), left.get_metric().len()), (4, 1));
 }
