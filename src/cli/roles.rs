@@ -22,10 +22,11 @@ pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure>
         return Err(Failure::Usage(message.to_owned()));
     }
     let roles = roles(&selections, account);
-    let notes: String = roles.notes.iter().map(|note| format!("# {note}\n")).collect();
+    let mut text: String = roles.notes.iter().flat_map(|note| ["# ", note.as_str(), "\n"]).collect();
     let manifests: Vec<_> = roles.manifests.iter().map(persistent_volume::yaml).collect();
+    text += &manifests.join("---\n");
     let json = json!({ "apiVersion": "v1", "kind": "List", "items": roles.manifests });
-    Ok(Done::new(notes + &manifests.join("---\n"), json))
+    Ok(Done::new(text, json))
 }
 
 #[cfg(test)]
