@@ -112,7 +112,7 @@ impl Ancestors {
         let manifest = self.catalog.manifest(&entry).await?;
         let ancestor = Ancestor { entry, manifest };
         if self.read.is_empty() && self.full_is_due(&ancestor).await? {
-            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "the last full backup is older than `full_every`: making a full backup");
+            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "a full backup is due: the last one is older than `full_every`");
             self.unread = Some(Vec::new().into_iter());
             return Ok(false);
         }
