@@ -310,7 +310,15 @@ impl World {
                     result = job::run(&location, &spec, &progress, &cancel) => {
                         self.kept.push((result.unwrap().manifest, before));
                     }
-                    () = dying.dead() => {}
+                    () = dying.dead() => {
+                        // One that died after its commit and before it read the manifest back has left a backup.
+                        let catalog = Catalog::new(&self.location(self.store.clone()));
+                        let entries = catalog.entries(Scope::default()).await.unwrap();
+                        let unknown = |id| self.kept.iter().all(|(manifest, _)| manifest.id != id);
+                        if let Some(entry) = entries.into_iter().find(|entry| unknown(entry.id.clone())) {
+                            self.kept.push((catalog.manifest(&entry).await.unwrap(), before));
+                        }
+                    }
                 }
                 self.check().await;
             }
