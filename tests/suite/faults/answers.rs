@@ -86,6 +86,29 @@ async fn a_manifest_that_nobody_took_is_no_backup() {
     }
 }
 
+/// Where every answer is wrong, the commit is in doubt: `a_commit_that_nobody_answers_is_looked_for_and_never_undone`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_wrong_answer_to_the_read_back_leaves_the_backup_committed() {
+    let house = House::new();
+    let (put, lied) = (AtomicBool::new(false), AtomicBool::new(false));
+    house.proxy.script(move |operation, count| match operation {
+        Operation::Put => {
+            put.fetch_or(count == 1, Ordering::SeqCst);
+            None
+        }
+        Operation::Read if put.load(Ordering::SeqCst) && !lied.swap(true, Ordering::SeqCst) => {
+            Some(Fault::Header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA="))
+        }
+        _ => None,
+    });
+    let injected = house.proxy.injected();
+    let manifest = house.run().await.unwrap();
+    assert_eq!(house.proxy.injected(), injected + 1);
+    house.proxy.behave();
+    house.verify(&manifest).await;
+    house.nothing_is_left("the run").await;
+}
+
 /// A store that takes an object may lack the ETag in the answer, for all that a proxy leaves of it: the object decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_was_taken_is_a_backup_whatever_was_said() {
