@@ -5,8 +5,7 @@
 //! later. Processes that a hook leaves running when it exits are not waited for.
 
 use std::process::{ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -177,7 +177,7 @@ pub async fn run(
     let metrics = location.process.metrics.job(spec.job.as_str());
     let mut hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
     let work = async {
-        let result = match Run::new(location, spec, progress, cancel, &hooks, (started, id.clone())) {
+        let result = match Run::new(location, spec, progress, cancel, &hooks, started, id.clone()) {
             Ok(mut run) => Box::pin(run.within_time()).await,
             Err(error) => Err(error),
         };
@@ -233,7 +233,8 @@ impl<'a> Run<'a> {
         progress: &'a Progress,
         cancel: &CancellationToken,
         hooks: &'a hooks::Runner<'a>,
-        (started, id): (Timestamp, BackupId),
+        started: Timestamp,
+        id: BackupId,
     ) -> Result<Self, Error> {
         let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
         let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);

@@ -169,40 +169,40 @@ impl Site {
     }
 }
 
-/// A daemon that ends with the test, which fails if the daemon logged a warning or an error that the test does not expect.
+/// A daemon that ends with the test, which fails if the daemon logged a warning or an error that the test does not allow.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     log: PathBuf,
     /// How long the log was before: daemons that follow each other write one file.
     before: usize,
     /// Levels, and words of messages.
-    expected: Mutex<Vec<(&'static str, &'static str)>>,
+    allowed: Mutex<Vec<(&'static str, &'static str)>>,
 }
 
 impl Daemon {
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let before = usize::try_from(file.metadata().unwrap().len()).unwrap();
-        Self { child: command.stderr(file).spawn().unwrap(), log, before, expected: Mutex::default() }
+        Self { child: command.stderr(file).spawn().unwrap(), log, before, allowed: Mutex::default() }
     }
 
-    /// A line of this level whose message has these words belongs to the test.
-    pub(crate) fn expect_log(&self, level: &'static str, words: &'static str) {
-        self.expected.lock().unwrap().push((level, words));
+    /// Allows lines of this level whose message has these words. That one comes is for the test to assert.
+    pub(crate) fn allow_log(&self, level: &'static str, words: &'static str) {
+        self.allowed.lock().unwrap().push((level, words));
     }
 
-    /// The warnings and errors of this daemon that the test does not expect.
+    /// The warnings and errors of this daemon that the test does not allow.
     fn unexpected(&self) -> Vec<String> {
-        let (log, expected) = (self.log(), self.expected.lock().unwrap());
-        let is_expected = |line: &&str| {
+        let (log, allowed) = (self.log(), self.allowed.lock().unwrap());
+        let is_allowed = |line: &&str| {
             let (level, message) = match serde_json::from_str::<Value>(line) {
                 Ok(event) => (event["level"].to_string(), event["message"].to_string()),
                 Err(_) => ((*line).to_owned(), (*line).to_owned()),
             };
             let grave = level.contains("WARN") || level.contains("ERROR");
-            !grave || expected.iter().any(|(at, words)| level.contains(at) && message.contains(words))
+            !grave || allowed.iter().any(|(at, words)| level.contains(at) && message.contains(words))
         };
-        log[self.before..].lines().filter(|line| !is_expected(line)).map(str::to_owned).collect()
+        log[self.before..].lines().filter(|line| !is_allowed(line)).map(str::to_owned).collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -229,7 +229,7 @@ impl Drop for Daemon {
             return;
         }
         let unexpected = self.unexpected();
-        assert!(unexpected.is_empty(), "not expected by this test (Daemon::expect_log):\n{}", unexpected.join("\n"));
+        assert!(unexpected.is_empty(), "not allowed by this test (Daemon::allow_log):\n{}", unexpected.join("\n"));
     }
 }
 
