@@ -16,7 +16,7 @@ use penstock::catalog::{Catalog, Scope};
 use penstock::config::{self, Concurrency, Retention, SignPayload, Source, SourceKind, Upload};
 use penstock::download;
 use penstock::format::codec::{Codec, Compression};
-use penstock::format::key::{Name, ObjectKey};
+use penstock::format::key::{BackupId, Name, ObjectKey};
 use penstock::format::manifest::Manifest;
 use penstock::job::{self, Hooks, Policy, Progress, Reuse, Spec};
 use penstock::location::{Location, memory};
@@ -343,7 +343,8 @@ impl World {
     }
 }
 
-/// Waits until the file system's clock shows another time.
+/// Waits until the file system's clock shows another time, and until a backup that starts has a later id. Ids of one 256th of a second
+/// are ordered by their random digits.
 pub(crate) fn tick(folder: &Path) {
     let probe = folder.join("probe");
     let now = || {
@@ -351,8 +352,9 @@ pub(crate) fn tick(folder: &Path) {
         let metadata = fs::metadata(&probe).unwrap();
         (metadata.ctime(), metadata.ctime_nsec())
     };
-    let before = now();
-    while now() == before {
+    let id = || BackupId::new(jiff::Timestamp::now(), 0);
+    let (before, last) = (now(), id());
+    while now() == before || id() == last {
         std::thread::yield_now();
     }
 }
