@@ -5,16 +5,19 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. The commands' work: [`job`], [`restore`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its permissions.
+//! 3. The commands' work: [`job`], [`restore`], [`inventory`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its
+//!    permissions.
 //! 4. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
 //! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 6. The [`source`]s that it reads, which know neither stream nor upload.
-//! 7. [`location`]: one opened location, which all of the above use.
-//! 8. [`retry`]: repeats failed requests; [`state`]: records that outlive the process.
-//! 9. The ports: [`store`], [`disks`], and [`site`] for identity, trust and permissions.
-//! 10. The adapter: [`aws`], the only module that names an `aws_*` crate; `cli` plugs it into the ports.
-//! 11. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`], [`process`],
-//!     [`checksum`], [`clock`], [`backoff`].
+//! 7. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
+//! 8. [`location`]: one opened location, which all of the above use.
+//! 9. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
+//! 10. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
+//! 11. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//!     `cli` plugs them into the ports.
+//! 12. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;
 pub mod backoff;
@@ -23,19 +26,25 @@ pub mod catalog;
 pub mod checksum;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod disks;
 pub mod download;
 pub mod error;
 pub mod format;
+pub mod inventory;
 pub mod job;
+pub mod kube;
 pub mod limits;
 pub mod location;
 pub mod metrics;
+pub mod nearest;
+pub mod network;
 pub mod policy;
 pub mod process;
 pub mod prune;
+pub mod resources;
 pub mod restore;
 pub mod retention;
 pub mod retry;

@@ -1,6 +1,10 @@
 //! Makes IAM policies as JSON to paste: the role's permissions, its trust policy, and its caller's permissions.
 //!
+//! [`kubernetes`] does the same for the API objects of a cluster.
+//!
 //! The permission policy lists every action that Penstock uses; `tests/suite/layouts.rs` runs it with exactly these.
+
+pub mod kubernetes;
 
 use serde_json::{Value, json};
 

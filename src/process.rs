@@ -1,10 +1,11 @@
-//! Resources that all work in the process shares: memory, threads, metrics, and the state directory.
+//! Resources that all work in the process shares: memory, threads, metrics, the client of its cluster, and the state directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::budget::Budget;
+use crate::cluster;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -15,6 +16,7 @@ pub struct Process {
     pub metrics: Metrics,
     /// Has the journal of uploads and the records of snapshots.
     pub state_dir: PathBuf,
+    pub cluster: cluster::Shared,
     threads: Arc<Threads>,
 }
 
@@ -30,12 +32,24 @@ impl Process {
     #[must_use]
     pub fn new(memory: u64, threads: usize, state_dir: &Path, metrics: Metrics) -> Self {
         let threads = Arc::new(Threads { count: threads, pool: Mutex::default() });
-        Self { budget: Budget::new(memory), metrics, state_dir: state_dir.to_owned(), threads }
+        Self {
+            budget: Budget::new(memory),
+            metrics,
+            state_dir: state_dir.to_owned(),
+            cluster: cluster::Shared::default(),
+            threads,
+        }
     }
 
     #[must_use]
     pub fn of(config: &Config, metrics: Metrics) -> Self {
         Self::new(config.limits.memory, config.limits.compression_threads, &config.state_dir, metrics)
+    }
+
+    /// The same, with access to a cluster.
+    #[must_use]
+    pub fn with_cluster(self, cluster: cluster::Shared) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The compression threads; starts them if no run uses them.

@@ -14,7 +14,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::tls::{Proxy, describe};
+use super::tls::describe;
+use crate::network::Proxy;
 use crate::site::Certificate;
 
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
@@ -23,11 +24,12 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::handshake::{Shown, shake};
-use super::tls::{BundleError, Proxy, Trust, pem};
+use super::tls::{BundleError, Trust, pem};
 use super::transport;
 use crate::config::CertificateMode;
 use crate::error::Classify as _;
 use crate::metrics;
+use crate::network::Proxy;
 
 /// How often the bundle's file is checked for changes.
 pub const LOOK: Duration = Duration::from_secs(5);
@@ -135,7 +137,7 @@ fn stamp(settings: &Settings) -> Option<Stamp> {
 }
 
 fn client(trust: &Trust, settings: &Settings) -> SharedHttpClient {
-    let (context, proxy) = (tls_context(trust), settings.proxy.as_ref().map(Proxy::config));
+    let (context, proxy) = (tls_context(trust), settings.proxy.as_ref().and_then(proxy_config));
     let idle = settings.concurrency.saturating_add(POOL_SPARE);
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut builder = Connector::builder().pool_idle_timeout(POOL_IDLE).pool_max_idle_per_host(idle);
@@ -144,6 +146,11 @@ fn client(trust: &Trust, settings: &Settings) -> SharedHttpClient {
         builder.set_proxy_config(proxy.clone());
         builder.tls_provider(Provider::rustls(CryptoMode::AwsLc)).tls_context(context.clone()).build()
     })
+}
+
+fn proxy_config(proxy: &Proxy) -> Option<ProxyConfig> {
+    // A URL that the SDK does not take was refused when the environment was read.
+    Some(ProxyConfig::https(proxy.url()).ok()?.no_proxy(proxy.direct()))
 }
 
 fn tls_context(trust: &Trust) -> TlsContext {

@@ -33,7 +33,7 @@ pub use self::ec2::Ec2Disks;
 pub use self::s3::S3Store;
 
 use self::classify::{Asked, Context, Service};
-use self::tls::{BundleError, Proxy, Trust};
+use self::tls::{BundleError, Trust};
 pub use self::watch::Skew;
 use self::watch::Watch;
 use crate::config::{EncryptionMode, Location};
@@ -41,6 +41,7 @@ use crate::disks::Disks;
 use crate::error::{Class, Classify, Report};
 use crate::limits::Bandwidth;
 use crate::metrics;
+use crate::network::Proxy;
 use crate::store::Store;
 
 /// For TCP and TLS together, which take milliseconds on a working network.

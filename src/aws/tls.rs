@@ -1,4 +1,4 @@
-//! Reads which certificates are trusted, and which proxy is used.
+//! Reads which certificates are trusted.
 //!
 //! The SDK reads no `AWS_CA_BUNDLE`, takes a file with no certificate for "nothing to add", and panics at the first
 //! request over a bad PEM. So a bundle is read and parsed here, when a location is connected, and the SDK gets
@@ -10,9 +10,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use aws_smithy_http_client::proxy::ProxyConfig;
 use base64::Engine as _;
-use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -25,10 +23,6 @@ use crate::site::Certificate;
 
 /// Far above the system bundle of any distribution (about 250 KiB), so that a wrong path is not read into memory.
 const MAX_BUNDLE: u64 = 8 << 20;
-
-/// This host, instance metadata, and the two container credential endpoints: never behind a proxy.
-const NEVER_PROXIED: &str =
-    "localhost,127.0.0.0/8,::1,169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Why a CA bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -261,78 +255,8 @@ pub(super) fn pem(der: &CertificateDer<'_>) -> Vec<u8> {
     pem
 }
 
-/// The proxy for HTTPS. Plain HTTP uses none: it is for instance metadata, container credentials, or a store on this network.
-#[derive(Clone)]
-pub struct Proxy {
-    url: String,
-    direct: String,
-    config: ProxyConfig,
-}
-
-/// The proxy of a connection, and the authorization for it.
-pub(super) struct Way {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) tls: bool,
-    pub(super) authorization: Option<String>,
-}
-
-impl Proxy {
-    /// Reads `HTTPS_PROXY` (else `ALL_PROXY`) and `NO_PROXY` through `lookup`, in upper or lower case.
-    ///
-    /// # Errors
-    /// When the proxy's URL is malformed; the text never has the URL, which may contain a password.
-    pub fn from_environment(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let either =
-            |name: &str| lookup(name).or_else(|| lookup(&name.to_lowercase())).filter(|value| !value.trim().is_empty());
-        let Some((name, url)) = ["HTTPS_PROXY", "ALL_PROXY"].into_iter().find_map(|name| Some((name, either(name)?)))
-        else {
-            return Ok(None);
-        };
-        // As curl and the AWS CLI do, a bare host:port is an HTTP proxy.
-        let url = if url.contains("://") { url.trim().to_owned() } else { format!("http://{}", url.trim()) };
-        let config = ProxyConfig::https(url.as_str()).map_err(|_| {
-            format!(
-                "{name} is not a proxy URL; expected http://HOST:PORT or https://HOST:PORT, perhaps with USER:PASSWORD@"
-            )
-        })?;
-        let direct =
-            either("NO_PROXY").map_or_else(|| NEVER_PROXIED.to_owned(), |more| format!("{more},{NEVER_PROXIED}"));
-        let config = config.no_proxy(&direct);
-        Ok(Some(Self { url, direct, config }))
-    }
-
-    pub(super) fn config(&self) -> ProxyConfig {
-        self.config.clone()
-    }
-
-    /// `None` for a host that is reached without the proxy.
-    pub(super) fn on_the_way_to(&self, host: &str, port: u16) -> Option<Way> {
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let target = format!("https://{host}:{port}").parse().ok()?;
-        // The matcher of the SDK's own connector.
-        let matcher = Matcher::builder().https(self.url.as_str()).no(self.direct.as_str()).build();
-        let way = matcher.intercept(&target)?;
-        let tls = way.uri().scheme_str() == Some("https");
-        Some(Way {
-            host: way.uri().host()?.trim_matches(['[', ']']).to_owned(),
-            port: way.uri().port_u16().unwrap_or(if tls { 443 } else { 80 }),
-            tls,
-            authorization: way.basic_auth().and_then(|value| value.to_str().ok()).map(str::to_owned),
-        })
-    }
-}
-
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("direct", &self.direct).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
     use super::*;
@@ -406,26 +330,5 @@ mod tests {
         let (_, ders) = parse(format!("noise before\n{text}\nnoise after").as_bytes()).unwrap();
         let (_, again) = parse(&pem(&ders[0])).unwrap();
         assert_eq!(ders, again);
-    }
-
-    #[test]
-    fn proxies_are_read_in_either_case() {
-        let proxy = |pairs: &[(&str, &str)]| {
-            let map: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-            Proxy::from_environment(move |name| map.get(name).cloned())
-        };
-        assert!(proxy(&[]).unwrap().is_none());
-        assert!(proxy(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
-        assert!(proxy(&[("HTTP_PROXY", "http://proxy:3128")]).unwrap().is_none());
-        let found = proxy(&[("https_proxy", "user:secret@proxy:3128"), ("NO_PROXY", ".corp")]).unwrap().unwrap();
-        let way = found.on_the_way_to("s3.eu-west-1.amazonaws.com", 443).unwrap();
-        assert_eq!((way.host.as_str(), way.port, way.tls), ("proxy", 3128, false));
-        assert_eq!(way.authorization.as_deref(), Some("Basic dXNlcjpzZWNyZXQ="));
-        for direct in ["s3.corp", "127.0.0.1", "::1", "169.254.169.254", "localhost"] {
-            assert!(found.on_the_way_to(direct, 443).is_none(), "{direct}");
-        }
-        assert!(!format!("{found:?}").contains("secret"), "{found:?}");
-        let error = proxy(&[("ALL_PROXY", "socks5://user:secret@proxy")]).unwrap_err();
-        assert!(error.contains("ALL_PROXY") && !error.contains("secret"), "{error}");
     }
 }

@@ -4,19 +4,14 @@
 //! chain. The remedy of a certificate failure names the bundle in use.
 
 use std::error::Error as StdError;
-use std::io;
 
 use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::Verdict;
 use crate::error::{Class, Delivery};
+pub(crate) use crate::network::tell;
+use crate::network::{CONNECT, Cause, causes};
 use crate::store;
-
-/// A chain of causes has about five links; the limit keeps a library's bug, a cycle, from hanging this process.
-const MAX_CAUSES: usize = 32;
-
-/// The text of hyper's client for a failure to connect, TLS included; the SDK hides the type.
-const CONNECT: &str = "client error (Connect)";
 
 /// Returns verdict, error text, and whether the service can have seen the request. If the request had no credentials, class and
 /// remedy are those of the failure to obtain them.
@@ -40,38 +35,6 @@ pub(super) fn find<T: StdError + 'static>(error: Cause<'_>) -> Option<&T> {
 /// Whether a handshake failed or the server does not speak TLS.
 pub(super) fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     causes(error).iter().any(|cause| cause.is::<TlsError>())
-}
-
-type Cause<'a> = &'a (dyn StdError + 'static);
-
-/// `error` and its causes. `io::Error::source` skips its payload, which is where rustls's errors are.
-fn causes(error: Cause<'_>) -> Vec<Cause<'_>> {
-    let mut all = Vec::new();
-    let mut current = Some(error);
-    while let Some(error) = current.filter(|_| all.len() < MAX_CAUSES) {
-        all.push(error);
-        current = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    all
-}
-
-/// The texts of the chain, without names of layers and without repetitions.
-pub(crate) fn reason(error: Cause<'_>) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for cause in causes(error) {
-        let text = cause.to_string();
-        let layer = ["dispatch failure", "io error", "other", "service error", "unhandled error", CONNECT];
-        let known = texts.iter().any(|earlier| earlier.contains(&text));
-        if !text.is_empty() && !known && !layer.contains(&text.as_str()) {
-            // A cause whose text contains an earlier one replaces it.
-            texts.retain(|earlier| !text.contains(earlier.as_str()));
-            texts.push(text);
-        }
-    }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
 
 fn classify(causes: &[Cause<'_>], message: &str, trust: &str) -> Verdict {

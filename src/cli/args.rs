@@ -1,5 +1,6 @@
 //! The arguments of the command line, with the text of `--help`.
 
+mod kubernetes;
 mod site;
 mod snapshot;
 
@@ -12,6 +13,7 @@ use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
 
+pub(super) use kubernetes::{KubernetesCommand, KubernetesDiff, KubernetesObjects};
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 
@@ -84,6 +86,9 @@ pub(super) enum Command {
     /// Make an EBS volume from a snapshot of a backup.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// A cluster's API objects: list those in a backup, or compare it with the cluster.
+    #[command(subcommand)]
+    Kubernetes(KubernetesCommand),
     /// Test locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
     /// Print IAM policies for a location, ready to paste.

@@ -96,6 +96,10 @@ async fn run_one(
         if snapshots > 0 {
             message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
         }
+        let current = done.objects.current();
+        if !current.is_empty() {
+            message = format!("{message}, {} objects, listing {current}", read(&done.objects.objects));
+        }
         (read(&done.plain), read(&done.expected), message)
     };
     progress::shown(format, "backup", state, Box::pin(job::run(location, spec, &done, cancel))).await

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Cli, OutputFormat, Trigger};
 use super::logging::Levels;
 use super::output::{self, Done};
-use super::session::Aws;
+use super::session::{self, Aws};
 use super::{Failure, progress};
 use crate::config::Config;
 use crate::daemon::{self, Answer, Client, LastRun, Request, RunningStatus, Setup, Status, when};
@@ -27,6 +27,7 @@ pub(super) async fn run(
         file: cli.config.clone(),
         config: config.clone(),
         connect: Arc::new(Aws::of(config)),
+        cluster: session::cluster(config),
         set_log_level: Box::new(move |level| levels.set(level)),
     };
     daemon::run(setup, cancel.clone()).await?;

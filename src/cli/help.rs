@@ -133,12 +133,31 @@ pub(in crate::cli) const POLICY: &str = "\
 Examples:
   penstock policy > role-policy.json
   penstock policy --trust --account 333333333333 --external-id ID > trust-policy.json
-  penstock policy --caller";
+  penstock policy --caller
+  penstock policy --kubernetes | kubectl apply -f -";
 
 pub(in crate::cli) const SNAPSHOT_RESTORE: &str = "\
 Examples:
   penstock snapshot restore disks@latest --volume vol-0123456789abcdef0 --availability-zone eu-west-1a
   penstock snapshot restore disks@latest --volume shop/db --availability-zone eu-west-1a --manifest | kubectl apply -f -";
+
+pub(in crate::cli) const KUBERNETES_OBJECTS: &str = "\
+Examples:
+  penstock kubernetes objects cluster@latest
+  penstock kubernetes objects cluster@latest --namespace 'shop-*' --resource '*.example.com'
+  penstock kubernetes objects cluster@latest --yaml deployment/shop/web
+  penstock kubernetes objects cluster@latest --yaml clusterroles.rbac.authorization.k8s.io/reader
+  penstock --output json kubernetes objects cluster@latest --yaml secret/shop/db     the bytes as the server sent them
+
+Exit codes: 0, 65 the backup is damaged, 66 no such backup, no API objects in it, or no such object.";
+
+pub(in crate::cli) const KUBERNETES_DIFF: &str = "\
+Examples:
+  penstock kubernetes diff cluster@latest
+  penstock kubernetes diff cluster@latest --namespace shop --context staging
+  penstock --output json kubernetes diff cluster@latest | jq -r '.differences[] | select(.difference == \"only-in-backup\") | .name'
+
+Exit codes: 0 the same, 1 something differs, otherwise by the class of the first failure: also where only one kind could not be listed.";
 
 pub(in crate::cli) const CONFIG: &str = "\
 Examples:

@@ -18,8 +18,10 @@ use super::args::{Cli, LogFormat};
 use super::progress::LogWriter;
 use crate::config::LogLevel;
 
-/// The SDK logs whole requests, signatures included, at trace: those targets stay at info at every level.
-const ALWAYS_INFO: &str = "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,h2=info,hyper_util=info";
+/// The SDK logs whole requests, signatures included, at trace: those targets stay at info at every level. kube logs each failed
+/// request as an error; the caller decides whether it is one.
+const ALWAYS_INFO: &str =
+    "aws_sigv4=info,aws_smithy_runtime=info,aws_runtime=info,h2=info,hyper_util=info,kube_client=off";
 
 /// Changes what is logged from now on.
 #[derive(Debug, Clone)]

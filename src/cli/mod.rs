@@ -1,19 +1,21 @@
 //! The command line: from arguments to an exit code.
 //!
-//! Only this module connects the AWS adapter to the ports ([`session`]). Commands return their result as a [`Done`], which
-//! [`output`] prints; [`file_list`] prints while it reads, because its result may not fit in memory.
+//! Only this module connects the adapters to the ports ([`session`]). Commands return their result as a [`Done`], which
+//! [`output`] prints; [`file_list`] and [`kubernetes`] print while they read, because their results may not fit in memory.
 
 mod args;
 mod backup;
 mod daemon;
 mod file_list;
 mod help;
+mod kubernetes;
 mod logging;
 mod output;
 mod pages;
 mod progress;
 mod prune;
 mod read;
+mod roles;
 mod session;
 mod snapshot;
 mod stats;
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::error::{Class, Classify, Report};
-use args::{Cli, Command, ConfigCommand, SnapshotCommand};
+use args::{Cli, Command, ConfigCommand, KubernetesCommand, SnapshotCommand};
 use logging::Levels;
 use output::Done;
 
@@ -108,6 +110,12 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
+            Command::Kubernetes(KubernetesCommand::Objects(args)) => {
+                kubernetes::objects(&config, args, cli.output, &cancel).await
+            }
+            Command::Kubernetes(KubernetesCommand::Diff(args)) => {
+                kubernetes::diff(&config, args, cli.output, &cancel).await
+            }
             Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {
@@ -120,6 +128,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
+            Command::Policy(args) if args.kubernetes => roles::print(&config, &args.service_account),
             Command::Policy(args) => validate::policy(&config, args),
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
                 unreachable!("needs no session, and is handled before")

@@ -1,6 +1,6 @@
 //! Prints results to standard output, failures to standard error (or, with `--output json`, standard output).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::args::OutputFormat;
 use crate::catalog::Entry;
 use crate::error::Report;
+use crate::format::cluster::Record;
 use crate::format::key::Name;
 use crate::format::manifest::{Item, Manifest, Outcome};
 use crate::retention::some_of;
@@ -92,12 +93,15 @@ pub(super) fn count(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Namespaces that `show` names; its JSON has all of them.
+const MOST_NAMESPACES: usize = 10;
+
 /// One backup, as `list` and `backup` show it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
         manifest.streams().map(|(_, stream)| value(stream)).sum::<u64>()
     };
-    json!({
+    let mut json = json!({
         "id": manifest.id,
         "job": manifest.job,
         "node": manifest.node,
@@ -111,7 +115,12 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
         "items": manifest.items.iter().map(|item| &item.name).collect::<Vec<_>>(),
         "failed_items": failed_items(manifest),
         "warnings": manifest.warnings,
-    })
+    });
+    let objects = cluster_objects(manifest);
+    if !objects.is_empty() {
+        json["kubernetes"] = json!(objects);
+    }
+    json
 }
 
 /// One backup, as `list` shows it: with the time at which the store took it.
@@ -168,12 +177,36 @@ pub(super) fn row(manifest: &Manifest) -> String {
         + "\n"
 }
 
-/// The item's name, with the volume's claim if it has one.
+/// The item's name, with the volume's claim if it has one, and the number of a cluster's objects.
 fn item_name(item: &Item) -> String {
-    match claim(&item.labels) {
-        Some(claim) => format!("{}({claim})", item.name),
-        None => item.name.to_string(),
+    match (claim(&item.labels), &item.kubernetes) {
+        (Some(claim), _) => format!("{}({claim})", item.name),
+        (None, Some(record)) => format!("{}({})", item.name, objects_in_namespaces(record)),
+        (None, None) => item.name.to_string(),
     }
+}
+
+fn objects_in_namespaces(record: &Record) -> String {
+    let namespaces = count(record.namespaces.len() as u64, "namespace");
+    format!("{} in {namespaces}", count(record.objects(), "object"))
+}
+
+/// What was saved of a cluster.
+pub(super) fn cluster_words(record: &Record) -> String {
+    let kinds = record.resources.values().filter(|kind| kind.objects > 0).count() as u64;
+    let all = objects_in_namespaces(record);
+    let named: Vec<&str> = record.namespaces.iter().take(MOST_NAMESPACES).map(String::as_str).collect();
+    let more = record.namespaces.len().saturating_sub(MOST_NAMESPACES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = if named.is_empty() { String::new() } else { format!(" ({}{more})", named.join(", ")) };
+    format!("{all}{named}, of {}; Kubernetes {}", count(kinds, "kind"), record.server_version)
+}
+
+/// How many objects of clusters a backup has, by item.
+fn cluster_objects(manifest: &Manifest) -> BTreeMap<&str, Value> {
+    let records = manifest.items.iter().filter_map(|item| Some((item.name.as_str(), item.kubernetes.as_deref()?)));
+    let row = |record: &Record| json!({ "objects": record.objects(), "namespaces": record.namespaces.len() });
+    records.map(|(name, record)| (name, row(record))).collect()
 }
 
 pub(super) fn header() -> String {

@@ -129,6 +129,7 @@ fn item_lines(item: &Item) -> Vec<String> {
         lines.push(format!("          {}: {}", error.class, error.message));
         lines.extend(error.remedy.iter().map(|remedy| format!("          what to do: {remedy}")));
     }
+    lines.extend(item.kubernetes.as_deref().map(|record| format!("          {}", output::cluster_words(record))));
     match &item.content {
         Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
         Content::EbsSnapshot { snapshot: Some(snapshot) } => {

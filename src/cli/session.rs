@@ -13,10 +13,12 @@ use super::output::Done;
 use super::{Failure, args};
 use crate::aws::AwsLocation;
 use crate::catalog::Catalog;
-use crate::config::{self, Config};
+use crate::cluster::{self, Cluster};
+use crate::config::{self, Config, Environment as _};
 use crate::disks::Disks;
 use crate::error::{Classify as _, Report, ServiceError};
 use crate::format::key::Name;
+use crate::kube::{Client, Settings};
 use crate::limits::Bandwidth;
 use crate::location::{Connect, Location, Remote};
 use crate::metrics::{self, Metrics};
@@ -108,6 +110,29 @@ impl Remote for AwsLocation {
     }
 }
 
+/// The cluster of `[kubernetes]`. The client is made when the first request needs it.
+pub(super) fn cluster(config: &Config) -> cluster::Shared {
+    struct Kube(config::Kubernetes);
+    #[async_trait]
+    impl cluster::Connect for Kube {
+        async fn connect(&self) -> Result<Arc<dyn Cluster>, Report> {
+            Ok(Arc::new(client(&self.0, None).await?))
+        }
+    }
+    cluster::Shared::new(Arc::new(Kube(config.kubernetes.clone())))
+}
+
+/// The client of the cluster of `[kubernetes]`; `context` replaces the configured one.
+pub(super) async fn client(config: &config::Kubernetes, context: Option<&str>) -> Result<Client, Report> {
+    let mut settings = Settings::new(config, |name| config::System.variable(name)).map_err(|error| error.report())?;
+    if let Some(context) = context {
+        settings.context = Some(context.to_owned());
+    }
+    let client = Client::new(settings).await.map_err(|error| error.report())?;
+    tracing::info!(cluster = client.address(), trust = client.trust(), "made the client of the cluster");
+    Ok(client)
+}
+
 /// The locations of one command, each opened once.
 pub(super) struct Session<'a> {
     pub(super) config: &'a Config,
@@ -121,7 +146,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
-        let process = Process::of(config, Metrics::new());
+        let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
         Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new() }
     }
 

@@ -9,13 +9,13 @@ use super::args::{Policy, Skipped, Validate};
 use super::output::Done;
 use super::{Failure, session};
 use crate::aws::{self, AwsLocation};
-use crate::config::{Config, Location};
+use crate::config::{Config, Location, Objects, SourceKind};
 use crate::error::Classify as _;
 use crate::location as opened;
 use crate::metrics::Metrics;
 use crate::policy::{self, Principal, Snapshots, Trusted};
 use crate::process::Process;
-use crate::validate::{Proof, Skip, prove};
+use crate::validate::{self, Proof, Skip, prove};
 
 /// Validates the named locations, or all of them, one after the other.
 pub(super) async fn validate(config: &Config, args: &Validate, cancel: &CancellationToken) -> Result<Done, Failure> {
@@ -31,14 +31,31 @@ pub(super) async fn validate(config: &Config, args: &Validate, cancel: &Cancella
             proofs.push(one(config, location, skip, cancel).await);
         }
     }
+    let mut json = json!({ "locations": proofs.iter().map(Proof::to_json).collect::<Vec<_>>() });
+    let sources = cluster_sources(config, &args.locations);
+    if !sources.is_empty() && !cancel.is_cancelled() {
+        let proof = validate::cluster::prove(&session::cluster(config), &sources, cancel).await;
+        json["kubernetes"] = proof.to_json();
+        proofs.push(proof);
+    }
     let text: Vec<_> = proofs.iter().map(Proof::to_text).collect();
-    let json = json!({ "locations": proofs.iter().map(Proof::to_json).collect::<Vec<_>>() });
     let done = Done::new(text.join("\n"), json);
     let first = proofs.iter().find_map(Proof::first_failure);
     Ok(match first {
         Some(report) => done.code(report.class.exit_code()),
         None => done,
     })
+}
+
+/// The sources that save a cluster's objects to the named locations, or to any.
+fn cluster_sources<'a>(config: &'a Config, locations: &[String]) -> Vec<(String, &'a Objects)> {
+    let jobs = config.jobs.values().filter(|job| locations.is_empty() || locations.contains(&job.location));
+    let sources = jobs.flat_map(|job| job.sources.iter().map(move |source| (job, source)));
+    let objects = sources.filter_map(|(job, source)| match &source.kind {
+        SourceKind::Kubernetes(objects) => Some((format!("{} {}", job.name, source.name), objects)),
+        _ => None,
+    });
+    objects.collect()
 }
 
 async fn one(config: &Config, location: &Location, skip: Skip, cancel: &CancellationToken) -> Proof {

@@ -193,6 +193,12 @@ pub(super) fn glob(text: &str) -> Form {
     }
 }
 
+/// A glob over names, in which `*` passes over dots.
+pub(super) fn name_glob(text: &str) -> Form {
+    let built = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
+    built.map(|_| text.to_owned()).map_err(|error| format!("is {}, which is not a glob: {}", shown(text), error.kind()))
+}
+
 /// A path that does not depend on where the process was started.
 pub(super) fn absolute(text: &str) -> Form {
     if text.starts_with('/') {

@@ -41,7 +41,7 @@ pub use job::AD_HOC;
 pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
-pub use source::{AttachedTo, Ebs, OnNoMatch, Source, SourceKind};
+pub use source::{AttachedTo, ClusterResources, Ebs, Objects, OnNoMatch, Source, SourceKind, Versions};
 
 use crate::budget;
 use crate::format::key::{MAX_NAME, Name};
@@ -126,6 +126,7 @@ fn config(section: &Section) -> Option<Config> {
     let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
     let admin = section.table("admin", admin);
     let log = section.table("log", log);
+    let kubernetes = section.table("kubernetes", kubernetes);
     let locations = section.named("locations", location::read);
     if locations.is_empty() && !section.is_faulty("locations") {
         section.fault("locations", "has no location; add [locations.NAME]");
@@ -141,6 +142,7 @@ fn config(section: &Section) -> Option<Config> {
         admin,
         log,
         limits,
+        kubernetes,
         locations: locations.into_iter().collect(),
         jobs: jobs.into_iter().filter_map(|(_, job)| job.map(|job| (job.name.clone(), job))).collect(),
     })
@@ -192,6 +194,11 @@ fn admin(section: &Section) -> Admin {
 
 fn log(section: &Section) -> Log {
     Log { level: section.choice("level", &LogLevel::WORDS).unwrap_or_default() }
+}
+
+/// `[kubernetes]`.
+fn kubernetes(section: &Section) -> Kubernetes {
+    Kubernetes { kubeconfig: section.path("kubeconfig"), context: section.text("context") }
 }
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {

@@ -22,8 +22,18 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
     pub limits: Limits,
+    pub kubernetes: Kubernetes,
     pub locations: BTreeMap<String, Location>,
     pub jobs: BTreeMap<Name, Job>,
+}
+
+/// How to reach the cluster's API server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kubernetes {
+    /// `None`: the pod's service account, else `$KUBECONFIG`, else `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `None`: the kubeconfig's current one.
+    pub context: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

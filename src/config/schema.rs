@@ -23,6 +23,7 @@ pub fn schema() -> Value {
         ("admin", admin()),
         ("log", log()),
         ("limits", limits()),
+        ("kubernetes", kubernetes()),
         named("locations", "Buckets and how to reach them, each under a name.", &location()),
         named("jobs", "What is saved, where to and when, each under a name. The name adhoc is reserved.", &job()),
     ]);
@@ -47,6 +48,16 @@ fn admin() -> Value {
 fn log() -> Value {
     let words = LogLevel::WORDS.map(|(word, _)| word);
     Object("What the daemon logs.", &[]).of([default_words("level", "The least severe events to log.", &words)])
+}
+
+fn kubernetes() -> Value {
+    Object("The Kubernetes cluster whose objects are saved.", &[]).of([
+        text(
+            "kubeconfig",
+            "A kubeconfig file. Not set: the pod's service account, else $KUBECONFIG, else ~/.kube/config.",
+        ),
+        text("context", "One of the kubeconfig's contexts. Not set: its current-context."),
+    ])
 }
 
 fn limits() -> Value {

@@ -5,6 +5,7 @@
 mod command;
 mod ebs;
 mod file;
+mod kubernetes;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -13,13 +14,14 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 pub use self::ebs::{AttachedTo, Ebs, OnNoMatch};
+pub use self::kubernetes::{ClusterResources, Objects, Versions};
 use super::forms;
 use super::reader::Section;
 use super::shapes::{Object, Property, text, words};
 use crate::format::key::Name;
 
 /// The table of source kinds, in the order in which messages name them.
-static KINDS: [Kind; 4] = [tree::KIND, file::KIND, command::KIND, ebs::KIND];
+static KINDS: [Kind; 5] = [tree::KIND, file::KIND, command::KIND, ebs::KIND, kubernetes::KIND];
 
 struct Kind {
     /// The value of `type`.
@@ -58,6 +60,7 @@ pub enum SourceKind {
         allow_empty: bool,
     },
     Ebs(Ebs),
+    Kubernetes(Objects),
 }
 
 /// A source's name, and its kind unless that has a fault.

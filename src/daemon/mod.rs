@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster;
 use crate::config::{Config, LogLevel};
 use crate::error::{Class, Classify, Report};
 use crate::location::Connect;
@@ -71,6 +72,7 @@ pub struct Setup {
     /// The content of `file`.
     pub config: Config,
     pub connect: Arc<dyn Connect>,
+    pub cluster: cluster::Shared,
     pub set_log_level: Box<dyn Fn(LogLevel) + Send + Sync>,
 }
 
@@ -171,7 +173,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> Result<(), Error> {
 
 impl Daemon {
     fn new(setup: Setup, state: &State, stop: CancellationToken) -> Result<Self, Error> {
-        let Setup { file, config, connect, set_log_level } = setup;
+        let Setup { file, config, connect, cluster, set_log_level } = setup;
         let (now, metrics) = (Timestamp::now(), Metrics::new());
         let commit = option_env!("PENSTOCK_COMMIT").unwrap_or("unknown");
         metrics.started(VERSION, commit, now.as_duration().as_secs_f64());
@@ -179,7 +181,7 @@ impl Daemon {
         set_log_level(config.log.level);
         let tls = admin::Tls::default();
         tls.replace(admin::Tls::load(&config.admin).map_err(Error::Setup)?);
-        let process = Process::of(&config, metrics);
+        let process = Process::of(&config, metrics).with_cluster(cluster);
         let opened = locations::open(&config, &Locations::new(), connect.as_ref(), &process);
         let inside = Inside {
             loaded: now,

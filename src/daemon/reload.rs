@@ -76,6 +76,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("state_dir", old.state_dir != new.state_dir),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.socket", old.admin.socket != new.admin.socket),
+        ("kubernetes", old.kubernetes != new.kubernetes),
         ("limits.bandwidth", old.limits.bandwidth != new.limits.bandwidth),
         ("limits.memory", old.limits.memory != new.limits.memory),
         ("limits.compression_threads", old.limits.compression_threads != new.limits.compression_threads),

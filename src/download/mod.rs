@@ -17,6 +17,7 @@
 //! first failure ends the stream. Dropping the reader, or cancelling, ends its tasks.
 
 pub mod index;
+pub mod input;
 pub mod plain;
 mod plan;
 #[cfg(test)]

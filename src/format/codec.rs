@@ -27,7 +27,10 @@ pub const DEFAULT_LEVEL: u32 = 1;
 pub const MAX_STORED: u32 = max_stored(MAX_CHUNK);
 
 /// The features that a manifest may require of its reader.
-pub const FEATURES: [&str; 0] = [];
+pub const FEATURES: [&str; 1] = [KUBERNETES];
+
+/// The manifest has an item of a cluster's objects.
+pub const KUBERNETES: &str = "kubernetes";
 
 /// The longest stored form of a chunk: zstd lengthens incompressible bytes a little, but by less than this.
 #[must_use]

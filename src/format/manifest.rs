@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::FEATURES;
+use super::cluster;
+use super::codec::{FEATURES, KUBERNETES};
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 pub use super::source::{SourceDescription, Target};
@@ -81,6 +82,9 @@ pub struct Item {
     /// The cluster's names for it: of a volume, its claim's namespace and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What of a cluster's objects was saved and what was not; absent in any other item, and in one that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Box<cluster::Record>>,
     #[serde(flatten)]
     pub content: Content,
 }
@@ -241,7 +245,8 @@ impl Item {
     /// An item without a failure.
     #[must_use]
     pub fn new(name: Name, source: SourceDescription, content: Content) -> Self {
-        Self { name, source, outcome: Outcome::Success, error: None, labels: BTreeMap::new(), content }
+        let labels = BTreeMap::new();
+        Self { name, source, outcome: Outcome::Success, error: None, labels, kubernetes: None, content }
     }
 }
 
@@ -355,10 +360,24 @@ impl Manifest {
         })
     }
 
+    /// What a reader must know beyond version 1. One that does not says so, instead of failing on a word.
+    fn features(&self) -> Vec<&'static str> {
+        let is_kubernetes = |item: &Item| matches!(item.source, SourceDescription::Kubernetes { .. });
+        self.items.iter().any(is_kubernetes).then_some(KUBERNETES).into_iter().collect()
+    }
+
     /// Pretty JSON with a final line feed: people read it.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let mut json = serde_json::to_vec_pretty(self).expect("a manifest has only string keys and finite numbers");
+        #[derive(Serialize)]
+        struct Written<'a> {
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            features: Vec<&'static str>,
+            #[serde(flatten)]
+            manifest: &'a Manifest,
+        }
+        let written = Written { features: self.features(), manifest: self };
+        let mut json = serde_json::to_vec_pretty(&written).expect("a manifest has only string keys and finite numbers");
         json.push(b'\n');
         json
     }

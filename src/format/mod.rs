@@ -3,6 +3,7 @@
 //! Everything decoded here comes from a bucket and is hostile until checked; every failed check names what was
 //! expected.
 
+pub mod cluster;
 pub mod codec;
 pub mod ebs;
 pub mod index;

@@ -21,6 +21,13 @@ pub enum SourceDescription {
     Ebs {
         selected_by: String,
     },
+    /// A cluster's API objects. What was saved of them is in the item's record ([`super::cluster`]).
+    Kubernetes {
+        /// The API server's URL; empty where the client could not be made.
+        address: String,
+        /// What the configuration selects, in words.
+        selection: String,
+    },
 }
 
 impl fmt::Display for SourceDescription {
@@ -31,6 +38,10 @@ impl fmt::Display for SourceDescription {
             Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
             Self::Stdin => f.write_str("standard input"),
             Self::Ebs { selected_by } => write!(f, "EBS volume, by {selected_by}"),
+            Self::Kubernetes { address, selection } if address.is_empty() => {
+                write!(f, "Kubernetes objects: {selection}")
+            }
+            Self::Kubernetes { address, selection } => write!(f, "Kubernetes objects of {address}: {selection}"),
         }
     }
 }
@@ -50,7 +61,7 @@ impl SourceDescription {
     #[must_use]
     pub fn target(&self) -> Target<'_> {
         match self {
-            Self::Tree { .. } => Target::Folder,
+            Self::Tree { .. } | Self::Kubernetes { .. } => Target::Folder,
             Self::File { path } => Target::File(Some(path)),
             Self::Command { .. } | Self::Stdin => Target::File(None),
             Self::Ebs { .. } => Target::Volume,

@@ -13,6 +13,7 @@ use super::tally::Tally;
 use super::{Error, Streaming};
 use crate::budget::OwnBuffers;
 use crate::budget::stream::{self, BLOCK, BLOCKS, Plan};
+use crate::format::cluster::Record;
 use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
 use crate::format::key::{BackupPrefix, ObjectKey};
@@ -50,7 +51,7 @@ impl Streaming<'_, '_> {
         let stop_source = stop.child_token();
         let _guard = stop_source.clone().drop_guard();
         let of_tree = match &parent {
-            Some(parent) if description.is_tree() => parent.of_tree(&spec.parent)?,
+            Some(parent) if matches!(description, SourceDescription::Tree { .. }) => parent.of_tree(&spec.parent)?,
             _ => None,
         };
         let source = open(stop_source, of_tree).map_err(|error| self.tally.failed(error))?;
@@ -111,6 +112,8 @@ struct ItemWriter<'r, 'a> {
     index: Option<index::Writer<SpooledTempFile>>,
     stored: u64,
     not_entered: NotEntered,
+    /// What the backup before says of the item's objects.
+    before: Option<Box<Record>>,
 }
 
 const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
@@ -132,6 +135,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         parent: Option<&Parent>,
     ) -> Result<Self, Error> {
         let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
+        let before = parent.and_then(|parent| parent.record(&streaming.tally.item).cloned().map(Box::new));
         let index = index::Writer::new(tempfile::spooled_tempfile(INDEX_IN_MEMORY)).map_err(index_error)?;
         Ok(Self {
             uploader,
@@ -146,6 +150,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             index: Some(index),
             stored: 0,
             not_entered: NotEntered::default(),
+            before,
         })
     }
 
@@ -158,6 +163,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
                 }
                 Event::Warning(warning) => self.tally.warn(&warning.path.to_string_lossy(), warning.message),
                 Event::NotEntered(path) => self.not_entered.push(&path),
+                Event::Record(record) => self.tally.record(record, self.before.as_deref()),
                 Event::Frame(frame) => self.frame(&frame).await?,
                 Event::Reference(position) => {
                     let plain = self.reference(position)?;

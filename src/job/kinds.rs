@@ -3,13 +3,18 @@
 //! Their configuration is in `config/source.rs`, their restore in `format/source.rs`.
 
 pub(super) mod ebs;
+mod kubernetes;
 pub(super) mod tree;
+
+use std::sync::Arc;
 
 use super::plan::Plan;
 use super::{Error, Spec};
+use crate::cluster;
 use crate::config::SourceKind;
 use crate::disks::Disks;
 use crate::format::manifest::SourceDescription;
+use crate::resources::lister::Progress;
 use crate::source::command::CommandSource;
 use crate::source::file::FileSource;
 use crate::source::stdin::StdinSource;
@@ -29,7 +34,12 @@ pub(super) async fn volumes<'a>(spec: &'a Spec, disks: &dyn Disks, plan: &mut Pl
 ///
 /// # Errors
 /// When no source has any item.
-pub(super) async fn streams<'a>(spec: &'a Spec, plan: &mut Plan<'a>) -> Result<(), Error> {
+pub(super) async fn streams<'a>(
+    spec: &'a Spec,
+    cluster: &cluster::Shared,
+    objects: &Arc<Progress>,
+    plan: &mut Plan<'a>,
+) -> Result<(), Error> {
     for source in &spec.sources {
         let name = source.name.clone();
         match &source.kind {
@@ -49,6 +59,7 @@ pub(super) async fn streams<'a>(spec: &'a Spec, plan: &mut Plan<'a>) -> Result<(
                 let empty = (*allow_empty).into();
                 plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
             }
+            SourceKind::Kubernetes(selected) => kubernetes::resolve(&name, selected, cluster, objects, plan).await,
             SourceKind::Ebs(_) => {}
         }
     }
@@ -65,9 +76,11 @@ pub(super) async fn streams<'a>(spec: &'a Spec, plan: &mut Plan<'a>) -> Result<(
 pub(super) fn has_snapshots(spec: &Spec) -> bool {
     spec.sources.iter().any(|source| match source.kind {
         SourceKind::Ebs(_) => true,
-        SourceKind::Tree { .. } | SourceKind::File { .. } | SourceKind::Command { .. } | SourceKind::Stdin { .. } => {
-            false
-        }
+        SourceKind::Tree { .. }
+        | SourceKind::File { .. }
+        | SourceKind::Command { .. }
+        | SourceKind::Stdin { .. }
+        | SourceKind::Kubernetes(_) => false,
     })
 }
 
@@ -87,7 +100,7 @@ mod tests {
 
     async fn plan(spec: &Spec) -> Result<Plan<'_>, Error> {
         let mut plan = Plan::default();
-        streams(spec, &mut plan).await.map(|()| plan)
+        streams(spec, &cluster::Shared::default(), &Arc::default(), &mut plan).await.map(|()| plan)
     }
 
     fn names(plan: &Plan<'_>) -> [Vec<String>; 2] {

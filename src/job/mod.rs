@@ -41,6 +41,7 @@ use crate::format::key::{BackupId, BackupPrefix, Name, ObjectKey};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::location::Location;
 use crate::metrics;
+use crate::resources::lister;
 use crate::snapshot::{self, Owner};
 use crate::store::{Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
@@ -114,6 +115,8 @@ pub struct Progress {
     /// Expected plain bytes; 0 while unknown.
     pub expected: AtomicU64,
     pub snapshots: snapshot::Progress,
+    /// A cluster's objects.
+    pub objects: Arc<lister::Progress>,
 }
 
 /// A run that committed its backup.
@@ -190,6 +193,9 @@ pub async fn run(
         Err(error) => (outcome_of(error), Some(error.class())),
     };
     metrics.ran(outcome, class, clock.elapsed());
+    if let Ok(Committed { manifest, .. }) = &result {
+        metrics.objects(manifest.items.iter().filter_map(|item| item.kubernetes.as_deref()));
+    }
     if let Some(good) = result.as_ref().ok().filter(|committed| committed.is_good()) {
         metrics.last_success(good.manifest.finished.as_duration().as_secs_f64());
     }

@@ -28,7 +28,9 @@ use crate::config;
 use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
-use crate::format::index::{FileEntry, FileTime, IndexError, Record};
+use crate::format::cluster::Record;
+use crate::format::index::{self as index_format, FileEntry, FileTime, IndexError};
+use crate::format::key::Name;
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
 use crate::source::table::ChunkTable;
 use crate::source::tree;
@@ -163,6 +165,11 @@ impl Parent {
         &self.stream.objects
     }
 
+    /// The record of the item's objects, if it is of a cluster.
+    pub(super) fn record(&self, item: &Name) -> Option<&Record> {
+        stream_of(&self.ancestor.manifest, item)?.0.kubernetes.as_deref()
+    }
+
     /// What a tree source needs to skip unchanged files; `None` if it must read all.
     pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
         let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
@@ -192,7 +199,7 @@ impl Iterator for Files {
     fn next(&mut self) -> Option<FileEntry> {
         loop {
             match self.records.as_mut()?.next_record() {
-                Ok(Some(Record::File(file))) => return Some(file),
+                Ok(Some(index_format::Record::File(file))) => return Some(file),
                 Ok(Some(_)) => {}
                 Ok(None) => self.records = None,
                 Err(error) => {
@@ -209,7 +216,7 @@ impl Iterator for Files {
 fn read_table(mut records: Records, index: &IndexFile, rewritten: &[bool]) -> Result<ChunkTable, download::Error> {
     let mut chunks = Vec::new();
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
-        if let Record::Chunk(chunk) = record {
+        if let index_format::Record::Chunk(chunk) = record {
             // Grows by an eighth: the reservation is for one table, not for the two that doubling would need.
             if chunks.len() == chunks.capacity() {
                 chunks.reserve_exact(1024 + chunks.len() / 8);

@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failed;
+use super::kinds::Asked;
 use super::plan::{Open, Plan, Planned};
+use super::tally::Tally;
 use super::{Error, Run, Streaming, failed_item, kinds, parent};
 use crate::error::Classify as _;
 use crate::format::key::Name;
@@ -44,14 +46,15 @@ impl Run<'_> {
     }
 
     async fn steps(&mut self, manifest: &mut Manifest, mut session: Option<&mut Session<'_>>) -> Result<(), Error> {
-        let Location { disks, .. } = self.location;
+        let Location { disks, process, .. } = self.location;
         let (spec, stop, mut plan) = (self.spec, self.stop.clone(), Plan::default());
         if let Some(session) = session.as_deref_mut() {
             let volumes = kinds::volumes(spec, &**disks, &mut plan);
             stop.run_until_cancelled(volumes).await.ok_or(Error::Cancelled)?;
             self.capture(&plan.snapshots, session, &mut manifest.items).await?;
         }
-        stop.run_until_cancelled(kinds::streams(spec, &mut plan)).await.ok_or(Error::Cancelled)??;
+        let streams = kinds::streams(spec, &process.cluster, &self.progress.objects, &mut plan);
+        stop.run_until_cancelled(streams).await.ok_or(Error::Cancelled)??;
         let Plan { streams, failed, unlisted, warnings, .. } = plan;
         for (source, message) in warnings {
             let mut tally = self.tally(&source);
@@ -88,11 +91,11 @@ impl Run<'_> {
         let tally = self.tally(&name);
         let mut streaming = Streaming { run: self, tally };
         let result = streaming.store(&description, open).await;
-        let warnings = streaming.tally.warnings;
+        let Tally { warnings, record: kubernetes, .. } = streaming.tally;
         manifest.items.push(match result {
             Ok(stream) => {
                 let content = Content::Stream { stream: Some(stream) };
-                Item { outcome: warnings.outcome(), ..Item::new(name, description, content) }
+                Item { outcome: warnings.outcome(), kubernetes, ..Item::new(name, description, content) }
             }
             Err(Error::Item { error, .. }) => self.failed(name, description, error),
             Err(error) => return Err(error),

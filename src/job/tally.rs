@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::failure::Failed;
 use super::{Error, Progress, Run};
+use crate::format::cluster::{Record, Unknown};
 use crate::format::key::Name;
 use crate::format::manifest::{Warning, Warnings};
 use crate::metrics;
@@ -14,12 +15,14 @@ pub(super) struct Tally<'a> {
     metrics: metrics::Job,
     /// This item's warnings.
     pub(super) warnings: Warnings,
+    /// Of a cluster's objects.
+    pub(super) record: Option<Box<Record>>,
 }
 
 impl<'a> Run<'a> {
     pub(super) fn tally(&self, item: &Name) -> Tally<'a> {
         let (item, metrics) = (item.clone(), self.metrics.clone());
-        Tally { item, progress: self.progress, metrics, warnings: Warnings::default() }
+        Tally { item, progress: self.progress, metrics, warnings: Warnings::default(), record: None }
     }
 }
 
@@ -35,6 +38,25 @@ impl Tally<'_> {
     /// Makes the failure of the item.
     pub(super) fn failed(&self, error: impl Into<Failed>) -> Error {
         Error::Item { item: self.item.clone(), error: error.into() }
+    }
+
+    /// Takes the record of a cluster's objects. A loss, and a configured name that matches nothing, is a warning. What the parent had
+    /// and this backup has not is a note, because somebody may have deleted it.
+    pub(super) fn record(&mut self, mut record: Box<Record>, before: Option<&Record>) {
+        for loss in record.losses() {
+            self.warn("", loss);
+        }
+        for Unknown { key, pattern, nearest } in &record.unknown {
+            let nearest = nearest.as_ref().map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"));
+            self.warn("", format!("{key}: nothing in the cluster is called {pattern:?}{nearest}"));
+        }
+        let gone = before.map(|before| record.gone_since(before)).unwrap_or_default();
+        record.notes.extend(gone);
+        for note in &record.notes {
+            tracing::warn!(item = %self.item, "{note}");
+        }
+        self.metrics.listed(&record);
+        self.record = Some(record);
     }
 
     /// Adds to the plain bytes that the stream is expected to have.

@@ -57,6 +57,11 @@ pub(super) struct Definitions {
     pub(super) ebs_snapshots: IntCounterVec,
     pub(super) ebs_snapshots_pending: IntGaugeVec,
     pub(super) ebs_snapshot_duration: HistogramVec,
+    pub(super) kubernetes_objects: IntGaugeVec,
+    pub(super) kubernetes_objects_skipped: IntGaugeVec,
+    pub(super) kubernetes_groups_unavailable: IntGaugeVec,
+    pub(super) kubernetes_list_pages: IntCounterVec,
+    pub(super) kubernetes_lists_expired: IntCounterVec,
     pub(super) backups: IntGaugeVec,
     pub(super) backups_deleted: IntCounterVec,
     pub(super) config_last_reload_successful: IntGauge,
@@ -109,6 +114,11 @@ impl Definitions {
             ebs_snapshots: r.counters("ebs_snapshots_total", "EBS snapshots that ended, by outcome and class. Look up the class in docs/runbooks.md.", &["job", "outcome", "class"])?,
             ebs_snapshots_pending: r.gauges("ebs_snapshots_pending", "Snapshots that were started and are not completed. Not 0 for a day: see the snapshot's state in EC2.", &["job"])?,
             ebs_snapshot_duration: r.histograms("ebs_snapshot_duration_seconds", "How long snapshots took until they were completed.", &["job"], RUN_SECONDS)?,
+            kubernetes_objects: r.gauges("kubernetes_objects", "Objects of each kind in the last backup. One that falls to 0, or whose series ends: deleted, or not served or allowed any more, see `penstock show`.", &["job", "resource"])?,
+            kubernetes_objects_skipped: r.gauges("kubernetes_objects_skipped", "Objects that the last backup left out, by reason. `too-large` and `unusable-name` are losses, the others no restore needs.", &["job", "reason"])?,
+            kubernetes_groups_unavailable: r.gauges("kubernetes_groups_unavailable", "Versions of API groups whose server did not answer at the last backup, so that objects of theirs may be missing. `kubectl get apiservices` shows them.", &["job"])?,
+            kubernetes_list_pages: r.counters("kubernetes_list_pages_total", "Pages asked of the API server. Growing much faster than objects: pages are made again, see the log.", &["job"])?,
+            kubernetes_lists_expired: r.counters("kubernetes_lists_expired_total", "Lists that went on in a later state of the cluster, because a page took longer than the server keeps a state (410). Steadily growing: the store or the server is slow.", &["job"])?,
             backups: r.gauges("backups", "Committed backups of this node in the store. Growing without end: the job has no retention, or prune fails.", &["job"])?,
             backups_deleted: r.counters("backups_deleted_total", "Backups that retention or `delete` removed, by outcome. `failure`: the role lacks s3:DeleteObject, or see the log.", &["job", "outcome"])?,
             config_last_reload_successful: r.plain(IntGauge::with_opts(opts("config_last_reload_successful", "0: the file on disk was refused and the old configuration stays in use. `penstock config check` says why."))?)?,
@@ -171,6 +181,11 @@ impl Registrar<'_> {
 /// Removes series by one of their labels, for every kind of family.
 trait Forget: Send + Sync {
     fn forget(&self, label: &str, value: &str);
+}
+
+/// Drops every series of `family` whose `label` is `value`.
+pub(super) fn forget(family: &IntGaugeVec, label: &str, value: &str) {
+    Forget::forget(family, label, value);
 }
 
 impl<B: MetricVecBuilder> Forget for MetricVec<B> {

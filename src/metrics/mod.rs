@@ -13,6 +13,7 @@ mod definitions;
 mod tests;
 pub mod text;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use prometheus::proto::MetricFamily;
 
 use crate::budget::Budget;
 use crate::error::Class;
+use crate::format::cluster::{Record, ResourceRecord};
+
 /// The values of the label `outcome`; the manifest has the same.
 pub use crate::format::manifest::Outcome;
 use definitions::Definitions;
@@ -358,6 +361,38 @@ impl Job {
     pub fn snapshots_pending(&self, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.all().ebs_snapshots_pending.with_label_values(&[&self.name]).set(count);
+    }
+
+    /// What listing a cluster took.
+    pub fn listed(&self, record: &Record) {
+        let sum = |of: fn(&ResourceRecord) -> u64| record.resources.values().map(of).sum();
+        self.all().kubernetes_list_pages.with_label_values(&[&self.name]).inc_by(sum(|resource| resource.pages));
+        self.all().kubernetes_lists_expired.with_label_values(&[&self.name]).inc_by(sum(|resource| resource.expired));
+    }
+
+    /// What the job's last backup has of its cluster, in place of what the one before had.
+    pub fn objects<'a>(&self, records: impl Iterator<Item = &'a Record>) {
+        let (mut saved, mut skipped) = (BTreeMap::<&str, u64>::new(), BTreeMap::<&str, u64>::new());
+        let unavailable = &self.all().kubernetes_groups_unavailable;
+        definitions::forget(unavailable, "job", &self.name);
+        for record in records {
+            let groups = record.groups.stale.len() + record.groups.missing.len();
+            unavailable.with_label_values(&[&self.name]).add(i64::try_from(groups).unwrap_or(i64::MAX));
+            for (resource, of) in &record.resources {
+                *saved.entry(resource).or_default() += of.objects;
+            }
+            for (reason, count) in record.skipped() {
+                *skipped.entry(reason).or_default() += count;
+            }
+        }
+        for (family, counts) in
+            [(&self.all().kubernetes_objects, saved), (&self.all().kubernetes_objects_skipped, skipped)]
+        {
+            definitions::forget(family, "job", &self.name);
+            for (label, count) in counts {
+                family.with_label_values(&[&*self.name, label]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// Committed backups of this job and node in the store.

@@ -63,11 +63,46 @@ const PUBLISHED: &[&str] = &[
     "ebs_snapshots_total{class,job,outcome}",
     "ebs_snapshots_pending{job}",
     "ebs_snapshot_duration_seconds{job}",
+    "kubernetes_objects{job,resource}",
+    "kubernetes_objects_skipped{job,reason}",
+    "kubernetes_groups_unavailable{job}",
+    "kubernetes_list_pages_total{job}",
+    "kubernetes_lists_expired_total{job}",
     "backups{job}",
     "backups_deleted_total{job,outcome}",
     "config_last_reload_successful{}",
     "state_write_failures_total{}",
 ];
+
+fn cluster(kinds: &[(&str, u64)]) -> Record {
+    let mut record = Record::default();
+    for (kind, objects) in kinds {
+        let skipped = [("mirror-pod".to_owned(), 1)].into();
+        let resource = ResourceRecord { objects: *objects, pages: 2, skipped, ..ResourceRecord::default() };
+        record.resources.insert((*kind).to_owned(), resource);
+    }
+    record
+}
+
+#[test]
+fn a_clusters_objects_are_those_of_the_last_backup() {
+    let metrics = Metrics::new();
+    let job = metrics.job("cluster");
+    let (one, two) = (cluster(&[("pods", 3), ("secrets", 1)]), cluster(&[("pods", 4)]));
+    job.objects([&one, &two].into_iter());
+    let objects = |kind: &str| metrics.all().kubernetes_objects.with_label_values(&["cluster", kind]).get();
+    assert_eq!((objects("pods"), objects("secrets")), (7, 1));
+    assert_eq!(metrics.all().kubernetes_objects_skipped.with_label_values(&["cluster", "mirror-pod"]).get(), 3);
+    let unavailable = || metrics.all().kubernetes_groups_unavailable.with_label_values(&["cluster"]).get();
+    assert_eq!(unavailable(), 0);
+    let mut two = two;
+    two.groups.stale.insert("half.example.com/v1".into());
+    two.groups.missing.insert("dead.example.com/v1".into());
+    job.objects([&two].into_iter());
+    assert_eq!(unavailable(), 2);
+    let left = metrics.gather().into_iter().find(|family| family.name() == "penstock_kubernetes_objects").unwrap();
+    assert_eq!((objects("pods"), left.get_metric().len()), (4, 1));
+}
 
 #[test]
 fn registered_metrics_are_exactly_the_published_ones() {
@@ -87,6 +122,9 @@ fn registered_metrics_are_exactly_the_published_ones() {
     job.deduplicated(1);
     job.snapshot_ended(Outcome::Failure, class, Some(second));
     job.snapshots_pending(1);
+    let record = cluster(&[("pods", 3)]);
+    job.listed(&record);
+    job.objects([&record].into_iter());
     job.backups(1);
     job.backup_deleted(Outcome::Success);
     let location = metrics.location("l");

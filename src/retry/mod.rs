@@ -52,7 +52,7 @@ impl Policy {
 
 /// The failures of one request so far.
 #[derive(Debug)]
-struct Attempts {
+pub struct Attempts {
     policy: Policy,
     failed: u32,
     first_failure: Option<Instant>,
@@ -62,6 +62,20 @@ struct Attempts {
 impl Attempts {
     const fn new(policy: Policy) -> Self {
         Self { policy, failed: 0, first_failure: None, at_once: false }
+    }
+
+    /// For work that is repeated until `patience` has passed since its first failure.
+    #[must_use]
+    pub const fn within(patience: Duration) -> Self {
+        Self::new(Policy::Patience(patience))
+    }
+
+    /// Waits as the class requires; `false` if there is no further attempt. For a port without a decorator: `cluster`.
+    pub async fn wait(&mut self, class: Class) -> bool {
+        let Some(pause) = self.after(class, Instant::now(), random()) else { return false };
+        tracing::debug!(%class, failed = self.failed, pause_ms = pause.as_millis(), "the request is repeated after a pause");
+        tokio::time::sleep(pause).await;
+        true
     }
 
     /// How long to wait before the next attempt after a failure of `class`; `None` if there is no next one. `random` is uniform.

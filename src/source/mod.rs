@@ -4,12 +4,14 @@
 //! while it reads, it gives a [`Warning`] and the stream stays valid. Only a failure that makes the whole item worthless (a
 //! command failed, a root does not exist) is an error.
 //!
-//! An async source would be read through one adapter, to be added here with the first of them: docs/architecture.md.
+//! An async source runs as a task; its reader waits for it at a bounded channel: [`objects`].
 
 mod announced;
 pub mod command;
 pub mod file;
 pub mod glob;
+mod group;
+pub mod objects;
 mod open;
 mod page_cache;
 pub mod stdin;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::error::{Class, Classify, Report};
+use crate::format::cluster::Record;
 use crate::format::index::FileEntry;
 
 pub trait Source: Send {
@@ -50,6 +53,11 @@ pub trait Source: Send {
     /// The directories since the last call that are stored without their content, because another file system is mounted there.
     fn take_not_entered(&mut self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// The record of a cluster's objects, once, at the stream's end: which of them are in the stream, and which are not.
+    fn take_record(&mut self) -> Option<Box<Record>> {
+        None
     }
 
     /// How many bytes the stream will have, if known without reading: for a progress bar only.
@@ -115,6 +123,9 @@ pub enum Error {
     NoInput,
     #[error("the command {argv:?} {outcome}{}", stderr_suffix(stderr))]
     Command { argv: Vec<String>, outcome: String, stderr: String },
+    /// The API server, or the connection to it.
+    #[error("{}", .0.message)]
+    Cluster(Report),
     #[error("could not read standard input: {0}")]
     Stdin(#[source] std::io::Error),
     #[error("{0}")]
@@ -130,6 +141,7 @@ fn stderr_suffix(stderr: &str) -> String {
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
+            Self::Cluster(report) => return report.clone(),
             Self::Cancelled => Class::Cancelled,
             _ => Class::Source,
         };
@@ -147,7 +159,7 @@ impl Classify for Error {
                 "look at the command before the pipe: Penstock cannot see its exit code, but checks that of `-- COMMAND` in place \
                  of `-`; if an empty input is valid, give --allow-empty",
             ),
-            Self::Command { .. } | Self::Stdin(_) | Self::Invalid(_) | Self::Cancelled => report,
+            Self::Command { .. } | Self::Stdin(_) | Self::Cluster(_) | Self::Invalid(_) | Self::Cancelled => report,
         }
     }
 }

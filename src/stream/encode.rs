@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::cut::{self, More};
 use crate::budget::{Buffer, OwnBuffers};
+use crate::format::cluster::Record;
 use crate::format::codec::{self, Codec, Encoding, max_stored};
 use crate::format::index::{ChunkId, FileEntry, MAX_CHUNK};
 use crate::source::table::ChunkTable;
@@ -72,6 +73,8 @@ pub enum Event {
     Warning(Warning),
     /// A directory that is stored without its content.
     NotEntered(PathBuf),
+    /// What is said of a cluster's objects.
+    Record(Box<Record>),
     Frame(Frame),
     /// A chunk that was read and that the parent has, by its position in the table.
     Reference(u32),
@@ -225,6 +228,9 @@ impl Cutter {
         }
         for path in self.source.take_not_entered() {
             self.send(Pending::Ready(Event::NotEntered(path)))?;
+        }
+        if let Some(record) = self.source.take_record() {
+            self.send(Pending::Ready(Event::Record(record)))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 # make demo: the real binary against a stand-in for AWS (moto) on loopback, over HTTPS with a CA of this run.
 #
 # usage: run.sh [--keep]    --keep: leave the server up at the end, until Ctrl-C
+# KUBECONFIG=path: the API objects of that cluster are saved too (nothing is changed in it, its Secrets are then below .demo/).
 # PENSTOCK=path takes that binary instead of building one; DEMO_MIB (300; 30 or more) is how many MiB of real files are copied.
 # Everything is made below .demo/ of the project; any difference or unexpected exit code ends it with a non-zero exit.
 set -euo pipefail
@@ -289,6 +290,28 @@ penstock snapshot restore disks@latest --volume "$volume" --availability-zone ${
 aws_operator ec2 describe-volumes --query 'Volumes[].[VolumeId,SnapshotId,AvailabilityZone,VolumeType,State]' --output text
 copies=$(aws_as operator ec2 describe-volumes --filters Name=availability-zone,Values=${region}b --query 'length(Volumes)' --output text)
 [[ $copies == 1 ]] || fail "$copies volumes were made of the snapshot"
+
+step "the API objects of a cluster"
+if [[ -z ${KUBECONFIG:-} ]]; then
+  say "  no cluster is here; with KUBECONFIG set its API objects are saved into the stand-in too, and given back as files"
+else
+  cat >>"$run/penstock.toml" <<T
+
+[jobs.cluster]
+location = "demo"
+[[jobs.cluster.sources]]
+type = "kubernetes"
+name = "objects"
+T
+  policy cluster-role.yaml --kubernetes
+  run cat "$run/cluster-role.yaml"
+  # Exit code 1: an API of the cluster is down, or this kubeconfig may not read everything; `show` says what.
+  penstock backup cluster || [[ $? == 1 ]] || fail "the cluster's objects were not saved"
+  penstock show cluster@latest
+  (umask 077 && penstock restore cluster@latest --item objects --to "$run/objects")
+  [[ -d $run/objects/resources/namespaces/cluster ]] || fail "no namespace was saved"
+  run ls "$run/objects/resources"
+fi
 
 step "keep a copy of the bucket to look at"
 aws_operator s3 sync --only-show-errors "s3://$bucket" "$run/bucket"

@@ -70,18 +70,18 @@ def mebibytes(quantity):
     raise AssertionError(f"{quantity}: neither Mi nor Gi")
 
 
-def pod_of(objects):
-    return one(objects, "DaemonSet")["spec"]["template"]["spec"]
+def pod_of(objects, kind="DaemonSet"):
+    return one(objects, kind)["spec"]["template"]["spec"]
 
 
-def agent_of(objects):
-    [container] = pod_of(objects)["containers"]
+def agent_of(objects, kind="DaemonSet"):
+    [container] = pod_of(objects, kind)["containers"]
     return container
 
 
-def environment_of(objects):
+def environment_of(objects, kind="DaemonSet"):
     """The container's environment, as kubelet would make it, with an example of what a node fills in."""
-    agent = agent_of(objects)
+    agent = agent_of(objects, kind)
     [source] = agent["envFrom"]
     environment = dict(one(objects, "ConfigMap", source["configMapRef"]["name"])["data"])
     fields = {"spec.nodeName": "node-1", "status.hostIP": "192.0.2.1"}
@@ -91,19 +91,19 @@ def environment_of(objects):
     return environment
 
 
-def configuration_of(objects):
-    [volume] = [volume for volume in pod_of(objects)["volumes"] if volume["name"] == "config"]
+def configuration_of(objects, kind="DaemonSet"):
+    [volume] = [volume for volume in pod_of(objects, kind)["volumes"] if volume["name"] == "config"]
     return one(objects, "ConfigMap", volume["configMap"]["name"])["data"]["penstock.toml"]
 
 
-def config_check(objects, folder, **changes):
-    """`penstock config check` on what the pod would see: its ConfigMaps as files, its environment (with `changes`)."""
-    environment = environment_of(objects) | changes
-    text = configuration_of(objects)
-    for volume in pod_of(objects)["volumes"]:
+def with_configuration(objects, folder, *argv, kind="DaemonSet", **changes):
+    """`penstock ARGV` on what the pod would see: its ConfigMaps as files, its environment (with `changes`)."""
+    environment = environment_of(objects, kind) | changes
+    text = configuration_of(objects, kind)
+    for volume in pod_of(objects, kind)["volumes"]:
         if "configMap" not in volume or volume["name"] == "config":
             continue
-        [mount] = [mount for mount in agent_of(objects)["volumeMounts"] if mount["name"] == volume["name"]]
+        [mount] = [mount for mount in agent_of(objects, kind)["volumeMounts"] if mount["name"] == volume["name"]]
         there = pathlib.Path(folder) / volume["name"]
         there.mkdir(exist_ok=True)
         for name, content in one(objects, "ConfigMap", volume["configMap"]["name"])["data"].items():
@@ -111,4 +111,13 @@ def config_check(objects, folder, **changes):
         environment = {name: value.replace(mount["mountPath"], str(there)) for name, value in environment.items()}
     path = pathlib.Path(folder) / "penstock.toml"
     path.write_text(text)
-    return run(PENSTOCK, "--config", path, "config", "check", env=environment)
+    return run(PENSTOCK, "--config", path, *argv, env=environment)
+
+
+def config_check(objects, folder, **options):
+    return with_configuration(objects, folder, "config", "check", **options)
+
+
+def of_node_agents(objects):
+    """Without what components/cluster adds."""
+    return [each for each in objects if not each["metadata"]["name"].startswith("penstock-cluster")]

@@ -32,6 +32,7 @@ SAME = {
     "private-ca": STATIC | {"certificate": {"bundle": BUNDLE}, "location": {
         "s3Url": "https://s3.example.internal", "stsUrl": "https://sts.example.internal", "ec2Url": "https://ec2.example.internal",
     }},
+    "cluster": {"clusterAgent": {"enabled": True}},
     "control-plane": {
         "credentials": {"kind": "static", "externalIdInSecret": True},
         "etcd": {"enabled": True},
@@ -70,7 +71,7 @@ def plain(objects):
         for label in list(labels):
             if label.startswith("helm.sh/") or label.removeprefix("app.kubernetes.io/") in ("instance", "version", "managed-by"):
                 del labels[label]
-        if each["kind"] == "DaemonSet":
+        if each["kind"] in ("DaemonSet", "Deployment"):
             metadata = each["spec"]["template"]["metadata"]
             metadata["annotations"] = {
                 name: value for name, value in metadata.get("annotations", {}).items() if not name.startswith("checksum/")
@@ -118,12 +119,35 @@ class Chart(unittest.TestCase):
         [volume] = [volume for volume in pod_of(objects)["volumes"] if volume["name"] == mount["name"]]
         self.assertEqual((mount["readOnly"], volume["hostPath"]["path"]), (True, "/srv/data"))
 
+    def test_the_cluster_agents_role_state_and_configuration_can_be_others(self):
+        rules = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list"]}]
+        values = {"enabled": True, "stateClaim": "penstock-state", "config": "cluster = \"x\"\n", "schedule": "@daily"}
+        objects = rendered({"clusterAgent": values | {"rbac": {"rules": rules}}})
+        validate(objects)
+        self.assertEqual(one(objects, "ClusterRole")["rules"], rules)
+        [state] = [volume for volume in pod_of(objects, "Deployment")["volumes"] if volume["name"] == "state"]
+        self.assertEqual(state["persistentVolumeClaim"], {"claimName": "penstock-state"})
+        self.assertEqual(one(objects, "ConfigMap", "penstock-cluster")["data"]["penstock.toml"], "cluster = \"x\"\n")
+        self.assertEqual(one(objects, "ConfigMap", "penstock-settings")["data"]["PENSTOCK_CLUSTER_SCHEDULE"], "@daily")
+        without = rendered({"clusterAgent": {"enabled": True, "rbac": {"create": False}}})
+        self.assertEqual([each["kind"] for each in without if "rbac" in each["apiVersion"]], [])
+
+    def test_the_cluster_agent_has_credentials_and_ca_too(self):
+        objects = rendered(merged(SAME["private-ca"], {"clusterAgent": {"enabled": True}}))
+        for part, of in (("volumes", pod_of), ("volumeMounts", agent_of)):
+            theirs = [each for each in of(objects)[part] if each["name"] in ("credentials", "ca")]
+            ours = [each for each in of(objects, "Deployment")[part] if each["name"] in ("credentials", "ca")]
+            self.assertEqual((len(ours), ours), (2, theirs))
+
     def test_a_change_rolls_out(self):
-        def annotation(values):
-            return one(rendered(values), "DaemonSet")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+        def annotation(values, kind="DaemonSet"):
+            return one(rendered(values), kind)["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
 
         seen = {annotation(values) for values in ({}, {"cluster": "other"}, {"config": "cluster = \"x\"\n"}, {"schedule": "0 1 * * *"})}
         self.assertEqual(len(seen), 4)
+        of_cluster = ({}, {"schedule": "0 1 * * *"}, {"config": "cluster = \"x\"\n"})
+        seen = {annotation({"clusterAgent": {"enabled": True, **values}}, "Deployment") for values in of_cluster}
+        self.assertEqual(len(seen), 3)
 
     def test_what_looks_odd_and_is_right(self):
         digest = "0.1.0@sha256:" + "0" * 64
@@ -149,6 +173,10 @@ class Chart(unittest.TestCase):
             ({"certificate": {"bundle": BUNDLE, "configMap": "x"}}, "certificate.configMap"),
             ({"certificate": {"mode": "replace"}}, "/certificate/mode"),
             ({"schedule": "hourly"}, "/schedule"),
+            ({"clusterAgent": {"schedule": "hourly"}}, "/clusterAgent/schedule"),
+            ({"clusterAgent": {"stateClaim": "A b"}}, "/clusterAgent/stateClaim"),
+            ({"clusterAgent": {"enabled": True}, "etcd": {"enabled": True}}, "clusterAgent.enabled"),
+            ({"clusterAgent": {"rbac": {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}]}}}, "verbs"),
             ({"memory": "lots"}, "/memory"),
             ({"memory": "1GiB"}, "resources.limits.memory"),
             ({"hostPaths": ["srv"]}, "/hostPaths/0"),
@@ -202,14 +230,15 @@ class Chart(unittest.TestCase):
         self.assertEqual(sorted(of_values(values)), sorted(set(of_schema(schema)) - {"/global"}))
 
     def test_the_files_are_the_manifests_own(self):
-        for ours, theirs in (("penstock.toml", "base"), ("penstock-etcd.toml", "components/etcd")):
+        folders = {"penstock.toml": "base", "penstock-etcd.toml": "components/etcd", "penstock-cluster.toml": "components/cluster"}
+        for ours, theirs in folders.items():
             self.assertEqual((CHART / "files" / ours).read_text(), (KUBERNETES / theirs / "penstock.toml").read_text())
 
     def test_versions_agree_with_the_package(self):
         version = re.search(r'^version = "(.+)"$', (CHART.parents[2] / "Cargo.toml").read_text(), re.M)[1]
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
         self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
-        for where in ("base", "components/restore"):
+        for where in ("base", "components/cluster", "components/restore"):
             [image] = yaml.safe_load((KUBERNETES / where / "kustomization.yaml").read_text())["images"]
             self.assertEqual(image["newTag"], version)
 

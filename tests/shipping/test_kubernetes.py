@@ -7,6 +7,7 @@ import tempfile
 import tomllib
 import unittest
 
+import yaml
 from common import (
     KUBERNETES,
     PENSTOCK,
@@ -16,21 +17,23 @@ from common import (
     environment_of,
     kustomize,
     mebibytes,
+    of_node_agents,
     one,
     overlays,
     pod_of,
     run,
     validate,
+    with_configuration,
 )
 
 
 class Overlays(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.rendered = {name: kustomize(KUBERNETES / "overlays" / name) for name in overlays()}
+        cls.rendered = {name: of_node_agents(kustomize(KUBERNETES / "overlays" / name)) for name in overlays()}
 
     def test_there_is_one_for_each_way_in(self):
-        self.assertEqual(overlays(), ["control-plane", "irsa", "pod-identity", "private-ca", "static-credentials"])
+        self.assertEqual(overlays(), ["cluster", "control-plane", "irsa", "pod-identity", "private-ca", "static-credentials"])
 
     def test_valid_against_the_schemas(self):
         for name, objects in self.rendered.items():
@@ -73,16 +76,24 @@ class Overlays(unittest.TestCase):
             "PENSTOCK_LISTEN": ("9632", "admin.listen:"),
             "PENSTOCK_VOLUMES_SCHEDULE": ("hourly", "jobs.volumes.schedule:"),
             "PENSTOCK_ETCD_SCHEDULE": ("hourly", "jobs.etcd.schedule:"),
+            "PENSTOCK_CLUSTER_SCHEDULE": ("hourly", "jobs.cluster.schedule:"),
         }
-        either = self.rendered["pod-identity"], self.rendered["control-plane"]
-        variables = re.findall(r"^[^#\n]*\$\{(\w+)", "".join(configuration_of(objects) for objects in either), re.M)
+        cluster = kustomize(KUBERNETES / "overlays" / "cluster")
+        agents = {
+            "VOLUMES": (self.rendered["pod-identity"], "DaemonSet"),
+            "ETCD": (self.rendered["control-plane"], "DaemonSet"),
+            "CLUSTER": (cluster, "Deployment"),
+        }
+        texts = "".join(configuration_of(objects, kind) for objects, kind in agents.values())
+        variables = re.findall(r"^[^#\n]*\$\{(\w+)", texts, re.M)
         # What these two name is read by whoever uses it, and a wrong path is named then.
         files = {"PENSTOCK_CERTIFICATE", "PENSTOCK_EXTERNAL_ID_FILE"}
         self.assertEqual(sorted({*wrong, *files}), sorted(set(variables)))
         for name, (value, key) in wrong.items():
-            objects = either["ETCD" in name]
+            job = name.removeprefix("PENSTOCK_").removesuffix("_SCHEDULE")
+            objects, kind = agents[job if name.endswith("_SCHEDULE") else "VOLUMES"]
             with self.subTest(setting=name), tempfile.TemporaryDirectory() as folder:
-                done = config_check(objects, folder, **{name: value})
+                done = config_check(objects, folder, kind=kind, **{name: value})
                 self.assertEqual(done.returncode, 78, done.stdout)
                 self.assertIn(key, done.stderr)
 
@@ -196,19 +207,131 @@ class Overlays(unittest.TestCase):
                 for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                     self.assertEqual(agent[probe]["httpGet"]["port"], port["name"])
 
-    def test_the_two_configurations_are_one_down_to_the_jobs(self):
+    def test_the_configurations_are_one_down_to_the_jobs(self):
         def head(path):
             lines = (KUBERNETES / path).read_text().splitlines()
             start, end = lines.index('cluster = "${PENSTOCK_CLUSTER}"'), lines.index('mode = "${PENSTOCK_ENCRYPTION:-bucket-default}"')
             return lines[start : end + 2]
 
-        self.assertEqual(head("base/penstock.toml"), head("components/etcd/penstock.toml"))
+        for component in ("etcd", "cluster"):
+            self.assertEqual(head("base/penstock.toml"), head(f"components/{component}/penstock.toml"))
 
     def test_the_binary_takes_the_arguments(self):
         for name, objects in self.rendered.items():
             with self.subTest(overlay=name):
                 done = run(PENSTOCK, *agent_of(objects)["args"], "--help")
                 self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class ClusterAgent(unittest.TestCase):
+    """components/cluster: what it adds to the agents of nodes, and that it adds nothing to them."""
+
+    KIND = "Deployment"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.objects = kustomize(KUBERNETES / "overlays" / "cluster")
+        cls.pod, cls.agent = pod_of(cls.objects, cls.KIND), agent_of(cls.objects, cls.KIND)
+
+    def rendered_with(self, *components):
+        with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
+            listed = ", ".join(f"../../components/{name}" for name in components)
+            text = f"namespace: penstock\nresources: [../../base]\ncomponents: [{listed}]\n"
+            ca = "configMapGenerator: [{name: penstock-ca, literals: [ca.pem=x]}]\n"
+            (pathlib.Path(folder) / "kustomization.yaml").write_text(text + ca)
+            return kustomize(folder)
+
+    def test_the_agents_of_nodes_are_what_they_are_without_it(self):
+        ours = of_node_agents(self.objects)
+        self.assertNotEqual(ours, self.objects)
+        theirs = kustomize(KUBERNETES / "overlays" / "pod-identity")
+        # The API server's port is the one thing more.
+        one(ours, "NetworkPolicy")["spec"]["egress"].remove({"ports": [{"port": 6443, "protocol": "TCP"}]})
+        self.assertEqual(ours, theirs)
+
+    def test_valid_against_the_schemas(self):
+        validate(self.objects)
+
+    def test_the_configuration_is_one_that_saves_the_cluster(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = config_check(self.objects, folder, kind=self.KIND)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [source] = tomllib.loads(configuration_of(self.objects, self.KIND))["jobs"]["cluster"]["sources"]
+        self.assertEqual(source, {"type": "kubernetes", "name": "objects"})
+        self.assertEqual(environment_of(self.objects, self.KIND)["NODE_NAME"], "cluster")
+        self.assertEqual(run(PENSTOCK, *self.agent["args"], "--help").returncode, 0)
+
+    def test_one_at_a_time(self):
+        spec = one(self.objects, self.KIND)["spec"]
+        self.assertEqual((spec["replicas"], spec["strategy"]), (1, {"type": "Recreate"}))
+        self.assertGreaterEqual(self.pod["terminationGracePeriodSeconds"], 30)
+
+    def test_hardened(self):
+        context = self.pod["securityContext"]
+        self.assertEqual(context["seccompProfile"], {"type": "RuntimeDefault"})
+        self.assertIs(context["runAsNonRoot"], True)
+        [user] = re.findall(r"^ARG RUN_AS=(\d+)$", (KUBERNETES.parents[1] / "Dockerfile").read_text().split("FROM scratch")[1], re.M)
+        self.assertEqual({context["runAsUser"], context["runAsGroup"], context["fsGroup"]}, {int(user)})
+        self.assertEqual([name for name in ("hostNetwork", "hostPID", "hostIPC") if self.pod.get(name)], [])
+        self.assertEqual([volume for volume in self.pod["volumes"] if "hostPath" in volume], [])
+        self.assertNotIn("initContainers", self.pod)
+        container = self.agent["securityContext"]
+        self.assertIs(container["allowPrivilegeEscalation"], False)
+        self.assertIs(container["readOnlyRootFilesystem"], True)
+        self.assertEqual(container["capabilities"], {"drop": ["ALL"]})
+
+    def test_the_limit_fits_the_budget(self):
+        budget = tomllib.loads(configuration_of(self.objects, self.KIND))["limits"]["memory"]
+        budget = mebibytes(budget.split(":-")[1].rstrip("}"))
+        self.assertGreaterEqual(mebibytes(self.agent["resources"]["limits"]["memory"]), budget + 128)
+
+    def test_it_alone_has_a_token_and_a_role(self):
+        account = one(self.objects, "ServiceAccount", self.pod["serviceAccountName"])
+        self.assertIs(account["automountServiceAccountToken"], True)
+        self.assertIs(self.pod["automountServiceAccountToken"], True)
+        subjects = [each["subjects"] for each in self.objects if each["kind"].endswith("RoleBinding")]
+        expected = {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": account["metadata"]["namespace"]}
+        self.assertEqual(subjects, [[expected]])
+        self.assertNotEqual(pod_of(self.objects)["serviceAccountName"], account["metadata"]["name"])
+
+    def test_its_role_is_what_policy_prints_for_its_configuration(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = with_configuration(self.objects, folder, "policy", "--kubernetes", kind=self.KIND)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        printed = list(yaml.safe_load_all(done.stdout))
+        ours = [each for each in self.objects if "rbac" in each["apiVersion"]]
+        self.assertEqual(printed, ours)
+
+    def test_ports_and_selectors_agree(self):
+        labels = one(self.objects, self.KIND)["spec"]["template"]["metadata"]["labels"]
+        service = one(self.objects, "Service", "penstock-cluster")["spec"]
+        selectors = [one(self.objects, self.KIND)["spec"]["selector"]["matchLabels"], service["selector"]]
+        selectors.append(one(self.objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
+        for selector in selectors:
+            self.assertLessEqual(selector.items(), labels.items())
+        node = one(self.objects, "DaemonSet")["spec"]["selector"]["matchLabels"]
+        self.assertFalse(node.items() <= labels.items(), "the DaemonSet would adopt its pod")
+        [port] = self.agent["ports"]
+        self.assertEqual(service["ports"][0]["targetPort"], port["name"])
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            self.assertEqual(self.agent[probe]["httpGet"]["port"], port["name"])
+
+    def test_it_has_the_location_and_the_credentials_of_the_agents(self):
+        objects = self.rendered_with("cluster", "static-credentials", "private-ca")
+        ours, theirs = agent_of(objects, self.KIND), agent_of(objects)
+        self.assertEqual((ours["envFrom"], ours["image"]), (theirs["envFrom"], theirs["image"]))
+        for name in ("credentials", "ca"):
+            for part in ("volumes", "volumeMounts"):
+                pods = pod_of(objects, self.KIND), pod_of(objects)
+                either = [pod if part == "volumes" else pod["containers"][0] for pod in pods]
+                [one_of_ours], [one_of_theirs] = ([each for each in of[part] if each["name"] == name] for of in either)
+                self.assertEqual(one_of_ours, one_of_theirs)
+
+    def test_irsa_says_the_regional_endpoint_to_both(self):
+        objects = self.rendered_with("cluster", "irsa")
+        for name in ("penstock", "penstock-cluster"):
+            annotations = one(objects, "ServiceAccount", name)["metadata"]["annotations"]
+            self.assertEqual(annotations, {"eks.amazonaws.com/sts-regional-endpoints": "true"})
 
 
 class Restore(unittest.TestCase):

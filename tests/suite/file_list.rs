@@ -57,13 +57,13 @@ fn index(count: u64) -> (Vec<u8>, penstock::format::index::Totals) {
 }
 
 /// The most that a command took of memory.
-fn peak(mut command: Command) -> u64 {
+pub(crate) fn peak(mut command: Command) -> u64 {
     let output = command.stdout(Stdio::piped()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap() * 1024
 }
 
-fn measured(penstock: &Penstock, arguments: &[&str]) -> Command {
+pub(crate) fn measured(penstock: &Penstock, arguments: &[&str]) -> Command {
     let script = "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); \
                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.returncode)";
     let command = penstock.command(arguments);

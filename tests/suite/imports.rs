@@ -49,9 +49,9 @@ fn objection(from: &str, to: &str) -> Option<String> {
     let allowed = match (from, to) {
         _ if from == to => true,
         ("main" | "cli", _) => to != "main",
-        // The adapter implements the ports, so it is the one module that looks up; and only `cli` plugs it in.
-        ("aws", "disks" | "site" | "store") => true,
-        (_, "aws") => false,
+        // The adapters implement the ports, so they are the modules that look up; and only `cli` plugs them in.
+        ("aws", "disks" | "site" | "store") | ("kube", "cluster") => true,
+        (_, "aws" | "kube") => false,
         _ => above < below || (above == ground && below == ground),
     };
     (!allowed).then(|| format!("`{from}` names `{to}`, which is not below it"))
@@ -237,6 +237,9 @@ fn violations(file: &Path, source: &str) -> Vec<String> {
         if written[0].starts_with("aws_") && from != "aws" {
             complain(format!("only src/aws/ names an AWS crate, not `{from}`"));
         }
+        if matches!(written[0].as_str(), "kube" | "kube_client" | "kube_core" | "k8s_openapi") && from != "kube" {
+            complain(format!("only src/kube/ names a kube crate, not `{from}`"));
+        }
         let Some(target) = resolve(&module, &written) else { continue };
         // The root itself: `lib.rs` only lists modules, so nothing but a glob could be meant.
         let Some(to) = target.first() else { continue };
@@ -341,6 +344,8 @@ fn the_checker_finds_violations() {
         ("daemon/mod.rs", "use crate::aws;", "`aws`"),
         ("job/mod.rs", "use aws_sdk_s3::Client;", "only src/aws/"),
         ("job/mod.rs", "use ::aws_sdk_s3 as s3;", "only src/aws/"),
+        ("resources/mod.rs", "use kube::Client;", "only src/kube/"),
+        ("resources/mod.rs", "use crate::kube::Client;", "`kube`"),
         ("job/mod.rs", "fn f() -> aws_config::Config {}", "only src/aws/"),
         ("main.rs", "fn main() { aws_config::load() }", "only src/aws/"),
         ("job/mod.rs", "let c = '\"'; let l: &'a str; use crate::cli::X; // \"", "`cli`"),

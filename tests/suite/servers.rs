@@ -282,7 +282,7 @@ impl Servers {
         (TcpListener::from_std(listener).unwrap(), address)
     }
 
-    fn serve<S, B>(&self, scheme: Scheme, service: S) -> String
+    pub(crate) fn serve<S, B>(&self, scheme: Scheme, service: S) -> String
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
@@ -388,7 +388,7 @@ where
     Ok(())
 }
 
-fn see(request: &Request<Incoming>, body: String) -> Seen {
+pub(crate) fn see(request: &Request<Incoming>, body: String) -> Seen {
     Seen {
         method: request.method().to_string(),
         uri: request.uri().to_string(),

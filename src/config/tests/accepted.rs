@@ -34,6 +34,19 @@ fn defaults() {
     assert_eq!(job.compression, Compression::Zstd { level: 1 });
 }
 
+#[test]
+fn a_cluster_is_found_by_itself_or_as_it_is_configured() {
+    assert_eq!(good(BASE).kubernetes, Kubernetes::default());
+    let text = format!("{BASE}\n[kubernetes]\nkubeconfig = \"/etc/penstock/kubeconfig\"\ncontext = \"prod\"\n");
+    let Kubernetes { kubeconfig, context } = good(&text).kubernetes;
+    assert_eq!(
+        (kubeconfig.as_deref(), context.as_deref()),
+        (Some(Path::new("/etc/penstock/kubeconfig")), Some("prod"))
+    );
+    let empty = format!("{BASE}\n[kubernetes]\nkubeconfig = \"\"\ncontext = \"\"\n");
+    assert_eq!(good(&empty).kubernetes, Kubernetes::default());
+}
+
 /// The interface's own example, without what is not yet supported.
 #[test]
 fn the_interface_document() {

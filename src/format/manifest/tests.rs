@@ -18,3 +18,18 @@ fn an_items_error_is_its_report_and_an_older_one_is_read() {
     assert_eq!(read(r#"{"class": "local", "message": "full"}"#), Report::new(Class::Local, "full"));
     assert_eq!(read(r#"{"class": "of-the-future", "message": ""}"#), Report::new(Class::Internal, ""));
 }
+
+#[test]
+fn an_item_of_a_cluster_keeps_its_record_and_an_older_reader_learns_what_it_lacks() {
+    use crate::format::testing::{item, manifest};
+    assert!(!String::from_utf8(manifest(Vec::new()).to_json()).unwrap().contains("features"));
+    let source = SourceDescription::Kubernetes { address: "https://api".to_owned(), selection: "all".to_owned() };
+    assert_eq!(source.target(), Target::Folder);
+    let record = cluster::Record { server_version: "v1.36.4".to_owned(), ..cluster::Record::default() };
+    let manifest = manifest(vec![Item { kubernetes: Some(Box::new(record)), ..item("objects", source, None) }]);
+    let json = manifest.to_json();
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(value["features"], serde_json::json!(["kubernetes"]));
+    assert_eq!(value["items"][0]["kubernetes"]["server_version"], "v1.36.4");
+    assert_eq!(Manifest::parse(&json, &manifest.chain(), &manifest.id, "c/").unwrap(), manifest);
+}

@@ -40,10 +40,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::body::Body;
 use self::inode::Content;
-use self::runs::{Group, Held, LARGE, Runs, Verdict};
+use self::runs::{Held, Runs, Verdict};
 use self::unchanged::Comparison;
 pub use self::unchanged::Parent;
 use self::walk::{Found, Step, Walk};
+use super::group::{Group, LARGE};
 use super::{Error, Mark, Source, Warning};
 use crate::format::index::{FileEntry, FileKind};
 use crate::tar::{BLOCK, END, Layout, Member};

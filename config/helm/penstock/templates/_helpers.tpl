@@ -34,6 +34,20 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* The agent that saves the cluster's API objects. */}}
+{{- define "penstock.clusterName" -}}
+{{ include "penstock.base" . }}-cluster
+{{- end }}
+
+{{- define "penstock.clusterSelector" -}}
+app.kubernetes.io/component: cluster
+app.kubernetes.io/name: penstock
+{{- end }}
+
+{{- define "penstock.clusterConfig" -}}
+{{- .Values.clusterAgent.config | default (.Files.Get "files/penstock-cluster.toml") }}
+{{- end }}
+
 {{/* Its variables. An empty value is left out: the file has the default. */}}
 {{- define "penstock.settings" -}}
 {{- $static := eq .Values.credentials.kind "static" }}
@@ -53,6 +67,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   "PENSTOCK_KMS_KEY_ID" .Values.location.encryption.kmsKeyId
   "PENSTOCK_MEMORY" (ternary "" .Values.memory (eq .Values.memory "256MiB"))
   $schedule .Values.schedule
+  "PENSTOCK_CLUSTER_SCHEDULE" (ternary .Values.clusterAgent.schedule "" .Values.clusterAgent.enabled)
   "PENSTOCK_CREDENTIALS" (ternary "static" "" $static)
   "PENSTOCK_ACCESS_KEY_ID_FILE" (ternary (printf "%s/access-key-id" $secret) "" $static)
   "PENSTOCK_SECRET_ACCESS_KEY_FILE" (ternary (printf "%s/secret-access-key" $secret) "" $static)
@@ -92,6 +107,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if has (trimSuffix "/" $path) (list "/etc" "/lib" "/run" "/tmp" "/usr" "/usr/bin" "/var" "/var/lib" "/var/lib/penstock") }}
 {{- fail (printf "hostPaths[%d] is %s, where the agent has files of its own; expected folders below, or save it with the host's package" $index $path) }}
 {{- end }}
+{{- end }}
+{{- if and .Values.clusterAgent.enabled .Values.etcd.enabled }}
+{{- fail "clusterAgent.enabled stands beside etcd.enabled; expected in the release that saves pod volumes, of which a cluster has one" }}
 {{- end }}
 {{- if and .Values.certificate.bundle .Values.certificate.configMap }}
 {{- fail "certificate.configMap stands beside certificate.bundle; expected one of the two" }}

@@ -5,21 +5,22 @@ use std::io::{self, Read};
 use bytes::{Buf as _, Bytes};
 use tokio::runtime::Handle;
 
-use crate::download::plain::PlainReader;
-use crate::download::{self, Progress};
+use super::plain::PlainReader;
+use super::{Error, Progress};
 
 /// Reads a stream. If the download fails, the [`io::Error`] has its text and `failure` has the error itself.
-pub(super) struct Input {
+pub struct Input {
     reader: PlainReader,
     runtime: Handle,
     rest: Bytes,
     progress: Progress,
-    pub(super) failure: Option<download::Error>,
+    pub failure: Option<Error>,
 }
 
 impl Input {
     /// Must be called within the runtime in which the reader was made.
-    pub(super) fn new(reader: PlainReader, progress: Progress) -> Self {
+    #[must_use]
+    pub fn new(reader: PlainReader, progress: Progress) -> Self {
         Self { reader, runtime: Handle::current(), rest: Bytes::new(), progress, failure: None }
     }
 }

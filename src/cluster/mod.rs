@@ -1,0 +1,325 @@
+//! The port to a Kubernetes API server: what a backup needs of it, and nothing more.
+//!
+//! The implementation is `kube`; the tests' fake is a server on a real socket, so that the adapter is tested with it. A method is
+//! one request; retries are the caller's. What is listed comes as a stream: a page is never a whole in memory. Creating, patching
+//! and deleting objects and running commands in pods join this trait with the commands that need them.
+
+pub mod classify;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use crate::error::{Class, Report, ServiceError};
+
+/// Most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
+pub const MAX_DOCUMENT: usize = 32 << 20;
+
+/// A request that failed, with what Kubernetes adds to it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    pub error: ServiceError,
+    /// The server asks to wait so long before the next attempt.
+    pub retry_after: Option<Duration>,
+    /// The continue token has expired (410).
+    pub expired: Option<Box<Expired>>,
+}
+
+/// What a server says of a list whose state it has no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// With it the list continues at the next key, in the state of today; `None`: it must start again.
+    pub token: Option<String>,
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Self { error, retry_after: None, expired: None }
+    }
+}
+
+impl From<Failure> for ServiceError {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl crate::error::Classify for Failure {
+    fn report(&self) -> crate::error::Report {
+        self.error.report()
+    }
+}
+
+/// `GET /version`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Version {
+    /// `v1.36.4`.
+    pub git_version: String,
+    pub major: String,
+    /// Some clouds append a `+`.
+    pub minor: String,
+    pub platform: String,
+}
+
+/// A kind of objects as one version of a group serves it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// Empty for the core group.
+    pub group: String,
+    pub version: String,
+    pub plural: String,
+    pub kind: String,
+    pub scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+impl Resource {
+    /// `deployments.apps`; `pods` in the core group.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.group.as_str() {
+            "" => self.plural.clone(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+
+    /// `apps/v1`; `v1` in the core group.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        match self.group.as_str() {
+            "" => self.version.clone(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// `/apis/apps/v1/namespaces/shop/deployments`; every namespace's without one.
+    #[must_use]
+    pub fn path(&self, namespace: Option<&str>) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        let within = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
+        format!("{root}/{}{within}/{}", self.api_version(), self.plural)
+    }
+}
+
+/// What to list, and which page of it.
+#[derive(Debug, Clone, Copy)]
+pub struct List<'a> {
+    pub resource: &'a Resource,
+    /// `None`: the whole cluster.
+    pub namespace: Option<&'a str>,
+    /// A label selector; empty: everything.
+    pub selector: &'a str,
+    /// Objects on a page, at least 1.
+    pub limit: u32,
+    /// The continue token of the page before.
+    pub from: Option<&'a str>,
+}
+
+/// A body as it comes from the network, in pieces of any size. An error is the last element.
+pub type Body = BoxStream<'static, Result<Bytes, Failure>>;
+
+/// A document that is read as a whole.
+#[derive(Debug, Clone)]
+pub struct Document {
+    pub bytes: Bytes,
+    /// `application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList`; empty where the server sends none.
+    pub content_type: String,
+}
+
+/// Which document of discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery<'a> {
+    /// `/api` or `/apis`, in the aggregated form where the server has it.
+    Root(Root),
+    /// The resources of a group's version, `apps/v1` or `v1`.
+    Version(&'a str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    Core,
+    Groups,
+}
+
+/// What SelfSubjectAccessReview is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access<'a> {
+    pub verb: &'a str,
+    pub group: &'a str,
+    pub resource: &'a str,
+    /// `None`: in every namespace, or at the cluster's scope.
+    pub namespace: Option<&'a str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub allowed: bool,
+    /// The authorizer's words, often empty.
+    pub reason: String,
+}
+
+/// SelfSubjectRulesReview: what this identity may do in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rules {
+    pub resource_rules: Vec<Rule>,
+    /// The authorizer cannot name every rule.
+    pub incomplete: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rule {
+    pub verbs: Vec<String>,
+    pub api_groups: Vec<String>,
+    pub resources: Vec<String>,
+    pub resource_names: Vec<String>,
+}
+
+impl Rules {
+    /// Whether `verb` is allowed on every object of the resource.
+    #[must_use]
+    pub fn allow(&self, verb: &str, resource: &Resource) -> bool {
+        let has = |list: &[String], name: &str| list.iter().any(|entry| entry == "*" || entry == name);
+        self.resource_rules.iter().any(|rule| {
+            rule.resource_names.is_empty()
+                && has(&rule.verbs, verb)
+                && has(&rule.api_groups, &resource.group)
+                && has(&rule.resources, &resource.plural)
+        })
+    }
+}
+
+/// One object by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Object<'a> {
+    pub resource: &'a Resource,
+    pub namespace: Option<&'a str>,
+    pub name: &'a str,
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.resource.path(self.namespace), self.name)
+    }
+}
+
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// The server's URL, for messages.
+    fn address(&self) -> String;
+    async fn version(&self) -> Result<Version, Failure>;
+    async fn discovery(&self, document: Discovery<'_>) -> Result<Document, Failure>;
+    /// One page; the caller reads it to the end.
+    async fn list(&self, list: &List<'_>) -> Result<Body, Failure>;
+    /// An object's bytes as the server sends them, at most [`MAX_DOCUMENT`].
+    async fn get(&self, object: &Object<'_>) -> Result<Bytes, Failure>;
+    async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
+    async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
+}
+
+/// How the cluster is reached; `cli` plugs the adapter in.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// Reads files, and may start a credential plugin; sends nothing.
+    ///
+    /// # Errors
+    /// When there is no cluster to be found, or its configuration cannot be used.
+    async fn connect(&self) -> Result<Arc<dyn Cluster>, Report>;
+}
+
+/// The process's one client, made by the first that needs it. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Shared {
+    connect: Arc<dyn Connect>,
+    client: Arc<OnceCell<Arc<dyn Cluster>>>,
+}
+
+impl Shared {
+    #[must_use]
+    pub fn new(connect: Arc<dyn Connect>) -> Self {
+        Self { connect, client: Arc::default() }
+    }
+
+    /// The client. One that cannot be made is tried again the next time.
+    ///
+    /// # Errors
+    /// As [`Connect::connect`].
+    pub async fn get(&self) -> Result<Arc<dyn Cluster>, Report> {
+        self.client.get_or_try_init(|| self.connect.connect()).await.cloned()
+    }
+}
+
+/// No cluster: of a process that nobody gave one.
+impl Default for Shared {
+    fn default() -> Self {
+        struct Nowhere;
+        #[async_trait]
+        impl Connect for Nowhere {
+            async fn connect(&self) -> Result<Arc<dyn Cluster>, Report> {
+                Err(Report::new(Class::Internal, "this process has no way to a cluster"))
+            }
+        }
+        Self::new(Arc::new(Nowhere))
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("is_made", &self.client.initialized()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_names() {
+        let resource = |group: &str, plural: &str| Resource {
+            group: group.into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: String::new(),
+            scope: Scope::Namespaced,
+        };
+        let (pods, deployments) = (resource("", "pods"), resource("apps", "deployments"));
+        assert_eq!((pods.name(), pods.api_version()), ("pods".into(), "v1".into()));
+        assert_eq!(pods.path(None), "/api/v1/pods");
+        assert_eq!((deployments.name(), deployments.api_version()), ("deployments.apps".into(), "apps/v1".into()));
+        assert_eq!(deployments.path(Some("shop")), "/apis/apps/v1/namespaces/shop/deployments");
+    }
+
+    #[test]
+    fn rules_are_matched() {
+        let rules: Rules = serde_json::from_str(
+            r#"{"resourceRules":[{"verbs":["get","list"],"apiGroups":["apps"],"resources":["deployments"]},
+               {"verbs":["*"],"apiGroups":["*"],"resources":["secrets"],"resourceNames":["one"]}],"incomplete":false}"#,
+        )
+        .unwrap();
+        let resource = |group: &str, plural: &str| Resource {
+            group: group.into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: String::new(),
+            scope: Scope::Namespaced,
+        };
+        assert!(rules.allow("list", &resource("apps", "deployments")));
+        assert!(!rules.allow("create", &resource("apps", "deployments")));
+        assert!(!rules.allow("list", &resource("", "deployments")));
+        assert!(!rules.allow("list", &resource("", "secrets")), "one name is not the kind");
+    }
+}

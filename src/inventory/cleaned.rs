@@ -1,0 +1,181 @@
+//! An object without what the server owns, and the fields in which two differ. Pure; no value of a field leaves this module.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+/// What is not compared, with the reason.
+pub const SERVER_OWNED: [(&[&str], &str); 7] = [
+    (&["metadata", "uid"], "the server gives each object another one"),
+    (&["metadata", "resourceVersion"], "it changes with each write"),
+    (&["metadata", "creationTimestamp"], "the server sets it when an object is made"),
+    (&["metadata", "generation"], "the server counts the changes of the rest"),
+    (&["metadata", "managedFields"], "it says who wrote the other fields, and when"),
+    (&["metadata", "selfLink"], "servers up to 1.19 make it from the name"),
+    (&["status"], "controllers write what they find"),
+];
+
+/// Differing fields that are named of one object; more are only counted.
+pub const MOST_PATHS: usize = 20;
+
+/// Characters of a path that are shown.
+const MOST_CHARACTERS: usize = 200;
+
+/// SHA-256, its first half: enough to tell two objects apart.
+pub type Digest = [u8; 16];
+
+/// Removes what the server owns.
+pub fn clean(object: &mut Value) {
+    for (path, _) in SERVER_OWNED {
+        let (last, parents) = path.split_last().expect("a path has an end");
+        let parent = parents.iter().try_fold(&mut *object, |value, key| value.get_mut(*key));
+        if let Some(Value::Object(fields)) = parent {
+            fields.remove(*last);
+        }
+    }
+}
+
+/// Of a cleaned object; the same whatever the order of its keys.
+#[must_use]
+pub fn digest(object: &Value) -> Digest {
+    let text = serde_json::to_vec(object).expect("a parsed object has only string keys and finite numbers");
+    let whole: [u8; 32] = Sha256::digest(&text).into();
+    let [digest, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
+    *digest
+}
+
+/// Fields in which two objects differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields {
+    /// The first of them: `spec.template.spec.containers[0].image`.
+    pub paths: Vec<String>,
+    pub count: u64,
+}
+
+/// Fields that differ, or that only one of them has.
+#[must_use]
+pub fn differing(one: &Value, other: &Value) -> Fields {
+    let mut fields = Fields::default();
+    compare(one, other, &mut String::new(), &mut fields);
+    fields
+}
+
+fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
+    let length = path.len();
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                step(path, key);
+                match (a.get(key), b.get(key)) {
+                    (Some(a), Some(b)) => compare(a, b, path, fields),
+                    _ => add(path, fields),
+                }
+                path.truncate(length);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for index in 0..a.len().max(b.len()) {
+                write!(path, "[{index}]").expect("a string takes all");
+                match (a.get(index), b.get(index)) {
+                    (Some(a), Some(b)) => compare(a, b, path, fields),
+                    _ => add(path, fields),
+                }
+                path.truncate(length);
+            }
+        }
+        _ if one == other => {}
+        _ => add(path, fields),
+    }
+}
+
+/// A key that is no word is quoted, so that nothing in it plays tricks on a terminal.
+fn step(path: &mut String, key: &str) {
+    let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if !is_word {
+        write!(path, "[{key:?}]").expect("a string takes all");
+        return;
+    }
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(key);
+}
+
+fn add(path: &str, fields: &mut Fields) {
+    fields.count += 1;
+    if fields.paths.len() < MOST_PATHS {
+        let mut shown: String = path.chars().take(MOST_CHARACTERS).collect();
+        if shown.len() < path.len() {
+            shown.push('…');
+        }
+        fields.paths.push(shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_server_owns_makes_no_difference_and_everything_else_does() {
+        let object = json!({
+            "kind": "Pod", "metadata": {
+                "name": "web", "labels": {"a": "b"}, "uid": "1", "resourceVersion": "2", "creationTimestamp": "3", "generation": 4,
+                "managedFields": [{}], "selfLink": "5",
+            },
+            "spec": {"uid": "kept", "status": "kept"}, "status": {"phase": "Running"},
+        });
+        let mut cleaned = object.clone();
+        clean(&mut cleaned);
+        let expected = json!({"kind": "Pod", "metadata": {"name": "web", "labels": {"a": "b"}}, "spec": {"uid": "kept", "status": "kept"}});
+        assert_eq!(cleaned, expected);
+        let other: Value = serde_json::from_str(
+            r#"{"spec":{"status":"kept","uid":"kept"},"metadata":{"labels":{"a":"b"},"name":"web"},"kind":"Pod"}"#,
+        )
+        .unwrap();
+        assert_eq!(digest(&cleaned), digest(&other));
+        assert_ne!(digest(&cleaned), digest(&object));
+        // Not an object at all.
+        for mut odd in [json!(null), json!([1]), json!({"metadata": "text"}), json!({"metadata": [1]})] {
+            let before = odd.clone();
+            clean(&mut odd);
+            assert_eq!(odd, before);
+        }
+    }
+
+    #[test]
+    fn differences_are_paths_and_never_values() {
+        let one = json!({
+            "data": {"password": "hunter2", "same": "x"}, "metadata": {"annotations": {"example.com/a\u{1b}": "1"}},
+            "spec": {"containers": [{"image": "a"}, {"image": "b"}], "replicas": 1, "gone": {"deep": 1}},
+        });
+        let other = json!({
+            "data": {"password": "hunter3", "same": "x"}, "metadata": {"annotations": {"example.com/a\u{1b}": "2"}},
+            "spec": {"containers": [{"image": "a"}, {"image": "c"}, {}], "replicas": 1, "new": null},
+        });
+        let fields = differing(&one, &other);
+        let expected = [
+            "data.password",
+            "metadata.annotations[\"example.com/a\\u{1b}\"]",
+            "spec.containers[1].image",
+            "spec.containers[2]",
+            "spec.gone",
+            "spec.new",
+        ];
+        assert_eq!(fields, Fields { paths: expected.map(str::to_owned).to_vec(), count: 6 });
+        assert_eq!(differing(&one, &one), Fields::default());
+    }
+
+    #[test]
+    fn what_is_shown_of_differences_is_bounded() {
+        let many: serde_json::Map<String, Value> = (0..1000).map(|n| (format!("{n:0>500}"), json!(n))).collect();
+        let fields = differing(&Value::Object(many), &json!({}));
+        assert_eq!((fields.count, fields.paths.len()), (1000, MOST_PATHS));
+        assert!(fields.paths.iter().all(|path| path.chars().count() == MOST_CHARACTERS + 1));
+    }
+}

@@ -1,0 +1,58 @@
+//! Asks a server for its discovery documents: two where it has the aggregated form, one for each version of a group where it has not.
+
+use std::time::Duration;
+
+use super::discovery::{RootForm, Served};
+use super::patience::Patience;
+use crate::cluster::{Cluster, Discovery, Failure, Root};
+use crate::error::{Class, ServiceError};
+
+/// A dead group is no rare thing (a metrics server that is gone), and its kinds could not be listed anyway.
+const ONE_GROUP: Duration = Duration::from_secs(5);
+
+/// What the server serves. A group whose own server is down is in the answer.
+///
+/// # Errors
+/// When the server itself does not answer, or refuses to say what it serves.
+pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Served, Failure> {
+    let mut served = Served::default();
+    let for_a_group = Patience { answered: patience.answered.min(ONE_GROUP), ..patience };
+    for (root, path) in [(Root::Core, "/api"), (Root::Groups, "/apis")] {
+        let document = patience.retried("discover", || cluster.discovery(Discovery::Root(root))).await?;
+        let form = served.root(&document).map_err(|fault| not_discovery(path, &fault.to_string()))?;
+        let RootForm::Old(groups) = form else { continue };
+        for group in groups {
+            for version in &group.versions {
+                let asked = for_a_group.retried("discover", || cluster.discovery(Discovery::Version(version))).await;
+                let document = match asked {
+                    Ok(document) => Some(document),
+                    Err(failure) if is_fatal(&failure) => return Err(failure),
+                    Err(failure) => {
+                        tracing::warn!(group = version, error = %failure, "an API group does not answer");
+                        None
+                    }
+                };
+                if let Err(fault) = served.version(&group.name, version, document.as_ref()) {
+                    tracing::warn!(group = version, error = %fault, "an API group's discovery cannot be read");
+                    served.missing.insert(version.clone());
+                }
+            }
+        }
+    }
+    // A server without the core group is none, and a backup of nothing must not be a success.
+    if !served.groups.contains("") {
+        return Err(not_discovery("/api", "the core group is not in it"));
+    }
+    Ok(served)
+}
+
+/// The failure is not of one group but of the connection or the credentials.
+fn is_fatal(failure: &Failure) -> bool {
+    failure.error.status.is_none() || matches!(failure.error.status, Some(401 | 407))
+}
+
+fn not_discovery(path: &str, message: &str) -> Failure {
+    let mut error = ServiceError::local("get", path, Class::Compat, message);
+    error.service = crate::cluster::classify::SERVICE;
+    error.into()
+}

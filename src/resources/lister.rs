@@ -1,0 +1,372 @@
+//! Lists a cluster: every kind that is selected, object by object, into an [`Outlet`], and a [`Record`] of what came of it.
+//!
+//! - **Order**: namespaced kinds by name, then cluster-scoped ones by name; within a kind the server's order, which is that of
+//!   namespace and name. The same cluster gives the same members in the same order.
+//! - **A kind that fails** is recorded and the others go on; only where the server itself has gone does the run fail.
+//! - **Namespaces**: where the configuration names them all (no `*`), each kind is listed in each of them, so that nothing else
+//!   is read and a Role is enough. Else each kind is listed for the whole cluster and filtered, and only where that is
+//!   forbidden in each chosen namespace.
+//! - **The label selector** is for namespaced objects, and for cluster-scoped ones with `cluster_resources = "always"`; a
+//!   Namespace is saved when it is chosen, whatever its labels.
+
+mod saver;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use self::saver::Saver;
+use super::discover::discover;
+use super::discovery::{Served, is_label};
+use super::item::Item;
+use super::list::Entry;
+use super::outlet::{Closed, Outlet};
+use super::pages::{self, ListError, ListReport, Sink, Wanted, list};
+use super::patience::{Patience, is_silent};
+use super::refer::References;
+use super::select::{ClusterResources, Listed, Plan, Selection, plan};
+use super::skip::Folder;
+use crate::cluster::{Cluster, Failure, Object, Resource, Scope};
+use crate::error::{Class, Classify as _, Report};
+use crate::format::cluster::{Failed, MOST_NAMES, Record, ResourceRecord, Unknown};
+use crate::nearest::nearest;
+
+/// Velero's version of the archive's layout.
+const ARCHIVE: (&str, &str) = ("metadata/version", "1.1.0\n");
+
+/// How far a run is; read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub objects: AtomicU64,
+    pub bytes: AtomicU64,
+    current: Mutex<String>,
+}
+
+impl Progress {
+    /// The kind that is being listed.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn begin(&self, name: &str) {
+        name.clone_into(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Why a run ended with nothing to record.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error("the archive's writer has ended")]
+    Closed,
+}
+
+impl From<Closed> for Stopped {
+    fn from(Closed: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+pub struct Lister<'a> {
+    pub cluster: &'a dyn Cluster,
+    pub selection: &'a Selection,
+    pub patience: Patience,
+    pub progress: &'a Progress,
+}
+
+/// Which namespaces there are, as far as it is known.
+#[derive(Debug, Default)]
+struct Namespaces {
+    chosen: BTreeSet<String>,
+    deleting: BTreeSet<String>,
+    all: BTreeSet<String>,
+    /// They could not be listed: `chosen` are those that the configuration names.
+    unseen: Option<Failure>,
+}
+
+impl Lister<'_> {
+    /// Puts everything that is selected into `outlet`.
+    ///
+    /// # Errors
+    /// When the server is gone, or does not say what it serves, or nobody takes the members.
+    pub async fn run(&self, outlet: &Outlet) -> Result<Record, Stopped> {
+        self.progress.begin("discovery");
+        let version = self.patience.retried("version", || self.cluster.version()).await?;
+        let served = discover(self.cluster, self.patience).await?;
+        let namespaces = self.namespaces().await?;
+        let plan = plan(&served, self.selection);
+        let mut record = begin(&served, &plan);
+        record.server_version = version.git_version;
+        record.cluster_uid = self.cluster_uid().await;
+        record.selector.clone_from(&self.selection.selector);
+        self.note_namespaces(&namespaces, &mut record);
+        let refers = self.selection.cluster_resources == ClusterResources::Auto && !self.is_everything();
+        let named = if self.selection.selector.is_empty() { namespaces.chosen.clone() } else { BTreeSet::new() };
+        let references = refers.then(|| References::new(named));
+        let mut run = Run { lister: self, outlet, namespaces, references, saved: BTreeSet::new() };
+        outlet.put(ARCHIVE.0.to_owned(), Bytes::from_static(ARCHIVE.1.as_bytes())).await?;
+        for listed in &plan.listed {
+            run.kind(listed, &mut record).await?;
+        }
+        record.namespaces = run.saved;
+        Ok(record)
+    }
+
+    /// Nothing is left out by a namespace's name or an object's labels.
+    fn is_everything(&self) -> bool {
+        self.selection.namespaces.is_everything() && self.selection.selector.is_empty()
+    }
+
+    async fn cluster_uid(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct Namespace {
+            metadata: super::item::Metadata,
+        }
+        let resource = namespaces_resource();
+        let object = Object { resource: &resource, namespace: None, name: "kube-system" };
+        match self.patience.retried("cluster", || self.cluster.get(&object)).await {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(|namespace: Namespace| namespace.metadata.uid).unwrap_or_default()
+            }
+            Err(failure) => {
+                tracing::info!(error = %failure, "the cluster's identity, the UID of the namespace kube-system, cannot be read");
+                String::new()
+            }
+        }
+    }
+
+    async fn namespaces(&self) -> Result<Namespaces, Stopped> {
+        #[derive(Default)]
+        struct Names(Namespaces);
+        #[async_trait::async_trait]
+        impl Sink for Names {
+            async fn accept(&mut self, entry: Entry) -> Result<(), Closed> {
+                let Entry::Object(Item { metadata, .. }) = entry else { return Ok(()) };
+                // It becomes part of the paths that are asked for.
+                if is_label(&metadata.name) {
+                    if metadata.deletion_timestamp.is_some() {
+                        self.0.deleting.insert(metadata.name.clone());
+                    }
+                    self.0.all.insert(metadata.name);
+                }
+                Ok(())
+            }
+        }
+        let (resource, mut names) = (namespaces_resource(), Names::default());
+        let wanted = Wanted { resource: &resource, namespace: None, selector: "" };
+        let patterns = &self.selection.namespaces;
+        match list(self.cluster, self.patience, wanted, &mut ListReport::default(), &mut names).await {
+            Ok(()) => {}
+            Err(ListError::Failed(failure)) if is_forbidden(&failure) => {
+                let literal =
+                    patterns.include.iter().filter(|pattern| pattern.is_literal()).map(|p| p.text().to_owned());
+                names.0.all = literal.filter(|name| is_label(name)).collect();
+                names.0.unseen = Some(failure);
+            }
+            Err(ListError::Failed(failure)) => return Err(Stopped::Failed(failure)),
+            Err(ListError::Closed) => return Err(Stopped::Closed),
+        }
+        let mut namespaces = names.0;
+        let chosen = namespaces.all.iter().filter(|name| patterns.fit(name) && !namespaces.deleting.contains(*name));
+        namespaces.chosen = chosen.cloned().collect();
+        Ok(namespaces)
+    }
+
+    fn note_namespaces(&self, namespaces: &Namespaces, record: &mut Record) {
+        let include = &self.selection.namespaces.include;
+        let fits_none = |pattern: &&super::select::Pattern| !namespaces.all.iter().any(|name| pattern.fits(name));
+        record.unknown.extend(include.iter().filter(fits_none).map(|pattern| Unknown {
+            key: "namespaces".to_owned(),
+            pattern: pattern.text().to_owned(),
+            nearest: nearest(pattern.text(), namespaces.all.iter().cloned()),
+        }));
+        for name in namespaces.deleting.iter().filter(|name| self.selection.namespaces.fit(name)).take(MOST_NAMES) {
+            record.notes.push(format!("the namespace {name} is being deleted: nothing in it is saved"));
+        }
+        if let Some(failure) = &namespaces.unseen {
+            record.notes.push(format!("only the namespaces that the configuration names are saved: {failure}"));
+        }
+    }
+
+    /// After a failure that is no answer: whether the server is there at all.
+    async fn is_there(&self) -> bool {
+        self.cluster.version().await.is_ok()
+    }
+}
+
+fn namespaces_resource() -> Resource {
+    Resource {
+        group: String::new(),
+        version: "v1".to_owned(),
+        plural: "namespaces".to_owned(),
+        kind: "Namespace".to_owned(),
+        scope: Scope::Cluster,
+    }
+}
+
+/// RBAC's refusal, which is of one kind in one place; a 401 is of everything.
+fn is_forbidden(failure: &Failure) -> bool {
+    failure.error.status == Some(403) && failure.error.class == Class::AccessDenied
+}
+
+fn is_namespaces(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.plural == "namespaces"
+}
+
+fn begin(served: &Served, plan: &Plan) -> Record {
+    let mut record = Record::default();
+    record.groups.served.clone_from(&served.groups);
+    record.groups.stale.clone_from(&served.stale);
+    record.groups.missing.clone_from(&served.missing);
+    record.notes.clone_from(&served.odd);
+    for (resource, why) in &plan.unlisted {
+        record.unlisted.entry(why.as_str().to_owned()).or_default().insert(format!(
+            "{}/{}",
+            resource.name(),
+            resource.version
+        ));
+    }
+    for (pattern, nearest) in &plan.unknown {
+        record.unknown.push(Unknown {
+            key: "resources".to_owned(),
+            pattern: pattern.clone(),
+            nearest: nearest.clone(),
+        });
+    }
+    record
+}
+
+struct Run<'a> {
+    lister: &'a Lister<'a>,
+    outlet: &'a Outlet,
+    namespaces: Namespaces,
+    /// Where cluster-scoped objects are saved only if something refers to them.
+    references: Option<References>,
+    /// Namespaces with a saved object.
+    saved: BTreeSet<String>,
+}
+
+impl Run<'_> {
+    async fn kind(&mut self, listed: &Listed, record: &mut Record) -> Result<(), Stopped> {
+        let resource = &listed.resource;
+        let name = match listed.folder {
+            Folder::Plain => resource.name(),
+            Folder::Versioned => format!("{}/{}", resource.name(), resource.version),
+        };
+        if resource.scope == Scope::Cluster
+            && let Some(references) = &self.references
+            && !references.may_want(resource)
+        {
+            let full = format!("{}/{}", resource.name(), resource.version);
+            record.unlisted.entry("not-referred".to_owned()).or_default().insert(full);
+            return Ok(());
+        }
+        self.lister.progress.begin(&name);
+        record.listed.insert(format!("{}/{}", resource.name(), resource.version));
+        let mut tally = ResourceRecord { version: resource.version.clone(), ..ResourceRecord::default() };
+        let result = self.lists(listed, &mut tally).await;
+        // What is empty and whole is not worth a line for each of hundreds of kinds.
+        let is_empty = tally == ResourceRecord { version: tally.version.clone(), ..ResourceRecord::default() };
+        if !is_empty {
+            record.resources.insert(name, tally);
+        }
+        result
+    }
+
+    /// The lists that together are the kind's.
+    async fn lists(&mut self, listed: &Listed, tally: &mut ResourceRecord) -> Result<(), Stopped> {
+        let selection = self.lister.selection;
+        if listed.resource.scope == Scope::Cluster {
+            let selector =
+                if is_namespaces(&listed.resource) || self.references.is_some() { "" } else { &selection.selector };
+            return match self.one(listed, None, selector, tally).await? {
+                Some(failure) if is_namespaces(&listed.resource) && is_forbidden(&failure) => {
+                    self.each_namespace(listed, tally).await
+                }
+                Some(failure) => self.failed(failure, tally).await,
+                None => Ok(()),
+            };
+        }
+        let named = selection.namespaces.include.iter().all(super::select::Pattern::is_literal);
+        if !named {
+            match self.one(listed, None, &selection.selector, tally).await? {
+                None => return Ok(()),
+                Some(failure) if is_forbidden(&failure) && !self.namespaces.chosen.is_empty() => {}
+                Some(failure) => return self.failed(failure, tally).await,
+            }
+        }
+        for namespace in self.namespaces.chosen.clone() {
+            if let Some(failure) = self.one(listed, Some(&namespace), &selection.selector, tally).await? {
+                self.failed(failure, tally).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One list; what it failed with, if it did.
+    async fn one(
+        &mut self,
+        listed: &Listed,
+        namespace: Option<&str>,
+        selector: &str,
+        tally: &mut ResourceRecord,
+    ) -> Result<Option<Failure>, Stopped> {
+        let (cluster, patience) = (self.lister.cluster, self.lister.patience);
+        let wanted = Wanted { resource: &listed.resource, namespace, selector };
+        let mut report = pages::ListReport::default();
+        let mut saver = Saver { run: self, listed, namespace, tally };
+        let ended = list(cluster, patience, wanted, &mut report, &mut saver).await;
+        tally.list_versions.extend(report.versions);
+        tally.pages += report.pages;
+        tally.expired += report.expired;
+        match ended {
+            Ok(()) => Ok(None),
+            Err(ListError::Failed(failure)) => Ok(Some(failure)),
+            Err(ListError::Closed) => Err(Stopped::Closed),
+        }
+    }
+
+    /// Records why a kind is not whole; fails where the server has gone, or does not accept the credentials.
+    async fn failed(&self, failure: Failure, tally: &mut ResourceRecord) -> Result<(), Stopped> {
+        let unaccepted = failure.error.status == Some(401);
+        if unaccepted || (is_silent(&failure) && !self.lister.is_there().await) {
+            return Err(Stopped::Failed(failure));
+        }
+        tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or not whole");
+        if tally.failures.len() < MOST_NAMES {
+            tally.failures.push(recorded(failure.report()));
+        }
+        Ok(())
+    }
+
+    /// The chosen namespaces one by one, for an identity that may not list them.
+    async fn each_namespace(&mut self, listed: &Listed, tally: &mut ResourceRecord) -> Result<(), Stopped> {
+        let (cluster, patience) = (self.lister.cluster, self.lister.patience);
+        for name in self.namespaces.chosen.clone() {
+            let object = Object { resource: &listed.resource, namespace: None, name: &name };
+            let kind = super::item::Kind { api_version: "v1".to_owned(), kind: "Namespace".to_owned() };
+            match patience.retried("namespace", || cluster.get(&object)).await {
+                Ok(bytes) => match super::item::read(&bytes, &kind) {
+                    Ok(item) => Saver { run: self, listed, namespace: None, tally }.accept(Entry::Object(item)).await?,
+                    Err(fault) => {
+                        tally.failures.push(recorded(Report::new(Class::Integrity, fault.to_string())));
+                    }
+                },
+                Err(failure) => self.failed(failure, tally).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_chosen(&self, namespace: &str) -> bool {
+        self.lister.selection.namespaces.fit(namespace) && !self.namespaces.deleting.contains(namespace)
+    }
+}
+
+fn recorded(report: Report) -> Failed {
+    Failed { class: report.class, message: report.message, code: report.code, remedy: report.remedy }
+}
