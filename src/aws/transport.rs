@@ -9,7 +9,7 @@ use rustls::{CertificateError, Error as TlsError};
 
 use super::classify::Verdict;
 use crate::error::{Class, Delivery};
-pub(crate) use crate::network::tell;
+pub(crate) use crate::network::reason;
 use crate::network::{CONNECT, Cause, causes};
 use crate::store;
 

@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failed;
-use super::kinds::Asked;
 use super::plan::{Open, Plan, Planned};
 use super::tally::Tally;
 use super::{Error, Run, Streaming, failed_item, kinds, parent};
