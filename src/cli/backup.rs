@@ -96,10 +96,7 @@ async fn run_one(
         if snapshots > 0 {
             message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
         }
-        let current = done.objects.current();
-        if !current.is_empty() {
-            message = format!("{message}, {} objects, listing {current}", read(&done.objects.objects));
-        }
+        message.push_str(&output::listing(read(&done.objects.objects), done.objects.current().as_deref()));
         (read(&done.plain), read(&done.expected), message)
     };
     progress::shown(format, "backup", state, Box::pin(job::run(location, spec, &done, cancel))).await

@@ -86,7 +86,8 @@ pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputForma
 }
 
 fn shown(run: &RunningStatus) -> (u64, u64, String) {
-    let message = format!("{} files, {} stored{}", run.files, output::size(run.stored_bytes), snapshots(run));
+    let (stored, listing) = (output::size(run.stored_bytes), output::listing(run.objects, run.listing.as_deref()));
+    let message = format!("{} files, {stored} stored{}{listing}", run.files, snapshots(run));
     (run.plain_bytes, run.expected_bytes.unwrap_or(0), message)
 }
 

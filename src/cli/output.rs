@@ -202,6 +202,12 @@ pub(super) fn cluster_words(record: &Record) -> String {
     format!("{all}{named}, of {}; Kubernetes {}", count(kinds, "kind"), record.server_version)
 }
 
+/// The progress of a cluster's objects, to be added to a run's; empty for a run that lists none.
+pub(super) fn listing(objects: u64, kind: Option<&str>) -> String {
+    let kind = kind.map_or_else(String::new, |kind| format!(", listing {kind}"));
+    if objects == 0 && kind.is_empty() { String::new() } else { format!(", {}{kind}", count(objects, "object")) }
+}
+
 /// How many objects of clusters a backup has, by item.
 fn cluster_objects(manifest: &Manifest) -> BTreeMap<&str, Value> {
     let records = manifest.items.iter().filter_map(|item| Some((item.name.as_str(), item.kubernetes.as_deref()?)));

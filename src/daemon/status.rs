@@ -94,6 +94,12 @@ pub struct RunningStatus {
     /// EBS snapshots that the run has started.
     pub snapshots: u64,
     pub snapshots_completed: u64,
+    /// Objects of a cluster that were listed.
+    #[serde(default)]
+    pub objects: u64,
+    /// The kind of a cluster's objects that is listed now, such as `deployments.apps`.
+    #[serde(default)]
+    pub listing: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -198,6 +204,8 @@ pub(super) fn running_status(running: &Running) -> RunningStatus {
         warnings: progress.warnings.load(Ordering::Relaxed),
         snapshots: progress.snapshots.snapshots.load(Ordering::Relaxed),
         snapshots_completed: progress.snapshots.completed.load(Ordering::Relaxed),
+        objects: progress.objects.objects.load(Ordering::Relaxed),
+        listing: progress.objects.current(),
     }
 }
 

@@ -41,18 +41,22 @@ const ARCHIVE: (&str, &str) = ("metadata/version", "1.1.0\n");
 pub struct Progress {
     pub objects: AtomicU64,
     pub bytes: AtomicU64,
-    current: Mutex<String>,
+    current: Mutex<Option<String>>,
 }
 
 impl Progress {
-    /// The kind that is being listed.
+    /// The kind that is being listed; `None` before and after.
     #[must_use]
-    pub fn current(&self) -> String {
+    pub fn current(&self) -> Option<String> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn begin(&self, name: &str) {
-        name.clone_into(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        self.set(Some(name.to_owned()));
+    }
+
+    fn set(&self, current: Option<String>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 }
 
@@ -113,6 +117,7 @@ impl Lister<'_> {
             run.kind(listed, &mut record).await?;
         }
         record.namespaces = run.saved;
+        self.progress.set(None);
         Ok(record)
     }
 
@@ -187,7 +192,8 @@ impl Lister<'_> {
         for name in namespaces.deleting.iter().filter(|name| self.selection.namespaces.fit(name)).take(MOST_NAMES) {
             record.notes.push(format!("the namespace {name} is being deleted: nothing in it is saved"));
         }
-        if let Some(failure) = &namespaces.unseen {
+        let literal = include.iter().all(super::select::Pattern::is_literal);
+        if let Some(failure) = namespaces.unseen.as_ref().filter(|_| !literal) {
             record.notes.push(format!("only the namespaces that the configuration names are saved: {failure}"));
         }
     }

@@ -121,14 +121,14 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
     if status.jobs.iter().all(|job| job.running.is_none() && job.waiting_since.is_none()) {
         return html.write_str("<p class=\"quiet\">Nothing runs.</p>");
     }
-    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Warnings", "Snapshots"])?;
+    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Objects", "Warnings", "Snapshots"])?;
     for job in &status.jobs {
         let name = Escaped(&job.name);
         if let Some(since) = job.waiting_since {
             let since = When(since, status.now);
             write!(
                 html,
-                "<tr><td>{name}</td><td>{since}</td><td colspan=\"6\" class=\"quiet\">waits for others</td></tr>"
+                "<tr><td>{name}</td><td>{since}</td><td colspan=\"7\" class=\"quiet\">waits for others</td></tr>"
             )?;
         }
         let Some(run) = &job.running else { continue };
@@ -139,10 +139,14 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
             0 => String::new(),
             all => format!("{} of {all}", run.snapshots_completed),
         };
+        let objects = match (run.objects, &run.listing) {
+            (0, None) => String::new(),
+            (objects, kind) => format!("{objects} {}", Escaped(kind.as_deref().unwrap_or_default())),
+        };
         write!(
             html,
             "<tr><td>{name}</td><td>{}, {}</td><td><progress aria-label=\"{name}\"{bar}></progress></td>\
-             <td>{}{total}</td><td>{}</td><td>{}</td><td>{}</td><td>{snapshots}</td></tr>",
+             <td>{}{total}</td><td>{}</td><td>{}</td><td>{objects}</td><td>{}</td><td>{snapshots}</td></tr>",
             When(run.since, status.now),
             Escaped(&run.cause),
             BinaryBytes(run.plain_bytes),
