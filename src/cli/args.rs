@@ -13,7 +13,9 @@ use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
 
-pub(super) use kubernetes::{KubernetesCommand, KubernetesDiff, KubernetesObjects};
+pub(super) use kubernetes::{
+    KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
+};
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 

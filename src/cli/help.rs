@@ -159,6 +159,24 @@ Examples:
 
 Exit codes: 0 the same, 1 something differs, otherwise by the class of the first failure: also where only one kind could not be listed.";
 
+pub(in crate::cli) const KUBERNETES_PLAN: &str = "\
+Examples:
+  penstock kubernetes plan cluster@latest --namespace shop
+  penstock kubernetes plan cluster@latest --namespace shop:shop-restored --storage-class gp2:gp3
+  penstock --output json kubernetes plan cluster@latest --context new | jq '.objects[] | select(.verdict == \"refused\")'
+
+Verdicts: create, create-unchecked, change, recreate, same, keep (exists and differs), left-out, refused.
+Exit codes: 0 no conflicts, 1 conflicts or notes, otherwise by the class of the failure.";
+
+pub(in crate::cli) const KUBERNETES_RESTORE: &str = "\
+Examples:
+  penstock kubernetes restore cluster@latest --namespace shop --wait 10m
+  penstock kubernetes restore cluster@latest --namespace shop:shop-restored --storage-class gp2:gp3
+  penstock kubernetes restore cluster@latest --namespace shop --resource configmaps --existing update
+  penstock kubernetes restore cluster@latest --context new --wait 15m
+
+Exit codes: 0 everything is as in the backup, 1 not everything, otherwise by the class of the failure.";
+
 pub(in crate::cli) const CONFIG: &str = "\
 Examples:
   penstock config example > /etc/penstock/penstock.toml

@@ -2,6 +2,10 @@
 //!
 //! A failure after the first line leaves what was written; as JSON the document is whole all the same, and says the failure in `error`.
 
+mod restore;
+
+pub(super) use restore::{plan, restore};
+
 use std::io::{self, BufWriter, Stdout, Write};
 
 use serde_json::{Value, json};
@@ -198,7 +202,7 @@ pub(super) async fn diff(
         Ok(summary) => Ok(done(&summary)),
         // The reader of the pipe has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Done::text("").something_failed()),
-        Err(error) => Err(Failure::local("writing the result", &error)),
+        Err(error) => Err(Failure::local("write the result", &error)),
     }
 }
 
@@ -298,7 +302,7 @@ impl Printer<'_> {
         if !is_begun {
             return Err(report.into());
         }
-        written.map_err(|error| Failure::local("writing the result", &error))?;
+        written.map_err(|error| Failure::local("write the result", &error))?;
         Ok(Done::text("").code(code))
     }
 }

@@ -116,6 +116,12 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Kubernetes(KubernetesCommand::Diff(args)) => {
                 kubernetes::diff(&config, args, cli.output, &cancel).await
             }
+            Command::Kubernetes(KubernetesCommand::Plan(args)) => {
+                kubernetes::plan(&config, args, cli.output, &cancel).await
+            }
+            Command::Kubernetes(KubernetesCommand::Restore(args)) => {
+                kubernetes::restore(&config, args, cli.output, &cancel).await
+            }
             Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {

@@ -15,10 +15,46 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 /// The bar on the terminal, if there is one.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// Templates of a bar whose length is known, and of one whose length is not.
+struct Style {
+    known: &'static str,
+    unknown: &'static str,
+}
+
+const BYTES: Style = Style {
+    known: "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}",
+    unknown: "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {msg}",
+};
+
+const OBJECTS: Style = Style {
+    known: "{prefix} [{bar:30}] {human_pos}/{human_len} objects {per_sec} ETA {eta} {msg}",
+    unknown: "{prefix} {spinner} {human_pos} objects {elapsed} {msg}",
+};
+
 /// Runs `work` while showing `position` of `length` (0: unknown), both in bytes, and `message`.
 pub(super) async fn shown<T>(
     format: OutputFormat,
     action: &'static str,
+    state: impl Fn() -> (u64, u64, String),
+    work: impl Future<Output = T>,
+) -> T {
+    run(format, action, &BYTES, state, work).await
+}
+
+/// The same, with position and length in objects.
+pub(super) async fn objects<T>(
+    format: OutputFormat,
+    action: &'static str,
+    state: impl Fn() -> (u64, u64, String),
+    work: impl Future<Output = T>,
+) -> T {
+    run(format, action, &OBJECTS, state, work).await
+}
+
+async fn run<T>(
+    format: OutputFormat,
+    action: &'static str,
+    style: &Style,
     state: impl Fn() -> (u64, u64, String),
     work: impl Future<Output = T>,
 ) -> T {
@@ -27,9 +63,7 @@ pub(super) async fn shown<T>(
         None,
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    let known = "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}";
-    let unknown = "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {msg}";
-    let style = |template| ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ");
+    let styled = |template| ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ");
     bar.set_prefix(action);
     if terminal {
         *lock() = Some(bar.clone());
@@ -42,14 +76,14 @@ pub(super) async fn shown<T>(
             result = &mut work => break result,
             _ = ticks.tick() => {
                 let (position, length, message) = state();
-                bar.set_style(style(if length > 0 { known } else { unknown }));
+                bar.set_style(styled(if length > 0 { style.known } else { style.unknown }));
                 if length > 0 {
                     bar.set_length(length.max(position));
                 }
                 bar.set_position(position);
                 bar.set_message(message.clone());
                 if !terminal {
-                    tracing::info!(bytes = position, expected = length, "{action}: {message}");
+                    tracing::info!(done = position, expected = length, "{action}: {message}");
                 }
             }
         }

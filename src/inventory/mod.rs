@@ -45,7 +45,7 @@ pub enum Error {
     NotFound(String),
     #[error("{0}")]
     Usage(String),
-    #[error("writing the result: {0}")]
+    #[error("could not write the result: {0}")]
     Output(#[from] std::io::Error),
 }
 

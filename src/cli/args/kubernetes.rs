@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use super::{Place, help};
 use crate::catalog::Selector;
 use crate::inventory::archive::Wanted;
+use crate::reinstate::{self, Existing};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum KubernetesCommand {
@@ -12,6 +13,10 @@ pub(in crate::cli) enum KubernetesCommand {
     Objects(KubernetesObjects),
     /// Compare a backup with the live cluster, object by object.
     Diff(KubernetesDiff),
+    /// Ask the cluster what a restore would do, without changing anything.
+    Plan(KubernetesPlan),
+    /// Restore a backup's objects into a cluster.
+    Restore(KubernetesRestore),
 }
 
 /// Which objects of a backup.
@@ -62,4 +67,90 @@ pub(in crate::cli) struct KubernetesDiff {
     /// The kubeconfig's context; the one of `[kubernetes]` where not given.
     #[arg(long, value_name = "CONTEXT")]
     pub(in crate::cli) context: Option<String>,
+}
+
+/// What to restore into a cluster, and how.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Recreation {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
+    #[arg(value_name = "BACKUP")]
+    pub(in crate::cli) backup: Selector,
+    #[command(flatten)]
+    pub(in crate::cli) place: Place,
+    /// Only this namespace and what is in it, a glob; with :TO under another name; may be repeated. Without it, everything: objects of
+    /// the cluster's scope too.
+    #[arg(long, value_name = "FROM[:TO]")]
+    pub(in crate::cli) namespace: Vec<String>,
+    /// Only these kinds, as `deployments.apps`, `deployments` or `*.example.com`; a glob; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(in crate::cli) resource: Vec<String>,
+    /// Not these kinds; a glob; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(in crate::cli) exclude_resource: Vec<String>,
+    /// Only objects with these labels, as kubectl takes them: `app=web,tier!=cache`.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(in crate::cli) selector: Option<reinstate::Selector>,
+    /// Another storage class for claims, volumes and templates of claims; may be repeated.
+    #[arg(long, value_name = "FROM:TO")]
+    pub(in crate::cli) storage_class: Vec<String>,
+    /// What happens to an object that exists and is not as in the backup.
+    #[arg(long, value_enum, default_value = "keep", value_name = "POLICY")]
+    pub(in crate::cli) existing: ExistingObjects,
+    /// Restore the objects' status too.
+    #[arg(long)]
+    pub(in crate::cli) status: bool,
+    /// Restore also what a controller makes again from its owner: pods of a deployment, jobs of a cron job.
+    #[arg(long)]
+    pub(in crate::cli) dependents: bool,
+    /// With --existing update or recreate: the backup is of the cluster with this UID, which is another one (`penstock show` has it).
+    #[arg(long, value_name = "UID")]
+    pub(in crate::cli) from_cluster: Option<String>,
+    /// The kubeconfig's context; the one of `[kubernetes]` where not given.
+    #[arg(long, value_name = "CONTEXT")]
+    pub(in crate::cli) context: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(in crate::cli) enum ExistingObjects {
+    /// It stays as it is, and is reported.
+    Keep,
+    /// It is changed to be as in the backup.
+    Update,
+    /// It is deleted, and created as in the backup.
+    Recreate,
+}
+
+impl From<ExistingObjects> for Existing {
+    fn from(existing: ExistingObjects) -> Self {
+        match existing {
+            ExistingObjects::Keep => Self::Keep,
+            ExistingObjects::Update => Self::Update,
+            ExistingObjects::Recreate => Self::Recreate,
+        }
+    }
+}
+
+/// Ask the cluster what a restore would do, without changing anything.
+///
+/// Each object is sent with `dryRun=All`, so that admission, validation, quotas and webhooks judge it. What is in a namespace that does not
+/// exist yet, or of a kind that is not defined yet, cannot be judged: create-unchecked. Needs the rights that the restore needs.
+#[derive(Debug, Args)]
+#[command(after_help = help::KUBERNETES_PLAN)]
+pub(in crate::cli) struct KubernetesPlan {
+    #[command(flatten)]
+    pub(in crate::cli) what: Recreation,
+}
+
+/// Restore a backup's objects into a cluster.
+///
+/// Creates what is missing, in the order in which objects need each other. What exists stays as it is, unless --existing says otherwise. Run
+/// again after an interruption, it goes on where it ended; run once more, it changes nothing. The rights are those of the kubeconfig.
+#[derive(Debug, Args)]
+#[command(after_help = help::KUBERNETES_RESTORE)]
+pub(in crate::cli) struct KubernetesRestore {
+    #[command(flatten)]
+    pub(in crate::cli) what: Recreation,
+    /// Afterwards, wait up to this long for workloads and claims, and look whether each object is still as it was restored: `10m`.
+    #[arg(long, value_name = "TIME")]
+    pub(in crate::cli) wait: Option<humantime::Duration>,
 }

@@ -1,0 +1,354 @@
+//! Restores the objects of a backup, one batch after another and within a batch in parallel, or plans it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::pace;
+use super::scan::{Batch, Contents, Entry, Kind, scan};
+use super::step::{Prepared, Step, Verdict, is};
+use super::target::Target;
+use super::{Error, Existing, Options, Output, Row, Summary, preflight};
+use crate::cluster::{Cluster, Effect, Object, Write};
+use crate::error::{Class, Classify as _, Report};
+use crate::format::cluster::Record;
+use crate::inventory::archive::{Archive, Member};
+use crate::resources::patience::Patience;
+
+/// A parsed object takes about so many times its text.
+const PARSED: usize = 8;
+
+/// How long a definition may take to be established.
+const ESTABLISHED: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+
+/// How far a restore is; read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub objects: AtomicU64,
+    pub total: AtomicU64,
+    current: Mutex<String>,
+}
+
+impl Progress {
+    /// The kinds that are restored now.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, current: impl Into<String>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current.into();
+    }
+}
+
+/// A restore into a cluster, or the plan of one.
+pub struct Restore<'a> {
+    pub cluster: &'a dyn Cluster,
+    pub options: &'a Options,
+    /// [`Effect::DryRun`] plans.
+    pub effect: Effect,
+    pub patience: Patience,
+    /// `limits.memory`.
+    pub memory: u64,
+    pub progress: &'a Progress,
+    pub cancel: &'a CancellationToken,
+}
+
+/// Everything that the passes share.
+pub(super) struct Work<'a> {
+    pub(super) restore: &'a Restore<'a>,
+    pub(super) archives: &'a [Archive],
+    pub(super) contents: Contents,
+    pub(super) target: Target<'a>,
+}
+
+/// An object on its way to the server.
+type Sent = (usize, Value, Option<OwnedSemaphorePermit>);
+
+impl Restore<'_> {
+    /// Restores all of `archives`, and reports each object to `output`.
+    ///
+    /// # Errors
+    /// When the backup cannot be read, or is of another cluster than may be changed, or the server is gone, or `output` fails. What
+    /// befalls one object is a row.
+    pub async fn run(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
+        let mut summary = Summary { notes: Archive::unknown(archives, &self.options.filter), ..Summary::default() };
+        self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
+        self.progress.set("reading the backup");
+        let contents = self.scanned(archives).await?;
+        let target = Target::new(self.cluster, self.patience, contents.owner_uids()).await?;
+        let total = contents.entries.iter().filter(|entry| entry.left_out.is_none()).count();
+        self.progress.total.store(total as u64, Ordering::Relaxed);
+        let mut work = Work { restore: self, archives, contents, target };
+        for index in 0..work.contents.entries.len() {
+            if let Some(reason) = work.contents.entries[index].left_out {
+                work.report(index, Verdict::LeftOut(reason), Vec::new(), output, &mut summary)?;
+            }
+        }
+        let batches = work.contents.batches();
+        let state = work.survey(&mut summary).await?;
+        for batch in &batches {
+            work.batch(batch, &state, output, &mut summary).await?;
+        }
+        if self.effect == Effect::Real && let Some(wait) = self.options.wait {
+            super::hold::held(&mut work, &batches, wait, output, &mut summary).await?;
+        }
+        Ok(summary)
+    }
+
+    /// A backup of another cluster must not change what is there, unless the operator names that cluster.
+    async fn check_identity(&self, records: impl Iterator<Item = &Record>) -> Result<(), Error> {
+        if self.options.existing == Existing::Keep {
+            return Ok(());
+        }
+        let resource = super::target::namespaces();
+        let object = Object { resource: &resource, namespace: None, name: "kube-system" };
+        let live = self.patience.retried("cluster", || self.cluster.get(&object)).await?;
+        let live: Value = serde_json::from_slice(&live).unwrap_or_default();
+        let live = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        for record in records {
+            let named = self.options.from_cluster.as_ref().is_some_and(|named| *named == record.cluster_uid);
+            if record.cluster_uid != live && !named {
+                return Err(Error::OtherCluster { saved: record.cluster_uid.clone(), live: live.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn scanned(&self, archives: &[Archive]) -> Result<Contents, Error> {
+        let (archives, options, memory) = (archives.to_vec(), self.options.clone(), self.memory);
+        let cancel = self.cancel.clone();
+        let scanning = tokio::task::spawn_blocking(move || scan(&archives, &options, memory, &cancel));
+        scanning.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+/// What is in the cluster before the first change.
+pub(super) struct Before {
+    /// Namespaces of the backup's objects that the cluster has, as they are called there.
+    namespaces: BTreeSet<String>,
+    deleting: BTreeSet<String>,
+}
+
+impl Work<'_> {
+    async fn survey(&self, summary: &mut Summary) -> Result<Before, Error> {
+        let names = self.contents.namespaces.iter().map(|name| self.restore.options.mapping.namespace(name).to_owned());
+        let names: BTreeSet<String> = names.collect();
+        let (mut namespaces, deleting) = self.target.namespaces(&names).await?;
+        preflight::notes(self, &deleting, summary).await?;
+        for name in names {
+            if !namespaces.contains(&name) && self.restore.effect == Effect::Real && !self.restores_namespace(&name) {
+                self.add_namespace(&name).await?;
+                summary.notes.push(format!("created the namespace {name} without its labels: the restore does not include it"));
+                namespaces.insert(name);
+            }
+        }
+        Ok(Before { namespaces, deleting })
+    }
+
+    fn restores_namespace(&self, name: &str) -> bool {
+        let of = |entry: &Entry| self.restore.options.mapping.namespace(&entry.key) == name;
+        self.contents.entries.iter().any(|entry| {
+            self.contents.kind_of(entry).filed.resource == "namespaces" && entry.left_out.is_none() && of(entry)
+        })
+    }
+
+    async fn add_namespace(&self, name: &str) -> Result<(), Error> {
+        let (resource, body) = (super::target::namespaces(), json!({ "metadata": { "name": name } }).to_string());
+        let object = Object { resource: &resource, namespace: None, name };
+        match self.target.write(&object, &Write::Create(body.as_bytes()), Effect::Real).await {
+            Err(failure) if !is(&failure, "AlreadyExists") => Err(failure.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates the objects of one batch, and what the next ones need of it.
+    async fn batch(
+        &self,
+        batch: &Batch,
+        before: &Before,
+        output: &mut dyn Output,
+        summary: &mut Summary,
+    ) -> Result<(), Error> {
+        let mut defined = Vec::new();
+        self.each(&batch.entries, async |index, value| {
+            let entry = &self.contents.entries[index];
+            self.restore.progress.set(self.contents.kind_of(entry).filed.to_string());
+            let done = self.one(entry, value, before).await;
+            self.restore.progress.objects.fetch_add(1, Ordering::Relaxed);
+            (index, done)
+        }, |(index, (verdict, notes))| {
+            let entry = &self.contents.entries[index];
+            let is_new = matches!(verdict, Verdict::Create | Verdict::Recreate(_));
+            if is_new && self.contents.kind_of(entry).filed.resource == DEFINITIONS {
+                defined.push(entry.key.clone());
+            }
+            self.report(index, verdict, notes, output, summary)
+        })
+        .await?;
+        if self.restore.effect == Effect::Real && !defined.is_empty() {
+            self.established(&defined, summary).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the objects of `entries`, in their order, and runs `work` on some at a time; `take` gets the results one after another.
+    pub(super) async fn each<T>(
+        &self,
+        entries: &[usize],
+        work: impl AsyncFn(usize, Value) -> T,
+        mut take: impl FnMut(T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let cancel = self.restore.cancel;
+        for (index, archive) in self.archives.iter().enumerate() {
+            let of_archive = entries.iter().copied().filter(|entry| self.contents.entries[*entry].archive == index);
+            let of_archive: Vec<usize> = of_archive.collect();
+            if of_archive.is_empty() {
+                continue;
+            }
+            let members: Vec<Member> = of_archive.iter().map(|entry| self.contents.entries[*entry].member).collect();
+            let expected: Vec<(usize, String)> = of_archive.iter().map(|entry| {
+                let of = &self.contents.entries[*entry];
+                (*entry, format!("{} {}", self.contents.kind_of(of).filed, of.key))
+            }).collect();
+            let (sender, receiver) = mpsc::channel::<Sent>(pace::MOST);
+            let reading = read(archive.clone(), members, expected, self.restore.memory, cancel.clone(), sender);
+            let reading = tokio::spawn(reading);
+            let objects = futures_util::stream::unfold(receiver, async |mut receiver| {
+                receiver.recv().await.map(|sent| (sent, receiver))
+            });
+            let results = objects.map(|(index, value, permit)| {
+                let done = work(index, value);
+                async move { let result = done.await; drop(permit); result }
+            }).buffer_unordered(pace::MOST);
+            tokio::pin!(results);
+            while let Some(result) = cancel.run_until_cancelled(results.next()).await.ok_or(Error::Cancelled)? {
+                take(result)?;
+            }
+            reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        }
+        Ok(())
+    }
+
+    async fn one(&self, entry: &Entry, value: Value, before: &Before) -> (Verdict, Vec<String>) {
+        let kind = self.contents.kind_of(entry);
+        let step = Step { target: &self.target, options: self.restore.options, effect: self.restore.effect };
+        if self.restore.effect == Effect::DryRun && self.target.resource(kind).is_none() && self.defines(kind) {
+            return (Verdict::CreateUnchecked, Vec::new());
+        }
+        let mut prepared = match step.prepare(kind, value).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return (Verdict::Refused(failure.report()), Vec::new()),
+        };
+        let missing = step.missing(&prepared, |resource, name| self.contents.has(resource, name)).await;
+        let mut notes = std::mem::take(&mut prepared.notes);
+        match missing {
+            Ok(missing) => notes.extend(missing),
+            Err(failure) => return (Verdict::Refused(failure.report()), notes),
+        }
+        if let Some(namespace) = &prepared.namespace {
+            if before.deleting.contains(namespace) {
+                let message = format!("the namespace {namespace} is being deleted");
+                let remedy = "wait until it is gone; if it does not go, its status names the API group or the finalizer that keeps it";
+                return (Verdict::Refused(Report::new(Class::Transient, message).remedy(remedy)), notes);
+            }
+            let is_to_come = !before.namespaces.contains(namespace);
+            if self.restore.effect == Effect::DryRun && is_to_come {
+                return (Verdict::CreateUnchecked, notes);
+            }
+        }
+        (step.put(&mut prepared).await, notes)
+    }
+
+    /// Whether the backup has the definition of the kind.
+    fn defines(&self, kind: &Kind) -> bool {
+        self.contents.has(DEFINITIONS, &kind.filed.resource)
+    }
+
+    /// Waits until the server has taken up new definitions, and asks again what it serves.
+    async fn established(&self, names: &[Box<str>], summary: &mut Summary) -> Result<(), Error> {
+        self.restore.progress.set("waiting for definitions");
+        let served = self.target.served();
+        let found = served.kinds.iter().find(|kind| kind.is_preferred && kind.resource.name() == DEFINITIONS);
+        let Some(resource) = found.map(|kind| &kind.resource) else { return Ok(()) };
+        let until = tokio::time::Instant::now() + ESTABLISHED;
+        for name in names {
+            let object = Object { resource, namespace: None, name };
+            loop {
+                let live = self.target.get(&object).await?.unwrap_or_default();
+                if is_true(&live, "Established") && is_true(&live, "NamesAccepted") {
+                    break;
+                }
+                if tokio::time::Instant::now() >= until {
+                    summary.notes.push(format!("the definition {name} is not established after {} s", ESTABLISHED.as_secs()));
+                    break;
+                }
+                self.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
+            }
+        }
+        Ok(self.target.discover().await?)
+    }
+
+    pub(super) fn report(
+        &self,
+        index: usize,
+        verdict: Verdict,
+        notes: Vec<String>,
+        output: &mut dyn Output,
+        summary: &mut Summary,
+    ) -> Result<(), Error> {
+        let entry = &self.contents.entries[index];
+        let kind = self.contents.kind_of(entry);
+        summary.count((index, kind.rank), &kind.filed, &verdict, &notes);
+        output.row(Row { filed: &kind.filed, key: &entry.key, verdict: &verdict, notes: &notes }).map_err(Error::Output)
+    }
+
+    pub(super) fn step(&self) -> Step<'_> {
+        Step { target: &self.target, options: self.restore.options, effect: self.restore.effect }
+    }
+
+    pub(super) async fn prepared(&self, index: usize, value: Value) -> Option<Prepared> {
+        self.step().prepare(self.contents.kind_of(&self.contents.entries[index]), value).await.ok()
+    }
+}
+
+fn is_true(object: &Value, condition: &str) -> bool {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|found| found["type"] == condition && found["status"] == "True")
+}
+
+/// Reads members on a thread that may block, and sends each object when memory allows it.
+async fn read(
+    archive: Archive,
+    members: Vec<Member>,
+    expected: Vec<(usize, String)>,
+    memory: u64,
+    cancel: CancellationToken,
+    sender: mpsc::Sender<Sent>,
+) -> Result<(), Error> {
+    let whole = u32::try_from(memory / 4).unwrap_or(u32::MAX).max(1);
+    let budget = Arc::new(Semaphore::new(whole as usize));
+    let runtime = tokio::runtime::Handle::current();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut expected = expected.into_iter();
+        archive.read(&members, &cancel, |object, value| {
+            let found = format!("{} {}", object.place.filed, object.place.key());
+            let (index, _) = expected.next().filter(|(_, expected)| *expected == found).ok_or(crate::inventory::Error::Mismatch)?;
+            let needed = u32::try_from(object.bytes.len() * PARSED).unwrap_or(u32::MAX).min(whole);
+            // The semaphore is never closed. A receiver that is gone ended for another reason, which it reports.
+            let permit = runtime.block_on(Arc::clone(&budget).acquire_many_owned(needed)).ok();
+            sender.blocking_send((index, value, permit)).map_err(|_| crate::download::Error::Stopped.into())
+        })
+    });
+    Ok(reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
+}

@@ -1,0 +1,307 @@
+//! Puts one object into the cluster, or asks the server what would happen.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::compare::{self, Fields};
+use super::scan::Kind;
+use super::target::Target;
+use super::{Existing, Options, clean, needs, owners};
+use crate::cluster::{Effect, Failure, Object, Resource, Scope, Write};
+use crate::error::{Class, Classify as _, Report};
+use crate::resources::place::Filed;
+
+/// A definition's kinds answer 404 for a moment after it is established.
+const JUST_DEFINED: Duration = Duration::from_secs(10);
+
+/// How long a deleted object may take to go: its finalizers are somebody's work.
+const GONE: Duration = Duration::from_secs(60);
+
+/// Between two looks at the same object.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The field manager of requests, until the backup's own managers are put back.
+const MANAGER: &str = "penstock";
+
+/// What became of an object, or would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Create,
+    /// To be created where the server cannot be asked yet: its namespace, or its kind's definition, is created first.
+    CreateUnchecked,
+    /// It exists and differs in these fields, and is changed to be as in the backup.
+    Change(Fields),
+    /// It exists and differs in these fields, and is deleted and created.
+    Recreate(Fields),
+    /// It exists and is as in the backup.
+    Same,
+    /// It exists, differs in these fields, and stays as it is.
+    Keep(Fields),
+    LeftOut(clean::LeftOut),
+    Refused(Report),
+}
+
+impl Verdict {
+    /// As reports show it.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::CreateUnchecked => "create-unchecked",
+            Self::Change(_) => "change",
+            Self::Recreate(_) => "recreate",
+            Self::Same => "same",
+            Self::Keep(_) => "keep",
+            Self::LeftOut(_) => "left-out",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// What is put into the cluster, and what else the operator should read of it.
+pub(super) struct Prepared {
+    object: Value,
+    managed_fields: Option<Value>,
+    status: Option<Value>,
+    uid: Option<String>,
+    pub(super) resource: Resource,
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+    pub(super) notes: Vec<String>,
+}
+
+impl Prepared {
+    fn at(&self) -> Object<'_> {
+        Object { resource: &self.resource, namespace: self.namespace.as_deref(), name: &self.name }
+    }
+
+    fn body(&self) -> Vec<u8> {
+        self.object.to_string().into_bytes()
+    }
+}
+
+pub(super) struct Step<'a> {
+    pub(super) target: &'a Target<'a>,
+    pub(super) options: &'a Options,
+    pub(super) effect: Effect,
+}
+
+impl Step<'_> {
+    /// Makes of the backup's object what the server gets. `Err`: why that cannot be.
+    pub(super) async fn prepare(&self, kind: &Kind, mut object: Value) -> Result<Prepared, Failure> {
+        let resource = self.target.resource(kind).ok_or_else(|| self.unserved(kind))?;
+        let filed: &Filed = &kind.filed;
+        let mut notes = Vec::new();
+        let mentions = self.options.mapping.mentions(&object);
+        if mentions.count > 0 {
+            notes.push(format!("still names the old namespace in {}", mentions.paths.join(", ")));
+        }
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let uid = text("/metadata/uid");
+        let managed_fields = object.pointer("/metadata/managedFields").filter(|fields| fields.is_array()).cloned();
+        let status = object.get("status").cloned();
+        let has_volume = self.has_volume(&filed.resource, &object).await?;
+        self.target.find_owners(&object).await?;
+        let owned = object.pointer("/metadata/ownerReferences").cloned();
+        clean::clean(&filed.resource, &mut object, &clean::Context { has_volume });
+        if let (Some(owned), Some(metadata)) = (owned, object["metadata"].as_object_mut()) {
+            metadata.insert("ownerReferences".to_owned(), owned);
+        }
+        self.options.mapping.apply(&filed.resource, &mut object);
+        for owner in owners::relink(&mut object, |saved| self.target.uid(saved)) {
+            notes.push(format!("its owner {owner} is not in the cluster: restored without it"));
+        }
+        object["apiVersion"] = json!(resource.api_version());
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let namespace = text("/metadata/namespace").filter(|_| resource.scope == Scope::Namespaced);
+        let name = text("/metadata/name").unwrap_or_default();
+        Ok(Prepared { object, managed_fields, status, uid, resource, namespace, name, notes })
+    }
+
+    /// Whether the volume of a claim is in the cluster; only of claims.
+    async fn has_volume(&self, resource: &str, object: &Value) -> Result<bool, Failure> {
+        match object.pointer("/spec/volumeName").and_then(Value::as_str) {
+            Some(name) if resource == "persistentvolumeclaims" => self.target.has("persistentvolumes", name).await,
+            _ => Ok(false),
+        }
+    }
+
+    fn unserved(&self, kind: &Kind) -> Failure {
+        let asked = crate::cluster::classify::Asked {
+            verb: "create",
+            path: &kind.filed.resource,
+            group: kind.filed.group(),
+            resource: kind.filed.plural(),
+            namespace: None,
+            fresh: crate::cluster::classify::Freshness::Kept,
+        };
+        let (class, message, remedy) = if self.target.is_silent(kind) {
+            let message = format!("the API group of {} does not answer", kind.api_version);
+            (Class::Transient, message, "see `kubectl get apiservices`, and restore again when its server runs")
+        } else {
+            let message = format!("the cluster serves no {} of {}", kind.kind, kind.api_version);
+            (Class::Compat, message, "install what defines this kind, or leave it out with --exclude-resource")
+        };
+        let mut error = asked.error(class, message);
+        error.remedy = Some(remedy.to_owned());
+        error.into()
+    }
+
+    /// Creates the object, or does with an existing one what the options say.
+    pub(super) async fn put(&self, prepared: &mut Prepared) -> Verdict {
+        match self.try_put(prepared).await {
+            Ok(verdict) => verdict,
+            Err(failure) => Verdict::Refused(failure.report()),
+        }
+    }
+
+    async fn try_put(&self, prepared: &mut Prepared) -> Result<Verdict, Failure> {
+        let body = prepared.body();
+        let created = self.create(prepared, &body).await;
+        match created {
+            Ok(live) => {
+                self.complete(prepared, &live).await?;
+                Ok(Verdict::Create)
+            }
+            Err(failure) if is(&failure, "AlreadyExists") => self.existing(prepared, failure).await,
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn create(&self, prepared: &Prepared, body: &[u8]) -> Result<Value, Failure> {
+        let until = tokio::time::Instant::now() + JUST_DEFINED;
+        loop {
+            let result = self.target.write(&prepared.at(), &Write::Create(body), self.effect).await;
+            match result {
+                // Not a missing namespace, which has a reason of its own: the kind's path is not served yet.
+                Err(failure) if failure.error.status == Some(404) && failure.error.code.is_none() => {
+                    if self.effect == Effect::DryRun || tokio::time::Instant::now() >= until {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// What a created object needs further: its status, if that was asked for, and the managers of its fields.
+    async fn complete(&self, prepared: &Prepared, live: &Value) -> Result<(), Failure> {
+        if self.effect == Effect::DryRun {
+            return Ok(());
+        }
+        self.target.learn(prepared.uid.as_deref(), live);
+        if let (true, Some(status)) = (self.options.status, &prepared.status) {
+            let mut whole = live.clone();
+            whole["status"] = status.clone();
+            let written = self.target.write(&prepared.at(), &Write::Status(whole.to_string().as_bytes()), Effect::Real).await;
+            match written {
+                // The kind has no such subresource: its status was created with the rest, or there is none.
+                Err(failure) if failure.error.status == Some(404) => {}
+                written => {
+                    written?;
+                }
+            }
+        }
+        if let Some(fields) = &prepared.managed_fields {
+            let patch = json!({ "metadata": { "managedFields": fields } }).to_string();
+            self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), Effect::Real).await?;
+        }
+        Ok(())
+    }
+
+    async fn existing(&self, prepared: &mut Prepared, refused: Failure) -> Result<Verdict, Failure> {
+        let Some(live) = self.target.get(&prepared.at()).await? else {
+            // It went in between; somebody else works here.
+            return Err(refused);
+        };
+        self.target.learn(prepared.uid.as_deref(), &live);
+        let resource = prepared.resource.name();
+        let fields = compare::differing(&resource, &prepared.object, &live);
+        if fields.count == 0 {
+            // A run that was killed created it, and did not come to the rest.
+            if prepared.managed_fields.is_some() && is_incomplete(&live) {
+                self.complete(prepared, &live).await?;
+                return Ok(Verdict::Create);
+            }
+            return Ok(Verdict::Same);
+        }
+        match self.options.existing {
+            Existing::Keep => Ok(Verdict::Keep(fields)),
+            Existing::Update => {
+                let patch = compare::patch(&resource, &prepared.object, &live).to_string();
+                let live = self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), self.effect).await?;
+                self.complete(prepared, &live).await?;
+                Ok(Verdict::Change(fields))
+            }
+            Existing::Recreate => {
+                self.recreate(prepared, &live).await?;
+                Ok(Verdict::Recreate(fields))
+            }
+        }
+    }
+
+    async fn recreate(&self, prepared: &Prepared, live: &Value) -> Result<(), Failure> {
+        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        self.target.write(&prepared.at(), &Write::Delete { uid }, self.effect).await?;
+        if self.effect == Effect::DryRun {
+            return Ok(());
+        }
+        let until = tokio::time::Instant::now() + GONE;
+        while let Some(still) = self.target.get(&prepared.at()).await? {
+            if still.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) {
+                break;
+            }
+            if tokio::time::Instant::now() >= until {
+                let message = format!("{} was deleted for `--existing recreate`, and its finalizers keep it", prepared.at());
+                let mut error = crate::error::ServiceError::local("delete", &prepared.name, Class::Transient, message);
+                error.remedy = Some("see its metadata.finalizers, and restore again when it is gone".to_owned());
+                return Err(error.into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let body = prepared.body();
+        let live = self.create(prepared, &body).await?;
+        self.complete(prepared, &live).await
+    }
+
+    /// What the object needs and neither the cluster nor the backup has.
+    pub(super) async fn missing(
+        &self,
+        prepared: &Prepared,
+        is_restored: impl Fn(&str, &str) -> bool,
+    ) -> Result<Vec<String>, Failure> {
+        let mut missing = Vec::new();
+        for need in needs::needs(&prepared.resource.name(), &prepared.object) {
+            let needs::Need { resource, name, field } = need;
+            if !is_restored(resource, &name) && !self.target.has(resource, &name).await? {
+                missing.push(format!("{field} names {resource} {name}, which neither the cluster nor the backup has"));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Whether a restored object is still there, and still as it was restored; `None` if it is.
+    pub(super) async fn undone(&self, prepared: &Prepared) -> Result<Option<String>, Failure> {
+        let Some(live) = self.target.get(&prepared.at()).await? else {
+            return Ok(Some("somebody deleted it".to_owned()));
+        };
+        if live.pointer("/metadata/deletionTimestamp").is_some() {
+            return Ok(Some("somebody deletes it".to_owned()));
+        }
+        let fields = compare::differing(&prepared.resource.name(), &prepared.object, &live);
+        Ok((fields.count > 0).then(|| format!("somebody changed {}", fields.paths.join(", "))))
+    }
+}
+
+/// The status' reason of a refusal.
+pub(super) fn is(failure: &Failure, reason: &str) -> bool {
+    failure.error.code.as_deref() == Some(reason)
+}
+
+/// Penstock is still the manager of the object's fields: it was created, and not completed.
+fn is_incomplete(live: &Value) -> bool {
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    managers.into_iter().flatten().any(|entry| entry["manager"] == MANAGER)
+}

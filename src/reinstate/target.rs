@@ -1,0 +1,196 @@
+//! What the engine knows of the cluster that it restores into: the kinds it serves, its namespaces, the UIDs of new objects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::pace::Pace;
+use super::scan::{Kind, Uid, uid};
+use crate::cluster::{Cluster, Effect, Failure, Object, Resource, Scope, Write};
+use crate::resources::discover::discover;
+use crate::resources::discovery::Served;
+use crate::resources::patience::Patience;
+
+pub(super) struct Target<'a> {
+    pub(super) cluster: &'a dyn Cluster,
+    pub(super) patience: Patience,
+    pub(super) pace: Pace,
+    served: Mutex<Arc<Served>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// New UIDs by the backup's.
+    uids: HashMap<Uid, String>,
+    /// The backup's UIDs that some object names as its owner: only these are kept.
+    owners: HashSet<Uid>,
+    /// Owners that are not restored, by the backup's UID: the UID of the live object of that name, if there is one.
+    elsewhere: HashMap<Uid, Option<String>>,
+    /// Whether objects that others need are in the cluster, by kind and name.
+    needed: BTreeMap<(String, String), bool>,
+}
+
+impl<'a> Target<'a> {
+    /// Asks the server what it serves.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(super) async fn new(
+        cluster: &'a dyn Cluster,
+        patience: Patience,
+        owners: HashSet<Uid>,
+    ) -> Result<Self, Failure> {
+        let served = Mutex::new(Arc::new(discover(cluster, patience).await?));
+        let known = Mutex::new(Known { owners, ..Known::default() });
+        Ok(Self { cluster, patience, pace: Pace::new(patience), served, known })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks again what is served, after definitions were created.
+    pub(super) async fn discover(&self) -> Result<(), Failure> {
+        let served = Arc::new(discover(self.cluster, self.patience).await?);
+        *self.served.lock().unwrap_or_else(PoisonError::into_inner) = served;
+        Ok(())
+    }
+
+    /// The kind as the cluster serves it: in the version of the backup, or in the preferred one of the same kind. `None`: not at all.
+    pub(super) fn resource(&self, kind: &Kind) -> Option<Resource> {
+        let served = self.served();
+        let fits = |resource: &Resource| resource.name() == kind.filed.resource && resource.scope == kind.filed.scope;
+        let mut found = served.kinds.iter().filter(|kind| kind.verbs.contains("create") && fits(&kind.resource));
+        let same = found.clone().find(|found| found.resource.api_version() == kind.api_version);
+        same.or_else(|| found.find(|found| found.is_preferred)).map(|found| found.resource.clone())
+    }
+
+    /// Whether the kind's group is served by a server that does not answer.
+    pub(super) fn is_silent(&self, kind: &Kind) -> bool {
+        let served = self.served();
+        served.stale.iter().chain(&served.missing).any(|version| version == &kind.api_version)
+    }
+
+    pub(super) async fn get(&self, object: &Object<'_>) -> Result<Option<Value>, Failure> {
+        match self.pace.request("get", || self.cluster.get(object)).await {
+            Ok(bytes) => Ok(Some(parsed(&bytes))),
+            Err(failure) if failure.error.status == Some(404) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    pub(super) async fn write(
+        &self,
+        object: &Object<'_>,
+        write: &Write<'_>,
+        effect: Effect,
+    ) -> Result<Value, Failure> {
+        let answer: Bytes = self.pace.request("write", || self.cluster.write(object, write, effect)).await?;
+        Ok(parsed(&answer))
+    }
+
+    /// Notes the UID that an object has now.
+    pub(super) fn learn(&self, saved: Option<&str>, live: &Value) {
+        let new = live.pointer("/metadata/uid").and_then(Value::as_str);
+        let (Some(saved), Some(new)) = (saved.map(uid), new) else { return };
+        let mut known = self.known();
+        if known.owners.contains(&saved) {
+            known.uids.insert(saved, new.to_owned());
+        }
+    }
+
+    /// The present UID of the object that has `saved` in the backup, if it is restored or was found by [`Target::find_owners`].
+    pub(super) fn uid(&self, saved: &str) -> Option<String> {
+        let saved = uid(saved);
+        let known = self.known();
+        known.uids.get(&saved).or_else(|| known.elsewhere.get(&saved)?.as_ref()).cloned()
+    }
+
+    /// Looks up the owners of `object` that are not restored, by kind and name: the cluster may have them.
+    pub(super) async fn find_owners(&self, object: &Value) -> Result<(), Failure> {
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        for owner in owners.into_iter().flatten() {
+            let text = |key: &str| owner[key].as_str().unwrap_or_default();
+            let key = uid(text("uid"));
+            let is_known = {
+                let known = self.known();
+                known.uids.contains_key(&key) || known.elsewhere.contains_key(&key)
+            };
+            if is_known || text("name").is_empty() {
+                continue;
+            }
+            let served = self.served();
+            let resource = served.kinds.iter().map(|kind| &kind.resource);
+            let resource = resource
+                .clone()
+                .find(|resource| resource.kind == text("kind") && resource.api_version() == text("apiVersion"));
+            let found = match resource {
+                Some(resource) => {
+                    let namespace = namespace.filter(|_| resource.scope == Scope::Namespaced);
+                    self.get(&Object { resource, namespace, name: text("name") }).await?
+                }
+                None => None,
+            };
+            let live = found.as_ref().and_then(|found| found.pointer("/metadata/uid")?.as_str()).map(str::to_owned);
+            self.known().elsewhere.insert(key, live);
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster has the object of that kind (`storageclasses.storage.k8s.io`) and name. A kind that is not served has none.
+    pub(super) async fn has(&self, resource: &str, name: &str) -> Result<bool, Failure> {
+        let key = (resource.to_owned(), name.to_owned());
+        if let Some(has) = self.known().needed.get(&key) {
+            return Ok(*has);
+        }
+        let served = self.served();
+        let kind = served.kinds.iter().find(|kind| kind.is_preferred && kind.resource.name() == resource);
+        let (namespace, name) = name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
+        let has = match kind {
+            Some(kind) => self.get(&Object { resource: &kind.resource, namespace, name }).await?.is_some(),
+            None => false,
+        };
+        self.known().needed.insert(key, has);
+        Ok(has)
+    }
+
+    /// The namespaces of `names` that the cluster has, and of these the ones that are being deleted.
+    pub(super) async fn namespaces(
+        &self,
+        names: &BTreeSet<String>,
+    ) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
+        let resource = namespaces();
+        let (mut there, mut deleting) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            let Some(live) = self.get(&Object { resource: &resource, namespace: None, name }).await? else { continue };
+            there.insert(name.clone());
+            if live.pointer("/metadata/deletionTimestamp").is_some() {
+                deleting.insert(name.clone());
+            }
+        }
+        Ok((there, deleting))
+    }
+}
+
+pub(super) fn namespaces() -> Resource {
+    Resource {
+        group: String::new(),
+        version: "v1".to_owned(),
+        plural: "namespaces".to_owned(),
+        kind: "Namespace".to_owned(),
+        scope: Scope::Cluster,
+    }
+}
+
+/// An answer that is no JSON is an object without fields: what is read of it is checked where it is read.
+fn parsed(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
