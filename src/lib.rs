@@ -5,18 +5,19 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. The commands' work: [`job`], [`restore`], [`inventory`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its
+//! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its
 //!    permissions.
-//! 4. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
-//! 5. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
-//! 6. The [`source`]s that it reads, which know neither stream nor upload.
-//! 7. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
-//! 8. [`location`]: one opened location, which all of the above use.
-//! 9. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
-//! 10. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
-//! 11. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//! 4. [`inventory`]: the API objects in a cluster's backup, which a restore into a cluster reads.
+//! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
+//! 6. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
+//! 7. The [`source`]s that it reads, which know neither stream nor upload.
+//! 8. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
+//! 9. [`location`]: one opened location, which all of the above use.
+//! 10. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
+//! 11. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
+//! 12. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 12. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 13. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;
@@ -44,6 +45,7 @@ pub mod network;
 pub mod policy;
 pub mod process;
 pub mod prune;
+pub mod reinstate;
 pub mod resources;
 pub mod restore;
 pub mod retention;
