@@ -4,6 +4,8 @@
 //! request is wrong, or that an object in etcd cannot be read. A reply that is no Status was written by something in between (a proxy, a
 //! load balancer, a login page) or by the server for a path it does not serve.
 
+mod refused;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,6 +14,9 @@ use super::{Expired, Failure};
 use crate::error::{Class, Delivery, NOT_THE_SERVICE, ServiceError};
 
 pub const SERVICE: &str = "kubernetes";
+
+/// The cause that a Status names beside the reason `Forbidden`; it becomes the failure's code.
+pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// No server asks for more, and a hostile one must not stop a backup for a day.
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(120);
@@ -73,6 +78,8 @@ struct StatusMetadata {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Details {
+    /// Plural: what the Status is about, which need not be what was asked.
+    kind: String,
     retry_after_seconds: Option<u64>,
     causes: Vec<Cause>,
 }
@@ -81,9 +88,15 @@ struct Details {
 #[serde(default)]
 struct Cause {
     reason: String,
+    message: String,
+    field: String,
 }
 
 impl Asked<'_> {
+    fn is_change(&self) -> bool {
+        matches!(self.verb, "create" | "update" | "patch" | "delete")
+    }
+
     /// A failure of Penstock's own making, or of the connection.
     #[must_use]
     pub fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
@@ -131,13 +144,15 @@ fn of_status(asked: &Asked<'_>, reply: &Reply<'_>, status: &Status) -> Failure {
     let seconds = status.details.retry_after_seconds.filter(|seconds| *seconds > 0).or_else(|| header(reply));
     let expired = matches!(status.reason.as_str(), "Expired" | "Gone") || reply.status == 410;
     let token = status.metadata.r#continue.clone().filter(|token| !token.is_empty());
+    let code = if is_terminating(status) { NAMESPACE_TERMINATING } else { &status.reason };
+    let message = if asked.is_change() { refused::message(status) } else { words(&status.message) };
     Failure {
         error: ServiceError {
             status: Some(reply.status),
-            code: Some(status.reason.clone()).filter(|reason| !reason.is_empty()),
+            code: Some(code.to_owned()).filter(|code| !code.is_empty()),
             request_id: reply.request_id.map(str::to_owned),
             remedy,
-            ..asked.error(class, words(&status.message))
+            ..asked.error(class, message)
         },
         retry_after: pause(seconds),
         expired: expired.then(|| Box::new(Expired { token })),
@@ -152,9 +167,15 @@ fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<Stri
         "Unauthorized" => unauthorized(asked),
         "Forbidden" => forbidden(asked, status),
         "NotFound" => plain(Class::NotFound),
+        // Many at once count in one quota or one range of addresses: the next attempt finds the new count.
+        "Conflict" if asked.verb == "create" && status.details.kind != plural(asked) => plain(Class::Transient),
         "AlreadyExists" | "Conflict" | "Expired" | "Gone" => plain(Class::Conflict),
         "TooManyRequests" => plain(Class::Throttled),
         "ServerTimeout" | "Timeout" | "ServiceUnavailable" => plain(Class::Transient),
+        "BadRequest" | "Invalid" if asked.is_change() => with(
+            Class::Config,
+            "this server does not take the object in this form: leave it out, or make it by hand in one that the server takes",
+        ),
         "BadRequest" | "Invalid" => with(
             Class::Config,
             "the server refuses the request itself; check `selector` and the names in the configuration",
@@ -169,6 +190,11 @@ fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<Stri
 
 const UNREADABLE: &str = "an object in etcd cannot be read or decrypted: check the server's --encryption-provider-config; kube-apiserver's log names the key";
 
+/// Of the resource itself, not of `pods/status`.
+fn plural<'a>(asked: &Asked<'a>) -> &'a str {
+    asked.resource.split('/').next().unwrap_or_default()
+}
+
 /// A 5xx without a reason that decides.
 fn of_500(message: &str) -> (Class, Option<String>) {
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -180,6 +206,18 @@ fn of_500(message: &str) -> (Class, Option<String>) {
     }
     if has(&["resourceVersion should not be set"]) {
         return (Class::Internal, None);
+    }
+    if has(&["database space exceeded"]) {
+        return (
+            Class::Quota,
+            Some(
+                "etcd is full and takes nothing: compact and defragment it, or raise --quota-backend-bytes".to_owned(),
+            ),
+        );
+    }
+    if has(&["failed calling webhook", "failed calling admission webhook"]) {
+        let remedy = "the admission webhook does not answer: bring its service back, or delete its configuration";
+        return (Class::Transient, Some(remedy.to_owned()));
     }
     if has(&["conversion webhook"]) {
         let remedy = "the conversion webhook of the resource's definition does not answer: bring its service back, or list another version";
@@ -198,12 +236,23 @@ fn unauthorized(asked: &Asked<'_>) -> (Class, Option<String>) {
     }
 }
 
+fn is_terminating(status: &Status) -> bool {
+    status.reason == "Forbidden" && status.details.causes.iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
+}
+
+/// Admission looks these up by name.
+const ABSENT: &[&str] =
+    &["error looking up service account", "no PriorityClass with name", "pod rejected: RuntimeClass"];
+
 fn forbidden(asked: &Asked<'_>, status: &Status) -> (Class, Option<String>) {
-    if status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
+    if is_terminating(status) {
         return (Class::Conflict, Some("the namespace is being deleted: wait until it is gone".to_owned()));
     }
     if status.message.contains("exceeded quota") {
         return (Class::Quota, Some("raise the namespace's ResourceQuota".to_owned()));
+    }
+    if asked.is_change() && ABSENT.iter().any(|words| status.message.contains(words)) {
+        return (Class::NotFound, Some("make the object that the message names first".to_owned()));
     }
     if status.message.contains(" cannot ") || status.message.is_empty() {
         return (Class::AccessDenied, Some(rule(asked, &status.message)));

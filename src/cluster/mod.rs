@@ -1,8 +1,8 @@
 //! The port to a Kubernetes API server: what a backup needs of it, and nothing more.
 //!
 //! The implementation is `kube`; the tests' fake is a server on a real socket, so that the adapter is tested with it. A method is
-//! one request; retries are the caller's. What is listed comes as a stream: a page is never a whole in memory. Creating, patching
-//! and deleting objects and running commands in pods join this trait with the commands that need them.
+//! one request; retries are the caller's. What is listed comes as a stream: a page is never a whole in memory. Running commands in
+//! pods joins this trait with the commands that need it.
 
 pub mod classify;
 
@@ -21,6 +21,9 @@ use crate::error::{Class, Report, ServiceError};
 /// Most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
 pub const MAX_DOCUMENT: usize = 32 << 20;
 
+/// Owns the fields that Penstock sets, in `metadata.managedFields`.
+pub const FIELD_MANAGER: &str = "penstock";
+
 /// A request that failed, with what Kubernetes adds to it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
@@ -37,6 +40,44 @@ pub struct Failure {
 pub struct Expired {
     /// With it the list continues at the next key, in the state of today; `None`: it must start again.
     pub token: Option<String>,
+}
+
+impl Failure {
+    fn has_code(&self, code: &str) -> bool {
+        self.error.code.as_deref() == Some(code)
+    }
+
+    /// A POST met an object of the same name.
+    #[must_use]
+    pub fn is_there_already(&self) -> bool {
+        self.has_code("AlreadyExists")
+    }
+
+    /// The namespace of the object does not exist.
+    #[must_use]
+    pub fn is_namespace_missing(&self) -> bool {
+        self.has_code("NotFound") && self.error.message.starts_with("namespaces \"")
+    }
+
+    /// The namespace is being deleted, and takes no new objects.
+    #[must_use]
+    pub fn is_namespace_terminating(&self) -> bool {
+        self.has_code(classify::NAMESPACE_TERMINATING)
+    }
+
+    /// Another one changed the object meanwhile, or it has another UID.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.has_code("Conflict") && self.error.class == Class::Conflict
+    }
+
+    /// The path is not served: the kind does not exist, or not yet. An object that does not exist is another matter.
+    #[must_use]
+    pub fn is_kind_missing(&self) -> bool {
+        let error = &self.error;
+        let of_kind = error.code.is_none() || error.message == "the server could not find the requested resource";
+        error.class == Class::NotFound && error.status == Some(404) && of_kind
+    }
 }
 
 impl From<ServiceError> for Failure {
@@ -217,6 +258,48 @@ impl fmt::Display for Object<'_> {
     }
 }
 
+/// A request that changes an object.
+#[derive(Clone, Copy)]
+pub enum Write<'a> {
+    /// POST of an object, without resourceVersion.
+    Create(&'a [u8]),
+    /// PUT of an object; its resourceVersion is the one that is replaced.
+    Replace(&'a [u8]),
+    /// PUT of its `status` subresource, likewise.
+    Status(&'a [u8]),
+    /// JSON merge patch.
+    Merge(&'a [u8]),
+    /// DELETE, if the object's UID is this one. What it owns is collected afterwards.
+    Delete { uid: &'a str },
+}
+
+impl Write<'_> {
+    /// As Kubernetes names it in rules.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Replace(_) | Self::Status(_) => "update",
+            Self::Merge(_) => "patch",
+            Self::Delete { .. } => "delete",
+        }
+    }
+}
+
+/// Trace output must not show what an object holds.
+impl fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.verb())
+    }
+}
+
+/// Whether a change is made, or only judged: with admission and validation, but without a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    Real,
+    DryRun,
+}
+
 #[async_trait]
 pub trait Cluster: Send + Sync {
     /// The server's URL, for messages.
@@ -227,6 +310,11 @@ pub trait Cluster: Send + Sync {
     async fn list(&self, list: &List<'_>) -> Result<Body, Failure>;
     /// An object's bytes as the server sends them, at most [`MAX_DOCUMENT`].
     async fn get(&self, object: &Object<'_>) -> Result<Bytes, Failure>;
+    /// Answers with the object after the change; DELETE with the object or a Status. The field manager is [`FIELD_MANAGER`].
+    ///
+    /// After a failure without an answer the change may have been made: an attempt that follows a POST is then refused with
+    /// [`Failure::is_there_already`].
+    async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Bytes, Failure>;
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
     async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
 }

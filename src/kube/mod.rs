@@ -13,6 +13,7 @@
 mod answer;
 mod failure;
 mod load;
+mod write;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ use self::answer::{Received, header, refusal};
 pub use self::load::{Environment, LoadError, SERVICE_ACCOUNT, Settings};
 use crate::cluster::classify::{Asked, Freshness, unexpected};
 use crate::cluster::{
-    Access, Body, Cluster, Discovery, Document, Failure, List, MAX_DOCUMENT, Object, Root, Rules, Verdict, Version,
+    Access, Body, Cluster, Discovery, Document, Effect, Failure, List, MAX_DOCUMENT, Object, Root, Rules, Verdict,
+    Version, Write,
 };
 use crate::error::{Class, Classify as _, ServiceError};
 
@@ -168,10 +170,10 @@ impl Client {
             |error: &dyn std::fmt::Display| Failure::from(asked.error(Class::Internal, format!("no request: {error}")));
         let mut builder = Request::builder().method(request.method).uri(&request.uri).header(USER_AGENT, AGENT);
         builder = builder.header(ACCEPT, request.accept);
-        if request.body.is_some() {
-            builder = builder.header(CONTENT_TYPE, JSON);
+        if let Some((content_type, _)) = request.body {
+            builder = builder.header(CONTENT_TYPE, content_type);
         }
-        let body = request.body.map_or_else(KubeBody::empty, KubeBody::from);
+        let body = request.body.map_or_else(KubeBody::empty, |(_, bytes)| KubeBody::from(bytes));
         let request = builder.body(body).map_err(|error| fault(&error))?;
         let answer = current.client.send(request).await;
         let response = answer.map_err(|error| failure::transport(&asked, &error, &current.trust))?;
@@ -227,7 +229,7 @@ impl Client {
         let path = format!("/apis/authorization.k8s.io/v1/{plural}");
         let asked = Asked { verb: "create", resource: &plural, group: "authorization.k8s.io", ..asked(&path) };
         let body = serde_json::json!({ "apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec });
-        let request = Asking { method: Method::POST, body: Some(body.to_string().into_bytes()), ..get(&path) };
+        let request = Asking { method: Method::POST, body: Some((JSON, body.to_string().into_bytes())), ..get(&path) };
         let review: Review<T> = self.parsed(&asked, request).await?;
         Ok(review.status)
     }
@@ -251,7 +253,8 @@ struct Asking<'a> {
     method: Method,
     uri: String,
     accept: &'a str,
-    body: Option<Vec<u8>>,
+    /// With its media type.
+    body: Option<(&'static str, Vec<u8>)>,
 }
 
 fn get(uri: &str) -> Asking<'static> {
@@ -374,6 +377,10 @@ impl Cluster for Client {
         let Object { resource, namespace, .. } = *object;
         let asked = Asked { group: &resource.group, resource: &resource.plural, namespace, ..asked(&path) };
         self.document(&asked, get(&path)).await.map(|document| document.bytes)
+    }
+
+    async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Bytes, Failure> {
+        self.change(object, write, effect).await
     }
 
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure> {

@@ -97,6 +97,49 @@ fn a_namespace_that_goes_away_is_no_matter_of_rights() {
     let more = r#","details":{"causes":[{"reason":"NamespaceTerminating","message":"n is being terminated","field":"metadata.namespace"}]}"#;
     let failure = failure(403, &status("Forbidden", "unable to create new content in namespace n", more));
     assert_eq!(failure.error.class, Class::Conflict);
+    assert!(failure.is_namespace_terminating());
+}
+
+#[test]
+fn what_a_change_is_refused_for() {
+    let asked = |verb, resource| Asked { verb, resource, ..ASKED };
+    let row = |verb, code, reason: &str, message: &str, more: &str| {
+        let body = status(reason, message, more);
+        let reply = Reply { status: code, content_type: "application/json", body: body.as_bytes(), ..Reply::default() };
+        classify(&asked(verb, "pods"), &reply)
+    };
+    let of = |kind: &str| format!(r#","details":{{"name":"x","kind":"{kind}"}}"#);
+
+    let there = row("create", 409, "AlreadyExists", "pods \"x\" already exists", &of("pods"));
+    assert!(there.is_there_already() && there.error.class.retry() == Retry::No);
+    let raced = row("update", 409, "Conflict", "Operation cannot be fulfilled on pods \"x\"", &of("pods"));
+    assert!(raced.is_outdated() && raced.error.class.retry() == Retry::No);
+    // Of a quota that many pods count in.
+    let quota = "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified";
+    let quota = row("create", 409, "Conflict", quota, &of("resourcequotas"));
+    assert!(!quota.is_outdated() && quota.error.class == Class::Transient, "{quota:?}");
+
+    let missing = row("create", 404, "NotFound", "namespaces \"shop\" not found", &of("namespaces"));
+    assert!(missing.is_namespace_missing() && !missing.is_kind_missing());
+    let missing = row("patch", 404, "NotFound", "pods \"x\" not found", &of("pods"));
+    assert!(!missing.is_namespace_missing() && !missing.is_kind_missing());
+    assert!(row("create", 404, "NotFound", "the server could not find the requested resource", "").is_kind_missing());
+    let reply = Reply { status: 404, content_type: "text/plain", body: b"404 page not found\n", ..Reply::default() };
+    assert!(classify(&asked("create", "pods"), &reply).is_kind_missing());
+
+    let account = "pods \"x\" is forbidden: error looking up service account shop/a: serviceaccount \"a\" not found";
+    assert_eq!(row("create", 403, "Forbidden", account, "").error.class, Class::NotFound);
+    let cause = r#","details":{"causes":[{"reason":"FieldValueInvalid","message":"Invalid value: \"hunter2\": field is immutable","field":"data"}]}"#;
+    let invalid = row("update", 422, "Invalid", "Secret \"x\" is invalid: data: Invalid value: \"hunter2\"", cause);
+    assert_eq!(
+        (invalid.error.class, &*invalid.error.message),
+        (Class::Config, "data: invalid value: field is immutable")
+    );
+    let webhook = "failed calling webhook \"w.test\": Post \"https://w.shop.svc:443/\": dial tcp: connection refused";
+    let webhook = row("create", 500, "InternalError", webhook, "").error;
+    assert!(webhook.class == Class::Transient && webhook.remedy.unwrap().contains("webhook"));
+    let full = row("create", 500, "", "etcdserver: mvcc: database space exceeded", "").error;
+    assert_eq!(full.class.retry(), Retry::No);
 }
 
 #[test]
