@@ -33,6 +33,8 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct State {
     size: usize,
+    /// Permits that are in use and do not come back.
+    owed: usize,
     answers: u32,
     /// No request starts before.
     until: Instant,
@@ -43,7 +45,7 @@ struct State {
 impl Pace {
     pub(super) fn new(patience: Patience) -> Self {
         let now = Instant::now();
-        let state = State { size: MOST, answers: 0, until: now, halved: now };
+        let state = State { size: MOST, owed: 0, answers: 0, until: now, halved: now };
         Self { free: Semaphore::new(MOST), state: Mutex::new(state), patience }
     }
 
@@ -94,59 +96,64 @@ impl Pace {
             let keep = state.size.div_ceil(2);
             if started >= state.halved && keep < state.size {
                 tracing::info!(in_flight = keep, "the API server asks to wait: fewer requests at once");
-                let mut excess = state.size - keep;
-                if let Some(permit) = permit {
-                    permit.forget();
-                    excess -= 1;
-                }
-                self.free.forget_permits(excess);
+                let excess = state.size - keep;
+                state.owed += excess - self.free.forget_permits(excess);
                 (state.size, state.halved) = (keep, now);
             }
-            return;
+        } else {
+            state.answers += 1;
+            if state.answers >= GROW && state.size < MOST {
+                (state.size, state.answers) = (state.size + 1, 0);
+                self.free.add_permits(1);
+            }
         }
-        state.answers += 1;
-        if state.answers >= GROW && state.size < MOST {
-            (state.size, state.answers) = (state.size + 1, 0);
-            self.free.add_permits(1);
+        if let Some(permit) = permit.filter(|_| state.owed > 0) {
+            permit.forget();
+            state.owed -= 1;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
     use crate::error::ServiceError;
 
     fn throttled() -> Failure {
         let mut failure = Failure::from(ServiceError::local("create", "x", Class::Throttled, "busy"));
-        failure.retry_after = Some(Duration::from_secs(2));
+        failure.retry_after = Some(Duration::from_secs(3600));
         failure
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_asks_to_wait_gets_a_pause_and_fewer_requests() {
+    #[tokio::test]
+    async fn requests_in_flight_together_halve_the_number_once_and_answers_restore_it() {
         let pace = Pace::new(Patience::default());
-        let (made, started) = (AtomicUsize::new(0), Instant::now());
-        pace.request("test", || async {
-            if made.fetch_add(1, Ordering::Relaxed) == 0 { Err(throttled()) } else { Ok(()) }
-        })
-        .await
-        .unwrap();
-        assert!(started.elapsed() >= Duration::from_secs(2));
-        assert_eq!((pace.state().size, made.load(Ordering::Relaxed)), (MOST / 2, 2));
-        for _ in 0..GROW * MOST as u32 {
-            pace.request("test", || async { Ok(()) }).await.unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..MOST {
+            turns.push(pace.turn().await);
+        }
+        for (permit, started) in turns {
+            pace.learn(Some(&throttled()), started, permit);
+        }
+        assert_eq!((pace.state().size, pace.free.available_permits()), (MOST / 2, MOST / 2));
+        assert!(pace.state().until > Instant::now() + Duration::from_secs(3000), "the server asks to wait");
+
+        pace.state().until = Instant::now();
+        for _ in 0..GROW as usize * MOST {
+            let (permit, started) = pace.turn().await;
+            pace.learn(None, started, permit);
         }
         assert_eq!((pace.state().size, pace.free.available_permits()), (MOST, MOST));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn requests_in_flight_together_halve_the_number_once() {
-        let pace = Pace::new(Patience { answered: Duration::ZERO, silent: Duration::ZERO });
-        let request = || pace.request("test", || async { tokio::time::sleep(Duration::from_secs(1)).await; Err::<(), _>(throttled()) });
-        futures_util::future::join_all((0..MOST).map(|_| request())).await;
-        assert_eq!((pace.state().size, pace.free.available_permits()), (MOST / 2, MOST / 2));
+    #[tokio::test]
+    async fn one_request_is_always_left() {
+        let pace = Pace::new(Patience::default());
+        for _ in 0..10 {
+            pace.state().until = Instant::now();
+            let (permit, started) = pace.turn().await;
+            pace.learn(Some(&throttled()), started, permit);
+        }
+        assert_eq!((pace.state().size, pace.free.available_permits()), (1, 1));
     }
 }

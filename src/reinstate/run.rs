@@ -246,7 +246,7 @@ impl Work<'_> {
         if self.restore.effect == Effect::DryRun && self.target.resource(kind).is_none() && self.defines(kind) {
             return (Verdict::CreateUnchecked, Vec::new());
         }
-        let mut prepared = match step.prepare(kind, value).await {
+        let mut prepared = match step.prepare(kind, value, |resource, name| self.contents.has(resource, name)).await {
             Ok(prepared) => prepared,
             Err(failure) => return (Verdict::Refused(failure.report()), Vec::new()),
         };
@@ -318,7 +318,8 @@ impl Work<'_> {
     }
 
     pub(super) async fn prepared(&self, index: usize, value: Value) -> Option<Prepared> {
-        self.step().prepare(self.contents.kind_of(&self.contents.entries[index]), value).await.ok()
+        let kind = self.contents.kind_of(&self.contents.entries[index]);
+        self.step().prepare(kind, value, |resource, name| self.contents.has(resource, name)).await.ok()
     }
 }
 

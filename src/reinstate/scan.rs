@@ -8,7 +8,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::clean::{self, LeftOut};
+use super::left_out::{LeftOut, left_out};
+use super::owners::owners;
 use super::rank::rank;
 use super::{Error, Options};
 use crate::inventory::Allowance;
@@ -131,13 +132,13 @@ impl Scan {
         }
         let contents = &mut self.contents;
         let index = contents.entries.len();
-        let left_out = clean::left_out(&place.filed.resource, value, dependents);
+        let left_out = left_out(&place.filed.resource, value, dependents);
         if left_out.is_none() {
             if !place.namespace.is_empty() && !contents.namespaces.contains(&place.namespace) {
                 self.memory.take(place.namespace.len() + OWNER)?;
                 contents.namespaces.insert(place.namespace.clone());
             }
-            let owners: Vec<Uid> = owners(value).map(uid).collect();
+            let owners: Vec<Uid> = owners(value).iter().map(|owner| uid(&owner.uid)).collect();
             if let Some(own) = value.pointer("/metadata/uid").and_then(Value::as_str) {
                 contents.by_uid.insert(uid(own), index);
             }
@@ -150,11 +151,6 @@ impl Scan {
         contents.entries.push(Entry { archive, kind, key: key.into(), member, left_out });
         Ok(())
     }
-}
-
-fn owners(object: &Value) -> impl Iterator<Item = &str> {
-    let list = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|owner| owner["uid"].as_str())
 }
 
 impl Contents {

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::compare::{self, Fields};
+use super::clean::Taken;
+use super::left_out::LeftOut;
+use super::needs::Need;
+use super::owners::Unlinked;
 use super::scan::Kind;
-use super::target::Target;
-use super::{Existing, Options, clean, needs, owners};
+use super::target::{Served as _, Target};
+use super::volumes::Standing;
+use super::{Existing, Options, clean, compare, left_out, mapping, merge, needs, owners, update, volumes};
 use crate::cluster::{Effect, Failure, Object, Resource, Scope, Write};
 use crate::error::{Class, Classify as _, Report};
+use crate::inventory::cleaned::Fields;
 use crate::resources::place::Filed;
 
 /// A definition's kinds answer 404 for a moment after it is established.
@@ -38,7 +43,7 @@ pub enum Verdict {
     Same,
     /// It exists, differs in these fields, and stays as it is.
     Keep(Fields),
-    LeftOut(clean::LeftOut),
+    LeftOut(LeftOut),
     Refused(Report),
 }
 
@@ -62,8 +67,8 @@ impl Verdict {
 /// What is put into the cluster, and what else the operator should read of it.
 pub(super) struct Prepared {
     object: Value,
-    managed_fields: Option<Value>,
-    status: Option<Value>,
+    taken: Taken,
+    policy: left_out::Existing,
     uid: Option<String>,
     pub(super) resource: Resource,
     pub(super) namespace: Option<String>,
@@ -88,42 +93,68 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Makes of the backup's object what the server gets. `Err`: why that cannot be.
-    pub(super) async fn prepare(&self, kind: &Kind, mut object: Value) -> Result<Prepared, Failure> {
+    /// Makes of the backup's object what the server gets. `is_restored` says whether an object of that kind and name is restored too.
+    pub(super) async fn prepare(
+        &self,
+        kind: &Kind,
+        mut object: Value,
+        is_restored: impl Fn(&str, &str) -> bool,
+    ) -> Result<Prepared, Failure> {
         let resource = self.target.resource(kind).ok_or_else(|| self.unserved(kind))?;
         let filed: &Filed = &kind.filed;
         let mut notes = Vec::new();
-        let mentions = self.options.mapping.mentions(&object);
-        if mentions.count > 0 {
-            notes.push(format!("still names the old namespace in {}", mentions.paths.join(", ")));
-        }
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let uid = text("/metadata/uid");
-        let managed_fields = object.pointer("/metadata/managedFields").filter(|fields| fields.is_array()).cloned();
-        let status = object.get("status").cloned();
-        let has_volume = self.has_volume(&filed.resource, &object).await?;
-        self.target.find_owners(&object).await?;
-        let owned = object.pointer("/metadata/ownerReferences").cloned();
-        clean::clean(&filed.resource, &mut object, &clean::Context { has_volume });
-        if let (Some(owned), Some(metadata)) = (owned, object["metadata"].as_object_mut()) {
-            metadata.insert("ownerReferences".to_owned(), owned);
-        }
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
+        let policy = left_out::existing(&filed.resource, &object);
         self.options.mapping.apply(&filed.resource, &mut object);
-        for owner in owners::relink(&mut object, |saved| self.target.uid(saved)) {
-            notes.push(format!("its owner {owner} is not in the cluster: restored without it"));
+        let mentions = mapping::mentions(&object, &self.options.mapping.old_namespaces());
+        if !mentions.is_empty() {
+            notes.push(format!("still names the old namespace in {}", mentions.join(", ")));
+        }
+        let has_volume = self.has_volume(&filed.resource, &object, is_restored).await?;
+        let context = clean::Context { status: self.options.status, has_volume: &|_| has_volume };
+        let taken = clean::clean(&filed.resource, &mut object, &context);
+        self.target.find_owners(&object).await?;
+        for Unlinked { kind, name, controller, .. } in owners::relink(&mut object, |saved| self.target.uid(saved)) {
+            let role = if controller { "controller" } else { "owner" };
+            notes.push(format!("its {role}, {kind} {name}, is not in the cluster: restored without it"));
         }
         object["apiVersion"] = json!(resource.api_version());
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let namespace = text("/metadata/namespace").filter(|_| resource.scope == Scope::Namespaced);
         let name = text("/metadata/name").unwrap_or_default();
-        Ok(Prepared { object, managed_fields, status, uid, resource, namespace, name, notes })
+        Ok(Prepared { object, taken, policy, uid, resource, namespace, name, notes })
     }
 
-    /// Whether the volume of a claim is in the cluster; only of claims.
-    async fn has_volume(&self, resource: &str, object: &Value) -> Result<bool, Failure> {
-        match object.pointer("/spec/volumeName").and_then(Value::as_str) {
-            Some(name) if resource == "persistentvolumeclaims" => self.target.has("persistentvolumes", name).await,
-            _ => Ok(false),
+    /// Whether a claim's volume is, or will be, there for it; a volume that still has the deleted claim's UID is released. Only of claims.
+    async fn has_volume(
+        &self,
+        resource: &str,
+        object: &Value,
+        is_restored: impl Fn(&str, &str) -> bool,
+    ) -> Result<bool, Failure> {
+        const VOLUMES: &str = "persistentvolumes";
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        let (Some(name), "persistentvolumeclaims") = (text("/spec/volumeName"), resource) else { return Ok(false) };
+        let Some(kind) = self.target.served().find(VOLUMES).cloned() else { return Ok(false) };
+        let at = Object { resource: &kind, namespace: None, name };
+        let Some(volume) = self.target.get(&at).await? else {
+            return Ok(self.effect == Effect::DryRun && is_restored(VOLUMES, name));
+        };
+        let claim = match (self.target.served().find(resource), text("/metadata/namespace"), text("/metadata/name")) {
+            (Some(kind), Some(namespace), Some(name)) => {
+                self.target.get(&Object { resource: kind, namespace: Some(namespace), name }).await?
+            }
+            _ => None,
+        };
+        let claim_uid = claim.as_ref().and_then(|claim| claim.pointer("/metadata/uid")?.as_str());
+        match volumes::standing(&volume, object, claim_uid) {
+            Standing::Fits | Standing::Bound => Ok(true),
+            Standing::Foreign => Ok(false),
+            Standing::Released => {
+                let patch = volumes::release().to_string();
+                self.target.write(&at, &Write::Merge(patch.as_bytes()), self.effect).await?;
+                Ok(true)
+            }
         }
     }
 
@@ -157,8 +188,14 @@ impl Step<'_> {
     }
 
     async fn try_put(&self, prepared: &mut Prepared) -> Result<Verdict, Failure> {
-        let body = prepared.body();
-        let created = self.create(prepared, &body).await;
+        let created = match self.create(prepared, &prepared.body()).await {
+            // The addresses and ports that its author fixed are taken, or of another network.
+            Err(failure) if is(&failure, "Invalid") && clean::unfix(&prepared.resource.name(), &mut prepared.object) => {
+                prepared.notes.push("its fixed addresses or ports are not free here: it gets others".to_owned());
+                self.create(prepared, &prepared.body()).await
+            }
+            created => created,
+        };
         match created {
             Ok(live) => {
                 self.complete(prepared, &live).await?;
@@ -192,7 +229,7 @@ impl Step<'_> {
             return Ok(());
         }
         self.target.learn(prepared.uid.as_deref(), live);
-        if let (true, Some(status)) = (self.options.status, &prepared.status) {
+        if let (true, Some(status)) = (self.options.status, &prepared.taken.status) {
             let mut whole = live.clone();
             whole["status"] = status.clone();
             let written = self.target.write(&prepared.at(), &Write::Status(whole.to_string().as_bytes()), Effect::Real).await;
@@ -204,7 +241,7 @@ impl Step<'_> {
                 }
             }
         }
-        if let Some(fields) = &prepared.managed_fields {
+        if let Some(fields) = &prepared.taken.managed_fields {
             let patch = json!({ "metadata": { "managedFields": fields } }).to_string();
             self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), Effect::Real).await?;
         }
@@ -221,16 +258,21 @@ impl Step<'_> {
         let fields = compare::differing(&resource, &prepared.object, &live);
         if fields.count == 0 {
             // A run that was killed created it, and did not come to the rest.
-            if prepared.managed_fields.is_some() && is_incomplete(&live) {
+            if prepared.taken.managed_fields.is_some() && is_incomplete(&live) {
                 self.complete(prepared, &live).await?;
                 return Ok(Verdict::Create);
             }
             return Ok(Verdict::Same);
         }
+        match prepared.policy {
+            left_out::Existing::AsAsked => {}
+            left_out::Existing::Keep => return Ok(Verdict::Same),
+            left_out::Existing::Merge => return self.merge(prepared, &live, fields).await,
+        }
         match self.options.existing {
             Existing::Keep => Ok(Verdict::Keep(fields)),
             Existing::Update => {
-                let patch = compare::patch(&resource, &prepared.object, &live).to_string();
+                let patch = update::patch(&prepared.object, &live).to_string();
                 let live = self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), self.effect).await?;
                 self.complete(prepared, &live).await?;
                 Ok(Verdict::Change(fields))
@@ -240,6 +282,13 @@ impl Step<'_> {
                 Ok(Verdict::Recreate(fields))
             }
         }
+    }
+
+    /// Adds what an object lacks that the server has made by itself.
+    async fn merge(&self, prepared: &Prepared, live: &Value, fields: Fields) -> Result<Verdict, Failure> {
+        let Some(patch) = merge::lacking(&prepared.object, live) else { return Ok(Verdict::Same) };
+        self.target.write(&prepared.at(), &Write::Merge(patch.to_string().as_bytes()), self.effect).await?;
+        Ok(Verdict::Change(fields))
     }
 
     async fn recreate(&self, prepared: &Prepared, live: &Value) -> Result<(), Failure> {
@@ -274,9 +323,10 @@ impl Step<'_> {
     ) -> Result<Vec<String>, Failure> {
         let mut missing = Vec::new();
         for need in needs::needs(&prepared.resource.name(), &prepared.object) {
-            let needs::Need { resource, name, field } = need;
-            if !is_restored(resource, &name) && !self.target.has(resource, &name).await? {
-                missing.push(format!("{field} names {resource} {name}, which neither the cluster nor the backup has"));
+            let Need { resource, namespace, name, field } = need;
+            let key = namespace.as_ref().map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
+            if !is_restored(resource, &key) && !self.target.has(resource, namespace.as_deref(), &name).await? {
+                missing.push(format!("{field} names {resource} {key}, which neither the cluster nor the backup has"));
             }
         }
         Ok(missing)

@@ -10,14 +10,14 @@ use super::pace::Pace;
 use super::scan::{Kind, Uid, uid};
 use crate::cluster::{Cluster, Effect, Failure, Object, Resource, Scope, Write};
 use crate::resources::discover::discover;
-use crate::resources::discovery::Served;
+use crate::resources::discovery;
 use crate::resources::patience::Patience;
 
 pub(super) struct Target<'a> {
     pub(super) cluster: &'a dyn Cluster,
     pub(super) patience: Patience,
     pub(super) pace: Pace,
-    served: Mutex<Arc<Served>>,
+    served: Mutex<Arc<discovery::Served>>,
     known: Mutex<Known>,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Target<'a> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn served(&self) -> Arc<Served> {
+    pub(super) fn served(&self) -> Arc<discovery::Served> {
         Arc::clone(&self.served.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -146,16 +146,13 @@ impl<'a> Target<'a> {
     }
 
     /// Whether the cluster has the object of that kind (`storageclasses.storage.k8s.io`) and name. A kind that is not served has none.
-    pub(super) async fn has(&self, resource: &str, name: &str) -> Result<bool, Failure> {
-        let key = (resource.to_owned(), name.to_owned());
+    pub(super) async fn has(&self, resource: &str, namespace: Option<&str>, name: &str) -> Result<bool, Failure> {
+        let key = (resource.to_owned(), format!("{}/{name}", namespace.unwrap_or_default()));
         if let Some(has) = self.known().needed.get(&key) {
             return Ok(*has);
         }
-        let served = self.served();
-        let kind = served.kinds.iter().find(|kind| kind.is_preferred && kind.resource.name() == resource);
-        let (namespace, name) = name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
-        let has = match kind {
-            Some(kind) => self.get(&Object { resource: &kind.resource, namespace, name }).await?.is_some(),
+        let has = match self.served().find(resource) {
+            Some(resource) => self.get(&Object { resource, namespace, name }).await?.is_some(),
             None => false,
         };
         self.known().needed.insert(key, has);
@@ -177,6 +174,19 @@ impl<'a> Target<'a> {
             }
         }
         Ok((there, deleting))
+    }
+}
+
+/// Finds kinds by name.
+pub(super) trait Served {
+    /// The kind `plural.group` in its preferred version.
+    fn find(&self, resource: &str) -> Option<&Resource>;
+}
+
+impl Served for discovery::Served {
+    fn find(&self, resource: &str) -> Option<&Resource> {
+        let mut kinds = self.kinds.iter();
+        kinds.find(|kind| kind.is_preferred && kind.resource.name() == resource).map(|kind| &kind.resource)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
 use crate::format::manifest::Manifest;
 use crate::inventory::{Filter, archive};
-use crate::reinstate::compare::Fields;
+use crate::inventory::cleaned::Fields;
 use crate::reinstate::mapping::Mapping;
 use crate::reinstate::{Error, Existing, Options, Output, Progress, Restore, Row, Summary, Verdict};
 use crate::resources::patience::Patience;
@@ -45,9 +45,8 @@ pub(in crate::cli) async fn restore(
 }
 
 fn options(args: &Recreation) -> Result<Options, Failure> {
-    let mapping = Mapping::new(&args.namespace, &args.storage_class).map_err(Failure::Usage)?;
-    let from: Vec<String> =
-        args.namespace.iter().map(|option| option.split(':').next().unwrap_or_default().to_owned()).collect();
+    let mapping = Mapping::new(&args.namespace, &args.storage_class).map_err(|why| Failure::Usage(why.to_string()))?;
+    let from = Mapping::chosen(&args.namespace);
     let pattern =
         |glob: &String| Pattern::new(glob).map_err(|why| Failure::Usage(format!("--exclude-resource {glob:?} {why}")));
     Ok(Options {
