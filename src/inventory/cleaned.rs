@@ -54,6 +54,20 @@ pub struct Fields {
     pub count: u64,
 }
 
+impl Fields {
+    /// Counts the field at `path`, and names it unless there are many.
+    pub(crate) fn add(&mut self, path: &str) {
+        self.count += 1;
+        if self.paths.len() < MOST_PATHS {
+            let mut shown: String = path.chars().take(MOST_CHARACTERS).collect();
+            if shown.len() < path.len() {
+                shown.push('…');
+            }
+            self.paths.push(shown);
+        }
+    }
+}
+
 /// Fields that differ, or that only one of them has.
 #[must_use]
 pub fn differing(one: &Value, other: &Value) -> Fields {
@@ -71,7 +85,7 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
                 step(path, key);
                 match (a.get(key), b.get(key)) {
                     (Some(a), Some(b)) => compare(a, b, path, fields),
-                    _ => add(path, fields),
+                    _ => fields.add(path),
                 }
                 path.truncate(length);
             }
@@ -81,18 +95,18 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
                 write!(path, "[{index}]").expect("a string takes all");
                 match (a.get(index), b.get(index)) {
                     (Some(a), Some(b)) => compare(a, b, path, fields),
-                    _ => add(path, fields),
+                    _ => fields.add(path),
                 }
                 path.truncate(length);
             }
         }
         _ if one == other => {}
-        _ => add(path, fields),
+        _ => fields.add(path),
     }
 }
 
 /// A key that is no word is quoted, so that nothing in it plays tricks on a terminal.
-fn step(path: &mut String, key: &str) {
+pub(crate) fn step(path: &mut String, key: &str) {
     let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if !is_word {
         write!(path, "[{key:?}]").expect("a string takes all");
@@ -102,17 +116,6 @@ fn step(path: &mut String, key: &str) {
         path.push('.');
     }
     path.push_str(key);
-}
-
-fn add(path: &str, fields: &mut Fields) {
-    fields.count += 1;
-    if fields.paths.len() < MOST_PATHS {
-        let mut shown: String = path.chars().take(MOST_CHARACTERS).collect();
-        if shown.len() < path.len() {
-            shown.push('…');
-        }
-        fields.paths.push(shown);
-    }
 }
 
 #[cfg(test)]

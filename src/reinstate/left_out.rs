@@ -2,13 +2,19 @@
 
 use serde_json::Value;
 
+use super::fields::{at, is_token_name, list, text};
+use super::owners::{Owner, owners};
+use crate::resources::select::DEFAULT_EXCLUDED;
+
 /// Why an object is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOut {
     /// It was on its way out when it was saved.
     BeingDeleted,
-    /// A built-in controller makes it again from its owner. The only reason that `--dependents` lifts.
+    /// A built-in controller makes it again from its owner. `--dependents` lifts it.
     Remade,
+    /// A volume that its driver made for a claim, and deleted with it. `--dependents` lifts it.
+    Reclaimed,
     /// A pod or job that had ended.
     Finished,
     /// The image in the API of a pod in a file on a node.
@@ -24,9 +30,10 @@ pub enum LeftOut {
 }
 
 impl LeftOut {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BeingDeleted,
         Self::Remade,
+        Self::Reclaimed,
         Self::Finished,
         Self::MirrorPod,
         Self::ControllerToken,
@@ -41,6 +48,7 @@ impl LeftOut {
         match self {
             Self::BeingDeleted => "being-deleted",
             Self::Remade => "remade",
+            Self::Reclaimed => "reclaimed",
             Self::Finished => "finished",
             Self::MirrorPod => "mirror-pod",
             Self::ControllerToken => "controller-token",
@@ -50,19 +58,172 @@ impl LeftOut {
         }
     }
 
-    /// One sentence's end for a person: `not made: …`.
+    /// For a person: the end of a sentence that names the object.
     #[must_use]
     pub const fn reason(self) -> &'static str {
-        ""
+        match self {
+            Self::BeingDeleted => "it was being deleted when it was saved",
+            Self::Remade => "a controller of the cluster makes it again from its owner (`--dependents` restores it)",
+            Self::Reclaimed => {
+                "its reclaim policy is `Delete`, so its disk went with its claim, which gets a new, empty one (`--dependents` restores it)"
+            }
+            Self::Finished => "it had ended: it would run once more",
+            Self::MirrorPod => "it is the image of a static pod, which is a file on its node",
+            Self::ControllerToken => "Kubernetes up to 1.23 made it for a service account, and newer ones need none",
+            Self::ServerMade => "the server or a controller of every cluster makes its own",
+            Self::OldCluster => "it describes a machine, a process or a moment of the old cluster",
+            Self::NoSnapshot => {
+                "the snapshot had not been taken when it was saved: one would be taken now, of other data"
+            }
+        }
     }
 }
+
+/// Kinds besides those that no backup has by default.
+const OLD_CLUSTER: [(&str, &str); 5] = [
+    (
+        "certificatesigningrequests.certificates.k8s.io",
+        "it was answered, or has expired, and whoever restores it would be the one that asks",
+    ),
+    ("podcertificaterequests.certificates.k8s.io", "a node asks for its pods anew"),
+    ("leasecandidates.coordination.k8s.io", "processes of the old cluster renew them every few seconds"),
+    ("resourceslices.resource.k8s.io", "drivers publish what a machine has"),
+    ("storageversions.internal.apiserver.k8s.io", "each server writes which version it stores"),
+];
 
 /// Why `object`, as it was saved, of the kind `resource` is not made; `None`: it is. With `dependents`, also what a controller would
 /// make again anyway is.
 #[must_use]
 pub fn left_out(resource: &str, object: &Value, dependents: bool) -> Option<LeftOut> {
-    let _ = (resource, object, dependents);
-    None
+    if !text(object, &["metadata", "deletionTimestamp"]).is_empty() {
+        return Some(LeftOut::BeingDeleted);
+    }
+    if DEFAULT_EXCLUDED.iter().chain(&OLD_CLUSTER).any(|(kind, _)| *kind == resource) {
+        return Some(LeftOut::OldCluster);
+    }
+    if is_server_made(resource, object) {
+        return Some(LeftOut::ServerMade);
+    }
+    match resource {
+        "pods" if has_annotation(object, "kubernetes.io/config.mirror") => return Some(LeftOut::MirrorPod),
+        "pods" if matches!(text(object, &["status", "phase"]), "Succeeded" | "Failed") => {
+            return Some(LeftOut::Finished);
+        }
+        "jobs.batch" if has_ended(object) => return Some(LeftOut::Finished),
+        "secrets" if is_controller_token(object) => return Some(LeftOut::ControllerToken),
+        "volumesnapshots.snapshot.storage.k8s.io" if is_untaken_snapshot(object) => return Some(LeftOut::NoSnapshot),
+        "volumesnapshotcontents.snapshot.storage.k8s.io" if is_untaken_content(object) => {
+            return Some(LeftOut::NoSnapshot);
+        }
+        "persistentvolumes" if !dependents && is_reclaimed(object) => return Some(LeftOut::Reclaimed),
+        _ => {}
+    }
+    (!dependents && is_remade(resource, object)).then_some(LeftOut::Remade)
+}
+
+fn has_annotation(object: &Value, key: &str) -> bool {
+    at(object, &["metadata", "annotations", key]).is_some()
+}
+
+fn label<'a>(object: &'a Value, key: &str) -> &'a str {
+    text(object, &["metadata", "labels", key])
+}
+
+fn has_ended(job: &Value) -> bool {
+    // A job that failed has no completion time. With the newer two its last pods were being stopped.
+    const ENDED: [&str; 4] = ["Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"];
+    let ended =
+        |condition: &Value| ENDED.contains(&text(condition, &["type"])) && text(condition, &["status"]) == "True";
+    !text(job, &["status", "completionTime"]).is_empty() || list(job, &["status", "conditions"]).iter().any(ended)
+}
+
+fn is_controller_token(secret: &Value) -> bool {
+    let account = text(secret, &["metadata", "annotations", "kubernetes.io/service-account.name"]);
+    text(secret, &["type"]) == "kubernetes.io/service-account-token"
+        && is_token_name(account, text(secret, &["metadata", "name"]))
+}
+
+fn is_untaken_snapshot(snapshot: &Value) -> bool {
+    !text(snapshot, &["spec", "source", "persistentVolumeClaimName"]).is_empty()
+        && text(snapshot, &["status", "boundVolumeSnapshotContentName"]).is_empty()
+}
+
+fn is_untaken_content(content: &Value) -> bool {
+    !text(content, &["spec", "source", "volumeHandle"]).is_empty()
+        && text(content, &["status", "snapshotHandle"]).is_empty()
+}
+
+fn is_reclaimed(volume: &Value) -> bool {
+    text(volume, &["spec", "persistentVolumeReclaimPolicy"]) == "Delete"
+        && has_annotation(volume, "pv.kubernetes.io/provisioned-by")
+}
+
+fn is_server_made(resource: &str, object: &Value) -> bool {
+    let (namespace, name) = (text(object, &["metadata", "namespace"]), text(object, &["metadata", "name"]));
+    match resource {
+        "configmaps" => matches!(
+            (namespace, name),
+            (_, "kube-root-ca.crt" | "openshift-service-ca.crt")
+                | (
+                    "kube-system",
+                    "extension-apiserver-authentication" | "kube-apiserver-legacy-service-account-token-tracking"
+                )
+        ),
+        "services" | "endpoints" | "endpointslices.discovery.k8s.io" => (namespace, name) == ("default", "kubernetes"),
+        "servicecidrs.networking.k8s.io" => name == "kubernetes",
+        "apiservices.apiregistration.k8s.io" => {
+            // The server's own groups (`onstart`) and those of definitions (`true`).
+            at(object, &["metadata", "labels", "kube-aggregator.kubernetes.io/automanaged"]).is_some()
+        }
+        _ => false,
+    }
+}
+
+/// A built-in controller makes it again.
+fn is_remade(resource: &str, object: &Value) -> bool {
+    let by_owner = owners(object).iter().any(|owner| makes(owner, resource));
+    by_owner
+        || match resource {
+            "endpoints" => is_kept_endpoints(object),
+            "endpointslices.discovery.k8s.io" => matches!(
+                label(object, "endpointslice.kubernetes.io/managed-by"),
+                "endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io"
+            ),
+            _ => false,
+        }
+}
+
+/// Whether the controller of `owner`'s kind makes objects of the kind `resource` for it.
+fn makes(owner: &Owner, resource: &str) -> bool {
+    let group = match owner.group() {
+        // Workloads were born there, and references stay as they were written.
+        "extensions" => "apps",
+        group => group,
+    };
+    owner.controller
+        && matches!(
+            (group, owner.kind.as_str(), resource),
+            ("apps", "Deployment", "replicasets.apps")
+                | ("apps", "ReplicaSet", "pods")
+                | ("apps", "StatefulSet" | "DaemonSet", "pods" | "controllerrevisions.apps")
+                | ("", "ReplicationController", "pods")
+                | ("batch", "Job", "pods")
+                | ("batch", "CronJob", "jobs.batch")
+                | ("", "Service" | "Endpoints", "endpointslices.discovery.k8s.io")
+                // Of a generic ephemeral volume, and of a claim for a device: a pod refuses one that is not its own.
+                | ("", "Pod", "persistentvolumeclaims" | "resourceclaims.resource.k8s.io")
+        )
+}
+
+/// Endpoints have no owner: their controller leaves other signs.
+fn is_kept_endpoints(endpoints: &Value) -> bool {
+    // Distributions that run all of Kubernetes as one process sign with its name.
+    const MANAGERS: [&str; 3] = ["kube-controller-manager", "k3s", "kubelite"];
+    has_annotation(endpoints, "endpoints.kubernetes.io/last-change-trigger-time")
+        || label(endpoints, "endpoints.kubernetes.io/managed-by") == "endpoint-controller"
+        || list(endpoints, &["metadata", "managedFields"]).iter().any(|entry| {
+            MANAGERS.contains(&text(entry, &["manager"])) && at(entry, &["fieldsV1", "f:subsets"]).is_some()
+        })
 }
 
 /// What is done where the cluster has the object already.
@@ -80,6 +241,26 @@ pub enum Existing {
 /// What is done where the cluster has `object` already. Asked of the object as it was saved, or of the mapped one.
 #[must_use]
 pub fn existing(resource: &str, object: &Value) -> Existing {
-    let _ = (resource, object);
-    Existing::AsAsked
+    let name = text(object, &["metadata", "name"]);
+    let is_kept = match resource {
+        "serviceaccounts" if name == "default" => return Existing::Merge,
+        // Bindings and roles of the server itself: another version has other ones, and repairs them when it starts.
+        "clusterroles.rbac.authorization.k8s.io"
+        | "clusterrolebindings.rbac.authorization.k8s.io"
+        | "roles.rbac.authorization.k8s.io"
+        | "rolebindings.rbac.authorization.k8s.io" => {
+            label(object, "kubernetes.io/bootstrapping") == "rbac-defaults"
+                && text(object, &["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]) != "false"
+        }
+        "priorityclasses.scheduling.k8s.io" => name.starts_with("system-"),
+        "flowschemas.flowcontrol.apiserver.k8s.io" | "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io" => {
+            text(object, &["metadata", "annotations", "apf.kubernetes.io/autoupdate-spec"]) == "true"
+        }
+        "namespaces" => matches!(name, "default" | "kube-system" | "kube-public" | "kube-node-lease"),
+        _ => false,
+    };
+    if is_kept { Existing::Keep } else { Existing::AsAsked }
 }
+
+#[cfg(test)]
+mod tests;

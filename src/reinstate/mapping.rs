@@ -1,8 +1,16 @@
 //! Namespaces and storage classes under other names. Pure.
 
+mod mention;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+
+use super::fields::{EACH, each, pod_spec, text};
+use crate::resources::select::Pattern;
+pub use mention::{MOST_MENTIONS, mentions};
 
 /// An option that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,8 +31,21 @@ impl Mapping {
     /// # Errors
     /// When an option is not of this form, a name cannot be one, or two namespaces would become one.
     pub fn new(namespaces: &[String], classes: &[String]) -> Result<Self, Unusable> {
-        let _ = (namespaces, classes);
-        Ok(Self::default())
+        let mut mapping = Self::default();
+        for option in namespaces {
+            if let Some((from, to)) = pair("namespace", option, is_label)? {
+                add(&mut mapping.namespaces, "namespace", (from, to))?;
+            }
+        }
+        for option in classes {
+            let Some((from, to)) = pair("storage-class", option, is_subdomain)? else {
+                return Err(Unusable(format!("--storage-class {option:?} is not FROM:TO")));
+            };
+            add(&mut mapping.classes, "storage-class", (from, to))?;
+        }
+        let literal = Self::chosen(namespaces).into_iter().filter(|from| is_label(from));
+        mapping.check(&literal.collect())?;
+        Ok(mapping)
     }
 
     /// What `--namespace FROM[:TO]` chooses in the backup: each `FROM`.
@@ -38,10 +59,20 @@ impl Mapping {
         self.namespaces.is_empty() && self.classes.is_empty()
     }
 
+    /// Asked once the backup's namespaces are known: a glob may choose one that another is mapped to.
+    ///
     /// # Errors
-    /// When two of the backup's namespaces that are restored would become one.
+    /// When two of the namespaces that are restored would become one.
     pub fn check(&self, restored: &BTreeSet<String>) -> Result<(), Unusable> {
-        let _ = restored;
+        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+        let mapped = self.namespaces.keys().filter(|from| !restored.contains(*from));
+        for old in restored.iter().chain(mapped) {
+            let new = self.namespace(old);
+            if let Some(other) = taken.insert(new, old) {
+                let why = format!("--namespace would make one namespace, {new:?}, of {other:?} and {old:?}");
+                return Err(Unusable(why));
+            }
+        }
         Ok(())
     }
 
@@ -57,18 +88,127 @@ impl Mapping {
         self.namespaces.iter().filter(|(from, to)| from != to).map(|(from, _)| from.as_str()).collect()
     }
 
-    /// Gives `object` and what it refers to by a known field the new names.
+    /// Gives `object`, as it was saved, and what it refers to by a known field the new names.
     pub fn apply(&self, resource: &str, object: &mut Value) {
-        let _ = (resource, object);
+        if !self.namespaces.is_empty() {
+            self.apply_namespaces(resource, object);
+        }
+        if !self.classes.is_empty() {
+            self.apply_classes(resource, object);
+        }
+    }
+
+    fn apply_namespaces(&self, resource: &str, object: &mut Value) {
+        let mut replace = |value: &mut Value| replace(&self.namespaces, value);
+        each(object, &["metadata", "namespace"], &mut replace);
+        for path in namespace_fields(resource) {
+            each(object, path, &mut replace);
+        }
+        if matches!(
+            resource,
+            "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io"
+        ) {
+            each(object, &["subjects", EACH], &mut |subject| self.apply_subject(subject));
+        }
+    }
+
+    /// A service account, one by its user name, or all of a namespace's.
+    fn apply_subject(&self, subject: &mut Value) {
+        let prefix = match text(subject, &["kind"]) {
+            "ServiceAccount" => return each(subject, &["namespace"], &mut |value| replace(&self.namespaces, value)),
+            "Group" => "system:serviceaccounts:",
+            "User" => "system:serviceaccount:",
+            _ => return,
+        };
+        let Some(rest) = text(subject, &["name"]).strip_prefix(prefix) else { return };
+        let (namespace, account) = rest.split_once(':').map_or((rest, None), |(first, rest)| (first, Some(rest)));
+        if let Some(new) = self.namespaces.get(namespace) {
+            let account = account.map(|account| format!(":{account}")).unwrap_or_default();
+            subject["name"] = format!("{prefix}{new}{account}").into();
+        }
+    }
+
+    fn apply_classes(&self, resource: &str, object: &mut Value) {
+        let mut claim = |claim: &mut Value| {
+            let mut replace = |value: &mut Value| replace(&self.classes, value);
+            each(claim, &["spec", "storageClassName"], &mut replace);
+            each(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"], &mut replace);
+        };
+        match resource {
+            "persistentvolumeclaims" | "persistentvolumes" => claim(object),
+            "statefulsets.apps" => each(object, &["spec", "volumeClaimTemplates", EACH], &mut claim),
+            _ => {}
+        }
+        if let Some(spec) = pod_spec(resource) {
+            let path = [spec, &["volumes", EACH, "ephemeral", "volumeClaimTemplate"]].concat();
+            each(object, &path, &mut claim);
+        }
     }
 }
 
-/// Paths of strings in `object` that still name one of the namespaces `old`; [`MOST_MENTIONS`] of them at most.
-#[must_use]
-pub fn mentions(object: &Value, old: &[&str]) -> Vec<String> {
-    let _ = (object, old);
-    Vec::new()
+/// Fields of a kind that name a namespace, besides the object's own.
+fn namespace_fields(resource: &str) -> &'static [&'static [&'static str]] {
+    match resource {
+        "namespaces" => &[&["metadata", "name"], &["metadata", "labels", "kubernetes.io/metadata.name"]],
+        "persistentvolumes" => &[&["spec", "claimRef", "namespace"]],
+        "persistentvolumeclaims" => &[&["spec", "dataSourceRef", "namespace"]],
+        "volumesnapshotcontents.snapshot.storage.k8s.io" => &[&["spec", "volumeSnapshotRef", "namespace"]],
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io"
+        | "validatingwebhookconfigurations.admissionregistration.k8s.io" => {
+            &[&["webhooks", EACH, "clientConfig", "service", "namespace"]]
+        }
+        "validatingadmissionpolicybindings.admissionregistration.k8s.io"
+        | "mutatingadmissionpolicybindings.admissionregistration.k8s.io" => &[&["spec", "paramRef", "namespace"]],
+        "customresourcedefinitions.apiextensions.k8s.io" => {
+            &[&["spec", "conversion", "webhook", "clientConfig", "service", "namespace"]]
+        }
+        "apiservices.apiregistration.k8s.io" => &[&["spec", "service", "namespace"]],
+        "ingressclasses.networking.k8s.io" => &[&["spec", "parameters", "namespace"]],
+        "endpoints" => &[
+            &["subsets", EACH, "addresses", EACH, "targetRef", "namespace"],
+            &["subsets", EACH, "notReadyAddresses", EACH, "targetRef", "namespace"],
+        ],
+        "endpointslices.discovery.k8s.io" => &[&["endpoints", EACH, "targetRef", "namespace"]],
+        _ => &[],
+    }
 }
 
-/// Field paths that [`mentions`] gives of one object.
-pub const MOST_MENTIONS: usize = 20;
+fn replace(names: &BTreeMap<String, String>, value: &mut Value) {
+    if let Some(new) = value.as_str().and_then(|old| names.get(old)) {
+        *value = new.as_str().into();
+    }
+}
+
+/// `FROM:TO`; `None` where there is no `TO`.
+fn pair(option: &str, text: &str, is_name: fn(&str) -> bool) -> Result<Option<(String, String)>, Unusable> {
+    let refuse = |why: String| Err(Unusable(format!("--{option} {text:?} {why}")));
+    let Some((from, to)) = text.split_once(':') else {
+        return if text.is_empty() { refuse("is empty".into()) } else { Ok(None) };
+    };
+    if Pattern::new(from).is_ok_and(|pattern| !pattern.is_literal()) {
+        return refuse("maps a glob; name each namespace".into());
+    }
+    for (what, name) in [("FROM", from), ("TO", to)] {
+        if !is_name(name) {
+            return refuse(format!("is not FROM:TO: {what} is no name"));
+        }
+    }
+    Ok(Some((from.to_owned(), to.to_owned())))
+}
+
+fn add(names: &mut BTreeMap<String, String>, option: &str, (from, to): (String, String)) -> Result<(), Unusable> {
+    match names.insert(from.clone(), to.clone()) {
+        Some(other) if other != to => Err(Unusable(format!("--{option} maps {from:?} to {other:?} and to {to:?}"))),
+        _ => Ok(()),
+    }
+}
+
+/// RFC 1123, as Kubernetes takes it for namespaces.
+fn is_label(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !name.is_empty() && name.len() <= 63 && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
+}

@@ -1,6 +1,13 @@
 //! Owner references with the UIDs of the new owners. Pure.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::fields;
+
+/// Labels in which the Job controller keeps the UID of a pod's job.
+pub(super) const JOB_UIDS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 
 /// An owner reference as an object has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,7 +25,20 @@ impl Owner {
     /// Empty for the core group.
     #[must_use]
     pub fn group(&self) -> &str {
-        self.api_version.split_once('/').map_or("", |(group, _)| group)
+        fields::group(&self.api_version)
+    }
+
+    fn of(reference: &Value) -> Option<Self> {
+        let text = |key: &str| fields::text(reference, &[key]).to_owned();
+        let controller = reference.get("controller").and_then(Value::as_bool) == Some(true);
+        let owner = Self {
+            api_version: text("apiVersion"),
+            kind: text("kind"),
+            name: text("name"),
+            uid: text("uid"),
+            controller,
+        };
+        (!owner.uid.is_empty()).then_some(owner)
     }
 }
 
@@ -35,13 +55,149 @@ pub struct Unlinked {
 /// The owners that `object` names; a reference without a UID is none.
 #[must_use]
 pub fn owners(object: &Value) -> Vec<Owner> {
-    let _ = object;
-    Vec::new()
+    fields::list(object, &["metadata", "ownerReferences"]).iter().filter_map(Owner::of).collect()
+}
+
+/// Whether the built-in controller behind `owner` adopts an object of the kind `resource` that has no owner and fits its selector. Such
+/// an object is made before its owner and without the reference: made after it, it would find a new one of its name in its place.
+#[must_use]
+pub fn is_adopted(resource: &str, owner: &Owner) -> bool {
+    let is_workload = matches!(owner.group(), "apps" | "extensions");
+    owner.controller
+        && match (resource, owner.kind.as_str()) {
+            ("pods", "ReplicationController") => owner.group().is_empty(),
+            ("pods", "ReplicaSet" | "StatefulSet" | "DaemonSet")
+            | ("replicasets.apps", "Deployment")
+            | ("controllerrevisions.apps", "StatefulSet" | "DaemonSet") => is_workload,
+            _ => false,
+        }
 }
 
 /// Gives each owner reference the owner's new UID, by its old one. A reference whose owner has none is dropped, and named in the
 /// answer; `controller` and `blockOwnerDeletion` stay. Labels in which the Job controller keeps its job's UID follow it.
 pub fn relink(object: &mut Value, new_uid: impl Fn(&str) -> Option<String>) -> Vec<Unlinked> {
-    let _ = (object, new_uid);
-    Vec::new()
+    let Some(metadata) = fields::map(object, &["metadata"]) else { return Vec::new() };
+    // Whatever it is, it names no owner that could be found.
+    let Some(Value::Array(references)) = metadata.remove("ownerReferences") else { return Vec::new() };
+    let (mut linked, mut unlinked, mut have) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for mut reference in references {
+        let Some(owner) = Owner::of(&reference) else {
+            unlinked.push(dropped(&reference));
+            continue;
+        };
+        let Some(uid) = new_uid(&owner.uid) else {
+            unlinked.push(dropped(&reference));
+            continue;
+        };
+        follow(metadata, &owner.uid, &uid);
+        if have.insert(uid.clone()) {
+            reference["uid"] = uid.into();
+            linked.push(reference);
+        }
+    }
+    if !linked.is_empty() {
+        metadata.insert("ownerReferences".into(), linked.into());
+    }
+    unlinked
+}
+
+fn dropped(reference: &Value) -> Unlinked {
+    let text = |key: &str| fields::text(reference, &[key]).to_owned();
+    let controller = reference.get("controller").and_then(Value::as_bool) == Some(true);
+    Unlinked { kind: text("kind"), name: text("name"), uid: text("uid"), controller }
+}
+
+fn follow(metadata: &mut Map<String, Value>, old: &str, new: &str) {
+    let Some(Value::Object(labels)) = metadata.get_mut("labels") else { return };
+    for label in JOB_UIDS {
+        if let Some(value) = labels.get_mut(label).filter(|value| value.as_str() == Some(old)) {
+            *value = new.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn new_uid(old: &str) -> Option<String> {
+        (!old.starts_with("gone")).then(|| format!("new-{old}"))
+    }
+
+    #[test]
+    fn owners_get_their_new_uids_and_those_that_are_not_there_are_named() {
+        let mut object = json!({"metadata": {"labels": {"controller-uid": "j", "batch.kubernetes.io/controller-uid": "j", "a": "j"},
+        "ownerReferences": [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j", "controller": true, "blockOwnerDeletion": true},
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "gone", "blockOwnerDeletion": false},
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "d"}, 7,
+            {"apiVersion": "batch/v1beta1", "kind": "Job", "name": "j", "uid": "j"},
+        ]}});
+        let unlinked = |kind: &str, name: &str, uid: &str| Unlinked {
+            kind: kind.into(),
+            name: name.into(),
+            uid: uid.into(),
+            controller: false,
+        };
+        assert_eq!(owners(&object).len(), 3);
+        let dropped = relink(&mut object, new_uid);
+        assert_eq!(dropped, [unlinked("ConfigMap", "c", "gone"), unlinked("ConfigMap", "d", ""), unlinked("", "", "")]);
+        let expected = json!({"metadata": {"labels": {"controller-uid": "new-j", "batch.kubernetes.io/controller-uid": "new-j", "a": "j"},
+        "ownerReferences": [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "new-j", "controller": true, "blockOwnerDeletion": true},
+        ]}});
+        assert_eq!(object, expected);
+    }
+
+    #[test]
+    fn an_object_without_owners_stays_as_it_is() {
+        for (before, after) in [
+            (json!({"metadata": {"ownerReferences": []}}), json!({"metadata": {}})),
+            (json!({"metadata": {"ownerReferences": "x"}}), json!({"metadata": {}})),
+            (json!({"metadata": {"name": "x"}}), json!({"metadata": {"name": "x"}})),
+            (json!(null), json!(null)),
+            (json!({"metadata": [1]}), json!({"metadata": [1]})),
+        ] {
+            let mut object = before;
+            assert_eq!(relink(&mut object, new_uid), []);
+            assert_eq!(object, after);
+        }
+    }
+
+    #[test]
+    fn what_a_built_in_controller_adopts() {
+        let owner = |api_version: &str, kind: &str, controller| Owner {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            name: "x".into(),
+            uid: "u".into(),
+            controller,
+        };
+        assert!(is_adopted("pods", &owner("apps/v1", "ReplicaSet", true)));
+        assert!(is_adopted("replicasets.apps", &owner("extensions/v1beta1", "Deployment", true)));
+        assert!(is_adopted("pods", &owner("v1", "ReplicationController", true)));
+        assert!(!is_adopted("pods", &owner("apps/v1", "ReplicaSet", false)));
+        assert!(!is_adopted("pods", &owner("batch/v1", "Job", true)), "its selector is its UID");
+        assert!(!is_adopted("jobs.batch", &owner("batch/v1", "CronJob", true)));
+        assert!(!is_adopted("replicasets.apps", &owner("argoproj.io/v1alpha1", "Rollout", true)));
+        assert!(!is_adopted("pods", &owner("example.com/v1", "StatefulSet", true)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_old_uid_is_sent(uids in prop::collection::vec("(gone)?[a-c]{1,2}", 0..8)) {
+            let references: Vec<Value> = uids.iter().map(|uid| json!({"kind": "K", "name": uid, "uid": uid})).collect();
+            let mut object = json!({"metadata": {"ownerReferences": references}});
+            let unlinked = relink(&mut object, new_uid);
+            prop_assert_eq!(unlinked.len(), uids.iter().filter(|uid| uid.starts_with("gone")).count());
+            let left = owners(&object);
+            let is_new = |owner: &Owner| owner.uid == format!("new-{}", owner.name);
+            prop_assert!(left.iter().all(is_new));
+            let distinct: BTreeSet<_> = uids.iter().filter(|uid| !uid.starts_with("gone")).collect();
+            prop_assert_eq!(left.len(), distinct.len());
+        }
+    }
 }
