@@ -298,7 +298,8 @@ async fn a_namespace_that_goes_takes_nothing(namespaces: &Kind<'_>, client: &Cli
 /// What the fake does not know: schemas, and webhooks that are asked.
 pub(super) async fn a_real_server_alone(kubeconfig: &Path, p: &str) {
     let (admin, client) = (Admin::new(kubeconfig).await, client(kubeconfig).await);
-    let namespace = format!("{p}-real");
+    // Outside the pattern with which the suite chooses its own.
+    let namespace = format!("real-{p}");
     let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
     admin.make("/api/v1/namespaces", body).await;
     let of = |resource| Kind { client: &client, resource, namespace: Some(namespace.clone()) };
