@@ -2,6 +2,7 @@
 
 mod connecting;
 mod faults;
+mod reality;
 mod writes;
 
 use std::collections::BTreeSet;
@@ -391,6 +392,6 @@ async fn real() {
     let kubeconfig = of_environment();
     let folder = tempfile::tempdir().unwrap();
     let p = format!("t{}", std::process::id());
-    writes::a_real_server_alone(&kubeconfig, &p).await;
+    reality::a_real_server_alone(&kubeconfig, &p).await;
     conforms(&kubeconfig, folder.path(), &p).await;
 }

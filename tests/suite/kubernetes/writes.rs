@@ -1,9 +1,7 @@
 //! Objects are made, changed and deleted: the same answers from the fake and from a real server.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use penstock::cluster::{Cluster as _, Effect, Failure, Object, Resource, Scope, Write};
 use penstock::error::{Class, Retry};
 use penstock::kube::Client;
@@ -11,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::{Admin, client, of_environment, resource};
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes, Fault, denial};
-use crate::servers::{Scheme, Servers};
+use crate::servers::Servers;
 
 /// One kind in one namespace.
-struct Kind<'a> {
-    client: &'a Client,
-    resource: Resource,
-    namespace: Option<String>,
+pub(super) struct Kind<'a> {
+    pub(super) client: &'a Client,
+    pub(super) resource: Resource,
+    pub(super) namespace: Option<String>,
 }
 
 impl Kind<'_> {
@@ -39,7 +37,7 @@ impl Kind<'_> {
         object
     }
 
-    async fn create(&self, name: &str, more: Value, effect: Effect) -> Result<Value, Failure> {
+    pub(super) async fn create(&self, name: &str, more: Value, effect: Effect) -> Result<Value, Failure> {
         self.write(name, Write::Create(self.of(name, more).to_string().as_bytes()), effect).await
     }
 
@@ -47,7 +45,7 @@ impl Kind<'_> {
         self.write(name, Write::Replace(self.of(name, more).to_string().as_bytes()), Effect::Real).await
     }
 
-    async fn merge(&self, name: &str, patch: Value) -> Result<Value, Failure> {
+    pub(super) async fn merge(&self, name: &str, patch: Value) -> Result<Value, Failure> {
         self.write(name, Write::Merge(patch.to_string().as_bytes()), Effect::Real).await
     }
 
@@ -68,7 +66,7 @@ fn version(object: &Value) -> &str {
 }
 
 /// Final, of that class and HTTP status.
-fn refused(answer: Result<Value, Failure>, status: u16, class: Class) -> Failure {
+pub(super) fn refused(answer: Result<Value, Failure>, status: u16, class: Class) -> Failure {
     let failure = answer.unwrap_err();
     assert_eq!((failure.error.status, failure.error.class), (Some(status), class), "{failure}");
     assert_eq!(failure.error.class.retry(), Retry::No);
@@ -295,74 +293,13 @@ async fn a_namespace_that_goes_takes_nothing(namespaces: &Kind<'_>, client: &Cli
     maps.merge("held", json!({ "metadata": { "finalizers": null } })).await.unwrap();
 }
 
-/// What the fake does not know: schemas, and webhooks that are asked.
-pub(super) async fn a_real_server_alone(kubeconfig: &Path, p: &str) {
-    let (admin, client) = (Admin::new(kubeconfig).await, client(kubeconfig).await);
-    // Outside the pattern with which the suite chooses its own.
-    let namespace = format!("real-{p}");
-    let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
-    admin.make("/api/v1/namespaces", body).await;
-    let of = |resource| Kind { client: &client, resource, namespace: Some(namespace.clone()) };
-    let (maps, secrets) = (of(resource("", "configmaps", "ConfigMap")), of(resource("", "secrets", "Secret")));
-    for (kind, data) in [(&secrets, json!({ "a": "hunter2!" })), (&maps, json!({ "a": { "b": "hunter2" } }))] {
-        let unreadable = refused(kind.create("x", json!({ "data": data }), Effect::Real).await, 400, Class::Config);
-        assert!(!unreadable.error.message.contains("hunter2"), "{unreadable}");
-    }
-    secrets.create("x", json!({ "immutable": true, "data": { "a": "YQ==" } }), Effect::Real).await.unwrap();
-    let fixed = refused(secrets.merge("x", json!({ "data": { "a": "Yg==" } })).await, 422, Class::Config);
-    assert_eq!(fixed.error.message, "data: forbidden: field is immutable when `immutable` is set");
-    a_webhook_refuses(&admin, &maps, p).await;
-}
-
-async fn a_webhook_refuses(admin: &Admin, maps: &Kind<'_>, p: &str) {
-    let servers = Servers::start();
-    let refusing = servers.scripted(Scheme::Https, |request, _| {
-        let review: Value = serde_json::from_str(&request.body).unwrap();
-        let object = &review["request"]["object"]["metadata"]["name"];
-        let response = json!({ "uid": review["request"]["uid"], "allowed": object != "refused", "status": { "message": "no owner" } });
-        let answer = json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response });
-        (200, answer.to_string())
-    });
-    use base64::Engine as _;
-    let ca = base64::engine::general_purpose::STANDARD.encode(std::fs::read(servers.ca_path()).unwrap());
-    let all = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
-    let rules =
-        json!([{ "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["*"], "resources": ["configmaps"] }]);
-    let only = json!({ "matchLabels": { "penstock.test/hook": p } });
-    let of = |url: &str| {
-        json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": { "name": p },
-        "webhooks": [{ "name": "w.penstock.test", "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5, "rules": rules,
-            "objectSelector": only, "clientConfig": { "url": url, "caBundle": ca } }] })
-    };
-    admin.make(all, of(&format!("{}/", refusing.url))).await;
-    let hooked = json!({ "metadata": { "labels": { "penstock.test/hook": p } } });
-    let mut denied = None;
-    for _ in 0..100 {
-        denied = maps.create("refused", hooked.clone(), Effect::DryRun).await.err();
-        if denied.is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let denied = denied.unwrap().error;
-    assert_eq!((denied.class, denied.status, denied.code), (Class::AccessDenied, Some(400), None));
-    assert_eq!(denied.message, "admission webhook \"w.penstock.test\" denied the request: no owner");
-    maps.create("allowed", hooked.clone(), Effect::Real).await.unwrap();
-    admin.request("DELETE", &format!("{all}/{p}"), &Value::Null).await.unwrap();
-    // One that does not answer: the same object may be taken a moment later.
-    admin.make(all, of(&servers.refusing().replace("http:", "https:"))).await;
-    let mut away = None;
-    for number in 0..100 {
-        away = maps.create(&format!("away-{number}"), hooked.clone(), Effect::DryRun).await.err();
-        if away.as_ref().is_some_and(|away| away.error.status == Some(500)) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let away = away.unwrap().error;
-    assert_eq!((away.class, away.code.as_deref()), (Class::Transient, Some("InternalError")));
-    assert!(away.remedy.unwrap().contains("webhook does not answer"));
-    admin.request("DELETE", &format!("{all}/{p}"), &Value::Null).await.unwrap();
+/// With a controller manager as well: the rest of the suite counts what its controllers make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a Kubernetes API server: PENSTOCK_KUBECONFIG"]
+async fn real() {
+    let (kubeconfig, p) = (of_environment(), format!("t{}", std::process::id()));
+    super::reality::a_real_server_alone(&kubeconfig, &p).await;
+    conform(&client(&kubeconfig).await, &Admin::new(&kubeconfig).await, &p).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,37 +346,4 @@ async fn the_fake_s_collector_takes_what_has_no_owner_left() {
     fake.state().remove(&format!("{path}/owner"));
     fake.state().collect();
     assert!(maps.get("child").await.is_none());
-}
-
-/// ConfigMaps a second, as a restore makes them: COUNT of 2 KiB, 16 at once, without and with a second request for the managed fields.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement on a Kubernetes API server: PENSTOCK_KUBECONFIG"]
-async fn measured_rate_of_writes() {
-    const COUNT: usize = 5000;
-    let kubeconfig = of_environment();
-    let (admin, client) = (Admin::new(&kubeconfig).await, client(&kubeconfig).await);
-    let others = json!([{ "manager": "other", "operation": "Apply", "apiVersion": "v1", "time": "2020-01-01T00:00:00Z", "fieldsType": "FieldsV1",
-        "fieldsV1": { "f:data": { ".": {}, "f:text": {} } } }]);
-    let patch = json!({ "metadata": { "managedFields": others } });
-    for (way, effect, patched) in
-        [("POST", Effect::Real, false), ("POST and PATCH", Effect::Real, true), ("dry POST", Effect::DryRun, false)]
-    {
-        let namespace = format!("rate-{}-{}", std::process::id(), way.to_lowercase().replace(' ', "-"));
-        let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
-        admin.make("/api/v1/namespaces", body).await;
-        let maps =
-            Kind { client: &client, resource: resource("", "configmaps", "ConfigMap"), namespace: Some(namespace) };
-        let (maps, patch) = (&maps, &patch);
-        let start = Instant::now();
-        let all = futures_util::stream::iter(0..COUNT).for_each_concurrent(16, |number| async move {
-            let name = format!("m-{number:05}");
-            maps.create(&name, json!({ "data": { "text": "x".repeat(2048) } }), effect).await.unwrap();
-            if patched {
-                maps.merge(&name, patch.clone()).await.unwrap();
-            }
-        });
-        all.await;
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{COUNT} ConfigMaps by {way}: {seconds:.2} s, {:.0} a second", COUNT as f64 / seconds);
-    }
 }
