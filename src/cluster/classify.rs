@@ -164,6 +164,8 @@ fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<Stri
     let plain = |class| (class, None);
     let with = |class, remedy: &str| (class, Some(remedy.to_owned()));
     match status.reason.as_str() {
+        // With whatever reason and code it chose.
+        _ if asked.is_change() && code < 429 && status.message.contains(DENIED) => plain(Class::AccessDenied),
         "Unauthorized" => unauthorized(asked),
         "Forbidden" => forbidden(asked, status),
         "NotFound" => plain(Class::NotFound),
@@ -187,6 +189,9 @@ fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<Stri
         _ => of_code(asked, code),
     }
 }
+
+/// Of an admission webhook.
+const DENIED: &str = "denied the request";
 
 const UNREADABLE: &str = "an object in etcd cannot be read or decrypted: check the server's --encryption-provider-config; kube-apiserver's log names the key";
 

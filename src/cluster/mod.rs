@@ -53,6 +53,18 @@ impl Failure {
         self.has_code("AlreadyExists")
     }
 
+    /// A POST met an object of the same name that is being deleted, and is gone when its finalizers are.
+    #[must_use]
+    pub fn is_being_deleted(&self) -> bool {
+        self.is_there_already() && self.error.message.starts_with("object is being deleted")
+    }
+
+    /// An admission webhook with effects of its own cannot judge a dry run.
+    #[must_use]
+    pub fn is_dry_run_unsupported(&self) -> bool {
+        self.has_code("BadRequest") && self.error.message.contains("does not support dry run")
+    }
+
     /// The namespace of the object does not exist.
     #[must_use]
     pub fn is_namespace_missing(&self) -> bool {

@@ -1,8 +1,15 @@
 //! A Kubernetes API server with a memory on a real socket over TLS: discovery in both forms, lists with pages and snapshots, objects that are
-//! made and deleted, RBAC of service accounts, and faults that a test asks for. The conformance suite holds it to a real one.
+//! made, changed and deleted, RBAC of service accounts, and faults that a test asks for. The conformance suite holds it to a real one.
+
+mod access;
+mod discovery;
+mod fields;
+mod list;
+mod uri;
+mod write;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -14,6 +21,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
+use self::uri::{percent, query};
+use self::write::Change;
+pub(crate) use self::write::denial;
 use crate::servers::{Scheme, Seen, Servers, see};
 
 pub(crate) const ADMIN: &str = "the-admin-token";
@@ -28,6 +38,10 @@ pub(crate) struct Kind {
     pub(crate) plural: String,
     pub(crate) singular: String,
     pub(crate) namespaced: bool,
+    /// Its status is a subresource.
+    pub(crate) has_status: bool,
+    /// Its generation counts the changes of its spec.
+    pub(crate) counts: bool,
     verbs: &'static [&'static str],
 }
 
@@ -78,20 +92,42 @@ pub(crate) struct FakeKubernetes {
 
 const ALL: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
+/// Those of the built-in kinds below whose status is a subresource.
+const WITH_STATUS: &[&str] = &[
+    "apiservices",
+    "customresourcedefinitions",
+    "deployments",
+    "jobs",
+    "namespaces",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "replicasets",
+    "services",
+    "statefulsets",
+];
+
 const KINDS: &[(&str, &str, &str, &str, bool)] = &[
     ("", "v1", "configmaps", "ConfigMap", true),
     ("", "v1", "namespaces", "Namespace", false),
+    ("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
     ("", "v1", "persistentvolumes", "PersistentVolume", false),
     ("", "v1", "pods", "Pod", true),
     ("", "v1", "secrets", "Secret", true),
     ("", "v1", "serviceaccounts", "ServiceAccount", true),
+    ("", "v1", "services", "Service", true),
     ("apps", "v1", "deployments", "Deployment", true),
+    ("apps", "v1", "replicasets", "ReplicaSet", true),
+    ("apps", "v1", "statefulsets", "StatefulSet", true),
+    ("batch", "v1", "jobs", "Job", true),
     ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("apiregistration.k8s.io", "v1", "apiservices", "APIService", false),
     ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", false),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", false),
     ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", true),
     ("rbac.authorization.k8s.io", "v1", "roles", "Role", true),
+    ("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", false),
+    ("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
 ];
 
 fn body(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, std::io::Error> {
@@ -116,6 +152,11 @@ impl Kind {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
+    /// Of a definition.
+    fn is_custom(&self) -> bool {
+        self.group.ends_with(".test")
+    }
+
     fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
@@ -129,6 +170,8 @@ impl FakeKubernetes {
             plural: (*plural).into(),
             singular: (*kind).into(),
             namespaced: *namespaced,
+            has_status: WITH_STATUS.contains(plural),
+            counts: ["apps", "apiextensions.k8s.io"].contains(group),
             verbs: ALL,
         };
         let state = State {
@@ -232,31 +275,6 @@ fn cut(reply: Reply, after: usize) -> Reply {
     Response::from_parts(head, StreamBody::new(pieces.chain(end)).boxed_unsync())
 }
 
-fn query(uri: &str, key: &str) -> Option<String> {
-    let (_, query) = uri.split_once('?')?;
-    let pair = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))?;
-    Some(percent(pair))
-}
-
-fn percent(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (*first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            (byte, _) => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap()
-}
-
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
@@ -271,7 +289,11 @@ impl State {
 
     pub(crate) fn make(&mut self, path: &str, object: &Value) {
         let (kind, namespace, _) = self.find(path).unwrap_or_else(|| panic!("no kind is served at {path}"));
-        assert_eq!(self.create(&kind, namespace.as_deref(), object.clone()).status(), 201, "{path}");
+        let mut object = object.clone();
+        if kind.is_custom() {
+            object["kind"] = json!(kind.singular);
+        }
+        assert_eq!(self.create(&Change::new(&kind, namespace.as_deref(), ""), object).status(), 201, "{path}");
     }
 
     /// Changes every object of a kind, `plural.group`.
@@ -282,7 +304,8 @@ impl State {
 
     pub(crate) fn remove(&mut self, path: &str) {
         let (kind, namespace, name) = self.find(path).unwrap_or_else(|| panic!("no kind is served at {path}"));
-        assert_eq!(self.delete(&kind, namespace.as_deref(), &name.unwrap()).status(), 200, "{path}");
+        let change = Change::new(&kind, namespace.as_deref(), name.as_deref().unwrap());
+        assert_eq!(self.delete(&change, None).status(), 200, "{path}");
     }
 
     /// Kind, namespace and name that a path means.
@@ -294,7 +317,12 @@ impl State {
             _ => return None,
         };
         let version = rest.first()?;
+        let whole = rest;
         let (namespace, rest) = match &rest[1..] {
+            // A namespace's own subresource is in none.
+            [word, _, rest @ ..] if word == "namespaces" && matches!(rest, [only] if only == "status") => {
+                (None, &whole[1..])
+            }
             [word, namespace, rest @ ..] if word == "namespaces" && !rest.is_empty() => (Some(namespace.clone()), rest),
             rest => (None, rest),
         };
@@ -343,274 +371,49 @@ impl State {
         if self.dead.contains(&kind.api_version()) {
             return plain(503, "service unavailable\n");
         }
+        let of_status = name.is_some() && path.ends_with("/status");
         let verb = match (request.method.as_str(), &name) {
             ("GET", None) => "list",
             ("GET", Some(_)) => "get",
-            ("POST", _) => "create",
-            ("DELETE", _) => "delete",
+            ("POST", None) => "create",
+            ("PUT", Some(_)) => "update",
+            ("PATCH", Some(_)) => "patch",
+            ("DELETE", Some(_)) => "delete",
             _ => {
-                return answer(
-                    405,
-                    &refusal(
-                        405,
-                        "MethodNotAllowed",
-                        "the server does not allow this method on the requested resource",
-                    ),
-                );
+                let message = "the server does not allow this method on the requested resource";
+                return answer(405, &refusal(405, "MethodNotAllowed", message));
             }
         };
+        if of_status && !kind.has_status {
+            let message = "the server could not find the requested resource";
+            return answer(404, &refusal(404, "NotFound", message));
+        }
         // A namespace's own object counts as in it.
         let within = namespace.as_deref().or(name.as_deref().filter(|_| kind.plural == "namespaces"));
-        if let Some(user) = account.filter(|user| !self.may(user, verb, &kind.group, &kind.plural, within)) {
+        let asked = if of_status { format!("{}/status", kind.plural) } else { kind.plural.clone() };
+        if let Some(user) = account.filter(|user| !self.may(user, verb, &kind.group, &asked, within)) {
             let place =
                 within.map_or("at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
             let full = kind.key();
             let message = format!(
                 "{full} is forbidden: User {user:?} cannot {verb} resource {:?} in API group {:?} {place}",
-                kind.plural, kind.group
+                asked, kind.group
             );
             return answer(403, &refusal(403, "Forbidden", &message));
         }
-        match (verb, name) {
+        match (verb, name.as_deref()) {
             ("list", _) => self.list(&kind, namespace.as_deref(), &request.uri, sent),
-            ("create", _) => self.create(&kind, namespace.as_deref(), serde_json::from_str(&request.body).unwrap()),
             ("get", Some(name)) => {
-                match self.objects.get(&kind.key()).and_then(|all| all.get(&key(namespace.as_deref(), &name))) {
+                match self.objects.get(&kind.key()).and_then(|all| all.get(&key(namespace.as_deref(), name))) {
                     Some(object) => answer(200, &with_kind(&kind, object)),
-                    None => missing(&kind, &name),
+                    None => missing(&kind, name),
                 }
             }
-            (_, name) => self.delete(&kind, namespace.as_deref(), &name.unwrap_or_default()),
-        }
-    }
-
-    fn root(&self, path: &str, request: &Seen) -> Reply {
-        let core = path == "/api";
-        let asked = request.header("accept").unwrap_or_default().contains("apidiscovery.k8s.io");
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        let alive = self.kinds.iter().map(|kind| (kind.group.as_str(), kind.version.as_str()));
-        let dead = self.dead.iter().map(|dead| dead.split_once('/').unwrap());
-        for (group, version) in alive.chain(dead).filter(|(group, _)| group.is_empty() == core) {
-            match groups.iter_mut().find(|(name, _)| *name == group) {
-                Some((_, versions)) if versions.contains(&version) => {}
-                Some((_, versions)) => versions.push(version),
-                None => groups.push((group, vec![version])),
+            (_, name) => {
+                let change = Change::new(&kind, namespace.as_deref(), name.unwrap_or_default());
+                self.write(Change { of_status, ..change }, request)
             }
         }
-        if self.aggregated && asked {
-            let items: Vec<Value> = groups
-                .iter()
-                .map(|(group, versions)| {
-                    let versions: Vec<Value> =
-                        versions.iter().map(|version| self.version_discovery(group, version)).collect();
-                    json!({ "metadata": { "name": group }, "versions": versions })
-                })
-                .collect();
-            let list = json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items });
-            let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-            return Response::builder().header("content-type", kind).body(body(list.to_string())).unwrap();
-        }
-        if core {
-            return answer(200, &json!({ "kind": "APIVersions", "versions": ["v1"] }));
-        }
-        let groups: Vec<Value> = groups
-            .into_iter()
-            .map(|(group, versions)| {
-                let versions: Vec<Value> =
-                    versions.iter().map(|v| json!({ "groupVersion": format!("{group}/{v}"), "version": v })).collect();
-                json!({ "name": group, "preferredVersion": versions[0], "versions": versions })
-            })
-            .collect();
-        answer(200, &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }))
-    }
-
-    fn version_discovery(&self, group: &str, version: &str) -> Value {
-        if self.dead.contains(&format!("{group}/{version}")) {
-            return json!({ "version": version, "freshness": "Stale" });
-        }
-        let kinds = self.kinds.iter().filter(|kind| kind.group == group && kind.version == version);
-        let resources: Vec<Value> = kinds
-            .map(|kind| {
-                json!({ "resource": kind.plural, "responseKind": { "group": group, "version": version, "kind": kind.singular },
-                    "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "", "verbs": kind.verbs,
-                    "subresources": [{ "subresource": "status", "verbs": ["get"] }] })
-            })
-            .collect();
-        json!({ "version": version, "freshness": "Current", "resources": resources })
-    }
-
-    fn resources(&self, group_version: &str) -> Reply {
-        if self.dead.iter().any(|dead| dead == group_version) {
-            return plain(503, "service unavailable\n");
-        }
-        let resources: Vec<Value> = self
-            .kinds
-            .iter()
-            .filter(|kind| kind.api_version() == group_version)
-            .flat_map(|kind| {
-                let entry = |name: String, verbs: &[&str]| json!({ "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": kind.singular, "verbs": verbs });
-                [entry(kind.plural.clone(), kind.verbs), entry(format!("{}/status", kind.plural), &["get"])]
-            })
-            .collect();
-        if resources.is_empty() {
-            return plain(404, "404 page not found\n");
-        }
-        answer(200, &json!({ "kind": "APIResourceList", "groupVersion": group_version, "resources": resources }))
-    }
-
-    fn review(&self, review: &str, account: Option<&str>, request: &str) -> Reply {
-        let request: Value = serde_json::from_str(request).unwrap();
-        if review == "selfsubjectrulesreviews" {
-            let namespace = text(&request, "/spec/namespace");
-            let rules: Vec<Value> = match account {
-                None => vec![json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] })],
-                Some(user) => self.rules(user, Some(namespace)),
-            };
-            return answer(
-                201,
-                &json!({ "status": { "resourceRules": rules, "nonResourceRules": [], "incomplete": false } }),
-            );
-        }
-        let attribute = |name: &str| text(&request, &format!("/spec/resourceAttributes/{name}")).to_owned();
-        let namespace = Some(attribute("namespace")).filter(|namespace| !namespace.is_empty());
-        let allowed = account.is_none_or(|user| {
-            self.may(user, &attribute("verb"), &attribute("group"), &attribute("resource"), namespace.as_deref())
-        });
-        answer(201, &json!({ "status": { "allowed": allowed, "reason": "" } }))
-    }
-
-    /// The rules that RBAC gives `user` in a namespace, or at the cluster's scope.
-    fn rules(&self, user: &str, namespace: Option<&str>) -> Vec<Value> {
-        let empty = Objects::new();
-        let all = |key: &str| self.objects.get(&format!("{key}.rbac.authorization.k8s.io")).unwrap_or(&empty);
-        let bound = |binding: &&Value| {
-            binding["subjects"].as_array().into_iter().flatten().any(|subject| {
-                user == format!("system:serviceaccount:{}:{}", text(subject, "/namespace"), text(subject, "/name"))
-            })
-        };
-        let role = |binding: &Value| {
-            let name = text(binding, "/roleRef/name");
-            let role = match text(binding, "/roleRef/kind") {
-                "ClusterRole" => all("clusterroles").get(&key(None, name)),
-                _ => all("roles").get(&key(namespace, name)),
-            };
-            role.and_then(|role| role["rules"].as_array().cloned()).unwrap_or_default()
-        };
-        let within =
-            |binding: &&Value| namespace.is_some_and(|namespace| text(binding, "/metadata/namespace") == namespace);
-        let local = all("rolebindings").values().filter(within).filter(bound).flat_map(role);
-        all("clusterrolebindings").values().filter(bound).flat_map(role).chain(local).collect()
-    }
-
-    fn may(&self, user: &str, verb: &str, group: &str, resource: &str, namespace: Option<&str>) -> bool {
-        let has = |rule: &Value, field: &str, name: &str| {
-            rule[field].as_array().into_iter().flatten().any(|entry| entry == name || entry == "*")
-        };
-        self.rules(user, namespace).iter().any(|rule| {
-            has(rule, "verbs", verb)
-                && has(rule, "apiGroups", group)
-                && has(rule, "resources", resource)
-                && rule.get("resourceNames").is_none()
-        })
-    }
-
-    fn create(&mut self, kind: &Kind, namespace: Option<&str>, mut object: Value) -> Reply {
-        let name = text(&object, "/metadata/name").to_owned();
-        self.revision += 1;
-        let metadata = &mut object["metadata"];
-        if let Some(namespace) = namespace {
-            metadata["namespace"] = json!(namespace);
-        }
-        metadata["uid"] = json!(format!("uid-{}", self.revision));
-        metadata["resourceVersion"] = json!(self.revision.to_string());
-        object.as_object_mut().unwrap().remove("kind");
-        object.as_object_mut().unwrap().remove("apiVersion");
-        if let (None, true) = (namespace, kind.namespaced) {
-            return answer(400, &refusal(400, "BadRequest", "an empty namespace may not be set during creation"));
-        }
-        let objects = self.objects.entry(kind.key()).or_default();
-        if objects.contains_key(&key(namespace, &name)) {
-            return answer(409, &refusal(409, "AlreadyExists", &format!("{} {name:?} already exists", kind.plural)));
-        }
-        objects.insert(key(namespace, &name), object.clone());
-        self.register(kind, &object);
-        answer(201, &with_kind(kind, &object))
-    }
-
-    /// A definition makes a kind, an APIService whose service is nowhere a dead group.
-    fn register(&mut self, kind: &Kind, object: &Value) {
-        match kind.plural.as_str() {
-            "customresourcedefinitions" => self.kinds.push(Kind {
-                group: text(object, "/spec/group").into(),
-                version: text(object, "/spec/versions/0/name").into(),
-                plural: text(object, "/spec/names/plural").into(),
-                singular: text(object, "/spec/names/kind").into(),
-                namespaced: text(object, "/spec/scope") == "Namespaced",
-                verbs: ALL,
-            }),
-            "apiservices" => {
-                self.dead.push(format!("{}/{}", text(object, "/spec/group"), text(object, "/spec/version")));
-            }
-            _ => {}
-        }
-    }
-
-    fn delete(&mut self, kind: &Kind, namespace: Option<&str>, name: &str) -> Reply {
-        self.revision += 1;
-        let objects = self.objects.entry(kind.key()).or_default();
-        let Some(object) = objects.get_mut(&key(namespace, name)) else { return missing(kind, name) };
-        if object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty()) {
-            object["metadata"]["deletionTimestamp"] = json!("2026-11-29T00:00:00Z");
-            return answer(200, &with_kind(kind, object));
-        }
-        objects.remove(&key(namespace, name));
-        answer(200, &json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }))
-    }
-
-    fn list(&mut self, kind: &Kind, namespace: Option<&str>, uri: &str, sent: &Arc<AtomicU64>) -> Reply {
-        let limit = query(uri, "limit").and_then(|limit| limit.parse::<usize>().ok()).unwrap_or(usize::MAX);
-        let selector = query(uri, "labelSelector").unwrap_or_default();
-        let Some(matches) = selector_of(&selector) else {
-            return answer(
-                400,
-                &refusal(400, "BadRequest", "unable to parse requirement: found '=', expected: identifier"),
-            );
-        };
-        let (revision, start) = match query(uri, "continue") {
-            None => (self.revision, String::new()),
-            Some(token) => {
-                // `REVISION:KEY`, and `0` for the state of today.
-                let (revision, start) = token.split_once(':').unwrap();
-                let revision: u64 = revision.parse().unwrap();
-                if revision > 0 && revision <= self.compacted {
-                    let mut gone = refusal(
-                        410,
-                        "Expired",
-                        "The provided continue parameter is too old to display a consistent list result.",
-                    );
-                    if self.offers_tokens {
-                        gone["metadata"]["continue"] = json!(format!("0:{start}"));
-                    }
-                    return answer(410, &gone);
-                }
-                (if revision == 0 { self.revision } else { revision }, start.to_owned())
-            }
-        };
-        let now = self.objects.get(&kind.key()).cloned().unwrap_or_default();
-        let snapshot = self.snapshots.entry((revision, kind.key())).or_insert(now);
-        let within = |key: &str| namespace.is_none_or(|namespace| key.starts_with(&format!("{namespace}/")));
-        let mut rest = snapshot.range(start..).filter(|(key, object)| within(key) && matches(object));
-        let items: Vec<Value> = rest.by_ref().take(limit).map(|(_, object)| object.clone()).collect();
-        let next = rest.next().map(|(key, _)| format!("{revision}:{key}"));
-        let left = rest.count() + 1;
-        let mut metadata = json!({ "resourceVersion": revision.to_string() });
-        if let Some(next) = next {
-            metadata["continue"] = json!(next);
-            if selector.is_empty() {
-                metadata["remainingItemCount"] = json!(left);
-            }
-        }
-        stream(kind, &metadata, items, sent)
     }
 }
 
@@ -627,36 +430,4 @@ fn with_kind(kind: &Kind, object: &Value) -> Value {
     object["kind"] = json!(kind.singular);
     object["apiVersion"] = json!(kind.api_version());
     object
-}
-
-/// `k=v` or nothing; `None` for what the server would not read.
-fn selector_of(selector: &str) -> Option<impl Fn(&Value) -> bool + '_> {
-    let pair = match selector {
-        "" => None,
-        _ => Some(selector.split_once('=').filter(|(key, _)| !key.is_empty())?),
-    };
-    Some(move |object: &Value| pair.is_none_or(|(key, value)| object["metadata"]["labels"][key] == value))
-}
-
-/// Object after object, as a server writes it; custom resources with their kinds and with the list's metadata last.
-fn stream(kind: &Kind, metadata: &Value, items: Vec<Value>, sent: &Arc<AtomicU64>) -> Reply {
-    let custom = kind.group.rsplit('.').next() == Some("test");
-    let (list, version) = (format!("{}List", kind.singular), kind.api_version());
-    let (head, tail) = if custom {
-        (format!(r#"{{"apiVersion":"{version}","items":["#), format!(r#"],"kind":"{list}","metadata":{metadata}}}"#))
-    } else {
-        (format!(r#"{{"kind":"{list}","apiVersion":"{version}","metadata":{metadata},"items":["#), "]}\n".to_owned())
-    };
-    let (kind, sent) = (kind.clone(), sent.clone());
-    let items = items.into_iter().enumerate().map(move |(index, item)| {
-        let item = if custom { with_kind(&kind, &item) } else { item };
-        let comma = if index == 0 { "" } else { "," };
-        format!("{comma}{item}")
-    });
-    let pieces = std::iter::once(head).chain(items).chain([tail]).map(move |piece| {
-        sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        Ok(Frame::data(Bytes::from(piece)))
-    });
-    let body = StreamBody::new(futures_util::stream::iter(pieces)).boxed_unsync();
-    Response::builder().header("content-type", "application/json").body(body).unwrap()
 }

@@ -3,7 +3,7 @@
 //! `metav1.Status` quotes the values that it finds wrong, and the bytes around a place that it cannot read; a Secret's are among them.
 //! Kept are field paths and the rules that were broken.
 
-use super::{Cause, Status, words};
+use super::{Cause, DENIED, Status, words};
 
 /// Most fields that are named.
 const MAX_FIELDS: usize = 5;
@@ -12,12 +12,13 @@ const MAX_FIELDS: usize = 5;
 const MAX_DETAIL: usize = 200;
 
 /// Where the reader's own words end and the object's bytes begin.
-const QUOTES: &[&str] = &["error found in #", "bigger context", "parsing time ", "cannot parse ", " (7b", " ({"];
+const QUOTES: &[&str] =
+    &["error found in #", "bigger context", "parsing time ", "cannot parse ", "; json parse error", " is missing in '"];
 
 /// The message of a Status about an object that was sent.
 pub(super) fn message(status: &Status) -> String {
     // A webhook's or a policy's own words: nothing else says why.
-    if status.message.contains("denied the request") || status.message.contains("denied request") {
+    if status.message.contains(DENIED) || status.message.contains("denied request") {
         return words(&status.message);
     }
     match status.reason.as_str() {
@@ -155,7 +156,9 @@ mod tests {
         let old = r#"Secret in version "v1" cannot be handled as a Secret: v1.Secret.Data: base64Codec: illegal base64 data at input byte 4, error found in #10 byte of ...|"hunter2"|..., bigger context ...|"hunter2"|..."#;
         assert!(refused("BadRequest", old, &json!([])).ends_with("illegal base64 data at input byte 4,"));
         let hex = "the object provided is unrecognized (must be of type Secret): couldn't get version/kind; json parse error: unexpected end of JSON input (7b2268756e7465)";
-        assert!(refused("BadRequest", hex, &json!([])).ends_with("unexpected end of JSON input"));
+        assert!(refused("BadRequest", hex, &json!([])).ends_with("couldn't get version/kind"));
+        let whole = r#"Gadget in version "v1" cannot be handled as a Gadget: unmarshalerDecoder: Object 'Kind' is missing in '{"spec":"hunter2"}', error found in #10"#;
+        assert!(refused("BadRequest", whole, &json!([])).ends_with("Object 'Kind'"));
     }
 
     #[test]
