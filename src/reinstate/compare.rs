@@ -145,7 +145,8 @@ fn without_tokens(mut pod: Value) -> Value {
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Object(fields) => fields.is_empty(),
+        // Servers up to 1.33 write a template's `creationTimestamp: null`.
+        Value::Object(fields) => fields.values().all(Value::is_null),
         Value::Array(elements) => elements.is_empty(),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }

@@ -79,16 +79,53 @@ impl LeftOut {
     }
 }
 
-/// Kinds besides those that no backup has by default.
-const OLD_CLUSTER: [(&str, &str); 5] = [
-    (
-        "certificatesigningrequests.certificates.k8s.io",
-        "it was answered, or has expired, and whoever restores it would be the one that asks",
-    ),
-    ("podcertificaterequests.certificates.k8s.io", "a node asks for its pods anew"),
+/// Kinds that are left out whole, besides those that no backup has by default.
+pub const OLD_CLUSTER: [(&str, &str); 19] = [
+    ("certificatesigningrequests.certificates.k8s.io", ASKED),
+    ("podcertificaterequests.certificates.k8s.io", ASKED),
+    ("certificaterequests.cert-manager.io", ASKED),
+    ("orders.acme.cert-manager.io", ASKED),
+    ("challenges.acme.cert-manager.io", ASKED),
     ("leasecandidates.coordination.k8s.io", "processes of the old cluster renew them every few seconds"),
-    ("resourceslices.resource.k8s.io", "drivers publish what a machine has"),
     ("storageversions.internal.apiserver.k8s.io", "each server writes which version it stores"),
+    ("resourceslices.resource.k8s.io", MACHINE),
+    ("nodeclaims.karpenter.sh", "each is a machine of the old cluster, and would start another one"),
+    ("cninodes.vpcresources.k8s.aws", MACHINE),
+    ("policyendpoints.networking.k8s.aws", "a controller makes them from network policies and the pods of today"),
+    ("ciliumnodes.cilium.io", MACHINE),
+    ("ciliumendpoints.cilium.io", ADDRESSES),
+    ("ciliumendpointslices.cilium.io", ADDRESSES),
+    ("ciliumidentities.cilium.io", ADDRESSES),
+    ("ipamblocks.crd.projectcalico.org", ADDRESSES),
+    ("ipamhandles.crd.projectcalico.org", ADDRESSES),
+    ("blockaffinities.crd.projectcalico.org", ADDRESSES),
+    ("caliconodestatuses.crd.projectcalico.org", MACHINE),
+];
+
+const ASKED: &str = "they ask for a certificate once: answered, expired, or asked anew by whoever needs it";
+const MACHINE: &str = "a program on each machine writes its own";
+const ADDRESSES: &str = "they say which pods of the old cluster have which address";
+
+/// Kinds whose objects are run once, by programs that take one without a status for a new one.
+pub const RUNS: [&str; 18] = [
+    "workflows.argoproj.io",
+    "analysisruns.argoproj.io",
+    "taskruns.tekton.dev",
+    "pipelineruns.tekton.dev",
+    "customruns.tekton.dev",
+    "jobs.batch.volcano.sh",
+    "rayjobs.ray.io",
+    "tfjobs.kubeflow.org",
+    "pytorchjobs.kubeflow.org",
+    "mpijobs.kubeflow.org",
+    "backups.postgresql.cnpg.io",
+    "backups.velero.io",
+    "restores.velero.io",
+    "deletebackuprequests.velero.io",
+    "podvolumebackups.velero.io",
+    "podvolumerestores.velero.io",
+    "datauploads.velero.io",
+    "datadownloads.velero.io",
 ];
 
 /// Why `object`, as it was saved, of the kind `resource` is not made; `None`: it is. With `dependents`, also what a controller would
@@ -110,6 +147,7 @@ pub fn left_out(resource: &str, object: &Value, dependents: bool) -> Option<Left
             return Some(LeftOut::Finished);
         }
         "jobs.batch" if has_ended(object) => return Some(LeftOut::Finished),
+        _ if RUNS.contains(&resource) && has_run(object) => return Some(LeftOut::Finished),
         "secrets" if is_controller_token(object) => return Some(LeftOut::ControllerToken),
         "volumesnapshots.snapshot.storage.k8s.io" if is_untaken_snapshot(object) => return Some(LeftOut::NoSnapshot),
         "volumesnapshotcontents.snapshot.storage.k8s.io" if is_untaken_content(object) => {
@@ -135,6 +173,35 @@ fn has_ended(job: &Value) -> bool {
     let ended =
         |condition: &Value| ENDED.contains(&text(condition, &["type"])) && text(condition, &["status"]) == "True";
     !text(job, &["status", "completionTime"]).is_empty() || list(job, &["status", "conditions"]).iter().any(ended)
+}
+
+/// As the programs behind [`RUNS`] say it.
+fn has_run(object: &Value) -> bool {
+    const TIMES: [&str; 5] = ["completionTime", "completionTimestamp", "finishedAt", "stoppedAt", "endTime"];
+    const PHASES: [&str; 14] = [
+        "aborted",
+        "cancelled",
+        "canceled",
+        "completed",
+        "error",
+        "failed",
+        "failedvalidation",
+        "finishing",
+        "inconclusive",
+        "partiallyfailed",
+        "processed",
+        "succeeded",
+        "successful",
+        "terminated",
+    ];
+    let phase = |path: &[&str]| PHASES.contains(&text(object, path).to_ascii_lowercase().as_str());
+    // Of Tekton: Unknown until it is known.
+    let judged = |condition: &Value| {
+        text(condition, &["type"]) == "Succeeded" && matches!(text(condition, &["status"]), "True" | "False")
+    };
+    TIMES.iter().any(|time| !text(object, &["status", time]).is_empty())
+        || [&["status", "phase"][..], &["status", "state", "phase"], &["status", "jobStatus"]].into_iter().any(phase)
+        || list(object, &["status", "conditions"]).iter().any(judged)
 }
 
 fn is_controller_token(secret: &Value) -> bool {
@@ -189,6 +256,12 @@ fn is_remade(resource: &str, object: &Value) -> bool {
                 label(object, "endpointslice.kubernetes.io/managed-by"),
                 "endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io"
             ),
+            // Of a load balancer of the old cluster, whose targets the pods of the new one would become.
+            "targetgroupbindings.elbv2.k8s.aws" => {
+                const STACKS: [&str; 3] = ["ingress.k8s.aws/", "service.k8s.aws/", "gateway.k8s.aws"];
+                let labels = at(object, &["metadata", "labels"]).and_then(Value::as_object);
+                labels.is_some_and(|labels| labels.keys().any(|key| STACKS.iter().any(|stack| key.starts_with(stack))))
+            }
             _ => false,
         }
 }

@@ -12,10 +12,10 @@ pub fn lacking(ours: &Value, live: &Value) -> Option<Value> {
     let mut metadata = Map::new();
     let mut patch = Map::new();
     for key in ["labels", "annotations"] {
-        let path = ["metadata", key];
-        let have = at(live, &path).and_then(Value::as_object);
+        let place = ["metadata", key];
+        let have = at(live, &place).and_then(Value::as_object);
         let lacks = |name: &String| have.is_none_or(|have| !have.contains_key(name));
-        let ours = at(ours, &path).and_then(Value::as_object).into_iter().flatten();
+        let ours = at(ours, &place).and_then(Value::as_object).into_iter().flatten();
         // A null would delete.
         let added: Map<String, Value> = ours
             .filter(|(name, value)| lacks(name) && !value.is_null())

@@ -91,7 +91,6 @@ pub const ROWS: &[Row] = &[
     ),
     row(EVERY, "`status`", Later, "controllers write what they find; `--status` gives it back"),
     row("namespaces", "`kubernetes` in `spec.finalizers`", Change(kinds::namespace), "the server adds it"),
-    label!("namespaces", "kubernetes.io/metadata.name", "the server sets it to the name"),
     row(
         DEFINITIONS,
         "`spec.preserveUnknownFields: true`",
@@ -251,7 +250,6 @@ pub const ROWS: &[Row] = &[
         Remove(&["spec", "volumeClaimTemplates", "*", "status"]),
         "a template has no state",
     ),
-    annotation!("daemonsets.apps", "deprecated.daemonset.template.generation", "the server begins to count anew"),
     row(
         "jobs.batch",
         "`controller-uid` and `batch.kubernetes.io/controller-uid` in selector and labels",

@@ -14,35 +14,37 @@ fn cleaned(resource: &str, object: Value) -> Value {
     cleaned_in(resource, object, false)
 }
 
-/// The table as the documentation has it.
-fn page() -> String {
-    let mut page = String::from("| kind | what | why |\n|---|---|---|\n");
-    for row in ROWS {
-        let kind = if row.resource == EVERY { "every kind".to_owned() } else { format!("`{}`", row.resource) };
-        page.push_str(&format!("| {kind} | {} | {} |\n", row.what, row.reason));
-    }
-    page
+/// Rows of a table whose first cells are code.
+fn table<'a>(head: &str, rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let row = |(name, text): (&str, &str)| format!("| `{name}` | {text} |\n");
+    head.to_owned() + &rows.into_iter().map(row).collect::<String>()
 }
 
 #[test]
-fn the_documentation_has_the_table() {
+fn the_documentation_has_the_tables() {
+    use crate::reinstate::left_out::{LeftOut, OLD_CLUSTER, RUNS};
+    use crate::reinstate::rank::{LAST, RANKS};
+    let cleaned = ROWS.iter().map(|row| {
+        let kind = if row.resource == EVERY { "every kind".to_owned() } else { format!("`{}`", row.resource) };
+        format!("| {kind} | {} | {} |\n", row.what, row.reason)
+    });
+    let ranks = (0..=LAST).map(|rank| {
+        let kinds = RANKS.iter().filter(|row| row.rank == rank).map(|row| format!("`{}`", row.resource));
+        let kinds = kinds.collect::<Vec<_>>().join(", ");
+        format!("| {} | {} |\n", rank + 1, if kinds.is_empty() { "every other kind: custom resources" } else { &kinds })
+    });
+    let tables = [
+        "| kind | what | why |\n|---|---|---|\n".to_owned() + &cleaned.collect::<String>(),
+        "| | kinds |\n|---|---|\n".to_owned() + &ranks.collect::<String>(),
+        table("| reason | because |\n|---|---|\n", LeftOut::ALL.map(|reason| (reason.as_str(), reason.reason()))),
+        table("| kind | why |\n|---|---|\n", OLD_CLUSTER),
+        RUNS.map(|kind| format!("`{kind}`")).join(", "),
+    ];
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/kubernetes-restore.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.contains(&page()), "docs/kubernetes-restore.md needs this table:\n\n{}", page());
-    let mut reasons = String::from("| reason | because |\n|---|---|\n");
-    for left_out in crate::reinstate::left_out::LeftOut::ALL {
-        reasons.push_str(&format!("| `{}` | {} |\n", left_out.as_str(), left_out.reason()));
+    let page = std::fs::read_to_string(path).unwrap();
+    for table in tables {
+        assert!(page.contains(&table), "docs/kubernetes-restore.md needs this:\n\n{table}");
     }
-    assert!(text.contains(&reasons), "docs/kubernetes-restore.md needs this table:\n\n{reasons}");
-    let mut ranks = String::from("| order | kinds |\n|---|---|\n");
-    for rank in 0..=crate::reinstate::rank::LAST {
-        let rows = crate::reinstate::rank::RANKS.iter().filter(|row| row.rank == rank);
-        let kinds: Vec<String> = rows.map(|row| format!("`{}`", row.resource)).collect();
-        let kinds =
-            if kinds.is_empty() { "custom resources, and every other kind".to_owned() } else { kinds.join(", ") };
-        ranks.push_str(&format!("| {rank} | {kinds} |\n"));
-    }
-    assert!(text.contains(&ranks), "docs/kubernetes-restore.md needs this table:\n\n{ranks}");
 }
 
 #[test]
@@ -195,16 +197,15 @@ fn a_job_counts_its_own_pods() {
     assert_eq!(cleaned("jobs.batch", manual.clone()), manual);
 }
 
+fn check(rows: &[(&str, Value, Value)]) {
+    for (resource, object, expected) in rows {
+        assert_eq!(cleaned(resource, object.clone()), *expected, "{resource}");
+    }
+}
+
 #[test]
-fn the_other_kinds() {
-    let snapshots = "snapshot.storage.k8s.io";
-    let policies = |effects: [&str; 4]| {
-        json!({"apiVersion": "admissionregistration.k8s.io/v1",
-        "webhooks": effects.map(|effects| json!({"sideEffects": effects, "clientConfig": {"caBundle": "kept"}}))})
-    };
-    let class = |annotation: &str| json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": annotation}}, "spec": {"ingressClassName": "nginx"}});
-    let target = |more: Value| json!({"kind": "Pod", "name": "p", "uid": more["uid"]});
-    let rows = [
+fn namespaces_accounts_secrets_and_definitions() {
+    check(&[
         (
             "namespaces",
             json!({"spec": {"finalizers": ["kubernetes", "e.com/f"]}}),
@@ -243,6 +244,19 @@ fn the_other_kinds() {
             json!({"spec": {"preserveUnknownFields": false, "conversion": {"webhook": {"clientConfig": {"caBundle": "x"}}}}}),
             json!({"spec": {"preserveUnknownFields": false, "conversion": {"webhook": {"clientConfig": {"caBundle": "x"}}}}}),
         ),
+    ]);
+}
+
+#[test]
+fn the_other_kinds() {
+    let snapshots = "snapshot.storage.k8s.io";
+    let policies = |effects: [&str; 4]| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1",
+        "webhooks": effects.map(|effects| json!({"sideEffects": effects, "clientConfig": {"caBundle": "kept"}}))})
+    };
+    let class = |annotation: &str| json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": annotation}}, "spec": {"ingressClassName": "nginx"}});
+    let target = |more: Value| json!({"kind": "Pod", "name": "p", "uid": more["uid"]});
+    check(&[
         (
             "validatingwebhookconfigurations.admissionregistration.k8s.io",
             policies(["None", "NoneOnDryRun", "Unknown", "Some"]),
@@ -274,10 +288,7 @@ fn the_other_kinds() {
             json!({"spec": {"source": {"persistentVolumeClaimName": "c"}}, "status": {"boundVolumeSnapshotContentName": "content"}}),
             json!({"spec": {"source": {"volumeSnapshotContentName": "content"}}}),
         ),
-    ];
-    for (resource, object, expected) in rows {
-        assert_eq!(cleaned(resource, object), expected, "{resource}");
-    }
+    ]);
 }
 
 fn value() -> impl Strategy<Value = Value> {

@@ -42,9 +42,15 @@ fn what_a_built_in_controller_makes_is_left_to_it_unless_asked_for() {
     assert_eq!(left_out("pods", &loose, false), None);
 }
 
+fn check(rows: &[(&str, Value, Option<LeftOut>)]) {
+    for (resource, object, expected) in rows {
+        assert_eq!(left_out(resource, object, false), *expected, "{resource} {object}");
+    }
+}
+
 #[test]
-fn each_other_reason_and_its_opposite() {
-    let rows = [
+fn what_ended_or_was_the_old_clusters_is_left_out() {
+    check(&[
         ("pods", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), Some(LeftOut::BeingDeleted)),
         ("pods", json!({"metadata": {"deletionTimestamp": null}}), None),
         ("pods", json!({"status": {"phase": "Succeeded"}}), Some(LeftOut::Finished)),
@@ -84,6 +90,12 @@ fn each_other_reason_and_its_opposite() {
             Some(LeftOut::ServerMade),
         ),
         ("apiservices.apiregistration.k8s.io", json!({"metadata": {"name": "v1beta1.metrics.k8s.io"}}), None),
+    ]);
+}
+
+#[test]
+fn volumes_endpoints_and_tokens() {
+    check(&[
         (
             "persistentvolumes",
             json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "ebs.csi.aws.com"}}, "spec": {"persistentVolumeReclaimPolicy": "Delete"}}),
@@ -130,10 +142,7 @@ fn each_other_reason_and_its_opposite() {
             json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "mesh.example.com"}}}),
             None,
         ),
-    ];
-    for (resource, object, expected) in rows {
-        assert_eq!(left_out(resource, &object, false), expected, "{resource} {object}");
-    }
+    ]);
     let token = |name: &str| {
         json!({"type": "kubernetes.io/service-account-token",
         "metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": "ci"}}})

@@ -1,5 +1,7 @@
 //! What still names an old namespace after the mapping: found and reported, not changed.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -80,7 +82,7 @@ impl Search<'_> {
             Value::String(text) if self.is_named(key, text) => self.fields.add(&self.path),
             Value::Array(elements) => {
                 for (n, element) in elements.iter().enumerate() {
-                    self.path.push_str(&format!("[{n}]"));
+                    write!(self.path, "[{n}]").expect("a string takes all");
                     // The elements of `namespaces` are what the field is called.
                     self.value(key, element);
                     self.path.truncate(length);

@@ -46,10 +46,13 @@ fn options_are_read_or_refused_with_their_reason() {
     assert!(mapping.check(&restored(&["shop", "shop-2"])).is_err());
 }
 
+/// An object with this namespace and class; the last one makes a reference to a service.
+type Make = fn(&str, &str, &dyn Fn(&str) -> Value) -> Value;
+
 #[test]
 fn every_field_that_is_known_to_name_one_follows() {
     let service = |namespace: &str| json!({"namespace": namespace, "name": "hook"});
-    let rows: [(&str, fn(&str, &str, &dyn Fn(&str) -> Value) -> Value); 9] = [
+    let rows: [(&str, Make); 9] = [
         (
             "namespaces",
             |namespace, _, _| json!({"metadata": {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}}}),
