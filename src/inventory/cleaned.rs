@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// What is not compared, with the reason.
-pub const SERVER_OWNED: [(&[&str], &str); 7] = [
+/// What is not compared, with the reason. `*` is each element of a list.
+pub const SERVER_OWNED: [(&[&str], &str); 8] = [
     (&["metadata", "uid"], "the server gives each object another one"),
     (&["metadata", "resourceVersion"], "it changes with each write"),
     (&["metadata", "creationTimestamp"], "the server sets it when an object is made"),
     (&["metadata", "generation"], "the server counts the changes of the rest"),
     (&["metadata", "managedFields"], "it says who wrote the other fields, and when"),
+    (&["metadata", "ownerReferences", "*", "uid"], "an owner that was restored has another one"),
     (&["metadata", "selfLink"], "servers up to 1.19 make it from the name"),
     (&["status"], "controllers write what they find"),
 ];
@@ -29,11 +30,20 @@ pub type Digest = [u8; 16];
 /// Removes what the server owns.
 pub fn clean(object: &mut Value) {
     for (path, _) in SERVER_OWNED {
-        let (last, parents) = path.split_last().expect("a path has an end");
-        let parent = parents.iter().try_fold(&mut *object, |value, key| value.get_mut(*key));
-        if let Some(Value::Object(fields)) = parent {
-            fields.remove(*last);
+        remove(object, path);
+    }
+}
+
+fn remove(value: &mut Value, path: &[&str]) {
+    match (value, path) {
+        (Value::Array(list), ["*", rest @ ..]) => list.iter_mut().for_each(|value| remove(value, rest)),
+        (Value::Object(fields), [last]) => drop(fields.remove(*last)),
+        (Value::Object(fields), [key, rest @ ..]) => {
+            if let Some(value) = fields.get_mut(*key) {
+                remove(value, rest);
+            }
         }
+        _ => {}
     }
 }
 
@@ -129,16 +139,16 @@ mod tests {
         let object = json!({
             "kind": "Pod", "metadata": {
                 "name": "web", "labels": {"a": "b"}, "uid": "1", "resourceVersion": "2", "creationTimestamp": "3", "generation": 4,
-                "managedFields": [{}], "selfLink": "5",
+                "managedFields": [{}], "selfLink": "5", "ownerReferences": [{"name": "o", "uid": "6"}],
             },
             "spec": {"uid": "kept", "status": "kept"}, "status": {"phase": "Running"},
         });
         let mut cleaned = object.clone();
         clean(&mut cleaned);
-        let expected = json!({"kind": "Pod", "metadata": {"name": "web", "labels": {"a": "b"}}, "spec": {"uid": "kept", "status": "kept"}});
+        let expected = json!({"kind": "Pod", "metadata": {"name": "web", "labels": {"a": "b"}, "ownerReferences": [{"name": "o"}]}, "spec": {"uid": "kept", "status": "kept"}});
         assert_eq!(cleaned, expected);
         let other: Value = serde_json::from_str(
-            r#"{"spec":{"status":"kept","uid":"kept"},"metadata":{"labels":{"a":"b"},"name":"web"},"kind":"Pod"}"#,
+            r#"{"spec":{"status":"kept","uid":"kept"},"metadata":{"labels":{"a":"b"},"name":"web","ownerReferences":[{"name":"o"}]},"kind":"Pod"}"#,
         )
         .unwrap();
         assert_eq!(digest(&cleaned), digest(&other));

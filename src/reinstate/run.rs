@@ -1,6 +1,6 @@
 //! Restores the objects of a backup, one batch after another and within a batch in parallel, or plans it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -86,7 +86,8 @@ impl Restore<'_> {
         self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
         self.progress.set("reading the backup");
         let contents = self.scanned(archives).await?;
-        let target = Target::new(self.cluster, self.patience, contents.owner_uids()).await?;
+        let planned = if self.effect == Effect::DryRun { contents.restored_owners() } else { HashSet::new() };
+        let target = Target::new(self.cluster, self.patience, contents.owner_uids(), planned).await?;
         let total = contents.entries.iter().filter(|entry| entry.left_out.is_none()).count();
         self.progress.total.store(total as u64, Ordering::Relaxed);
         let mut work = Work { restore: self, archives, contents, target };

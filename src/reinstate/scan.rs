@@ -169,9 +169,9 @@ impl Contents {
         &self.kinds[entry.kind]
     }
 
-    /// Whether an object with this UID is restored too.
-    pub(super) fn has_uid(&self, uid: &Uid) -> bool {
-        self.by_uid.contains_key(uid)
+    /// Of [`Contents::owner_uids`], those of objects that are restored too.
+    pub(super) fn restored_owners(&self) -> HashSet<Uid> {
+        self.owner_uids().into_iter().filter(|uid| self.by_uid.contains_key(uid)).collect()
     }
 
     /// UIDs that some entry names as its owner.

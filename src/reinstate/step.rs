@@ -151,7 +151,7 @@ impl Step<'_> {
             Standing::Fits | Standing::Bound => Ok(true),
             Standing::Foreign => Ok(false),
             Standing::Released => {
-                let patch = volumes::release().to_string();
+                let patch = volumes::release(&volume).to_string();
                 self.target.write(&at, &Write::Merge(patch.as_bytes()), self.effect).await?;
                 Ok(true)
             }

@@ -27,6 +27,8 @@ struct Known {
     uids: HashMap<Uid, String>,
     /// The backup's UIDs that some object names as its owner: only these are kept.
     owners: HashSet<Uid>,
+    /// Owners that this restore creates; in a plan they have no new UID, and stand under the backup's.
+    planned: HashSet<Uid>,
     /// Owners that are not restored, by the backup's UID: the UID of the live object of that name, if there is one.
     elsewhere: HashMap<Uid, Option<String>>,
     /// Whether objects that others need are in the cluster, by kind and name.
@@ -42,9 +44,10 @@ impl<'a> Target<'a> {
         cluster: &'a dyn Cluster,
         patience: Patience,
         owners: HashSet<Uid>,
+        planned: HashSet<Uid>,
     ) -> Result<Self, Failure> {
         let served = Mutex::new(Arc::new(discover(cluster, patience).await?));
-        let known = Mutex::new(Known { owners, ..Known::default() });
+        let known = Mutex::new(Known { owners, planned, ..Known::default() });
         Ok(Self { cluster, patience, pace: Pace::new(patience), served, known })
     }
 
@@ -108,9 +111,10 @@ impl<'a> Target<'a> {
 
     /// The present UID of the object that has `saved` in the backup, if it is restored or was found by [`Target::find_owners`].
     pub(super) fn uid(&self, saved: &str) -> Option<String> {
-        let saved = uid(saved);
+        let key = uid(saved);
         let known = self.known();
-        known.uids.get(&saved).or_else(|| known.elsewhere.get(&saved)?.as_ref()).cloned()
+        let planned = || known.planned.contains(&key).then(|| saved.to_owned());
+        known.uids.get(&key).or_else(|| known.elsewhere.get(&key)?.as_ref()).cloned().or_else(planned)
     }
 
     /// Looks up the owners of `object` that are not restored, by kind and name: the cluster may have them.
@@ -122,7 +126,7 @@ impl<'a> Target<'a> {
             let key = uid(text("uid"));
             let is_known = {
                 let known = self.known();
-                known.uids.contains_key(&key) || known.elsewhere.contains_key(&key)
+                known.uids.contains_key(&key) || known.elsewhere.contains_key(&key) || known.planned.contains(&key)
             };
             if is_known || text("name").is_empty() {
                 continue;

@@ -308,6 +308,17 @@ impl State {
         assert_eq!(self.delete(&change, None).status(), 200, "{path}");
     }
 
+    /// The object at `path`; `null` if there is none.
+    pub(crate) fn object(&self, path: &str) -> Value {
+        let (kind, namespace, name) = self.find(path).unwrap_or_else(|| panic!("no kind is served at {path}"));
+        self.at(&Change::new(&kind, namespace.as_deref(), name.as_deref().unwrap())).unwrap_or_default()
+    }
+
+    /// `NAMESPACE/NAME` of each object of a kind, `plural.group`.
+    pub(crate) fn keys(&self, kind: &str) -> Vec<String> {
+        self.objects.get(kind).into_iter().flat_map(|objects| objects.keys().cloned()).collect()
+    }
+
     /// Kind, namespace and name that a path means.
     fn find(&self, path: &str) -> Option<(Kind, Option<String>, Option<String>)> {
         let parts: Vec<String> = path.trim_matches('/').split('/').map(percent).collect();

@@ -10,6 +10,7 @@ mod binary;
 mod classes;
 mod cluster_backup;
 mod cluster_objects;
+mod cluster_restore;
 mod conformance;
 mod corpus;
 mod crash;

@@ -52,7 +52,7 @@ pub(in crate::cli) struct KubernetesObjects {
 ///
 /// Prints which objects changed, and in which fields; which are only in the backup; and which are only in the cluster, of the kinds and
 /// namespaces that the backup has. Never a value. What the server owns is not compared: status, and of the metadata uid,
-/// resourceVersion, creationTimestamp, generation, managedFields and selfLink. The cluster is that of `[kubernetes]` in the configuration;
+/// resourceVersion, creationTimestamp, generation, managedFields, selfLink and the UIDs of owners. The cluster is that of `[kubernetes]` in the configuration;
 /// get and list on the backup's kinds are enough.
 #[derive(Debug, Args)]
 #[command(after_help = help::KUBERNETES_DIFF)]

@@ -234,7 +234,7 @@ impl State {
         self.update(change, &old, object)
     }
 
-    fn at(&self, change: &Change<'_>) -> Option<Value> {
+    pub(super) fn at(&self, change: &Change<'_>) -> Option<Value> {
         self.objects.get(&change.kind.key())?.get(&key(change.namespace, change.name)).cloned()
     }
 
