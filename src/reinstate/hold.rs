@@ -99,7 +99,12 @@ async fn unready(work: &Work<'_>, index: usize) -> Result<Unready, Error> {
 fn is_awaited(resource: &str) -> bool {
     matches!(
         resource,
-        "deployments.apps" | "statefulsets.apps" | "daemonsets.apps" | "replicasets.apps" | "pods" | "persistentvolumeclaims"
+        "deployments.apps"
+            | "statefulsets.apps"
+            | "daemonsets.apps"
+            | "replicasets.apps"
+            | "pods"
+            | "persistentvolumeclaims"
     )
 }
 

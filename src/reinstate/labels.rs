@@ -60,7 +60,9 @@ fn requirement(part: &str) -> Result<Requirement, String> {
     let make = |key: &str, values: Option<Vec<&str>>, is_wanted| {
         let key = key.trim();
         if key.is_empty() || key.contains([' ', '(', ')', '=', '!', '<', '>']) {
-            return Err(format!("{part:?} is no label selector; expected KEY=VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) or KEY notin (A,B)"));
+            return Err(format!(
+                "{part:?} is no label selector; expected KEY=VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) or KEY notin (A,B)"
+            ));
         }
         let values = values.map(|values| values.into_iter().map(|value| value.trim().to_owned()).collect());
         Ok(Requirement { key: key.to_owned(), values, is_wanted })
@@ -94,10 +96,21 @@ mod tests {
     fn selectors_are_kubectls() {
         let object = json!({ "metadata": { "labels": { "app": "web", "tier": "front" } } });
         let fits = |text: &str| text.parse::<Selector>().unwrap().fits(&object);
-        for yes in ["app=web", "app==web", "app", "!canary", "app!=api", "canary!=x", "app in (api,web)", "app notin (api)", "app=web, tier=front"] {
+        for yes in [
+            "app=web",
+            "app==web",
+            "app",
+            "!canary",
+            "app!=api",
+            "canary!=x",
+            "app in (api,web)",
+            "app notin (api)",
+            "app=web, tier=front",
+        ] {
             assert!(fits(yes), "{yes}");
         }
-        for no in ["app=api", "canary", "!app", "app!=web", "app notin (web, api)", "app in (api)", "app=web,tier=back"] {
+        for no in ["app=api", "canary", "!app", "app!=web", "app notin (web, api)", "app in (api)", "app=web,tier=back"]
+        {
             assert!(!fits(no), "{no}");
         }
         assert!(Selector::default().fits(&object) && Selector::default().fits(&json!({})));

@@ -45,8 +45,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use self::mapping::Mapping;
 pub use self::labels::Selector;
+use self::mapping::Mapping;
 pub use self::run::{Progress, Restore};
 pub use self::step::Verdict;
 use crate::cluster;
@@ -97,7 +97,9 @@ pub enum Error {
     Backup(#[from] inventory::Error),
     #[error(transparent)]
     Cluster(#[from] cluster::Failure),
-    #[error("the backup is of the cluster with the UID {saved:?}, and this cluster has {live:?}: existing objects are not changed")]
+    #[error(
+        "the backup is of the cluster with the UID {saved:?}, and this cluster has {live:?}: existing objects are not changed"
+    )]
     OtherCluster { saved: String, live: String },
     #[error("could not write the result: {0}")]
     Output(#[source] io::Error),
@@ -111,7 +113,9 @@ impl Classify for Error {
             Self::Backup(error) => error.report(),
             Self::Cluster(failure) => failure.report(),
             Self::OtherCluster { saved, .. } => {
-                let remedy = format!("check --context; to change this cluster to be as that one was, add --from-cluster {saved}");
+                let remedy = format!(
+                    "check --context; to change this cluster to be as that one was, add --from-cluster {saved}"
+                );
                 Report::new(Class::Config, self.to_string()).remedy(remedy)
             }
             Self::Output(_) => Report::new(Class::Local, self.to_string()),

@@ -25,7 +25,8 @@ const GROUP: &str = "admissionregistration.k8s.io";
 /// When the server is gone.
 pub(super) async fn notes(work: &Work<'_>, deleting: &BTreeSet<String>, summary: &mut Summary) -> Result<(), Error> {
     for name in deleting {
-        let silent: Vec<String> = work.target.served().stale.iter().chain(&work.target.served().missing).cloned().collect();
+        let silent: Vec<String> =
+            work.target.served().stale.iter().chain(&work.target.served().missing).cloned().collect();
         let cause = if silent.is_empty() {
             String::new()
         } else {
@@ -35,9 +36,10 @@ pub(super) async fn notes(work: &Work<'_>, deleting: &BTreeSet<String>, summary:
     }
     let served = work.target.served();
     for webhook in WEBHOOKS {
-        let kind = served.kinds.iter().find(|kind| {
-            kind.is_preferred && kind.resource.group == GROUP && kind.resource.plural == webhook
-        });
+        let kind = served
+            .kinds
+            .iter()
+            .find(|kind| kind.is_preferred && kind.resource.group == GROUP && kind.resource.plural == webhook);
         let Some(resource) = kind.map(|kind| &kind.resource) else { continue };
         for configuration in all(work, resource, None).await? {
             for (name, service) in services(&configuration) {
@@ -72,7 +74,10 @@ async fn has_endpoints(work: &Work<'_>, service: &str) -> Result<bool, Error> {
     match work.target.get(&Object { resource: &resource, namespace: Some(namespace), name }).await {
         Ok(endpoints) => Ok(endpoints.is_some_and(|endpoints| {
             let subsets = endpoints["subsets"].as_array();
-            subsets.into_iter().flatten().any(|subset| subset["addresses"].as_array().is_some_and(|all| !all.is_empty()))
+            subsets
+                .into_iter()
+                .flatten()
+                .any(|subset| subset["addresses"].as_array().is_some_and(|all| !all.is_empty()))
         })),
         // It may not be looked at.
         Err(failure) if failure.error.status == Some(403) => Ok(true),
@@ -97,7 +102,8 @@ async fn quotas(work: &Work<'_>, summary: &mut Summary) -> Result<(), Error> {
             for (counted, hard) in quota.pointer("/status/hard").and_then(Value::as_object).into_iter().flatten() {
                 let kind = counted.strip_prefix("count/").unwrap_or(counted);
                 let Some(new) = planned.get(&(namespace.clone(), kind.to_owned())) else { continue };
-                let number = |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
+                let number =
+                    |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
                 let used = quota.pointer("/status/used").and_then(|used| used.get(counted));
                 let (Some(hard), Some(used)) = (number(Some(hard)), number(used)) else { continue };
                 if used + new > hard {

@@ -101,7 +101,9 @@ impl Restore<'_> {
         for batch in &batches {
             work.batch(batch, &state, output, &mut summary).await?;
         }
-        if self.effect == Effect::Real && let Some(wait) = self.options.wait {
+        if self.effect == Effect::Real
+            && let Some(wait) = self.options.wait
+        {
             super::hold::held(&mut work, &batches, wait, output, &mut summary).await?;
         }
         Ok(summary)
@@ -150,7 +152,9 @@ impl Work<'_> {
         for name in names {
             if !namespaces.contains(&name) && self.restore.effect == Effect::Real && !self.restores_namespace(&name) {
                 self.add_namespace(&name).await?;
-                summary.notes.push(format!("created the namespace {name} without its labels: the restore does not include it"));
+                summary
+                    .notes
+                    .push(format!("created the namespace {name} without its labels: the restore does not include it"));
                 namespaces.insert(name);
             }
         }
@@ -182,20 +186,24 @@ impl Work<'_> {
         summary: &mut Summary,
     ) -> Result<(), Error> {
         let mut defined = Vec::new();
-        self.each(&batch.entries, async |index, value| {
-            let entry = &self.contents.entries[index];
-            self.restore.progress.set(self.contents.kind_of(entry).filed.to_string());
-            let done = self.one(entry, value, before).await;
-            self.restore.progress.objects.fetch_add(1, Ordering::Relaxed);
-            (index, done)
-        }, |(index, (verdict, notes))| {
-            let entry = &self.contents.entries[index];
-            let is_new = matches!(verdict, Verdict::Create | Verdict::Recreate(_));
-            if is_new && self.contents.kind_of(entry).filed.resource == DEFINITIONS {
-                defined.push(entry.key.clone());
-            }
-            self.report(index, verdict, notes, output, summary)
-        })
+        self.each(
+            &batch.entries,
+            async |index, value| {
+                let entry = &self.contents.entries[index];
+                self.restore.progress.set(self.contents.kind_of(entry).filed.to_string());
+                let done = self.one(entry, value, before).await;
+                self.restore.progress.objects.fetch_add(1, Ordering::Relaxed);
+                (index, done)
+            },
+            |(index, (verdict, notes))| {
+                let entry = &self.contents.entries[index];
+                let is_new = matches!(verdict, Verdict::Create | Verdict::Recreate(_));
+                if is_new && self.contents.kind_of(entry).filed.resource == DEFINITIONS {
+                    defined.push(entry.key.clone());
+                }
+                self.report(index, verdict, notes, output, summary)
+            },
+        )
         .await?;
         if self.restore.effect == Effect::Real && !defined.is_empty() {
             self.established(&defined, summary).await?;
@@ -218,20 +226,29 @@ impl Work<'_> {
                 continue;
             }
             let members: Vec<Member> = of_archive.iter().map(|entry| self.contents.entries[*entry].member).collect();
-            let expected: Vec<(usize, String)> = of_archive.iter().map(|entry| {
-                let of = &self.contents.entries[*entry];
-                (*entry, format!("{} {}", self.contents.kind_of(of).filed, of.key))
-            }).collect();
+            let expected: Vec<(usize, String)> = of_archive
+                .iter()
+                .map(|entry| {
+                    let of = &self.contents.entries[*entry];
+                    (*entry, format!("{} {}", self.contents.kind_of(of).filed, of.key))
+                })
+                .collect();
             let (sender, receiver) = mpsc::channel::<Sent>(pace::MOST);
             let reading = read(archive.clone(), members, expected, self.restore.memory, cancel.clone(), sender);
             let reading = tokio::spawn(reading);
             let objects = futures_util::stream::unfold(receiver, async |mut receiver| {
                 receiver.recv().await.map(|sent| (sent, receiver))
             });
-            let results = objects.map(|(index, value, permit)| {
-                let done = work(index, value);
-                async move { let result = done.await; drop(permit); result }
-            }).buffer_unordered(pace::MOST);
+            let results = objects
+                .map(|(index, value, permit)| {
+                    let done = work(index, value);
+                    async move {
+                        let result = done.await;
+                        drop(permit);
+                        result
+                    }
+                })
+                .buffer_unordered(pace::MOST);
             tokio::pin!(results);
             while let Some(result) = cancel.run_until_cancelled(results.next()).await.ok_or(Error::Cancelled)? {
                 take(result)?;
@@ -291,7 +308,9 @@ impl Work<'_> {
                     break;
                 }
                 if tokio::time::Instant::now() >= until {
-                    summary.notes.push(format!("the definition {name} is not established after {} s", ESTABLISHED.as_secs()));
+                    summary
+                        .notes
+                        .push(format!("the definition {name} is not established after {} s", ESTABLISHED.as_secs()));
                     break;
                 }
                 self.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
@@ -345,7 +364,8 @@ async fn read(
         let mut expected = expected.into_iter();
         archive.read(&members, &cancel, |object, value| {
             let found = format!("{} {}", object.place.filed, object.place.key());
-            let (index, _) = expected.next().filter(|(_, expected)| *expected == found).ok_or(crate::inventory::Error::Mismatch)?;
+            let (index, _) =
+                expected.next().filter(|(_, expected)| *expected == found).ok_or(crate::inventory::Error::Mismatch)?;
             let needed = u32::try_from(object.bytes.len() * PARSED).unwrap_or(u32::MAX).min(whole);
             // The semaphore is never closed. A receiver that is gone ended for another reason, which it reports.
             let permit = runtime.block_on(Arc::clone(&budget).acquire_many_owned(needed)).ok();

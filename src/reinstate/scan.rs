@@ -206,7 +206,8 @@ impl Contents {
         let mut on_stack = HashSet::from([index]);
         while let Some(current) = stack.last().copied() {
             let own = (self.kind_of(&self.entries[current]).rank, 0);
-            let owners = self.owners.get(&current).into_iter().flatten().filter_map(|uid| self.by_uid.get(uid).copied());
+            let owners =
+                self.owners.get(&current).into_iter().flatten().filter_map(|uid| self.by_uid.get(uid).copied());
             let mut level = own;
             let mut waits = None;
             for owner in owners {

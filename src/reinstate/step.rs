@@ -188,9 +188,17 @@ impl Step<'_> {
     }
 
     async fn try_put(&self, prepared: &mut Prepared) -> Result<Verdict, Failure> {
+        // A POST of an object that exists is judged by webhooks, and charged to quotas, before it is refused.
+        if self.target.is_filled(&prepared.resource, prepared.namespace.as_deref()).await
+            && let Some(live) = self.target.get(&prepared.at()).await?
+        {
+            return self.existing(prepared, live).await;
+        }
         let created = match self.create(prepared, &prepared.body()).await {
             // The addresses and ports that its author fixed are taken, or of another network.
-            Err(failure) if is(&failure, "Invalid") && clean::unfix(&prepared.resource.name(), &mut prepared.object) => {
+            Err(failure)
+                if is(&failure, "Invalid") && clean::unfix(&prepared.resource.name(), &mut prepared.object) =>
+            {
                 prepared.notes.push("its fixed addresses or ports are not free here: it gets others".to_owned());
                 self.create(prepared, &prepared.body()).await
             }
@@ -201,7 +209,11 @@ impl Step<'_> {
                 self.complete(prepared, &live).await?;
                 Ok(Verdict::Create)
             }
-            Err(failure) if is(&failure, "AlreadyExists") => self.existing(prepared, failure).await,
+            Err(failure) if is(&failure, "AlreadyExists") => {
+                // None: it went in between; somebody else works here.
+                let live = self.target.get(&prepared.at()).await?.ok_or(failure)?;
+                self.existing(prepared, live).await
+            }
             Err(failure) => Err(failure),
         }
     }
@@ -232,7 +244,8 @@ impl Step<'_> {
         if let (true, Some(status)) = (self.options.status, &prepared.taken.status) {
             let mut whole = live.clone();
             whole["status"] = status.clone();
-            let written = self.target.write(&prepared.at(), &Write::Status(whole.to_string().as_bytes()), Effect::Real).await;
+            let written =
+                self.target.write(&prepared.at(), &Write::Status(whole.to_string().as_bytes()), Effect::Real).await;
             match written {
                 // The kind has no such subresource: its status was created with the rest, or there is none.
                 Err(failure) if failure.error.status == Some(404) => {}
@@ -248,11 +261,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    async fn existing(&self, prepared: &mut Prepared, refused: Failure) -> Result<Verdict, Failure> {
-        let Some(live) = self.target.get(&prepared.at()).await? else {
-            // It went in between; somebody else works here.
-            return Err(refused);
-        };
+    async fn existing(&self, prepared: &Prepared, live: Value) -> Result<Verdict, Failure> {
         self.target.learn(prepared.uid.as_deref(), &live);
         let resource = prepared.resource.name();
         let fields = compare::differing(&resource, &prepared.object, &live);
@@ -303,7 +312,8 @@ impl Step<'_> {
                 break;
             }
             if tokio::time::Instant::now() >= until {
-                let message = format!("{} was deleted for `--existing recreate`, and its finalizers keep it", prepared.at());
+                let message =
+                    format!("{} was deleted for `--existing recreate`, and its finalizers keep it", prepared.at());
                 let mut error = crate::error::ServiceError::local("delete", &prepared.name, Class::Transient, message);
                 error.remedy = Some("see its metadata.finalizers, and restore again when it is gone".to_owned());
                 return Err(error.into());

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use super::pace::Pace;
 use super::scan::{Kind, Uid, uid};
-use crate::cluster::{Cluster, Effect, Failure, Object, Resource, Scope, Write};
+use crate::cluster::{Body, Cluster, Effect, Failure, List, Object, Resource, Scope, Write};
 use crate::resources::discover::discover;
 use crate::resources::discovery;
+use crate::resources::list::MAX_OBJECT;
 use crate::resources::patience::Patience;
 
 pub(super) struct Target<'a> {
@@ -31,6 +33,8 @@ struct Known {
     planned: HashSet<Uid>,
     /// Owners that are not restored, by the backup's UID: the UID of the live object of that name, if there is one.
     elsewhere: HashMap<Uid, Option<String>>,
+    /// Whether there was any object, by kind and namespace.
+    filled: BTreeMap<(String, String), bool>,
     /// Whether objects that others need are in the cluster, by kind and name.
     needed: BTreeMap<(String, String), bool>,
 }
@@ -89,14 +93,22 @@ impl<'a> Target<'a> {
         }
     }
 
-    pub(super) async fn write(
-        &self,
-        object: &Object<'_>,
-        write: &Write<'_>,
-        effect: Effect,
-    ) -> Result<Value, Failure> {
+    pub(super) async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Value, Failure> {
         let answer: Bytes = self.pace.request("write", || self.cluster.write(object, write, effect)).await?;
         Ok(parsed(&answer))
+    }
+
+    /// Whether the cluster has any object of the kind in that namespace. One that cannot be listed may have.
+    pub(super) async fn is_filled(&self, resource: &Resource, namespace: Option<&str>) -> bool {
+        let key = (resource.name(), namespace.unwrap_or_default().to_owned());
+        if let Some(filled) = self.known().filled.get(&key) {
+            return *filled;
+        }
+        let one = List { resource, namespace, selector: "", limit: 1, from: None };
+        let filled = self.pace.request("list", || async { is_filled(self.cluster.list(&one).await?).await }).await;
+        let filled = filled.unwrap_or(true);
+        self.known().filled.insert(key, filled);
+        filled
     }
 
     /// Notes the UID that an object has now.
@@ -202,6 +214,23 @@ pub(super) fn namespaces() -> Resource {
         kind: "Namespace".to_owned(),
         scope: Scope::Cluster,
     }
+}
+
+/// Whether a list has an item. A body that is longer than one object has.
+async fn is_filled(mut body: Body) -> Result<bool, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        #[serde(default)]
+        items: Option<Vec<serde::de::IgnoredAny>>,
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() > MAX_OBJECT {
+            return Ok(true);
+        }
+    }
+    Ok(serde_json::from_slice(&bytes).map_or(true, |page: Page| page.items.is_some_and(|items| !items.is_empty())))
 }
 
 /// An answer that is no JSON is an object without fields: what is read of it is checked where it is read.

@@ -42,7 +42,8 @@ fn difference(ours: &Value, live: &Value) -> Option<Value> {
 
 /// Sets keys to `null` in `patch` that only `live` has at `path`.
 fn remove(patch: &mut Value, path: &[&str], ours: &Value, live: &Value) {
-    let at = |value: &Value| path.iter().try_fold(value, |value, key| value.get(*key)).and_then(Value::as_object).cloned();
+    let at =
+        |value: &Value| path.iter().try_fold(value, |value, key| value.get(*key)).and_then(Value::as_object).cloned();
     let (ours, live) = (at(ours).unwrap_or_default(), at(live).unwrap_or_default());
     let gone: Vec<&String> = live.keys().filter(|key| !ours.contains_key(*key)).collect();
     if gone.is_empty() {

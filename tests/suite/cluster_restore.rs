@@ -72,12 +72,18 @@ impl Site {
     fn versions(&self) -> Vec<Value> {
         let state = self.fake.state();
         let path = |kind: &str, key: &str| format!("/api/v1/namespaces/shop/{kind}/{}", key.split_once('/').unwrap().1);
-        let of = |kind: &str| state.keys(kind).iter().map(|key| state.object(&path(kind, key))["metadata"]["resourceVersion"].clone()).collect::<Vec<_>>();
+        let of = |kind: &str| {
+            state
+                .keys(kind)
+                .iter()
+                .map(|key| state.object(&path(kind, key))["metadata"]["resourceVersion"].clone())
+                .collect::<Vec<_>>()
+        };
         [of("configmaps"), of("secrets")].concat()
     }
 }
 
-fn verdicts(answer: &Value, verdict: &str) -> u64 {
+pub(crate) fn verdicts(answer: &Value, verdict: &str) -> u64 {
     let counts = answer["counts"].as_array().unwrap_or_else(|| panic!("{answer:#}"));
     counts.iter().filter(|row| row["verdict"] == verdict).map(|row| row["objects"].as_u64().unwrap()).sum()
 }
@@ -88,7 +94,11 @@ fn a_namespace_comes_back_and_a_second_restore_changes_nothing() {
     site.empty();
     let plan = ["kubernetes", "plan", "cluster@latest", "--namespace", "shop"];
     let (code, planned) = site.penstock.json(&plan);
-    assert_eq!((code, verdicts(&planned, "create"), verdicts(&planned, "create-unchecked")), (0, 1, 301), "{planned:#}");
+    assert_eq!(
+        (code, verdicts(&planned, "create"), verdicts(&planned, "create-unchecked")),
+        (0, 1, 301),
+        "{planned:#}"
+    );
     assert_eq!(site.versions(), Vec::<Value>::new(), "a plan changes nothing");
 
     let restore = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop"];
@@ -166,7 +176,8 @@ fn a_namespace_gets_another_name_and_what_still_names_the_old_one_is_told() {
     site.penstock.good(&["backup", "cluster"]);
     let (code, answer) = site.penstock.json(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop:copy"]);
     assert_eq!((code, verdicts(&answer, "create")), (1, 5), "{answer:#}");
-    let noted: Vec<&Value> = answer["objects"].as_array().unwrap().iter().filter(|row| row["notes"].is_array()).collect();
+    let noted: Vec<&Value> =
+        answer["objects"].as_array().unwrap().iter().filter(|row| row["notes"].is_array()).collect();
     assert_eq!((noted.len(), &noted[0]["name"]), (1, &json!("url")));
     assert!(noted[0]["notes"][0].as_str().unwrap().contains("data.url"), "{answer:#}");
     assert_eq!(site.object("/api/v1/namespaces/copy/secrets/s")["data"]["password"], CANARY);
@@ -182,7 +193,8 @@ fn a_refused_object_is_named_and_the_others_are_restored() {
         refused.then(|| Fault::Answer {
             status: 403,
             headers: vec![("content-type", "application/json".to_owned())],
-            body: refusal(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no").to_string(),
+            body: refusal(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no")
+                .to_string(),
         })
     });
     let (code, answer) = site.penstock.json(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop"]);

@@ -9,6 +9,7 @@ mod base_credentials;
 mod binary;
 mod classes;
 mod cluster_backup;
+mod cluster_drill;
 mod cluster_objects;
 mod cluster_restore;
 mod conformance;

@@ -14,8 +14,8 @@ use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
 use crate::format::manifest::Manifest;
-use crate::inventory::{Filter, archive};
 use crate::inventory::cleaned::Fields;
+use crate::inventory::{Filter, archive};
 use crate::reinstate::mapping::Mapping;
 use crate::reinstate::{Error, Existing, Options, Output, Progress, Restore, Row, Summary, Verdict};
 use crate::resources::patience::Patience;
@@ -169,7 +169,9 @@ impl Output for Printer<'_> {
             return write!(self.out, "{comma}{row}");
         }
         match verdict {
-            Verdict::Keep(differing) => self.line(format!("{filed} {key} is kept as it is; it differs in {}", fields(differing))),
+            Verdict::Keep(differing) => {
+                self.line(format!("{filed} {key} is kept as it is; it differs in {}", fields(differing)))
+            }
             Verdict::Refused(Report { class, message, remedy, .. }) => {
                 let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!("; what to do: {remedy}"));
                 self.line(format!("{filed} {key} is refused: {class}: {message}{remedy}"));
@@ -226,7 +228,13 @@ impl Printer<'_> {
         }
         let objects: u64 = counts.values().sum();
         let verdict = if summary.is_clean() { "no conflicts" } else { "not everything is as in the backup" };
-        writeln!(self.out, "\n{} of {}, {cluster}: {}, {verdict}", self.action, self.manifest.id, count(objects, "object"))?;
+        writeln!(
+            self.out,
+            "\n{} of {}, {cluster}: {}, {verdict}",
+            self.action,
+            self.manifest.id,
+            count(objects, "object")
+        )?;
         self.out.flush()
     }
 
