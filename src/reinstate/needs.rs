@@ -37,6 +37,12 @@ pub fn needs(resource: &str, object: &Value) -> Vec<Need> {
     }
     match resource {
         "persistentvolumeclaims" => found.claim(object, ""),
+        "secrets" if text(object, &["type"]) == "kubernetes.io/service-account-token" => {
+            // A controller deletes the token of an account that is not there.
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            let account = text(object, &["metadata", "annotations", ACCOUNT]);
+            found.own("serviceaccounts", account, format!("metadata.annotations[{ACCOUNT:?}]"));
+        }
         "statefulsets.apps" => {
             for (n, claim) in list(object, &["spec", "volumeClaimTemplates"]).iter().enumerate() {
                 found.claim(claim, &format!("spec.volumeClaimTemplates[{n}]."));
@@ -292,6 +298,12 @@ mod tests {
                 "statefulsets.apps",
                 json!({"metadata": {"namespace": "shop"}, "spec": {"serviceName": "db"}}),
                 "services shop/db spec.serviceName",
+            ),
+            (
+                "secrets",
+                json!({"type": "kubernetes.io/service-account-token", "metadata": {"namespace": "shop",
+                    "annotations": {"kubernetes.io/service-account.name": "ci"}}}),
+                "serviceaccounts shop/ci metadata.annotations[\"kubernetes.io/service-account.name\"]",
             ),
             (
                 "ingresses.networking.k8s.io",
