@@ -333,6 +333,10 @@ mod tests {
         ] {
             assert_eq!(found(resource, &object), [expected], "{resource}");
         }
+    }
+
+    #[test]
+    fn what_needs_nothing_or_is_odd() {
         for (resource, object) in [
             ("persistentvolumeclaims", json!({"spec": {"storageClassName": ""}})),
             ("persistentvolumes", json!({"spec": {"storageClassName": "manual"}})),
