@@ -248,6 +248,10 @@ fn is_server_made(resource: &str, object: &Value) -> bool {
 
 /// A built-in controller makes it again.
 fn is_remade(resource: &str, object: &Value) -> bool {
+    // Somebody started this one by hand (`kubectl create job --from=cronjob/…`), and would have to again.
+    if text(object, &["metadata", "annotations", "cronjob.kubernetes.io/instantiate"]) == "manual" {
+        return false;
+    }
     let by_owner = owners(object).iter().any(|owner| makes(owner, resource));
     by_owner
         || match resource {
@@ -307,7 +311,7 @@ pub enum Existing {
     /// The server makes one in each namespace, so it is there however empty the cluster is: what it lacks is added
     /// ([`super::merge::lacking`]).
     Merge,
-    /// The server keeps it in its own shape: whatever `--existing` says, the live one stays.
+    /// The server keeps it in its own shape, or it is in use as it is: whatever `--existing` says, the live one stays.
     Keep,
 }
 
@@ -329,6 +333,8 @@ pub fn existing(resource: &str, object: &Value) -> Existing {
         "flowschemas.flowcontrol.apiserver.k8s.io" | "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io" => {
             text(object, &["metadata", "annotations", "apf.kubernetes.io/autoupdate-spec"]) == "true"
         }
+        // To give it another claim would take it from the one that has it; its source cannot change ([`super::volumes`]).
+        "persistentvolumes" => true,
         "namespaces" => matches!(name, "default" | "kube-system" | "kube-public" | "kube-node-lease"),
         _ => false,
     };

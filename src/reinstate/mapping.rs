@@ -4,6 +4,7 @@ mod mention;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -88,18 +89,17 @@ impl Mapping {
         self.namespaces.iter().filter(|(from, to)| from != to).map(|(from, _)| from.as_str()).collect()
     }
 
-    /// Gives `object`, as it was saved, and what it refers to by a known field the new names.
-    pub fn apply(&self, resource: &str, object: &mut Value) {
-        if !self.namespaces.is_empty() {
-            self.apply_namespaces(resource, object);
-        }
-        if !self.classes.is_empty() {
-            self.apply_classes(resource, object);
-        }
+    /// Gives `object`, as it was saved, and what it refers to by a known field the new names. Whether there was anything to rename: one
+    /// of the cluster's scope that is there already serves the old namespace, and to update it would take it away from it.
+    pub fn apply(&self, resource: &str, object: &mut Value) -> bool {
+        let renamed = Cell::new(0);
+        self.apply_namespaces(resource, object, &renamed);
+        self.apply_classes(resource, object, &renamed);
+        renamed.get() > 0
     }
 
-    fn apply_namespaces(&self, resource: &str, object: &mut Value) {
-        let mut replace = |value: &mut Value| replace(&self.namespaces, value);
+    fn apply_namespaces(&self, resource: &str, object: &mut Value, renamed: &Cell<usize>) {
+        let mut replace = |value: &mut Value| replace(&self.namespaces, value, renamed);
         each(object, &["metadata", "namespace"], &mut replace);
         for path in namespace_fields(resource) {
             each(object, path, &mut replace);
@@ -108,14 +108,16 @@ impl Mapping {
             resource,
             "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io"
         ) {
-            each(object, &["subjects", EACH], &mut |subject| self.apply_subject(subject));
+            each(object, &["subjects", EACH], &mut |subject| self.apply_subject(subject, renamed));
         }
     }
 
     /// A service account, one by its user name, or all of a namespace's.
-    fn apply_subject(&self, subject: &mut Value) {
+    fn apply_subject(&self, subject: &mut Value, renamed: &Cell<usize>) {
         let prefix = match text(subject, &["kind"]) {
-            "ServiceAccount" => return each(subject, &["namespace"], &mut |value| replace(&self.namespaces, value)),
+            "ServiceAccount" => {
+                return each(subject, &["namespace"], &mut |value| replace(&self.namespaces, value, renamed));
+            }
             "Group" => "system:serviceaccounts:",
             "User" => "system:serviceaccount:",
             _ => return,
@@ -125,12 +127,13 @@ impl Mapping {
         if let Some(new) = self.namespaces.get(namespace) {
             let account = account.map(|account| format!(":{account}")).unwrap_or_default();
             subject["name"] = format!("{prefix}{new}{account}").into();
+            renamed.set(renamed.get() + 1);
         }
     }
 
-    fn apply_classes(&self, resource: &str, object: &mut Value) {
+    fn apply_classes(&self, resource: &str, object: &mut Value, renamed: &Cell<usize>) {
         let mut claim = |claim: &mut Value| {
-            let mut replace = |value: &mut Value| replace(&self.classes, value);
+            let mut replace = |value: &mut Value| replace(&self.classes, value, renamed);
             each(claim, &["spec", "storageClassName"], &mut replace);
             each(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"], &mut replace);
         };
@@ -173,9 +176,10 @@ fn namespace_fields(resource: &str) -> &'static [&'static [&'static str]] {
     }
 }
 
-fn replace(names: &BTreeMap<String, String>, value: &mut Value) {
+fn replace(names: &BTreeMap<String, String>, value: &mut Value, renamed: &Cell<usize>) {
     if let Some(new) = value.as_str().and_then(|old| names.get(old)) {
         *value = new.as_str().into();
+        renamed.set(renamed.get() + 1);
     }
 }
 

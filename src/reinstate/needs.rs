@@ -37,6 +37,12 @@ pub fn needs(resource: &str, object: &Value) -> Vec<Need> {
     }
     match resource {
         "persistentvolumeclaims" => found.claim(object, ""),
+        "secrets" if text(object, &["type"]) == "kubernetes.io/service-account-token" => {
+            // A controller deletes the token of an account that is not there.
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            let account = text(object, &["metadata", "annotations", ACCOUNT]);
+            found.own("serviceaccounts", account, format!("metadata.annotations[{ACCOUNT:?}]"));
+        }
         "statefulsets.apps" => {
             for (n, claim) in list(object, &["spec", "volumeClaimTemplates"]).iter().enumerate() {
                 found.claim(claim, &format!("spec.volumeClaimTemplates[{n}]."));
@@ -294,6 +300,12 @@ mod tests {
                 "services shop/db spec.serviceName",
             ),
             (
+                "secrets",
+                json!({"type": "kubernetes.io/service-account-token", "metadata": {"namespace": "shop",
+                    "annotations": {"kubernetes.io/service-account.name": "ci"}}}),
+                "serviceaccounts shop/ci metadata.annotations[\"kubernetes.io/service-account.name\"]",
+            ),
+            (
                 "ingresses.networking.k8s.io",
                 json!({"spec": {"ingressClassName": "nginx"}}),
                 "ingressclasses.networking.k8s.io nginx spec.ingressClassName",
@@ -321,6 +333,10 @@ mod tests {
         ] {
             assert_eq!(found(resource, &object), [expected], "{resource}");
         }
+    }
+
+    #[test]
+    fn what_needs_nothing_or_is_odd() {
         for (resource, object) in [
             ("persistentvolumeclaims", json!({"spec": {"storageClassName": ""}})),
             ("persistentvolumes", json!({"spec": {"storageClassName": "manual"}})),

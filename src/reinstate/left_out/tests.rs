@@ -37,6 +37,9 @@ fn what_a_built_in_controller_makes_is_left_to_it_unless_asked_for() {
         assert_eq!(left_out(resource, &object, false), expected.then_some(LeftOut::Remade), "{resource} {kind}");
         assert_eq!(left_out(resource, &object, true), None, "{resource} {kind}");
     }
+    let mut manual = owned("batch/v1", "CronJob");
+    manual["metadata"]["annotations"] = json!({"cronjob.kubernetes.io/instantiate": "manual"});
+    assert_eq!(left_out("jobs.batch", &manual, false), None);
     let mut loose = owned("apps/v1", "ReplicaSet");
     loose["metadata"]["ownerReferences"][0]["controller"] = false.into();
     assert_eq!(left_out("pods", &loose, false), None);
@@ -168,6 +171,7 @@ fn what_every_cluster_has_is_merged_or_kept() {
         (roles, named("mine"), Existing::AsAsked),
         ("priorityclasses.scheduling.k8s.io", named("system-node-critical"), Existing::Keep),
         ("priorityclasses.scheduling.k8s.io", named("high"), Existing::AsAsked),
+        ("persistentvolumes", named("pv"), Existing::Keep),
         ("namespaces", named("kube-system"), Existing::Keep),
         ("namespaces", named("shop"), Existing::AsAsked),
     ] {
