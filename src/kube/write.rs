@@ -31,18 +31,24 @@ fn request(object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Asking<'st
     let within = object.resource.path(object.namespace);
     let itself = format!("{within}/{}", encoded(object.name));
     let (method, path, body) = match *write {
-        Write::Create(bytes) => (Method::POST, within, (JSON, bytes.to_vec())),
+        Write::Create(bytes) | Write::CreateAs { object: bytes, .. } => (Method::POST, within, (JSON, bytes.to_vec())),
         Write::Replace(bytes) => (Method::PUT, itself, (JSON, bytes.to_vec())),
         Write::Status(bytes) => (Method::PUT, format!("{itself}/status"), (JSON, bytes.to_vec())),
         Write::Merge(bytes) => (Method::PATCH, itself, (MERGE_PATCH, bytes.to_vec())),
         Write::Delete { uid } => (Method::DELETE, itself, (JSON, options(uid, effect))),
     };
-    let uri = match (write, effect) {
-        // A server that gets options as a body does not read the query.
-        (Write::Delete { .. }, _) => path,
-        (_, Effect::Real) => format!("{path}?fieldManager={FIELD_MANAGER}"),
-        (_, Effect::DryRun) => format!("{path}?fieldManager={FIELD_MANAGER}&dryRun=All"),
+    let manager = match *write {
+        Write::CreateAs { manager, .. } => manager,
+        _ => FIELD_MANAGER,
     };
+    let mut uri = path;
+    // A server that gets options as a body does not read the query.
+    if !matches!(write, Write::Delete { .. }) {
+        uri.extend(["?fieldManager=", &encoded(manager)]);
+        if effect == Effect::DryRun {
+            uri.push_str("&dryRun=All");
+        }
+    }
     Asking { method, uri, accept: JSON, body: Some(body) }
 }
 
@@ -91,6 +97,8 @@ mod tests {
             let dry = expected.replace("=penstock", "=penstock&dryRun=All");
             assert_eq!(of(write, Effect::DryRun), (dry, "{}".to_owned()));
         }
+        let other = of(Write::CreateAs { object: b"{}", manager: "a&dryRun=All" }, Effect::Real).0;
+        assert_eq!(other, format!("POST {all}?fieldManager=a%26dryRun%3DAll {json}"));
         let (delete, options) = of(Write::Delete { uid: "u-1" }, Effect::DryRun);
         assert_eq!(delete, format!("DELETE {one} {json}"));
         let options: serde_json::Value = serde_json::from_str(&options).unwrap();

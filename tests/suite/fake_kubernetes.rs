@@ -154,7 +154,7 @@ impl Kind {
 
     /// Of a definition.
     fn is_custom(&self) -> bool {
-        self.group.ends_with(".test")
+        self.group.rsplit('.').next() == Some("test")
     }
 
     fn api_version(&self) -> String {

@@ -21,13 +21,11 @@ pub(super) fn message(status: &Status) -> String {
     if status.message.contains(DENIED) || status.message.contains("denied request") {
         return words(&status.message);
     }
-    match status.reason.as_str() {
-        "Invalid" => fields(status),
-        _ => {
-            let end = QUOTES.iter().filter_map(|quote| status.message.find(quote)).min();
-            words(end.map_or(status.message.as_str(), |end| &status.message[..end]))
-        }
+    if status.reason == "Invalid" {
+        return fields(status);
     }
+    let end = QUOTES.iter().filter_map(|quote| status.message.find(quote)).min();
+    words(end.map_or(status.message.as_str(), |end| &status.message[..end]))
 }
 
 fn fields(status: &Status) -> String {

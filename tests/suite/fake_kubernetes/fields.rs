@@ -86,7 +86,7 @@ pub(super) fn settle(kind: &Kind, manager: &str, old: &Value, new: &mut Value) {
         let Some(tree) = entry["fieldsV1"].as_object_mut() else { continue };
         subtract(tree, &differing, &there);
         if is_mine {
-            mine = tree.clone();
+            mine.clone_from(tree);
         } else if !tree.is_empty() {
             entries.push(entry);
         }

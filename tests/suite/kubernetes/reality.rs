@@ -87,7 +87,7 @@ async fn a_webhook_refuses(admin: &Admin, maps: &Kind<'_>, p: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement on a Kubernetes API server: PENSTOCK_KUBECONFIG"]
 async fn measured_rate_of_writes() {
-    const COUNT: usize = 5000;
+    const COUNT: u32 = 5000;
     let kubeconfig = of_environment();
     let (admin, client) = (Admin::new(&kubeconfig).await, client(&kubeconfig).await);
     let others = json!([{ "manager": "other", "operation": "Apply", "apiVersion": "v1", "time": "2020-01-01T00:00:00Z", "fieldsType": "FieldsV1",
@@ -112,6 +112,6 @@ async fn measured_rate_of_writes() {
         });
         all.await;
         let seconds = start.elapsed().as_secs_f64();
-        println!("{COUNT} ConfigMaps by {way}: {seconds:.2} s, {:.0} a second", COUNT as f64 / seconds);
+        println!("{COUNT} ConfigMaps by {way}: {seconds:.2} s, {:.0} a second", f64::from(COUNT) / seconds);
     }
 }

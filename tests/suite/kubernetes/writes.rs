@@ -142,6 +142,15 @@ async fn managed_fields_need_a_second_request(kind: &Kind<'_>) {
     let patched = kind.merge("managed", patch.clone()).await.unwrap();
     assert_eq!(patched["metadata"]["managedFields"], others, "as they were, and none of ours");
     assert_ne!(version(&patched), version(&made));
+    let object = kind.of("in-its-name", json!({ field: { "a": "1" } })).to_string();
+    let write = Write::CreateAs { object: object.as_bytes(), manager: "kubectl-create" };
+    let in_its_name = kind.write("in-its-name", write, Effect::Real).await.unwrap();
+    let entry = &in_its_name["metadata"]["managedFields"][0];
+    assert_eq!(
+        (managers(&in_its_name), &entry["operation"], &entry["apiVersion"]),
+        (vec!["kubectl-create".to_owned()], &json!("Update"), &json!(api))
+    );
+    assert_eq!(entry["fieldsV1"], json!({ format!("f:{field}"): { ".": {}, "f:a": {} } }));
     // Once more changes nothing.
     let again = kind.merge("managed", json!({ "metadata": { "managedFields": others } })).await.unwrap();
     assert_eq!(again, patched);
@@ -338,8 +347,8 @@ async fn the_fake_s_collector_takes_what_has_no_owner_left() {
         resource: resource("", "configmaps", "ConfigMap"),
         namespace: Some("default".to_owned()),
     };
-    let owner = maps.get("owner").await.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
-    fake.make(path, &owned("child", &owner));
+    let uid = maps.get("owner").await.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    fake.make(path, &owned("child", &uid));
     fake.make(path, &owned("orphan", "another-cluster's"));
     fake.state().collect();
     assert!(maps.get("child").await.is_some() && maps.get("orphan").await.is_none());
