@@ -77,6 +77,11 @@ bench: ## criterion, one file for each stage
 bench-peers: ## against other programs (docs/benchmarks.md), or an older binary (BASE=path); ROWS=P1,P3; installs apt packages (BENCH_ARGS=… replaces --install)
 	PYTHONPATH=benches python3 -m peers $(if $(BASE),--base $(BASE)) $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
 
+.PHONY: bench-kubernetes
+bench-kubernetes: ## against kubectl on a real API server (docs/benchmarks.md); ROWS=K1,K3; installs apt packages (BENCH_ARGS=… replaces --install)
+	tests/kube-apiserver.sh build .tools/kubernetes
+	PYTHONPATH=benches python3 -m cluster $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
+
 # A filter that matches nothing passes in cargo; here it must not.
 .PHONY: soak
 soak: ## the long tests, which `make test` shows as ignored
