@@ -66,7 +66,7 @@ advisories: $(DENY) ## RustSec advisories; needs github.com, and fails where it 
 	$(DENY) --locked check --hide-inclusion-graph advisories
 
 .PHONY: demo
-demo: ## a backup, a restore and their proof against a local AWS stand-in (PENSTOCK=path: that binary)
+demo: ## a backup, a restore and their proof against a local AWS stand-in (PENSTOCK=path: that binary; KUBECONFIG: that cluster's objects)
 	tests/demo/run.sh
 
 .PHONY: bench
