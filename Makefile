@@ -66,7 +66,7 @@ advisories: $(DENY) ## RustSec advisories; needs github.com, and fails where it 
 	$(DENY) --locked check --hide-inclusion-graph advisories
 
 .PHONY: demo
-demo: ## a backup, a restore and their proof against a local AWS stand-in (PENSTOCK=path: that binary)
+demo: ## a backup, a restore and their proof against a local AWS stand-in (PENSTOCK=path: that binary; KUBECONFIG: that cluster's objects)
 	tests/demo/run.sh
 
 .PHONY: bench
@@ -76,6 +76,11 @@ bench: ## criterion, one file for each stage
 .PHONY: bench-peers
 bench-peers: ## against other programs (docs/benchmarks.md), or an older binary (BASE=path); ROWS=P1,P3; installs apt packages (BENCH_ARGS=… replaces --install)
 	PYTHONPATH=benches python3 -m peers $(if $(BASE),--base $(BASE)) $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
+
+.PHONY: bench-kubernetes
+bench-kubernetes: ## against kubectl on a real API server (docs/benchmarks.md); ROWS=K1,K3; installs apt packages (BENCH_ARGS=… replaces --install)
+	tests/kube-apiserver.sh build .tools/kubernetes
+	PYTHONPATH=benches python3 -m cluster $(if $(ROWS),--only $(ROWS)) $(or $(BENCH_ARGS),--install)
 
 # A filter that matches nothing passes in cargo; here it must not.
 .PHONY: soak

@@ -141,7 +141,7 @@ start() {
   done
   [ $cm = 0 ] || spawn controller-manager "$D/bin/kube-controller-manager" --kubeconfig="$D/admin.kubeconfig" --authentication-kubeconfig="$D/admin.kubeconfig" \
     --authorization-kubeconfig="$D/admin.kubeconfig" --service-account-private-key-file="$D/run/sa.key" --root-ca-file="$D/run/ca.crt" \
-    --use-service-account-credentials --bind-address=127.0.0.1 --port=0 --leader-elect=false
+    --use-service-account-credentials --port=0 --secure-port=0 --leader-elect=false
   say "ready: KUBECONFIG=$D/admin.kubeconfig"
 }
 

@@ -8,14 +8,13 @@ import sys
 from .common import ROOT, SECRET
 from .tools import machine, versions
 
-BEGIN, END = "<!-- bench-peers:begin -->", "<!-- bench-peers:end -->"
-
-
-def write(options, report, builds):
+def write(options, report, builds, name="bench-peers", programs=None):
+    """`name` is the make target's, and that of the section; `programs` those whose versions count, in place of the peers."""
     if options.base:
         report.comparison()
-    lines = [f"Measured {datetime.date.today()} with `python3 -m peers {shlex.join(sys.argv[1:])}`, medians of {options.rounds}, "
-             "clients taking turns.", "", f"Machine: {machine()}.", "", "Versions: " + "; ".join(versions(builds)) + ".", ""]
+    module = os.path.basename(os.path.dirname(sys.argv[0]))
+    lines = [f"Measured {datetime.date.today()} with `python3 -m {module} {shlex.join(sys.argv[1:])}`, medians of {options.rounds}, "
+             "clients taking turns.", "", f"Machine: {machine()}.", "", "Versions: " + "; ".join(versions(builds, programs)) + ".", ""]
     lines += ["RSS is that of the largest process; 20 MiB is the least that the harness can see. Penstock's payload is signed only where the"
               " row says so (docs/decisions/0004).", ""]
     lines += ["\n\n".join(report.sections), "", "### Targets", ""] + [f"- {line}" for line in report.targets]
@@ -24,12 +23,17 @@ def write(options, report, builds):
     text = "\n".join(lines).replace(ROOT + "/", "").replace(SECRET, "…")
     print("\n" + text)
     if options.write:
-        path = os.path.join(ROOT, "docs", "benchmarks.md")
-        with open(path) as file:
-            document = file.read()
-        if document.count(BEGIN) != 1 or document.count(END) != 1:
-            sys.exit(f"{path} has not one pair of the markers {BEGIN} {END}")
-        head, rest = document.split(BEGIN)
-        with open(path, "w") as file:
-            file.write(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-        print(f"\nwritten to {path}")
+        into_document(name, text)
+
+
+def into_document(name, text):
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    path = os.path.join(ROOT, "docs", "benchmarks.md")
+    with open(path) as file:
+        document = file.read()
+    if document.count(begin) != 1 or document.count(end) != 1:
+        sys.exit(f"{path} has not one pair of the markers {begin} {end}")
+    head, rest = document.split(begin)
+    with open(path, "w") as file:
+        file.write(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+    print(f"\nwritten to {path}")

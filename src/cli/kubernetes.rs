@@ -17,6 +17,7 @@ use super::{Failure, read, session};
 use crate::cluster::{Cluster as _, Scope};
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
+use crate::format::cluster::Record;
 use crate::format::manifest::Manifest;
 use crate::inventory::archive::{self, Archive, Listed, Object, Wanted};
 use crate::inventory::cleaned::Fields;
@@ -44,7 +45,7 @@ pub(super) async fn objects(
     if let Some(wanted) = args.yaml.clone() {
         return one(archives, wanted, format, cancel).await;
     }
-    for note in Archive::unknown(&archives, &filter) {
+    for note in Archive::unknown(&archives, &filter).into_iter().chain(not_saved(&manifest)) {
         tracing::warn!("{note}");
     }
     let write = move || {
@@ -64,6 +65,12 @@ pub(super) async fn objects(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a partial backup is without: that nothing differs, or that no line names it, says nothing about it.
+fn not_saved(manifest: &Manifest) -> Vec<String> {
+    let records = manifest.items.iter().filter_map(|item| item.kubernetes.as_deref());
+    records.flat_map(Record::losses).map(|loss| format!("the backup is partial: {loss}")).collect()
 }
 
 async fn within<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Failure> {
@@ -193,7 +200,10 @@ pub(super) async fn diff(
     let (memory, patience) = (config.limits.memory, Patience::default());
     let comparison = Comparison { cluster: &client, filter: &filter, patience, memory, cancel };
     let written = match within(cancel, comparison.run(&archives, &mut printer)).await {
-        Ok(Ok(summary)) => printer.end(&summary, &client.address()).map(|()| summary),
+        Ok(Ok(mut summary)) => {
+            summary.notes.extend(not_saved(&manifest));
+            printer.end(&summary, &client.address()).map(|()| summary)
+        }
         Ok(Err(Error::Output(error))) => Err(error),
         Ok(Err(error)) => return printer.failed(error.report()),
         Err(cancelled) => return Err(cancelled),

@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
 use crate::config::Config;
 use crate::error::{Class, Classify as _};
 use crate::format::ebs::EbsSnapshot;
-use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome};
+use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome, Warning};
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
@@ -117,9 +117,10 @@ fn readable(manifest: &Manifest) -> String {
     if warnings.count > 0 {
         lines.push(format!("warnings  {}", warnings.count));
     }
-    lines.extend(
-        warnings.list.iter().map(|warning| format!("          {}/{}: {}", warning.item, warning.path, warning.message)),
-    );
+    lines.extend(warnings.list.iter().map(|Warning { item, path, message }| {
+        let slash = if path.is_empty() { "" } else { "/" };
+        format!("          {item}{slash}{path}: {message}")
+    }));
     lines.join("\n") + "\n"
 }
 
@@ -129,7 +130,10 @@ fn item_lines(item: &Item) -> Vec<String> {
         lines.push(format!("          {}: {}", error.class, error.message));
         lines.extend(error.remedy.iter().map(|remedy| format!("          what to do: {remedy}")));
     }
-    lines.extend(item.kubernetes.as_deref().map(|record| format!("          {}", output::cluster_words(record))));
+    if let Some(record) = item.kubernetes.as_deref() {
+        lines.push(format!("          {}", output::cluster_words(record)));
+        lines.extend(record.remedies().into_iter().map(|remedy| format!("          {remedy}")));
+    }
     match &item.content {
         Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
         Content::EbsSnapshot { snapshot: Some(snapshot) } => {

@@ -45,8 +45,9 @@ mod tests {
             ("PENSTOCK_ROLE_ARN", "arn:aws:iam::222222222222:role/BackupWriter"),
         ];
         let environment: BTreeMap<_, _> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let text = include_str!("../../config/kubernetes/components/cluster/penstock.toml");
-        let config = Config::parse(text, &environment).unwrap();
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes/components/cluster/penstock.toml");
+        let text = std::fs::read_to_string(shipped).unwrap();
+        let config = Config::parse(&text, &environment).unwrap();
         let account = "penstock/penstock-cluster".parse().unwrap();
         let printed = format!("{:?}", print(&config, &account).unwrap());
         for part in ["ClusterRoleBinding", "# RBAC has no exceptions"] {

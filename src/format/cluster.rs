@@ -145,6 +145,21 @@ impl Record {
         missing.chain(stale).chain(kinds).collect()
     }
 
+    /// What to do about the [losses](Self::losses), a sentence each.
+    #[must_use]
+    pub fn remedies(&self) -> Vec<String> {
+        let groups = self.groups.missing.iter().chain(&self.groups.stale).map(|group| {
+            format!("{group}: what to do: `kubectl get apiservices` names its backend; mend it, or remove the APIService")
+        });
+        let kinds = self.resources.iter().flat_map(|(name, resource)| {
+            resource.failures.iter().filter_map(move |failure| {
+                let remedy = failure.remedy.as_ref()?;
+                Some(format!("{name} ({}): what to do: {remedy}", failure.class))
+            })
+        });
+        groups.chain(kinds).collect()
+    }
+
     /// What `parent`, the backup before, had and this one has not, a sentence each. Somebody may have deleted it: this alone is no loss.
     #[must_use]
     pub fn gone_since(&self, parent: &Self) -> Vec<String> {

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use super::discovery::{RootForm, Served};
+use futures_util::{StreamExt as _, stream};
+
+use super::discovery::{Group, RootForm, Served};
 use super::patience::Patience;
 use crate::cluster::{Cluster, Discovery, Failure, Root};
 use crate::error::{Class, ServiceError};
 
 /// A dead group is no rare thing (a metrics server that is gone), and its kinds could not be listed anyway.
 const ONE_GROUP: Duration = Duration::from_secs(5);
+
+/// Documents that are asked for at once: groups that do not answer are waited for together.
+const AT_ONCE: usize = 8;
 
 /// What the server serves. A group whose own server is down is in the answer.
 ///
@@ -21,21 +26,30 @@ pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Serve
         let document = patience.retried("discover", || cluster.discovery(Discovery::Root(root))).await?;
         let form = served.root(&document).map_err(|fault| not_discovery(path, &fault.to_string()))?;
         let RootForm::Old(groups) = form else { continue };
-        for group in groups {
-            for version in &group.versions {
-                let asked = for_a_group.retried("discover", || cluster.discovery(Discovery::Version(version))).await;
-                let document = match asked {
-                    Ok(document) => Some(document),
-                    Err(failure) if is_fatal(&failure) => return Err(failure),
-                    Err(failure) => {
-                        tracing::warn!(group = version, error = %failure, "an API group does not answer");
-                        None
-                    }
-                };
-                if let Err(fault) = served.version(&group.name, version, document.as_ref()) {
-                    tracing::warn!(group = version, error = %fault, "an API group's discovery cannot be read");
-                    served.missing.insert(version.clone());
+        let versions: Vec<(String, String)> = groups
+            .into_iter()
+            .flat_map(|Group { name, versions }| versions.into_iter().map(move |version| (name.clone(), version)))
+            .collect();
+        let mut answers = stream::iter(versions)
+            .map(|(group, version)| async move {
+                let document = || cluster.discovery(Discovery::Version(&version));
+                let asked = for_a_group.retried("discover", document).await;
+                (group, version, asked)
+            })
+            .buffered(AT_ONCE);
+        // In the server's order, whoever answers first.
+        while let Some((group, version, asked)) = answers.next().await {
+            let document = match asked {
+                Ok(document) => Some(document),
+                Err(failure) if is_fatal(&failure) => return Err(failure),
+                Err(failure) => {
+                    tracing::warn!(group = version, error = %failure, "an API group does not answer");
+                    None
                 }
+            };
+            if let Err(fault) = served.version(&group, &version, document.as_ref()) {
+                tracing::warn!(group = version, error = %fault, "an API group's discovery cannot be read");
+                served.missing.insert(version);
             }
         }
     }

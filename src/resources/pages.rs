@@ -182,10 +182,17 @@ pub async fn list(
         if !failures.wait(&failure).await {
             return Err(ListError::Failed(failure));
         }
-        // A page that the server did not bring to its end may be too much for it.
-        limit = (limit / 2).max(1);
+        if was_begun(&failure) {
+            // A page that the server did not bring to its end may be too much for it.
+            limit = (limit / 2).max(1);
+        }
         tracing::warn!(resource = resource.name(), class = %failure.error.class, error = %failure, limit, "listing again");
     }
+}
+
+/// Whether the server had the request and may have worked at it: not where it is down, busy with others, or does not know who asks.
+fn was_begun(failure: &Failure) -> bool {
+    failure.error.delivery == Delivery::Sent && !matches!(failure.error.status, Some(401 | 429))
 }
 
 async fn read_page(
@@ -261,6 +268,19 @@ mod tests {
             limit = next_limit(limit, u64::from(limit) * (3 << 19));
         }
         assert!(u64::from(limit) * (3 << 19) <= 2 * LARGE, "{limit}");
+    }
+
+    #[test]
+    fn only_a_page_that_was_begun_halves_the_next() {
+        let cut = failed("/x".to_owned(), Class::Transient, "cut".to_owned());
+        let answered =
+            |status| Failure { error: ServiceError { status: Some(status), ..cut.error.clone() }, ..cut.clone() };
+        let unconnected =
+            Failure { error: ServiceError { delivery: Delivery::Never, ..cut.error.clone() }, ..cut.clone() };
+        assert!(was_begun(&cut) && was_begun(&answered(500)) && was_begun(&answered(504)));
+        for failure in [unconnected, answered(401), answered(429)] {
+            assert!(!was_begun(&failure), "{failure}");
+        }
     }
 
     fn entry(namespace: &str, name: &str) -> Entry {

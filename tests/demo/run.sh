@@ -308,6 +308,8 @@ T
   # Exit code 1: an API of the cluster is down, or this kubeconfig may not read everything; `show` says what.
   penstock backup cluster || [[ $? == 1 ]] || fail "the cluster's objects were not saved"
   penstock show cluster@latest
+  # Exit code 1: what has changed since; a cluster does not stand still.
+  penstock kubernetes diff cluster@latest || [[ $? == 1 ]] || fail "the backup was not compared with the cluster"
   (umask 077 && penstock restore cluster@latest --item objects --to "$run/objects")
   [[ -d $run/objects/resources/namespaces/cluster ]] || fail "no namespace was saved"
   run ls "$run/objects/resources"

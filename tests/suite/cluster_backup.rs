@@ -147,6 +147,26 @@ fn what_is_missing_is_named_and_the_exit_code_is_one() {
         assert!(warnings.contains(named), "{named}: {warnings}");
     }
     assert_eq!(shown["items"][0]["kubernetes"]["resources"]["configmaps"]["objects"], 300);
+
+    let said = |arguments: &[&str]| {
+        let output = site.penstock.run(arguments);
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
+    };
+    let text = said(&["show", "cluster@latest"]);
+    for named in [
+        "objects: secrets are not saved",
+        "secrets (access-denied): what to do: grant",
+        "metrics.example.com/v1: what to do: `kubectl get apiservices`",
+    ] {
+        assert!(text.contains(named) && !text.contains("objects/:"), "{named}: {text}");
+    }
+    let missing = "the backup is partial: secrets are not saved";
+    for command in ["objects", "diff"] {
+        let text = said(&["kubernetes", command, "cluster@latest"]);
+        assert!(text.contains(missing), "{command}: {text}");
+    }
+    let (_, diff) = site.penstock.json(&["kubernetes", "diff", "cluster@latest"]);
+    assert!(diff["notes"].to_string().contains(missing), "{diff:#}");
 }
 
 #[test]
