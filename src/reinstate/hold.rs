@@ -112,7 +112,9 @@ fn is_awaited(resource: &str) -> bool {
 fn why(resource: &str, live: &Value) -> Unready {
     let number = |pointer: &str| live.pointer(pointer).and_then(Value::as_i64);
     let seen = number("/status/observedGeneration").unwrap_or(0);
-    if resource.ends_with(".apps") && seen < number("/metadata/generation").unwrap_or(0) {
+    if resource.split_once('.').is_some_and(|(_, group)| group == "apps")
+        && seen < number("/metadata/generation").unwrap_or(0)
+    {
         return Some("its controller has not seen it yet".to_owned());
     }
     let replicas = |wanted: Option<i64>, ready: &str| {

@@ -101,6 +101,8 @@ pub enum Error {
         "the backup is of the cluster with the UID {saved:?}, and this cluster has {live:?}: existing objects are not changed"
     )]
     OtherCluster { saved: String, live: String },
+    #[error(transparent)]
+    Mapping(#[from] mapping::Unusable),
     #[error("could not write the result: {0}")]
     Output(#[source] io::Error),
     #[error("cancelled")]
@@ -118,6 +120,7 @@ impl Classify for Error {
                 );
                 Report::new(Class::Config, self.to_string()).remedy(remedy)
             }
+            Self::Mapping(_) => Report::new(Class::Config, self.to_string()),
             Self::Output(_) => Report::new(Class::Local, self.to_string()),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string())
                 .remedy("run the same command again: what was restored is left alone, and the rest follows"),

@@ -58,11 +58,15 @@ pub fn owners(object: &Value) -> Vec<Owner> {
     fields::list(object, &["metadata", "ownerReferences"]).iter().filter_map(Owner::of).collect()
 }
 
-/// Whether the built-in controller behind `owner` adopts an object of the kind `resource` that has no owner and fits its selector. Such
-/// an object is made before its owner and without the reference: made after it, it would find a new one of its name in its place.
+/// Whether the built-in controller behind `owner` adopts an object of the kind `resource` that has no owner and fits its selector, or its
+/// name. Such an object is made before its owner and without the reference: made after it, it would find a new one of its name in its
+/// place.
 #[must_use]
 pub fn is_adopted(resource: &str, owner: &Owner) -> bool {
     let is_workload = matches!(owner.group(), "apps" | "extensions");
+    if resource == "persistentvolumeclaims" {
+        return is_workload && owner.kind == "StatefulSet";
+    }
     owner.controller
         && match (resource, owner.kind.as_str()) {
             ("pods", "ReplicationController") => owner.group().is_empty(),
@@ -71,6 +75,14 @@ pub fn is_adopted(resource: &str, owner: &Owner) -> bool {
             | ("controllerrevisions.apps", "StatefulSet" | "DaemonSet") => is_workload,
             _ => false,
         }
+}
+
+/// Drops the references to owners that adopt the object ([`is_adopted`]).
+pub fn leave_to_adopters(resource: &str, object: &mut Value) {
+    let Some(metadata) = fields::map(object, &["metadata"]) else { return };
+    if let Some(Value::Array(references)) = metadata.get_mut("ownerReferences") {
+        references.retain(|reference| Owner::of(reference).is_none_or(|owner| !is_adopted(resource, &owner)));
+    }
 }
 
 /// Gives each owner reference the owner's new UID, by its old one. A reference whose owner has none is dropped, and named in the
@@ -184,6 +196,13 @@ mod tests {
         assert!(!is_adopted("jobs.batch", &owner("batch/v1", "CronJob", true)));
         assert!(!is_adopted("replicasets.apps", &owner("argoproj.io/v1alpha1", "Rollout", true)));
         assert!(!is_adopted("pods", &owner("example.com/v1", "StatefulSet", true)));
+        assert!(is_adopted("persistentvolumeclaims", &owner("apps/v1", "StatefulSet", false)));
+        assert!(!is_adopted("persistentvolumeclaims", &owner("example.com/v1", "Cluster", true)));
+        let mut pod = json!({ "metadata": { "ownerReferences": [
+            { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "1", "controller": true },
+            { "apiVersion": "example.com/v1", "kind": "App", "name": "a", "uid": "2" } ] } });
+        leave_to_adopters("pods", &mut pod);
+        assert_eq!(owners(&pod).len(), 1, "{pod}");
     }
 
     proptest! {

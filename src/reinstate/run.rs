@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace;
 use super::scan::{Batch, Contents, Entry, Kind, scan};
-use super::step::{Prepared, Step, Verdict, is};
+use super::step::{Prepared, Step, Verdict};
 use super::target::Target;
 use super::{Error, Existing, Options, Output, Row, Summary, preflight};
 use crate::cluster::{Cluster, Effect, Object, Write};
@@ -28,6 +28,9 @@ const PARSED: usize = 8;
 /// How long a definition may take to be established.
 const ESTABLISHED: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a namespace that is being deleted may take to go.
+const GONE: Duration = Duration::from_secs(60);
 
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
@@ -86,6 +89,7 @@ impl Restore<'_> {
         self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
         self.progress.set("reading the backup");
         let contents = self.scanned(archives).await?;
+        self.options.mapping.check(&contents.namespaces)?;
         let planned = if self.effect == Effect::DryRun { contents.restored_owners() } else { HashSet::new() };
         let target = Target::new(self.cluster, self.patience, contents.owner_uids(), planned).await?;
         let total = contents.entries.iter().filter(|entry| entry.left_out.is_none()).count();
@@ -147,7 +151,13 @@ impl Work<'_> {
     async fn survey(&self, summary: &mut Summary) -> Result<Before, Error> {
         let names = self.contents.namespaces.iter().map(|name| self.restore.options.mapping.namespace(name).to_owned());
         let names: BTreeSet<String> = names.collect();
-        let (mut namespaces, deleting) = self.target.namespaces(&names).await?;
+        let (mut namespaces, mut deleting) = self.target.namespaces(&names).await?;
+        let until = tokio::time::Instant::now() + GONE;
+        while self.restore.effect == Effect::Real && !deleting.is_empty() && tokio::time::Instant::now() < until {
+            self.restore.progress.set("waiting for namespaces that are being deleted");
+            self.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
+            (namespaces, deleting) = self.target.namespaces(&names).await?;
+        }
         preflight::notes(self, &deleting, summary).await?;
         for name in names {
             if !namespaces.contains(&name) && self.restore.effect == Effect::Real && !self.restores_namespace(&name) {
@@ -172,7 +182,7 @@ impl Work<'_> {
         let (resource, body) = (super::target::namespaces(), json!({ "metadata": { "name": name } }).to_string());
         let object = Object { resource: &resource, namespace: None, name };
         match self.target.write(&object, &Write::Create(body.as_bytes()), Effect::Real).await {
-            Err(failure) if !is(&failure, "AlreadyExists") => Err(failure.into()),
+            Err(failure) if !failure.is_there_already() => Err(failure.into()),
             _ => Ok(()),
         }
     }

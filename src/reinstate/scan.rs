@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::left_out::{LeftOut, left_out};
-use super::owners::owners;
+use super::owners::{is_adopted, owners};
 use super::rank::rank;
 use super::{Error, Options};
 use crate::inventory::Allowance;
@@ -40,7 +40,8 @@ pub(super) struct Kind {
     pub(super) filed: Filed,
     /// `apps/v1`, as the objects have it.
     pub(super) api_version: String,
-    pub(super) kind: String,
+    /// `Deployment`.
+    pub(super) name: String,
     pub(super) rank: u8,
 }
 
@@ -138,7 +139,11 @@ impl Scan {
                 self.memory.take(place.namespace.len() + OWNER)?;
                 contents.namespaces.insert(place.namespace.clone());
             }
-            let owners: Vec<Uid> = owners(value).iter().map(|owner| uid(&owner.uid)).collect();
+            let owners: Vec<Uid> = owners(value)
+                .iter()
+                .filter(|owner| !is_adopted(&place.filed.resource, owner))
+                .map(|owner| uid(&owner.uid))
+                .collect();
             if let Some(own) = value.pointer("/metadata/uid").and_then(Value::as_str) {
                 contents.by_uid.insert(uid(own), index);
             }
@@ -161,7 +166,7 @@ impl Contents {
         }
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let rank = rank(&filed.resource);
-        self.kinds.push(Kind { filed, api_version: text("apiVersion"), kind: text("kind"), rank });
+        self.kinds.push(Kind { filed, api_version: text("apiVersion"), name: text("kind"), rank });
         self.kinds.len() - 1
     }
 
@@ -241,7 +246,7 @@ mod tests {
         let mut contents = Contents::default();
         for (index, (rank, owners)) in entries.iter().enumerate() {
             let filed = Filed { scope: Scope::Namespaced, resource: format!("r{rank}"), version: String::new() };
-            contents.kinds.push(Kind { filed, api_version: "v1".into(), kind: "R".into(), rank: *rank });
+            contents.kinds.push(Kind { filed, api_version: "v1".into(), name: "R".into(), rank: *rank });
             let member = Member { start: 0, length: 0 };
             let key = format!("n/{index}").into();
             contents.entries.push(Entry { archive: 0, kind: index, key, member, left_out: None });

@@ -12,8 +12,8 @@ use super::scan::Kind;
 use super::target::{Served as _, Target};
 use super::volumes::Standing;
 use super::{Existing, Options, clean, compare, left_out, mapping, merge, needs, owners, update, volumes};
-use crate::cluster::{Effect, Failure, Object, Resource, Scope, Write};
-use crate::error::{Class, Classify as _, Report};
+use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Resource, Scope, Write};
+use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::inventory::cleaned::Fields;
 use crate::resources::place::Filed;
 
@@ -25,9 +25,6 @@ const GONE: Duration = Duration::from_secs(60);
 
 /// Between two looks at the same object.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// The field manager of requests, until the backup's own managers are put back.
-const MANAGER: &str = "penstock";
 
 /// What became of an object, or would.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +66,8 @@ pub(super) struct Prepared {
     object: Value,
     taken: Taken,
     policy: left_out::Existing,
+    /// The mapping renamed something in it.
+    renamed: bool,
     uid: Option<String>,
     pub(super) resource: Resource,
     pub(super) namespace: Option<String>,
@@ -83,6 +82,12 @@ impl Prepared {
 
     fn body(&self) -> Vec<u8> {
         self.object.to_string().into_bytes()
+    }
+
+    fn sole_manager(&self) -> Option<&str> {
+        let [manager] = self.taken.managed_fields.as_ref()?.as_array()?.as_slice() else { return None };
+        let is_update = manager["operation"] == "Update" && manager.get("subresource").is_none();
+        manager["manager"].as_str().filter(|name| is_update && !name.is_empty())
     }
 }
 
@@ -105,7 +110,7 @@ impl Step<'_> {
         let mut notes = Vec::new();
         let uid = object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
         let policy = left_out::existing(&filed.resource, &object);
-        self.options.mapping.apply(&filed.resource, &mut object);
+        let renamed = self.options.mapping.apply(&filed.resource, &mut object);
         let mentions = mapping::mentions(&object, &self.options.mapping.old_namespaces());
         if !mentions.is_empty() {
             notes.push(format!("still names the old namespace in {}", mentions.join(", ")));
@@ -113,6 +118,7 @@ impl Step<'_> {
         let has_volume = self.has_volume(&filed.resource, &object, is_restored).await?;
         let context = clean::Context { status: self.options.status, has_volume: &|_| has_volume };
         let taken = clean::clean(&filed.resource, &mut object, &context);
+        owners::leave_to_adopters(&filed.resource, &mut object);
         self.target.find_owners(&object).await?;
         for Unlinked { kind, name, controller, .. } in owners::relink(&mut object, |saved| self.target.uid(saved)) {
             let role = if controller { "controller" } else { "owner" };
@@ -122,7 +128,7 @@ impl Step<'_> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let namespace = text("/metadata/namespace").filter(|_| resource.scope == Scope::Namespaced);
         let name = text("/metadata/name").unwrap_or_default();
-        Ok(Prepared { object, taken, policy, uid, resource, namespace, name, notes })
+        Ok(Prepared { object, taken, policy, renamed, uid, resource, namespace, name, notes })
     }
 
     /// Whether a claim's volume is, or will be, there for it; a volume that still has the deleted claim's UID is released. Only of claims.
@@ -171,7 +177,7 @@ impl Step<'_> {
             let message = format!("the API group of {} does not answer", kind.api_version);
             (Class::Transient, message, "see `kubectl get apiservices`, and restore again when its server runs")
         } else {
-            let message = format!("the cluster serves no {} of {}", kind.kind, kind.api_version);
+            let message = format!("the cluster serves no {} of {}", kind.name, kind.api_version);
             (Class::Compat, message, "install what defines this kind, or leave it out with --exclude-resource")
         };
         let mut error = asked.error(class, message);
@@ -192,7 +198,10 @@ impl Step<'_> {
         if self.target.is_filled(&prepared.resource, prepared.namespace.as_deref()).await
             && let Some(live) = self.target.get(&prepared.at()).await?
         {
-            return self.existing(prepared, live).await;
+            if live.pointer("/metadata/deletionTimestamp").is_none() {
+                return self.existing(prepared, live).await;
+            }
+            self.gone(prepared, &live, "was being deleted").await?;
         }
         let created = match self.create(prepared, &prepared.body()).await {
             // The addresses and ports that its author fixed are taken, or of another network.
@@ -209,7 +218,7 @@ impl Step<'_> {
                 self.complete(prepared, &live).await?;
                 Ok(Verdict::Create)
             }
-            Err(failure) if is(&failure, "AlreadyExists") => {
+            Err(failure) if failure.is_there_already() => {
                 // None: it went in between; somebody else works here.
                 let live = self.target.get(&prepared.at()).await?.ok_or(failure)?;
                 self.existing(prepared, live).await
@@ -219,12 +228,14 @@ impl Step<'_> {
     }
 
     async fn create(&self, prepared: &Prepared, body: &[u8]) -> Result<Value, Failure> {
+        let write = match self.sole_manager(prepared) {
+            Some(manager) => Write::CreateAs { object: body, manager },
+            None => Write::Create(body),
+        };
         let until = tokio::time::Instant::now() + JUST_DEFINED;
         loop {
-            let result = self.target.write(&prepared.at(), &Write::Create(body), self.effect).await;
-            match result {
-                // Not a missing namespace, which has a reason of its own: the kind's path is not served yet.
-                Err(failure) if failure.error.status == Some(404) && failure.error.code.is_none() => {
+            match self.target.write(&prepared.at(), &write, self.effect).await {
+                Err(failure) if failure.is_kind_missing() => {
                     if self.effect == Effect::DryRun || tokio::time::Instant::now() >= until {
                         return Err(failure);
                     }
@@ -233,6 +244,11 @@ impl Step<'_> {
                 result => return result,
             }
         }
+    }
+
+    /// The manager in whose name the object is created, if it had one and needs no second request: half the time.
+    fn sole_manager<'p>(&self, prepared: &'p Prepared) -> Option<&'p str> {
+        prepared.sole_manager().filter(|_| !self.options.status)
     }
 
     /// What a created object needs further: its status, if that was asked for, and the managers of its fields.
@@ -254,7 +270,9 @@ impl Step<'_> {
                 }
             }
         }
-        if let Some(fields) = &prepared.taken.managed_fields {
+        if let Some(fields) =
+            prepared.taken.managed_fields.as_ref().filter(|_| !is_managed_as(live, prepared.sole_manager()))
+        {
             let patch = json!({ "metadata": { "managedFields": fields } }).to_string();
             self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), Effect::Real).await?;
         }
@@ -263,8 +281,7 @@ impl Step<'_> {
 
     async fn existing(&self, prepared: &Prepared, live: Value) -> Result<Verdict, Failure> {
         self.target.learn(prepared.uid.as_deref(), &live);
-        let resource = prepared.resource.name();
-        let fields = compare::differing(&resource, &prepared.object, &live);
+        let fields = Self::differing(prepared, &live);
         if fields.count == 0 {
             // A run that was killed created it, and did not come to the rest.
             if prepared.taken.managed_fields.is_some() && is_incomplete(&live) {
@@ -274,6 +291,10 @@ impl Step<'_> {
             return Ok(Verdict::Same);
         }
         match prepared.policy {
+            // It serves the old namespace too.
+            left_out::Existing::AsAsked if prepared.renamed && prepared.namespace.is_none() => {
+                return Ok(Verdict::Keep(fields));
+            }
             left_out::Existing::AsAsked => {}
             left_out::Existing::Keep => return Ok(Verdict::Same),
             left_out::Existing::Merge => return self.merge(prepared, &live, fields).await,
@@ -306,23 +327,41 @@ impl Step<'_> {
         if self.effect == Effect::DryRun {
             return Ok(());
         }
+        self.gone(prepared, live, "was deleted for `--existing recreate`").await?;
+        let body = prepared.body();
+        let live = self.create(prepared, &body).await?;
+        self.complete(prepared, &live).await
+    }
+
+    /// Waits until an object that is being deleted is gone.
+    async fn gone(&self, prepared: &Prepared, live: &Value, why: &str) -> Result<(), Failure> {
+        let uid = live.pointer("/metadata/uid");
         let until = tokio::time::Instant::now() + GONE;
-        while let Some(still) = self.target.get(&prepared.at()).await? {
-            if still.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) {
-                break;
-            }
+        while self.effect == Effect::Real
+            && let Some(still) = self.target.get(&prepared.at()).await?
+            && still.pointer("/metadata/uid") == uid
+        {
             if tokio::time::Instant::now() >= until {
-                let message =
-                    format!("{} was deleted for `--existing recreate`, and its finalizers keep it", prepared.at());
-                let mut error = crate::error::ServiceError::local("delete", &prepared.name, Class::Transient, message);
+                let message = format!("it {why}, and its finalizers keep it");
+                let mut error = ServiceError::local("delete", prepared.at().to_string(), Class::Transient, message);
                 error.remedy = Some("see its metadata.finalizers, and restore again when it is gone".to_owned());
                 return Err(error.into());
             }
             tokio::time::sleep(LOOK).await;
         }
-        let body = prepared.body();
-        let live = self.create(prepared, &body).await?;
-        self.complete(prepared, &live).await
+        Ok(())
+    }
+
+    /// The fields in which the live object is not as it would be restored. A Service whose fixed addresses were not free has others.
+    fn differing(prepared: &Prepared, live: &Value) -> Fields {
+        let resource = prepared.resource.name();
+        let fields = compare::differing(&resource, &prepared.object, live);
+        let mut without = prepared.object.clone();
+        if fields.count > 0 && clean::unfix(&resource, &mut without) {
+            let without = compare::differing(&resource, &without, live);
+            return if without.count == 0 { without } else { fields };
+        }
+        fields
     }
 
     /// What the object needs and neither the cluster nor the backup has.
@@ -350,7 +389,7 @@ impl Step<'_> {
         if live.pointer("/metadata/deletionTimestamp").is_some() {
             return Ok(Some("somebody deletes it".to_owned()));
         }
-        let fields = compare::differing(&prepared.resource.name(), &prepared.object, &live);
+        let fields = Self::differing(prepared, &live);
         Ok((fields.count > 0).then(|| format!("somebody changed {}", fields.paths.join(", "))))
     }
 }
@@ -360,8 +399,14 @@ pub(super) fn is(failure: &Failure, reason: &str) -> bool {
     failure.error.code.as_deref() == Some(reason)
 }
 
+/// Whether all fields of the live object are `manager`'s.
+fn is_managed_as(live: &Value, manager: Option<&str>) -> bool {
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    manager.is_some() && managers.is_some_and(|all| all.len() == 1 && all[0]["manager"].as_str() == manager)
+}
+
 /// Penstock is still the manager of the object's fields: it was created, and not completed.
 fn is_incomplete(live: &Value) -> bool {
     let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    managers.into_iter().flatten().any(|entry| entry["manager"] == MANAGER)
+    managers.into_iter().flatten().any(|entry| entry["manager"] == FIELD_MANAGER)
 }

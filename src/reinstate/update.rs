@@ -40,22 +40,22 @@ fn difference(ours: &Value, live: &Value) -> Option<Value> {
     (!changed.is_empty()).then_some(Value::Object(changed))
 }
 
-/// Sets keys to `null` in `patch` that only `live` has at `path`.
-fn remove(patch: &mut Value, path: &[&str], ours: &Value, live: &Value) {
+/// Sets keys to `null` in `patch` that only `live` has in `map`.
+fn remove(patch: &mut Value, map: &[&str], ours: &Value, live: &Value) {
     let at =
-        |value: &Value| path.iter().try_fold(value, |value, key| value.get(*key)).and_then(Value::as_object).cloned();
+        |value: &Value| map.iter().try_fold(value, |value, key| value.get(*key)).and_then(Value::as_object).cloned();
     let (ours, live) = (at(ours).unwrap_or_default(), at(live).unwrap_or_default());
     let gone: Vec<&String> = live.keys().filter(|key| !ours.contains_key(*key)).collect();
     if gone.is_empty() {
         return;
     }
     let mut target = patch;
-    for key in path {
-        let Value::Object(map) = target else { return };
-        target = map.entry(*key).or_insert_with(|| Value::Object(Map::new()));
+    for key in map {
+        let Value::Object(fields) = target else { return };
+        target = fields.entry(*key).or_insert_with(|| Value::Object(Map::new()));
     }
-    if let Value::Object(map) = target {
-        map.extend(gone.into_iter().map(|key| (key.clone(), Value::Null)));
+    if let Value::Object(fields) = target {
+        fields.extend(gone.into_iter().map(|key| (key.clone(), Value::Null)));
     }
 }
 

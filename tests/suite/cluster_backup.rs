@@ -1,8 +1,9 @@
 //! Backups of a cluster's objects with the real binary: there and back, unchanged, partial, in one place only.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -24,13 +25,21 @@ struct Site {
 fn config_map(name: &str, bytes: usize) -> Value {
     // Not compressible, so that what is stored counts.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
-    let text: String = (0..bytes / 16)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            format!("{state:016x}")
-        })
-        .collect();
+    let text = (0..bytes / 16).fold(String::new(), |mut text, _| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        write!(text, "{state:016x}").unwrap();
+        text
+    });
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "text": text } })
+}
+
+/// A configuration whose job `cluster` saves the objects of the kubeconfig's cluster; `keys` are added to its source.
+pub(crate) fn config(head: &str, kubeconfig: &Path, keys: &str) -> String {
+    format!(
+        "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = \"{}\"\n[jobs.cluster]\nlocation = \"primary\"\n\
+         [[jobs.cluster.sources]]\ntype = \"kubernetes\"\nname = \"objects\"\n{keys}\n",
+        kubeconfig.display()
+    )
 }
 
 impl Site {
@@ -42,10 +51,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = fake.kubeconfig(&servers, "admin", ADMIN);
         let head = s3.toml("cluster", &folder.path().join("state"), &s3.url);
-        let config = format!(
-            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[jobs.cluster]\nlocation = \"primary\"\n\
-             [[jobs.cluster.sources]]\ntype = \"kubernetes\"\nname = \"objects\"\n{keys}\n"
-        );
+        let config = config(&head, &kubeconfig, keys);
         let penstock = Penstock::new(folder.path(), &config);
         fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "shop" } }));
         for number in 0..300 {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::binary::Penstock;
+use crate::cluster_backup;
 use crate::cluster_restore::verdicts;
-use crate::servers::{STATIC_KEYS, Scheme, Servers};
+use crate::servers::{Scheme, Servers};
 
 const MAPS: usize = 2000;
 
@@ -46,10 +47,7 @@ impl Drill {
         let s3 = servers.s3(Scheme::Http);
         let folder = tempfile::tempdir().unwrap();
         let head = s3.toml("cluster", &folder.path().join("state"), &s3.url);
-        let config = format!(
-            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[jobs.cluster]\nlocation = \"primary\"\n\
-             [[jobs.cluster.sources]]\ntype = \"kubernetes\"\nname = \"objects\"\n"
-        );
+        let config = cluster_backup::config(&head, &kubeconfig, "");
         let penstock = Penstock::new(folder.path(), &config);
         Self { _servers: servers, _folder: folder, kubeconfig, penstock }
     }
@@ -103,12 +101,12 @@ impl Drill {
         };
         let widget = json!({ "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": "parent", "namespace": "shop" }, "spec": { "size": 9_007_199_254_740_993_u64, "ratio": 1.0 } });
         self.until_made(&widget);
-        let owned = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "a": "b" }, "metadata": { "name": "owned", "namespace": "shop", "ownerReferences": [
+        let dependent = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "a": "b" }, "metadata": { "name": "owned", "namespace": "shop", "ownerReferences": [
             { "apiVersion": "example.com/v1", "kind": "Widget", "name": "parent", "uid": owner("widget", "parent"), "controller": true, "blockOwnerDeletion": true } ] } });
         let child = json!({ "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": "child", "namespace": "shop", "ownerReferences": [
             { "apiVersion": "v1", "kind": "ConfigMap", "name": "settings", "uid": owner("configmap", "settings") } ] } });
         let maps: Vec<Value> = (0..MAPS).map(|number| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("m-{number:04}"), "namespace": "shop" }, "data": { "k": "x".repeat(200) } })).collect();
-        let items = [&[owned, child], &maps[..]].concat();
+        let items = [&[dependent, child], &maps[..]].concat();
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
         self.done(&["create", "-f", "-"], &list.to_string());
         self.until("the claim", &["-n", "shop", "get", "pvc", "data", "-o", "jsonpath={.status.phase}"], |text| {

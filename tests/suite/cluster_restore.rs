@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::binary::Penstock;
+use crate::cluster_backup;
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes, Fault, refusal};
-use crate::servers::{STATIC_KEYS, Scheme, Servers};
+use crate::servers::{Scheme, Servers};
 
 /// In a Secret; base64 of it is what the API has.
 const CANARY: &str = "Y2FuYXJ5LW9mLXRoZS1yZXN0b3Jl";
@@ -34,10 +35,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = fake.kubeconfig(&servers, "admin", ADMIN);
         let head = s3.toml("cluster", &folder.path().join("state"), &s3.url);
-        let config = format!(
-            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[jobs.cluster]\nlocation = \"primary\"\n\
-             [[jobs.cluster.sources]]\ntype = \"kubernetes\"\nname = \"objects\"\n"
-        );
+        let config = cluster_backup::config(&head, &kubeconfig, "");
         let penstock = Penstock::new(folder.path(), &config);
         fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "shop", "labels": { "team": "a" } } }));
         let secret = json!({ "type": "Opaque", "metadata": { "name": "s" }, "data": { "password": CANARY } });

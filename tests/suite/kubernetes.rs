@@ -377,23 +377,6 @@ async fn the_fake_conforms_with_discovery_of_old() {
     assert!(fake.seen().iter().any(|seen| seen.uri == "/apis/apps/v1"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn groups_that_do_not_answer_are_waited_for_together() {
-    let shop = Shop::with(1).await;
-    let dead: Vec<String> = (0..5).map(|number| format!("g{number}.example.com/v1")).collect();
-    shop.fake.state().aggregated = false;
-    shop.fake.state().dead.clone_from(&dead);
-    let (maps, record) = shop.maps().await;
-    assert_eq!((maps, record.groups.missing), (names(1), dead.iter().cloned().collect()));
-    let seen = shop.fake.seen();
-    let asked = |group: &String| {
-        let places = seen.iter().enumerate().filter(|(_, seen)| seen.uri == format!("/apis/{group}"));
-        places.map(|(place, _)| place).collect::<Vec<_>>()
-    };
-    let (first, last) = (asked(&dead[0]), asked(&dead[4]));
-    assert!(last[0] < first[first.len() - 1], "{first:?}, {last:?}");
-}
-
 fn of_environment() -> PathBuf {
     std::env::var_os("PENSTOCK_KUBECONFIG").expect("PENSTOCK_KUBECONFIG is an administrator's kubeconfig").into()
 }

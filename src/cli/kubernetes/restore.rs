@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{named, within};
 use crate::cli::args::{KubernetesPlan, KubernetesRestore, OutputFormat, Recreation};
-use crate::cli::output::{self, Done, count};
+use crate::cli::output::{Done, count};
 use crate::cli::{Failure, progress, read, session};
 use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
@@ -17,7 +17,7 @@ use crate::format::manifest::Manifest;
 use crate::inventory::cleaned::Fields;
 use crate::inventory::{Filter, archive};
 use crate::reinstate::mapping::Mapping;
-use crate::reinstate::{Error, Existing, Options, Output, Progress, Restore, Row, Summary, Verdict};
+use crate::reinstate::{Error, Options, Output, Progress, Restore, Row, Summary, Verdict};
 use crate::resources::patience::Patience;
 use crate::resources::place::Filed;
 use crate::resources::select::Pattern;
@@ -170,7 +170,7 @@ impl Output for Printer<'_> {
         }
         match verdict {
             Verdict::Keep(differing) => {
-                self.line(format!("{filed} {key} is kept as it is; it differs in {}", fields(differing)))
+                self.line(format!("{filed} {key} is kept as it is; it differs in {}", fields(differing)));
             }
             Verdict::Refused(Report { class, message, remedy, .. }) => {
                 let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!("; what to do: {remedy}"));
