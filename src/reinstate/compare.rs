@@ -29,7 +29,7 @@ const EXACT: &[&str] = &[
 ];
 
 /// Fields that a selector is in: one more label selects something else, wherever it stands.
-const SELECTORS: [&str; 7] =
+pub(super) const SELECTORS: [&str; 7] =
     ["selector", "matchLabels", "podSelector", "namespaceSelector", "objectSelector", "labelSelector", "nodeSelector"];
 
 /// Fields of `ours` (mapped, cleaned, relinked) that `live` (as the server sent it) has not, or has otherwise. Fields that only the
@@ -91,7 +91,7 @@ fn cleaned_live<'a>(resource: &str, live: &'a Value) -> Cow<'a, Value> {
     Cow::Owned(live)
 }
 
-fn is_exact(resource: &str, ours: &Value) -> bool {
+pub(super) fn is_exact(resource: &str, ours: &Value) -> bool {
     let group = resource.split_once('.').map_or("", |(_, group)| group);
     let is_custom = group.contains('.') && !group.ends_with(".k8s.io");
     // A controller fills in a token.

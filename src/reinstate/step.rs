@@ -302,7 +302,7 @@ impl Step<'_> {
         match self.options.existing {
             Existing::Keep => Ok(Verdict::Keep(fields)),
             Existing::Update => {
-                let patch = update::patch(&prepared.object, &live).to_string();
+                let patch = update::patch(&prepared.resource.name(), &prepared.object, &live).to_string();
                 let live = self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), self.effect).await?;
                 self.complete(prepared, &live).await?;
                 Ok(Verdict::Change(fields))

@@ -2,61 +2,57 @@
 
 use serde_json::{Map, Value};
 
-/// Maps whose keys are the author's own: one that only the live object has was added since.
-const EXACT: [&[&str]; 4] = [&["data"], &["binaryData"], &["metadata", "labels"], &["metadata", "annotations"]];
+use super::compare::{SELECTORS, is_exact};
 
-/// The JSON merge patch after which `live` has every field that `ours` (mapped, cleaned, relinked) has. Other live fields stay: they are
-/// defaults and what controllers add, but in the maps of [`EXACT`], where they go. It carries the live resourceVersion, so that
-/// somebody else's write in between is a conflict.
+/// The JSON merge patch after which [`super::compare::differing`] finds nothing. `ours` is mapped, cleaned and relinked. Fields that only
+/// the live object has stay where that comparison allows them. The patch carries the live resourceVersion, so that somebody else's write
+/// in between is a conflict.
 #[must_use]
-pub fn patch(ours: &Value, live: &Value) -> Value {
-    let mut patch = difference(ours, live).unwrap_or_else(|| Value::Object(Map::new()));
-    for path in EXACT {
-        remove(&mut patch, path, ours, live);
+pub fn patch(resource: &str, ours: &Value, live: &Value) -> Value {
+    let exact = is_exact(resource, ours);
+    let (Value::Object(mine), Value::Object(theirs)) = (ours, live) else { return Value::Object(Map::new()) };
+    let mut patch = changes(mine, theirs, &|key| match key {
+        "apiVersion" | "kind" | "metadata" | "status" => None,
+        key => Some(exact || SELECTORS.contains(&key)),
+    });
+    let none = Map::new();
+    let metadata = |object: &Value| object.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let kept = |key: &str| matches!(key, "labels" | "annotations" | "ownerReferences").then_some(false);
+    let mut changed = changes(&metadata(ours), &metadata(live), &kept);
+    if let Some(version) = theirs.get("metadata").and_then(Value::as_object).unwrap_or(&none).get("resourceVersion") {
+        changed.insert("resourceVersion".to_owned(), version.clone());
     }
-    if let (Some(version), Some(patch)) = (live.pointer("/metadata/resourceVersion"), patch.as_object_mut())
-        && let Some(metadata) = patch.entry("metadata").or_insert_with(|| Value::Object(Map::new())).as_object_mut()
-    {
-        metadata.insert("resourceVersion".to_owned(), version.clone());
-    }
-    patch
+    patch.insert("metadata".to_owned(), Value::Object(changed));
+    Value::Object(patch)
 }
 
-/// What of `ours` is not so in `live`; lists are replaced whole, as a merge patch does.
-fn difference(ours: &Value, live: &Value) -> Option<Value> {
-    let (Value::Object(ours), Value::Object(live)) = (ours, live) else {
-        return (ours != live).then(|| ours.clone());
-    };
-    let changed: Map<String, Value> = ours
-        .iter()
-        .filter_map(|(key, value)| {
-            let change = match live.get(key) {
-                Some(live) => difference(value, live)?,
-                None => value.clone(),
-            };
-            Some((key.clone(), change))
-        })
-        .collect();
-    (!changed.is_empty()).then_some(Value::Object(changed))
-}
-
-/// Sets keys to `null` in `patch` that only `live` has in `map`.
-fn remove(patch: &mut Value, map: &[&str], ours: &Value, live: &Value) {
-    let at =
-        |value: &Value| map.iter().try_fold(value, |value, key| value.get(*key)).and_then(Value::as_object).cloned();
-    let (ours, live) = (at(ours).unwrap_or_default(), at(live).unwrap_or_default());
-    let gone: Vec<&String> = live.keys().filter(|key| !ours.contains_key(*key)).collect();
-    if gone.is_empty() {
-        return;
+/// What of `ours` is not so in `live`. `exact` says of each key whether live fields that only it has go; `None`: it is not looked at.
+fn changes(
+    ours: &Map<String, Value>,
+    live: &Map<String, Value>,
+    exact: &dyn Fn(&str) -> Option<bool>,
+) -> Map<String, Value> {
+    let mut changes = Map::new();
+    for (key, value) in ours {
+        let Some(exact) = exact(key) else { continue };
+        let change = match (value, live.get(key)) {
+            (_, Some(live)) if live == value => continue,
+            (Value::Object(ours), Some(Value::Object(live))) => {
+                let within = self::changes(ours, live, &|key| Some(exact || SELECTORS.contains(&key)));
+                if within.is_empty() {
+                    continue;
+                }
+                Value::Object(within)
+            }
+            // A list is replaced whole, as a merge patch does.
+            _ => value.clone(),
+        };
+        changes.insert(key.clone(), change);
     }
-    let mut target = patch;
-    for key in map {
-        let Value::Object(fields) = target else { return };
-        target = fields.entry(*key).or_insert_with(|| Value::Object(Map::new()));
+    for key in live.keys().filter(|key| !ours.contains_key(*key) && exact(key) == Some(true)) {
+        changes.insert(key.clone(), Value::Null);
     }
-    if let Value::Object(fields) = target {
-        fields.extend(gone.into_iter().map(|key| (key.clone(), Value::Null)));
-    }
+    changes
 }
 
 #[cfg(test)]
@@ -64,23 +60,68 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::reinstate::compare::differing;
+
+    /// RFC 7386.
+    fn merge(target: &mut Value, patch: &Value) {
+        let Value::Object(patch) = patch else {
+            patch.clone_into(target);
+            return;
+        };
+        if !target.is_object() {
+            *target = json!({});
+        }
+        let target = target.as_object_mut().unwrap();
+        for (key, value) in patch {
+            if value.is_null() {
+                target.remove(key);
+            } else {
+                merge(target.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+    }
 
     #[test]
-    fn a_patch_has_what_differs_and_removes_keys_of_the_author_only() {
-        let ours = json!({ "data": { "a": "1", "b": "2" }, "spec": { "replicas": 1, "list": [1, 2] }, "metadata": { "labels": { "x": "y" } } });
-        let live = json!({
-            "data": { "a": "1", "b": "3", "c": "4" }, "spec": { "replicas": 2, "clusterIP": "10.0.0.1", "list": [1] },
-            "metadata": { "labels": { "x": "y", "z": "" }, "resourceVersion": "7", "uid": "u" }, "status": {},
-        });
-        let expected = json!({
-            "data": { "b": "2", "c": null }, "spec": { "replicas": 1, "list": [1, 2] },
-            "metadata": { "labels": { "z": null }, "resourceVersion": "7" },
-        });
-        assert_eq!(patch(&ours, &live), expected);
-        assert_eq!(patch(&ours, &ours), json!({}));
+    fn after_the_patch_nothing_differs() {
+        let live_metadata = json!({ "name": "x", "labels": { "a": "2", "z": "" }, "resourceVersion": "7", "uid": "u" });
+        let cases = [
+            (
+                "configmaps",
+                json!({ "data": { "a": "1" } }),
+                json!({ "data": { "a": "2", "b": "3" }, "binaryData": { "c": "" } }),
+            ),
+            (
+                "deployments.apps",
+                json!({ "spec": { "replicas": 1, "list": [1, 2] } }),
+                json!({ "spec": { "replicas": 2, "list": [1], "paused": true } }),
+            ),
+            (
+                "services",
+                json!({ "spec": { "selector": { "a": "b" } } }),
+                json!({ "spec": { "selector": { "a": "b", "c": "d" }, "clusterIP": "10.0.0.1" } }),
+            ),
+            (
+                "widgets.example.com",
+                json!({ "spec": { "a": { "b": 1 } } }),
+                json!({ "spec": { "a": { "b": 1, "c": 2 }, "d": 3 }, "status": {} }),
+            ),
+        ];
+        for (resource, mut ours, mut live) in cases {
+            ours["metadata"] = json!({ "name": "x", "labels": { "a": "1" } });
+            live["metadata"] = live_metadata.clone();
+            assert_ne!(differing(resource, &ours, &live).count, 0, "{resource}");
+            let patch = patch(resource, &ours, &live);
+            assert_eq!(patch["metadata"], json!({ "labels": { "a": "1" }, "resourceVersion": "7" }));
+            let mut after = live.clone();
+            merge(&mut after, &patch);
+            assert_eq!(differing(resource, &ours, &after).paths, Vec::<String>::new(), "{resource}: {patch}");
+            assert_eq!(after["metadata"]["labels"]["z"], "", "a label that somebody added stays");
+        }
+        let service =
+            patch("services", &json!({ "spec": { "ports": [] } }), &json!({ "spec": { "clusterIP": "10.0.0.1" } }));
+        assert!(service["spec"].get("clusterIP").is_none(), "{service}");
         for odd in [json!(null), json!([1]), json!("text")] {
-            let _ = patch(&ours, &odd);
-            let _ = patch(&odd, &live);
+            assert_eq!(patch("configmaps", &odd, &odd), json!({}));
         }
     }
 }
