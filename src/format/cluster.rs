@@ -149,7 +149,9 @@ impl Record {
     #[must_use]
     pub fn remedies(&self) -> Vec<String> {
         let groups = self.groups.missing.iter().chain(&self.groups.stale).map(|group| {
-            format!("{group}: what to do: `kubectl get apiservices` names its backend; mend it, or remove the APIService")
+            format!(
+                "{group}: what to do: `kubectl get apiservices` names its backend; mend it, or remove the APIService"
+            )
         });
         let kinds = self.resources.iter().flat_map(|(name, resource)| {
             resource.failures.iter().filter_map(move |failure| {

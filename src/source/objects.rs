@@ -72,7 +72,7 @@ impl ObjectSource {
         stop: CancellationToken,
     ) -> Self {
         let (outlet, members) = outlet::channel(WAITING);
-        let (sender, listed) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move {
             let lister = Lister { cluster: &*cluster, selection: &selection, patience, progress: &progress };
             let result = tokio::select! {
@@ -87,7 +87,7 @@ impl ObjectSource {
         });
         Self {
             members,
-            listed: Some(listed),
+            listed: Some(receiver),
             pieces: VecDeque::new(),
             ended: false,
             directory: String::new(),

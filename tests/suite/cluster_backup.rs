@@ -1,5 +1,6 @@
 //! Backups of a cluster's objects with the real binary: there and back, unchanged, partial, in one place only.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -24,12 +25,11 @@ struct Site {
 fn config_map(name: &str, bytes: usize) -> Value {
     // Not compressible, so that what is stored counts.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
-    let text: String = (0..bytes / 16)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            format!("{state:016x}")
-        })
-        .collect();
+    let mut text = String::with_capacity(bytes);
+    while text.len() < bytes {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        write!(text, "{state:016x}").unwrap();
+    }
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "text": text } })
 }
 
@@ -40,7 +40,7 @@ impl Site {
         let s3 = servers.s3(Scheme::Http);
         let fake = FakeKubernetes::start(&servers);
         let folder = tempfile::tempdir().unwrap();
-        let kubeconfig = fake.kubeconfig(&servers, "admin", ADMIN);
+        let kubeconfig = fake.kubeconfig(&servers, "admin", ADMIN).display().to_string();
         let head = s3.toml("cluster", &folder.path().join("state"), &s3.url);
         let config = format!(
             "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[jobs.cluster]\nlocation = \"primary\"\n\
