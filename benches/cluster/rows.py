@@ -73,4 +73,6 @@ def row_memory(options, report, penstock, server, _):
             clients = [penstock.backup("", config)]
             take_turns("K3", clients, min(options.rounds, 3))
         report.table(f"K3: {title}, `limits.memory` 64 MiB, to the sink", clients, count * size)
-        report.target(f"K3 RSS MiB, {title}", figure(by_name(clients, "penstock"), "rss"), 160.0)
+        # A bound holds in every run.
+        most = max((run["rss"] for run in clients[0].runs), default=None)
+        report.target(f"K3 RSS MiB, the largest, {title}", most, 160.0)

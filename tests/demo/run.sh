@@ -316,6 +316,7 @@ T
 fi
 
 step "keep a copy of the bucket to look at"
+mkdir -m 700 "$run/bucket" # a cluster's Secrets may be in it
 aws_operator s3 sync --only-show-errors "s3://$bucket" "$run/bucket"
 
 cat <<S

@@ -1,8 +1,11 @@
-//! Restores into a real API server: `make kubernetes` starts one with a controller manager, and kubectl, and runs this.
+//! Restores into a real API server: `make kubernetes` starts one with a controller manager, and a second one, and runs this. Needs kubectl.
 
+use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -38,18 +41,50 @@ struct Drill {
     _folder: tempfile::TempDir,
     kubeconfig: PathBuf,
     penstock: Penstock,
+    /// With a `penstock` that has this configuration.
+    path: String,
+}
+
+/// A kubeconfig with the context of `kubeconfig`, and as `new` that of `other`.
+fn with_new(kubeconfig: &Path, other: &Path) -> Value {
+    let read = |path: &Path| -> Value {
+        let view =
+            Command::new("kubectl").args(["config", "view", "--raw", "-o", "json", "--kubeconfig"]).arg(path).output();
+        serde_json::from_slice(&view.expect("kubectl").stdout).unwrap()
+    };
+    let (mut all, other) = (read(kubeconfig), read(other));
+    for list in ["clusters", "users"] {
+        let mut entry = other[list][0].clone();
+        entry["name"] = json!("new");
+        all[list].as_array_mut().unwrap().push(entry);
+    }
+    let context = json!({ "name": "new", "context": { "cluster": "new", "user": "new" } });
+    all["contexts"].as_array_mut().unwrap().push(context);
+    all
 }
 
 impl Drill {
     fn new() -> Self {
-        let kubeconfig = PathBuf::from(std::env::var_os("PENSTOCK_KUBECONFIG").expect("`make kubernetes` sets it"));
+        let of = |name: &str| {
+            PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("`make kubernetes` sets {name}")))
+        };
         let servers = Servers::start();
         let s3 = servers.s3(Scheme::Http);
         let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        let both = with_new(&of("PENSTOCK_KUBECONFIG"), &of("PENSTOCK_KUBECONFIG_NEW"));
+        fs::write(&kubeconfig, both.to_string()).unwrap();
         let head = s3.toml("cluster", &folder.path().join("state"), &s3.url);
-        let config = cluster_backup::config(&head, &kubeconfig, "");
-        let penstock = Penstock::new(folder.path(), &config);
-        Self { _servers: servers, _folder: folder, kubeconfig, penstock }
+        let penstock = Penstock::new(folder.path(), &cluster_backup::config(&head, &kubeconfig, ""));
+        // The docs call it by name.
+        let command = penstock.command(&[]);
+        let words = [command.get_program()].into_iter().chain(command.get_args()).map(|word| word.to_str().unwrap());
+        let script = folder.path().join("bin/penstock");
+        fs::create_dir(script.parent().unwrap()).unwrap();
+        fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", words.collect::<Vec<_>>().join(" "))).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", script.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        Self { _servers: servers, _folder: folder, kubeconfig, penstock, path }
     }
 
     fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
@@ -137,9 +172,34 @@ impl Drill {
             ],
             "",
         );
-        let all = "namespace/shop crd/widgets.example.com priorityclass/shop-high storageclass/shop-class persistentvolume/shop-volume";
+        let all = "namespace/shop crd/widgets.example.com priorityclass/shop-high storageclass/shop-class persistentvolume/shop-volume persistentvolume/shop-spare";
         for object in all.split(' ') {
             self.kubectl(&["delete", object, "--ignore-not-found", "--timeout=120s"], "");
+        }
+    }
+
+    /// Runs a block of the docs.
+    fn shell(&self, block: &str) {
+        let output =
+            Command::new("bash").args(["-euxo", "pipefail", "-c", block]).env("PATH", &self.path).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{block}\n{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Does what a kubelet would: pods run, and are ready.
+    fn run_pods(&self, ended: &AtomicBool) {
+        let running = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
+        while !ended.load(Ordering::Relaxed) {
+            let pods =
+                self.kubectl(&["-n", "shop", "get", "pods", "--field-selector=status.phase=Pending", "-o", "name"], "");
+            for pod in String::from_utf8_lossy(&pods.stdout).lines() {
+                // It may be gone meanwhile.
+                self.kubectl(&["-n", "shop", "patch", pod, "--subresource=status", "--type=merge", "-p", running], "");
+            }
         }
     }
 
@@ -201,7 +261,37 @@ fn real() {
 
     killed(&drill);
     refused(&drill);
+    page(&drill);
     drill.empty();
+}
+
+/// The commands of docs/restore-drill.md, word by word.
+fn page(drill: &Drill) {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/restore-drill.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("E. Objects of a cluster")).unwrap();
+    let blocks: Vec<&str> = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 3, "{section}");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drill.run_pods(&ended));
+        drill.done(&["delete", "namespace", "shop", "--timeout=120s"], "");
+        drill.shell(blocks[0]);
+        drill.shell(blocks[1]);
+        assert_eq!(
+            drill.done(&["-n", "shop-copy", "get", "secret", "db", "-o", "jsonpath={.data.password}"], ""),
+            "aHVudGVyMg=="
+        );
+        drill.done(&["delete", "namespace", "shop-copy", "--timeout=120s"], "");
+        drill.shell(blocks[2]);
+        assert_eq!(
+            drill.done(
+                &["--context", "new", "-n", "shop", "get", "secret", "db", "-o", "jsonpath={.data.password}"],
+                ""
+            ),
+            "aHVudGVyMg=="
+        );
+        ended.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Killed at twenty moments, and run again: the same end state.
