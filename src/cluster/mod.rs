@@ -321,6 +321,8 @@ pub trait Cluster: Send + Sync {
     /// The server's URL, for messages.
     fn address(&self) -> String;
     async fn version(&self) -> Result<Version, Failure>;
+    /// The name that the server knows us by; `None`: it is older than 1.28, and does not say.
+    async fn who(&self) -> Result<Option<String>, Failure>;
     async fn discovery(&self, document: Discovery<'_>) -> Result<Document, Failure>;
     /// One page; the caller reads it to the end.
     async fn list(&self, list: &List<'_>) -> Result<Body, Failure>;

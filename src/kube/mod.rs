@@ -342,6 +342,32 @@ impl Cluster for Client {
         self.parsed(&asked("/version"), get("/version")).await
     }
 
+    async fn who(&self) -> Result<Option<String>, Failure> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Status {
+            user_info: User,
+        }
+        #[derive(serde::Deserialize)]
+        struct User {
+            username: String,
+        }
+        let (group, resource) = ("authentication.k8s.io", "selfsubjectreviews");
+        let path = format!("/apis/{group}/v1/{resource}");
+        let body = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
+        let asked = Asked { verb: "create", resource, group, ..asked(&path) };
+        let request = Asking { method: Method::POST, body: Some(body.to_string().into_bytes()), ..get(&path) };
+        match self.parsed::<Review<Status>>(&asked, request).await {
+            Ok(review) => Ok(Some(review.status.user_info.username)),
+            // A server that has no such kind asks first whether it may be made, and its refusal has the name.
+            Err(failure) if matches!(failure.error.status, Some(403 | 404)) => {
+                let rest = failure.error.message.split_once("User \"").map(|(_, rest)| rest);
+                Ok(rest.and_then(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     async fn discovery(&self, document: Discovery<'_>) -> Result<Document, Failure> {
         let (path, accept) = match document {
             Discovery::Root(Root::Core) => ("/api".to_owned(), AGGREGATED),

@@ -51,6 +51,14 @@ async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Object
         return;
     }
     let began = Instant::now();
+    let who = PATIENCE.retried("identity", || client.who()).await.map(|name| {
+        Found::Good(name.unwrap_or_else(|| "the server does not say; Kubernetes does from 1.28 on".to_owned()))
+    });
+    proof.add("identity", began.elapsed(), who.map_err(|failure| failure.report()));
+    if proof.last_failed() {
+        return;
+    }
+    let began = Instant::now();
     match discover(&*client, PATIENCE).await {
         Err(failure) => proof.add("discovery", began.elapsed(), Err(failure.report())),
         Ok(served) => {

@@ -193,18 +193,46 @@ fn a_cluster_that_is_not_there_fails_the_item_and_is_not_asked_by_other_jobs() {
 fn validate_asks_for_each_permission_and_names_what_is_stale() {
     let site = Site::new("exclude_resources = [\"pods\"]\n");
     site.fake.state().dead.push("metrics.example.com/v1".to_owned());
+    let identity = |answer: &Value| {
+        let checks = answer["kubernetes"]["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == "identity").unwrap_or_else(|| panic!("{answer:#}"));
+        (check["state"].clone(), check["message"].as_str().unwrap().to_owned())
+    };
+    // Servers before 1.28: to whom everything is allowed, and to others.
+    let refused = "selfsubjectreviews.authentication.k8s.io is forbidden: User \"jane\" cannot create resource \"selfsubjectreviews\"";
+    let answers = [
+        (404, "text/plain", "404 page not found\n".to_owned(), "the server does not say"),
+        (403, "application/json", refusal(403, "Forbidden", refused).to_string(), "jane"),
+    ];
+    for (status, content_type, body, expected) in answers {
+        site.fake.script(move |_, request, _| {
+            let headers = vec![("content-type", content_type.to_owned())];
+            let who = request.uri.ends_with("/selfsubjectreviews");
+            who.then(|| Fault::Answer { status, headers, body: body.clone() })
+        });
+        let (state, message) = identity(&site.penstock.json(&["validate", "--skip", "ec2"]).1);
+        assert!(state == "passed" && message.starts_with(expected), "{state}: {message}");
+    }
+
     site.fake.script(|_, request, _| {
         let denied = request.uri.ends_with("/selfsubjectaccessreviews") && request.body.contains("\"secrets\"");
-        denied.then(|| Fault::Answer {
+        let who = request.uri.ends_with("/selfsubjectreviews");
+        let status = if who {
+            json!({ "userInfo": { "username": "system:serviceaccount:backup:penstock", "groups": [] } })
+        } else {
+            json!({ "allowed": false, "reason": "" })
+        };
+        (denied || who).then(|| Fault::Answer {
             status: 201,
             headers: vec![("content-type", "application/json".to_owned())],
-            body: json!({ "status": { "allowed": false, "reason": "" } }).to_string(),
+            body: json!({ "status": status }).to_string(),
         })
     });
     let (code, answer) = site.penstock.json(&["validate", "--skip", "ec2"]);
     assert_ne!(code, 0);
     let checks = answer["kubernetes"]["checks"].as_array().unwrap();
     let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{answer:#}"));
+    assert_eq!(identity(&answer).1, "system:serviceaccount:backup:penstock");
     assert!(check("version")["message"].as_str().unwrap().contains("v1.20.2"));
     assert_eq!(check("discovery")["state"], "warning");
     assert!(check("discovery")["message"].as_str().unwrap().contains("metrics.example.com/v1"));

@@ -289,6 +289,8 @@ async fn an_identity_of_one_namespace(admin: &Admin, admins: &Path, folder: &Pat
     assert!(may("list", "configmaps", Some(&*a)).await);
     assert!(!may("list", "configmaps", None).await && !may("list", "secrets", Some(&*a)).await);
     let rules = client.rules(&a).await.unwrap();
+    let who = client.who().await.unwrap();
+    assert!(who.is_none_or(|who| who == format!("system:serviceaccount:{a}:agent")));
     let maps = resource("", "configmaps", "ConfigMap");
     assert!(rules.allow("list", &maps) && !rules.allow("create", &maps));
 
