@@ -153,4 +153,4 @@ impl Allowance {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ use crate::format::testing::{item, manifest};
 use crate::tar::{END, Member};
 
 /// Path and content of each member; what the index says of it where that is another path.
-type Row<'a> = (&'a str, &'a str, Option<&'a str>);
+pub(crate) type Row<'a> = (&'a str, &'a str, Option<&'a str>);
 
 async fn backup(house: &House, rows: &[Row<'_>]) -> Manifest {
     let (mut plain, mut files) = (Vec::new(), Vec::new());
@@ -46,9 +46,9 @@ async fn backup(house: &House, rows: &[Row<'_>]) -> Manifest {
     manifest(vec![Item { kubernetes: Some(Box::default()), ..item("objects", source, Some(stream)) }])
 }
 
-const VERSION: Row<'static> = ("metadata/version", "1.1.0\n", None);
+pub(crate) const VERSION: Row<'static> = ("metadata/version", "1.1.0\n", None);
 
-async fn archives(house: &House, rows: &[Row<'_>]) -> Vec<Archive> {
+pub(crate) async fn archives(house: &House, rows: &[Row<'_>]) -> Vec<Archive> {
     open(&house.location, &backup(house, rows).await).await.unwrap()
 }
 

@@ -356,7 +356,7 @@ impl Cluster for Client {
         let path = format!("/apis/{group}/v1/{resource}");
         let body = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
         let asked = Asked { verb: "create", resource, group, ..asked(&path) };
-        let request = Asking { method: Method::POST, body: Some(body.to_string().into_bytes()), ..get(&path) };
+        let request = Asking { method: Method::POST, body: Some((JSON, body.to_string().into_bytes())), ..get(&path) };
         match self.parsed::<Review<Status>>(&asked, request).await {
             Ok(review) => Ok(Some(review.status.user_info.username)),
             // A server that has no such kind asks first whether it may be made, and its refusal has the name.

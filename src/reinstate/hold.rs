@@ -75,7 +75,7 @@ async fn ready(work: &Work<'_>, batches: &[Batch], until: Instant, summary: &mut
         if waiting.is_empty() || Instant::now() >= until {
             break;
         }
-        work.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
+        tokio::time::sleep(LOOK).await;
     }
     summary.unready = waiting.len() as u64;
     for (index, why) in waiting.iter().take(NAMED) {

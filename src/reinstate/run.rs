@@ -85,6 +85,11 @@ impl Restore<'_> {
     /// When the backup cannot be read, or is of another cluster than may be changed, or the server is gone, or `output` fails. What
     /// befalls one object is a row.
     pub async fn run(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
+        // An object whose request is in flight is found by the next restore, whatever becomes of it.
+        self.cancel.run_until_cancelled(self.restored(archives, output)).await.ok_or(Error::Cancelled)?
+    }
+
+    async fn restored(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
         let mut summary = Summary { notes: Archive::unknown(archives, &self.options.filter), ..Summary::default() };
         self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
         self.progress.set("reading the backup");
@@ -155,7 +160,7 @@ impl Work<'_> {
         let until = tokio::time::Instant::now() + GONE;
         while self.restore.effect == Effect::Real && !deleting.is_empty() && tokio::time::Instant::now() < until {
             self.restore.progress.set("waiting for namespaces that are being deleted");
-            self.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
+            tokio::time::sleep(LOOK).await;
             (namespaces, deleting) = self.target.namespaces(&names).await?;
         }
         preflight::notes(self, &deleting, summary).await?;
@@ -260,7 +265,7 @@ impl Work<'_> {
                 })
                 .buffer_unordered(pace::MOST);
             tokio::pin!(results);
-            while let Some(result) = cancel.run_until_cancelled(results.next()).await.ok_or(Error::Cancelled)? {
+            while let Some(result) = results.next().await {
                 take(result)?;
             }
             reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
@@ -323,7 +328,7 @@ impl Work<'_> {
                         .push(format!("the definition {name} is not established after {} s", ESTABLISHED.as_secs()));
                     break;
                 }
-                self.restore.cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.ok_or(Error::Cancelled)?;
+                tokio::time::sleep(LOOK).await;
             }
         }
         Ok(self.target.discover().await?)

@@ -240,6 +240,42 @@ impl Contents {
 mod tests {
     use super::*;
     use crate::cluster::Scope;
+    use crate::download::testing::{MIB, house};
+    use crate::error::{Class, Classify as _};
+    use crate::inventory::tests::{Row, VERSION, archives};
+
+    async fn scanned(rows: &[Row<'_>], memory: u64) -> Result<Contents, Error> {
+        let house = house(64 * MIB);
+        let archives = archives(&house, rows).await;
+        let scan = move || scan(&archives, &Options::default(), memory, &CancellationToken::new());
+        tokio::task::spawn_blocking(scan).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hostile_backups_are_refused_by_path_before_anything_is_created() {
+        let path = "resources/configmaps/namespaces/shop/a.json";
+        let object = |namespace: &str, more: &str| {
+            format!(
+                r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"a","namespace":"{namespace}"}}{more}}}"#
+            )
+        };
+        let (good, elsewhere) = (object("shop", ""), object("kube-system", ""));
+        let deep = object("shop", &format!(r#","x":{}{}"#, "[".repeat(10_000), "]".repeat(10_000)));
+        let long = object("shop", &format!(r#","x":"{}""#, "y".repeat(17 << 20)));
+        let path_of = |error: Error| {
+            assert_eq!(error.class(), Class::Integrity, "{error}");
+            error.to_string().contains("configmaps").then_some(()).ok_or(error)
+        };
+        for content in [&elsewhere, &deep, &long] {
+            path_of(scanned(&[VERSION, (path, content, None)], 64 * MIB).await.unwrap_err()).unwrap();
+        }
+        let twice = scanned(&[VERSION, (path, &good, None), (path, &good, None)], 64 * MIB).await.unwrap_err();
+        assert!(twice.to_string().contains("configmaps shop/a") && twice.to_string().contains("twice"), "{twice}");
+        path_of(twice).unwrap();
+        assert_eq!(scanned(&[VERSION, (path, &good, None)], 64 * MIB).await.unwrap().entries.len(), 1);
+        let little = scanned(&[VERSION, (path, &good, None)], 64).await.unwrap_err();
+        assert_eq!(little.class(), Class::Local, "{little}");
+    }
 
     /// Entries of these ranks, each with the indexes of its owners.
     fn contents(entries: &[(u8, &[usize])]) -> Contents {

@@ -12,7 +12,7 @@
 mod saver;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -336,10 +336,10 @@ impl Run<'_> {
         }
     }
 
-    /// Records why a kind is not whole; fails where the server has gone, or does not accept the credentials.
+    /// Records why a kind is not whole; fails where the server has gone, or has accepted the credentials for no object yet.
     async fn failed(&self, failure: Failure, tally: &mut ResourceRecord) -> Result<(), Stopped> {
-        let unaccepted = failure.error.status == Some(401);
-        if unaccepted || (is_silent(&failure) && !self.lister.is_there().await) {
+        let is_first = self.lister.progress.objects.load(Ordering::Relaxed) == 0;
+        if (is_first && failure.error.status == Some(401)) || (is_silent(&failure) && !self.lister.is_there().await) {
             return Err(Stopped::Failed(failure));
         }
         tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or not whole");

@@ -157,24 +157,20 @@ impl Drill {
         }
     }
 
+    /// Deletes a namespace with what is in it; somebody has to do what its finalizer waits for.
+    fn delete(&self, namespace: &str) {
+        let none = r#"{"metadata":{"finalizers":null}}"#;
+        self.kubectl(&["-n", namespace, "patch", "configmap", "settings", "--type=merge", "-p", none], "");
+        self.done(&["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"], "");
+    }
+
     /// Deletes all of it.
     fn empty(&self) {
-        self.kubectl(
-            &[
-                "-n",
-                "shop",
-                "patch",
-                "configmap",
-                "settings",
-                "--type=merge",
-                "-p",
-                "{\"metadata\":{\"finalizers\":null}}",
-            ],
-            "",
-        );
-        let all = "namespace/shop crd/widgets.example.com priorityclass/shop-high storageclass/shop-class persistentvolume/shop-volume persistentvolume/shop-spare";
+        self.delete("shop");
+        let all =
+            "crd/widgets.example.com priorityclass/shop-high storageclass/shop-class pv/shop-volume pv/shop-spare";
         for object in all.split(' ') {
-            self.kubectl(&["delete", object, "--ignore-not-found", "--timeout=120s"], "");
+            self.done(&["delete", object, "--ignore-not-found", "--timeout=120s"], "");
         }
     }
 
@@ -274,14 +270,14 @@ fn page(drill: &Drill) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| drill.run_pods(&ended));
-        drill.done(&["delete", "namespace", "shop", "--timeout=120s"], "");
+        drill.delete("shop");
         drill.shell(blocks[0]);
         drill.shell(blocks[1]);
         assert_eq!(
             drill.done(&["-n", "shop-copy", "get", "secret", "db", "-o", "jsonpath={.data.password}"], ""),
             "aHVudGVyMg=="
         );
-        drill.done(&["delete", "namespace", "shop-copy", "--timeout=120s"], "");
+        drill.delete("shop-copy");
         drill.shell(blocks[2]);
         assert_eq!(
             drill.done(

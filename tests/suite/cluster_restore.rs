@@ -1,9 +1,14 @@
 //! Restores into a cluster with the real binary: planned, done, done again, killed, refused.
 
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::binary::Penstock;
 use crate::cluster_backup;
+use crate::daemon_site::wait_for;
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes, Fault, refusal};
 use crate::servers::{Scheme, Servers};
 
@@ -199,4 +204,26 @@ fn a_refused_object_is_named_and_the_others_are_restored() {
     assert_eq!((code, verdicts(&answer, "create"), verdicts(&answer, "refused")), (1, 6, 1), "{answer:#}");
     let row = answer["objects"].as_array().unwrap().iter().find(|row| row["verdict"] == "refused").unwrap();
     assert!(row["error"]["message"].as_str().unwrap().contains("policy.example.com"), "{row:#}");
+}
+
+#[test]
+fn an_interrupted_restore_ends_at_once_and_says_how_to_go_on() {
+    let site = Site::new(20);
+    site.empty();
+    // The server answers no POST of a ConfigMap.
+    site.fake.script(|_, request, _| {
+        (request.method == "POST" && request.uri.contains("/configmaps")).then_some(Fault::Silent)
+    });
+    let mut child = site.penstock.command(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop"]);
+    let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("a request", Duration::from_secs(30), || {
+        site.fake.seen().iter().any(|seen| seen.method == "POST" && seen.uri.contains("/configmaps")).then_some(())
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("run the same command again"), "{text}");
+    site.fake.script(|_, _, _| None);
+    let again = site.penstock.good(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop"]);
+    assert_eq!(verdicts(&again, "create") + verdicts(&again, "same"), 22, "{again:#}");
 }

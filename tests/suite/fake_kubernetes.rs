@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     },
     /// The answer, cut off after so many bytes.
     Cut(usize),
+    /// No answer; nothing is done.
+    Silent,
 }
 
 /// Gets the state, the request and how many came before.
@@ -197,21 +199,26 @@ impl FakeKubernetes {
                 let bytes = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
                 let request = Seen { body: String::from_utf8_lossy(&bytes).into_owned(), ..head };
                 seen.lock().unwrap().push(request.clone());
-                let mut state = state.lock().unwrap();
-                let number = state.requests;
-                state.requests += 1;
-                let fault = script.lock().unwrap().as_mut().and_then(|script| script(&mut state, &request, number));
-                let reply = match fault {
-                    Some(Fault::Answer { status, headers, body: text }) => {
-                        let reply = headers
-                            .into_iter()
-                            .fold(Response::builder().status(status), |reply, (key, value)| reply.header(key, value));
-                        reply.body(body(text)).unwrap()
+                let reply = {
+                    let mut state = state.lock().unwrap();
+                    let number = state.requests;
+                    state.requests += 1;
+                    let fault = script.lock().unwrap().as_mut().and_then(|script| script(&mut state, &request, number));
+                    match fault {
+                        Some(Fault::Answer { status, headers, body: text }) => {
+                            let head = Response::builder().status(status);
+                            let head = headers.into_iter().fold(head, |head, (key, value)| head.header(key, value));
+                            Some(head.body(body(text)).unwrap())
+                        }
+                        Some(Fault::Cut(after)) => Some(cut(state.answer(&request, &sent), after)),
+                        Some(Fault::Silent) => None,
+                        None => Some(state.answer(&request, &sent)),
                     }
-                    Some(Fault::Cut(after)) => cut(state.answer(&request, &sent), after),
-                    None => state.answer(&request, &sent),
                 };
-                Ok::<_, std::io::Error>(reply)
+                match reply {
+                    Some(reply) => Ok::<_, std::io::Error>(reply),
+                    None => std::future::pending().await,
+                }
             }
         });
         let url = servers.serve(Scheme::Https, service);

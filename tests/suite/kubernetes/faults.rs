@@ -199,11 +199,27 @@ async fn a_server_that_serves_nothing_is_no_empty_backup() {
     assert_eq!(failure.error.class, Class::Compat);
 }
 
-/// The token is taken away for good after the first page.
+/// The token is taken away for good after the first page: what was listed is saved, and the rest is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_are_withdrawn_end_the_run() {
+async fn credentials_that_are_withdrawn_leave_the_rest_unsaved_by_name() {
     let shop = Shop::with(600).await;
     shop.fake.script(before_list(2, |state| {
+        "another".clone_into(&mut state.admin_token);
+        None
+    }));
+    let (_, record) = saved(&shop.client, &selection(&["*"], &["*"])).await;
+    assert_eq!((record.resources["configmaps"].objects, record.resources["configmaps"].failures.len()), (500, 1));
+    let losses = record.losses().join("\n");
+    for named in ["configmaps are saved in part", "secrets are not saved", "deployments.apps are not saved"] {
+        assert!(losses.contains(named), "{named}: {losses}");
+    }
+}
+
+/// A token that is accepted for nothing saves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_are_never_accepted_end_the_run() {
+    let shop = Shop::with(1).await;
+    shop.fake.script(before_list(1, |state| {
         "another".clone_into(&mut state.admin_token);
         None
     }));
