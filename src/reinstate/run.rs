@@ -91,6 +91,8 @@ impl Restore<'_> {
 
     async fn restored(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
         let mut summary = Summary { notes: Archive::unknown(archives, &self.options.filter), ..Summary::default() };
+        let losses = archives.iter().flat_map(|archive| archive.record.losses());
+        summary.notes.extend(losses.map(|loss| format!("the backup is partial: {loss}")));
         self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
         self.progress.set("reading the backup");
         let contents = self.scanned(archives).await?;
@@ -300,7 +302,9 @@ impl Work<'_> {
                 return (Verdict::CreateUnchecked, notes);
             }
         }
-        (step.put(&mut prepared).await, notes)
+        let verdict = step.put(&mut prepared).await;
+        notes.append(&mut prepared.notes);
+        (verdict, notes)
     }
 
     /// Whether the backup has the definition of the kind.

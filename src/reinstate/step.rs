@@ -30,7 +30,8 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Create,
-    /// To be created where the server cannot be asked yet: its namespace, or its kind's definition, is created first.
+    /// To be created where the server cannot judge it yet: its namespace, or its kind's definition, is created first; or a webhook that
+    /// judges it cannot do so without effect.
     CreateUnchecked,
     /// It exists and differs in these fields, and is changed to be as in the backup.
     Change(Fields),
@@ -178,7 +179,11 @@ impl Step<'_> {
             (Class::Transient, message, "see `kubectl get apiservices`, and restore again when its server runs")
         } else {
             let message = format!("the cluster serves no {} of {}", kind.name, kind.api_version);
-            (Class::Compat, message, "install what defines this kind, or leave it out with --exclude-resource")
+            (
+                Class::Compat,
+                message,
+                "install what defines this kind, or restore its definition first if the backup has it (--resource customresourcedefinitions), or leave the kind out with --exclude-resource",
+            )
         };
         let mut error = asked.error(class, message);
         error.remedy = Some(remedy.to_owned());
@@ -215,8 +220,17 @@ impl Step<'_> {
         };
         match created {
             Ok(live) => {
-                self.complete(prepared, &live).await?;
+                if let Err(failure) = self.complete(prepared, &live).await {
+                    let note = format!(
+                        "created, but its status or field managers are not restored: {failure}; restore it again"
+                    );
+                    prepared.notes.push(note);
+                }
                 Ok(Verdict::Create)
+            }
+            Err(failure) if self.effect == Effect::DryRun && failure.is_dry_run_unsupported() => {
+                prepared.notes.push(format!("the server cannot judge it without creating it: {failure}"));
+                Ok(Verdict::CreateUnchecked)
             }
             Err(failure) if failure.is_there_already() => {
                 // None: it went in between; somebody else works here.
