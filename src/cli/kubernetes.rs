@@ -94,6 +94,10 @@ async fn one(
     let found = within(cancel, blocking(move || archive::find(&archives, &wanted, &token))).await?;
     let (Object { bytes, .. }, value) = found?;
     Ok(Done::text(match format {
+        OutputFormat::Human if value.is_null() => {
+            let message = "the object is nested too deep to be shown as YAML; --output json prints it";
+            return Err(Report::new(Class::Compat, message).into());
+        }
         OutputFormat::Human => yaml(&value)?,
         OutputFormat::Json => String::from_utf8_lossy(&bytes).into_owned() + "\n",
     }))

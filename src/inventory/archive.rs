@@ -16,6 +16,7 @@ use crate::format::index::{FileEntry, FileKind, Record as IndexRecord};
 use crate::format::key::Name;
 use crate::format::manifest::{Manifest, SourceDescription, Stream};
 use crate::location::Location;
+use crate::resources::item;
 use crate::resources::list::MAX_OBJECT;
 use crate::resources::place::Place;
 use crate::tar::{self, shown};
@@ -112,7 +113,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The objects that `members` are, in their order, which is the archive's; only their ranges are fetched. Blocks.
+    /// The objects that `members` are (`null`: one that cannot be parsed), in their order, which is the archive's; only their ranges are fetched. Blocks.
     ///
     /// # Errors
     /// At the first that cannot be read or is not what its path says, and with what `each` fails with.
@@ -213,16 +214,32 @@ fn read_members(
             filled += length;
         }
         let refused = |reason: String| Error::Refused { member: shown(&member.path), reason };
-        let value = check(&place, &bytes).map_err(refused)?;
+        let value = checked(&place, &bytes).map_err(refused)?;
         each(Object { place, bytes }, value)?;
     }
     reader.next_member().map_err(Error::Archive)?.map_or(Ok(()), |_| Err(Error::Mismatch))
 }
 
-/// The object in `bytes`, where it is the one that belongs at `place`. What is wrong is said without its content, names apart.
-fn check(place: &Place, bytes: &[u8]) -> Result<Value, String> {
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| format!("it is not JSON at line {}, column {}", error.line(), error.column()))?;
+/// The object in `bytes`, if it is the one that belongs at `place`. `null` if it is, but is nested deeper than a [`Value`] can be parsed:
+/// an API server takes more levels. Errors hold nothing of its content but names.
+fn checked(place: &Place, bytes: &[u8]) -> Result<Value, String> {
+    let parsed: Result<Value, _> = serde_json::from_slice(bytes);
+    let value = match parsed {
+        Ok(value) => value,
+        Err(error) => {
+            let item = item::read(bytes, &item::Kind { api_version: String::new(), kind: String::new() });
+            let metadata = item.map(|item| item.metadata).ok();
+            let is_itself =
+                metadata.is_some_and(|it| (it.name, it.namespace) == (place.name.clone(), place.namespace.clone()));
+            let reason = || format!("it is not JSON at line {}, column {}", error.line(), error.column());
+            return if is_itself { Ok(Value::Null) } else { Err(reason()) };
+        }
+    };
+    check(place, &value)?;
+    Ok(value)
+}
+
+fn check(place: &Place, value: &Value) -> Result<(), String> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let api_version = text("/apiVersion");
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -240,7 +257,7 @@ fn check(place: &Place, bytes: &[u8]) -> Result<Value, String> {
         }
     }
     debug_assert!(filed.scope == Scope::Namespaced || place.namespace.is_empty());
-    Ok(value)
+    Ok(())
 }
 
 /// Which object is asked for: `KIND/NAMESPACE/NAME`, or `KIND/NAME` of the cluster's scope.

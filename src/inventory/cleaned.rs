@@ -56,6 +56,12 @@ pub fn digest(object: &Value) -> Digest {
     *digest
 }
 
+/// The same; of an object that cannot be parsed (`null`), of its bytes.
+#[must_use]
+pub fn digest_of(object: &Value, bytes: &[u8]) -> Digest {
+    if object.is_null() { digest(&Value::from(String::from_utf8_lossy(bytes))) } else { digest(object) }
+}
+
 /// Fields in which two objects differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields {

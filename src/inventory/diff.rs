@@ -321,7 +321,7 @@ fn objects(
         cleaned::clean(&mut value);
         let key = object.place.key();
         memory.take(key.len() + SAVED)?;
-        let saved = Saved { digest: cleaned::digest(&value), member };
+        let saved = Saved { digest: cleaned::digest_of(&value, &object.bytes), member };
         if kind.objects.insert(key.clone().into(), saved).is_some() {
             let reason = "the archive has it twice".to_owned();
             return Err(Error::Refused { member: format!("{filed} {key}"), reason });

@@ -93,9 +93,9 @@ impl<'a> Live<'a> {
         let Some(key) = self.key(&item.metadata.namespace, &item.metadata.name) else { return Ok(()) };
         let Some(saved) = self.saved.remove(key.as_str()) else { return self.only_in_cluster(&key, &item) };
         self.summary.compared += 1;
-        let mut value = parsed(&item.bytes)?;
+        let mut value = parsed(&item.bytes);
         clean(&mut value);
-        if cleaned::digest(&value) != saved.digest {
+        if cleaned::digest_of(&value, &item.bytes) != saved.digest {
             self.waiting_bytes += item.bytes.len();
             self.waiting.push(Waiting { member: saved.member, key, bytes: item.bytes });
         }
@@ -150,7 +150,7 @@ impl<'a> Live<'a> {
                 if object.place.key() != key {
                     return Err(Error::Mismatch);
                 }
-                let mut other = parsed(&bytes)?;
+                let mut other = parsed(&bytes);
                 clean(&mut saved);
                 clean(&mut other);
                 compared.push((key, differing(&saved, &other)));
@@ -170,8 +170,9 @@ impl<'a> Live<'a> {
     }
 }
 
-fn parsed(bytes: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(bytes).map_err(|_| Error::Unreadable)
+/// `null` if it is nested too deep.
+fn parsed(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_default()
 }
 
 #[async_trait::async_trait]

@@ -37,8 +37,6 @@ pub enum Error {
     Mismatch,
     #[error("the {total} bytes of limits.memory do not hold the names of so many objects")]
     Memory { total: u64 },
-    #[error("the cluster has an object whose JSON cannot be read")]
-    Unreadable,
     #[error(transparent)]
     Cluster(#[from] cluster::Failure),
     #[error("{0}")]
@@ -61,7 +59,6 @@ impl Classify for Error {
             Self::Archive(tar::Error::Read { .. }) | Self::Output(_) => Class::Local,
             Self::Archive(_) | Self::Refused { .. } | Self::Mismatch => Class::Integrity,
             Self::NotFound(_) => Class::NotFound,
-            Self::Unreadable => Class::Compat,
             Self::Usage(_) => Class::Config,
         };
         Report::new(class, self.to_string())

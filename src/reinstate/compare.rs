@@ -37,7 +37,7 @@ pub(super) const SELECTORS: [&str; 7] =
 /// kind: `apiVersion` and `kind` are not compared.
 #[must_use]
 pub fn differing(resource: &str, ours: &Value, live: &Value) -> Fields {
-    let (ours, live) = (prepared(resource, Cow::Borrowed(ours)), prepared(resource, cleaned_live(resource, live)));
+    let (ours, live) = sides(resource, ours, live);
     let mut walk = Walk { path: String::new(), fields: Fields::default() };
     let none = Map::new();
     let (Some(a), Some(b)) = (ours.as_object(), live.as_object()) else {
@@ -81,6 +81,11 @@ pub fn differing(resource: &str, ours: &Value, live: &Value) -> Fields {
     walk.fields
 }
 
+/// Both objects without what is not compared.
+pub(super) fn sides<'a>(resource: &str, ours: &'a Value, live: &'a Value) -> (Cow<'a, Value>, Cow<'a, Value>) {
+    (prepared(resource, Cow::Borrowed(ours)), prepared(resource, cleaned_live(resource, live)))
+}
+
 /// The live object without what ours was cleaned of.
 fn cleaned_live<'a>(resource: &str, live: &'a Value) -> Cow<'a, Value> {
     let mut live = live.clone();
@@ -100,7 +105,7 @@ pub(super) fn is_exact(resource: &str, ours: &Value) -> bool {
 }
 
 /// What somebody else writes as a whole.
-fn is_ignored(resource: &str, key: &str, ours: &Map<String, Value>) -> bool {
+pub(super) fn is_ignored(resource: &str, key: &str, ours: &Map<String, Value>) -> bool {
     let roles = "clusterroles.rbac.authorization.k8s.io";
     // A controller collects the rules of other roles in it.
     resource == roles && key == "rules" && ours.get("aggregationRule").is_some_and(|rule| !rule.is_null())
@@ -180,15 +185,17 @@ impl Walk {
         let live = live.unwrap_or(&Value::Null);
         match (ours, live) {
             (Value::Null, _) if !exact => {}
+            // In a selector or a rule, `{}` and `[]` say something: all pods, no rules.
+            _ if exact && is_nothing(ours) != is_nothing(live) => self.add(),
+            _ if exact && ours.is_null() != live.is_null() => self.add(),
             _ if is_nothing(ours) && is_nothing(live) => {}
-            // `{}` and `[]` say something: all pods, no rules.
             _ if is_nothing(ours) || is_nothing(live) => self.add(),
             (Value::Object(a), Value::Object(b)) => {
                 for (key, value) in a {
                     let exact = exact || SELECTORS.contains(&key.as_str());
                     self.step(key, |walk| walk.value(value, b.get(key), exact));
                 }
-                for (key, _) in b.iter().filter(|(key, value)| exact && !a.contains_key(*key) && !is_nothing(value)) {
+                for (key, _) in b.iter().filter(|(key, value)| exact && !a.contains_key(*key) && !value.is_null()) {
                     self.step(key, Self::add);
                 }
             }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::contents::Batch;
 use super::run::Work;
-use super::scan::Batch;
+use super::target::Served as _;
 use super::{Error, Output, Summary};
-use crate::cluster::{Object, Scope};
+use crate::cluster::{Failure, Object, Scope};
 
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -37,18 +38,19 @@ pub(super) async fn held(
         let restored: Vec<usize> =
             batch.entries.iter().copied().filter(|index| !summary.absent.contains(index)).collect();
         let check = async |index, value| {
-            let prepared = work.prepared(index, value).await?;
-            match work.step().undone(&prepared).await {
-                Ok(undone) => undone.map(|why| (index, why)),
-                Err(failure) => Some((index, failure.to_string())),
-            }
+            let undone = match work.prepared(index, value).await {
+                Ok(prepared) => work.step().undone(&prepared).await,
+                Err(failure) => Err(failure),
+            };
+            undone.unwrap_or_else(|failure| Some(failure.to_string())).map(|why| (index, why))
         };
         work.each(&restored, check, |undone| {
             let Some((index, why)) = undone else { return Ok(()) };
             let entry = &work.contents.entries[index];
             let filed = &work.contents.kind_of(entry).filed;
             summary.undone += 1;
-            output.undone(filed, &entry.key, &why).map_err(Error::Output)
+            let item = work.archives[entry.archive].item.as_str();
+            output.undone(item, filed, &entry.key, &why).map_err(Error::Output)
         })
         .await?;
     }
@@ -67,7 +69,7 @@ async fn ready(work: &Work<'_>, batches: &[Batch], until: Instant, summary: &mut
     loop {
         work.restore.progress.set(format!("waiting for {} workloads and claims", waiting.len()));
         for index in waiting.keys().copied().collect::<Vec<_>>() {
-            match unready(work, index).await? {
+            match unready(work, index).await.unwrap_or_else(|failure| Some(failure.to_string())) {
                 Some(why) => waiting.insert(index, why),
                 None => waiting.remove(&index),
             };
@@ -85,7 +87,7 @@ async fn ready(work: &Work<'_>, batches: &[Batch], until: Instant, summary: &mut
     Ok(())
 }
 
-async fn unready(work: &Work<'_>, index: usize) -> Result<Unready, Error> {
+async fn unready(work: &Work<'_>, index: usize) -> Result<Unready, Failure> {
     let entry = &work.contents.entries[index];
     let kind = work.contents.kind_of(entry);
     let Some(resource) = work.target.resource(kind) else { return Ok(None) };
@@ -93,7 +95,22 @@ async fn unready(work: &Work<'_>, index: usize) -> Result<Unready, Error> {
     let namespace = work.restore.options.mapping.namespace(namespace);
     let namespace = (resource.scope == Scope::Namespaced).then_some(namespace);
     let live = work.target.get(&Object { resource: &resource, namespace, name }).await?;
-    Ok(live.map_or_else(|| Some("it is gone".to_owned()), |live| why(&kind.filed.resource, &live)))
+    let Some(live) = live else { return Ok(Some("it is gone".to_owned())) };
+    if kind.filed.resource == "persistentvolumeclaims" && waits_for_a_pod(work, &live).await? {
+        return Ok(None);
+    }
+    Ok(why(&kind.filed.resource, &live))
+}
+
+/// Whether the claim's class binds volumes only for a pod: without one it is Pending, as it should be.
+async fn waits_for_a_pod(work: &Work<'_>, claim: &Value) -> Result<bool, Failure> {
+    let class = claim.pointer("/spec/storageClassName").and_then(Value::as_str).unwrap_or_default();
+    let served = work.target.served();
+    let (Some(resource), false) = (served.find("storageclasses.storage.k8s.io"), class.is_empty()) else {
+        return Ok(false);
+    };
+    let class = work.target.get(&Object { resource, namespace: None, name: class }).await?;
+    Ok(class.is_some_and(|class| class["volumeBindingMode"] == "WaitForFirstConsumer"))
 }
 
 fn is_awaited(resource: &str) -> bool {

@@ -18,6 +18,12 @@ struct Requirement {
 }
 
 impl Selector {
+    /// Whether every object fits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[must_use]
     pub fn fits(&self, object: &Value) -> bool {
         let labels = object.pointer("/metadata/labels");

@@ -303,6 +303,18 @@ fn is_kept_endpoints(endpoints: &Value) -> bool {
         })
 }
 
+/// Whether other objects, or a disk, go with an object of this kind when it is deleted: it is never recreated.
+#[must_use]
+pub fn holds_others(resource: &str) -> bool {
+    matches!(
+        resource,
+        "namespaces"
+            | "customresourcedefinitions.apiextensions.k8s.io"
+            | "persistentvolumeclaims"
+            | "persistentvolumes"
+    )
+}
+
 /// What is done where the cluster has the object already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {

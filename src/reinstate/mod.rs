@@ -23,6 +23,7 @@
 
 pub mod clean;
 pub mod compare;
+mod contents;
 mod fields;
 mod hold;
 mod labels;
@@ -33,6 +34,7 @@ pub mod needs;
 pub mod owners;
 mod pace;
 mod preflight;
+mod prepare;
 pub mod rank;
 mod run;
 mod scan;
@@ -49,7 +51,7 @@ pub use self::labels::Selector;
 use self::mapping::Mapping;
 pub use self::run::{Progress, Restore};
 pub use self::step::Verdict;
-use crate::cluster;
+use crate::cluster::{self, Scope};
 use crate::error::{Class, Classify, Report};
 use crate::inventory::{self, Filter};
 use crate::resources::place::{Filed, Place};
@@ -88,6 +90,17 @@ impl Options {
         let excluded = self.exclude.iter().any(|pattern| pattern.fits(resource) || pattern.fits(place.filed.plural()));
         // A version beside the preferred one is the same object once more.
         place.filed.version.is_empty() && !excluded && self.filter.fits(place)
+    }
+
+    /// Not every object of the backup is chosen: those of the cluster's scope are chosen by what the others refer to.
+    fn is_narrowed(&self) -> bool {
+        !self.filter.namespaces.is_empty() || !self.selector.is_empty()
+    }
+
+    /// Whether the object is wanted, or will be if an object of a chosen namespace refers to it.
+    fn may_want(&self, place: &Place) -> bool {
+        let everywhere = Self { filter: Filter { namespaces: Vec::new(), ..self.filter.clone() }, ..self.clone() };
+        self.wants(place) || (place.filed.scope == Scope::Cluster && everywhere.wants(place))
     }
 }
 
@@ -131,6 +144,8 @@ impl Classify for Error {
 /// One object and what became of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
+    /// The item of the backup that has it.
+    pub item: &'a str,
     pub filed: &'a Filed,
     /// `shop/web` as in the backup, or the name alone.
     pub key: &'a str,
@@ -148,7 +163,7 @@ pub trait Output: Send {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn undone(&mut self, filed: &Filed, key: &str, why: &str) -> io::Result<()>;
+    fn undone(&mut self, item: &str, filed: &Filed, key: &str, why: &str) -> io::Result<()>;
 }
 
 /// How a restore or its plan went.
@@ -164,8 +179,6 @@ pub struct Summary {
     pub undone: u64,
     /// What else the operator should read.
     pub notes: Vec<String>,
-    /// The class of the first refusal.
-    pub first: Option<Class>,
     /// Entries that are not in the cluster as in the backup: nothing to wait for.
     absent: BTreeSet<usize>,
 }
@@ -175,16 +188,15 @@ impl Summary {
         *self.counts.entry((rank, filed.clone(), verdict.word())).or_default() += 1;
         self.noted += u64::from(!notes.is_empty());
         match verdict {
-            Verdict::Refused(report) => {
-                self.conflicts += 1;
-                self.first = self.first.or(Some(report.class));
-                self.absent.insert(index);
-            }
-            Verdict::Keep(_) => {
+            Verdict::Refused(_) | Verdict::Keep(_) => {
                 self.conflicts += 1;
                 self.absent.insert(index);
             }
-            Verdict::LeftOut(_) => {
+            Verdict::LeftOut(_) | Verdict::Leave(_) => {
+                self.absent.insert(index);
+            }
+            // It has other addresses or ports than in the backup: there is nothing to compare it with.
+            Verdict::Create if filed.resource == "services" && !notes.is_empty() => {
                 self.absent.insert(index);
             }
             _ => {}

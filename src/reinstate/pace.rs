@@ -65,14 +65,26 @@ impl Pace {
         self.patience
             .retried(what, || {
                 let attempt = request();
-                async move {
-                    let (permit, started) = self.turn().await;
-                    let result = attempt.await;
-                    self.learn(result.as_ref().err(), started, permit);
-                    result
-                }
+                self.once(|| attempt)
             })
             .await
+    }
+
+    /// Makes `request` when the server can take it, and does not repeat it.
+    ///
+    /// # Errors
+    /// Its failure.
+    pub(super) fn once<T, Fut>(&self, request: impl FnOnce() -> Fut) -> impl Future<Output = Result<T, Failure>>
+    where
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let attempt = request();
+        async move {
+            let (permit, started) = self.turn().await;
+            let result = attempt.await;
+            self.learn(result.as_ref().err(), started, permit);
+            result
+        }
     }
 
     async fn turn(&self) -> (Option<SemaphorePermit<'_>>, Instant) {

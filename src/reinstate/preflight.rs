@@ -43,7 +43,8 @@ pub(super) async fn notes(work: &Work<'_>, deleting: &BTreeSet<String>, summary:
         let Some(resource) = kind.map(|kind| &kind.resource) else { continue };
         for configuration in all(work, resource, None).await? {
             for (name, service) in services(&configuration) {
-                if !has_endpoints(work, &service).await? {
+                let is_restored = work.contents.has("services", &service);
+                if !is_restored && !has_endpoints(work, &service).await? {
                     summary.notes.push(format!(
                         "the webhook {name} is served by {service}, which has no endpoint: it refuses the objects that it judges"
                     ));
@@ -106,7 +107,8 @@ async fn quotas(work: &Work<'_>, summary: &mut Summary) -> Result<(), Error> {
                     |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
                 let used = quota.pointer("/status/used").and_then(|used| used.get(counted));
                 let (Some(hard), Some(used)) = (number(Some(hard)), number(used)) else { continue };
-                if used + new > hard {
+                // What is there already is counted, and may be the very objects.
+                if used == 0 && new > &hard {
                     summary.notes.push(format!(
                         "the quota {namespace}/{name} allows {hard} {kind}: {used} are there, and the backup has {new}"
                     ));

@@ -11,23 +11,28 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::contents::{Batch, Contents, Entry, Kind};
 use super::pace;
-use super::scan::{Batch, Contents, Entry, Kind, scan};
-use super::step::{Prepared, Step, Verdict};
-use super::target::Target;
+use super::prepare::Prepared;
+use super::scan::scan;
+use super::step::{Step, Verdict};
+use super::target::{Served as _, Target};
 use super::{Error, Existing, Options, Output, Row, Summary, preflight};
-use crate::cluster::{Cluster, Effect, Object, Write};
+use crate::cluster::{Cluster, Effect, Failure, Object, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::cluster::Record;
 use crate::inventory::archive::{Archive, Member};
 use crate::resources::patience::Patience;
 
-/// A parsed object takes about so many times its text.
-const PARSED: usize = 8;
+/// Bytes of memory for each value, field and element of a parsed object: a map's node has places for 11 fields.
+const PARSED: usize = 200;
 
 /// How long a definition may take to be established.
 const ESTABLISHED: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Between two discoveries, which are larger.
+const DISCOVER: Duration = Duration::from_secs(1);
 
 /// How long a namespace that is being deleted may take to go.
 const GONE: Duration = Duration::from_secs(60);
@@ -95,7 +100,8 @@ impl Restore<'_> {
         summary.notes.extend(losses.map(|loss| format!("the backup is partial: {loss}")));
         self.check_identity(archives.iter().map(|archive| &archive.record)).await?;
         self.progress.set("reading the backup");
-        let contents = self.scanned(archives).await?;
+        let mut contents = self.scanned(archives).await?;
+        summary.notes.append(&mut contents.notes);
         self.options.mapping.check(&contents.namespaces)?;
         let planned = if self.effect == Effect::DryRun { contents.restored_owners() } else { HashSet::new() };
         let target = Target::new(self.cluster, self.patience, contents.owner_uids(), planned).await?;
@@ -129,7 +135,7 @@ impl Restore<'_> {
         let object = Object { resource: &resource, namespace: None, name: "kube-system" };
         let live = self.patience.retried("cluster", || self.cluster.get(&object)).await?;
         let live: Value = serde_json::from_slice(&live).unwrap_or_default();
-        let live = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        let live = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or("unknown");
         for record in records {
             let named = self.options.from_cluster.as_ref().is_some_and(|named| *named == record.cluster_uid);
             if record.cluster_uid != live && !named {
@@ -168,10 +174,13 @@ impl Work<'_> {
         preflight::notes(self, &deleting, summary).await?;
         for name in names {
             if !namespaces.contains(&name) && self.restore.effect == Effect::Real && !self.restores_namespace(&name) {
-                self.add_namespace(&name).await?;
-                summary
-                    .notes
-                    .push(format!("created the namespace {name} without its labels: the restore does not include it"));
+                let note = match self.add_namespace(&name).await {
+                    Ok(()) => {
+                        format!("created the namespace {name} without its labels: the restore does not include it")
+                    }
+                    Err(failure) => format!("could not create the namespace {name}: {failure}"),
+                };
+                summary.notes.push(note);
                 namespaces.insert(name);
             }
         }
@@ -185,11 +194,11 @@ impl Work<'_> {
         })
     }
 
-    async fn add_namespace(&self, name: &str) -> Result<(), Error> {
+    async fn add_namespace(&self, name: &str) -> Result<(), Failure> {
         let (resource, body) = (super::target::namespaces(), json!({ "metadata": { "name": name } }).to_string());
         let object = Object { resource: &resource, namespace: None, name };
         match self.target.write(&object, &Write::Create(body.as_bytes()), Effect::Real).await {
-            Err(failure) if !failure.is_there_already() => Err(failure.into()),
+            Err(failure) if !failure.is_there_already() => Err(failure),
             _ => Ok(()),
         }
     }
@@ -214,8 +223,9 @@ impl Work<'_> {
             },
             |(index, (verdict, notes))| {
                 let entry = &self.contents.entries[index];
-                let is_new = matches!(verdict, Verdict::Create | Verdict::Recreate(_));
-                if is_new && self.contents.kind_of(entry).filed.resource == DEFINITIONS {
+                let is_absent = matches!(verdict, Verdict::Refused(_) | Verdict::CreateUnchecked);
+                if !is_absent && self.contents.kind_of(entry).filed.resource == DEFINITIONS && !self.serves(&entry.key)
+                {
                     defined.push(entry.key.clone());
                 }
                 self.report(index, verdict, notes, output, summary)
@@ -277,6 +287,11 @@ impl Work<'_> {
 
     async fn one(&self, entry: &Entry, value: Value, before: &Before) -> (Verdict, Vec<String>) {
         let kind = self.contents.kind_of(entry);
+        if entry.unreadable {
+            let message = "the object is nested deeper than 128 levels, or damaged, and cannot be parsed";
+            let remedy = "`penstock cat` and `penstock kubernetes objects --output json --yaml` give its bytes";
+            return (Verdict::Refused(Report::new(Class::Integrity, message).remedy(remedy)), Vec::new());
+        }
         let step = Step { target: &self.target, options: self.restore.options, effect: self.restore.effect };
         if self.restore.effect == Effect::DryRun && self.target.resource(kind).is_none() && self.defines(kind) {
             return (Verdict::CreateUnchecked, Vec::new());
@@ -291,13 +306,14 @@ impl Work<'_> {
             Ok(missing) => notes.extend(missing),
             Err(failure) => return (Verdict::Refused(failure.report()), notes),
         }
-        if let Some(namespace) = &prepared.namespace {
+        let is_namespace = kind.filed.resource == "namespaces";
+        if let Some(namespace) = prepared.namespace.as_ref().or(is_namespace.then_some(&prepared.name)) {
             if before.deleting.contains(namespace) {
                 let message = format!("the namespace {namespace} is being deleted");
                 let remedy = "wait until it is gone; if it does not go, its status names the API group or the finalizer that keeps it";
                 return (Verdict::Refused(Report::new(Class::Transient, message).remedy(remedy)), notes);
             }
-            let is_to_come = !before.namespaces.contains(namespace);
+            let is_to_come = !is_namespace && !before.namespaces.contains(namespace);
             if self.restore.effect == Effect::DryRun && is_to_come {
                 return (Verdict::CreateUnchecked, notes);
             }
@@ -312,12 +328,16 @@ impl Work<'_> {
         self.contents.has(DEFINITIONS, &kind.filed.resource)
     }
 
-    /// Waits until the server has taken up new definitions, and asks again what it serves.
+    /// Whether the cluster serves the kind `plural.group`.
+    fn serves(&self, kind: &str) -> bool {
+        self.target.served().find(kind).is_some()
+    }
+
+    /// Waits until definitions are established and discovery knows their kinds: servers of one cluster learn of them one after another.
     async fn established(&self, names: &[Box<str>], summary: &mut Summary) -> Result<(), Error> {
         self.restore.progress.set("waiting for definitions");
         let served = self.target.served();
-        let found = served.kinds.iter().find(|kind| kind.is_preferred && kind.resource.name() == DEFINITIONS);
-        let Some(resource) = found.map(|kind| &kind.resource) else { return Ok(()) };
+        let Some(resource) = served.find(DEFINITIONS) else { return Ok(()) };
         let until = tokio::time::Instant::now() + ESTABLISHED;
         for name in names {
             let object = Object { resource, namespace: None, name };
@@ -335,7 +355,22 @@ impl Work<'_> {
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Ok(self.target.discover().await?)
+        loop {
+            self.target.discover().await?;
+            if names.iter().all(|name| self.serves(name)) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= until {
+                let missing: Vec<&str> = names.iter().map(|name| &**name).filter(|name| !self.serves(name)).collect();
+                summary.notes.push(format!(
+                    "the server does not serve {} after {} s",
+                    missing.join(", "),
+                    ESTABLISHED.as_secs()
+                ));
+                return Ok(());
+            }
+            tokio::time::sleep(DISCOVER).await;
+        }
     }
 
     pub(super) fn report(
@@ -349,22 +384,31 @@ impl Work<'_> {
         let entry = &self.contents.entries[index];
         let kind = self.contents.kind_of(entry);
         summary.count((index, kind.rank), &kind.filed, &verdict, &notes);
-        output.row(Row { filed: &kind.filed, key: &entry.key, verdict: &verdict, notes: &notes }).map_err(Error::Output)
+        let item = self.archives[entry.archive].item.as_str();
+        output
+            .row(Row { item, filed: &kind.filed, key: &entry.key, verdict: &verdict, notes: &notes })
+            .map_err(Error::Output)
     }
 
     pub(super) fn step(&self) -> Step<'_> {
         Step { target: &self.target, options: self.restore.options, effect: self.restore.effect }
     }
 
-    pub(super) async fn prepared(&self, index: usize, value: Value) -> Option<Prepared> {
+    pub(super) async fn prepared(&self, index: usize, value: Value) -> Result<Prepared, Failure> {
         let kind = self.contents.kind_of(&self.contents.entries[index]);
-        self.step().prepare(kind, value, |resource, name| self.contents.has(resource, name)).await.ok()
+        self.step().prepare(kind, value, |resource, name| self.contents.has(resource, name)).await
     }
 }
 
 fn is_true(object: &Value, condition: &str) -> bool {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|found| found["type"] == condition && found["status"] == "True")
+}
+
+/// What a parsed object takes of memory, with its text on the way to the server and a live one to compare it with.
+fn weight(bytes: &[u8]) -> usize {
+    let values = bytes.iter().filter(|byte| matches!(byte, b'{' | b'[' | b',')).count();
+    2 * (values * PARSED + bytes.len()) + bytes.len()
 }
 
 /// Reads members on a thread that may block, and sends each object when memory allows it.
@@ -385,7 +429,7 @@ async fn read(
             let found = format!("{} {}", object.place.filed, object.place.key());
             let (index, _) =
                 expected.next().filter(|(_, expected)| *expected == found).ok_or(crate::inventory::Error::Mismatch)?;
-            let needed = u32::try_from(object.bytes.len() * PARSED).unwrap_or(u32::MAX).min(whole);
+            let needed = u32::try_from(weight(&object.bytes)).unwrap_or(u32::MAX).min(whole);
             // The semaphore is never closed. A receiver that is gone ended for another reason, which it reports.
             let permit = runtime.block_on(Arc::clone(&budget).acquire_many_owned(needed)).ok();
             sender.blocking_send((index, value, permit)).map_err(|_| crate::download::Error::Stopped.into())

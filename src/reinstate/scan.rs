@@ -1,79 +1,33 @@
 //! Reads the wanted objects of a backup once, and keeps what decides the order of their creation: kinds, names, owners.
 //!
-//! No object's content is kept, so that memory grows by some hundred bytes for each object; [`Allowance`] limits it.
+//! No object's content is kept, so that memory grows by some hundred bytes for each object; [`Allowance`] limits it. Where only some
+//! namespaces or labels are restored, the cluster-scoped objects that their objects refer to are wanted too, by the rule of `cluster_resources =
+//! "auto"` ([`References`]): an archive has the namespaced kinds first.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::left_out::{LeftOut, left_out};
+use super::contents::{Contents, Entry, Uid, uid};
+use super::left_out::left_out;
 use super::owners::{is_adopted, owners};
-use super::rank::rank;
 use super::{Error, Options};
-use crate::inventory::Allowance;
-use crate::inventory::archive::{Archive, Member};
+use crate::cluster::{Resource, Scope};
+use crate::inventory::archive::{Archive, Member, Object};
+use crate::inventory::{self, Allowance};
+use crate::resources::item::{self, Item};
 use crate::resources::place::{Filed, Place};
+use crate::resources::refer::References;
 
-/// What an entry takes of memory besides its name, its places in two maps included.
-const ENTRY: usize = 160;
+/// What an entry takes of memory besides its name, its places in three maps included.
+const ENTRY: usize = 220;
 
 /// What an owner reference takes.
 const OWNER: usize = 64;
 
-/// The objects of a backup that are to be restored.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) kinds: Vec<Kind>,
-    pub(super) entries: Vec<Entry>,
-    /// Owners by the entry that has them; few objects have any.
-    owners: BTreeMap<usize, Vec<Uid>>,
-    by_uid: HashMap<Uid, usize>,
-    /// Namespaces that an entry is in, as the backup names them.
-    pub(super) namespaces: BTreeSet<String>,
-}
-
-/// A kind of the backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kind {
-    pub(super) filed: Filed,
-    /// `apps/v1`, as the objects have it.
-    pub(super) api_version: String,
-    /// `Deployment`.
-    pub(super) name: String,
-    pub(super) rank: u8,
-}
-
-/// An object, as far as it is kept.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    /// The index of its archive.
-    pub(super) archive: usize,
-    /// The index of its kind.
-    pub(super) kind: usize,
-    /// `shop/web`, or the name alone.
-    pub(super) key: Box<str>,
-    pub(super) member: Member,
-    pub(super) left_out: Option<LeftOut>,
-}
-
-/// Half of a UID's SHA-256: a UID is whatever text the backup has.
-pub(super) type Uid = [u8; 16];
-
-pub(super) fn uid(text: &str) -> Uid {
-    let whole: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-    let [uid, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
-    *uid
-}
-
-/// The entries that are created together: each of their owners is in an earlier batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Batch {
-    pub(super) rank: u8,
-    /// Indexes of entries, in the order of their archive.
-    pub(super) entries: Vec<usize>,
-}
+/// Duplicates of two sources that are named; more are only counted.
+const NAMED: usize = 10;
 
 /// Reads every object that `options` asks for. Blocks.
 ///
@@ -85,11 +39,17 @@ pub(super) fn scan(
     memory: u64,
     cancel: &CancellationToken,
 ) -> Result<Contents, Error> {
-    let mut scan = Scan { contents: Contents::default(), memory: Allowance::of(memory), seen: HashSet::new() };
+    let mut scan = Scan {
+        contents: Contents::default(),
+        memory: Allowance::of(memory),
+        seen: HashMap::new(),
+        twice: Vec::new(),
+        references: options.is_narrowed().then(References::default),
+    };
     for (index, archive) in archives.iter().enumerate() {
         let mut members = Vec::new();
         archive.list(|listed| {
-            if options.wants(&listed.place) {
+            if options.may_want(&listed.place) {
                 scan.memory.take(size_of::<Member>())?;
                 members.push(listed.member);
             }
@@ -97,26 +57,48 @@ pub(super) fn scan(
         })?;
         let mut read = members.iter();
         archive.read(&members, cancel, |object, value| {
-            let member = *read.next().ok_or(crate::inventory::Error::Mismatch)?;
-            if !options.wants(&object.place) {
-                return Err(crate::inventory::Error::Mismatch);
+            let member = *read.next().ok_or(inventory::Error::Mismatch)?;
+            if !options.may_want(&object.place) {
+                return Err(inventory::Error::Mismatch);
             }
-            if options.selector.fits(&value) {
+            if scan.is_wanted(&object, &value, options) {
                 scan.add(index, member, object.place, &value, options.dependents)?;
             }
             Ok(())
         })?;
     }
-    Ok(scan.contents)
+    let Scan { mut contents, twice, .. } = scan;
+    if !twice.is_empty() {
+        let more = if twice.len() > NAMED { format!(" and {} more", twice.len() - NAMED) } else { String::new() };
+        let named = twice.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        contents.notes.push(format!("two items of the backup have {named}{more}: restored from the first"));
+    }
+    Ok(contents)
 }
 
 struct Scan {
     contents: Contents,
     memory: Allowance,
-    seen: HashSet<Uid>,
+    /// The archive of each object.
+    seen: HashMap<Uid, usize>,
+    twice: Vec<String>,
+    /// What the objects of the chosen namespaces refer to.
+    references: Option<References>,
 }
 
 impl Scan {
+    /// Whether an object that may be wanted is. Notes what it refers to.
+    fn is_wanted(&mut self, object: &Object, value: &Value, options: &Options) -> bool {
+        let Some(references) = &mut self.references else { return true };
+        let is_chosen = options.wants(&object.place) && options.selector.fits(value);
+        let Some((resource, item)) = item_of(object, value) else { return is_chosen };
+        let is_wanted = is_chosen || (resource.scope == Scope::Cluster && references.wants(&resource, &item));
+        if is_wanted {
+            references.see(&resource, &item);
+        }
+        is_wanted
+    }
+
     fn add(
         &mut self,
         archive: usize,
@@ -124,124 +106,75 @@ impl Scan {
         place: Place,
         value: &Value,
         dependents: bool,
-    ) -> Result<(), crate::inventory::Error> {
+    ) -> Result<(), inventory::Error> {
         let key = place.key();
+        let name = format!("{} {key}", place.filed);
         self.memory.take(key.len() + ENTRY)?;
-        if !self.seen.insert(uid(&format!("{} {key}", place.filed))) {
-            let member = format!("{} {key}", place.filed);
-            return Err(crate::inventory::Error::Refused { member, reason: "the backup has it twice".to_owned() });
+        match self.seen.insert(uid(&name), archive) {
+            Some(same) if same == archive => {
+                return Err(inventory::Error::Refused { member: name, reason: "the backup has it twice".to_owned() });
+            }
+            Some(_) => {
+                self.twice.push(name);
+                return Ok(());
+            }
+            None => {}
         }
         let contents = &mut self.contents;
         let index = contents.entries.len();
         let left_out = left_out(&place.filed.resource, value, dependents);
         if left_out.is_none() {
+            contents.restored.insert(uid(&name));
             if !place.namespace.is_empty() && !contents.namespaces.contains(&place.namespace) {
                 self.memory.take(place.namespace.len() + OWNER)?;
                 contents.namespaces.insert(place.namespace.clone());
             }
-            let owners: Vec<Uid> = owners(value)
-                .iter()
-                .filter(|owner| !is_adopted(&place.filed.resource, owner))
-                .map(|owner| uid(&owner.uid))
-                .collect();
             if let Some(own) = value.pointer("/metadata/uid").and_then(Value::as_str) {
                 contents.by_uid.insert(uid(own), index);
             }
+            let owners = awaited(&place.filed, value);
             if !owners.is_empty() {
                 self.memory.take(owners.len() * size_of::<Uid>() + OWNER)?;
                 contents.owners.insert(index, owners);
             }
         }
         let kind = contents.kind(place.filed, value);
-        contents.entries.push(Entry { archive, kind, key: key.into(), member, left_out });
+        let unreadable = value.is_null();
+        contents.entries.push(Entry { archive, kind, key: key.into(), member, left_out, unreadable });
         Ok(())
     }
 }
 
-impl Contents {
-    /// The index of the kind; the archive is sorted, so that it is nearly always the last one.
-    fn kind(&mut self, filed: Filed, value: &Value) -> usize {
-        if let Some(index) = self.kinds.iter().rposition(|kind| kind.filed == filed) {
-            return index;
-        }
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let rank = rank(&filed.resource);
-        self.kinds.push(Kind { filed, api_version: text("apiVersion"), name: text("kind"), rank });
-        self.kinds.len() - 1
+/// The owners that have to be there before the object. Everything else waits for namespaces and definitions, so that these wait for nobody.
+fn awaited(filed: &Filed, value: &Value) -> Vec<Uid> {
+    if matches!(filed.resource.as_str(), "namespaces" | "customresourcedefinitions.apiextensions.k8s.io") {
+        return Vec::new();
     }
+    let owners = owners(value).into_iter().filter(|owner| !is_adopted(&filed.resource, owner));
+    owners.map(|owner| uid(&owner.uid)).collect()
+}
 
-    pub(super) fn kind_of(&self, entry: &Entry) -> &Kind {
-        &self.kinds[entry.kind]
-    }
-
-    /// Of [`Contents::owner_uids`], those of objects that are restored too.
-    pub(super) fn restored_owners(&self) -> HashSet<Uid> {
-        self.owner_uids().into_iter().filter(|uid| self.by_uid.contains_key(uid)).collect()
-    }
-
-    /// UIDs that some entry names as its owner.
-    pub(super) fn owner_uids(&self) -> HashSet<Uid> {
-        self.owners.values().flatten().copied().collect()
-    }
-
-    /// Whether an object of this kind and name is restored.
-    pub(super) fn has(&self, resource: &str, key: &str) -> bool {
-        self.entries.iter().any(|entry| {
-            &*entry.key == key && entry.left_out.is_none() && self.kind_of(entry).filed.resource == resource
-        })
-    }
-
-    /// The objects to create, owners before what they own and otherwise by rank.
-    pub(super) fn batches(&self) -> Vec<Batch> {
-        let mut levels: Vec<Option<(u8, u32)>> = vec![None; self.entries.len()];
-        let mut batches: BTreeMap<(u8, u32), Vec<usize>> = BTreeMap::new();
-        for index in 0..self.entries.len() {
-            if self.entries[index].left_out.is_none() {
-                let level = self.level(index, &mut levels);
-                batches.entry(level).or_default().push(index);
-            }
-        }
-        batches.into_iter().map(|((rank, _), entries)| Batch { rank, entries }).collect()
-    }
-
-    /// The rank of an entry, or of its last owner if that is later, and how many owners of that rank are before it. Owners that own each
-    /// other in a circle are not before each other. Without recursion: a hostile backup has chains of any length.
-    fn level(&self, index: usize, levels: &mut [Option<(u8, u32)>]) -> (u8, u32) {
-        let mut stack = vec![index];
-        let mut on_stack = HashSet::from([index]);
-        while let Some(current) = stack.last().copied() {
-            let own = (self.kind_of(&self.entries[current]).rank, 0);
-            let owners =
-                self.owners.get(&current).into_iter().flatten().filter_map(|uid| self.by_uid.get(uid).copied());
-            let mut level = own;
-            let mut waits = None;
-            for owner in owners {
-                match levels[owner] {
-                    Some(of_owner) if of_owner.0 >= level.0 => level = level.max((of_owner.0, of_owner.1 + 1)),
-                    Some(_) => {}
-                    None if on_stack.contains(&owner) => {}
-                    None => waits = waits.or(Some(owner)),
-                }
-            }
-            if let Some(owner) = waits {
-                on_stack.insert(owner);
-                stack.push(owner);
-            } else {
-                levels[current] = Some(level);
-                on_stack.remove(&current);
-                stack.pop();
-            }
-        }
-        levels[index].unwrap_or_default()
-    }
+/// The object as the lister of a cluster has it.
+fn item_of(object: &Object, value: &Value) -> Option<(Resource, Item)> {
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let filed = &object.place.filed;
+    let resource = Resource {
+        group: filed.group().to_owned(),
+        version: text("apiVersion").rsplit('/').next().unwrap_or_default().to_owned(),
+        plural: filed.plural().to_owned(),
+        kind: text("kind").to_owned(),
+        scope: filed.scope,
+    };
+    let kind = item::Kind { api_version: resource.api_version(), kind: resource.kind.clone() };
+    item::read(&object.bytes, &kind).ok().map(|item| (resource, item))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Scope;
     use crate::download::testing::{MIB, house};
     use crate::error::{Class, Classify as _};
+    use crate::inventory::Filter;
     use crate::inventory::tests::{Row, VERSION, archives};
 
     async fn scanned(rows: &[Row<'_>], memory: u64) -> Result<Contents, Error> {
@@ -266,9 +199,11 @@ mod tests {
             assert_eq!(error.class(), Class::Integrity, "{error}");
             error.to_string().contains("configmaps").then_some(()).ok_or(error)
         };
-        for content in [&elsewhere, &deep, &long] {
+        for content in [&elsewhere, &long] {
             path_of(scanned(&[VERSION, (path, content, None)], 64 * MIB).await.unwrap_err()).unwrap();
         }
+        let unreadable = scanned(&[VERSION, (path, &deep, None)], 64 * MIB).await.unwrap();
+        assert!(unreadable.entries[0].unreadable, "nested deeper than it can be read: refused alone");
         let twice = scanned(&[VERSION, (path, &good, None), (path, &good, None)], 64 * MIB).await.unwrap_err();
         assert!(twice.to_string().contains("configmaps shop/a") && twice.to_string().contains("twice"), "{twice}");
         path_of(twice).unwrap();
@@ -277,44 +212,32 @@ mod tests {
         assert_eq!(little.class(), Class::Local, "{little}");
     }
 
-    /// Entries of these ranks, each with the indexes of its owners.
-    fn contents(entries: &[(u8, &[usize])]) -> Contents {
-        let mut contents = Contents::default();
-        for (index, (rank, owners)) in entries.iter().enumerate() {
-            let filed = Filed { scope: Scope::Namespaced, resource: format!("r{rank}"), version: String::new() };
-            contents.kinds.push(Kind { filed, api_version: "v1".into(), name: "R".into(), rank: *rank });
-            let member = Member { start: 0, length: 0 };
-            let key = format!("n/{index}").into();
-            contents.entries.push(Entry { archive: 0, kind: index, key, member, left_out: None });
-            contents.by_uid.insert(uid(&index.to_string()), index);
-            if !owners.is_empty() {
-                contents.owners.insert(index, owners.iter().map(|owner| uid(&owner.to_string())).collect());
-            }
-        }
-        contents
-    }
-
-    fn order(entries: &[(u8, &[usize])]) -> Vec<(u8, Vec<usize>)> {
-        contents(entries).batches().into_iter().map(|batch| (batch.rank, batch.entries)).collect()
-    }
-
-    #[test]
-    fn owners_come_before_what_they_own_whatever_the_ranks() {
-        assert_eq!(order(&[(5, &[]), (3, &[]), (5, &[])]), [(3, vec![1]), (5, vec![0, 2])]);
-        // A Secret that a custom resource owns waits for it.
-        assert_eq!(order(&[(5, &[1]), (9, &[])]), [(9, vec![1]), (9, vec![0])]);
-        assert_eq!(order(&[(9, &[]), (13, &[0])]), [(9, vec![0]), (13, vec![1])]);
-        assert_eq!(order(&[(5, &[1, 2]), (9, &[2]), (9, &[])]), [(9, vec![2]), (9, vec![1]), (9, vec![0])]);
-        // An owner that is not in the backup.
-        assert_eq!(order(&[(5, &[7])]), [(5, vec![0])]);
-    }
-
-    #[test]
-    fn owners_in_a_circle_end() {
-        let all: usize = order(&[(5, &[1]), (5, &[0]), (5, &[2])]).iter().map(|(_, entries)| entries.len()).sum();
-        assert_eq!(all, 3);
-        let chain: Vec<(u8, Vec<usize>)> = (0..50_000).map(|n| (5, vec![n + 1])).collect();
-        let chain: Vec<(u8, &[usize])> = chain.iter().map(|(rank, owners)| (*rank, owners.as_slice())).collect();
-        assert_eq!(contents(&chain).batches().len(), 50_000);
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_namespaces_objects_bring_the_cluster_scoped_ones_that_they_refer_to() {
+        let object = |kind: &str, name: &str, namespace: &str, more: &str| {
+            let namespace = if namespace.is_empty() { String::new() } else { format!(r#","namespace":"{namespace}""#) };
+            format!(r#"{{"apiVersion":"v1","kind":"{kind}","metadata":{{"name":"{name}"{namespace}}}{more}}}"#)
+        };
+        let claim = object("PersistentVolumeClaim", "data", "shop", r#","spec":{"volumeName":"pv-1"}"#);
+        let other = object("ConfigMap", "x", "other", "");
+        let (volume, stranger) =
+            (object("PersistentVolume", "pv-1", "", ""), object("PersistentVolume", "pv-2", "", ""));
+        let namespace = object("Namespace", "shop", "", "");
+        let rows: [Row<'_>; 6] = [
+            VERSION,
+            ("resources/configmaps/namespaces/other/x.json", &other, None),
+            ("resources/persistentvolumeclaims/namespaces/shop/data.json", &claim, None),
+            ("resources/namespaces/cluster/shop.json", &namespace, None),
+            ("resources/persistentvolumes/cluster/pv-1.json", &volume, None),
+            ("resources/persistentvolumes/cluster/pv-2.json", &stranger, None),
+        ];
+        let house = house(64 * MIB);
+        let archives = archives(&house, &rows).await;
+        let filter = Filter::new(&["shop".to_owned()], &[]).unwrap();
+        let options = Options { filter, ..Options::default() };
+        let scan = move || scan(&archives, &options, 64 * MIB, &CancellationToken::new());
+        let contents = tokio::task::spawn_blocking(scan).await.unwrap().unwrap();
+        let keys: Vec<&str> = contents.entries.iter().map(|entry| &*entry.key).collect();
+        assert_eq!(keys, ["shop/data", "shop", "pv-1"]);
     }
 }

@@ -4,24 +4,25 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::clean::Taken;
 use super::left_out::LeftOut;
-use super::needs::Need;
-use super::owners::Unlinked;
-use super::scan::Kind;
+use super::prepare::Prepared;
 use super::target::{Served as _, Target};
-use super::volumes::Standing;
-use super::{Existing, Options, clean, compare, left_out, mapping, merge, needs, owners, update, volumes};
-use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Resource, Scope, Write};
+use super::{Existing, Options, clean, compare, left_out, merge, update};
+use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Write};
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::inventory::cleaned::Fields;
-use crate::resources::place::Filed;
 
 /// A definition's kinds answer 404 for a moment after it is established.
 const JUST_DEFINED: Duration = Duration::from_secs(10);
 
 /// How long a deleted object may take to go: its finalizers are somebody's work.
 const GONE: Duration = Duration::from_secs(60);
+
+/// How often a change is tried again that somebody else's change has overtaken.
+const CONFLICTS: usize = 5;
+
+/// The end of the name under which the server judges an object that is to be recreated.
+const TRIAL: &str = "penstock-trial";
 
 /// Between two looks at the same object.
 const LOOK: Duration = Duration::from_millis(200);
@@ -41,6 +42,8 @@ pub enum Verdict {
     Same,
     /// It exists, differs in these fields, and stays as it is.
     Keep(Fields),
+    /// It exists and differs in these fields; it is the server's own, which keeps it in its own shape.
+    Leave(Fields),
     LeftOut(LeftOut),
     Refused(Report),
 }
@@ -56,39 +59,10 @@ impl Verdict {
             Self::Recreate(_) => "recreate",
             Self::Same => "same",
             Self::Keep(_) => "keep",
+            Self::Leave(_) => "leave",
             Self::LeftOut(_) => "left-out",
             Self::Refused(_) => "refused",
         }
-    }
-}
-
-/// What is put into the cluster, and what else the operator should read of it.
-pub(super) struct Prepared {
-    object: Value,
-    taken: Taken,
-    policy: left_out::Existing,
-    /// The mapping renamed something in it.
-    renamed: bool,
-    uid: Option<String>,
-    pub(super) resource: Resource,
-    pub(super) namespace: Option<String>,
-    pub(super) name: String,
-    pub(super) notes: Vec<String>,
-}
-
-impl Prepared {
-    fn at(&self) -> Object<'_> {
-        Object { resource: &self.resource, namespace: self.namespace.as_deref(), name: &self.name }
-    }
-
-    fn body(&self) -> Vec<u8> {
-        self.object.to_string().into_bytes()
-    }
-
-    fn sole_manager(&self) -> Option<&str> {
-        let [manager] = self.taken.managed_fields.as_ref()?.as_array()?.as_slice() else { return None };
-        let is_update = manager["operation"] == "Update" && manager.get("subresource").is_none();
-        manager["manager"].as_str().filter(|name| is_update && !name.is_empty())
     }
 }
 
@@ -99,97 +73,6 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Makes of the backup's object what the server gets. `is_restored` says whether an object of that kind and name is restored too.
-    pub(super) async fn prepare(
-        &self,
-        kind: &Kind,
-        mut object: Value,
-        is_restored: impl Fn(&str, &str) -> bool,
-    ) -> Result<Prepared, Failure> {
-        let resource = self.target.resource(kind).ok_or_else(|| self.unserved(kind))?;
-        let filed: &Filed = &kind.filed;
-        let mut notes = Vec::new();
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
-        let policy = left_out::existing(&filed.resource, &object);
-        let renamed = self.options.mapping.apply(&filed.resource, &mut object);
-        let mentions = mapping::mentions(&object, &self.options.mapping.old_namespaces());
-        if !mentions.is_empty() {
-            notes.push(format!("still names the old namespace in {}", mentions.join(", ")));
-        }
-        let has_volume = self.has_volume(&filed.resource, &object, is_restored).await?;
-        let context = clean::Context { status: self.options.status, has_volume: &|_| has_volume };
-        let taken = clean::clean(&filed.resource, &mut object, &context);
-        owners::leave_to_adopters(&filed.resource, &mut object);
-        self.target.find_owners(&object).await?;
-        for Unlinked { kind, name, controller, .. } in owners::relink(&mut object, |saved| self.target.uid(saved)) {
-            let role = if controller { "controller" } else { "owner" };
-            notes.push(format!("its {role}, {kind} {name}, is not in the cluster: restored without it"));
-        }
-        object["apiVersion"] = json!(resource.api_version());
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let namespace = text("/metadata/namespace").filter(|_| resource.scope == Scope::Namespaced);
-        let name = text("/metadata/name").unwrap_or_default();
-        Ok(Prepared { object, taken, policy, renamed, uid, resource, namespace, name, notes })
-    }
-
-    /// Whether a claim's volume is, or will be, there for it; a volume that still has the deleted claim's UID is released. Only of claims.
-    async fn has_volume(
-        &self,
-        resource: &str,
-        object: &Value,
-        is_restored: impl Fn(&str, &str) -> bool,
-    ) -> Result<bool, Failure> {
-        const VOLUMES: &str = "persistentvolumes";
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        let (Some(name), "persistentvolumeclaims") = (text("/spec/volumeName"), resource) else { return Ok(false) };
-        let Some(kind) = self.target.served().find(VOLUMES).cloned() else { return Ok(false) };
-        let at = Object { resource: &kind, namespace: None, name };
-        let Some(volume) = self.target.get(&at).await? else {
-            return Ok(self.effect == Effect::DryRun && is_restored(VOLUMES, name));
-        };
-        let claim = match (self.target.served().find(resource), text("/metadata/namespace"), text("/metadata/name")) {
-            (Some(kind), Some(namespace), Some(name)) => {
-                self.target.get(&Object { resource: kind, namespace: Some(namespace), name }).await?
-            }
-            _ => None,
-        };
-        let claim_uid = claim.as_ref().and_then(|claim| claim.pointer("/metadata/uid")?.as_str());
-        match volumes::standing(&volume, object, claim_uid) {
-            Standing::Fits | Standing::Bound => Ok(true),
-            Standing::Foreign => Ok(false),
-            Standing::Released => {
-                let patch = volumes::release(&volume).to_string();
-                self.target.write(&at, &Write::Merge(patch.as_bytes()), self.effect).await?;
-                Ok(true)
-            }
-        }
-    }
-
-    fn unserved(&self, kind: &Kind) -> Failure {
-        let asked = crate::cluster::classify::Asked {
-            verb: "create",
-            path: &kind.filed.resource,
-            group: kind.filed.group(),
-            resource: kind.filed.plural(),
-            namespace: None,
-            fresh: crate::cluster::classify::Freshness::Kept,
-        };
-        let (class, message, remedy) = if self.target.is_silent(kind) {
-            let message = format!("the API group of {} does not answer", kind.api_version);
-            (Class::Transient, message, "see `kubectl get apiservices`, and restore again when its server runs")
-        } else {
-            let message = format!("the cluster serves no {} of {}", kind.name, kind.api_version);
-            (
-                Class::Compat,
-                message,
-                "install what defines this kind, or restore its definition first if the backup has it (--resource customresourcedefinitions), or leave the kind out with --exclude-resource",
-            )
-        };
-        let mut error = asked.error(class, message);
-        error.remedy = Some(remedy.to_owned());
-        error.into()
-    }
-
     /// Creates the object, or does with an existing one what the options say.
     pub(super) async fn put(&self, prepared: &mut Prepared) -> Verdict {
         match self.try_put(prepared).await {
@@ -202,30 +85,13 @@ impl Step<'_> {
         // A POST of an object that exists is judged by webhooks, and charged to quotas, before it is refused.
         if self.target.is_filled(&prepared.resource, prepared.namespace.as_deref()).await
             && let Some(live) = self.target.get(&prepared.at()).await?
+            && let Some(verdict) = self.existing(prepared, &live).await?
         {
-            if live.pointer("/metadata/deletionTimestamp").is_none() {
-                return self.existing(prepared, live).await;
-            }
-            self.gone(prepared, &live, "was being deleted").await?;
+            return Ok(verdict);
         }
-        let created = match self.create(prepared, &prepared.body()).await {
-            // The addresses and ports that its author fixed are taken, or of another network.
-            Err(failure)
-                if is(&failure, "Invalid") && clean::unfix(&prepared.resource.name(), &mut prepared.object) =>
-            {
-                prepared.notes.push("its fixed addresses or ports are not free here: it gets others".to_owned());
-                self.create(prepared, &prepared.body()).await
-            }
-            created => created,
-        };
-        match created {
+        match self.create(prepared).await {
             Ok(live) => {
-                if let Err(failure) = self.complete(prepared, &live).await {
-                    let note = format!(
-                        "created, but its status or field managers are not restored: {failure}; restore it again"
-                    );
-                    prepared.notes.push(note);
-                }
+                self.created(prepared, &live).await;
                 Ok(Verdict::Create)
             }
             Err(failure) if self.effect == Effect::DryRun && failure.is_dry_run_unsupported() => {
@@ -234,14 +100,49 @@ impl Step<'_> {
             }
             Err(failure) if failure.is_there_already() => {
                 // None: it went in between; somebody else works here.
-                let live = self.target.get(&prepared.at()).await?.ok_or(failure)?;
-                self.existing(prepared, live).await
+                let live = self.target.get(&prepared.at()).await?.ok_or_else(|| failure.clone())?;
+                self.existing(prepared, &live).await?.ok_or(failure)
             }
             Err(failure) => Err(failure),
         }
     }
 
-    async fn create(&self, prepared: &Prepared, body: &[u8]) -> Result<Value, Failure> {
+    /// Completes a new object, and notes what of it the server, or a webhook, has made otherwise.
+    async fn created(&self, prepared: &mut Prepared, live: &Value) {
+        let fields = Self::differing(prepared, live);
+        if fields.count > 0 {
+            prepared.notes.push(format!("the server has taken it with other values in {}", fields.paths.join(", ")));
+        }
+        if let Err(failure) = self.complete(prepared, live).await {
+            let note =
+                format!("created, but its status or field managers are not restored: {failure}; restore it again");
+            prepared.notes.push(note);
+        }
+    }
+
+    /// Creates the object. A Service gets other addresses and ports where those that its author fixed are taken, or of another network.
+    async fn create(&self, prepared: &mut Prepared) -> Result<Value, Failure> {
+        if let Some((name, patch)) = &prepared.release
+            && let Some(resource) = self.target.served().find("persistentvolumes")
+        {
+            let at = Object { resource, namespace: None, name };
+            self.target.write(&at, &Write::Merge(patch.to_string().as_bytes()), self.effect).await?;
+        }
+        let refused = match self.post(prepared, &prepared.body()).await {
+            Err(failure) if is(&failure, "Invalid") => failure,
+            result => return result,
+        };
+        let mut without = prepared.object.clone();
+        if !clean::unfix(&prepared.resource.name(), &mut without) {
+            return Err(refused);
+        }
+        let live = self.post(prepared, without.to_string().as_bytes()).await.map_err(|_| refused)?;
+        prepared.object = without;
+        prepared.notes.push("its fixed addresses or ports are not free here: it has others".to_owned());
+        Ok(live)
+    }
+
+    async fn post(&self, prepared: &Prepared, body: &[u8]) -> Result<Value, Failure> {
         let write = match self.sole_manager(prepared) {
             Some(manager) => Write::CreateAs { object: body, manager },
             None => Write::Create(body),
@@ -271,7 +172,7 @@ impl Step<'_> {
             return Ok(());
         }
         self.target.learn(prepared.uid.as_deref(), live);
-        if let (true, Some(status)) = (self.options.status, &prepared.taken.status) {
+        if let (true, Some(status), true) = (self.options.status, &prepared.taken.status, live.is_object()) {
             let mut whole = live.clone();
             whole["status"] = status.clone();
             let written =
@@ -293,58 +194,100 @@ impl Step<'_> {
         Ok(())
     }
 
-    async fn existing(&self, prepared: &Prepared, live: Value) -> Result<Verdict, Failure> {
-        self.target.learn(prepared.uid.as_deref(), &live);
-        let fields = Self::differing(prepared, &live);
+    /// Does with an object that exists what the options say. `None`: it was being deleted, and is gone.
+    async fn existing(&self, prepared: &mut Prepared, live: &Value) -> Result<Option<Verdict>, Failure> {
+        if live.pointer("/metadata/deletionTimestamp").is_some() {
+            if self.effect == Effect::DryRun {
+                prepared.notes.push("it is being deleted: a restore waits until it is gone".to_owned());
+                return Ok(Some(Verdict::CreateUnchecked));
+            }
+            self.gone(prepared, live, "was being deleted").await?;
+            return Ok(None);
+        }
+        let mut live = live.clone();
+        for _ in 0..CONFLICTS {
+            match self.changed(prepared, &live).await {
+                // Another one changed it in between.
+                Err(failure) if failure.is_outdated() => {}
+                result => return result.map(Some),
+            }
+            live = match self.target.get(&prepared.at()).await? {
+                Some(live) => live,
+                None => return Ok(None),
+            };
+        }
+        self.changed(prepared, &live).await.map(Some)
+    }
+
+    async fn changed(&self, prepared: &mut Prepared, live: &Value) -> Result<Verdict, Failure> {
+        self.target.learn(prepared.uid.as_deref(), live);
+        let fields = Self::differing(prepared, live);
         if fields.count == 0 {
             // A run that was killed created it, and did not come to the rest.
-            if prepared.taken.managed_fields.is_some() && is_incomplete(&live) {
-                self.complete(prepared, &live).await?;
+            let is_ours = prepared.policy == left_out::Existing::AsAsked;
+            if is_ours && is_incomplete(live, prepared.taken.managed_fields.as_ref()) {
+                self.complete(prepared, live).await?;
                 return Ok(Verdict::Create);
             }
             return Ok(Verdict::Same);
         }
         match prepared.policy {
+            left_out::Existing::Keep => return Ok(Verdict::Leave(fields)),
+            left_out::Existing::Merge => return self.merge(prepared, live, fields).await,
             // It serves the old namespace too.
             left_out::Existing::AsAsked if prepared.renamed && prepared.namespace.is_none() => {
                 return Ok(Verdict::Keep(fields));
             }
             left_out::Existing::AsAsked => {}
-            left_out::Existing::Keep => return Ok(Verdict::Same),
-            left_out::Existing::Merge => return self.merge(prepared, &live, fields).await,
         }
         match self.options.existing {
             Existing::Keep => Ok(Verdict::Keep(fields)),
-            Existing::Update => {
-                let patch = update::patch(&prepared.resource.name(), &prepared.object, &live).to_string();
-                let live = self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), self.effect).await?;
-                self.complete(prepared, &live).await?;
-                Ok(Verdict::Change(fields))
+            Existing::Update => self.update(prepared, live, fields).await,
+            Existing::Recreate if left_out::holds_others(&prepared.resource.name()) => {
+                prepared.notes.push("not recreated: what it holds would be deleted with it".to_owned());
+                Ok(Verdict::Keep(fields))
             }
-            Existing::Recreate => {
-                self.recreate(prepared, &live).await?;
-                Ok(Verdict::Recreate(fields))
-            }
+            Existing::Recreate => self.recreate(prepared, live, fields).await,
         }
+    }
+
+    async fn update(&self, prepared: &mut Prepared, live: &Value, fields: Fields) -> Result<Verdict, Failure> {
+        let patch = update::patch(&prepared.resource.name(), &prepared.object, live).to_string();
+        let live = self.target.write(&prepared.at(), &Write::Merge(patch.as_bytes()), self.effect).await?;
+        self.created(prepared, &live).await;
+        Ok(Verdict::Change(fields))
     }
 
     /// Adds what an object lacks that the server has made by itself.
     async fn merge(&self, prepared: &Prepared, live: &Value, fields: Fields) -> Result<Verdict, Failure> {
-        let Some(patch) = merge::lacking(&prepared.object, live) else { return Ok(Verdict::Same) };
+        let Some(patch) = merge::lacking(&prepared.object, live) else { return Ok(Verdict::Leave(fields)) };
         self.target.write(&prepared.at(), &Write::Merge(patch.to_string().as_bytes()), self.effect).await?;
         Ok(Verdict::Change(fields))
     }
 
-    async fn recreate(&self, prepared: &Prepared, live: &Value) -> Result<(), Failure> {
-        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        self.target.write(&prepared.at(), &Write::Delete { uid }, self.effect).await?;
-        if self.effect == Effect::DryRun {
-            return Ok(());
+    /// Deletes the object and creates it anew. The server judges the new one first, under another name.
+    async fn recreate(&self, prepared: &mut Prepared, live: &Value, fields: Fields) -> Result<Verdict, Failure> {
+        let mut trial = prepared.object.clone();
+        clean::unfix(&prepared.resource.name(), &mut trial);
+        let name = format!("{}-{TRIAL}", prepared.name.chars().take(40).collect::<String>());
+        trial["metadata"]["name"] = json!(name);
+        let at = Object { name: &name, ..prepared.at() };
+        match self.target.write(&at, &Write::Create(trial.to_string().as_bytes()), Effect::DryRun).await {
+            Err(failure) if !failure.is_dry_run_unsupported() => return Err(failure),
+            _ => {}
         }
-        self.gone(prepared, live, "was deleted for `--existing recreate`").await?;
-        let body = prepared.body();
-        let live = self.create(prepared, &body).await?;
-        self.complete(prepared, &live).await
+        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        match self.target.write(&prepared.at(), &Write::Delete { uid }, self.effect).await {
+            // An attempt whose answer was lost has deleted it.
+            Err(failure) if failure.error.status == Some(404) => {}
+            result => drop(result?),
+        }
+        if self.effect == Effect::Real {
+            self.gone(prepared, live, "was deleted for `--existing recreate`").await?;
+            let live = self.create(prepared).await?;
+            self.created(prepared, &live).await;
+        }
+        Ok(Verdict::Recreate(fields))
     }
 
     /// Waits until an object that is being deleted is gone.
@@ -366,33 +309,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// The fields in which the live object is not as it would be restored. A Service whose fixed addresses were not free has others.
+    /// The fields in which the live object is not as it would be restored.
     fn differing(prepared: &Prepared, live: &Value) -> Fields {
-        let resource = prepared.resource.name();
-        let fields = compare::differing(&resource, &prepared.object, live);
-        let mut without = prepared.object.clone();
-        if fields.count > 0 && clean::unfix(&resource, &mut without) {
-            let without = compare::differing(&resource, &without, live);
-            return if without.count == 0 { without } else { fields };
-        }
-        fields
-    }
-
-    /// What the object needs and neither the cluster nor the backup has.
-    pub(super) async fn missing(
-        &self,
-        prepared: &Prepared,
-        is_restored: impl Fn(&str, &str) -> bool,
-    ) -> Result<Vec<String>, Failure> {
-        let mut missing = Vec::new();
-        for need in needs::needs(&prepared.resource.name(), &prepared.object) {
-            let Need { resource, namespace, name, field } = need;
-            let key = namespace.as_ref().map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
-            if !is_restored(resource, &key) && !self.target.has(resource, namespace.as_deref(), &name).await? {
-                missing.push(format!("{field} names {resource} {key}, which neither the cluster nor the backup has"));
-            }
-        }
-        Ok(missing)
+        compare::differing(&prepared.resource.name(), &prepared.object, live)
     }
 
     /// Whether a restored object is still there, and still as it was restored; `None` if it is.
@@ -419,8 +338,11 @@ fn is_managed_as(live: &Value, manager: Option<&str>) -> bool {
     manager.is_some() && managers.is_some_and(|all| all.len() == 1 && all[0]["manager"].as_str() == manager)
 }
 
-/// Penstock is still the manager of the object's fields: it was created, and not completed.
-fn is_incomplete(live: &Value) -> bool {
-    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    managers.into_iter().flatten().any(|entry| entry["manager"] == FIELD_MANAGER)
+/// Penstock is still a manager of the object's fields, and is none in the backup: the object was created, and not completed.
+fn is_incomplete(live: &Value, saved: Option<&Value>) -> bool {
+    let is_manager = |fields: Option<&Value>| {
+        let managers = fields.and_then(Value::as_array);
+        managers.into_iter().flatten().any(|entry| entry["manager"] == FIELD_MANAGER)
+    };
+    saved.is_some() && !is_manager(saved) && is_manager(live.pointer("/metadata/managedFields"))
 }

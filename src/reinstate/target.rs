@@ -7,13 +7,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
+use super::contents::{Kind, Uid, uid};
 use super::pace::Pace;
-use super::scan::{Kind, Uid, uid};
 use crate::cluster::{Body, Cluster, Effect, Failure, List, Object, Resource, Scope, Write};
+use crate::error::Class;
 use crate::resources::discover::discover;
 use crate::resources::discovery;
 use crate::resources::list::MAX_OBJECT;
-use crate::resources::patience::Patience;
+use crate::resources::patience::{Patience, is_silent};
 
 pub(super) struct Target<'a> {
     pub(super) cluster: &'a dyn Cluster,
@@ -35,6 +36,8 @@ struct Known {
     elsewhere: HashMap<Uid, Option<String>>,
     /// Whether there was any object, by kind and namespace.
     filled: BTreeMap<(String, String), bool>,
+    /// Kinds whose writes failed until patience ended: a webhook or a server behind them does not answer.
+    dead: HashSet<String>,
     /// Whether objects that others need are in the cluster, by kind and name.
     needed: BTreeMap<(String, String), bool>,
 }
@@ -94,8 +97,18 @@ impl<'a> Target<'a> {
     }
 
     pub(super) async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Value, Failure> {
-        let answer: Bytes = self.pace.request("write", || self.cluster.write(object, write, effect)).await?;
-        Ok(parsed(&answer))
+        let kind = object.resource.name();
+        let is_dead = self.known().dead.contains(&kind);
+        let request = || self.cluster.write(object, write, effect);
+        let result: Result<Bytes, Failure> =
+            if is_dead { self.pace.once(request).await } else { self.pace.request("write", request).await };
+        if let Err(failure) = &result
+            && failure.error.class == Class::Transient
+            && !is_silent(failure)
+        {
+            self.known().dead.insert(kind);
+        }
+        Ok(parsed(&result?))
     }
 
     /// Whether the cluster has any object of the kind in that namespace. One that cannot be listed may have.

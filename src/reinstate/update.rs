@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::compare::{SELECTORS, is_exact};
+use super::compare::{SELECTORS, is_exact, is_ignored, sides};
 
 /// The JSON merge patch after which [`super::compare::differing`] finds nothing. `ours` is mapped, cleaned and relinked. Fields that only
 /// the live object has stay where that comparison allows them. The patch carries the live resourceVersion, so that somebody else's write
@@ -10,20 +10,53 @@ use super::compare::{SELECTORS, is_exact};
 #[must_use]
 pub fn patch(resource: &str, ours: &Value, live: &Value) -> Value {
     let exact = is_exact(resource, ours);
-    let (Value::Object(mine), Value::Object(theirs)) = (ours, live) else { return Value::Object(Map::new()) };
+    let (mine, theirs) = sides(resource, ours, live);
+    let (Value::Object(mine), Value::Object(theirs)) = (&*mine, &*theirs) else { return Value::Object(Map::new()) };
     let mut patch = changes(mine, theirs, &|key| match key {
         "apiVersion" | "kind" | "metadata" | "status" => None,
+        // Controllers add their own.
+        "secrets" | "imagePullSecrets" if resource == "serviceaccounts" => None,
+        key if is_ignored(resource, key, mine) => None,
         key => Some(exact || SELECTORS.contains(&key)),
     });
-    let none = Map::new();
-    let metadata = |object: &Value| object.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    let kept = |key: &str| matches!(key, "labels" | "annotations" | "ownerReferences").then_some(false);
-    let mut changed = changes(&metadata(ours), &metadata(live), &kept);
-    if let Some(version) = theirs.get("metadata").and_then(Value::as_object).unwrap_or(&none).get("resourceVersion") {
+    keep_bundles(&mut patch, live);
+    let metadata =
+        |object: &Map<String, Value>| object.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let (saved, now) = (metadata(mine), metadata(theirs));
+    let mut changed = changes(&saved, &now, &|key| matches!(key, "labels" | "annotations").then_some(false));
+    if let Some(owners) = more_owners(saved.get("ownerReferences"), now.get("ownerReferences")) {
+        changed.insert("ownerReferences".to_owned(), owners);
+    }
+    if let Some(version) = live.pointer("/metadata/resourceVersion") {
         changed.insert("resourceVersion".to_owned(), version.clone());
     }
     patch.insert("metadata".to_owned(), Value::Object(changed));
     Value::Object(patch)
+}
+
+/// Gives each webhook in the patch the certificate that the live one of its name has: the program that answers writes it there.
+fn keep_bundles(patch: &mut Map<String, Value>, live: &Value) {
+    let Some(Value::Array(webhooks)) = patch.get_mut("webhooks") else { return };
+    let have = live["webhooks"].as_array();
+    for webhook in webhooks {
+        let same = have.into_iter().flatten().find(|live| live["name"] == webhook["name"]);
+        let bundle = same.and_then(|live| live.pointer("/clientConfig/caBundle"));
+        if let (Some(bundle), Some(config)) = (bundle, webhook.get_mut("clientConfig").and_then(Value::as_object_mut)) {
+            config.insert("caBundle".to_owned(), bundle.clone());
+        }
+    }
+}
+
+/// The live owners and those of ours that are not among them; `None`: there are none of these.
+fn more_owners(ours: Option<&Value>, live: Option<&Value>) -> Option<Value> {
+    let mut owners = live.and_then(Value::as_array).cloned().unwrap_or_default();
+    let before = owners.len();
+    for owner in ours.and_then(Value::as_array).into_iter().flatten() {
+        if !owners.iter().any(|live| live["uid"] == owner["uid"]) {
+            owners.push(owner.clone());
+        }
+    }
+    (owners.len() > before).then_some(Value::Array(owners))
 }
 
 /// What of `ours` is not so in `live`. `exact` says of each key whether live fields that only it has go; `None`: it is not looked at.
@@ -120,6 +153,19 @@ mod tests {
         let service =
             patch("services", &json!({ "spec": { "ports": [] } }), &json!({ "spec": { "clusterIP": "10.0.0.1" } }));
         assert!(service["spec"].get("clusterIP").is_none(), "{service}");
+        let config = |timeout: i64, bundle: &str| {
+            let client = json!({ "url": "https://a", "caBundle": bundle });
+            json!({ "metadata": {}, "webhooks": [{ "name": "a.example.com", "timeoutSeconds": timeout, "clientConfig": client }] })
+        };
+        let kind = "validatingwebhookconfigurations.admissionregistration.k8s.io";
+        let of_webhook = patch(kind, &config(5, "b2xk"), &config(10, "bGl2ZQ=="));
+        assert_eq!(of_webhook["webhooks"][0]["clientConfig"]["caBundle"], "bGl2ZQ==", "{of_webhook}");
+        let owned = |uids: &[&str]| {
+            let owners: Vec<Value> = uids.iter().map(|uid| json!({ "uid": uid })).collect();
+            json!({ "data": {}, "metadata": { "ownerReferences": owners } })
+        };
+        let of_owners = patch("configmaps", &owned(&["1"]), &owned(&["2"]));
+        assert_eq!(of_owners["metadata"], owned(&["2", "1"])["metadata"], "owners are added");
         for odd in [json!(null), json!([1]), json!("text")] {
             assert_eq!(patch("configmaps", &odd, &odd), json!({}));
         }

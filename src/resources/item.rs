@@ -150,7 +150,9 @@ impl<'de> Visitor<'de> for TextOrAnything {
 }
 
 /// `bytes` is one JSON object from its first bracket to its last.
-pub(super) fn read(bytes: &[u8], expected: &Kind) -> Result<Item, Fault> {
+/// # Errors
+/// When it is not, or is no object that a list may have.
+pub fn read(bytes: &[u8], expected: &Kind) -> Result<Item, Fault> {
     let text = std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)?;
     let top: Top = serde_json::from_str(text).map_err(|error| {
         // The error's own text may quote the object.

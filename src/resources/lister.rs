@@ -275,11 +275,7 @@ impl Run<'_> {
         record.listed.insert(format!("{}/{}", resource.name(), resource.version));
         let mut tally = ResourceRecord { version: resource.version.clone(), ..ResourceRecord::default() };
         let result = self.lists(listed, &mut tally).await;
-        // What is empty and whole is not worth a line for each of hundreds of kinds.
-        let is_empty = tally == ResourceRecord { version: tally.version.clone(), ..ResourceRecord::default() };
-        if !is_empty {
-            record.resources.insert(name, tally);
-        }
+        record.resources.insert(name, tally);
         result
     }
 

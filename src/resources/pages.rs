@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
 
 use super::item::Kind;
 use super::list::{Entry, Fault, ListMetadata, ListReader};
@@ -64,13 +65,22 @@ pub trait Sink: Send {
     async fn accept(&mut self, entry: Entry) -> Result<(), Closed>;
 }
 
+/// Half of the SHA-256 of namespace and name: a server that pays no heed to `limit` sends any number of them on one page.
+type Key = [u8; 16];
+
+fn key(namespace: &str, name: &str) -> Key {
+    let whole: [u8; 32] = Sha256::digest(format!("{namespace}/{name}").as_bytes()).into();
+    let [key, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
+    *key
+}
+
 /// What was yielded of a list, as far as it must be known so that nothing is yielded twice.
 #[derive(Debug, Default)]
 struct Yielded {
     /// What may come again: of the page that is being read, and what an attempt that broke off gave beyond the pages read since.
-    page: HashSet<(String, String)>,
+    page: HashSet<Key>,
     /// What came in this attempt.
-    attempt: HashSet<(String, String)>,
+    attempt: HashSet<Key>,
     last: Option<(String, String)>,
     unsorted: bool,
     /// The list started again: what is not after this key was yielded before.
@@ -88,13 +98,13 @@ impl Yielded {
         if name.is_empty() {
             return true;
         }
-        let key = (namespace.clone(), name.clone());
-        self.attempt.insert(key.clone());
-        if self.until.as_ref().is_some_and(|until| !is_after(&key, until)) || self.page.contains(&key) {
+        let (key, names) = (key(namespace, name), (namespace.clone(), name.clone()));
+        self.attempt.insert(key);
+        if self.until.as_ref().is_some_and(|until| !is_after(&names, until)) || self.page.contains(&key) {
             return false;
         }
-        self.unsorted |= self.last.as_ref().is_some_and(|last| !is_after(&key, last));
-        self.last = Some(key.clone());
+        self.unsorted |= self.last.as_ref().is_some_and(|last| !is_after(&names, last));
+        self.last = Some(names);
         self.page.insert(key);
         true
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::discovery::is_label;
 use super::skip::is_segment;
 use crate::cluster::Scope;
 
@@ -57,7 +58,7 @@ impl Place {
             [resource, version, "cluster", name] => (resource, version, None, name),
             _ => return None,
         };
-        let usable = [Some(resource), namespace, Some(name)].into_iter().flatten().all(is_segment);
+        let usable = [resource, name].into_iter().all(is_segment) && namespace.is_none_or(is_label);
         if !usable || !(version.is_empty() || is_segment(version)) {
             return None;
         }

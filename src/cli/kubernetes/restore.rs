@@ -1,5 +1,6 @@
 //! `penstock kubernetes plan | restore`: options, progress, and the report.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use crate::cli::output::{Done, count};
 use crate::cli::{Failure, progress, read, session};
 use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
-use crate::error::{Class, Classify as _, Report};
+use crate::error::{Classify as _, Report};
 use crate::format::manifest::Manifest;
 use crate::inventory::cleaned::Fields;
 use crate::inventory::{Filter, archive};
@@ -116,12 +117,27 @@ struct Printer<'a> {
     undone: Vec<Value>,
     lines: Vec<String>,
     unshown: u64,
+    /// Rows by verdict, for an end before the summary.
+    counts: BTreeMap<&'static str, u64>,
+    /// The reader of the pipe has seen enough.
+    is_closed: bool,
 }
 
 impl<'a> Printer<'a> {
     fn new(format: OutputFormat, manifest: &'a Manifest, action: &'static str) -> Self {
         let out = BufWriter::with_capacity(super::BUFFER, io::stdout());
-        Self { out, format, manifest, action, rows: 0, undone: Vec::new(), lines: Vec::new(), unshown: 0 }
+        Self {
+            out,
+            format,
+            manifest,
+            action,
+            rows: 0,
+            undone: Vec::new(),
+            lines: Vec::new(),
+            unshown: 0,
+            counts: BTreeMap::new(),
+            is_closed: false,
+        }
     }
 
     fn line(&mut self, line: String) {
@@ -130,6 +146,18 @@ impl<'a> Printer<'a> {
         } else {
             self.unshown += 1;
         }
+    }
+
+    /// Writes, until the reader of the pipe ends: a restore goes on without it.
+    fn written(&mut self, write: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        if self.is_closed {
+            return Ok(());
+        }
+        match write(self) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.is_closed = true,
+            result => return result,
+        }
+        Ok(())
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -148,13 +176,17 @@ fn fields(fields: &Fields) -> String {
 }
 
 impl Output for Printer<'_> {
-    fn row(&mut self, Row { filed, key, verdict, notes }: Row<'_>) -> io::Result<()> {
+    fn row(&mut self, Row { item, filed, key, verdict, notes }: Row<'_>) -> io::Result<()> {
+        *self.counts.entry(verdict.word()).or_default() += 1;
         if self.format == OutputFormat::Json {
             let (namespace, name) = key.split_once('/').unwrap_or(("", key));
-            let mut row = named("", filed, namespace, name);
+            let mut row = named(item, filed, namespace, name);
             row["verdict"] = json!(verdict.word());
             match verdict {
-                Verdict::Change(fields) | Verdict::Recreate(fields) | Verdict::Keep(fields) => {
+                Verdict::Change(fields)
+                | Verdict::Recreate(fields)
+                | Verdict::Keep(fields)
+                | Verdict::Leave(fields) => {
                     (row["fields"], row["field_count"]) = (json!(fields.paths), json!(fields.count));
                 }
                 Verdict::LeftOut(reason) => row["reason"] = json!(reason.as_str()),
@@ -165,8 +197,10 @@ impl Output for Printer<'_> {
                 row["notes"] = json!(notes);
             }
             let comma = if self.rows == 0 { "" } else { "," };
-            self.begin()?;
-            return write!(self.out, "{comma}{row}");
+            return self.written(|printer| {
+                printer.begin()?;
+                write!(printer.out, "{comma}{row}")
+            });
         }
         match verdict {
             Verdict::Keep(differing) => {
@@ -179,7 +213,7 @@ impl Output for Printer<'_> {
             Verdict::Change(differing) | Verdict::Recreate(differing) => {
                 self.line(format!("{filed} {key}: {} {}", verdict.word(), fields(differing)));
             }
-            Verdict::Create | Verdict::CreateUnchecked | Verdict::Same | Verdict::LeftOut(_) => {}
+            Verdict::Create | Verdict::CreateUnchecked | Verdict::Same | Verdict::Leave(_) | Verdict::LeftOut(_) => {}
         }
         for note in notes {
             self.line(format!("{filed} {key}: {note}"));
@@ -187,10 +221,10 @@ impl Output for Printer<'_> {
         Ok(())
     }
 
-    fn undone(&mut self, filed: &Filed, key: &str, why: &str) -> io::Result<()> {
+    fn undone(&mut self, item: &str, filed: &Filed, key: &str, why: &str) -> io::Result<()> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         if self.format == OutputFormat::Json && self.undone.len() < MOST_LINES {
-            let mut row = named("", filed, namespace, name);
+            let mut row = named(item, filed, namespace, name);
             row["why"] = json!(why);
             self.undone.push(row);
         }
@@ -201,6 +235,10 @@ impl Output for Printer<'_> {
 
 impl Printer<'_> {
     fn end(&mut self, summary: &Summary, cluster: &str) -> io::Result<()> {
+        self.written(|printer| printer.summary(summary, cluster))
+    }
+
+    fn summary(&mut self, summary: &Summary, cluster: &str) -> io::Result<()> {
         let Summary { counts, conflicts, noted, unready, undone, notes, .. } = summary;
         if self.format == OutputFormat::Json {
             self.begin()?;
@@ -241,10 +279,6 @@ impl Printer<'_> {
     /// After the first row the JSON document is completed all the same.
     fn failed(mut self, error: &Error) -> Result<Done, Failure> {
         let report = error.report();
-        if matches!(error, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
-            // The reader of the pipe has seen enough.
-            return Ok(Done::text("").something_failed());
-        }
         if self.format == OutputFormat::Json && self.rows > 0 {
             let code = report.class.exit_code();
             let written = writeln!(self.out, "],\"error\":{}}}", json!(report)).and_then(|()| self.out.flush());
@@ -254,7 +288,8 @@ impl Printer<'_> {
         for line in &self.lines {
             tracing::warn!("{line}");
         }
-        debug_assert!(report.class != Class::Cancelled || report.remedy.is_some());
+        let counts: Vec<String> = self.counts.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
+        tracing::warn!(objects = counts.join(", "), "the {} ended before all objects were looked at", self.action);
         Err(report.into())
     }
 }
