@@ -212,6 +212,16 @@ mod tests {
         assert_eq!(little.class(), Class::Local, "{little}");
     }
 
+    #[test]
+    fn namespaces_and_definitions_wait_for_no_owner() {
+        let owner = serde_json::json!({ "apiVersion": "capsule.clastix.io/v1", "kind": "Tenant", "name": "t", "uid": "1" });
+        let object = serde_json::json!({ "metadata": { "ownerReferences": [owner] } });
+        let of = |resource: &str| Filed { scope: Scope::Cluster, resource: resource.into(), version: String::new() };
+        assert_eq!(awaited(&of("namespaces"), &object), []);
+        assert_eq!(awaited(&of("customresourcedefinitions.apiextensions.k8s.io"), &object), []);
+        assert_eq!(awaited(&of("clusterroles.rbac.authorization.k8s.io"), &object), [uid("1")]);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_namespaces_objects_bring_the_cluster_scoped_ones_that_they_refer_to() {
         let object = |kind: &str, name: &str, namespace: &str, more: &str| {

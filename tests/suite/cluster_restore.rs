@@ -227,3 +227,101 @@ fn an_interrupted_restore_ends_at_once_and_says_how_to_go_on() {
     let again = site.penstock.good(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop"]);
     assert_eq!(verdicts(&again, "create") + verdicts(&again, "same"), 22, "{again:#}");
 }
+
+/// A ConfigMap that was changed since, so that a restore has something to do with it.
+fn drift(site: &Site) {
+    let path = "/api/v1/namespaces/shop/configmaps/m-001";
+    site.fake.state().remove(path);
+    let mut map = config_map("m-001", None);
+    map["data"] = json!({ "other": "x" });
+    site.fake.make("/api/v1/namespaces/shop/configmaps", &map);
+}
+
+#[test]
+fn what_holds_other_objects_is_never_recreated() {
+    let site = Site::new(2);
+    site.fake.state().touch("namespaces", |namespace| {
+        if namespace["metadata"]["name"] == "shop" {
+            namespace["metadata"]["labels"] = json!({ "team": "b" });
+        }
+    });
+    let uid = site.object("/api/v1/namespaces/shop")["metadata"]["uid"].clone();
+    let recreate = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop", "--existing", "recreate"];
+    let (code, answer) = site.penstock.json(&recreate);
+    assert_eq!((code, verdicts(&answer, "keep"), verdicts(&answer, "recreate")), (1, 1, 0), "{answer:#}");
+    let row = answer["objects"].as_array().unwrap().iter().find(|row| row["verdict"] == "keep").unwrap();
+    assert!(row["notes"][0].as_str().unwrap().contains("would be deleted with it"), "{row:#}");
+    assert_eq!(site.object("/api/v1/namespaces/shop")["metadata"]["uid"], uid);
+    assert!(!site.fake.seen().iter().any(|seen| seen.method == "DELETE"));
+}
+
+#[test]
+fn an_object_that_would_be_refused_is_not_deleted_first() {
+    let site = Site::new(2);
+    drift(&site);
+    let uid = site.object("/api/v1/namespaces/shop/configmaps/m-001")["metadata"]["uid"].clone();
+    site.fake.script(|_, request, _| {
+        (request.method == "POST" && request.body.contains("m-001")).then(|| Fault::Answer {
+            status: 403,
+            headers: vec![("content-type", "application/json".to_owned())],
+            body: refusal(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no").to_string(),
+        })
+    });
+    let recreate = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop", "--existing", "recreate"];
+    let (code, answer) = site.penstock.json(&recreate);
+    assert_eq!((code, verdicts(&answer, "refused")), (1, 1), "{answer:#}");
+    assert_eq!(site.object("/api/v1/namespaces/shop/configmaps/m-001")["metadata"]["uid"], uid, "it is still there");
+}
+
+#[test]
+fn lost_answers_and_overtaken_changes_end_as_if_they_had_not_been() {
+    let site = Site::new(3);
+    let run = |existing: &str| {
+        site.penstock.json(&["kubernetes", "restore", "cluster@latest", "--namespace", "shop", "--existing", existing])
+    };
+    // The answers to the first PATCH, DELETE and POST are lost after the server has done it.
+    for (existing, methods) in [("update", ["PATCH"].as_slice()), ("recreate", &["DELETE", "POST"])] {
+        drift(&site);
+        let mut left: Vec<&str> = methods.to_vec();
+        site.fake.script(move |_, request, _| {
+            let at = left.iter().position(|method| {
+                *method == request.method && request.uri.contains("/configmaps") && !request.uri.contains("dryRun")
+            })?;
+            left.remove(at);
+            Some(Fault::Cut(0))
+        });
+        let (code, answer) = run(existing);
+        assert_eq!(code, 0, "{existing}: {answer:#}");
+        assert_eq!(site.object("/api/v1/namespaces/shop/configmaps/m-001")["data"], json!({ "k": "m-001" }));
+        site.fake.script(|_, _, _| None);
+    }
+    // Somebody else changes the object between GET and PATCH.
+    drift(&site);
+    let mut overtaken = false;
+    site.fake.script(move |state, request, _| {
+        if request.method == "PATCH" && !std::mem::replace(&mut overtaken, true) {
+            state.touch("configmaps", |map| map["metadata"]["resourceVersion"] = json!("99999"));
+        }
+        None
+    });
+    let (code, answer) = run("update");
+    assert_eq!((code, verdicts(&answer, "change")), (0, 1), "{answer:#}");
+}
+
+#[test]
+fn what_the_server_has_made_is_completed_once() {
+    let site = Site::new(1);
+    let path = "/api/v1/namespaces/shop/serviceaccounts";
+    let account = |annotations: &Value| json!({ "metadata": { "name": "default", "annotations": annotations } });
+    site.fake.make(path, &account(&json!({ "eks.amazonaws.com/role-arn": "arn:aws:iam::222222222222:role/App" })));
+    site.penstock.good(&["backup", "cluster"]);
+    site.fake.state().remove(&format!("{path}/default"));
+    site.fake.make(path, &account(&json!({})));
+    let restore = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop"];
+    let first = site.penstock.good(&restore);
+    assert_eq!(verdicts(&first, "change"), 1, "{first:#}");
+    let version = site.object(&format!("{path}/default"))["metadata"]["resourceVersion"].clone();
+    let second = site.penstock.good(&restore);
+    assert_eq!((verdicts(&second, "change"), verdicts(&second, "create")), (0, 0), "{second:#}");
+    assert_eq!(site.object(&format!("{path}/default"))["metadata"]["resourceVersion"], version);
+}

@@ -154,3 +154,19 @@ proptest! {
         prop_assert_eq!(fields.paths, [format!("spec.a[0].{key}")]);
     }
 }
+
+#[test]
+fn an_empty_selector_is_not_a_missing_one() {
+    let policy = |peer: Value| json!({"metadata": {"name": "x"}, "spec": {"ingress": [{"from": [peer]}], "podSelector": {}}});
+    let own = json!({"podSelector": {"matchLabels": {"a": "b"}}});
+    let every = json!({"podSelector": {"matchLabels": {"a": "b"}}, "namespaceSelector": {}});
+    let kind = "networkpolicies.networking.k8s.io";
+    let expected = ["spec.ingress[0].from[0].namespaceSelector"];
+    assert_eq!(paths(kind, policy(own.clone()), policy(every.clone())), expected, "all namespaces, not this one");
+    assert_eq!(paths(kind, policy(every.clone()), policy(own)), expected);
+    assert_eq!(paths(kind, policy(every.clone()), policy(every)), Vec::<String>::new());
+    let spec = |spec: Value| json!({"metadata": {"name": "x"}, "spec": spec});
+    let issuer = ["spec.selfSigned"];
+    assert_eq!(paths("issuers.cert-manager.io", spec(json!({"selfSigned": {}})), spec(json!({}))), issuer);
+    assert_eq!(paths("deployments.apps", spec(json!({"strategy": {}})), spec(json!({}))), Vec::<String>::new());
+}
