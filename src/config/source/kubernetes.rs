@@ -6,7 +6,7 @@ use crate::config::reader::Section;
 use crate::config::shapes::{default_text, default_words, list, string};
 use crate::config::values::shown;
 
-/// The longest selector: a URL holds it.
+/// The longest selector: it is part of a URL.
 const MAX_SELECTOR: usize = 1024;
 
 pub(super) const KIND: Kind = Kind {
@@ -81,7 +81,7 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// What is not at its default, for people: `namespaces shop, team-*; cluster_resources never`.
+    /// The settings that are not at their defaults, for display: `namespaces shop, team-*; cluster_resources never`.
     #[must_use]
     pub fn in_words(&self) -> String {
         let mut words = Vec::new();
@@ -117,7 +117,7 @@ fn objects(section: &Section) -> Objects {
         });
         section.has(key).then_some(globs)
     };
-    // What is empty would save nothing, day by day.
+    // An empty list would save nothing, in every backup.
     let needed = |key: &'static str, form| {
         let given = globs(key, form);
         if given.as_ref().is_some_and(Vec::is_empty) && !section.is_faulty(key) {
@@ -152,7 +152,7 @@ fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '\\'])
 }
 
-/// A namespace's name is a label of DNS (RFC 1123).
+/// A namespace's name is a DNS label (RFC 1123).
 fn namespace(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let ends = |text: &str| !text.starts_with('-') && !text.ends_with('-');
@@ -162,7 +162,7 @@ fn namespace(text: &str) -> Result<(), String> {
     Err(format!("is {}; expected a namespace's name, or a glob: up to 63 of [a-z0-9-]", shown(text)))
 }
 
-/// `deployments.apps`. Kinds are written as `Deployment` in objects, and people copy that.
+/// `deployments.apps`. Objects have the kind as `Deployment`, and users copy that.
 fn resource(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if is_glob(text) || (!text.is_empty() && text.chars().all(fits)) {
@@ -173,7 +173,7 @@ fn resource(text: &str) -> Result<(), String> {
     Err(format!("is {}; {expected}; did you mean \"{plural}s\"? `kubectl api-resources` lists the names", shown(text)))
 }
 
-/// What the server would not understand fails every list, so that it is refused here.
+/// A selector that the server cannot parse fails every list, so it is refused here.
 fn selector(text: &str) -> Result<String, String> {
     if text.len() > MAX_SELECTOR {
         return Err(format!("is {} characters long; expected at most {MAX_SELECTOR}", text.len()));
@@ -195,7 +195,7 @@ fn selector(text: &str) -> Result<String, String> {
     match requirements.into_iter().find(|requirement| !is_requirement(requirement.trim())) {
         None => Ok(text.to_owned()),
         Some(wrong) => Err(format!(
-            "is {}, of which {} is no requirement; expected a label selector such as \"app=shop,tier!=cache,team in (a,b),!legacy\"",
+            "is {}, in which {} is not a requirement; expected a label selector such as \"app=shop,tier!=cache,team in (a,b),!legacy\"",
             shown(text),
             shown(wrong.trim())
         )),
@@ -245,7 +245,7 @@ mod tests {
         }
         for bad in ["=b", "a=b,", "a b", "a in b", "a in (b", "a=b c", "!", "a>x", "a&b=c", "x/=1"] {
             let message = selector(bad).unwrap_err();
-            assert!(message.contains("is no requirement; expected a label selector"), "{bad}: {message}");
+            assert!(message.contains("is not a requirement; expected a label selector"), "{bad}: {message}");
         }
     }
 
