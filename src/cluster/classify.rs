@@ -129,8 +129,7 @@ pub fn classify(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
 #[must_use]
 pub fn unexpected(asked: &Asked<'_>, status: u16, what: &str) -> Failure {
     let error = asked.error(Class::Compat, what);
-    let remedy =
-        "the answer is not from a Kubernetes API server, or a proxy gave it: check the cluster's URL and HTTPS_PROXY";
+    let remedy = "the answer comes from a proxy or another server, not from the API server: check the cluster's URL and HTTPS_PROXY";
     ServiceError {
         status: Some(status),
         code: Some(NOT_THE_SERVICE.to_owned()),

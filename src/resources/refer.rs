@@ -50,7 +50,7 @@ const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
 const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
-/// The cluster-scoped kinds that the rule knows; the kinds of owners come to them.
+/// The cluster-scoped kinds that the rule knows; the kinds of owners are added to them.
 pub const REFERRED: [&str; 12] = [
     "namespaces",
     DEFINITIONS,

@@ -52,7 +52,9 @@ async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Object
     }
     let began = Instant::now();
     let who = PATIENCE.retried("identity", || client.who()).await.map(|name| {
-        Found::Good(name.unwrap_or_else(|| "the server does not report the user; Kubernetes does from 1.28 on".to_owned()))
+        Found::Good(
+            name.unwrap_or_else(|| "the server does not report the user; Kubernetes does from 1.28 on".to_owned()),
+        )
     });
     proof.add("identity", began.elapsed(), who.map_err(|failure| failure.report()));
     if proof.last_failed() {

@@ -12,19 +12,23 @@ const MAX_SELECTOR: usize = 1024;
 pub(super) const KIND: Kind = Kind {
     word: "kubernetes",
     keys: || {
-        let glob = string("A name or a glob; `*` passes over dots.");
+        let glob = string("A name or a glob; `*` also matches dots.");
         vec![
-            list("namespaces", "the namespaces that are saved; everything without it.", &glob),
-            list("exclude_namespaces", "those of them that are not.", &glob),
-            list("resources", "the kinds that are saved, as in deployments.apps; everything without it.", &glob),
-            list("exclude_resources", "those of them that are not; without it, what no restore can use.", &glob),
+            list("namespaces", "the namespaces that are saved; all if absent.", &glob),
+            list("exclude_namespaces", "those of them that are not saved.", &glob),
+            list("resources", "the kinds that are saved, as in deployments.apps; all if absent.", &glob),
+            list(
+                "exclude_resources",
+                "those of them that are not saved; if absent, kinds that no restore can use.",
+                &glob,
+            ),
             default_words(
                 "cluster_resources",
-                "objects that are in no namespace; auto saves those that the saved ones refer to.",
+                "cluster-scoped objects; auto saves those to which saved objects refer.",
                 &["auto", "always", "never"],
             ),
             default_text("selector", "a label selector; empty: everything.", ""),
-            default_words("versions", "of a kind that is served in several.", &["preferred", "all"]),
+            default_words("versions", "the saved versions of a kind that is served in several.", &["preferred", "all"]),
         ]
     },
     read: |section, _| Some(SourceKind::Kubernetes(objects(section))),
