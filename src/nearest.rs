@@ -1,6 +1,6 @@
-//! The name that somebody may have meant.
+//! Finds the name that was probably meant.
 
-/// The one of `names` that is most like `text`, if one is like it at all.
+/// The one of `names` that is most similar to `text`, if any is similar at all.
 #[must_use]
 pub fn nearest(text: &str, names: impl IntoIterator<Item = String>) -> Option<String> {
     const ALIKE: f64 = 0.75;

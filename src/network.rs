@@ -1,4 +1,4 @@
-//! Shared by the AWS and Kubernetes clients: the proxy that the environment names, and the text for a chain of causes.
+//! Parts that the AWS and Kubernetes clients share: the proxy that the environment names, and the text for a chain of causes.
 
 use std::error::Error as StdError;
 use std::fmt;

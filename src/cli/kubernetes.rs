@@ -1,6 +1,6 @@
-//! `penstock kubernetes …`: written while the backup and the cluster are read, so that memory does not grow with the number of objects.
+//! `penstock kubernetes …`: prints while it reads the backup and the cluster, so that memory does not grow with the number of objects.
 //!
-//! A failure after the first line leaves what was written; as JSON the document is whole all the same, and says the failure in `error`.
+//! After a failure, the lines printed before stay; a JSON document is still complete, with the failure in `error`.
 
 mod restore;
 
@@ -26,10 +26,10 @@ use crate::inventory::{Error, Filter};
 use crate::resources::patience::Patience;
 use crate::resources::place::{Filed, Place};
 
-/// Written to standard output at a time.
+/// The bytes that are written to standard output at a time.
 const BUFFER: usize = 64 << 10;
 
-/// Bytes of one kind's names that are sorted; of more, each so many.
+/// The bytes of one kind's names that are sorted at a time.
 const SORTED: usize = 4 << 20;
 
 pub(super) async fn objects(
@@ -57,9 +57,9 @@ pub(super) async fn objects(
     };
     match within(cancel, blocking(write)).await? {
         Ok(()) => Ok(Done::text("")),
-        // The reader of the pipe has seen enough.
+        // The reader of the pipe has closed it.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Done::text("")),
-        // The document says it.
+        // The document contains the failure.
         Err(error) if format == OutputFormat::Json && !matches!(error, Error::Output(_)) => {
             Ok(Done::text("").code(error.class().exit_code()))
         }
@@ -67,7 +67,7 @@ pub(super) async fn objects(
     }
 }
 
-/// What a partial backup is without: that nothing differs, or that no line names it, says nothing about it.
+/// What a partial backup lacks: missing lines or differences prove nothing about these objects.
 fn not_saved(manifest: &Manifest) -> Vec<String> {
     let records = manifest.items.iter().filter_map(|item| item.kubernetes.as_deref());
     records.flat_map(Record::losses).map(|loss| format!("the backup is partial: {loss}")).collect()
@@ -103,12 +103,11 @@ async fn one(
     }))
 }
 
-/// As `kubectl get -o yaml` has it: keys sorted, text of several lines as such. What YAML 1.1 takes for something else is quoted.
+/// As `kubectl get -o yaml` prints it: keys sorted, text of several lines as blocks. Text of another type in YAML 1.1 is quoted.
 fn yaml(object: &Value) -> Result<String, Failure> {
     let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
-    serde_saphyr::to_string_with_options(object, options).map_err(|_| {
-        Report::new(Class::Internal, "the object cannot be written as YAML; --output json prints it").into()
-    })
+    serde_saphyr::to_string_with_options(object, options)
+        .map_err(|_| Report::new(Class::Internal, "the object cannot be written as YAML; use --output json").into())
 }
 
 fn listed(
@@ -214,7 +213,7 @@ pub(super) async fn diff(
     };
     match written {
         Ok(summary) => Ok(done(&summary)),
-        // The reader of the pipe has seen enough.
+        // The reader of the pipe has closed it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Done::text("").something_failed()),
         Err(error) => Err(Failure::local("write the result", &error)),
     }
@@ -231,7 +230,7 @@ fn done(summary: &Summary) -> Done {
     }
 }
 
-/// Prints each difference when it is found.
+/// Prints each difference as it is found.
 struct Printer<'a> {
     out: BufWriter<Stdout>,
     format: OutputFormat,
@@ -300,14 +299,14 @@ impl Printer<'_> {
             rows.iter().filter(|(count, _)| **count > 0).map(|(count, what)| format!("{count} {what}")).collect();
         let found = match (found.is_empty(), failures.is_empty()) {
             (true, true) => "nothing differs".to_owned(),
-            (true, false) => "nothing of what was compared differs".to_owned(),
+            (true, false) => "no differences in what was compared".to_owned(),
             (false, _) => found.join(", "),
         };
         writeln!(self.out, "{} compared with {cluster}: {found}", count(*compared, "object"))?;
         self.out.flush()
     }
 
-    /// After the first row the document is whole all the same.
+    /// After the first row, the document is completed even if a failure follows.
     fn failed(mut self, report: Report) -> Result<Done, Failure> {
         let code = report.class.exit_code();
         let is_begun = self.format == OutputFormat::Json && self.rows > 0;
@@ -382,7 +381,7 @@ mod tests {
         let object = Value::Object(object);
         let written = yaml(&object).unwrap();
         assert_eq!(serde_saphyr::from_str::<Value>(&written).unwrap(), object, "{written}");
-        // As the parsers of YAML 1.1 read, kubectl's among them.
+        // As parsers of YAML 1.1 read, kubectl's among them.
         for plain in ["yes", "No", "on", "~", "null", "0x1F", "012", "1:30", "1_000", "2026-11-29", "="] {
             assert!(!written.lines().any(|line| line == format!("  value: {plain}")), "{plain}: {written}");
         }

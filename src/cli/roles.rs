@@ -9,7 +9,7 @@ use crate::policy::kubernetes::{Account, roles};
 use crate::resources::select::Selection;
 use crate::snapshot::persistent_volume;
 
-/// The roles that the configuration's sources of API objects need, together.
+/// The roles for all of the configuration's sources of API objects.
 pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure> {
     let sources = config.jobs.values().flat_map(|job| &job.sources);
     let selections = sources.filter_map(|source| match &source.kind {
@@ -18,7 +18,7 @@ pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure>
     });
     let selections: Vec<_> = selections.collect::<Result<_, _>>()?;
     if selections.is_empty() {
-        let message = "no job has a source of type \"kubernetes\": nothing of it needs a right in the cluster";
+        let message = "no job has a source of type \"kubernetes\": it needs no permission in the cluster";
         return Err(Failure::Usage(message.to_owned()));
     }
     let roles = roles(&selections, account);

@@ -1,8 +1,8 @@
-//! What a Kubernetes server's refusal means: a pure function from the reply to a [`Failure`].
+//! Classifies the refusal of a Kubernetes server: a pure function from the reply to a [`Failure`].
 //!
-//! The reason in the server's Status decides, and the HTTP status where there is none. 5xx alone is no ground to retry: some say that a
-//! request is wrong, or that an object in etcd cannot be read. A reply that is no Status was written by something in between (a proxy, a
-//! load balancer, a login page) or by the server for a path it does not serve.
+//! The reason in the server's Status decides, or else the HTTP status. A 5xx alone is no ground for a retry: some mean that a request is
+//! invalid, or that an object in etcd cannot be read. A reply that is not a Status was written by something in between (a proxy, a load
+//! balancer, a login page), or by the server for a path that it does not serve.
 
 mod refused;
 
@@ -18,13 +18,13 @@ pub const SERVICE: &str = "kubernetes";
 /// The cause that a Status names beside the reason `Forbidden`; it becomes the failure's code.
 pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
-/// No server asks for more, and a hostile one must not stop a backup for a day.
+/// The longest wait that is honoured. No server needs more, and a hostile one must not stop a backup for a day.
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
-/// Most characters of another's words in a message.
+/// The most characters of foreign text in a message.
 const MAX_WORDS: usize = 600;
 
-/// What was asked.
+/// The request.
 #[derive(Debug, Clone)]
 pub struct Asked<'a> {
     /// `list`, as Kubernetes names it.
@@ -32,10 +32,10 @@ pub struct Asked<'a> {
     /// The path, for messages.
     pub path: &'a str,
     pub group: &'a str,
-    /// Plural; empty for a document that is no object.
+    /// Plural; empty for a document that is not an object.
     pub resource: &'a str,
     pub namespace: Option<&'a str>,
-    /// The credentials were read again for this request, so that others will not come.
+    /// The credentials were read again for this request: another read would give the same.
     pub fresh: Freshness,
 }
 
@@ -45,20 +45,20 @@ pub enum Freshness {
     JustRead,
 }
 
-/// What came.
+/// The reply.
 #[derive(Debug, Clone, Default)]
 pub struct Reply<'a> {
     pub status: u16,
     pub content_type: &'a str,
-    /// The header's value, seconds.
+    /// The value of `Retry-After`, in seconds.
     pub retry_after: Option<&'a str>,
     /// `Audit-Id`.
     pub request_id: Option<&'a str>,
-    /// The beginning of the body is enough.
+    /// The body, or only its beginning.
     pub body: &'a [u8],
 }
 
-/// `metav1.Status`, as far as it is used.
+/// The fields of `metav1.Status` that are used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Status {
@@ -78,7 +78,7 @@ struct StatusMetadata {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Details {
-    /// Plural: what the Status is about, which need not be what was asked.
+    /// Plural: the resource that the Status is about, which may differ from the request's.
     kind: String,
     retry_after_seconds: Option<u64>,
     causes: Vec<Cause>,
@@ -97,7 +97,7 @@ impl Asked<'_> {
         matches!(self.verb, "create" | "update" | "patch" | "delete")
     }
 
-    /// A failure of Penstock's own making, or of the connection.
+    /// A failure of Penstock itself, or of the connection.
     #[must_use]
     pub fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
         ServiceError {
@@ -115,7 +115,7 @@ impl Asked<'_> {
     }
 }
 
-/// The failure that `reply` is.
+/// The failure that `reply` reports.
 #[must_use]
 pub fn classify(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
     let status = serde_json::from_slice::<Option<Status>>(reply.body).ok().flatten();
@@ -125,11 +125,11 @@ pub fn classify(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
     }
 }
 
-/// A reply of success whose body is not what was asked for.
+/// The failure of a successful reply whose body is not of the expected form.
 #[must_use]
 pub fn unexpected(asked: &Asked<'_>, status: u16, what: &str) -> Failure {
     let error = asked.error(Class::Compat, what);
-    let remedy = "what answers there is not a Kubernetes API server, or a proxy before it answers itself: check the cluster's URL and HTTPS_PROXY";
+    let remedy = "the answer comes from a proxy or another server, not from the API server: check the cluster's URL and HTTPS_PROXY";
     ServiceError {
         status: Some(status),
         code: Some(NOT_THE_SERVICE.to_owned()),
@@ -159,52 +159,52 @@ fn of_status(asked: &Asked<'_>, reply: &Reply<'_>, status: &Status) -> Failure {
     }
 }
 
-/// By reason; by HTTP status where the reason is empty or unknown.
+/// Class and remedy by the reason; by the HTTP status if the reason is empty or unknown.
 fn meaning(asked: &Asked<'_>, code: u16, status: &Status) -> (Class, Option<String>) {
     let plain = |class| (class, None);
     let with = |class, remedy: &str| (class, Some(remedy.to_owned()));
     match status.reason.as_str() {
-        // With whatever reason and code it chose.
+        // An admission webhook chooses reason and code itself.
         _ if asked.is_change() && code < 429 && status.message.contains(DENIED) => plain(Class::AccessDenied),
         "Unauthorized" => unauthorized(asked),
         "Forbidden" => forbidden(asked, status),
         "NotFound" => plain(Class::NotFound),
-        // Many at once count in one quota or one range of addresses: the next attempt finds the new count.
+        // Concurrent requests count in one quota or one range of addresses: the next attempt sees the new count.
         "Conflict" if asked.verb == "create" && status.details.kind != plural(asked) => plain(Class::Transient),
         "AlreadyExists" | "Conflict" | "Expired" | "Gone" => plain(Class::Conflict),
         "TooManyRequests" => plain(Class::Throttled),
         "ServerTimeout" | "Timeout" | "ServiceUnavailable" => plain(Class::Transient),
         "BadRequest" | "Invalid" if asked.is_change() => with(
             Class::Config,
-            "this server does not take the object in this form: leave it out, or make it by hand in one that the server takes",
+            "this server does not accept the object in this form: exclude it, or create it by hand in a form that the server accepts",
         ),
         "BadRequest" | "Invalid" => with(
             Class::Config,
             "the server refuses the request itself; check `selector` and the names in the configuration",
         ),
         "MethodNotAllowed" | "NotAcceptable" | "UnsupportedMediaType" => plain(Class::Compat),
-        "RequestEntityTooLarge" => with(Class::Quota, "the object is larger than the server takes"),
+        "RequestEntityTooLarge" => with(Class::Quota, "the object is larger than the server accepts"),
         "StorageReadError" => with(Class::Integrity, UNREADABLE),
         _ if code >= 500 => of_500(&status.message),
         _ => of_code(asked, code),
     }
 }
 
-/// Of an admission webhook.
+/// In the message of an admission webhook that refuses a request.
 const DENIED: &str = "denied the request";
 
 const UNREADABLE: &str = "an object in etcd cannot be read or decrypted: check the server's --encryption-provider-config; kube-apiserver's log names the key";
 
-/// Of the resource itself, not of `pods/status`.
+/// The resource itself: `pods` of `pods/status`.
 fn plural<'a>(asked: &Asked<'a>) -> &'a str {
     asked.resource.split('/').next().unwrap_or_default()
 }
 
-/// A 5xx without a reason that decides.
+/// Class and remedy of a 5xx whose reason does not decide.
 fn of_500(message: &str) -> (Class, Option<String>) {
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if has(&["request is too large", "ResourceExhausted", "trying to send message larger than max"]) {
-        return (Class::Quota, Some("the object is larger than etcd takes (1.5 MiB by default)".to_owned()));
+        return (Class::Quota, Some("the object is larger than etcd accepts (1.5 MiB by default)".to_owned()));
     }
     if has(&["unable to transform key", "unable to decode", "data from the storage is not transformable"]) {
         return (Class::Integrity, Some(UNREADABLE.to_owned()));
@@ -216,16 +216,16 @@ fn of_500(message: &str) -> (Class, Option<String>) {
         return (
             Class::Quota,
             Some(
-                "etcd is full and takes nothing: compact and defragment it, or raise --quota-backend-bytes".to_owned(),
+                "etcd is full and refuses writes: compact and defragment it, or raise --quota-backend-bytes".to_owned(),
             ),
         );
     }
     if has(&["failed calling webhook", "failed calling admission webhook"]) {
-        let remedy = "the admission webhook does not answer: bring its service back, or delete its configuration";
+        let remedy = "the admission webhook does not answer: repair its service, or delete its configuration";
         return (Class::Transient, Some(remedy.to_owned()));
     }
     if has(&["conversion webhook"]) {
-        let remedy = "the conversion webhook of the resource's definition does not answer: bring its service back, or list another version";
+        let remedy = "the conversion webhook of the resource's definition does not answer: repair its service, or list another version";
         return (Class::Transient, Some(remedy.to_owned()));
     }
     (Class::Transient, None)
@@ -245,7 +245,7 @@ fn is_terminating(status: &Status) -> bool {
     status.reason == "Forbidden" && status.details.causes.iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
 }
 
-/// Admission looks these up by name.
+/// Objects that admission looks up by name.
 const ABSENT: &[&str] =
     &["error looking up service account", "no PriorityClass with name", "pod rejected: RuntimeClass"];
 
@@ -257,12 +257,12 @@ fn forbidden(asked: &Asked<'_>, status: &Status) -> (Class, Option<String>) {
         return (Class::Quota, Some("raise the namespace's ResourceQuota".to_owned()));
     }
     if asked.is_change() && ABSENT.iter().any(|words| status.message.contains(words)) {
-        return (Class::NotFound, Some("make the object that the message names first".to_owned()));
+        return (Class::NotFound, Some("create the missing object first; the message names it".to_owned()));
     }
     if status.message.contains(" cannot ") || status.message.is_empty() {
         return (Class::AccessDenied, Some(rule(asked, &status.message)));
     }
-    // Admission's word, not RBAC's.
+    // A refusal by admission, not by RBAC.
     (Class::AccessDenied, None)
 }
 
@@ -280,7 +280,7 @@ fn rule(asked: &Asked<'_>, message: &str) -> String {
         verb => format!("\"{verb}\""),
     };
     let place = match asked.namespace {
-        Some(namespace) => format!("in the namespace {namespace}, or in every one"),
+        Some(namespace) => format!("in the namespace {namespace}, or in all namespaces"),
         None => "in the whole cluster (a ClusterRoleBinding)".to_owned(),
     };
     format!(
@@ -288,7 +288,7 @@ fn rule(asked: &Asked<'_>, message: &str) -> String {
     )
 }
 
-/// By the HTTP status alone.
+/// Class and remedy by the HTTP status alone.
 fn of_code(asked: &Asked<'_>, code: u16) -> (Class, Option<String>) {
     let plain = |class| (class, None);
     match code {
@@ -309,7 +309,7 @@ fn of_code(asked: &Asked<'_>, code: u16) -> (Class, Option<String>) {
     }
 }
 
-/// No Status: another server's words, or this one's for a path that it does not serve.
+/// A reply without a Status: another server's text, or this one's for a path that it does not serve.
 fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
     let text = String::from_utf8_lossy(&reply.body[..reply.body.len().min(4 * MAX_WORDS)]);
     let html = reply.content_type.starts_with("text/html") || text.trim_start().starts_with('<');
@@ -321,10 +321,10 @@ fn of_another(asked: &Asked<'_>, reply: &Reply<'_>) -> Failure {
             return unexpected(
                 asked,
                 reply.status,
-                &format!("the answer is no Kubernetes object: {}", describe(&text, html)),
+                &format!("the answer is not a Kubernetes object: {}", describe(&text, html)),
             );
         }
-        // With the words of a proxy, a login page or a firewall nothing is known of the server's rules.
+        // The text of a proxy, a login page or a firewall tells nothing about the server's rules.
         401 | 403 | 404 if html => (Class::Compat, None),
         code => of_code(asked, code),
     };
@@ -357,7 +357,7 @@ fn describe(text: &str, html: bool) -> String {
     }
 }
 
-/// A server's own words, cut and on one line.
+/// A server's text, shortened and on one line.
 fn words(text: &str) -> String {
     let one_line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect();
     one_line.trim().to_owned()

@@ -1,8 +1,8 @@
-//! The port to a Kubernetes API server: what a backup needs of it, and nothing more.
+//! The port to a Kubernetes API server: the requests that backups and restores need, and no others.
 //!
-//! The implementation is `kube`; the tests' fake is a server on a real socket, so that the adapter is tested with it. A method is
-//! one request; retries are the caller's. What is listed comes as a stream: a page is never a whole in memory. Running commands in
-//! pods joins this trait with the commands that need it.
+//! The implementation is `kube`; the tests' fake is a server on a real socket, so that tests cover the adapter too. A method is one
+//! request; retries are the caller's. A list comes as a stream: a page is never in memory as a whole. A method that runs commands in pods
+//! will be added with the commands that need it.
 
 pub mod classify;
 
@@ -18,28 +18,28 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Class, Report, ServiceError};
 
-/// Most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
+/// The most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
 pub const MAX_DOCUMENT: usize = 32 << 20;
 
-/// Owns the fields that Penstock sets, in `metadata.managedFields`. Those that a POST carries are lost: all fields are new, so that
-/// its manager takes them over. [`Write::Merge`] of `metadata.managedFields` and nothing else gives them back as they are.
+/// The name under which Penstock owns fields in `metadata.managedFields`. Managed fields in a POST are lost: all fields are new, so that
+/// the request's manager owns them. [`Write::Merge`] of `metadata.managedFields` alone restores them unchanged.
 pub const FIELD_MANAGER: &str = "penstock";
 
-/// A request that failed, with what Kubernetes adds to it.
+/// A failed request, with what Kubernetes adds to the error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
     pub error: ServiceError,
-    /// The server asks to wait so long before the next attempt.
+    /// How long the server asks to wait before the next attempt.
     pub retry_after: Option<Duration>,
     /// The continue token has expired (410).
     pub expired: Option<Box<Expired>>,
 }
 
-/// What a server says of a list whose state it has no longer.
+/// A server's answer about a list whose state it no longer keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
-    /// With it the list continues at the next key, in the state of today; `None`: it must start again.
+    /// A token with which the list continues at the next key, in the current state; `None`: the list must start again.
     pub token: Option<String>,
 }
 
@@ -48,19 +48,19 @@ impl Failure {
         self.error.code.as_deref() == Some(code)
     }
 
-    /// A POST met an object of the same name.
+    /// A POST failed because an object of the same name exists.
     #[must_use]
     pub fn is_there_already(&self) -> bool {
         self.has_code("AlreadyExists")
     }
 
-    /// A POST met an object of the same name that is being deleted, and is gone when its finalizers are.
+    /// A POST failed because an object of the same name is being deleted: it exists until its finalizers are removed.
     #[must_use]
     pub fn is_being_deleted(&self) -> bool {
         self.is_there_already() && self.error.message.starts_with("object is being deleted")
     }
 
-    /// An admission webhook with effects of its own cannot judge a dry run.
+    /// An admission webhook with side effects does not support a dry run.
     #[must_use]
     pub fn is_dry_run_unsupported(&self) -> bool {
         self.has_code("BadRequest") && self.error.message.contains("does not support dry run")
@@ -72,19 +72,19 @@ impl Failure {
         self.has_code("NotFound") && self.error.message.starts_with("namespaces \"")
     }
 
-    /// The namespace is being deleted, and takes no new objects.
+    /// The namespace is being deleted, and accepts no new objects.
     #[must_use]
     pub fn is_namespace_terminating(&self) -> bool {
         self.has_code(classify::NAMESPACE_TERMINATING)
     }
 
-    /// Another one changed the object meanwhile, or it has another UID.
+    /// The object was changed meanwhile, or has another UID.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.has_code("Conflict") && self.error.class == Class::Conflict
     }
 
-    /// The path is not served: the kind does not exist, or not yet. An object that does not exist is another matter.
+    /// The path is not served: the kind does not exist, or not yet. An object that does not exist is a different case.
     #[must_use]
     pub fn is_kind_missing(&self) -> bool {
         let error = &self.error;
@@ -159,7 +159,7 @@ impl Resource {
         }
     }
 
-    /// `/apis/apps/v1/namespaces/shop/deployments`; every namespace's without one.
+    /// `/apis/apps/v1/namespaces/shop/deployments`; without a namespace, the path for all of them.
     #[must_use]
     pub fn path(&self, namespace: Option<&str>) -> String {
         let root = if self.group.is_empty() { "/api" } else { "/apis" };
@@ -178,11 +178,11 @@ pub struct List<'a> {
     pub selector: &'a str,
     /// Objects on a page, at least 1.
     pub limit: u32,
-    /// The continue token of the page before.
+    /// The continue token of the previous page.
     pub from: Option<&'a str>,
 }
 
-/// A body as it comes from the network, in pieces of any size. An error is the last element.
+/// A body as it arrives from the network, in pieces of any size. An error is the last element.
 pub type Body = BoxStream<'static, Result<Bytes, Failure>>;
 
 /// A document that is read as a whole.
@@ -193,7 +193,7 @@ pub struct Document {
     pub content_type: String,
 }
 
-/// Which document of discovery.
+/// Which discovery document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discovery<'a> {
     /// `/api` or `/apis`, in the aggregated form where the server has it.
@@ -208,7 +208,7 @@ pub enum Root {
     Groups,
 }
 
-/// What SelfSubjectAccessReview is asked.
+/// The question of a SelfSubjectAccessReview.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access<'a> {
     pub verb: &'a str,
@@ -221,7 +221,7 @@ pub struct Access<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub allowed: bool,
-    /// The authorizer's words, often empty.
+    /// The authorizer's reason, often empty.
     pub reason: String,
 }
 
@@ -276,21 +276,21 @@ impl fmt::Display for Object<'_> {
 pub enum Write<'a> {
     /// POST of an object, without resourceVersion.
     Create(&'a [u8]),
-    /// The same in the name of another field manager, which then owns every field with the operation `Update`. An object that had one such
-    /// manager needs no second request to have its managed fields back, which takes twice as long as the first.
+    /// The same as another field manager, which then owns every field with the operation `Update`. For an object that had one such
+    /// manager, this saves the request that restores its managed fields, which takes twice as long as the POST.
     CreateAs { object: &'a [u8], manager: &'a str },
-    /// PUT of an object; its resourceVersion is the one that is replaced.
+    /// PUT of an object, with the resourceVersion that it replaces.
     Replace(&'a [u8]),
     /// PUT of its `status` subresource, likewise.
     Status(&'a [u8]),
     /// JSON merge patch.
     Merge(&'a [u8]),
-    /// DELETE, if the object's UID is this one. What it owns is collected afterwards.
+    /// DELETE, if the object has this UID. Its dependents are garbage-collected afterwards.
     Delete { uid: &'a str },
 }
 
 impl Write<'_> {
-    /// As Kubernetes names it in rules.
+    /// The verb, as RBAC rules name it.
     #[must_use]
     pub fn verb(&self) -> &'static str {
         match self {
@@ -302,14 +302,14 @@ impl Write<'_> {
     }
 }
 
-/// Trace output must not show what an object holds.
+/// Debug output must not show an object's content.
 impl fmt::Debug for Write<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.verb())
     }
 }
 
-/// Whether a change is made, or only judged: with admission and validation, but without a trace.
+/// Whether a change is made, or is a dry run: with admission and validation, but nothing is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     Real,
@@ -321,34 +321,34 @@ pub trait Cluster: Send + Sync {
     /// The server's URL, for messages.
     fn address(&self) -> String;
     async fn version(&self) -> Result<Version, Failure>;
-    /// The name that the server knows us by; `None`: it is older than 1.28, and does not say.
+    /// The user name that the server sees; `None`: a server older than 1.28 does not report it.
     async fn who(&self) -> Result<Option<String>, Failure>;
     async fn discovery(&self, document: Discovery<'_>) -> Result<Document, Failure>;
     /// One page; the caller reads it to the end.
     async fn list(&self, list: &List<'_>) -> Result<Body, Failure>;
     /// An object's bytes as the server sends them, at most [`MAX_DOCUMENT`].
     async fn get(&self, object: &Object<'_>) -> Result<Bytes, Failure>;
-    /// Answers with the object after the change; DELETE with the object or a Status. The field manager is
-    /// [`FIELD_MANAGER`], if `write` does not name another.
+    /// Returns the object after the change; for DELETE, the object or a Status. The field manager is [`FIELD_MANAGER`], if `write` does
+    /// not name another.
     ///
-    /// After a failure without an answer the change may have been made: an attempt that follows a POST is then refused with
+    /// After a failure without an answer, the change may have been made: a repeated POST is then refused with
     /// [`Failure::is_there_already`].
     async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Bytes, Failure>;
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
     async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
 }
 
-/// How the cluster is reached; `cli` plugs the adapter in.
+/// Connects to the cluster; `cli` passes the adapter in.
 #[async_trait]
 pub trait Connect: Send + Sync {
     /// Reads files, and may start a credential plugin; sends nothing.
     ///
     /// # Errors
-    /// When there is no cluster to be found, or its configuration cannot be used.
+    /// When no cluster is found, or its configuration cannot be used.
     async fn connect(&self) -> Result<Arc<dyn Cluster>, Report>;
 }
 
-/// The process's one client, made by the first that needs it. Cheap to clone; all clones are one.
+/// The process's one client, made when it is first needed. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Shared {
     connect: Arc<dyn Connect>,
@@ -361,7 +361,7 @@ impl Shared {
         Self { connect, client: Arc::default() }
     }
 
-    /// The client. One that cannot be made is tried again the next time.
+    /// The client. If it cannot be made, the next call tries again.
     ///
     /// # Errors
     /// As [`Connect::connect`].
@@ -370,14 +370,14 @@ impl Shared {
     }
 }
 
-/// No cluster: of a process that nobody gave one.
+/// For a process without a cluster.
 impl Default for Shared {
     fn default() -> Self {
         struct Nowhere;
         #[async_trait]
         impl Connect for Nowhere {
             async fn connect(&self) -> Result<Arc<dyn Cluster>, Report> {
-                Err(Report::new(Class::Internal, "this process has no way to a cluster"))
+                Err(Report::new(Class::Internal, "this process has no connection to a cluster"))
             }
         }
         Self::new(Arc::new(Nowhere))
@@ -427,6 +427,6 @@ mod tests {
         assert!(rules.allow("list", &resource("apps", "deployments")));
         assert!(!rules.allow("create", &resource("apps", "deployments")));
         assert!(!rules.allow("list", &resource("", "deployments")));
-        assert!(!rules.allow("list", &resource("", "secrets")), "one name is not the kind");
+        assert!(!rules.allow("list", &resource("", "secrets")), "a rule for one name does not allow the kind");
     }
 }

@@ -1,8 +1,7 @@
-//! What a backup of a cluster's API objects saved, and what it did not: the manifest's side of it.
+//! What a backup of a cluster's API objects saved, and what it did not, as its manifest records it.
 //!
-//! Everything in it is bounded by the number of kinds and namespaces, not of objects. [`Record::losses`] is the one place that says
-//! whether a backup is complete; [`Record::gone_since`] compares it with the one before. Words that another version writes are kept
-//! as they are.
+//! Its size is bounded by the number of kinds and namespaces, not of objects. [`Record::losses`] is the one place that decides whether a
+//! backup is complete; [`Record::gone_since`] compares it with the previous one. Values that another version writes are kept unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Class;
 
-/// Objects, or failures, that are named in a record; more are only counted.
+/// The most objects, or failures, that a record names; more are only counted.
 pub const MOST_NAMES: usize = 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,13 +17,13 @@ pub const MOST_NAMES: usize = 20;
 pub struct Record {
     /// `v1.36.4`.
     pub server_version: String,
-    /// The UID of the namespace kube-system: which cluster this is. Empty where it could not be read.
+    /// The UID of the namespace kube-system: it identifies the cluster. Empty if it could not be read.
     pub cluster_uid: String,
     pub groups: Groups,
     /// The label selector by which objects were chosen.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
-    /// Those that were saved.
+    /// The namespaces that were saved.
     pub namespaces: BTreeSet<String>,
     /// By `plural.group`, with `/version` where a kind is saved in several.
     pub resources: BTreeMap<String, ResourceRecord>,
@@ -35,7 +34,7 @@ pub struct Record {
     /// What the configuration names and the cluster does not have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<Unknown>,
-    /// What else the operator should read.
+    /// Other notes for the operator.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -44,10 +43,10 @@ pub struct Record {
 #[serde(default)]
 pub struct Groups {
     pub served: BTreeSet<String>,
-    /// `GROUP/VERSION` whose server does not answer; its kinds were tried all the same.
+    /// `GROUP/VERSION` whose server does not answer; Penstock tried to list its kinds anyway.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub stale: BTreeSet<String>,
-    /// `GROUP/VERSION` that is announced, and of which nothing is known.
+    /// `GROUP/VERSION` that is announced, but whose kinds are unknown.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub missing: BTreeSet<String>,
 }
@@ -58,23 +57,23 @@ pub struct ResourceRecord {
     pub version: String,
     pub objects: u64,
     pub bytes: u64,
-    /// The state of the cluster in which the list was taken: more than one where it is not of one instant (410, or a list for each
+    /// The state of the cluster in which the list was taken: more than one if it is not of one instant (410, or a list for each
     /// namespace).
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub list_versions: BTreeSet<String>,
     pub pages: u64,
-    /// Continue tokens that expired in mid-list.
+    /// Continue tokens that expired during the list.
     #[serde(skip_serializing_if = "is_zero")]
     pub expired: u64,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
-    /// Objects that a restore would want and that could not be saved; they are among the skipped.
+    /// Objects that a restore would need and that could not be saved; they count among the skipped.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost: u64,
     /// The first of them, as `namespace/name: reason`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost_names: Vec<String>,
-    /// Why the list is not whole, or not there.
+    /// Why the list is incomplete or missing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failed>,
 }
@@ -95,7 +94,7 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A name or pattern of the configuration that fits nothing.
+/// A name or pattern of the configuration that matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unknown {
@@ -122,7 +121,7 @@ impl Record {
         all
     }
 
-    /// What is missing, a sentence each; empty: the backup is complete.
+    /// The losses, one sentence each; empty: the backup is complete.
     #[must_use]
     pub fn losses(&self) -> Vec<String> {
         let missing = self
@@ -145,12 +144,12 @@ impl Record {
         missing.chain(stale).chain(kinds).collect()
     }
 
-    /// What to do about the [losses](Self::losses), a sentence each.
+    /// What to do about the [losses](Self::losses), one sentence each.
     #[must_use]
     pub fn remedies(&self) -> Vec<String> {
         let groups = self.groups.missing.iter().chain(&self.groups.stale).map(|group| {
             format!(
-                "{group}: what to do: `kubectl get apiservices` names its backend; mend it, or remove the APIService"
+                "{group}: what to do: `kubectl get apiservices` names its backend; repair it, or remove the APIService"
             )
         });
         let kinds = self.resources.iter().flat_map(|(name, resource)| {
@@ -162,7 +161,8 @@ impl Record {
         groups.chain(kinds).collect()
     }
 
-    /// What `parent`, the backup before, had and this one has not, a sentence each. Somebody may have deleted it: this alone is no loss.
+    /// What `parent`, the previous backup, has and this one does not, one sentence each. It may have been deleted on purpose, which is no
+    /// loss.
     #[must_use]
     pub fn gone_since(&self, parent: &Self) -> Vec<String> {
         let unlisted: BTreeSet<&String> = self.unlisted.values().flatten().collect();
@@ -175,18 +175,17 @@ impl Record {
                     .chain(unlisted.iter().copied())
                     .any(|kind| kind.split('/').next() == Some(plain));
                 (!is_served).then(|| {
-                    format!("{name} are not served any more; the backup before has {} of them", resource.objects)
+                    format!("{name} are no longer served; the previous backup has {} of them", resource.objects)
                 })
             });
         let namespaces = parent.namespaces.difference(&self.namespaces);
         let namespaces =
-            namespaces.map(|name| format!("the namespace {name} is in the backup before and not in this one"));
-        let other = (!parent.cluster_uid.is_empty()
-            && !self.cluster_uid.is_empty()
-            && parent.cluster_uid != self.cluster_uid)
-            .then(|| {
-                "the backup before is of another cluster: the UID of its namespace kube-system is another".to_owned()
-            });
+            namespaces.map(|name| format!("the namespace {name} is in the previous backup and not in this one"));
+        let other =
+            (!parent.cluster_uid.is_empty() && !self.cluster_uid.is_empty() && parent.cluster_uid != self.cluster_uid)
+                .then(|| {
+                    "the previous backup is of another cluster: the UID of its namespace kube-system differs".to_owned()
+                });
         other.into_iter().chain(kinds).chain(namespaces).collect()
     }
 }
@@ -242,8 +241,8 @@ mod tests {
         assert_eq!(
             gone,
             [
-                "gone.example.com are not served any more; the backup before has 5 of them",
-                "the namespace old is in the backup before and not in this one"
+                "gone.example.com are no longer served; the previous backup has 5 of them",
+                "the namespace old is in the previous backup and not in this one"
             ]
         );
         record.cluster_uid = "u2".into();

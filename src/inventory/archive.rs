@@ -1,4 +1,4 @@
-//! One item of a backup: names from its index, objects from its archive.
+//! Reads one item of a backup: names from its index, objects from its archive.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -21,44 +21,44 @@ use crate::resources::list::MAX_OBJECT;
 use crate::resources::place::Place;
 use crate::tar::{self, shown};
 
-/// What the archive says of itself.
+/// Members about the archive itself.
 const METADATA: &[u8] = b"metadata/";
 
-/// A member has `apiVersion` and `kind` besides what the server sent.
+/// A member has `apiVersion` and `kind` besides the bytes that the server sent.
 const MOST: u64 = MAX_OBJECT as u64 + (4 << 10);
 
-/// A member's headers and padding: its path is short.
+/// The most bytes of a member's headers and padding: its path is short.
 const HEADERS: u64 = 8 << 10;
 
-/// An item of a cluster's objects.
+/// A backup item of a cluster's objects.
 #[derive(Debug, Clone)]
 pub struct Archive {
     pub item: Name,
-    /// What the backup says of itself; absent where it does not.
+    /// The backup's record of the item; the default if it has none.
     pub record: Record,
     location: Location,
     stream: Stream,
     index: index::IndexFile,
 }
 
-/// A member, as the index has it.
+/// A member as listed in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub place: Place,
-    /// Of the object alone.
+    /// The size of the object alone.
     pub bytes: u64,
     pub member: Member,
 }
 
-/// Where a member lies in the stream.
+/// The place of a member in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
     pub start: u64,
-    /// With headers and padding.
+    /// Includes headers and padding.
     pub length: u32,
 }
 
-/// An object as it was saved. Its content may be a Secret.
+/// An object as it was saved. Its content may be a Secret, so Debug output omits it.
 pub struct Object {
     pub place: Place,
     pub bytes: Vec<u8>,
@@ -89,7 +89,7 @@ pub async fn open(location: &Location, manifest: &Manifest) -> Result<Vec<Archiv
     if archives.is_empty() {
         let why = match manifest.items.iter().find(|item| is_kubernetes(&item.source)) {
             Some(item) => format!("the item {} failed, and has none", item.name),
-            None => "none of its items is of type \"kubernetes\"".to_owned(),
+            None => "it has no item of type \"kubernetes\"".to_owned(),
         };
         return Err(Error::NotFound(format!("the backup {} has no API objects: {why}", manifest.id)));
     }
@@ -97,10 +97,10 @@ pub async fn open(location: &Location, manifest: &Manifest) -> Result<Vec<Archiv
 }
 
 impl Archive {
-    /// Every object in the archive's order: by kind, and in it by namespace and name. Blocks.
+    /// Lists every object in the archive's order: by kind, then by namespace and name. Blocks.
     ///
     /// # Errors
-    /// At the first thing in the index that is not such an archive's, and with what `each` fails with.
+    /// At the first entry of the index that no such archive contains, and when `each` fails.
     pub fn list(&self, mut each: impl FnMut(Listed) -> Result<(), Error>) -> Result<(), Error> {
         let mut records = self.index.open(&self.stream)?;
         while let Some(record) = records.next_record().map_err(|error| self.index.refused(error))? {
@@ -113,10 +113,11 @@ impl Archive {
         Ok(())
     }
 
-    /// The objects that `members` are (`null`: one that cannot be parsed), in their order, which is the archive's; only their ranges are fetched. Blocks.
+    /// Reads the objects of `members`, in their order, which is the archive's; fetches only their ranges. One that cannot be parsed is
+    /// `null`. Blocks.
     ///
     /// # Errors
-    /// At the first that cannot be read or is not what its path says, and with what `each` fails with.
+    /// At the first that cannot be read or does not match its path, and when `each` fails.
     pub fn read(
         &self,
         members: &[Member],
@@ -146,7 +147,7 @@ impl Archive {
         tokio::task::spawn_blocking(move || work(&archive)).await.map_err(|_| download::Error::Stopped)?
     }
 
-    /// The names that the record has, for globs that fit nothing.
+    /// The names in the record, for globs that match nothing.
     #[must_use]
     pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let kind = |name: &String| name.split('/').next().unwrap_or_default().to_owned();
@@ -154,7 +155,7 @@ impl Archive {
         (self.record.namespaces.clone(), kinds)
     }
 
-    /// What `filter` has that fits nothing.
+    /// The globs of `filter` that match nothing.
     #[must_use]
     pub fn unknown(archives: &[Self], filter: &Filter) -> Vec<String> {
         let (mut namespaces, mut kinds) = (BTreeSet::new(), BTreeSet::new());
@@ -166,25 +167,25 @@ impl Archive {
     }
 }
 
-/// `None`: a member that is no object's.
+/// `None`: the member is not an object.
 fn listed(file: &FileEntry) -> Result<Option<Listed>, Error> {
     if file.kind == FileKind::Directory || file.path.starts_with(METADATA) {
         return Ok(None);
     }
     let refused = |reason: &str| Error::Refused { member: shown(&file.path), reason: reason.to_owned() };
     let place = Place::of(&file.path).filter(|_| file.kind == FileKind::Regular);
-    let place = place.ok_or_else(|| refused("it is not where a backup of API objects has any"))?;
+    let place = place.ok_or_else(|| refused("a backup of API objects has no member at this path"))?;
     if file.content_len > MOST {
         return Err(refused("it is larger than any object"));
     }
     let range = file.member();
     let length = u32::try_from(range.end - range.start).ok().filter(|length| u64::from(*length) <= MOST + HEADERS);
-    let length = length.ok_or_else(|| refused("its headers are larger than any"))?;
+    let length = length.ok_or_else(|| refused("its headers are larger than any that Penstock writes"))?;
     let member = Member { start: range.start, length };
     Ok(Some(Listed { place, bytes: file.content_len, member }))
 }
 
-/// What lies together is one range.
+/// Neighbouring members form one range.
 fn ranges(members: &[Member]) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for member in members {
@@ -253,14 +254,14 @@ fn check(place: &Place, value: &Value) -> Result<(), String> {
     for (what, found, expected, matters) in rows {
         if matters && found != expected {
             let found: String = found.chars().take(80).collect();
-            return Err(format!("the {what} of the object in it is {found:?}; expected {expected:?}, as in its path"));
+            return Err(format!("its object has the {what} {found:?}; expected {expected:?}, as in its path"));
         }
     }
     debug_assert!(filed.scope == Scope::Namespaced || place.namespace.is_empty());
     Ok(())
 }
 
-/// Which object is asked for: `KIND/NAMESPACE/NAME`, or `KIND/NAME` of the cluster's scope.
+/// The wanted object: `KIND/NAMESPACE/NAME`, or `KIND/NAME` at the cluster's scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     kind: String,
@@ -273,7 +274,7 @@ impl std::str::FromStr for Wanted {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<String> = text.split('/').map(str::to_owned).collect();
-        let expected = || "expected KIND/NAMESPACE/NAME, or KIND/NAME for an object of the cluster's scope".to_owned();
+        let expected = || "expected KIND/NAMESPACE/NAME, or KIND/NAME for a cluster-scoped object".to_owned();
         if parts.iter().any(String::is_empty) {
             return Err(expected());
         }
@@ -294,13 +295,13 @@ impl std::fmt::Display for Wanted {
     }
 }
 
-/// Objects of that name that are looked into to learn their kind.
+/// The most objects of that name that are read to learn their kind.
 const MOST_CANDIDATES: usize = 256;
 
-/// The one object that is asked for, by `plural.group`, plural, or its `kind`. Blocks.
+/// The wanted object, by `plural.group`, plural, or its `kind`. Blocks.
 ///
 /// # Errors
-/// When there is none, or several fit.
+/// When there is none, or several match.
 pub fn find(archives: &[Archive], wanted: &Wanted, cancel: &CancellationToken) -> Result<(Object, Value), Error> {
     let mut found: Vec<(Object, Value)> = Vec::new();
     for archive in archives {
@@ -339,7 +340,7 @@ pub fn find(archives: &[Archive], wanted: &Wanted, cancel: &CancellationToken) -
         1 => Ok(found.remove(0)),
         _ => {
             let kinds: Vec<String> = found.iter().map(|(object, _)| object.place.filed.to_string()).collect();
-            Err(Error::Usage(format!("several objects fit {wanted}; name the kind as one of {}", kinds.join(", "))))
+            Err(Error::Usage(format!("several objects match {wanted}; name the kind as one of {}", kinds.join(", "))))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An object without what the server owns, and the fields in which two differ. Pure; no value of a field leaves this module.
+//! Removes from an object what the server owns, and finds the fields in which two objects differ. Pure; returns no value of a field.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,28 +6,28 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// What is not compared, with the reason. `*` is each element of a list.
+/// Fields that are not compared, with the reason. `*` is each element of a list.
 pub const SERVER_OWNED: [(&[&str], &str); 8] = [
-    (&["metadata", "uid"], "the server gives each object another one"),
+    (&["metadata", "uid"], "the server gives each object a new one"),
     (&["metadata", "resourceVersion"], "it changes with each write"),
-    (&["metadata", "creationTimestamp"], "the server sets it when an object is made"),
-    (&["metadata", "generation"], "the server counts the changes of the rest"),
-    (&["metadata", "managedFields"], "it says who wrote the other fields, and when"),
-    (&["metadata", "ownerReferences", "*", "uid"], "an owner that was restored has another one"),
-    (&["metadata", "selfLink"], "servers up to 1.19 make it from the name"),
-    (&["status"], "controllers write what they find"),
+    (&["metadata", "creationTimestamp"], "the server sets it when an object is created"),
+    (&["metadata", "generation"], "the server counts the changes of the other fields"),
+    (&["metadata", "managedFields"], "it records who wrote the other fields, and when"),
+    (&["metadata", "ownerReferences", "*", "uid"], "a restored owner has a new one"),
+    (&["metadata", "selfLink"], "servers up to 1.19 derive it from the name"),
+    (&["status"], "controllers write what they observe"),
 ];
 
-/// Differing fields that are named of one object; more are only counted.
+/// The most differing fields of one object that are named; more are only counted.
 pub const MOST_PATHS: usize = 20;
 
-/// Characters of a path that are shown.
+/// The most characters of a path that are shown.
 const MOST_CHARACTERS: usize = 200;
 
-/// SHA-256, its first half: enough to tell two objects apart.
+/// The first half of a SHA-256: enough to tell two objects apart.
 pub type Digest = [u8; 16];
 
-/// Removes what the server owns.
+/// Removes the fields that the server owns.
 pub fn clean(object: &mut Value) {
     for (path, _) in SERVER_OWNED {
         remove(object, path);
@@ -47,7 +47,7 @@ fn remove(value: &mut Value, path: &[&str]) {
     }
 }
 
-/// Of a cleaned object; the same whatever the order of its keys.
+/// The digest of a cleaned object; independent of the order of its keys.
 #[must_use]
 pub fn digest(object: &Value) -> Digest {
     let text = serde_json::to_vec(object).expect("a parsed object has only string keys and finite numbers");
@@ -84,7 +84,7 @@ impl Fields {
     }
 }
 
-/// Fields that differ, or that only one of them has.
+/// Finds fields that differ, or that only one object has.
 #[must_use]
 pub fn differing(one: &Value, other: &Value) -> Fields {
     let mut fields = Fields::default();
@@ -121,7 +121,7 @@ fn compare(one: &Value, other: &Value, path: &mut String, fields: &mut Fields) {
     }
 }
 
-/// A key that is no word is quoted, so that nothing in it plays tricks on a terminal.
+/// A key with special characters is quoted, so that it cannot send control characters to a terminal.
 pub(crate) fn step(path: &mut String, key: &str) {
     let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if !is_word {
@@ -159,7 +159,7 @@ mod tests {
         .unwrap();
         assert_eq!(digest(&cleaned), digest(&other));
         assert_ne!(digest(&cleaned), digest(&object));
-        // Not an object at all.
+        // Not an object.
         for mut odd in [json!(null), json!([1]), json!({"metadata": "text"}), json!({"metadata": [1]})] {
             let before = odd.clone();
             clean(&mut odd);

@@ -1,7 +1,7 @@
-//! A backup against the live cluster, one kind after another, a page of the cluster's list at a time.
+//! Compares a backup with the live cluster, one kind after another, a page of the cluster's list at a time.
 //!
-//! Only the kinds and the namespaces that the backup has are listed. What the job leaves out of a backup ([`skipped`]) is no
-//! difference, nor are objects that its label selector, or `cluster_resources = "auto"`, may have left out.
+//! Lists only the kinds and the namespaces that the backup has. An object that a backup skips ([`skipped`]) is no difference, nor is one
+//! that the job's label selector, or `cluster_resources = "auto"`, may have left out.
 //!
 //! [`skipped`]: crate::resources::skip::skipped
 
@@ -25,16 +25,16 @@ use crate::resources::patience::{Patience, is_silent};
 use crate::resources::place::Filed;
 use crate::resources::skip::Skipped;
 
-/// Bytes of live objects that differ and wait for the backup's side of them: one request fetches many.
+/// The bytes of differing live objects that wait until the backup's objects are read: one request fetches many.
 pub const BATCH: usize = 4 << 20;
 
-/// Up to so many namespaces are listed one by one; of more, the whole cluster is.
+/// Up to this many namespaces are listed one by one; for more, the whole cluster is listed.
 const FEW: usize = 8;
 
-/// What a place takes of memory, with what a list of them takes besides.
+/// The memory of a place, including its share of a list's overhead.
 const PLACE: usize = 24;
 
-/// What a digest takes besides its object's name.
+/// The memory of a digest besides its object's name.
 const SAVED: usize = 96;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Difference {
     OnlyInCluster,
 }
 
-/// One object that is not the same on both sides.
+/// One object that differs.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     pub item: &'a Name,
@@ -54,24 +54,24 @@ pub struct Row<'a> {
     pub difference: &'a Difference,
 }
 
-/// Takes differences as they are found.
+/// Receives differences as they are found.
 pub trait Output: Send {
     /// # Errors
     /// When it cannot be written.
     fn difference(&mut self, row: Row<'_>) -> io::Result<()>;
 }
 
-/// How a comparison went.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Objects that are on both sides.
+    /// Objects that both sides have.
     pub compared: u64,
     pub changed: u64,
     pub only_in_backup: u64,
     pub only_in_cluster: u64,
-    /// Kinds that could not be compared, or not as a whole.
+    /// Kinds that could not be compared, or only in part.
     pub failures: Vec<Report>,
-    /// What else the operator should read.
+    /// Other notes for the operator.
     pub notes: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct Comparison<'a> {
     pub cancel: &'a CancellationToken,
 }
 
-/// An object of the backup, as far as it is kept.
+/// What is kept of an object of the backup.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Saved {
     pub(super) digest: Digest,
@@ -101,7 +101,7 @@ pub(super) struct Saved {
 /// By `NAMESPACE/NAME`.
 pub(super) type Objects = BTreeMap<Box<str>, Saved>;
 
-/// What an item has.
+/// The content of an item.
 #[derive(Debug, Default)]
 struct Contents {
     kinds: BTreeMap<Filed, Vec<Member>>,
@@ -111,7 +111,7 @@ struct Contents {
 /// The objects of one kind.
 struct Kind {
     objects: Objects,
-    /// Of the first of them; empty where there is none.
+    /// That of the first of them; empty if there is none.
     api_version: String,
 }
 
@@ -119,8 +119,7 @@ impl Comparison<'_> {
     /// Compares all of `archives`.
     ///
     /// # Errors
-    /// When the backup cannot be read, the cluster does not answer, or `output` fails. A kind that the cluster does not list is
-    /// in the summary.
+    /// When the backup cannot be read, the cluster does not answer, or `output` fails. A kind that cannot be listed is in the summary.
     pub async fn run(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
         let served = discover(self.cluster, self.patience).await?;
         let mut summary = Summary { notes: Archive::unknown(archives, self.filter), ..Summary::default() };
@@ -144,7 +143,7 @@ impl Comparison<'_> {
         self.add_empty(archive, served, &mut kinds);
         if !archive.record.selector.is_empty() {
             summary.notes.push(format!(
-                "the backup's objects were chosen by labels ({}): which others are only in the cluster is not said",
+                "the backup's objects were chosen by labels ({}): objects that only the cluster has are not reported",
                 archive.record.selector
             ));
         }
@@ -161,7 +160,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// The kinds that the backup listed and has no object of.
+    /// Adds the kinds that the backup listed, but has no objects of.
     fn add_empty(&self, archive: &Archive, served: &Served, kinds: &mut BTreeMap<Filed, Vec<Member>>) {
         let have: BTreeSet<String> = kinds.keys().map(|filed| filed.resource.clone()).collect();
         let failed = |name: &String| archive.record.resources.get(name).is_some_and(|kind| !kind.failures.is_empty());
@@ -229,7 +228,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Lists what the backup may have of the kind; what that failed with, where the failure is the kind's alone.
+    /// Lists the kind where the backup may have objects of it; returns the failure if it concerns this kind alone.
     async fn list(
         &self,
         resource: &Resource,
@@ -275,7 +274,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Where everything lies that is meant.
+/// The place of each object that `filter` selects.
 fn contents(archive: &Archive, filter: &Filter, mut memory: Allowance) -> Result<(Contents, Allowance), Error> {
     let mut contents = Contents::default();
     contents.namespaces.extend(archive.record.namespaces.iter().filter(|name| filter.fits_namespace(name)).cloned());
@@ -300,7 +299,7 @@ fn contents(archive: &Archive, filter: &Filter, mut memory: Allowance) -> Result
     Ok((contents, memory))
 }
 
-/// The digests of one kind.
+/// Computes the digests of one kind.
 fn objects(
     archive: &Archive,
     (filed, namespaces): (&Filed, &BTreeSet<String>),
@@ -323,7 +322,7 @@ fn objects(
         memory.take(key.len() + SAVED)?;
         let saved = Saved { digest: cleaned::digest_of(&value, &object.bytes), member };
         if kind.objects.insert(key.clone().into(), saved).is_some() {
-            let reason = "the archive has it twice".to_owned();
+            let reason = "the archive contains it twice".to_owned();
             return Err(Error::Refused { member: format!("{filed} {key}"), reason });
         }
         Ok(())
@@ -331,7 +330,7 @@ fn objects(
     Ok(kind)
 }
 
-/// What the cluster serves of the kind: in the version that was saved, or in the preferred one.
+/// The cluster's resource for the kind: in the saved version, or else in the preferred one.
 fn resource<'a>(served: &'a Served, filed: &Filed, api_version: &str) -> Option<&'a Resource> {
     let kinds = || {
         served.kinds.iter().filter(|kind| {
@@ -343,7 +342,7 @@ fn resource<'a>(served: &'a Served, filed: &Filed, api_version: &str) -> Option<
     same.or_else(|| kinds().find(|kind| kind.is_preferred)).map(|kind| &kind.resource)
 }
 
-/// Nothing of the kind was left out of the backup by a choice that cannot be made again here.
+/// Whether no object of the kind may be missing from the backup because of a choice that cannot be repeated here.
 fn is_whole(archive: &Archive, filed: &Filed) -> bool {
     let (record, not_referred) = (&archive.record, Skipped::NotReferred.as_str());
     let chosen = record.resources.get(&filed.to_string()).is_some_and(|kind| kind.skipped.contains_key(not_referred));

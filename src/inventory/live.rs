@@ -1,4 +1,4 @@
-//! Takes the live objects of one kind and compares each with the backup's.
+//! Receives the live objects of one kind, and compares each with the backup's.
 
 use std::collections::BTreeSet;
 
@@ -18,10 +18,10 @@ use crate::resources::pages::Sink;
 use crate::resources::place::{Filed, Place};
 use crate::resources::skip::{Folder, path, skipped};
 
-/// Objects that differ and wait, however small they are.
+/// The most differing objects that wait, however small they are.
 const MOST_WAITING: usize = 1000;
 
-/// A live object that differs, until the backup's side of it is read.
+/// A live object that differs, until the backup's object is read.
 struct Waiting {
     member: Member,
     key: String,
@@ -33,9 +33,9 @@ pub(super) struct Live<'a> {
     filed: &'a Filed,
     resource: &'a Resource,
     namespaces: &'a BTreeSet<String>,
-    /// What was not seen in the cluster so far.
+    /// The backup's objects not yet seen in the cluster.
     saved: &'a mut Objects,
-    /// What is only in the cluster is a difference.
+    /// Whether an object that only the cluster has is a difference.
     whole: bool,
     output: &'a mut dyn Output,
     summary: &'a mut Summary,
@@ -71,12 +71,12 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Compares what still waits.
+    /// Compares the objects that still wait.
     pub(super) async fn finish(mut self) -> Result<(), Error> {
         self.flush().await
     }
 
-    /// The object's key, where the backup may have it.
+    /// The object's key, if the backup may have it.
     fn key(&self, namespace: &str, name: &str) -> Option<String> {
         if (self.resource.scope == Scope::Namespaced) == namespace.is_empty() {
             return None;
@@ -116,10 +116,8 @@ impl<'a> Live<'a> {
     fn too_large(&mut self, namespace: &str, name: &str) -> Result<(), Error> {
         let size = MAX_OBJECT >> 20;
         let Some(key) = self.key(namespace, name) else {
-            let note = format!(
-                "the cluster has an object of {} that is larger than {size} MiB; it is not compared",
-                self.filed
-            );
+            let note =
+                format!("an object of {} in the cluster is larger than {size} MiB; it is not compared", self.filed);
             self.summary.notes.push(note);
             return Ok(());
         };
@@ -136,7 +134,7 @@ impl<'a> Live<'a> {
         self.say(&key, &difference)
     }
 
-    /// Reads the backup's side of what waits, and says in which fields it differs.
+    /// Reads the backup's objects for those that wait, and reports in which fields they differ.
     async fn flush(&mut self) -> Result<(), Error> {
         self.waiting_bytes = 0;
         let mut waiting = std::mem::take(&mut self.waiting);

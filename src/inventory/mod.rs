@@ -1,16 +1,16 @@
-//! The API objects in a backup of a cluster: which there are, each one's bytes, and how they compare with the live cluster.
+//! Reads the API objects in a backup of a cluster: their names, the bytes of each, and how they differ from the live cluster.
 //!
 //! - [`archive`] reads the names from an item's index, and objects from its archive, each from its own range.
-//! - [`cleaned`] leaves out of an object what the server owns, and finds the fields in which two differ.
+//! - [`cleaned`] removes the fields that the server owns, and finds those in which two objects differ.
 //! - [`diff`] compares a backup with a cluster, one kind after another.
 //!
 //! # What it promises
-//! Nothing shows an object's content but [`archive::Object::bytes`]: errors and differences name objects and fields. The archive is not
-//! trusted: a member that holds another object than its path says is an error that names it.
+//! Only [`archive::Object::bytes`] exposes an object's content: errors and differences name objects and fields. The archive is not
+//! trusted: a member whose object does not match its path is an error that names it.
 //!
 //! # What it costs
-//! A few bytes for each object's place while a backup is compared, a digest for each object of one kind, all of it within half of
-//! `limits.memory`; the download's own buffers; of objects themselves the one at hand, and [`diff::BATCH`] of those that differ.
+//! While a backup is compared: a few bytes for each object's place and a digest for each object of one kind, within half of
+//! `limits.memory`; the download's own buffers; the current object, and [`diff::BATCH`] of objects that differ.
 
 pub mod archive;
 pub mod cleaned;
@@ -33,9 +33,9 @@ pub enum Error {
     Archive(tar::Error),
     #[error("the archive's member {member:?} is refused: {reason}")]
     Refused { member: String, reason: String },
-    #[error("the archive does not hold the members that its index names")]
+    #[error("the archive does not contain the members that its index names")]
     Mismatch,
-    #[error("the {total} bytes of limits.memory do not hold the names of so many objects")]
+    #[error("the names of so many objects do not fit into the {total} bytes of limits.memory")]
     Memory { total: u64 },
     #[error(transparent)]
     Cluster(#[from] cluster::Failure),
@@ -53,7 +53,7 @@ impl Classify for Error {
             Self::Download(error) => return error.report(),
             Self::Cluster(failure) => return failure.report(),
             Self::Memory { .. } => {
-                let remedy = "raise limits.memory, or ask for less with --namespace and --resource";
+                let remedy = "raise limits.memory, or select fewer objects with --namespace and --resource";
                 return Report::new(Class::Local, self.to_string()).remedy(remedy);
             }
             Self::Archive(tar::Error::Read { .. }) | Self::Output(_) => Class::Local,
@@ -65,18 +65,18 @@ impl Classify for Error {
     }
 }
 
-/// Which objects are meant.
+/// Selects objects.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Empty: every namespace, and objects of the cluster's scope. Else only what is in these, and they themselves.
+    /// Empty: every namespace, and cluster-scoped objects. Otherwise only these namespaces, and what is in them.
     pub namespaces: Vec<Pattern>,
-    /// By `plural.group` or plural; empty: every kind.
+    /// Matches `plural.group` or plural; empty: every kind.
     pub resources: Vec<Pattern>,
 }
 
 impl Filter {
     /// # Errors
-    /// When one is no glob.
+    /// When a pattern is not a glob.
     pub fn new(namespaces: &[String], resources: &[String]) -> Result<Self, Error> {
         let compile = |option: &str, globs: &[String]| -> Result<Vec<Pattern>, Error> {
             let compile =
@@ -106,13 +106,13 @@ impl Filter {
         self.resources.is_empty() || self.resources.iter().any(|pattern| pattern.fits(resource) || pattern.fits(plural))
     }
 
-    /// For a person whose globs fit nothing, out of the names that there are.
+    /// A message for globs that match nothing, with the nearest of the existing names.
     #[must_use]
     pub fn fits_nothing(&self, namespaces: &[String], resources: &[String]) -> Vec<String> {
         let row = |option: &str, pattern: &Pattern, names: &[String]| {
             let nearest = nearest(pattern.text(), names.iter().cloned());
             let meant = nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
-            format!("nothing in the backup fits --{option} {:?}{meant}", pattern.text())
+            format!("nothing in the backup matches --{option} {:?}{meant}", pattern.text())
         };
         let namespaces = self
             .namespaces
@@ -130,7 +130,7 @@ impl Filter {
     }
 }
 
-/// What may be kept of names, digests and places; an estimate is taken before each thing is kept.
+/// The memory for names, digests and places; an estimate is taken before each is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance {
     left: u64,

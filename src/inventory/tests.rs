@@ -1,4 +1,4 @@
-//! Backups as Penstock writes them, and as somebody else might.
+//! Backups as Penstock writes them, and forged ones.
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,7 @@ use crate::format::manifest::{Item, Manifest, SourceDescription};
 use crate::format::testing::{item, manifest};
 use crate::tar::{END, Member};
 
-/// Path and content of each member; what the index says of it where that is another path.
+/// Path and content of each member, and the path in the index if it differs.
 pub(crate) type Row<'a> = (&'a str, &'a str, Option<&'a str>);
 
 async fn backup(house: &House, rows: &[Row<'_>]) -> Manifest {
@@ -137,7 +137,7 @@ async fn a_member_that_is_not_what_its_path_says_is_named_and_refused() {
         assert_eq!(error.class(), Class::Integrity, "{text}");
         assert!(text.contains(path) && text.contains(expected) && !text.contains(secret), "{text}");
     }
-    // The index says another path than the archive.
+    // The path in the index differs from the archive's.
     let evil = object("evil", "web", "apps/v1");
     for real in ["namespaces/evil/../web.json", "namespaces/evil/web.json"] {
         let house = house(64 * MIB);
@@ -174,8 +174,8 @@ fn globs_that_fit_nothing_are_named_with_what_was_meant() {
     assert_eq!(
         notes,
         [
-            "nothing in the backup fits --namespace \"shopp\"; did you mean \"shop\"?",
-            "nothing in the backup fits --resource \"deployment\"; did you mean \"deployments\"?"
+            "nothing in the backup matches --namespace \"shopp\"; did you mean \"shop\"?",
+            "nothing in the backup matches --resource \"deployment\"; did you mean \"deployments\"?"
         ]
     );
 }

@@ -1,4 +1,4 @@
-//! What the server answered: a body as a stream, a document, or a refusal.
+//! The server's answer: a body as a stream, a document, or a refusal.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Received {
         Ok(bytes.freeze())
     }
 
-    /// The body's pieces as they come.
+    /// The pieces of the body, as they arrive.
     pub(super) fn stream(self, asked: &Asked<'_>) -> Body {
         let (verb, path) = (asked.verb, asked.path.to_owned());
         let (group, resource) = (asked.group.to_owned(), asked.resource.to_owned());
@@ -55,7 +55,7 @@ impl Received {
     }
 }
 
-/// What a reply that is no success says.
+/// The failure that an unsuccessful reply reports.
 pub(super) async fn refusal(asked: &Asked<'_>, response: Response<KubeBody>) -> Failure {
     let (head, body) = response.into_parts();
     let mut pieces = body.into_data_stream();

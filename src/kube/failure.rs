@@ -1,4 +1,4 @@
-//! From the connection's errors to the port's: what went wrong before, or instead of, an answer.
+//! Makes the port's errors of the connection's: what went wrong before, or instead of, an answer.
 
 use std::error::Error as StdError;
 
@@ -10,7 +10,7 @@ use crate::cluster::classify::Asked;
 use crate::error::{Class, Delivery, ServiceError};
 use crate::network::{CONNECT, Cause, causes, reason};
 
-/// No answer, or not a whole one. `trust` says which certificates are trusted.
+/// The failure of a request with no answer, or with an incomplete one. `trust` names the trusted certificates.
 pub(super) fn transport(asked: &Asked<'_>, error: &(dyn StdError + 'static), trust: &str) -> Failure {
     let causes = causes(error);
     if let Some(auth) = causes.iter().find_map(|cause| cause.downcast_ref::<AuthError>()) {
@@ -29,7 +29,7 @@ pub(super) fn transport(asked: &Asked<'_>, error: &(dyn StdError + 'static), tru
     ServiceError { remedy, delivery, ..asked.error(class, message) }.into()
 }
 
-/// Without the names that kube puts before what it wraps.
+/// The error's text without the layer names that kube puts before it.
 fn words(error: Cause<'_>) -> String {
     ["ServiceError: ", "HyperError: "].iter().fold(reason(error), |text, layer| text.replace(layer, ""))
 }
@@ -51,7 +51,7 @@ fn meaning(causes: &[Cause<'_>], message: &str, trust: &str) -> (Class, Option<S
         let remedy = "the proxy asks for a user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT";
         return (Class::Config, Some(remedy.to_owned()));
     }
-    // Reset, timed out, unreachable, closed half-way: the next attempt may be luckier.
+    // Reset, timed out, unreachable, closed half-way: the next attempt may succeed.
     (Class::Transient, None)
 }
 
@@ -62,10 +62,10 @@ fn of_tls(error: &TlsError, trust: &str) -> String {
             "none of the trusted certificates signed the server's ({trust}): put its CA into the kubeconfig's certificate-authority"
         ),
         TlsError::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            format!("the server's certificate, or one it is signed by, has expired ({trust}): renew it, or set this host's clock right")
+            format!("the server's certificate, or one it is signed by, has expired ({trust}): renew it, or correct this host's clock")
         }
         TlsError::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
-            format!("the server's certificate is not valid yet ({trust}): set this host's clock right")
+            format!("the server's certificate is not valid yet ({trust}): correct this host's clock")
         }
         TlsError::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "the server's certificate is for other names: check the cluster's URL, or set tls-server-name in the kubeconfig".to_owned()
@@ -79,7 +79,7 @@ fn of_tls(error: &TlsError, trust: &str) -> String {
     }
 }
 
-/// Message and remedy. What a plugin printed may be a token, so that only its complaints are shown.
+/// Message and remedy. A plugin's standard output may be a token: only its standard error is shown.
 pub(super) fn credentials(error: &AuthError) -> (String, String) {
     const MOST: usize = 400;
     let remedy = |text: &str| text.to_owned();
@@ -95,7 +95,7 @@ pub(super) fn credentials(error: &AuthError) -> (String, String) {
             )
         }
         AuthError::AuthExecStart(error) => (
-            format!("the kubeconfig's credential plugin cannot be started: {error}"),
+            format!("could not start the kubeconfig's credential plugin: {error}"),
             remedy("install it, and check PATH of the user that Penstock runs as"),
         ),
         AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed | AuthError::UnrefreshableTokenResponse => (
@@ -103,14 +103,14 @@ pub(super) fn credentials(error: &AuthError) -> (String, String) {
             remedy("run the plugin by hand; it must print JSON with status.token"),
         ),
         AuthError::ReadTokenFile(error, path) => (
-            format!("the token file {} cannot be read: {error}", path.display()),
+            format!("could not read the token file {}: {error}", path.display()),
             remedy("check that the token is mounted, and that the user Penstock runs as may read it"),
         ),
         AuthError::InvalidBearerToken(_) | AuthError::InvalidBasicAuth(_) => (
-            "the token or password holds signs that no HTTP header may".to_owned(),
+            "the token or password contains characters that an HTTP header must not contain".to_owned(),
             remedy("a token is one line; check the kubeconfig and the token file"),
         ),
-        // None of the others holds a secret.
+        // The other errors contain no secret.
         other => (reason(other), remedy("check the user in the kubeconfig")),
     }
 }

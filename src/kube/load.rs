@@ -1,7 +1,7 @@
 //! From `[kubernetes]`, the environment and the files they name to a connection's settings.
 //!
-//! Everything is read here, each time a client is made: kubeconfig, certificates, key, token. The paths of what was read are kept, so
-//! that [`super::Client`] sees that one of them changed.
+//! Reads everything each time a client is made: kubeconfig, certificates, key, token. Keeps the paths of the files that it read, so that
+//! [`super::Client`] notices when one of them changes.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ use crate::network::Proxy;
 /// Where Kubernetes mounts a pod's identity.
 pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What is needed to find the cluster.
+/// What is needed to find the cluster: the configuration and the environment.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `None`: the pod's service account, else `$KUBECONFIG`, else `~/.kube/config`.
     pub kubeconfig: Option<PathBuf>,
-    /// `None`: the kubeconfig's current one.
+    /// `None`: the kubeconfig's current context.
     pub context: Option<String>,
     pub environment: Environment,
 }
@@ -38,7 +38,7 @@ impl Settings {
     }
 }
 
-/// The variables that matter, as they were when the process started.
+/// The environment variables that are used, as they were when the process started.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which every pod has.
@@ -47,7 +47,7 @@ pub struct Environment {
     pub kubeconfig: Option<String>,
     pub home: Option<PathBuf>,
     pub proxy: Option<Proxy>,
-    /// [`SERVICE_ACCOUNT`], but for tests.
+    /// [`SERVICE_ACCOUNT`], except in tests.
     pub service_account: PathBuf,
 }
 
@@ -67,12 +67,12 @@ impl Environment {
     }
 }
 
-/// Why there is no way to the cluster.
+/// Why the cluster's address and credentials could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     #[error("{0}")]
     Proxy(String),
-    #[error("no cluster is known: there is no service account of a pod, no $KUBECONFIG and no ~/.kube/config")]
+    #[error("found no cluster: expected a pod's service account, $KUBECONFIG or ~/.kube/config")]
     Nowhere,
     #[error("the kubeconfig {file}: {fault}", file = .file.display())]
     Kubeconfig { file: PathBuf, fault: String, expected: &'static str },
@@ -82,7 +82,7 @@ pub enum LoadError {
     File { file: PathBuf, fault: String },
     #[error("credentials: {message}")]
     Credentials { message: String, remedy: String },
-    #[error("the cluster's client cannot be made: {0}")]
+    #[error("could not create the cluster's client: {0}")]
     Client(String),
 }
 
@@ -104,16 +104,16 @@ impl Classify for LoadError {
             Self::NoContext { nearest: None, .. } => {
                 report.remedy("set `context` in [kubernetes] to one of them; kubectl config get-contexts lists them")
             }
-            Self::File { .. } => report.remedy("it must be a PEM file that the user Penstock runs as can read"),
+            Self::File { .. } => report.remedy("expected a PEM file that the user Penstock runs as can read"),
             Self::Credentials { remedy, .. } => report.remedy(remedy.clone()),
         }
     }
 }
 
-/// A way to the cluster.
+/// What a client needs to connect to the cluster.
 pub(super) struct Loaded {
     pub(super) config: kube::Config,
-    /// What was read.
+    /// The files that were read.
     pub(super) files: Vec<PathBuf>,
     /// Which certificates are trusted, for messages.
     pub(super) trust: String,
@@ -135,8 +135,9 @@ fn of_pod(environment: &Environment, host: &str, port: &str) -> Result<Loaded, L
     let (token, ca) = (environment.service_account.join("token"), environment.service_account.join("ca.crt"));
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let url = format!("https://{host}:{port}");
-    let uri =
-        url.parse().map_err(|_| LoadError::Client(format!("KUBERNETES_SERVICE_HOST and _PORT give no URL: {url}")))?;
+    let uri = url
+        .parse()
+        .map_err(|_| LoadError::Client(format!("KUBERNETES_SERVICE_HOST and _PORT do not form a URL: {url}")))?;
     let mut config = kube::Config::new(uri);
     config.root_cert = Some(certificates(&ca)?);
     config.auth_info.token_file = Some(token.display().to_string());
@@ -216,14 +217,14 @@ fn of_kubeconfig(settings: &Settings, files: &[PathBuf]) -> Result<Loaded, LoadE
     config.tls_server_name.clone_from(&cluster.tls_server_name);
     config.proxy_url = match cluster.proxy_url.as_deref().filter(|url| !url.is_empty()) {
         Some(url) => {
-            Some(url.parse().map_err(|_| fault("its proxy-url is no URL".to_owned(), "expected http://HOST:PORT"))?)
+            Some(url.parse().map_err(|_| fault("its proxy-url is not a URL".to_owned(), "expected http://HOST:PORT"))?)
         }
         None => proxy(&settings.environment, &config)?,
     };
     Ok(Loaded { files: read_files(files, cluster, &config), config, trust })
 }
 
-/// Which of the environment's proxies is on the way.
+/// The environment's proxy, if requests to the cluster go through it.
 fn proxy(environment: &Environment, config: &kube::Config) -> Result<Option<hyper::Uri>, LoadError> {
     let (Some(proxy), Some("https"), Some(host)) =
         (&environment.proxy, config.cluster_url.scheme_str(), config.cluster_url.host())
@@ -237,10 +238,10 @@ fn proxy(environment: &Environment, config: &kube::Config) -> Result<Option<hype
     proxy.url().parse().map(Some).map_err(|_| LoadError::Proxy("HTTPS_PROXY is not a URL".to_owned()))
 }
 
-/// Certificates as kube takes them.
+/// Certificates in the form that kube expects.
 type Ders = Vec<Vec<u8>>;
 
-/// The cluster's CAs, and who they are in words.
+/// The cluster's CA certificates, and a description of them for messages.
 fn roots(file: &Path, cluster: &Cluster) -> Result<(Option<Ders>, String), LoadError> {
     use base64::Engine as _;
     if cluster.insecure_skip_tls_verify == Some(true) {
@@ -272,10 +273,10 @@ fn parse(pem: &[u8]) -> Result<Ders, String> {
     let mut ders = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let der = certificate.map_err(|error| format!("is not valid PEM: {error}"))?;
-        roots.add(der.clone()).map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+        roots.add(der.clone()).map_err(|error| format!("contains a certificate that cannot be used: {error}"))?;
         ders.push(der.to_vec());
     }
-    if ders.is_empty() { Err("holds no PEM certificate".to_owned()) } else { Ok(ders) }
+    if ders.is_empty() { Err("contains no PEM certificate".to_owned()) } else { Ok(ders) }
 }
 
 fn read_files(kubeconfigs: &[PathBuf], cluster: &Cluster, config: &kube::Config) -> Vec<PathBuf> {
@@ -284,7 +285,7 @@ fn read_files(kubeconfigs: &[PathBuf], cluster: &Cluster, config: &kube::Config)
     kubeconfigs.iter().cloned().chain(named.into_iter().flatten().map(PathBuf::from)).collect()
 }
 
-/// The parser's own words may quote the file, which holds keys and tokens.
+/// The parser's text may quote the file, which contains keys and tokens.
 fn unreadable(file: &Path, error: &KubeconfigError) -> LoadError {
     let (fault, expected) = match error {
         KubeconfigError::ReadConfig(error, _) => {

@@ -1,14 +1,13 @@
 //! The adapter of the port `cluster`: the only module that names the `kube` crates.
 //!
-//! - **Identity**: a pod's service account, or a kubeconfig with its contexts, tokens, client certificates and credential plugins.
-//!   Files are looked at every [`LOOK`]; a change, an expired certificate of a plugin or a 401 makes the next request
-//!   read everything again. What cannot be read keeps the old client in use, and says so.
-//! - **One owner of retries**: none is made here. kube's own (15, up to 1,000 s apart) are off.
-//! - **Limits**: [`CONNECT`] to connect, [`READ`] without a byte. No body is kept whole but documents of at most
-//!   [`MAX_DOCUMENT`].
-//! - **Compression is not asked for**: docs/decisions/0070.
+//! - **Identity**: a pod's service account, or a kubeconfig with its contexts, tokens, client certificates and credential plugins. The
+//!   files are checked every [`LOOK`]; after a change, a 401, or the expiry of a plugin's certificate, the next request reads everything
+//!   again. If that fails, the old client stays in use and the error is logged.
+//! - **Retries**: none here; the caller owns them. kube's own (15, up to 1,000 s apart) are off.
+//! - **Limits**: [`CONNECT`] to connect, [`READ`] without a byte. Only documents, of at most [`MAX_DOCUMENT`], are kept whole in memory.
+//! - **Compression**: not requested (docs/decisions/0070).
 //!
-//! Costs a few `stat` each [`LOOK`] in which there are requests.
+//! Costs a few `stat` calls in each [`LOOK`] that has requests.
 
 mod answer;
 mod failure;
@@ -35,16 +34,16 @@ use crate::cluster::{
 };
 use crate::error::{Class, Classify as _, ServiceError};
 
-/// As for AWS.
+/// The same as for AWS.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The API server ends a request after 60 s; a little later there is nobody.
+/// The API server ends a request after 60 s: a connection without a byte for longer is dead.
 const READ: Duration = Duration::from_secs(75);
 
-/// A credential plugin that asks somebody in a browser would wait for ever.
+/// A credential plugin that opens a browser for a login would wait for ever.
 const PLUGIN: Duration = Duration::from_secs(60);
 
-/// How often the files are looked at, and how long a 401 is not asked about again.
+/// How often the files are checked, and the least age of credentials at which another 401 makes them be read again.
 pub const LOOK: Duration = Duration::from_secs(5);
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
@@ -57,7 +56,7 @@ const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
 pub struct Client {
     settings: Arc<Settings>,
     current: Arc<Mutex<Current>>,
-    /// One at a time makes a new client; the others wait for it.
+    /// Held by the task that makes a new client; the others wait for it.
     making: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -78,43 +77,43 @@ struct Current {
 enum Outdated {
     /// The server did not accept the credentials.
     Refused,
-    /// A file is another one.
+    /// A file has changed.
     Changed,
     /// The certificate of a plugin has expired.
     Expired,
 }
 
-/// What changes with a file: a mounted Secret is a link to another inode, a file that is written has another time or length.
+/// The version of a file: an updated Secret mount links to another inode, a rewritten file has another time or length.
 type Stamp = (u64, u64, i64, i64, u64);
 
 impl Client {
-    /// Reads what `settings` names. Nothing is sent.
+    /// Reads the files that `settings` names. Sends nothing.
     ///
     /// # Errors
-    /// When there is no cluster to be found, or its kubeconfig cannot be used.
+    /// When no cluster is found, or its kubeconfig cannot be used.
     pub async fn new(settings: Settings) -> Result<Self, LoadError> {
         let current = make(settings.clone(), Freshness::Kept).await?;
         Ok(Self { settings: settings.into(), current: Mutex::new(current).into(), making: Arc::default() })
     }
 
-    /// Which certificates are trusted, in words.
+    /// Which certificates are trusted, for messages.
     #[must_use]
     pub fn trust(&self) -> String {
         self.lock().trust.to_string()
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
-        // Nothing under it panics that would leave it half changed.
+        // No code under the lock panics between two dependent changes.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client to use now; a new one where something changed.
+    /// The client to use now; a new one if something has changed.
     async fn current(&self, now: Instant) -> Current {
         if let Ok(current) = self.usable(now) {
             return current;
         }
         let _alone = self.making.lock().await;
-        // Somebody else may have made it meanwhile.
+        // Another task may have made it meanwhile.
         let outdated = match self.usable(now) {
             Ok(current) => return current,
             Err(outdated) => outdated,
@@ -128,10 +127,10 @@ impl Client {
             }
             Err(error) => {
                 let remedy = error.report().remedy;
-                tracing::error!(remedy, "{error}; what was read before stays in use");
+                tracing::error!(remedy, "{error}: the credentials and certificates that were read before stay in use");
                 let mut current = self.lock();
                 (current.looked, current.outdated, current.freshness) = (now, None, freshness);
-                // Not again before the files change once more.
+                // The next attempt is made when the files change again.
                 current.files = stamps(current.files.iter().map(|(path, _)| path.clone()).collect());
                 current.clone()
             }
@@ -141,7 +140,7 @@ impl Client {
     fn usable(&self, now: Instant) -> Result<Current, Outdated> {
         let mut current = self.lock();
         let expired = current.client.valid_until().as_ref().is_some_and(|until| {
-            // kube has another version of jiff.
+            // kube depends on another version of jiff.
             std::time::SystemTime::from(*until) <= std::time::SystemTime::now()
         });
         if current.outdated.is_none() && expired {
@@ -155,7 +154,7 @@ impl Client {
         current.outdated.map_or_else(|| Ok(current.clone()), Err)
     }
 
-    /// The server did not accept `used`: the next request reads the credentials again, unless they have just been read.
+    /// Notes that the server did not accept `used`: the next request reads the credentials again, unless they have just been read.
     fn refuse(&self, used: &Current) {
         let mut current = self.lock();
         if current.made == used.made && (current.freshness == Freshness::Kept || current.made.elapsed() >= LOOK) {
@@ -166,8 +165,9 @@ impl Client {
     async fn send(&self, asked: &Asked<'_>, request: Asking<'_>) -> Result<Received, Failure> {
         let current = self.current(Instant::now()).await;
         let asked = Asked { fresh: current.freshness, ..asked.clone() };
-        let fault =
-            |error: &dyn std::fmt::Display| Failure::from(asked.error(Class::Internal, format!("no request: {error}")));
+        let fault = |error: &dyn std::fmt::Display| {
+            Failure::from(asked.error(Class::Internal, format!("could not build the request: {error}")))
+        };
         let mut builder = Request::builder().method(request.method).uri(&request.uri).header(USER_AGENT, AGENT);
         builder = builder.header(ACCEPT, request.accept);
         if let Some((content_type, _)) = request.body {
@@ -188,7 +188,7 @@ impl Client {
         Err(refusal(&asked, response).await)
     }
 
-    /// Credentials that work are no longer suspected.
+    /// The server accepted these credentials: a 401 before is resolved.
     fn accepted(&self, used: &Current) {
         if used.freshness == Freshness::JustRead {
             let mut current = self.lock();
@@ -215,9 +215,9 @@ impl Client {
         request: Asking<'_>,
     ) -> Result<T, Failure> {
         let document = self.document(asked, request).await?;
-        // The error's own words may quote the document.
+        // The error's text may quote the document.
         serde_json::from_slice(&document.bytes)
-            .map_err(|error| unexpected(asked, 200, &format!("the answer cannot be read at line {}", error.line())))
+            .map_err(|error| unexpected(asked, 200, &format!("the answer cannot be parsed at line {}", error.line())))
     }
 
     async fn review<T: serde::de::DeserializeOwned>(
@@ -235,25 +235,25 @@ impl Client {
     }
 }
 
-/// Trace output must not show what a client holds.
+/// Debug output must not show the client's credentials.
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("address", &self.lock().address).finish_non_exhaustive()
     }
 }
 
-/// What a review is answered with.
+/// The answer to a review.
 #[derive(serde::Deserialize)]
 struct Review<T> {
     status: T,
 }
 
-/// A request to be made.
+/// A request to send.
 struct Asking<'a> {
     method: Method,
     uri: String,
     accept: &'a str,
-    /// With its media type.
+    /// The body with its media type.
     body: Option<(&'static str, Vec<u8>)>,
 }
 
@@ -265,7 +265,7 @@ fn asked(path: &str) -> Asked<'_> {
     Asked { verb: "get", path, group: "", resource: "", namespace: None, fresh: Freshness::Kept }
 }
 
-/// Reads everything and makes a client. A credential plugin is a program, so that this may take a while.
+/// Reads everything and makes a client. It may run a credential plugin, which takes up to [`PLUGIN`].
 async fn make(settings: Settings, freshness: Freshness) -> Result<Current, LoadError> {
     let making = tokio::task::spawn_blocking(move || make_blocking(&settings, freshness));
     match tokio::time::timeout(PLUGIN, making).await {
@@ -273,7 +273,7 @@ async fn make(settings: Settings, freshness: Freshness) -> Result<Current, LoadE
         Ok(Err(_)) => Err(LoadError::Client("the thread that makes it ended".to_owned())),
         Err(_) => Err(LoadError::Credentials {
             message: format!("the credential plugin did not end within {} s", PLUGIN.as_secs()),
-            remedy: "run it by hand; a plugin that asks somebody cannot serve a daemon".to_owned(),
+            remedy: "run it by hand; a daemon needs a plugin that works without input from a person".to_owned(),
         }),
     }
 }
@@ -281,7 +281,7 @@ async fn make(settings: Settings, freshness: Freshness) -> Result<Current, LoadE
 fn make_blocking(settings: &Settings, freshness: Freshness) -> Result<Current, LoadError> {
     let loaded = load::load(settings)?;
     let address = loaded.config.cluster_url.to_string();
-    // Before the files are read, so that a change in between is seen.
+    // Taken before the files are read, so that a change in between is noticed.
     let files = stamps(loaded.files);
     let mut config = loaded.config;
     config.connect_timeout = Some(CONNECT);
@@ -318,7 +318,7 @@ fn stamp(path: &std::path::Path) -> Option<Stamp> {
     Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
 }
 
-/// What is not a letter, a digit or one of `-._~` as `%XX`.
+/// Encodes each byte but letters, digits and `-._~` as `%XX`.
 fn encoded(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
@@ -359,7 +359,7 @@ impl Cluster for Client {
         let request = Asking { method: Method::POST, body: Some((JSON, body.to_string().into_bytes())), ..get(&path) };
         match self.parsed::<Review<Status>>(&asked, request).await {
             Ok(review) => Ok(Some(review.status.user_info.username)),
-            // A server that has no such kind asks first whether it may be made, and its refusal has the name.
+            // A server without this kind checks the permission to create it first; its refusal contains the user's name.
             Err(failure) if matches!(failure.error.status, Some(403 | 404)) => {
                 let rest = failure.error.message.split_once("User \"").map(|(_, rest)| rest);
                 Ok(rest.and_then(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()))

@@ -18,7 +18,7 @@ async fn a_file_that_changes_is_read_again_and_a_bad_one_is_not_used() {
     let address = async |looks: u32| client.current(start + LOOK * looks).await.address;
     assert_eq!(address(1).await, "https://one.example");
     write(file.path(), "second.example");
-    assert_eq!(address(1).await, "https://one.example", "it is not looked at with every request");
+    assert_eq!(address(1).await, "https://one.example", "the file is not checked with every request");
     assert_eq!(address(2).await, "https://second.example");
     std::fs::write(file.path(), "nonsense").unwrap();
     assert_eq!(address(4).await, "https://second.example");

@@ -1,4 +1,4 @@
-//! From a [`Write`] to a request.
+//! Makes a request of a [`Write`].
 
 use bytes::Bytes;
 use hyper::Method;
@@ -42,7 +42,7 @@ fn request(object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Asking<'st
         _ => FIELD_MANAGER,
     };
     let mut uri = path;
-    // A server that gets options as a body does not read the query.
+    // A server that receives the options in the body ignores those in the query.
     if !matches!(write, Write::Delete { .. }) {
         uri.extend(["?fieldManager=", &encoded(manager)]);
         if effect == Effect::DryRun {
@@ -52,7 +52,7 @@ fn request(object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Asking<'st
     Asking { method, uri, accept: JSON, body: Some(body) }
 }
 
-/// Without a policy the jobs and replication controllers of some versions leave their pods behind.
+/// Without a policy, some versions orphan the pods of jobs and replication controllers.
 fn options(uid: &str, effect: Effect) -> Vec<u8> {
     let dry_run: &[&str] = if effect == Effect::DryRun { &["All"] } else { &[] };
     let options = serde_json::json!({

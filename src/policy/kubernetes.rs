@@ -1,9 +1,8 @@
-//! Roles of Kubernetes made for the user: what the agent that saves a cluster's objects has to read, as manifests to apply.
+//! Kubernetes roles for the agent that saves a cluster's objects: exactly what it must read, as manifests to apply.
 //!
-//! - Where the configuration names every namespace (no glob), each kind is listed in each of them: a Role and a RoleBinding in each,
-//!   and a ClusterRole for the cluster-scoped kinds only. Else a ClusterRole, since a list is then one of the whole cluster.
-//! - RBAC has neither patterns nor exceptions. What a glob of `resources` makes of it, and what is more than is read, stands
-//!   in the notes.
+//! - If the configuration names every namespace (no glob), each kind is listed in each of them: a Role and a RoleBinding in each, and a
+//!   ClusterRole for the cluster-scoped kinds only. Otherwise a ClusterRole, since a list is then one of the whole cluster.
+//! - RBAC has neither patterns nor exceptions. The notes say what a glob of `resources` becomes, and what is granted beyond what is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use crate::resources::refer::REFERRED;
 use crate::resources::select::{ClusterResources, Pattern, Patterns, Selection};
 
-/// Whom the roles are bound to; they have its name.
+/// The account that the roles are bound to; they have its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     pub namespace: String,
@@ -38,12 +37,12 @@ impl FromStr for Account {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
-    /// What the manifests cannot say, a sentence each.
+    /// What the manifests cannot express, one sentence each.
     pub notes: BTreeSet<String>,
     pub manifests: Vec<Value>,
 }
 
-/// What has to be readable, as group and plural; `*` is all of them.
+/// What must be readable, as group and plural; `*` is all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Rules(BTreeSet<(String, String)>);
 
@@ -52,7 +51,7 @@ impl Rules {
         self.0.insert((group.to_owned(), plural.to_owned()));
     }
 
-    /// Without those that another rule, or one of `others`, covers.
+    /// Without the rules that another one, or one of `others`, covers.
     fn reduced(&self, others: &Self) -> Self {
         let covers = |rule: &(String, String), of: &(String, String)| {
             (rule.0 == "*" || rule.0 == of.0) && (rule.1 == "*" || rule.1 == of.1)
@@ -75,7 +74,7 @@ impl Rules {
     }
 }
 
-/// Everything that the selections need together.
+/// What the selections need together.
 #[derive(Default)]
 struct Needs {
     cluster: Rules,
@@ -83,7 +82,7 @@ struct Needs {
     notes: BTreeSet<String>,
 }
 
-/// The roles, and what binds them to `account`, with which everything of `selections` can be saved.
+/// The roles for all of `selections`, bound to `account`.
 #[must_use]
 pub fn roles(selections: &[Selection], account: &Account) -> Roles {
     let mut needs = Needs::default();
@@ -115,9 +114,9 @@ impl Needs {
             }
         }
         if kinds.0.iter().any(|(_, plural)| plural == "*") && !selection.resources.exclude.is_empty() {
-            self.note("RBAC has no exceptions: what `exclude_resources` names may be read, and is not; list `resources` to keep a kind from the agent");
+            self.note("RBAC has no exceptions: the agent may read what `exclude_resources` names, but does not; list `resources` to deny it a kind");
         }
-        // Which namespaces there are, and the one whose UID is the cluster's.
+        // The list of namespaces, and kube-system, whose UID identifies the cluster.
         let namespaces = ("", "namespaces");
         let patterns = &selection.namespaces;
         if !patterns.include.iter().all(Pattern::is_literal) {
@@ -170,7 +169,8 @@ fn is_all(pattern: &str) -> bool {
     matches!(pattern, "*" | "**")
 }
 
-/// Group and plural that a pattern of `resources` needs: `deployments.apps`, `pods` (which fits a plural of any group), `*.example.com`.
+/// Group and plural that a pattern of `resources` needs: `deployments.apps`, `pods` (which matches a plural of any group),
+/// `*.example.com`.
 fn rule(pattern: &str) -> (&str, &str) {
     let part =
         |text: &'_ str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
@@ -180,7 +180,7 @@ fn rule(pattern: &str) -> (&str, &str) {
     }
 }
 
-/// A name that `exclude` takes out again.
+/// A name that `exclude` removes again.
 fn is_excluded(patterns: &Patterns, name: &Pattern) -> bool {
     let plural = name.text().split('.').next().unwrap_or_default();
     name.is_literal() && patterns.exclude.iter().any(|pattern| pattern.fits(name.text()) || pattern.fits(plural))
@@ -192,7 +192,7 @@ fn is_selected(patterns: &Patterns, plural: &str, group: &str) -> bool {
     any(&patterns.include) && !any(&patterns.exclude)
 }
 
-/// The role and its binding; a ClusterRole without a namespace.
+/// The role and its binding; without a namespace, a ClusterRole.
 fn pair(account: &Account, namespace: Option<&str>, rules: &Rules) -> [Value; 2] {
     const API: &str = "rbac.authorization.k8s.io";
     let scope = if namespace.is_some() { "" } else { "Cluster" };
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// `Kind` or `Kind/namespace`, and `group: plurals` of each rule; bindings are left out.
+    /// `Kind` or `Kind/namespace`, and `group: plurals` of each rule, without bindings.
     fn brief(selections: &[Selection]) -> Vec<String> {
         let words = |value: &Value| {
             let words: Vec<_> = value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();

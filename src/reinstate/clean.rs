@@ -1,7 +1,7 @@
-//! What of an object is not sent when it is made, kind by kind. Pure.
+//! Which parts of an object are not sent when it is created, kind by kind. Pure.
 //!
-//! [`ROWS`] is the whole of it: docs/kubernetes-restore.md has the same table, and a test compares them. Labels, annotations and finalizers
-//! that are not named there stay.
+//! [`ROWS`] lists all of them: docs/kubernetes-restore.md has the same table, and a test compares them. Labels, annotations and
+//! finalizers that it does not name stay.
 
 mod kinds;
 mod pods;
@@ -16,30 +16,30 @@ use super::fields;
 pub use rows::ROWS;
 pub use services::unfix;
 
-/// What cleaning needs to know besides the object.
+/// The input of cleaning besides the object.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The status is given back too (`--status`).
+    /// Whether the status is restored too (`--status`).
     pub status: bool,
-    /// Whether the persistent volume of this name is, or will be, there for the claim that is cleaned ([`super::volumes::standing`]).
-    /// A claim whose volume is not gets a new one.
+    /// Whether the persistent volume of this name exists, or will exist, for the claim that is cleaned ([`super::volumes::standing`]). A
+    /// claim without its volume gets a new one.
     pub has_volume: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
-/// What was taken out of an object and is given back by a later request.
+/// Parts that were removed from an object, and that a later request restores.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Taken {
-    /// `metadata.managedFields`; without the entries of the status, unless that is given back.
+    /// `metadata.managedFields`; without the entries of the status, unless the status is restored.
     pub managed_fields: Option<Value>,
     pub status: Option<Value>,
 }
 
-/// One thing that is not restored as it was.
+/// One part of an object that is not restored as it was.
 #[derive(Clone, Copy)]
 pub struct Row {
     /// `deployments.apps`; [`EVERY`] for each kind.
     pub resource: &'static str,
-    /// What it is about, in Markdown.
+    /// The field, in Markdown.
     pub what: &'static str,
     pub action: Action,
     pub reason: &'static str,
@@ -50,16 +50,16 @@ pub const EVERY: &str = "*";
 
 #[derive(Clone, Copy)]
 pub enum Action {
-    /// The field at this path is removed; `*` is each element of a list.
+    /// Remove the field at this path; `*` is each element of a list.
     Remove(&'static [&'static str]),
-    /// As the row says.
+    /// The change that the row describes.
     Change(fn(&mut Value, &Context<'_>)),
-    /// Given back once the object is made, or changed elsewhere in this module's parent.
+    /// Restored after the object is created, or changed elsewhere in this module's parent.
     Later,
 }
 
-/// Removes from an object of the kind `resource` (`deployments.apps`) what only the old one could have, so that it can be made.
-/// Owner references stay: [`super::owners::relink`] comes next.
+/// Removes from an object of the kind `resource` (`deployments.apps`) what is valid for the old object only, so that it can be created.
+/// Owner references stay for [`super::owners::relink`].
 pub fn clean(resource: &str, object: &mut Value, context: &Context<'_>) -> Taken {
     // The kind's own rows read the managed fields and the status, which the rows of every kind remove.
     for row in ROWS.iter().filter(|row| row.resource == resource) {
@@ -84,7 +84,7 @@ fn act(row: &Row, object: &mut Value, context: &Context<'_>) {
     }
 }
 
-/// The managed fields that are given back; `None` where there are none.
+/// The managed fields to restore; `None` if there are none.
 fn entries(managed: Value, status: bool) -> Option<Value> {
     let Value::Array(mut entries) = managed else { return None };
     entries.retain(|entry| entry.is_object() && (status || fields::text(entry, &["subresource"]) != "status"));

@@ -1,4 +1,4 @@
-//! Whether a live object is what would be restored. Pure; no value of a field leaves this module.
+//! Whether a live object equals the one that would be restored. Pure; returns no value of a field.
 
 #[cfg(test)]
 mod tests;
@@ -12,8 +12,8 @@ use super::clean::{Context, clean};
 use super::fields::{EACH, at, each, text};
 use crate::inventory::cleaned::{self, Fields};
 
-/// Kinds to whose fields the server adds nothing, so that one that only the live object has is a difference too; labels, annotations and
-/// what is said of a kind below are not meant. With them go custom resources.
+/// Kinds to whose fields the server adds nothing, so that a field of the live object alone is a difference too, except labels,
+/// annotations and the exceptions below. Custom resources are treated in the same way.
 const EXACT: &[&str] = &[
     "configmaps",
     "secrets",
@@ -28,13 +28,13 @@ const EXACT: &[&str] = &[
     "priorityclasses.scheduling.k8s.io",
 ];
 
-/// Fields that a selector is in: one more label selects something else, wherever it stands.
+/// Fields that contain a selector: there, an additional label selects other objects.
 pub(super) const SELECTORS: [&str; 7] =
     ["selector", "matchLabels", "podSelector", "namespaceSelector", "objectSelector", "labelSelector", "nodeSelector"];
 
-/// Fields of `ours` (mapped, cleaned, relinked) that `live` (as the server sent it) has not, or has otherwise. Fields that only the
-/// live object has are defaults and what controllers add, but in selectors and in kinds that get none. Both are of one version of the
-/// kind: `apiVersion` and `kind` are not compared.
+/// Fields of `ours` (mapped, cleaned, relinked) that `live` (as the server sent it) lacks, or has with another value. Fields of the live
+/// object alone are defaults and additions of controllers, except in selectors and in kinds without such. Both objects are of one version
+/// of the kind: `apiVersion` and `kind` are not compared.
 #[must_use]
 pub fn differing(resource: &str, ours: &Value, live: &Value) -> Fields {
     let (ours, live) = sides(resource, ours, live);
@@ -68,7 +68,7 @@ pub fn differing(resource: &str, ours: &Value, live: &Value) -> Fields {
     let metadata = |object: &Map<String, Value>| object.get("metadata").and_then(Value::as_object).cloned();
     let (a, b) = (metadata(a).unwrap_or(none.clone()), metadata(b).unwrap_or(none));
     walk.step("metadata", |walk| {
-        // Finalizers come and go with what controllers have to do.
+        // Controllers add and remove finalizers.
         for key in ["labels", "annotations"] {
             if let Some(value) = a.get(key) {
                 walk.step(key, |walk| walk.value(value, b.get(key), false));
@@ -86,10 +86,10 @@ pub(super) fn sides<'a>(resource: &str, ours: &'a Value, live: &'a Value) -> (Co
     (prepared(resource, Cow::Borrowed(ours)), prepared(resource, cleaned_live(resource, live)))
 }
 
-/// The live object without what ours was cleaned of.
+/// The live object without the parts of which ours was cleaned.
 fn cleaned_live<'a>(resource: &str, live: &'a Value) -> Cow<'a, Value> {
     let mut live = live.clone();
-    // Ours has an address or a port where somebody fixed it, and only then is it compared.
+    // Ours has an address or a port only if its author set it, and only then is it compared.
     if resource != "services" {
         clean(resource, &mut live, &Context { status: false, has_volume: &|_| true });
     }
@@ -104,16 +104,16 @@ pub(super) fn is_exact(resource: &str, ours: &Value) -> bool {
     (is_custom || EXACT.contains(&resource)) && !(resource == "secrets" && is_token)
 }
 
-/// What somebody else writes as a whole.
+/// A field that a controller writes as a whole.
 pub(super) fn is_ignored(resource: &str, key: &str, ours: &Map<String, Value>) -> bool {
     let roles = "clusterroles.rbac.authorization.k8s.io";
-    // A controller collects the rules of other roles in it.
+    // A controller collects the rules of other roles in this field.
     resource == roles && key == "rules" && ours.get("aggregationRule").is_some_and(|rule| !rule.is_null())
 }
 
-/// Without what is written into the object by whoever runs it, and is not the same twice.
+/// Without the parts that programs write into the object with a different value each time.
 fn prepared<'a>(resource: &str, object: Cow<'a, Value>) -> Cow<'a, Value> {
-    // The program that answers writes its certificate there.
+    // The webhook's own program writes its certificate there.
     let bundle: &[&str] = match resource {
         "mutatingwebhookconfigurations.admissionregistration.k8s.io"
         | "validatingwebhookconfigurations.admissionregistration.k8s.io" => &["webhooks", EACH, "clientConfig"],
@@ -131,7 +131,7 @@ fn prepared<'a>(resource: &str, object: Cow<'a, Value>) -> Cow<'a, Value> {
     Cow::Owned(object)
 }
 
-/// A pod without the volume that the server adds for its token, and its mounts.
+/// A pod without the volume that the server adds for its token, and without the mounts of it.
 fn without_tokens(mut pod: Value) -> Value {
     let is_token = |element: &Value| text(element, &["name"]).starts_with("kube-api-access-");
     let mut prune = |elements: &mut Value| {
@@ -146,7 +146,7 @@ fn without_tokens(mut pod: Value) -> Value {
     pod
 }
 
-/// As good as a field that is not there.
+/// Whether the value equals a missing field.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -213,7 +213,7 @@ impl Walk {
         }
     }
 
-    /// Each element of our list is somewhere in the live one.
+    /// Each element of our list occurs in the live one.
     fn subset(&mut self, ours: &Value, live: Option<&Value>) {
         let none = Vec::new();
         let have = live.and_then(Value::as_array).unwrap_or(&none);
@@ -223,7 +223,7 @@ impl Walk {
         }
     }
 
-    /// Each of our owners is one of the live object's.
+    /// Each of our owners is an owner of the live object.
     fn owners(&mut self, ours: &Value, live: Option<&Value>) {
         let none = Vec::new();
         let have = live.and_then(Value::as_array).unwrap_or(&none);

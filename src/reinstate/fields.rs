@@ -1,4 +1,4 @@
-//! Reaching into an object of any shape. Pure.
+//! Access to the fields of an object of any shape. Pure.
 
 use serde_json::{Map, Value};
 
@@ -13,12 +13,12 @@ pub(super) fn at_mut<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut 
     path.iter().try_fold(value, |value, key| value.get_mut(*key))
 }
 
-/// The object at `path`, where there is one.
+/// The object at `path`, if there is one.
 pub(super) fn map<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Map<String, Value>> {
     at_mut(value, path)?.as_object_mut()
 }
 
-/// The text at `path`; empty where there is none.
+/// The text at `path`; empty if there is none.
 pub(super) fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     at(value, path).and_then(Value::as_str).unwrap_or_default()
 }
@@ -28,7 +28,7 @@ pub(super) fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Calls `change` with each value at `path`, which may pass over lists ([`EACH`]).
+/// Calls `change` with each value at `path`, which may contain [`EACH`].
 pub(super) fn each(value: &mut Value, path: &[&str], change: &mut dyn FnMut(&mut Value)) {
     match path.split_first() {
         None => change(value),
@@ -45,7 +45,7 @@ pub(super) fn each(value: &mut Value, path: &[&str], change: &mut dyn FnMut(&mut
     }
 }
 
-/// Removes the field at `path`, which may pass over lists; the first one's value.
+/// Removes the field at `path`, which may contain [`EACH`]; returns the first removed value.
 pub(super) fn remove(value: &mut Value, path: &[&str]) -> Option<Value> {
     let (last, parents) = path.split_last()?;
     let mut removed = None;
@@ -57,7 +57,7 @@ pub(super) fn remove(value: &mut Value, path: &[&str]) -> Option<Value> {
     removed
 }
 
-/// Where the specification of pods is in an object of the kind `resource`.
+/// Where an object of the kind `resource` has the specification of its pods.
 pub(super) fn pod_spec(resource: &str) -> Option<&'static [&'static str]> {
     match resource {
         "pods" => Some(&["spec"]),
@@ -73,15 +73,15 @@ pub(super) fn pod_spec(resource: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// A name that the token controller of Kubernetes up to 1.23 gave: `ACCOUNT-token-x7k2z`.
+/// A name from the token controller of Kubernetes up to 1.23: `ACCOUNT-token-x7k2z`.
 pub(super) fn is_token_name(account: &str, name: &str) -> bool {
-    // The generator of names leaves out vowels, and what looks like another letter.
+    // Kubernetes's generator of names leaves out vowels, and characters that resemble others.
     const SUFFIX: &str = "bcdfghjklmnpqrstvwxz2456789";
     let suffix = name.strip_prefix(account).and_then(|rest| rest.strip_prefix("-token-"));
     !account.is_empty() && suffix.is_some_and(|suffix| suffix.len() == 5 && suffix.chars().all(|c| SUFFIX.contains(c)))
 }
 
-/// The group and the version of `apps/v1`; the core group's is empty.
+/// The group and the version of `apps/v1`; the core group is empty.
 pub(super) fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }

@@ -1,10 +1,10 @@
-//! A label selector as kubectl takes it: `app=web,tier!=cache,track in (a,b),!canary`.
+//! A label selector in kubectl's syntax: `app=web,tier!=cache,track in (a,b),!canary`.
 
 use std::str::FromStr;
 
 use serde_json::Value;
 
-/// All of its requirements hold; none: every object fits.
+/// All requirements must match; without any, every object matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
@@ -13,7 +13,7 @@ struct Requirement {
     key: String,
     /// `None`: the key alone.
     values: Option<Vec<String>>,
-    /// The label is there, with one of the values; or it is not.
+    /// The label exists with one of the values; or it does not.
     is_wanted: bool,
 }
 
@@ -43,7 +43,7 @@ impl FromStr for Selector {
     }
 }
 
-/// The parts between commas that are in no parentheses.
+/// The parts between commas outside parentheses.
 fn split(text: &str) -> Result<Vec<&str>, String> {
     let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_u32);
     for (at, c) in text.char_indices() {
@@ -67,7 +67,7 @@ fn requirement(part: &str) -> Result<Requirement, String> {
         let key = key.trim();
         if key.is_empty() || key.contains([' ', '(', ')', '=', '!', '<', '>']) {
             return Err(format!(
-                "{part:?} is no label selector; expected KEY=VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) or KEY notin (A,B)"
+                "{part:?} is not a label selector; expected KEY=VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) or KEY notin (A,B)"
             ));
         }
         let values = values.map(|values| values.into_iter().map(|value| value.trim().to_owned()).collect());

@@ -1,4 +1,4 @@
-//! Which objects of a backup are not made, each with its reason. Pure.
+//! Which objects of a backup are not created, each with its reason. Pure.
 
 use serde_json::Value;
 
@@ -6,22 +6,22 @@ use super::fields::{at, is_token_name, list, text};
 use super::owners::{Owner, owners};
 use crate::resources::select::DEFAULT_EXCLUDED;
 
-/// Why an object is not made.
+/// Why an object is not created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOut {
-    /// It was on its way out when it was saved.
+    /// It was being deleted when it was saved.
     BeingDeleted,
-    /// A built-in controller makes it again from its owner. `--dependents` lifts it.
+    /// A built-in controller creates it again from its owner. `--dependents` restores it.
     Remade,
-    /// A volume that its driver made for a claim, and deleted with it. `--dependents` lifts it.
+    /// A volume that its driver made for a claim, and deleted with it. `--dependents` restores it.
     Reclaimed,
     /// A pod or job that had ended.
     Finished,
-    /// The image in the API of a pod in a file on a node.
+    /// The API's copy of a pod that is defined by a file on a node.
     MirrorPod,
     /// A token Secret that Kubernetes up to 1.23 made for each service account.
     ControllerToken,
-    /// The server, or a controller that every cluster has, makes its own.
+    /// The server, or a controller that every cluster has, creates its own.
     ServerMade,
     /// It describes a machine, a process or a moment of the old cluster.
     OldCluster,
@@ -42,7 +42,7 @@ impl LeftOut {
         Self::NoSnapshot,
     ];
 
-    /// As in reports.
+    /// The name in reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -58,28 +58,26 @@ impl LeftOut {
         }
     }
 
-    /// For a person: the end of a sentence that names the object.
+    /// The end of a sentence that names the object.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
             Self::BeingDeleted => "it was being deleted when it was saved",
-            Self::Remade => "a controller of the cluster makes it again from its owner (`--dependents` restores it)",
+            Self::Remade => "a controller of the cluster creates it again from its owner (`--dependents` restores it)",
             Self::Reclaimed => {
                 "its reclaim policy is `Delete`, so its disk went with its claim, which gets a new, empty one (`--dependents` restores it)"
             }
-            Self::Finished => "it had ended: it would run once more",
-            Self::MirrorPod => "it is the image of a static pod, which is a file on its node",
+            Self::Finished => "it had ended, and would run again",
+            Self::MirrorPod => "it is the API's copy of a static pod, which is a file on its node",
             Self::ControllerToken => "Kubernetes up to 1.23 made it for a service account, and newer ones need none",
-            Self::ServerMade => "the server or a controller of every cluster makes its own",
+            Self::ServerMade => "the server, or a controller of every cluster, creates its own",
             Self::OldCluster => "it describes a machine, a process or a moment of the old cluster",
-            Self::NoSnapshot => {
-                "the snapshot had not been taken when it was saved: one would be taken now, of other data"
-            }
+            Self::NoSnapshot => "the snapshot had not been taken when it was saved: a new one would be of other data",
         }
     }
 }
 
-/// Kinds that are left out whole, besides those that no backup has by default.
+/// Kinds of which no object is restored, besides those that no backup has by default.
 pub const OLD_CLUSTER: [(&str, &str); 19] = [
     ("certificatesigningrequests.certificates.k8s.io", ASKED),
     ("podcertificaterequests.certificates.k8s.io", ASKED),
@@ -87,11 +85,11 @@ pub const OLD_CLUSTER: [(&str, &str); 19] = [
     ("orders.acme.cert-manager.io", ASKED),
     ("challenges.acme.cert-manager.io", ASKED),
     ("leasecandidates.coordination.k8s.io", "processes of the old cluster renew them every few seconds"),
-    ("storageversions.internal.apiserver.k8s.io", "each server writes which version it stores"),
+    ("storageversions.internal.apiserver.k8s.io", "each server records the version that it stores"),
     ("resourceslices.resource.k8s.io", MACHINE),
-    ("nodeclaims.karpenter.sh", "each is a machine of the old cluster, and would start another one"),
+    ("nodeclaims.karpenter.sh", "each is a machine of the old cluster, and would start a new one"),
     ("cninodes.vpcresources.k8s.aws", MACHINE),
-    ("policyendpoints.networking.k8s.aws", "a controller makes them from network policies and the pods of today"),
+    ("policyendpoints.networking.k8s.aws", "a controller creates them from network policies and current pods"),
     ("ciliumnodes.cilium.io", MACHINE),
     ("ciliumendpoints.cilium.io", ADDRESSES),
     ("ciliumendpointslices.cilium.io", ADDRESSES),
@@ -102,11 +100,11 @@ pub const OLD_CLUSTER: [(&str, &str); 19] = [
     ("caliconodestatuses.crd.projectcalico.org", MACHINE),
 ];
 
-const ASKED: &str = "they ask for a certificate once: answered, expired, or asked anew by whoever needs it";
-const MACHINE: &str = "a program on each machine writes its own";
-const ADDRESSES: &str = "they say which pods of the old cluster have which address";
+const ASKED: &str = "they request a certificate once: whoever still needs one requests it again";
+const MACHINE: &str = "a program on each machine creates its own";
+const ADDRESSES: &str = "they record the addresses of pods in the old cluster";
 
-/// Kinds whose objects are run once, by programs that take one without a status for a new one.
+/// Kinds whose objects run once, by programs that take an object without a status for a new one.
 pub const RUNS: [&str; 18] = [
     "workflows.argoproj.io",
     "analysisruns.argoproj.io",
@@ -128,8 +126,8 @@ pub const RUNS: [&str; 18] = [
     "datadownloads.velero.io",
 ];
 
-/// Why `object`, as it was saved, of the kind `resource` is not made; `None`: it is. With `dependents`, also what a controller would
-/// make again anyway is.
+/// Why `object`, as saved, of the kind `resource` is not created; `None`: it is. With `dependents`, objects that a controller would
+/// create again are created too.
 #[must_use]
 pub fn left_out(resource: &str, object: &Value, dependents: bool) -> Option<LeftOut> {
     if !text(object, &["metadata", "deletionTimestamp"]).is_empty() {
@@ -168,14 +166,14 @@ fn label<'a>(object: &'a Value, key: &str) -> &'a str {
 }
 
 fn has_ended(job: &Value) -> bool {
-    // A job that failed has no completion time. With the newer two its last pods were being stopped.
+    // A job that failed has no completion time. The newer two conditions mean that its last pods were being stopped.
     const ENDED: [&str; 4] = ["Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"];
     let ended =
         |condition: &Value| ENDED.contains(&text(condition, &["type"])) && text(condition, &["status"]) == "True";
     !text(job, &["status", "completionTime"]).is_empty() || list(job, &["status", "conditions"]).iter().any(ended)
 }
 
-/// As the programs behind [`RUNS`] say it.
+/// The final states of the programs behind [`RUNS`].
 fn has_run(object: &Value) -> bool {
     const TIMES: [&str; 5] = ["completionTime", "completionTimestamp", "finishedAt", "stoppedAt", "endTime"];
     const PHASES: [&str; 14] = [
@@ -195,7 +193,7 @@ fn has_run(object: &Value) -> bool {
         "terminated",
     ];
     let phase = |path: &[&str]| PHASES.contains(&text(object, path).to_ascii_lowercase().as_str());
-    // Of Tekton: Unknown until it is known.
+    // Tekton's condition is Unknown until the run ends.
     let judged = |condition: &Value| {
         text(condition, &["type"]) == "Succeeded" && matches!(text(condition, &["status"]), "True" | "False")
     };
@@ -239,16 +237,16 @@ fn is_server_made(resource: &str, object: &Value) -> bool {
         "services" | "endpoints" | "endpointslices.discovery.k8s.io" => (namespace, name) == ("default", "kubernetes"),
         "servicecidrs.networking.k8s.io" => name == "kubernetes",
         "apiservices.apiregistration.k8s.io" => {
-            // The server's own groups (`onstart`) and those of definitions (`true`).
+            // The server's own groups (`onstart`), and those of definitions (`true`).
             at(object, &["metadata", "labels", "kube-aggregator.kubernetes.io/automanaged"]).is_some()
         }
         _ => false,
     }
 }
 
-/// A built-in controller makes it again.
+/// Whether a built-in controller creates it again.
 fn is_remade(resource: &str, object: &Value) -> bool {
-    // Somebody started this one by hand (`kubectl create job --from=cronjob/…`), and would have to again.
+    // A person started this one by hand (`kubectl create job --from=cronjob/…`): no controller creates it again.
     if text(object, &["metadata", "annotations", "cronjob.kubernetes.io/instantiate"]) == "manual" {
         return false;
     }
@@ -260,7 +258,7 @@ fn is_remade(resource: &str, object: &Value) -> bool {
                 label(object, "endpointslice.kubernetes.io/managed-by"),
                 "endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io"
             ),
-            // Of a load balancer of the old cluster, whose targets the pods of the new one would become.
+            // It is of a load balancer of the old cluster, which would get the new cluster's pods as targets.
             "targetgroupbindings.elbv2.k8s.aws" => {
                 const STACKS: [&str; 3] = ["ingress.k8s.aws/", "service.k8s.aws/", "gateway.k8s.aws"];
                 let labels = at(object, &["metadata", "labels"]).and_then(Value::as_object);
@@ -270,10 +268,10 @@ fn is_remade(resource: &str, object: &Value) -> bool {
         }
 }
 
-/// Whether the controller of `owner`'s kind makes objects of the kind `resource` for it.
+/// Whether the controller of `owner`'s kind creates objects of the kind `resource` for it.
 fn makes(owner: &Owner, resource: &str) -> bool {
     let group = match owner.group() {
-        // Workloads were born there, and references stay as they were written.
+        // Workloads began in that group, and owner references keep it.
         "extensions" => "apps",
         group => group,
     };
@@ -287,14 +285,14 @@ fn makes(owner: &Owner, resource: &str) -> bool {
                 | ("batch", "Job", "pods")
                 | ("batch", "CronJob", "jobs.batch")
                 | ("", "Service" | "Endpoints", "endpointslices.discovery.k8s.io")
-                // Of a generic ephemeral volume, and of a claim for a device: a pod refuses one that is not its own.
+                // They are of a generic ephemeral volume, or a claim for a device: a pod refuses one that it does not own.
                 | ("", "Pod", "persistentvolumeclaims" | "resourceclaims.resource.k8s.io")
         )
 }
 
-/// Endpoints have no owner: their controller leaves other signs.
+/// Endpoints have no owner: their controller is known by other marks.
 fn is_kept_endpoints(endpoints: &Value) -> bool {
-    // Distributions that run all of Kubernetes as one process sign with its name.
+    // Distributions that run all of Kubernetes as one process use its name as the manager.
     const MANAGERS: [&str; 3] = ["kube-controller-manager", "k3s", "kubelite"];
     has_annotation(endpoints, "endpoints.kubernetes.io/last-change-trigger-time")
         || label(endpoints, "endpoints.kubernetes.io/managed-by") == "endpoint-controller"
@@ -315,25 +313,25 @@ pub fn holds_others(resource: &str) -> bool {
     )
 }
 
-/// What is done where the cluster has the object already.
+/// What a restore does if the cluster has the object already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// As `--existing` says.
+    /// What `--existing` selects.
     AsAsked,
-    /// The server makes one in each namespace, so it is there however empty the cluster is: what it lacks is added
+    /// The server creates one in each namespace, so that it exists even in an empty cluster: the missing parts are added
     /// ([`super::merge::lacking`]).
     Merge,
-    /// The server keeps it in its own shape, or it is in use as it is: whatever `--existing` says, the live one stays.
+    /// The live object stays, whatever `--existing` says: the server maintains it, or it is in use as it is.
     Keep,
 }
 
-/// What is done where the cluster has `object` already. Asked of the object as it was saved, or of the mapped one.
+/// What a restore does if the cluster has `object` already. `object` is as saved, or mapped.
 #[must_use]
 pub fn existing(resource: &str, object: &Value) -> Existing {
     let name = text(object, &["metadata", "name"]);
     let is_kept = match resource {
         "serviceaccounts" if name == "default" => return Existing::Merge,
-        // Bindings and roles of the server itself: another version has other ones, and repairs them when it starts.
+        // Bindings and roles of the server itself: they depend on its version, and it repairs them when it starts.
         "clusterroles.rbac.authorization.k8s.io"
         | "clusterrolebindings.rbac.authorization.k8s.io"
         | "roles.rbac.authorization.k8s.io"
@@ -345,7 +343,7 @@ pub fn existing(resource: &str, object: &Value) -> Existing {
         "flowschemas.flowcontrol.apiserver.k8s.io" | "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io" => {
             text(object, &["metadata", "annotations", "apf.kubernetes.io/autoupdate-spec"]) == "true"
         }
-        // To give it another claim would take it from the one that has it; its source cannot change ([`super::volumes`]).
+        // Another claim would take it from the one that has it, and its source cannot change ([`super::volumes`]).
         "persistentvolumes" => true,
         "namespaces" => matches!(name, "default" | "kube-system" | "kube-public" | "kube-node-lease"),
         _ => false,

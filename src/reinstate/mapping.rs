@@ -1,4 +1,4 @@
-//! Namespaces and storage classes under other names. Pure.
+//! Renames namespaces and storage classes. Pure.
 
 mod mention;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use super::fields::{EACH, each, pod_spec, text};
 use crate::resources::select::Pattern;
 pub use mention::{MOST_MENTIONS, mentions};
 
-/// An option that cannot be meant.
+/// An option that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(String);
@@ -22,7 +22,7 @@ pub struct Unusable(String);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mapping {
     pub namespaces: BTreeMap<String, String>,
-    /// Storage classes.
+    /// Old to new names of storage classes.
     pub classes: BTreeMap<String, String>,
 }
 
@@ -30,7 +30,7 @@ impl Mapping {
     /// Reads `--namespace FROM[:TO]` and `--storage-class FROM:TO`; a namespace without `TO` keeps its name, and may be a glob.
     ///
     /// # Errors
-    /// When an option is not of this form, a name cannot be one, or two namespaces would become one.
+    /// When an option does not have this form, a name is invalid, or two namespaces would become one.
     pub fn new(namespaces: &[String], classes: &[String]) -> Result<Self, Unusable> {
         let mut mapping = Self::default();
         for option in namespaces {
@@ -40,7 +40,7 @@ impl Mapping {
         }
         for option in classes {
             let Some((from, to)) = pair("storage-class", option, is_subdomain)? else {
-                return Err(Unusable(format!("--storage-class {option:?} is not FROM:TO")));
+                return Err(Unusable(format!("--storage-class {option:?} is not of the form FROM:TO")));
             };
             add(&mut mapping.classes, "storage-class", (from, to))?;
         }
@@ -49,7 +49,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// What `--namespace FROM[:TO]` chooses in the backup: each `FROM`.
+    /// The namespaces that `--namespace FROM[:TO]` selects in the backup: each `FROM`.
     #[must_use]
     pub fn chosen(namespaces: &[String]) -> Vec<String> {
         namespaces.iter().map(|option| option.split(':').next().unwrap_or_default().to_owned()).collect()
@@ -60,7 +60,7 @@ impl Mapping {
         self.namespaces.is_empty() && self.classes.is_empty()
     }
 
-    /// Asked once the backup's namespaces are known: a glob may choose one that another is mapped to.
+    /// Checks the namespaces of the backup: a glob may select one to which another is mapped.
     ///
     /// # Errors
     /// When two of the namespaces that are restored would become one.
@@ -70,7 +70,7 @@ impl Mapping {
         for old in restored.iter().chain(mapped) {
             let new = self.namespace(old);
             if let Some(other) = taken.insert(new, old) {
-                let why = format!("--namespace would make one namespace, {new:?}, of {other:?} and {old:?}");
+                let why = format!("--namespace would merge {other:?} and {old:?} into one namespace, {new:?}");
                 return Err(Unusable(why));
             }
         }
@@ -89,8 +89,8 @@ impl Mapping {
         self.namespaces.iter().filter(|(from, to)| from != to).map(|(from, _)| from.as_str()).collect()
     }
 
-    /// Gives `object`, as it was saved, and what it refers to by a known field the new names. Whether there was anything to rename: one
-    /// of the cluster's scope that is there already serves the old namespace, and to update it would take it away from it.
+    /// Renames in `object`, as saved, its own namespace and class, and those in known fields. Returns whether it renamed any: a live
+    /// cluster-scoped object serves the old namespace, and an update would take it away from it.
     pub fn apply(&self, resource: &str, object: &mut Value) -> bool {
         let renamed = Cell::new(0);
         self.apply_namespaces(resource, object, &renamed);
@@ -112,7 +112,7 @@ impl Mapping {
         }
     }
 
-    /// A service account, one by its user name, or all of a namespace's.
+    /// A service account, one by its user name, or all accounts of a namespace.
     fn apply_subject(&self, subject: &mut Value, renamed: &Cell<usize>) {
         let prefix = match text(subject, &["kind"]) {
             "ServiceAccount" => {
@@ -183,7 +183,7 @@ fn replace(names: &BTreeMap<String, String>, value: &mut Value, renamed: &Cell<u
     }
 }
 
-/// `FROM:TO`; `None` where there is no `TO`.
+/// Splits `FROM:TO`; `None` if there is no `TO`.
 fn pair(option: &str, text: &str, is_name: fn(&str) -> bool) -> Result<Option<(String, String)>, Unusable> {
     let refuse = |why: String| Err(Unusable(format!("--{option} {text:?} {why}")));
     let Some((from, to)) = text.split_once(':') else {
@@ -194,7 +194,7 @@ fn pair(option: &str, text: &str, is_name: fn(&str) -> bool) -> Result<Option<(S
     }
     for (what, name) in [("FROM", from), ("TO", to)] {
         if !is_name(name) {
-            return refuse(format!("is not FROM:TO: {what} is no name"));
+            return refuse(format!("is not of the form FROM:TO: {what} is not a name"));
         }
     }
     Ok(Some((from.to_owned(), to.to_owned())))
@@ -207,7 +207,7 @@ fn add(names: &mut BTreeMap<String, String>, option: &str, (from, to): (String, 
     }
 }
 
-/// RFC 1123, as Kubernetes takes it for namespaces.
+/// RFC 1123, as Kubernetes requires for namespaces.
 fn is_label(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !name.is_empty() && name.len() <= 63 && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-')

@@ -1,12 +1,12 @@
-//! What a service account lacks that the server made before a restore came to it. Pure.
+//! Adds to a service account that the server created before the restore what it lacks. Pure.
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{at, list, text};
 
 /// The JSON merge patch that adds to `live` the labels, annotations, secrets and image pull secrets of `ours` (cleaned) that it lacks;
-/// `None`: it has them all. What both have stays as it is live. The patch carries the live resourceVersion: lists are replaced whole,
-/// so a writer between reading and patching makes it a conflict.
+/// `None`: it lacks none. Where both have a value, the live one stays. The patch carries the live resourceVersion: it replaces lists
+/// whole, so a write between reading and patching makes it a conflict.
 #[must_use]
 pub fn lacking(ours: &Value, live: &Value) -> Option<Value> {
     let mut metadata = Map::new();
@@ -16,7 +16,7 @@ pub fn lacking(ours: &Value, live: &Value) -> Option<Value> {
         let have = at(live, &place).and_then(Value::as_object);
         let lacks = |name: &String| have.is_none_or(|have| !have.contains_key(name));
         let ours = at(ours, &place).and_then(Value::as_object).into_iter().flatten();
-        // A null would delete.
+        // A null would delete the field.
         let added: Map<String, Value> = ours
             .filter(|(name, value)| lacks(name) && !value.is_null())
             .map(|(name, value)| (name.clone(), value.clone()))

@@ -1,4 +1,4 @@
-//! Names of other objects that an object cannot do without. Pure.
+//! Finds the names of other objects that an object depends on. Pure.
 
 use std::collections::BTreeSet;
 
@@ -11,19 +11,19 @@ const CONFIG_MAPS: &str = "configmaps";
 const CLASSES: &str = "storageclasses.storage.k8s.io";
 const SERVICES: &str = "services";
 
-/// An object that must be there, or the one that names it waits, fails or is refused.
+/// An object that must exist, or the one that names it waits, fails or is refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Need {
     /// `storageclasses.storage.k8s.io`.
     pub resource: &'static str,
-    /// `None`: of the cluster's scope.
+    /// `None`: cluster-scoped.
     pub namespace: Option<String>,
     pub name: String,
     /// The path of the field that names it.
     pub field: String,
 }
 
-/// Needs of one object that are found.
+/// The most needs of one object that are found.
 pub const MOST_NEEDS: usize = 1000;
 
 /// What `object` (mapped and cleaned) needs, each once; [`MOST_NEEDS`] at most.
@@ -38,7 +38,7 @@ pub fn needs(resource: &str, object: &Value) -> Vec<Need> {
     match resource {
         "persistentvolumeclaims" => found.claim(object, ""),
         "secrets" if text(object, &["type"]) == "kubernetes.io/service-account-token" => {
-            // A controller deletes the token of an account that is not there.
+            // A controller deletes the token of a missing account.
             const ACCOUNT: &str = "kubernetes.io/service-account.name";
             let account = text(object, &["metadata", "annotations", ACCOUNT]);
             found.own("serviceaccounts", account, format!("metadata.annotations[{ACCOUNT:?}]"));
@@ -84,7 +84,7 @@ pub fn needs(resource: &str, object: &Value) -> Vec<Need> {
 }
 
 struct Found<'a> {
-    /// Of the object.
+    /// The namespace of the object.
     namespace: &'a str,
     needs: Vec<Need>,
     have: BTreeSet<(&'static str, Option<String>, String)>,
@@ -101,7 +101,7 @@ impl Found<'_> {
         }
     }
 
-    /// A namespaced object beside this one.
+    /// A need in the object's own namespace.
     fn own(&mut self, resource: &'static str, name: &str, field: String) {
         let namespace = self.namespace.to_owned();
         self.add(resource, Some(&namespace), name, field);
@@ -120,7 +120,7 @@ impl Found<'_> {
         const BETA: &str = "volume.beta.kubernetes.io/storage-class";
         let volume = text(claim, &["spec", "volumeName"]);
         if !volume.is_empty() {
-            // A class is a name that both share then, with or without an object.
+            // With a named volume, the class is only a name that both share, with or without an object.
             return self.add("persistentvolumes", None, volume, format!("{prefix}spec.volumeName"));
         }
         match text(claim, &["metadata", "annotations", BETA]) {
@@ -144,7 +144,7 @@ impl Found<'_> {
         ] {
             self.add(resource, None, text(spec, &[field]), format!("{path}.{field}"));
         }
-        // Each namespace has one of this name.
+        // The account `default`, which each namespace has, is no need.
         let account = text(spec, &["serviceAccountName"]);
         if account != "default" {
             self.own("serviceaccounts", account, format!("{path}.serviceAccountName"));
@@ -162,7 +162,7 @@ impl Found<'_> {
         }
     }
 
-    /// The service that gives a stateful set's pods their names.
+    /// The service that gives the pods of a stateful set their names.
     fn add_service_name(&mut self, set: &Value) {
         self.own(SERVICES, text(set, &["spec", "serviceName"]), "spec.serviceName".into());
     }
@@ -172,7 +172,7 @@ impl Found<'_> {
             if !is_optional(source.get("secret")) {
                 self.own(SECRETS, text(source, &["secret", secret]), format!("{path}.secret.{secret}"));
             }
-            // The server makes the one with its certificate in each namespace.
+            // The server creates `kube-root-ca.crt` in each namespace.
             let map = text(source, &["configMap", "name"]);
             if !is_optional(source.get("configMap")) && map != "kube-root-ca.crt" {
                 self.own(CONFIG_MAPS, map, format!("{path}.configMap.name"));

@@ -1,4 +1,4 @@
-//! Owner references with the UIDs of the new owners. Pure.
+//! Gives owner references the UIDs of the new owners. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use super::fields;
 /// Labels in which the Job controller keeps the UID of a pod's job.
 pub(super) const JOB_UIDS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 
-/// An owner reference as an object has it.
+/// An owner reference in an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// `apps/v1`.
     pub api_version: String,
     pub kind: String,
     pub name: String,
-    /// In the old cluster.
+    /// The UID in the old cluster.
     pub uid: String,
     pub controller: bool,
 }
@@ -42,25 +42,24 @@ impl Owner {
     }
 }
 
-/// An owner that is not there: the reference to it was dropped.
+/// A missing owner: the reference to it was dropped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unlinked {
     pub kind: String,
     pub name: String,
     pub uid: String,
-    /// It was the controller: nobody looks after the object now.
+    /// The owner was the controller: no controller manages the object now.
     pub controller: bool,
 }
 
-/// The owners that `object` names; a reference without a UID is none.
+/// The owners that `object` names; a reference without a UID is ignored.
 #[must_use]
 pub fn owners(object: &Value) -> Vec<Owner> {
     fields::list(object, &["metadata", "ownerReferences"]).iter().filter_map(Owner::of).collect()
 }
 
-/// Whether the built-in controller behind `owner` adopts an object of the kind `resource` that has no owner and fits its selector, or its
-/// name. Such an object is made before its owner and without the reference: made after it, it would find a new one of its name in its
-/// place.
+/// Whether the built-in controller behind `owner` adopts an object of the kind `resource` that has no owner and matches its selector or
+/// its name. Such an object is created before its owner and without the reference: created later, it would find a new object of its name.
 #[must_use]
 pub fn is_adopted(resource: &str, owner: &Owner) -> bool {
     let is_workload = matches!(owner.group(), "apps" | "extensions");
@@ -85,11 +84,11 @@ pub fn leave_to_adopters(resource: &str, object: &mut Value) {
     }
 }
 
-/// Gives each owner reference the owner's new UID, by its old one. A reference whose owner has none is dropped, and named in the
-/// answer; `controller` and `blockOwnerDeletion` stay. Labels in which the Job controller keeps its job's UID follow it.
+/// Replaces the old UID in each owner reference by the owner's new one. A reference to an owner without a new UID is dropped and
+/// returned; `controller` and `blockOwnerDeletion` stay. The labels in which the Job controller keeps its job's UID change with it.
 pub fn relink(object: &mut Value, new_uid: impl Fn(&str) -> Option<String>) -> Vec<Unlinked> {
     let Some(metadata) = fields::map(object, &["metadata"]) else { return Vec::new() };
-    // Whatever it is, it names no owner that could be found.
+    // Any other value names no owner that could be found.
     let Some(Value::Array(references)) = metadata.remove("ownerReferences") else { return Vec::new() };
     let (mut linked, mut unlinked, mut have) = (Vec::new(), Vec::new(), BTreeSet::new());
     for mut reference in references {

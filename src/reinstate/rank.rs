@@ -1,6 +1,6 @@
-//! Which kinds are made before which. Pure.
+//! Which kinds are created before which. Pure.
 
-/// Where a kind stands in the order, and why.
+/// The place of a kind in the order, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// `deployments.apps`.
@@ -10,7 +10,7 @@ pub struct Row {
 }
 
 /// Custom resources, and every kind that is not in the table: their operators find the secrets, claims and services that they name, and
-/// are there before what they own.
+/// run before the objects that they own.
 pub const OTHERS: u8 = 10;
 
 /// The highest rank.
@@ -21,19 +21,19 @@ const fn row(resource: &'static str, rank: u8, reason: &'static str) -> Row {
 }
 
 const PARAMETERS: &str = "claims, pods and others name it, and are refused or wait without it";
-const GRANT: &str = "a binding to a role that is not there is refused to all but administrators";
-const BINDING: &str = "it names roles and service accounts, and what runs needs its rights from its first second";
-const SCALED: &str = "it acts on workloads as soon as both are there, so they come up as they were saved first";
+const GRANT: &str = "only administrators may create a binding to a missing role";
+const BINDING: &str = "it names roles and service accounts, and workloads need their rights from the start";
+const SCALED: &str = "it acts on workloads as soon as both exist, so they first start as they were saved";
 const TEMPLATE: &str = "its pods start within a second, and find everything that they name";
-const JUDGE: &str = "it judged none of the saved objects, and what answers for it is not up before the workloads are";
+const JUDGE: &str = "it could refuse objects that existed before it, and its backend runs only after the workloads";
 
-/// One row a kind, sorted by rank.
+/// One row for each kind, sorted by rank.
 pub const RANKS: &[Row] = &[
     row("customresourcedefinitions.apiextensions.k8s.io", 0, "the server knows no custom resource without it"),
-    row("namespaces", 1, "what is in it is refused without it"),
+    row("namespaces", 1, "the server refuses the objects in a missing namespace"),
     row("storageclasses.storage.k8s.io", 2, PARAMETERS),
     row("volumeattributesclasses.storage.k8s.io", 2, PARAMETERS),
-    row("csidrivers.storage.k8s.io", 2, "it says how the driver's volumes are attached and mounted"),
+    row("csidrivers.storage.k8s.io", 2, "it defines how the driver's volumes are attached and mounted"),
     row("volumesnapshotclasses.snapshot.storage.k8s.io", 2, PARAMETERS),
     row("priorityclasses.scheduling.k8s.io", 2, PARAMETERS),
     row("runtimeclasses.node.k8s.io", 2, PARAMETERS),
@@ -46,26 +46,26 @@ pub const RANKS: &[Row] = &[
     row("clusterroles.rbac.authorization.k8s.io", 3, GRANT),
     row("roles.rbac.authorization.k8s.io", 3, GRANT),
     row("serviceaccounts", 4, "a pod is refused without it, and a token secret without it is deleted"),
-    row("secrets", 5, "pods wait for it, and operators make another one where it is missing"),
-    row("configmaps", 5, "pods wait for it, and operators make another one where it is missing"),
+    row("secrets", 5, "pods wait for it, and operators create another one if it is missing"),
+    row("configmaps", 5, "pods wait for it, and operators create another one if it is missing"),
     row("clusterrolebindings.rbac.authorization.k8s.io", 6, BINDING),
     row("rolebindings.rbac.authorization.k8s.io", 6, BINDING),
     row("persistentvolumes", 7, "a claim that names it would be Lost, or get another volume"),
     row("volumesnapshotcontents.snapshot.storage.k8s.io", 7, "a snapshot that names it would be in error"),
-    row("persistentvolumeclaims", 8, "pods wait for it, and a stateful set makes an empty one where it is missing"),
+    row("persistentvolumeclaims", 8, "pods wait for it, and a stateful set creates an empty one if it is missing"),
     row("volumesnapshots.snapshot.storage.k8s.io", 8, "claims may be made from it"),
-    row("endpoints", 9, "a service's controller makes others where they are missing"),
-    row("endpointslices.discovery.k8s.io", 9, "a service's controller makes others where they are missing"),
-    row("services", 9, "a pod gets the addresses of those that are there when it starts"),
-    row("networkpolicies.networking.k8s.io", 9, "no pod runs for a moment without its protection"),
+    row("endpoints", 9, "a service's controller creates others if they are missing"),
+    row("endpointslices.discovery.k8s.io", 9, "a service's controller creates others if they are missing"),
+    row("services", 9, "a pod gets the addresses of the services that exist when it starts"),
+    row("networkpolicies.networking.k8s.io", 9, "no pod may run without its protection"),
     row("ingresses.networking.k8s.io", 9, "it needs its class and names services"),
-    row("pods", 11, "a controller adopts the pods that it finds, and makes those that are missing"),
+    row("pods", 11, "a controller adopts the pods that it finds, and creates those that are missing"),
     row(
         "limitranges",
         12,
-        "it would change or refuse pods and claims that were there before it, and sets the defaults of pods to come",
+        "it would change or refuse pods and claims that existed before it, but sets the defaults of later pods",
     ),
-    row("replicasets.apps", 13, "a deployment adopts the sets that it finds; and as other workloads"),
+    row("replicasets.apps", 13, "a deployment adopts the sets that it finds; also as for other workloads"),
     row("replicationcontrollers", 13, TEMPLATE),
     row("controllerrevisions.apps", 13, "a stateful or daemon set adopts those that it finds"),
     row("deployments.apps", 14, TEMPLATE),
@@ -75,11 +75,7 @@ pub const RANKS: &[Row] = &[
     row("cronjobs.batch", 14, TEMPLATE),
     row("horizontalpodautoscalers.autoscaling", 15, SCALED),
     row("poddisruptionbudgets.policy", 15, SCALED),
-    row(
-        "resourcequotas",
-        15,
-        "objects that were there before it may exceed it, and until it has counted it refuses all",
-    ),
+    row("resourcequotas", 15, "older objects may exceed it, and it refuses all until it has counted"),
     row("mutatingwebhookconfigurations.admissionregistration.k8s.io", LAST, JUDGE),
     row("validatingwebhookconfigurations.admissionregistration.k8s.io", LAST, JUDGE),
     row("mutatingadmissionpolicies.admissionregistration.k8s.io", LAST, JUDGE),
@@ -89,12 +85,12 @@ pub const RANKS: &[Row] = &[
     row(
         "apiservices.apiregistration.k8s.io",
         LAST,
-        "a group that does not answer yet holds up discovery and the end of namespaces",
+        "a group that does not answer yet delays discovery and the deletion of namespaces",
     ),
 ];
 
-/// When the kind `resource` (`deployments.apps`) is made: lower ones first, one rank in parallel. OpenShift's and extensions' views of a
-/// kind are not saved where another group has it.
+/// The rank of the kind `resource` (`deployments.apps`): lower ranks are created first, kinds of one rank in parallel. OpenShift's and
+/// extensions' views of a kind are not saved if another group has it.
 #[must_use]
 pub fn rank(resource: &str) -> u8 {
     RANKS.iter().find(|row| row.resource == resource).map_or(OTHERS, |row| row.rank)
@@ -137,7 +133,7 @@ mod tests {
             ("replicasets.apps", "deployments.apps"),
             ("deployments.apps", "resourcequotas"),
             ("deployments.apps", "validatingwebhookconfigurations.admissionregistration.k8s.io"),
-            // Of another group than the built-in kind's.
+            // A kind of another group than the built-in one.
             ("deployments.example.com", "deployments.apps"),
         ];
         for (first, then) in pairs {

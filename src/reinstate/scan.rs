@@ -214,11 +214,12 @@ mod tests {
 
     #[test]
     fn namespaces_and_definitions_wait_for_no_owner() {
-        let owner = serde_json::json!({ "apiVersion": "capsule.clastix.io/v1", "kind": "Tenant", "name": "t", "uid": "1" });
+        let owner =
+            serde_json::json!({ "apiVersion": "capsule.clastix.io/v1", "kind": "Tenant", "name": "t", "uid": "1" });
         let object = serde_json::json!({ "metadata": { "ownerReferences": [owner] } });
         let of = |resource: &str| Filed { scope: Scope::Cluster, resource: resource.into(), version: String::new() };
-        assert_eq!(awaited(&of("namespaces"), &object), []);
-        assert_eq!(awaited(&of("customresourcedefinitions.apiextensions.k8s.io"), &object), []);
+        assert_eq!(awaited(&of("namespaces"), &object), Vec::<Uid>::new());
+        assert_eq!(awaited(&of("customresourcedefinitions.apiextensions.k8s.io"), &object), Vec::<Uid>::new());
         assert_eq!(awaited(&of("clusterroles.rbac.authorization.k8s.io"), &object), [uid("1")]);
     }
 

@@ -1,12 +1,12 @@
-//! What changes a live object to be as in the backup. Pure.
+//! The patch that makes a live object equal to the one in the backup. Pure.
 
 use serde_json::{Map, Value};
 
 use super::compare::{SELECTORS, is_exact, is_ignored, sides};
 
-/// The JSON merge patch after which [`super::compare::differing`] finds nothing. `ours` is mapped, cleaned and relinked. Fields that only
-/// the live object has stay where that comparison allows them. The patch carries the live resourceVersion, so that somebody else's write
-/// in between is a conflict.
+/// The JSON merge patch after which [`super::compare::differing`] finds nothing. `ours` is mapped, cleaned and relinked. Fields of the
+/// live object alone stay where that comparison allows them. The patch carries the live resourceVersion, so that a concurrent write makes
+/// it a conflict.
 #[must_use]
 pub fn patch(resource: &str, ours: &Value, live: &Value) -> Value {
     let exact = is_exact(resource, ours);
@@ -59,7 +59,7 @@ fn more_owners(ours: Option<&Value>, live: Option<&Value>) -> Option<Value> {
     (owners.len() > before).then_some(Value::Array(owners))
 }
 
-/// What of `ours` is not so in `live`. `exact` says of each key whether live fields that only it has go; `None`: it is not looked at.
+/// The parts of `ours` that differ in `live`. `exact`, by key: whether fields that only `live` has are removed; `None` skips the key.
 fn changes(
     ours: &Map<String, Value>,
     live: &Map<String, Value>,
@@ -148,7 +148,7 @@ mod tests {
             let mut after = live.clone();
             merge(&mut after, &patch);
             assert_eq!(differing(resource, &ours, &after).paths, Vec::<String>::new(), "{resource}: {patch}");
-            assert_eq!(after["metadata"]["labels"]["z"], "", "a label that somebody added stays");
+            assert_eq!(after["metadata"]["labels"]["z"], "", "a label that was added later stays");
         }
         let service =
             patch("services", &json!({ "spec": { "ports": [] } }), &json!({ "spec": { "clusterIP": "10.0.0.1" } }));

@@ -1,25 +1,25 @@
-//! Whether a persistent volume that is there is the one that a claim had. Pure.
+//! Whether an existing persistent volume is the one that a claim had. Pure.
 
 use serde_json::{Value, json};
 
 use super::fields::{at, text};
 
-/// How a live volume stands to a claim that is about to be made.
+/// The relation of a live volume to a claim that is about to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It will bind to the claim: it is reserved for this name, or for nobody.
+    /// It will bind to the claim: it is reserved for this name, or for none.
     Fits,
-    /// It is the claim's, but still carries the UID of one that was deleted, and no claim binds to it. [`release`] is the merge patch
-    /// that lets go of it: a restore that does not send it leaves the claim Pending.
+    /// It is the claim's, but still has the UID of a deleted claim, so that no claim binds to it. [`release`] is the merge patch that
+    /// removes that UID: without it the claim stays Pending.
     Released,
     /// Bound to the live claim of this name.
     Bound,
-    /// Another claim's, being deleted, or of another storage class: the claim gets a new volume.
+    /// It belongs to another claim, is being deleted, or has another storage class: the claim gets a new volume.
     Foreign,
 }
 
-/// How the live persistent volume `volume` stands to `claim` (mapped). `live_claim`: the UID of the live claim of the same name,
-/// where there is one.
+/// The relation of the live persistent volume `volume` to `claim` (mapped). `live_claim`: the UID of the live claim of the same name, if
+/// there is one.
 #[must_use]
 pub fn standing(volume: &Value, claim: &Value, live_claim: Option<&str>) -> Standing {
     let of = |key: &str| text(volume, &["spec", "claimRef", key]);
@@ -36,13 +36,13 @@ pub fn standing(volume: &Value, claim: &Value, live_claim: Option<&str>) -> Stan
     match (of("uid"), live_claim) {
         ("", _) => Standing::Fits,
         (uid, Some(live)) if uid == live => Standing::Bound,
-        // Its driver is about to delete it.
+        // Its driver will delete it.
         _ if text(volume, &["spec", "persistentVolumeReclaimPolicy"]) == "Delete" => Standing::Foreign,
         _ => Standing::Released,
     }
 }
 
-/// The annotation counts before the field, as it does for the binder.
+/// The annotation takes precedence over the field, as in the binder.
 fn class(object: &Value) -> &str {
     match text(object, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]) {
         "" => text(object, &["spec", "storageClassName"]),
@@ -50,7 +50,7 @@ fn class(object: &Value) -> &str {
     }
 }
 
-/// The JSON merge patch with which the [`Standing::Released`] volume `volume` takes a new claim of the same name. It carries the live
+/// The JSON merge patch that prepares the [`Standing::Released`] volume `volume` for a new claim of the same name. It carries the live
 /// resourceVersion.
 #[must_use]
 pub fn release(volume: &Value) -> Value {

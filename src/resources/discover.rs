@@ -1,4 +1,4 @@
-//! Asks a server for its discovery documents: two where it has the aggregated form, one for each version of a group where it has not.
+//! Reads a server's discovery documents: two if it has the aggregated form, else one for each version of a group.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use super::patience::Patience;
 use crate::cluster::{Cluster, Discovery, Failure, Root};
 use crate::error::{Class, ServiceError};
 
-/// A dead group is no rare thing (a metrics server that is gone), and its kinds could not be listed anyway.
+/// A dead group is common (a metrics server that was removed), and its kinds could not be listed anyway.
 const ONE_GROUP: Duration = Duration::from_secs(5);
 
-/// Documents that are asked for at once: groups that do not answer are waited for together.
+/// Documents that are requested at once, so that the waits for dead groups overlap.
 const AT_ONCE: usize = 8;
 
-/// What the server serves. A group whose own server is down is in the answer.
+/// What the server serves, with the groups whose own server is down.
 ///
 /// # Errors
-/// When the server itself does not answer, or refuses to say what it serves.
+/// When the server itself does not answer, or refuses discovery.
 pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Served, Failure> {
     let mut served = Served::default();
     let for_a_group = Patience { answered: patience.answered.min(ONE_GROUP), ..patience };
@@ -37,30 +37,30 @@ pub async fn discover(cluster: &dyn Cluster, patience: Patience) -> Result<Serve
                 (group, version, asked)
             })
             .buffered(AT_ONCE);
-        // In the server's order, whoever answers first.
+        // In the server's order, in whichever order the answers arrive.
         while let Some((group, version, asked)) = answers.next().await {
             let document = match asked {
                 Ok(document) => Some(document),
                 Err(failure) if is_fatal(&failure) => return Err(failure),
                 Err(failure) => {
-                    tracing::warn!(group = version, error = %failure, "an API group does not answer");
+                    tracing::warn!(group = version, error = %failure, "an API group does not answer: its kinds are unknown");
                     None
                 }
             };
             if let Err(fault) = served.version(&group, &version, document.as_ref()) {
-                tracing::warn!(group = version, error = %fault, "an API group's discovery cannot be read");
+                tracing::warn!(group = version, error = %fault, "could not read an API group's discovery document: its kinds are unknown");
                 served.missing.insert(version);
             }
         }
     }
-    // A server without the core group is none, and a backup of nothing must not be a success.
+    // A server without the core group is not a Kubernetes server, and a backup of nothing must not be a success.
     if !served.groups.contains("") {
-        return Err(not_discovery("/api", "the core group is not in it"));
+        return Err(not_discovery("/api", "found no core group"));
     }
     Ok(served)
 }
 
-/// The failure is not of one group but of the connection or the credentials.
+/// Whether the failure concerns the connection or the credentials, not only one group.
 fn is_fatal(failure: &Failure) -> bool {
     failure.error.status.is_none() || matches!(failure.error.status, Some(401 | 407))
 }

@@ -1,9 +1,9 @@
 //! What a server serves: groups, and the kinds of objects in them, from its discovery documents.
 //!
-//! Pure: documents in, [`Served`] out. Servers from 1.26 on answer with everything in two documents (the aggregated form), older ones with
-//! one for each version of a group. A group whose server is down is a fact, not an absence: it is in [`Served::stale`] where
-//! the server still lists its kinds, in [`Served::missing`] where only its name is known. The documents are untrusted: names that cannot
-//! be part of a path are refused, and numbers are bounded.
+//! Pure: documents in, [`Served`] out. Servers from 1.26 on answer with two documents that contain everything (the aggregated form),
+//! older ones with one for each version of a group. A group whose server is down is recorded: in [`Served::stale`] if the server still
+//! lists its kinds, in [`Served::missing`] if only its name is known. The documents are untrusted: names that cannot be part of a path
+//! are refused, and numbers are bounded.
 
 use std::collections::BTreeSet;
 
@@ -20,13 +20,13 @@ const MAX_RESOURCES: usize = 50_000;
 pub struct Served {
     /// Groups with at least one version that answers; the core group is the empty name.
     pub groups: BTreeSet<String>,
-    /// `GROUP/VERSION` whose own server does not answer; what is known of it may be old.
+    /// `GROUP/VERSION` whose own server does not answer; the list of its kinds may be outdated.
     pub stale: BTreeSet<String>,
-    /// `GROUP/VERSION` that is announced, and of which nothing is known.
+    /// `GROUP/VERSION` that is announced, but whose kinds are unknown.
     pub missing: BTreeSet<String>,
     /// In the server's order within a group: the preferred version first.
     pub kinds: Vec<ServedKind>,
-    /// What was ignored, in words: names that no server should send.
+    /// The ignored entries, one sentence each: names that no server should send.
     pub odd: Vec<String>,
     known: BTreeSet<Resource>,
     /// Group and plural: the first version that has a kind is the preferred one.
@@ -38,20 +38,20 @@ pub struct Served {
 pub struct ServedKind {
     pub resource: Resource,
     pub verbs: BTreeSet<String>,
-    /// In the group's preferred version, or in the first that has the kind.
+    /// Served in the group's preferred version, or in the first that has the kind.
     pub is_preferred: bool,
 }
 
-/// Why a document is not discovery's.
+/// Why a document is not a discovery document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("it is not discovery's: {0}")]
+    #[error("it is not a discovery document: {0}")]
     Unreadable(String),
     #[error("it lists more than {0} {1}")]
     TooMany(usize, &'static str),
 }
 
-/// A group as `/apis` of the old form has it.
+/// A group as `/apis` of the old form describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
@@ -59,10 +59,10 @@ pub struct Group {
     pub versions: Vec<String>,
 }
 
-/// What a root document turned out to be.
+/// The form of a root document.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RootForm {
-    /// Everything is in it.
+    /// It contains everything.
     Aggregated,
     /// Each of these has a document of its own.
     Old(Vec<Group>),
@@ -152,7 +152,7 @@ struct OldResource {
 }
 
 impl Served {
-    /// Takes in `/api` or `/apis`, in whichever form it came.
+    /// Reads `/api` or `/apis`, in either form.
     ///
     /// # Errors
     /// When it is neither.
@@ -232,10 +232,10 @@ impl Served {
         Ok(())
     }
 
-    /// Takes in the document of `group_version` of the old form; `None`: it could not be had.
+    /// Reads the document of `group_version` of the old form; `None`: it could not be fetched.
     ///
     /// # Errors
-    /// When it is another's.
+    /// When it is the document of another group or version.
     pub fn version(&mut self, group: &str, group_version: &str, document: Option<&Document>) -> Result<(), Fault> {
         let Some(document) = document else {
             self.missing.insert(group_version.to_owned());
@@ -281,7 +281,7 @@ impl Served {
     fn ignore(&mut self, what: &str) {
         const MOST: usize = 100;
         if self.odd.len() < MOST {
-            self.odd.push(format!("{what} is no name that Kubernetes allows"));
+            self.odd.push(format!("{what} is not a name that Kubernetes allows"));
         }
     }
 }
@@ -297,7 +297,7 @@ fn joined(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-/// Another's name in a message.
+/// A foreign name in a message.
 fn shown(name: &str) -> String {
     format!("{:?}", name.chars().take(64).collect::<String>())
 }

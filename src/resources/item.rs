@@ -1,4 +1,4 @@
-//! One object of a list: its bytes, and the few fields of it that a backup looks at.
+//! One object of a list: its bytes, and the few of its fields that a backup reads.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use super::list::Fault;
 
-/// What objects of a list are, where they do not say it themselves.
+/// The `apiVersion` and `kind` of a list's objects, if they do not contain these themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kind {
     pub api_version: String,
@@ -37,7 +37,7 @@ impl fmt::Debug for Item {
     }
 }
 
-/// `metav1.ObjectMeta`, as far as filters need it.
+/// The fields of `metav1.ObjectMeta` that filters need.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -64,7 +64,7 @@ pub struct Owner {
     pub controller: Option<bool>,
 }
 
-/// Go writes what is empty as `null` where it writes it at all.
+/// Go writes an empty value as `null`, if it writes it at all.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: de::Deserializer<'de>,
@@ -73,7 +73,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The object's own top level. A key that stands in it twice is an error of serde's derive.
+/// The object's top level. serde's derive refuses a key that occurs twice.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Top {
@@ -87,7 +87,7 @@ struct Top {
     type_: Text,
 }
 
-/// Whether a key is there, whatever its value.
+/// Whether a key is present, whatever its value.
 #[derive(Default)]
 struct Present(bool);
 
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Present {
     }
 }
 
-/// A string in a Secret; custom resources may have anything there, which is nothing to us.
+/// A string in a Secret; custom resources may have any value there, which is ignored.
 #[derive(Default)]
 struct Text(String);
 
@@ -149,13 +149,14 @@ impl<'de> Visitor<'de> for TextOrAnything {
     }
 }
 
-/// `bytes` is one JSON object from its first bracket to its last.
+/// `bytes` is one JSON object, from its first bracket to its last.
+///
 /// # Errors
-/// When it is not, or is no object that a list may have.
+/// When they are not, or are no object that a list may have.
 pub fn read(bytes: &[u8], expected: &Kind) -> Result<Item, Fault> {
     let text = std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)?;
     let top: Top = serde_json::from_str(text).map_err(|error| {
-        // The error's own text may quote the object.
+        // The error's text may quote the object.
         Fault::Object(format!("at byte {} of it", offset(text, error.line(), error.column())))
     })?;
     let bytes = match (top.api_version.0, top.kind.0) {
@@ -170,7 +171,7 @@ fn offset(text: &str, line: usize, column: usize) -> usize {
     before + column
 }
 
-/// Puts what is missing behind the first bracket.
+/// Inserts the missing fields after the first bracket.
 fn splice(text: &str, version: bool, kind: bool, expected: &Kind) -> Bytes {
     let rest = &text[1..];
     let is_empty = rest.trim_start().starts_with('}');
@@ -188,10 +189,10 @@ fn splice(text: &str, version: bool, kind: bool, expected: &Kind) -> Bytes {
     out.into()
 }
 
-/// Namespace and name from the beginning of an object that is too large, where they are in it.
+/// Namespace and name of an object that is too large, if its beginning contains them.
 pub(super) fn name_in_prefix(prefix: &[u8]) -> (String, String) {
     let found = RefCell::new(Metadata::default());
-    // It ends in the middle, so that it is always an error.
+    // The text ends in the middle of the object, so parsing always fails.
     let _ = Prefix(&found).deserialize(&mut serde_json::Deserializer::from_slice(prefix));
     let Metadata { namespace, name, .. } = found.into_inner();
     (namespace, name)

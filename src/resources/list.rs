@@ -1,11 +1,11 @@
-//! Reads a list as a server sends it, piece by piece, and gives each object as the bytes it is.
+//! Reads a list as a server sends it, piece by piece, and returns the bytes of each object.
 //!
-//! - **Exact**: numbers, white space and the order of keys stay. Only where an object has no `kind` or `apiVersion` (objects of built-in
-//!   kinds in a list have neither) are these put in, first in the object.
-//! - **Bounded**: what is kept is the object that is being read, at most [`MAX_OBJECT`], and the list's own metadata. A larger object is
-//!   passed over and reported with its size and, where they stand early enough, its namespace and name; the list continues.
-//! - **Hostile input**: everything that comes is somebody's bytes. Depth, lengths, UTF-8 and duplicate keys are checked; a stream that
-//!   ends early is [`Fault::Cut`], never a short list.
+//! - **Exact**: numbers, white space and the order of keys stay. Only if an object has no `kind` or `apiVersion` (objects of built-in
+//!   kinds in a list have neither), these are inserted, first in the object.
+//! - **Bounded**: it keeps the object that is being read, at most [`MAX_OBJECT`], and the list's own metadata. A larger object is skipped
+//!   and reported with its size and, if they stand early enough, its namespace and name; the list continues.
+//! - **Hostile input**: all input is untrusted. Depth, lengths, UTF-8 and duplicate keys are checked; a stream that ends early is
+//!   [`Fault::Cut`], never a short list.
 //!
 //! Does no I/O. Costs three passes over each object: where it ends, whether it is UTF-8, and its metadata.
 
@@ -14,19 +14,19 @@ use bytes::Bytes;
 use super::item::{self, Item, Kind};
 use super::scan::{Scan, Step};
 
-/// etcd takes 1.5 MiB, as protobuf or JSON; base64 and escapes add to it, aggregated APIs have their own limits.
+/// etcd stores 1.5 MiB, as protobuf or JSON; base64 and escapes add to it, aggregated APIs have their own limits.
 pub const MAX_OBJECT: usize = 16 << 20;
 
-/// The list's metadata holds a continue token of some hundred bytes.
+/// The list's metadata contains a continue token of some hundred bytes.
 const MAX_METADATA: usize = 1 << 20;
 
-/// `remainingItemCount` is the longest key that means something.
+/// `remainingItemCount` is the longest key that is read.
 const MAX_KEY: usize = 1024;
 
 /// Why a stream is not a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The connection ended before the list did: asking again may help.
+    /// The connection ended before the list: a retry may help.
     #[error("the answer ends in the middle of the list")]
     Cut,
     #[error("it is not JSON: {0}")]
@@ -37,23 +37,23 @@ pub enum Fault {
     NotUtf8,
     #[error("it is nested deeper than {} levels", super::scan::MAX_DEPTH)]
     Deep,
-    #[error("its {0} stands in it twice")]
+    #[error("its {0} occurs twice")]
     Twice(&'static str),
-    #[error("its {0} is not as Kubernetes writes it")]
+    #[error("its {0} is not in the form that Kubernetes writes")]
     Malformed(&'static str),
-    #[error("its {0} is larger than any server's")]
+    #[error("its {0} is larger than any server sends")]
     Large(&'static str),
     #[error("it is a {0}, not a list of objects")]
     NotAList(String),
-    #[error("something follows the list")]
+    #[error("unexpected data follows the list")]
     Trailing,
 }
 
-/// What came out of a list.
+/// An entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     Object(Item),
-    /// Larger than the limit. Namespace and name are empty where they were not found in its beginning.
+    /// Larger than the limit. Namespace and name are empty if its beginning does not contain them.
     TooLarge {
         size: u64,
         namespace: String,
@@ -69,7 +69,7 @@ pub struct ListMetadata {
     /// Empty on the last page.
     #[serde(rename = "continue")]
     pub next: String,
-    /// Not sent with a selector.
+    /// Absent with a selector.
     pub remaining_item_count: Option<u64>,
 }
 
@@ -86,7 +86,7 @@ enum State {
     Colon,
     /// Before the value of the current key.
     Value,
-    /// In a value that is kept whole, or passed over.
+    /// In a value that is kept whole, or skipped.
     InValue(Field),
     /// In `items`: an object, or `]` after `[`.
     Item {
@@ -116,7 +116,7 @@ pub struct ListReader {
     state: State,
     scan: Scan,
     field: Field,
-    /// The key, value or object that is being read, as far as it is kept.
+    /// The key, value or object that is being read, if it is kept.
     kept: Vec<u8>,
     /// Bytes of the object that is being read, kept or not.
     size: u64,
@@ -149,16 +149,16 @@ impl ListReader {
         }
     }
 
-    /// The next piece of the stream. The entries of the piece before must have been read with [`ListReader::next`].
+    /// Sets the next piece of the stream. The entries of the previous piece must have been read with [`ListReader::next`].
     pub fn feed(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty(), "a piece was not read to its end");
         self.piece = piece;
     }
 
-    /// The next entry of what was fed; `None`: feed more.
+    /// The next entry of the fed pieces; `None`: feed more.
     ///
     /// # Errors
-    /// When this is no list. What was given before stays valid.
+    /// When this is not a list. The entries returned before stay valid.
     #[expect(clippy::should_implement_trait, reason = "an Iterator would promise to end for good")]
     pub fn next(&mut self) -> Result<Option<Entry>, Fault> {
         let piece = std::mem::take(&mut self.piece);
@@ -174,10 +174,10 @@ impl ListReader {
         Ok(None)
     }
 
-    /// After the stream's end.
+    /// Call it at the stream's end.
     ///
     /// # Errors
-    /// When the list had not ended, or was none.
+    /// When the list had not ended, or was not a list.
     pub fn finish(self) -> Result<ListMetadata, Fault> {
         match self.state {
             State::End if self.seen[Field::Items as usize] => Ok(self.metadata),
@@ -192,7 +192,7 @@ impl ListReader {
         self.kept.capacity()
     }
 
-    /// Reads on in `rest`, which is not empty: how much was used, and an entry that it completed.
+    /// Continues in `rest`, which is not empty: returns how much was used, and an entry that it completed.
     fn step(&mut self, rest: &[u8]) -> Result<(usize, Option<Entry>), Fault> {
         match self.state {
             State::InKey => return self.key(rest).map(|used| (used, None)),
@@ -218,19 +218,19 @@ impl ListReader {
             (State::AfterItem, b',') => State::Item { first: false },
             (State::AfterValue, b',') => State::Key { first: false },
             (State::End, _) => return Err(Fault::Trailing),
-            _ => return Err(Fault::NotJson("a sign stands where none may")),
+            _ => return Err(Fault::NotJson("a character is in a place where none is allowed")),
         };
         Ok((1, None))
     }
 
-    /// The value, key or object begins with the byte that is next.
+    /// The value, key or object begins with the next byte.
     fn begin(&mut self, state: State) -> (usize, Option<Entry>) {
         (self.scan, self.size, self.state) = (Scan::default(), 0, state);
         self.kept.clear();
         (0, None)
     }
 
-    /// How much of `rest` belongs to what is being read, and whether it ends there.
+    /// How much of `rest` belongs to the value that is being read, and whether it ends there.
     fn scan(&mut self, rest: &[u8]) -> Result<(usize, bool), Fault> {
         Ok(match self.scan.step(rest)? {
             Step::More => (rest.len(), false),
@@ -245,7 +245,8 @@ impl ListReader {
         }
         self.kept.extend_from_slice(&rest[..used]);
         if ended {
-            let key: String = serde_json::from_slice(&self.kept).map_err(|_| Fault::NotJson("a key is no string"))?;
+            let key: String =
+                serde_json::from_slice(&self.kept).map_err(|_| Fault::NotJson("a key is not a string"))?;
             self.field = self.known(&key)?;
             self.state = State::Colon;
         }
@@ -283,7 +284,7 @@ impl ListReader {
         match field {
             Field::Kind => {
                 let kind: String = serde_json::from_slice(&self.kept).map_err(|_| Fault::Malformed("kind"))?;
-                // A Table, a Status, or metadata alone, whatever was asked for.
+                // A Table, a Status, or metadata alone, despite the request.
                 if !kind.ends_with("List") || kind.starts_with("PartialObjectMetadata") {
                     return Err(Fault::NotAList(kind.chars().take(64).collect()));
                 }
@@ -291,7 +292,7 @@ impl ListReader {
             Field::ApiVersion => {
                 serde_json::from_slice::<String>(&self.kept).map_err(|_| Fault::Malformed("apiVersion"))?;
             }
-            // serde would take a list for an object.
+            // serde would accept a list as an object.
             Field::Metadata if self.kept.first() != Some(&b'{') => return Err(Fault::Malformed("metadata")),
             Field::Metadata => {
                 self.metadata = serde_json::from_slice(&self.kept).map_err(|_| Fault::Malformed("metadata"))?;

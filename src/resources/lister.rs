@@ -1,11 +1,11 @@
-//! Lists a cluster: every kind that is selected, object by object, into an [`Outlet`], and a [`Record`] of what came of it.
+//! Lists a cluster: every selected kind, object by object, into an [`Outlet`], with a [`Record`] of the result.
 //!
-//! - **Order**: namespaced kinds by name, then cluster-scoped ones by name; within a kind the server's order, which is that of
-//!   namespace and name. The same cluster gives the same members in the same order.
-//! - **A kind that fails** is recorded and the others go on; only where the server itself has gone does the run fail.
-//! - **Namespaces**: where the configuration names them all (no `*`), each kind is listed in each of them, so that nothing else
-//!   is read and a Role is enough. Else each kind is listed for the whole cluster and filtered, and only where that is
-//!   forbidden in each chosen namespace.
+//! - **Order**: namespaced kinds by name, then cluster-scoped ones by name; within a kind the server's order, by namespace and name. The
+//!   same cluster gives the same members in the same order.
+//! - **A kind that fails** is recorded, and the others continue; the run fails only if the server itself is gone.
+//! - **Namespaces**: if the configuration names them all (no `*`), each kind is listed in each of them, so that nothing else is read and
+//!   a Role is enough. Otherwise each kind is listed for the whole cluster and filtered; if that is forbidden, it is listed in each
+//!   chosen namespace.
 //! - **The label selector** is for namespaced objects, and for cluster-scoped ones with `cluster_resources = "always"`; a
 //!   Namespace is saved when it is chosen, whatever its labels.
 
@@ -36,7 +36,7 @@ use crate::nearest::nearest;
 /// Velero's version of the archive's layout.
 const ARCHIVE: (&str, &str) = ("metadata/version", "1.1.0\n");
 
-/// How far a run is; read by whoever shows it.
+/// The progress of a run, for display.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub objects: AtomicU64,
@@ -60,7 +60,7 @@ impl Progress {
     }
 }
 
-/// Why a run ended with nothing to record.
+/// Why a run ended without a record.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     #[error(transparent)]
@@ -82,21 +82,21 @@ pub struct Lister<'a> {
     pub progress: &'a Progress,
 }
 
-/// Which namespaces there are, as far as it is known.
+/// The namespaces that are known.
 #[derive(Debug, Default)]
 struct Namespaces {
     chosen: BTreeSet<String>,
     deleting: BTreeSet<String>,
     all: BTreeSet<String>,
-    /// They could not be listed: `chosen` are those that the configuration names.
+    /// Why they could not be listed: then `chosen` are those that the configuration names.
     unseen: Option<Failure>,
 }
 
 impl Lister<'_> {
-    /// Puts everything that is selected into `outlet`.
+    /// Passes every selected object to `outlet`.
     ///
     /// # Errors
-    /// When the server is gone, or does not say what it serves, or nobody takes the members.
+    /// When the server is gone or refuses discovery, or the outlet is closed.
     pub async fn run(&self, outlet: &Outlet) -> Result<Record, Stopped> {
         self.progress.begin("discovery");
         let version = self.patience.retried("version", || self.cluster.version()).await?;
@@ -121,7 +121,7 @@ impl Lister<'_> {
         Ok(record)
     }
 
-    /// Nothing is left out by a namespace's name or an object's labels.
+    /// Whether no object is left out because of its namespace or its labels.
     fn is_everything(&self) -> bool {
         self.selection.namespaces.is_everything() && self.selection.selector.is_empty()
     }
@@ -138,7 +138,7 @@ impl Lister<'_> {
                 serde_json::from_slice(&bytes).map(|namespace: Namespace| namespace.metadata.uid).unwrap_or_default()
             }
             Err(failure) => {
-                tracing::info!(error = %failure, "the cluster's identity, the UID of the namespace kube-system, cannot be read");
+                tracing::info!(error = %failure, "could not read the UID of kube-system: the backup does not record its cluster");
                 String::new()
             }
         }
@@ -151,7 +151,7 @@ impl Lister<'_> {
         impl Sink for Names {
             async fn accept(&mut self, entry: Entry) -> Result<(), Closed> {
                 let Entry::Object(Item { metadata, .. }) = entry else { return Ok(()) };
-                // It becomes part of the paths that are asked for.
+                // It becomes part of request paths.
                 if is_label(&metadata.name) {
                     if metadata.deletion_timestamp.is_some() {
                         self.0.deleting.insert(metadata.name.clone());
@@ -198,7 +198,7 @@ impl Lister<'_> {
         }
     }
 
-    /// After a failure that is no answer: whether the server is there at all.
+    /// After a failure without an answer: whether the server answers at all.
     async fn is_there(&self) -> bool {
         self.cluster.version().await.is_ok()
     }
@@ -214,7 +214,7 @@ fn namespaces_resource() -> Resource {
     }
 }
 
-/// RBAC's refusal, which is of one kind in one place; a 401 is of everything.
+/// RBAC's refusal concerns one kind in one place; a 401 concerns everything.
 fn is_forbidden(failure: &Failure) -> bool {
     failure.error.status == Some(403) && failure.error.class == Class::AccessDenied
 }
@@ -250,7 +250,7 @@ struct Run<'a> {
     lister: &'a Lister<'a>,
     outlet: &'a Outlet,
     namespaces: Namespaces,
-    /// Where cluster-scoped objects are saved only if something refers to them.
+    /// Set if cluster-scoped objects are saved only when something refers to them.
     references: Option<References>,
     /// Namespaces with a saved object.
     saved: BTreeSet<String>,
@@ -279,7 +279,7 @@ impl Run<'_> {
         result
     }
 
-    /// The lists that together are the kind's.
+    /// Makes the lists of the kind.
     async fn lists(&mut self, listed: &Listed, tally: &mut ResourceRecord) -> Result<(), Stopped> {
         let selection = self.lister.selection;
         if listed.resource.scope == Scope::Cluster {
@@ -309,7 +309,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One list; what it failed with, if it did.
+    /// One list; returns its failure, if it failed.
     async fn one(
         &mut self,
         listed: &Listed,
@@ -332,20 +332,20 @@ impl Run<'_> {
         }
     }
 
-    /// Records why a kind is not whole; fails where the server has gone, or has accepted the credentials for no object yet.
+    /// Records why a kind is incomplete; fails if the server is gone, or if the credentials were refused before any object was read.
     async fn failed(&self, failure: Failure, tally: &mut ResourceRecord) -> Result<(), Stopped> {
         let is_first = self.lister.progress.objects.load(Ordering::Relaxed) == 0;
         if (is_first && failure.error.status == Some(401)) || (is_silent(&failure) && !self.lister.is_there().await) {
             return Err(Stopped::Failed(failure));
         }
-        tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or not whole");
+        tracing::warn!(class = %failure.error.class, error = %failure, "a kind is not saved, or only in part");
         if tally.failures.len() < MOST_NAMES {
             tally.failures.push(recorded(failure.report()));
         }
         Ok(())
     }
 
-    /// The chosen namespaces one by one, for an identity that may not list them.
+    /// Reads the chosen namespaces one by one, for an identity that may not list them.
     async fn each_namespace(&mut self, listed: &Listed, tally: &mut ResourceRecord) -> Result<(), Stopped> {
         let (cluster, patience) = (self.lister.cluster, self.lister.patience);
         for name in self.namespaces.chosen.clone() {

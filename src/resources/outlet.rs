@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Besides bytes, each member costs its path and its place.
+/// The size of a member besides its bytes: path and place.
 const MOST_MEMBERS: usize = 256;
 
 /// One file of the archive. Its content is never shown: it may be a Secret.
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Member {
     }
 }
 
-/// Where the lister puts members.
+/// The lister's end.
 #[derive(Debug)]
 pub struct Outlet {
     sender: mpsc::Sender<Member>,
@@ -29,17 +29,17 @@ pub struct Outlet {
     whole: u32,
 }
 
-/// Where the writer takes them, in order.
+/// The writer's end: members in order.
 #[derive(Debug)]
 pub struct Members {
     receiver: mpsc::Receiver<Member>,
 }
 
-/// The writer has gone.
+/// The writer has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
-/// At most `bytes` of members wait in between, or one that is larger.
+/// At most `bytes` of members wait in between, or one larger member.
 #[must_use]
 pub fn channel(bytes: u32) -> (Outlet, Members) {
     let (sender, receiver) = mpsc::channel(MOST_MEMBERS);
@@ -51,7 +51,7 @@ impl Outlet {
     /// Waits until enough of the budget is free.
     ///
     /// # Errors
-    /// When nobody takes members any more.
+    /// When the writer has ended.
     pub async fn put(&self, path: String, bytes: Bytes) -> Result<(), Closed> {
         let needed = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(self.whole);
         // The semaphore is never closed; a writer that ends while this waits releases what its members had.
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(members.next().await.unwrap().path, "a");
         second.await.unwrap();
         assert_eq!(members.next().await.unwrap().path, "b");
-        // One that is larger than the budget passes alone.
+        // A member larger than the budget passes alone.
         outlet.put("c".into(), Bytes::from(vec![0; 5000])).await.unwrap();
         assert_eq!(members.next().await.unwrap().bytes.len(), 5000);
         drop(members);

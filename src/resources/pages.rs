@@ -1,11 +1,11 @@
-//! Reads one list, page by page, and gives each of its objects once.
+//! Reads one list, page by page, and yields each of its objects once.
 //!
 //! - **Sized by bytes**: a page begins with [`FIRST`] objects; a large one halves the next, small ones let it grow back. The server builds
 //!   a page in its memory; here it is a stream.
-//! - **A connection that ends in mid-page** is asked again from the last continue token; what was yielded already is not yielded twice.
-//! - **A token that expires** (410) is replaced by the one that the server offers: the list continues at the next key in the state of
-//!   today, which [`ListReport::versions`] shows. Where it offers none the list starts again, and what comes before the last key is not
-//!   yielded again, as long as the server sorts its lists.
+//! - **A connection that ends within a page**: the page is requested again with the last continue token; no object is yielded twice.
+//! - **A token that expires** (410) is replaced by the one that the server offers: the list continues at the next key in the current
+//!   state, which [`ListReport::versions`] shows. Without such a token the list starts again, and objects up to the last key are not
+//!   yielded again, provided that the server sorts its lists.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -20,19 +20,19 @@ use crate::cluster::classify::SERVICE;
 use crate::cluster::{Cluster, Failure, List, Resource};
 use crate::error::{Class, Delivery, ServiceError};
 
-/// Objects on the first page, and at most.
+/// The number of objects on the first page, and the most on any.
 pub(super) const FIRST: u32 = 500;
 
-/// A page of more bytes halves the next.
+/// A page of more bytes halves the next one.
 const LARGE: u64 = 16 << 20;
 
-/// A page of fewer lets it grow.
+/// A page of fewer bytes doubles the next one.
 const SMALL: u64 = 4 << 20;
 
-/// A server whose tokens expire as fast as they are used would never end.
+/// Ends a list whose tokens expire as fast as they are used.
 const MOST_EXPIRED: u64 = 1000;
 
-/// Also a bound on what a server can make us do by never ending a list: 500 million objects.
+/// Also bounds the work that a server can cause by never ending a list: 500 million objects.
 const MOST_PAGES: u64 = 1_000_000;
 
 /// Which list.
@@ -55,7 +55,7 @@ pub struct ListReport {
 #[derive(Debug)]
 pub enum ListError {
     Failed(Failure),
-    /// The one who takes the entries has gone.
+    /// The sink has ended.
     Closed,
 }
 
@@ -65,7 +65,7 @@ pub trait Sink: Send {
     async fn accept(&mut self, entry: Entry) -> Result<(), Closed>;
 }
 
-/// Half of the SHA-256 of namespace and name: a server that pays no heed to `limit` sends any number of them on one page.
+/// Half of the SHA-256 of namespace and name: a server that ignores `limit` sends any number of objects on one page.
 type Key = [u8; 16];
 
 fn key(namespace: &str, name: &str) -> Key {
@@ -74,27 +74,27 @@ fn key(namespace: &str, name: &str) -> Key {
     *key
 }
 
-/// What was yielded of a list, as far as it must be known so that nothing is yielded twice.
+/// The yielded objects of a list that may come again.
 #[derive(Debug, Default)]
 struct Yielded {
-    /// What may come again: of the page that is being read, and what an attempt that broke off gave beyond the pages read since.
+    /// Objects of the page that is being read, and those that an interrupted attempt yielded beyond the pages read since.
     page: HashSet<Key>,
-    /// What came in this attempt.
+    /// Objects of this attempt.
     attempt: HashSet<Key>,
     last: Option<(String, String)>,
     unsorted: bool,
-    /// The list started again: what is not after this key was yielded before.
+    /// The list started again: objects up to this key were yielded before.
     until: Option<(String, String)>,
 }
 
 impl Yielded {
-    /// Whether the entry is a new one.
+    /// Whether the entry has not been yielded before.
     fn is_new(&mut self, entry: &Entry) -> bool {
         let (namespace, name) = match entry {
             Entry::Object(item) => (&item.metadata.namespace, &item.metadata.name),
             Entry::TooLarge { namespace, name, .. } => (namespace, name),
         };
-        // Nothing is known of a large object whose metadata stands at its end; it is only counted.
+        // A large object whose metadata is at its end has no known name; it is only counted.
         if name.is_empty() {
             return true;
         }
@@ -109,14 +109,14 @@ impl Yielded {
         true
     }
 
-    /// A page was read to its end: what was in it does not come again.
+    /// Notes that a page was read to its end: its objects do not come again.
     fn page_ended(&mut self) {
-        // A page that was asked for again may have been a shorter one.
+        // A page that is requested again may be shorter than before.
         let attempt = std::mem::take(&mut self.attempt);
         self.page.retain(|key| !attempt.contains(key));
     }
 
-    /// `false`: there is no telling what was yielded.
+    /// Returns `false` if it is unknown what was yielded.
     fn start_again(&mut self) -> bool {
         self.page.clear();
         self.until.clone_from(&self.last);
@@ -124,7 +124,7 @@ impl Yielded {
     }
 }
 
-/// In the order of etcd's keys, `NAMESPACE/NAME`.
+/// By etcd's keys, `NAMESPACE/NAME`.
 fn is_after(key: &(String, String), other: &(String, String)) -> bool {
     let bytes = |(namespace, name): &(String, String)| format!("{namespace}/{name}");
     bytes(key) > bytes(other)
@@ -140,10 +140,10 @@ pub(super) fn next_limit(limit: u32, bytes: u64) -> u32 {
     }
 }
 
-/// Gives every entry of the list to `sink`. `report` is valid however it ends.
+/// Passes every entry of the list to `sink`. `report` is valid however the list ends.
 ///
 /// # Errors
-/// When the list cannot be read to its end, or nobody takes the entries.
+/// When the list cannot be read to its end, or the sink has ended.
 pub async fn list(
     cluster: &dyn Cluster,
     patience: Patience,
@@ -183,7 +183,7 @@ pub async fn list(
                 }
                 tracing::info!(
                     resource = resource.name(),
-                    "a list's continue token has expired; the list continues in a later state"
+                    "a list's continue token has expired; the list continues in a later state of the cluster"
                 );
                 continue;
             }
@@ -193,14 +193,14 @@ pub async fn list(
             return Err(ListError::Failed(failure));
         }
         if was_begun(&failure) {
-            // A page that the server did not bring to its end may be too much for it.
+            // The server may be unable to complete a page of this size.
             limit = (limit / 2).max(1);
         }
-        tracing::warn!(resource = resource.name(), class = %failure.error.class, error = %failure, limit, "listing again");
+        tracing::warn!(resource = resource.name(), class = %failure.error.class, error = %failure, limit, "a page failed: listing again");
     }
 }
 
-/// Whether the server had the request and may have worked at it: not where it is down, busy with others, or does not know who asks.
+/// Whether the server may have worked on the request: not if it is down or busy, or does not accept the credentials.
 fn was_begun(failure: &Failure) -> bool {
     failure.error.delivery == Delivery::Sent && !matches!(failure.error.status, Some(401 | 429))
 }
@@ -258,7 +258,7 @@ fn of_fault(page: &List<'_>, fault: &Fault) -> Failure {
 
 fn endless(wanted: Wanted<'_>) -> Failure {
     let path = wanted.resource.path(wanted.namespace);
-    failed(path, Class::Compat, "the server's continue tokens do not lead to an end".to_owned())
+    failed(path, Class::Compat, "the list did not end within the limit of pages and expired continue tokens".to_owned())
 }
 
 #[cfg(test)]
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(next_limit(250, SMALL - 1), 500);
         assert_eq!(next_limit(500, 0), FIRST);
         assert_eq!(next_limit(250, SMALL), 250);
-        // Objects of 1.5 MiB: soon a page holds no more than a handful.
+        // Objects of 1.5 MiB: after a few pages, a page has no more than a handful.
         let mut limit = FIRST;
         for _ in 0..20 {
             limit = next_limit(limit, u64::from(limit) * (3 << 19));
@@ -310,7 +310,7 @@ mod tests {
         for (namespace, name, new) in [("a", "w", false), ("b", "x", false), ("b", "y", true), ("c", "a", true)] {
             assert_eq!(yielded.is_new(&entry(namespace, name)), new, "{namespace}/{name}");
         }
-        // A page that broke off, and then shorter ones.
+        // A page that was interrupted, and then shorter ones.
         let mut yielded = Yielded::default();
         assert!(["a", "b", "c"].iter().all(|name| yielded.is_new(&entry("n", name))));
         yielded.attempt.clear();

@@ -35,10 +35,10 @@ impl Patience {
         Failures { answered: Attempts::within(self.answered), silent: Attempts::within(self.silent) }
     }
 
-    /// Makes `request` until it succeeds or patience ends.
+    /// Repeats `request` until it succeeds or its patience ends.
     ///
     /// # Errors
-    /// The last attempt's.
+    /// The failure of the last attempt.
     pub async fn retried<T, F, Fut>(self, what: &'static str, mut request: F) -> Result<T, Failure>
     where
         F: FnMut() -> Fut,
@@ -59,7 +59,7 @@ impl Patience {
 }
 
 impl Failures {
-    /// Waits before the next attempt; `false` when there is none.
+    /// Waits before the next attempt; `false` if there is none.
     pub(super) async fn wait(&mut self, failure: &Failure) -> bool {
         if let Some(pause) = failure.retry_after {
             tokio::time::sleep(pause).await;
@@ -69,7 +69,7 @@ impl Failures {
     }
 }
 
-/// No answer of the server itself, or one that asks to wait.
+/// Whether the server itself did not answer, or asks to wait.
 #[must_use]
 pub fn is_silent(failure: &Failure) -> bool {
     let error = &failure.error;
@@ -111,13 +111,13 @@ mod tests {
         for silent in [&busy, &gateway] {
             assert!(is_silent(silent), "{silent}");
             assert_eq!(attempts(Patience { answered: later, silent: now }, &[(*silent).clone()]).await, 1);
-            // Once more, and then it is refused for good.
+            // One more attempt, and then a refusal for good.
             let patience = Patience { answered: now, silent: later };
             assert_eq!(attempts(patience, &[(*silent).clone(), refused.clone()]).await, 2);
         }
         assert!(!is_silent(&broken));
         assert_eq!(attempts(Patience { answered: now, silent: later }, &[broken]).await, 1);
-        // Nothing that trying again could change; and once more, with fresh credentials.
+        // A retry cannot change the first; the second is retried once, with fresh credentials.
         let patience = Patience { answered: later, silent: later };
         assert_eq!(attempts(patience, &[refused]).await, 1);
         assert_eq!(attempts(patience, &[failure(401, "{}")]).await, 2);

@@ -1,4 +1,4 @@
-//! Where an object stands in an archive: a member's path, read back. Pure; the paths are untrusted.
+//! The place of an object in an archive, parsed from a member's path. Pure; the paths are untrusted.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use super::discovery::is_label;
 use super::skip::is_segment;
 use crate::cluster::Scope;
 
-/// The kind that an object is filed under.
+/// The kind in whose folder an object is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Filed {
     pub scope: Scope,
     /// `deployments.apps`.
     pub resource: String,
-    /// Of a kind that is saved in several versions, but the preferred one; else empty.
+    /// Of a kind that is saved in several versions: a version other than the preferred one; else empty.
     pub version: String,
 }
 
-/// What a path says of an object.
+/// The parts of an object's path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub filed: Filed,
-    /// Empty for an object of the cluster's scope.
+    /// Empty for a cluster-scoped object.
     pub namespace: String,
     pub name: String,
 }
@@ -46,7 +46,7 @@ impl Filed {
 }
 
 impl Place {
-    /// The place of the member at `path`; `None` where that is not one of [`super::skip::path`].
+    /// The place of the member at `path`; `None` if that is not a path of [`super::skip::path`].
     #[must_use]
     pub fn of(path: &[u8]) -> Option<Self> {
         let path = std::str::from_utf8(path).ok()?.strip_prefix("resources/")?.strip_suffix(".json")?;
@@ -73,7 +73,7 @@ impl Place {
         if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
     }
 
-    /// The namespace that it is, or is in.
+    /// The namespace that the object is, or is in.
     #[must_use]
     pub fn within(&self) -> Option<&str> {
         match self.filed.scope {

@@ -1,5 +1,5 @@
-//! `cluster_resources = "auto"` where not every namespace is saved: the cluster-scoped objects that the chosen namespaces' objects
-//! refer to. Pure: a function over what was seen.
+//! `cluster_resources = "auto"` if not every namespace is saved: selects the cluster-scoped objects to which objects in the chosen
+//! namespaces refer. Pure: a function of the objects seen.
 //!
 //! The rule. While the namespaced kinds are listed, [`References::see`] notes what each saved object refers to. A cluster-scoped
 //! object is saved ([`References::wants`]) where it is
@@ -15,8 +15,8 @@
 //! 9. the ClusterRole that a saved RoleBinding or ClusterRoleBinding grants;
 //! 10. a webhook configuration or APIService whose service is in a chosen namespace.
 //!
-//! What is saved of the cluster-scoped objects counts as well where its kind comes earlier in the alphabet (a binding before its role, a volume
-//! before its class). Kinds that are not in this list are not read: no custom resource's own references are known.
+//! Saved cluster-scoped objects count too, if their kind is earlier in the alphabet (a binding before its role, a volume before its
+//! class). References in kinds that are not in this list, such as custom resources, are unknown.
 
 use std::collections::BTreeSet;
 
@@ -25,14 +25,14 @@ use serde::Deserialize;
 use super::item::Item;
 use crate::cluster::{Resource, Scope};
 
-/// A reference is a name of some dozen bytes. Above this many, all cluster-scoped objects are saved: too much is no loss.
+/// A reference is a name of some dozen bytes. Above this number, all cluster-scoped objects are saved: too many are no loss.
 const MOST: usize = 200_000;
 
-/// What was referred to.
+/// The references seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct References {
     namespaces: BTreeSet<String>,
-    /// `plural.group` and name; an empty plural for owners, which are known by kind.
+    /// `plural.group` and name; the plural is empty for owners, which are known by kind.
     objects: BTreeSet<(&'static str, String)>,
     /// Group, kind and name.
     owners: BTreeSet<(String, String, String)>,
@@ -50,7 +50,7 @@ const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
 const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
-/// The cluster-scoped kinds that the rule knows; the kinds of owners come to them.
+/// The cluster-scoped kinds that the rule knows; the kinds of owners are added to them.
 pub const REFERRED: [&str; 12] = [
     "namespaces",
     DEFINITIONS,
@@ -150,7 +150,7 @@ impl References {
     }
 
     fn see_body(&mut self, name: &str, item: &Item) {
-        // What cannot be read refers to nothing that could be found.
+        // An object that cannot be parsed has no references that could be found.
         let Ok(Body { spec, role_ref, .. }) = serde_json::from_slice(&item.bytes) else { return };
         let mut note = |to: &'static str, name: Option<String>| {
             if let Some(name) = name.filter(|name| !name.is_empty()) {
@@ -173,7 +173,7 @@ impl References {
         }
     }
 
-    /// Whether any object of the cluster-scoped kind can be saved: the others need not be listed.
+    /// Whether any object of the cluster-scoped kind may be saved: other kinds need not be listed.
     #[must_use]
     pub fn may_want(&self, resource: &Resource) -> bool {
         let owns = |(group, kind, _): &(String, String, String)| *group == resource.group && *kind == resource.kind;
@@ -226,7 +226,7 @@ impl References {
     }
 }
 
-/// The kinds whose content is read for what it refers to.
+/// The kinds whose content is searched for references.
 fn refers(name: &str) -> bool {
     matches!(
         name,

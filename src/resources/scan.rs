@@ -1,11 +1,11 @@
-//! Where a JSON value ends, found piece by piece: no value is parsed, none is kept.
+//! Finds where a JSON value ends, piece by piece: parses no value, and keeps none.
 //!
-//! Brackets are counted and strings passed over; that a value is JSON is the business of whoever parses it. Costs one pass over the
-//! bytes, most of it in `memchr`.
+//! Counts brackets and skips strings; whether a value is valid JSON is for its parser to check. Costs one pass over the bytes, most of it
+//! in `memchr`.
 
 use super::list::Fault;
 
-/// As encoding/json of the API server itself.
+/// The limit of encoding/json in the API server itself.
 pub(super) const MAX_DEPTH: u32 = 10_000;
 
 /// The state within one value.
@@ -14,20 +14,20 @@ pub(super) struct Scan {
     depth: u32,
     in_string: bool,
     escaped: bool,
-    /// A number or a literal, which ends where something else begins.
+    /// A number or a literal, which ends at the first byte of something else.
     in_scalar: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// All of the piece belongs to the value, which continues.
+    /// All of the piece belongs to the value, which continues in the next.
     More,
     /// The value ended before this offset of the piece.
     End(usize),
 }
 
 impl Scan {
-    /// `piece` begins at the value's first byte, or where the piece before ended.
+    /// `piece` begins at the value's first byte, or where the previous piece ended.
     pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, Fault> {
         let mut at = 0;
         while at < piece.len() {
@@ -57,7 +57,7 @@ impl Scan {
                     }
                 }
                 b'}' | b']' => match self.depth {
-                    0 => return Err(Fault::NotJson("a bracket closes what was not opened")),
+                    0 => return Err(Fault::NotJson("a closing bracket has no opening one")),
                     1 => {
                         self.depth = 0;
                         return Ok(Step::End(at));
@@ -71,7 +71,7 @@ impl Scan {
         Ok(Step::More)
     }
 
-    /// Passes over a string's bytes from `at`; the offset after its closing quote, or the piece's end.
+    /// Skips a string's bytes from `at`; returns the offset after its closing quote, or the piece's end.
     fn string(&mut self, piece: &[u8], mut at: usize) -> usize {
         if self.escaped {
             self.escaped = false;

@@ -11,16 +11,16 @@ use crate::config::Objects;
 pub use crate::config::{ClusterResources, Versions};
 use crate::nearest::nearest;
 
-/// What no restore can use, with the reason; what `exclude_resources` is where the configuration does not set it.
+/// Kinds that no restore can use, with the reason: the default of `exclude_resources`.
 pub const DEFAULT_EXCLUDED: [(&str, &str); 8] = [
     ("events", "they record what happened in the old cluster, and expire in an hour"),
     ("events.events.k8s.io", "they record what happened in the old cluster, and expire in an hour"),
     ("leases.coordination.k8s.io", "processes of the old cluster renew them every few seconds"),
-    ("nodes", "a machine registers its own"),
-    ("csinodes.storage.k8s.io", "a machine registers its own"),
-    ("csistoragecapacities.storage.k8s.io", "storage drivers measure it anew"),
+    ("nodes", "each machine registers its own"),
+    ("csinodes.storage.k8s.io", "each machine registers its own"),
+    ("csistoragecapacities.storage.k8s.io", "storage drivers measure it again"),
     ("volumeattachments.storage.k8s.io", "they bind a volume to a machine of the old cluster"),
-    ("ipaddresses.networking.k8s.io", "the server makes them from its Services"),
+    ("ipaddresses.networking.k8s.io", "the server creates them from its Services"),
 ];
 
 /// The same objects under several groups: the first that is served is listed. Kubernetes 1.33 has one pair left (events).
@@ -42,13 +42,13 @@ const COHABITING: [(&str, &[&str]); 11] = [
 /// Why a kind is not listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unlisted {
-    /// No pattern of `resources` fits.
+    /// No pattern of `resources` matches.
     NotSelected,
-    /// A pattern of `exclude_resources` fits.
+    /// A pattern of `exclude_resources` matches.
     Excluded,
-    /// The server has no list of it: a command, not a kind of objects.
+    /// The server cannot list it: it is a command, not a kind of objects.
     NotListable,
-    /// Nobody can create it, so no restore can use it: measurements, for instance.
+    /// It cannot be created, so no restore can use it: measurements, for instance.
     NotCreatable,
     /// The same objects are listed under another group.
     Cohabiting,
@@ -73,7 +73,7 @@ impl Unlisted {
     }
 }
 
-/// A glob over names; `*` passes over dots.
+/// A glob over names; `*` also matches dots.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -82,7 +82,7 @@ pub struct Pattern {
 
 impl Pattern {
     /// # Errors
-    /// When it is no glob; the text is the end of a sentence.
+    /// When it is not a glob; the text is the end of a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
         let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
         let glob = glob.map_err(|error| format!("is not a glob: {}", error.kind()))?.compile_matcher();
@@ -99,7 +99,7 @@ impl Pattern {
         self.glob.is_match(name)
     }
 
-    /// `deployments` fits `deployments.apps`, as kubectl takes it.
+    /// `deployments` matches `deployments.apps`, as in kubectl.
     fn fits_resource(&self, resource: &Resource) -> bool {
         self.fits(&resource.name()) || self.fits(&resource.plural)
     }
@@ -111,7 +111,7 @@ impl Pattern {
     }
 }
 
-/// Patterns that let in, and patterns that keep out.
+/// Patterns that include names, and patterns that exclude them.
 #[derive(Debug, Clone)]
 pub struct Patterns {
     pub include: Vec<Pattern>,
@@ -137,7 +137,7 @@ impl Patterns {
         any(&self.include) && !any(&self.exclude)
     }
 
-    /// Every name there is fits.
+    /// Whether every possible name matches.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.exclude.is_empty() && self.include.iter().any(|pattern| pattern.text == "*" || pattern.text == "**")
@@ -156,10 +156,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What the configuration selects. It has checked the globs.
+    /// The selection of the configuration, which has checked the globs.
     ///
     /// # Errors
-    /// When a pattern is no glob all the same.
+    /// When a pattern is not a glob nevertheless.
     pub fn of(objects: &Objects) -> Result<Self, String> {
         let defaults = DEFAULT_EXCLUDED.map(|(name, _)| name);
         let excluded = objects.exclude_resources.as_deref().map_or_else(|| defaults.to_vec(), texts);
@@ -200,11 +200,11 @@ pub struct Listed {
 /// What is listed, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Namespaced kinds first, so that what they refer to is known when the others are listed; each part by name, the preferred version
+    /// Namespaced kinds first, so that their references are known when the others are listed; each part by name, the preferred version
     /// first.
     pub listed: Vec<Listed>,
     pub unlisted: BTreeMap<Resource, Unlisted>,
-    /// Patterns of `resources` that fit nothing that is served, with the name that is nearest.
+    /// Patterns of `resources` that match nothing served, with the nearest name.
     pub unknown: Vec<(String, Option<String>)>,
 }
 
@@ -258,7 +258,7 @@ fn unlisted(kind: &ServedKind, groups_of: &BTreeMap<&str, BTreeSet<&str>>, selec
     if patterns.exclude.iter().any(|pattern| pattern.fits_resource(resource)) {
         return Some(Unlisted::Excluded);
     }
-    // Namespaces are part of what is in them.
+    // A namespace is needed for the objects in it.
     let is_namespaces = resource.group.is_empty() && resource.plural == "namespaces";
     if resource.scope == Scope::Cluster && selection.cluster_resources == ClusterResources::Never && !is_namespaces {
         return Some(Unlisted::ClusterScoped);
@@ -379,7 +379,7 @@ mod tests {
             ["ingresses.example.com/v1", "ingresses.networking.k8s.io/v1", "ingresses.networking.k8s.io/v1beta1"];
         assert_eq!(listed(&all), versions);
         let never = Selection { cluster_resources: ClusterResources::Never, ..with(&["*"], &[]) };
-        assert!(listed(&never).contains(&"namespaces/v1".to_owned()), "a namespace is part of what is in it");
+        assert!(listed(&never).contains(&"namespaces/v1".to_owned()), "a namespace is needed for the objects in it");
         assert!(!listed(&never).contains(&"widgets.example.com/v1".to_owned()));
     }
 

@@ -1,4 +1,4 @@
-//! Which objects are not saved although their kind is, each with its reason. Pure.
+//! Decides which objects of a saved kind are not saved, each with its reason. Pure.
 
 use super::item::Item;
 use crate::cluster::Resource;
@@ -8,19 +8,19 @@ use crate::cluster::Resource;
 pub enum Skipped {
     /// It has a deletion timestamp.
     BeingDeleted,
-    /// The kubelet's image in the API of a pod in a file on the node.
+    /// The kubelet's copy in the API of a pod that is defined by a file on the node.
     MirrorPod,
-    /// An EndpointSlice that a controller keeps.
+    /// An EndpointSlice that a controller maintains.
     OwnedSlice,
     /// A token Secret that Kubernetes up to 1.23 made for each service account.
     ControllerToken,
     /// An APIService that the server registers for its own groups.
     OwnApiService,
-    /// No chosen namespace's object refers to it.
+    /// No object of a chosen namespace refers to it.
     NotReferred,
     /// Larger than [`super::list::MAX_OBJECT`].
     TooLarge,
-    /// Its name, or its namespace's, cannot be a file's.
+    /// Its name, or its namespace's, cannot be a file name.
     UnusableName,
 }
 
@@ -51,7 +51,7 @@ impl Skipped {
         }
     }
 
-    /// Something is missing in the backup that a restore would want.
+    /// Whether the backup lacks an object that a restore would need.
     #[must_use]
     pub const fn is_loss(self) -> bool {
         match self {
@@ -66,7 +66,7 @@ impl Skipped {
     }
 }
 
-/// Why `item` of the kind `resource` is not saved; `None`: it is.
+/// Why `item` of the kind `resource` is not saved; `None`: it is saved.
 #[must_use]
 pub fn skipped(resource: &Resource, item: &Item) -> Option<Skipped> {
     let metadata = &item.metadata;
@@ -94,9 +94,9 @@ fn is_kept_slice(item: &Item) -> bool {
     managed || metadata.owner_references.iter().any(|owner| owner.controller == Some(true))
 }
 
-/// One that a person made has another name, and is kept: its content is made anew at restore.
+/// A Secret made by a person has another name and is saved: a restore lets the cluster fill in its content.
 fn is_controller_token(item: &Item) -> bool {
-    // The generator of names leaves out vowels, and what looks like another letter.
+    // Kubernetes's generator of names leaves out vowels, and characters that resemble others.
     const SUFFIX: &str = "bcdfghjklmnpqrstvwxz2456789";
     let account = item.metadata.annotations.get("kubernetes.io/service-account.name");
     let suffix = account.and_then(|account| item.metadata.name.strip_prefix(account.as_str())?.strip_prefix("-token-"));
@@ -104,7 +104,7 @@ fn is_controller_token(item: &Item) -> bool {
         && suffix.is_some_and(|suffix| suffix.len() == 5 && suffix.chars().all(|c| SUFFIX.contains(c)))
 }
 
-/// The path in the archive: Velero's layout. `None` where a name cannot be a part of it.
+/// The path in the archive: Velero's layout. `None` if a name cannot be a part of it.
 #[must_use]
 pub fn path(resource: &Resource, folder: Folder, namespace: &str, name: &str) -> Option<String> {
     let folder = match folder {
@@ -118,16 +118,16 @@ pub fn path(resource: &Resource, folder: Folder, namespace: &str, name: &str) ->
     }
 }
 
-/// Where a kind's objects go. The preferred version has Velero's place, so that an archive of several versions reads like one of one.
+/// The folder of a kind's objects. The preferred version has Velero's place, so that an archive of several versions reads like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Folder {
     Plain,
     Versioned,
 }
 
-/// `IsValidPathSegmentName` of Kubernetes, and nothing that a terminal or a file system would take amiss.
+/// `IsValidPathSegmentName` of Kubernetes, without characters that are harmful in a terminal or a file system.
 pub(super) fn is_segment(name: &str) -> bool {
-    // 255 bytes are a file name's most, `.json` included.
+    // A file name has at most 255 bytes, `.json` included.
     !name.is_empty()
         && name.len() <= 250
         && name != "."

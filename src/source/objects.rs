@@ -1,10 +1,10 @@
 //! A cluster's API objects as a tar stream, each as the bytes that the server sent.
 //!
-//! The lister runs as a task and puts the objects into an [`outlet`]; this thread makes members of them. Modes, owners and times are
-//! constant, so that a cluster that has not changed is a stream that has not, and chunks end between members as those of a tree of small
-//! files do ([`Group`]). A directory's member comes before what is in it.
+//! The lister runs as a task and passes the objects to an [`outlet`]; this thread writes members. Modes, owners and times are constant,
+//! so that an unchanged cluster gives an unchanged stream, and chunks end between members, as those of a tree of small files do
+//! ([`Group`]). A directory's member comes before its content.
 //!
-//! Memory: at most [`WAITING`] bytes of objects between the two, or one object that is larger, and the one that is being written.
+//! Memory: at most [`WAITING`] bytes of objects between the two, or one larger object, and the object that is being written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,22 +25,22 @@ use crate::resources::patience::Patience;
 use crate::resources::select::Selection;
 use crate::tar::{BLOCK, END, Layout, Member};
 
-/// Bytes of objects between the lister and the archive.
+/// The bytes of objects between the lister and the archive.
 const WAITING: u32 = 1 << 20;
 
 static ZEROS: [u8; 2 * BLOCK] = END;
 
 type Listed = Result<Box<Record>, Error>;
 
-/// The objects' stream.
+/// The stream of the objects.
 pub struct ObjectSource {
     members: Members,
-    /// How the lister ends; taken then.
+    /// The lister's result; taken when it ends.
     listed: Option<oneshot::Receiver<Listed>>,
-    /// What is yielded next; behind the end it is empty.
+    /// The pieces that come next; empty at the end.
     pieces: VecDeque<Piece>,
     ended: bool,
-    /// The directory that the last member is in.
+    /// The directory of the last member.
     directory: String,
     group: Group,
     group_ends: bool,
@@ -62,7 +62,7 @@ impl std::fmt::Debug for ObjectSource {
 }
 
 impl ObjectSource {
-    /// Starts the lister, which ends with `stop`. Must be called within a tokio runtime.
+    /// Starts the lister; `stop` cancels it. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         cluster: Arc<dyn Cluster>,
@@ -82,7 +82,7 @@ impl ObjectSource {
                     Stopped::Closed => Error::Cancelled,
                 }),
             };
-            // Where nobody waits for it any more, nobody needs it.
+            // If the receiver is gone, nobody needs the result.
             let _ = sender.send(result);
         });
         Self {
@@ -100,7 +100,7 @@ impl ObjectSource {
         }
     }
 
-    /// Puts what comes next into `pieces`.
+    /// Puts the next member into `pieces`.
     fn next_member(&mut self) -> Result<(), Error> {
         if let Some(outlet::Member { path, bytes, .. }) = self.members.next_blocking() {
             self.directories(&path);
@@ -108,14 +108,14 @@ impl ObjectSource {
             return Ok(());
         }
         let listed = self.listed.take().and_then(|listed| listed.blocking_recv().ok());
-        let silent = || Error::Invalid("the lister has ended without a word".to_owned());
+        let silent = || Error::Invalid("the lister has ended without a result".to_owned());
         self.record = Some(listed.ok_or_else(silent)??);
         self.ended = true;
         self.pieces.extend([Piece::Border, Piece::Bytes(Bytes::from_static(&ZEROS))]);
         Ok(())
     }
 
-    /// The directories of `path` that the member before it is not in.
+    /// Adds the directories of `path` that do not contain the previous member.
     fn directories(&mut self, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let last = std::mem::replace(&mut self.directory, directory.to_owned());

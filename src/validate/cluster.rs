@@ -1,7 +1,7 @@
-//! Proves the cluster of jobs that save its objects: reachable, what it serves, and whether each kind may be listed.
+//! Checks the cluster of jobs that save API objects: that it answers, what it serves, and whether each kind may be listed.
 //!
-//! Nothing is listed and nothing is written: a permission is asked about with a SelfSubjectAccessReview. Costs a request for each kind, and
-//! for each namespace where the configuration names them.
+//! Lists nothing and writes nothing: a SelfSubjectAccessReview asks about each permission. Costs a request for each kind, and for each
+//! namespace if the configuration names them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::resources::discovery::Served;
 use crate::resources::patience::Patience;
 use crate::resources::select::{Pattern, Plan, Selection, plan};
 
-/// Somebody waits for the answer.
+/// Short, since a person waits for the answer.
 const PATIENCE: Patience = Patience { answered: Duration::from_secs(5), silent: Duration::from_secs(15) };
 
-/// Kinds that are named in one check.
+/// The most kinds that one check names.
 const NAMED: usize = 10;
 
 /// Makes every check, for each source by its name in the configuration.
@@ -31,7 +31,7 @@ pub async fn prove(cluster: &Shared, sources: &[(String, &Objects)], cancel: &Ca
         () = cancel.cancelled() => true,
     };
     if stopped {
-        let report = Report::new(Class::Cancelled, "stopped before every check was made");
+        let report = Report::new(Class::Cancelled, "stopped before all checks were made");
         proof.add("all checks", Duration::ZERO, Err(report));
     }
     proof
@@ -52,7 +52,9 @@ async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Object
     }
     let began = Instant::now();
     let who = PATIENCE.retried("identity", || client.who()).await.map(|name| {
-        Found::Good(name.unwrap_or_else(|| "the server does not say; Kubernetes does from 1.28 on".to_owned()))
+        Found::Good(
+            name.unwrap_or_else(|| "the server does not report the user; Kubernetes does from 1.28 on".to_owned()),
+        )
     });
     proof.add("identity", began.elapsed(), who.map_err(|failure| failure.report()));
     if proof.last_failed() {
@@ -70,7 +72,7 @@ async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Object
     }
 }
 
-/// A backup of a group that does not answer is not whole.
+/// A group that does not answer makes a backup partial.
 fn groups(served: &Served) -> Found {
     let joined = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
     let kinds = format!("{} kinds of {} groups", served.kinds.len(), served.groups.len());
@@ -109,8 +111,8 @@ fn selected(plan: &Plan, selection: &Selection) -> Found {
         .unknown
         .iter()
         .map(|(pattern, nearest)| match nearest {
-            Some(nearest) => format!("nothing is called {pattern:?}, did you mean {nearest:?}?"),
-            None => format!("nothing is called {pattern:?}"),
+            Some(nearest) => format!("nothing has the name {pattern:?}, did you mean {nearest:?}?"),
+            None => format!("nothing has the name {pattern:?}"),
         })
         .collect();
     if unknown.is_empty() && !(plan.listed.is_empty() && selection.resources.is_everything()) {
@@ -132,14 +134,14 @@ fn permissions(allowed: usize, refused: &[String]) -> Outcome {
     ))
 }
 
-/// `None`: it may be listed wherever the selection asks for it. Else where it may not.
+/// Where the kind may not be listed; `None`: it may be, wherever the selection needs it.
 async fn may_list(
     cluster: &dyn Cluster,
     resource: &Resource,
     selection: &Selection,
 ) -> Result<Option<String>, Failure> {
     let namespaces = &selection.namespaces.include;
-    // Where they are named, a namespace's own object is asked for, and a Role in it is enough.
+    // If the configuration names the namespaces, each Namespace object is read by name, for which a Role in it is enough.
     let is_namespaces = resource.group.is_empty() && resource.plural == "namespaces";
     let named = (resource.scope == Scope::Namespaced || is_namespaces) && namespaces.iter().all(Pattern::is_literal);
     let verb = if is_namespaces && named { "get" } else { "list" };

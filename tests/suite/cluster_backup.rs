@@ -201,7 +201,7 @@ fn validate_asks_for_each_permission_and_names_what_is_stale() {
     // Servers before 1.28: to whom everything is allowed, and to others.
     let refused = "selfsubjectreviews.authentication.k8s.io is forbidden: User \"jane\" cannot create resource \"selfsubjectreviews\"";
     let answers = [
-        (404, "text/plain", "404 page not found\n".to_owned(), "the server does not say"),
+        (404, "text/plain", "404 page not found\n".to_owned(), "the server does not report the user"),
         (403, "application/json", refusal(403, "Forbidden", refused).to_string(), "jane"),
     ];
     for (status, content_type, body, expected) in answers {

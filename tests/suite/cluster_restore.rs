@@ -264,7 +264,8 @@ fn an_object_that_would_be_refused_is_not_deleted_first() {
         (request.method == "POST" && request.body.contains("m-001")).then(|| Fault::Answer {
             status: 403,
             headers: vec![("content-type", "application/json".to_owned())],
-            body: refusal(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no").to_string(),
+            body: refusal(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no")
+                .to_string(),
         })
     });
     let recreate = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop", "--existing", "recreate"];

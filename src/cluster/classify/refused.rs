@@ -1,23 +1,23 @@
-//! What a server says of an object that it refuses, without what the object holds.
+//! The message of a server that refuses an object, without the object's content.
 //!
-//! `metav1.Status` quotes the values that it finds wrong, and the bytes around a place that it cannot read; a Secret's are among them.
-//! Kept are field paths and the rules that were broken.
+//! `metav1.Status` quotes invalid values, and the bytes around a place that cannot be parsed; these may be a Secret's. Only field paths
+//! and the broken rules are kept.
 
 use super::{Cause, DENIED, Status, words};
 
-/// Most fields that are named.
+/// The most fields that a message names.
 const MAX_FIELDS: usize = 5;
 
-/// Most characters about one of them.
+/// The most characters about one field.
 const MAX_DETAIL: usize = 200;
 
-/// Where the reader's own words end and the object's bytes begin.
+/// Markers at which the parser's own text ends and the object's bytes begin.
 const QUOTES: &[&str] =
     &["error found in #", "bigger context", "parsing time ", "cannot parse ", "; json parse error", " is missing in '"];
 
 /// The message of a Status about an object that was sent.
 pub(super) fn message(status: &Status) -> String {
-    // A webhook's or a policy's own words: nothing else says why.
+    // The text of a webhook or a policy: nothing else says why.
     if status.message.contains(DENIED) || status.message.contains("denied request") {
         return words(&status.message);
     }
@@ -60,7 +60,7 @@ fn field(cause: &Cause) -> String {
     all.chars().take(MAX_DETAIL).collect()
 }
 
-/// What follows `VALUE: `, where VALUE is a literal of Go or of JSON; empty where its end is not found.
+/// The text after `VALUE: `, where VALUE is a literal of Go or of JSON; empty if its end is not found.
 fn after_value(text: &str) -> &str {
     let mut depth = 0_usize;
     let (mut quoted, mut escaped) = (false, false);

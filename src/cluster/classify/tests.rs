@@ -80,7 +80,7 @@ fn a_refusal_of_rbac_names_the_rule_that_is_missing() {
         "grant system:serviceaccount:penstock:agent in the whole cluster (a ClusterRoleBinding) a role with this rule: \
          {apiGroups: [\"apps\"], resources: [\"deployments\"], verbs: [\"get\", \"list\"]}"
     );
-    // A server that says nothing: what was asked is what is missing.
+    // The server's message is empty: the rule for the request is missing.
     let asked = Asked { namespace: Some("shop"), ..ASKED };
     let reply = Reply { status: 403, content_type: "application/json", body: b"{}", ..Reply::default() };
     let remedy = classify(&asked, &reply).error.remedy.unwrap();
@@ -114,7 +114,7 @@ fn what_a_change_is_refused_for() {
     assert!(there.is_there_already() && there.error.class.retry() == Retry::No);
     let raced = row("update", 409, "Conflict", "Operation cannot be fulfilled on pods \"x\"", &of("pods"));
     assert!(raced.is_outdated() && raced.error.class.retry() == Retry::No);
-    // Of a quota that many pods count in.
+    // The conflict is about a quota that many pods count in.
     let quota = "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified";
     let quota = row("create", 409, "Conflict", quota, &of("resourcequotas"));
     assert!(!quota.is_outdated() && quota.error.class == Class::Transient, "{quota:?}");
@@ -191,7 +191,7 @@ fn what_is_no_status_is_told_apart() {
     assert_eq!(reply(503, "text/plain", "service unavailable\n").0, Class::Transient);
     assert!(!reply(503, "text/plain", "service unavailable\n").1);
     assert_eq!(reply(429, "text/plain", "Too many requests, please try again later.").0, Class::Throttled);
-    // Others'.
+    // Another server's.
     assert_eq!(reply(502, "text/html", "<html>bad gateway"), (Class::Transient, true, "with a page of HTML".into()));
     assert_eq!(reply(503, "text/html", "<html>").0, Class::Transient);
     assert!(reply(503, "text/html", "<html>").1);
@@ -199,11 +199,11 @@ fn what_is_no_status_is_told_apart() {
     assert_eq!(reply(404, "text/html", "<h1>nginx").0, Class::Compat);
     assert_eq!(
         reply(302, "text/html", ""),
-        (Class::Compat, true, "the answer is no Kubernetes object: with an empty body".into())
+        (Class::Compat, true, "the answer is not a Kubernetes object: with an empty body".into())
     );
     assert_eq!(reply(407, "text/plain", "who are you").0, Class::Config);
     assert_eq!(reply(504, "", "").0, Class::Transient);
-    // JSON, but no Status; and nothing but a null.
+    // JSON, but not a Status; and `null`.
     assert_eq!(reply(500, "application/json", "{\"error\":1}").0, Class::Transient);
     assert_eq!(reply(500, "application/json", "null").0, Class::Transient);
 }

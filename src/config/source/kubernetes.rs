@@ -6,25 +6,29 @@ use crate::config::reader::Section;
 use crate::config::shapes::{default_text, default_words, list, string};
 use crate::config::values::shown;
 
-/// The longest selector: a URL holds it.
+/// The longest selector: it is part of a URL.
 const MAX_SELECTOR: usize = 1024;
 
 pub(super) const KIND: Kind = Kind {
     word: "kubernetes",
     keys: || {
-        let glob = string("A name or a glob; `*` passes over dots.");
+        let glob = string("A name or a glob; `*` also matches dots.");
         vec![
-            list("namespaces", "the namespaces that are saved; everything without it.", &glob),
-            list("exclude_namespaces", "those of them that are not.", &glob),
-            list("resources", "the kinds that are saved, as in deployments.apps; everything without it.", &glob),
-            list("exclude_resources", "those of them that are not; without it, what no restore can use.", &glob),
+            list("namespaces", "the namespaces that are saved; all if absent.", &glob),
+            list("exclude_namespaces", "those of them that are not saved.", &glob),
+            list("resources", "the kinds that are saved, as in deployments.apps; all if absent.", &glob),
+            list(
+                "exclude_resources",
+                "those of them that are not saved; if absent, kinds that no restore can use.",
+                &glob,
+            ),
             default_words(
                 "cluster_resources",
-                "objects that are in no namespace; auto saves those that the saved ones refer to.",
+                "cluster-scoped objects; auto saves those to which saved objects refer.",
                 &["auto", "always", "never"],
             ),
             default_text("selector", "a label selector; empty: everything.", ""),
-            default_words("versions", "of a kind that is served in several.", &["preferred", "all"]),
+            default_words("versions", "the saved versions of a kind that is served in several.", &["preferred", "all"]),
         ]
     },
     read: |section, _| Some(SourceKind::Kubernetes(objects(section))),
@@ -81,7 +85,7 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// What is not at its default, for people: `namespaces shop, team-*; cluster_resources never`.
+    /// The settings that are not at their defaults, for display: `namespaces shop, team-*; cluster_resources never`.
     #[must_use]
     pub fn in_words(&self) -> String {
         let mut words = Vec::new();
@@ -117,7 +121,7 @@ fn objects(section: &Section) -> Objects {
         });
         section.has(key).then_some(globs)
     };
-    // What is empty would save nothing, day by day.
+    // An empty list would save nothing, in every backup.
     let needed = |key: &'static str, form| {
         let given = globs(key, form);
         if given.as_ref().is_some_and(Vec::is_empty) && !section.is_faulty(key) {
@@ -152,7 +156,7 @@ fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '\\'])
 }
 
-/// A namespace's name is a label of DNS (RFC 1123).
+/// A namespace's name is a DNS label (RFC 1123).
 fn namespace(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let ends = |text: &str| !text.starts_with('-') && !text.ends_with('-');
@@ -162,7 +166,7 @@ fn namespace(text: &str) -> Result<(), String> {
     Err(format!("is {}; expected a namespace's name, or a glob: up to 63 of [a-z0-9-]", shown(text)))
 }
 
-/// `deployments.apps`. Kinds are written as `Deployment` in objects, and people copy that.
+/// `deployments.apps`. Objects have the kind as `Deployment`, and users copy that.
 fn resource(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if is_glob(text) || (!text.is_empty() && text.chars().all(fits)) {
@@ -173,7 +177,7 @@ fn resource(text: &str) -> Result<(), String> {
     Err(format!("is {}; {expected}; did you mean \"{plural}s\"? `kubectl api-resources` lists the names", shown(text)))
 }
 
-/// What the server would not understand fails every list, so that it is refused here.
+/// A selector that the server cannot parse fails every list, so it is refused here.
 fn selector(text: &str) -> Result<String, String> {
     if text.len() > MAX_SELECTOR {
         return Err(format!("is {} characters long; expected at most {MAX_SELECTOR}", text.len()));
@@ -195,7 +199,7 @@ fn selector(text: &str) -> Result<String, String> {
     match requirements.into_iter().find(|requirement| !is_requirement(requirement.trim())) {
         None => Ok(text.to_owned()),
         Some(wrong) => Err(format!(
-            "is {}, of which {} is no requirement; expected a label selector such as \"app=shop,tier!=cache,team in (a,b),!legacy\"",
+            "is {}, in which {} is not a requirement; expected a label selector such as \"app=shop,tier!=cache,team in (a,b),!legacy\"",
             shown(text),
             shown(wrong.trim())
         )),
@@ -245,7 +249,7 @@ mod tests {
         }
         for bad in ["=b", "a=b,", "a b", "a in b", "a in (b", "a=b c", "!", "a>x", "a&b=c", "x/=1"] {
             let message = selector(bad).unwrap_err();
-            assert!(message.contains("is no requirement; expected a label selector"), "{bad}: {message}");
+            assert!(message.contains("is not a requirement; expected a label selector"), "{bad}: {message}");
         }
     }
 

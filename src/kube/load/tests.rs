@@ -51,7 +51,7 @@ fn a_kubeconfig_that_cannot_be_used_is_told_with_what_was_expected() {
     assert!(server.0.ends_with("the server of its cluster \"c\" is \"api.example\""), "{}", server.0);
     assert!(server.1.contains("https://"));
     let ca = refused(&kubeconfig(&format!("{GOOD}, {CA}"), ""), None);
-    assert!(ca.0.ends_with("its certificate-authority-data holds no PEM certificate"), "{}", ca.0);
+    assert!(ca.0.ends_with("its certificate-authority-data contains no PEM certificate"), "{}", ca.0);
     let ca = refused(&kubeconfig(&format!("{GOOD}, certificate-authority-data: '%%'"), ""), None);
     assert!(ca.0.ends_with("is not base64"), "{}", ca.0);
 }
@@ -95,7 +95,7 @@ fn where_a_cluster_is_looked_for() {
     let mut listed = settings.clone();
     listed.environment.kubeconfig = Some(format!("{}::{}", named.display(), home.display()));
     assert_eq!(host(&listed), "named.example", "the first file wins");
-    // A pod has no kubeconfig, and a service without an account is no pod with rights.
+    // A pod has no kubeconfig; a service without an account gives no rights.
     let mut pod = listed.clone();
     pod.environment.service = Some(("10.0.0.1".into(), "443".into()));
     pod.environment.service_account = folder.path().join("account");
@@ -104,7 +104,7 @@ fn where_a_cluster_is_looked_for() {
     std::fs::write(folder.path().join("account/token"), "t").unwrap();
     assert!(matches!(load(&pod), Err(LoadError::File { .. })), "its CA is missing");
     pod.context = Some("prod-eu".into());
-    assert_eq!(host(&pod), "named.example", "a context is one of a kubeconfig's");
+    assert_eq!(host(&pod), "named.example", "a context selects within a kubeconfig");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The other kinds, most of which need no more than a few lines.
+//! The other kinds, most of which need only a few lines.
 
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub(super) fn token(object: &mut Value, _: &Context<'_>) {
     }
 }
 
-/// Makes a snapshot that the driver took one that was there before.
+/// Makes a snapshot that the driver took a pre-provisioned one.
 pub(super) fn content(object: &mut Value, _: &Context<'_>) {
     let handle = at(object, &["status", "snapshotHandle"]).filter(|handle| handle.is_string()).cloned();
     let Some(spec) = map(object, &["spec"]) else { return };

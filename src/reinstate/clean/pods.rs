@@ -10,7 +10,7 @@ use crate::reinstate::owners::JOB_UIDS;
 
 const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
 
-/// Volumes with the token that Kubernetes up to 1.23 made for each service account, which the server added to the pod.
+/// Removes the volumes that the server added for the tokens that Kubernetes up to 1.23 made for each service account.
 pub(super) fn tokens(object: &mut Value, _: &Context<'_>) {
     let account = match text(object, &["spec", "serviceAccountName"]) {
         "" => text(object, &["spec", "serviceAccount"]),
@@ -41,7 +41,7 @@ pub(super) fn job(object: &mut Value, _: &Context<'_>) {
         return;
     }
     for label in JOB_UIDS {
-        // A job without labels of its own shows its template's.
+        // A job without labels of its own has its template's.
         remove(object, &["metadata", "labels", label]);
         remove(object, &["spec", "template", "metadata", "labels", label]);
         remove(object, &["spec", "selector", "matchLabels", label]);

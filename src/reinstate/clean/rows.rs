@@ -1,4 +1,4 @@
-//! The table of what is not restored as it was.
+//! The table of the parts that are not restored as they were.
 
 use super::{Action, EVERY, Row, kinds, pods, services};
 use Action::{Change, Later, Remove};
@@ -29,67 +29,66 @@ const AUTOSCALERS: &str = "horizontalpodautoscalers.autoscaling";
 const SNAPSHOTS: &str = "volumesnapshots.snapshot.storage.k8s.io";
 const CONTENTS: &str = "volumesnapshotcontents.snapshot.storage.k8s.io";
 
-const BOUND: &str =
-    "they say that the old claim was bound: kept, they would make the new one Lost until its volume is there";
-const DRIVER: &str = "the volume controller writes it for the class that the claim has now";
-const MIGRATED: &str = "the volume controller writes it where this cluster has moved a driver to CSI";
+const BOUND: &str = "they mark the old claim as bound: with them, the new one would be Lost until its volume exists";
+const DRIVER: &str = "the volume controller sets it for the claim's current class";
+const MIGRATED: &str = "the volume controller sets it if the cluster has migrated a driver to CSI";
 const UID: &str = "it is the UID of an object of the old cluster";
 const EFFECTS: &str =
-    "`Unknown` and `Some`, which v1beta1 allowed, become `None`: v1 refuses them when a configuration is made";
+    "`Unknown` and `Some`, which v1beta1 allowed, become `None`: v1 refuses to create a configuration with them";
 
-/// Sorted as the documentation shows it: every kind's, then kind by kind.
+/// In the order of the documentation: rows of every kind, then kind by kind.
 pub const ROWS: &[Row] = &[
-    row(EVERY, "`metadata.uid`", Remove(&["metadata", "uid"]), "the server gives each object another one"),
+    row(EVERY, "`metadata.uid`", Remove(&["metadata", "uid"]), "the server gives each object a new one"),
     row(
         EVERY,
         "`metadata.resourceVersion`",
         Remove(&["metadata", "resourceVersion"]),
-        "the server refuses to make an object that has one",
+        "the server refuses to create an object that has one",
     ),
     row(
         EVERY,
         "`metadata.creationTimestamp`",
         Remove(&["metadata", "creationTimestamp"]),
-        "the server sets it when an object is made",
+        "the server sets it when an object is created",
     ),
     row(
         EVERY,
         "`metadata.deletionTimestamp`",
         Remove(&["metadata", "deletionTimestamp"]),
-        "nobody is deleting the new object",
+        "the new object is not being deleted",
     ),
     row(
         EVERY,
         "`metadata.deletionGracePeriodSeconds`",
         Remove(&["metadata", "deletionGracePeriodSeconds"]),
-        "nobody is deleting the new object",
+        "the new object is not being deleted",
     ),
     row(
         EVERY,
         "`metadata.generation`",
         Remove(&["metadata", "generation"]),
-        "the server counts the changes of the rest",
+        "the server counts the changes of the other fields",
     ),
-    row(EVERY, "`metadata.selfLink`", Remove(&["metadata", "selfLink"]), "servers up to 1.19 make it from the name"),
+    row(EVERY, "`metadata.selfLink`", Remove(&["metadata", "selfLink"]), "servers up to 1.19 derive it from the name"),
     row(
         EVERY,
         "`metadata.generateName`",
         Remove(&["metadata", "generateName"]),
-        "the object has its name: with both, a server reports a name that is taken as a fault of its generator",
+        "the object has its name: with both, a server reports an existing name as an error of its name generator",
     ),
     row(
         EVERY,
         "`metadata.managedFields`",
         Later,
-        "given back once the object is made, without the entries of a status that is not",
+        "restored once the object is created, without the entries of a status that is not restored",
     ),
     row(
         EVERY,
         "`metadata.ownerReferences`",
         Later,
-        "they get the UIDs of the new owners; an owner that is not there is dropped and reported, since the garbage collector would delete the object",
+        "they get the UIDs of the new owners; a missing owner is dropped and reported, since the garbage collector would delete the object",
     ),
-    row(EVERY, "`status`", Later, "controllers write what they find; `--status` gives it back"),
+    row(EVERY, "`status`", Later, "controllers write what they observe; `--status` restores it"),
     row("namespaces", "`kubernetes` in `spec.finalizers`", Change(kinds::namespace), "the server adds it"),
     row(
         DEFINITIONS,
@@ -101,7 +100,7 @@ pub const ROWS: &[Row] = &[
         "serviceaccounts",
         "tokens (`NAME-token-xxxxx`) in `secrets`",
         Change(kinds::account),
-        "Kubernetes up to 1.23 made them, and makes others",
+        "Kubernetes up to 1.23 made them, and makes new ones",
     ),
     row(
         SECRETS,
@@ -126,19 +125,19 @@ pub const ROWS: &[Row] = &[
         VOLUMES,
         "`spec.claimRef.resourceVersion`",
         Remove(&["spec", "claimRef", "resourceVersion"]),
-        "it is the old claim's",
+        "it is that of the old claim",
     ),
     annotation!(
         VOLUMES,
         "pv.kubernetes.io/bound-by-controller",
-        "the restore binds it, not the controller, which would forget the claim's name when it lets go"
+        "the restore binds it, not the controller, which would remove the claim's name when it unbinds the volume"
     ),
     annotation!(VOLUMES, "pv.kubernetes.io/migrated-to", MIGRATED),
     row(
         CLAIMS,
         "`spec.volumeName`",
         Change(kinds::claim),
-        "of a volume that is not there, or is another claim's: the claim would wait for it for ever, and gets a new, empty one instead",
+        "of a volume that is missing, or belongs to another claim: the claim would wait for it for ever, and gets a new, empty one instead",
     ),
     row(
         CLAIMS,
@@ -161,38 +160,38 @@ pub const ROWS: &[Row] = &[
         CONTENTS,
         "`spec.source.volumeHandle`",
         Change(kinds::content),
-        "a new snapshot would be taken of what the volume holds today: it becomes `snapshotHandle`, out of the status",
+        "a new snapshot of the volume's current content would be taken: it becomes `snapshotHandle`, from the status",
     ),
     row(CONTENTS, "`spec.volumeSnapshotRef.uid`", Remove(&["spec", "volumeSnapshotRef", "uid"]), UID),
     row(
         CONTENTS,
         "`spec.volumeSnapshotRef.resourceVersion`",
         Remove(&["spec", "volumeSnapshotRef", "resourceVersion"]),
-        "it is the old snapshot's",
+        "it is that of the old snapshot",
     ),
     row(
         CONTENTS,
         "`spec.deletionPolicy`",
         Later,
-        "becomes `Retain` with it: where the old object is still there, both are of one snapshot, and deleting one would take it from the other",
+        "becomes `Retain` with it: if the old object still exists, both refer to one snapshot, which deleting either would remove",
     ),
     row(
         SNAPSHOTS,
         "`spec.source.persistentVolumeClaimName`",
         Change(kinds::snapshot),
-        "a new snapshot would be taken of what the claim holds today: it becomes `volumeSnapshotContentName`, out of the status",
+        "a new snapshot of the claim's current content would be taken: it becomes `volumeSnapshotContentName`, from the status",
     ),
     row(
         "services",
         "`spec.clusterIP`, `spec.clusterIPs`, `spec.ipFamilies`",
         Change(services::addresses),
-        "the server chose them; kept where the author did (managed fields, or kubectl's annotation), and in a headless service",
+        "the server chose them; kept if the author set them (managed fields, or kubectl's annotation), and in a headless service",
     ),
     row(
         "services",
         "`spec.ports[].nodePort`, `spec.healthCheckNodePort`",
         Change(services::ports),
-        "the server chose them; kept where the author did",
+        "the server chose them; kept if the author set them",
     ),
     row("endpoints", "`uid` and `resourceVersion` of `targetRef`", Change(kinds::targets), UID),
     row("endpointslices.discovery.k8s.io", "`uid` and `resourceVersion` of `targetRef`", Change(kinds::targets), UID),
@@ -200,43 +199,43 @@ pub const ROWS: &[Row] = &[
         "ingresses.networking.k8s.io",
         "annotation `kubernetes.io/ingress.class`",
         Change(kinds::ingress),
-        "beside a `spec.ingressClassName` of the same value: both at once are refused when an Ingress is made",
+        "beside a `spec.ingressClassName` of the same value: the server refuses to create an Ingress with both",
     ),
     row(
         "pods",
         "`spec.nodeName`",
         Remove(&["spec", "nodeName"]),
-        "the scheduler chooses: the old node may be gone, full or another one",
+        "the scheduler chooses one: the old node may be gone, full or replaced",
     ),
     row(
         "pods",
         "`spec.priority`",
         Remove(&["spec", "priority"]),
-        "the server takes it from the class, and refuses another one",
+        "the server takes it from the class, and refuses another value",
     ),
     row(
         "pods",
         "`spec.preemptionPolicy`",
         Remove(&["spec", "preemptionPolicy"]),
-        "the server takes it from the class, and refuses another one",
+        "the server takes it from the class, and refuses another value",
     ),
     row(
         "pods",
         "`spec.overhead`",
         Remove(&["spec", "overhead"]),
-        "the server takes it from the runtime class, and refuses another one",
+        "the server takes it from the runtime class, and refuses another value",
     ),
     row(
         "pods",
         "`spec.ephemeralContainers`",
         Remove(&["spec", "ephemeralContainers"]),
-        "somebody was debugging; no pod can be made with one",
+        "they were added for debugging; a pod cannot be created with them",
     ),
     row(
         "pods",
         "volumes and mounts of `ACCOUNT-token-xxxxx`",
         Change(pods::tokens),
-        "their secrets are not restored, and the server adds a token of today",
+        "their secrets are not restored, and the server adds a new token",
     ),
     row(
         "deployments.apps",
@@ -254,9 +253,9 @@ pub const ROWS: &[Row] = &[
         "jobs.batch",
         "`controller-uid` and `batch.kubernetes.io/controller-uid` in selector and labels",
         Change(pods::job),
-        "the server made them of the job's UID; kept where `manualSelector` is set",
+        "the server made them from the job's UID; kept if `manualSelector` is set",
     ),
-    annotation!("jobs.batch", "batch.kubernetes.io/job-tracking", "the server sets it where it counts pods that way"),
+    annotation!("jobs.batch", "batch.kubernetes.io/job-tracking", "the server sets it if it tracks pods that way"),
     annotation!(AUTOSCALERS, "autoscaling.alpha.kubernetes.io/conditions", "it is the status, as v1 shows it"),
     annotation!(AUTOSCALERS, "autoscaling.alpha.kubernetes.io/current-metrics", "it is the status, as v1 shows it"),
     row(MUTATING, "`webhooks[].sideEffects`", Change(kinds::webhooks), EFFECTS),

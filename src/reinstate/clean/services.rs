@@ -1,4 +1,4 @@
-//! Addresses and ports of a Service: what its author fixed stays, what the server chose goes.
+//! Addresses and ports of a Service: those that its author set stay, those that the server chose are removed.
 
 use serde_json::Value;
 
@@ -11,14 +11,14 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn addresses(object: &mut Value, _: &Context<'_>) {
     if is_headless(object) {
-        // It has no address, but its families are the server's choice all the same.
+        // It has no address, but the server chose its families too.
         if !Author::of(object).fixed("ipFamilies") {
             remove(object, &["spec", "ipFamilies"]);
         }
         return;
     }
     let author = Author::of(object);
-    // The two views of one address stand or fall together.
+    // Both fields hold the same address: either keeps both.
     let fixed = author.fixed("clusterIP") || author.fixed("clusterIPs");
     let gone = [!fixed, !fixed, !author.fixed("ipFamilies")];
     for (field, _) in ADDRESSES.iter().zip(gone).filter(|(_, gone)| *gone) {
@@ -39,8 +39,8 @@ pub(super) fn ports(object: &mut Value, _: &Context<'_>) {
     }
 }
 
-/// Removes addresses and ports of a Service that its author fixed ([`super::clean`] leaves them), for a cluster that refuses them:
-/// another network, or somebody has them already. Whether there were any.
+/// Removes the addresses and ports of a Service that its author set ([`super::clean`] leaves them), for a cluster that refuses them: it
+/// has another network, or they are in use. Returns whether there were any.
 pub fn unfix(resource: &str, object: &mut Value) -> bool {
     if resource != "services" {
         return false;
@@ -60,9 +60,9 @@ fn is_headless(object: &Value) -> bool {
     text(object, &["spec", "clusterIP"]) == "None"
 }
 
-/// What somebody asked for: the server's own choices are made after it has noted who wrote what.
+/// The fields that the author set: the server chooses its own values after it has recorded the managers.
 struct Author {
-    /// What kubectl applied.
+    /// The configuration that kubectl applied.
     applied: Value,
     /// `f:spec` of each entry.
     managed: Vec<Value>,
@@ -103,7 +103,7 @@ impl Author {
     }
 }
 
-/// An empty value, or 0, asks the server to choose.
+/// An empty value, or 0, leaves the choice to the server.
 fn is_said(value: &Value) -> bool {
     match value {
         Value::Null => false,

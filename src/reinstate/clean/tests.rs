@@ -14,7 +14,7 @@ fn cleaned(resource: &str, object: Value) -> Value {
     cleaned_in(resource, object, false)
 }
 
-/// Rows of a table whose first cells are code.
+/// A table whose first cells are code.
 fn table<'a>(head: &str, rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let row = |(name, text): (&str, &str)| format!("| `{name}` | {text} |\n");
     head.to_owned() + &rows.into_iter().map(row).collect::<String>()
@@ -124,7 +124,7 @@ fn a_service_keeps_what_its_author_fixed() {
     assert_eq!((kept["healthCheckNodePort"].as_i64(), kept["ipFamilies"][0].as_str()), (Some(31000), Some("IPv4")));
     assert!(kept.get("clusterIP").is_none());
 
-    // What asks the server to choose, and what is no JSON, fixes nothing.
+    // Values that leave the choice to the server, and invalid JSON, set nothing.
     for text in ["{\"spec\":{\"clusterIP\":\"\",\"ports\":[{\"port\":80,\"nodePort\":0}]}}", "{", "[]"] {
         assert_eq!(spec(json!({"annotations": {"kubectl.kubernetes.io/last-applied-configuration": text}})), bare);
     }
@@ -308,7 +308,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Objects are untrusted: no shape panics, and what is clean stays as it is.
+    /// Objects are untrusted: no shape panics, and a clean object stays as it is.
     #[test]
     fn cleaning_takes_any_shape_and_is_done_once(object in value()) {
         let kinds: BTreeSet<&str> = ROWS.iter().map(|row| row.resource).collect();

@@ -102,12 +102,12 @@ fn what_controllers_write_is_not_held_against_an_object() {
     let name = json!([{"name": "data"}]);
     let more = json!([{"name": "data"}, {"name": "kube-api-access-x7k2z"}]);
     assert_eq!(paths("pods", pod(name.clone(), name), pod(more.clone(), more)), [""; 0]);
-    // A job's selector and labels are of its new UID.
+    // A job's selector and labels have its new UID.
     let job = json!({"spec": {"template": {"metadata": {"labels": {"job-name": "j"}}}}});
     let live = json!({"spec": {"selector": {"matchLabels": {"controller-uid": "u"}},
         "template": {"metadata": {"labels": {"job-name": "j", "controller-uid": "u"}}}}});
     assert_eq!(paths("jobs.batch", job, live), [""; 0]);
-    // An owner that controllers added.
+    // An owner that a controller added.
     let owned = |owners: Value| json!({"metadata": {"ownerReferences": owners}});
     let (one, two) = (json!([{"uid": "a"}]), json!([{"uid": "b"}, {"uid": "a", "name": "x"}]));
     assert_eq!(paths("secrets", owned(one.clone()), owned(two.clone())), [""; 0]);
@@ -137,7 +137,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever is sent, the same answered is no difference: a second restore changes nothing.
+    /// An object that is returned as it was sent has no difference: a second restore changes nothing.
     #[test]
     fn an_object_is_what_it_is(object in value(), kind in 0..4_usize) {
         let resource = ["deployments.apps", "configmaps", "widgets.example.com", "pods"][kind];
@@ -146,7 +146,7 @@ proptest! {
         prop_assert_eq!(differing(resource, &ours, &ours), Fields::default());
     }
 
-    /// Nothing that is said is lost: with one leaf changed, that is the path.
+    /// A changed leaf is found, with its path.
     #[test]
     fn a_change_is_found(key in "[a-z]{1,8}", old in "[a-c]{1,3}", new in "[x-z]{1,3}", rest in value()) {
         let make = |value: &str| json!({"spec": {"a": [{key.clone(): value}], "b": rest.clone()}});
@@ -157,7 +157,8 @@ proptest! {
 
 #[test]
 fn an_empty_selector_is_not_a_missing_one() {
-    let policy = |peer: Value| json!({"metadata": {"name": "x"}, "spec": {"ingress": [{"from": [peer]}], "podSelector": {}}});
+    let policy =
+        |peer: Value| json!({"metadata": {"name": "x"}, "spec": {"ingress": [{"from": [peer]}], "podSelector": {}}});
     let own = json!({"podSelector": {"matchLabels": {"a": "b"}}});
     let every = json!({"podSelector": {"matchLabels": {"a": "b"}}, "namespaceSelector": {}});
     let kind = "networkpolicies.networking.k8s.io";

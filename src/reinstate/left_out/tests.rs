@@ -28,7 +28,7 @@ fn what_a_built_in_controller_makes_is_left_to_it_unless_asked_for() {
         (slices, "v1", "Endpoints", true),
         (slices, "mesh.example.com/v1", "Export", false),
         ("persistentvolumeclaims", "v1", "Pod", true),
-        // The data of a stateful set, deleted with it where it is asked to.
+        // The data of a stateful set whose claims are deleted with it.
         ("persistentvolumeclaims", "apps/v1", "StatefulSet", false),
         ("deployments.apps", "apps/v1", "Deployment", false),
         ("secrets", "apps/v1", "Deployment", false),

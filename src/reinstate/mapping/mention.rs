@@ -1,4 +1,4 @@
-//! What still names an old namespace after the mapping: found and reported, not changed.
+//! Finds what still names an old namespace after the mapping: it is reported, not changed.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use crate::inventory::cleaned::{self, Fields};
 use crate::reinstate::fields::text;
 
-/// Field paths that [`mentions`] gives of one object.
+/// The most field paths that [`mentions`] returns for one object.
 pub const MOST_MENTIONS: usize = cleaned::MOST_PATHS;
 
-/// Paths of strings in `object` (mapped) that still name one of the namespaces `old`; [`MOST_MENTIONS`] of them at most. A host
-/// (`db.OLD.svc`), a name with its namespace (`OLD/db`, `system:serviceaccount:OLD:db`), and a field or label that holds a namespace.
-/// The data of Secrets is looked into; nothing of it is shown.
+/// Paths of strings in `object` (mapped) that still name one of the namespaces `old`; [`MOST_MENTIONS`] at most. These are a host
+/// (`db.OLD.svc`), a name with its namespace (`OLD/db`, `system:serviceaccount:OLD:db`), and a field or label whose value is a namespace.
+/// The data of Secrets is searched too, but never shown.
 #[must_use]
 pub fn mentions(object: &Value, old: &[&str]) -> Vec<String> {
     if old.is_empty() {
@@ -26,7 +26,7 @@ pub fn mentions(object: &Value, old: &[&str]) -> Vec<String> {
     for (key, value) in object.as_object().into_iter().flatten() {
         cleaned::step(&mut search.path, key);
         match key.as_str() {
-            // What a controller found is no reference.
+            // The status is what controllers observed.
             "status" => {}
             "data" if is_secret => search.secret(value),
             _ => search.value(key, value),
@@ -63,7 +63,7 @@ impl<'a> Old<'a> {
     }
 }
 
-/// Whether a name can begin after `before`: in `registry/team/shop/web` none but the first does, unless it is a path of the API.
+/// Whether a name can begin after `before`: in `registry/team/shop/web` only the first can, unless it is a path of the API.
 fn begins(before: &str) -> bool {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     before.ends_with("namespaces/") || !before.ends_with(is_inner)
@@ -83,7 +83,7 @@ impl Search<'_> {
             Value::Array(elements) => {
                 for (n, element) in elements.iter().enumerate() {
                     write!(self.path, "[{n}]").expect("a string takes all");
-                    // The elements of `namespaces` are what the field is called.
+                    // The elements of `namespaces` have its meaning.
                     self.value(key, element);
                     self.path.truncate(length);
                 }
@@ -121,7 +121,7 @@ impl Search<'_> {
     }
 }
 
-/// What repeats other fields, or is the server's.
+/// Copies of other fields, and fields of the server.
 fn is_copy(key: &str) -> bool {
     matches!(key, "managedFields" | "kubectl.kubernetes.io/last-applied-configuration")
 }

@@ -21,22 +21,22 @@ fn options_are_read_or_refused_with_their_reason() {
     assert_eq!(Mapping::chosen(&owned(&["shop:shop-2", "team-*"])), ["shop", "team-*"]);
     assert_eq!((mapping.namespace("shop"), mapping.namespace("other")), ("shop-2", "other"));
     assert_eq!(mapping.old_namespaces(), ["shop"]);
-    // Two that change places, and one option twice.
+    // Two that are exchanged, and one option twice.
     assert!(Mapping::new(&owned(&["a:b", "b:a", "a:b"]), &[]).is_ok());
     assert!(Mapping::new(&[], &owned(&["a:b", "c:b", "ebs.x-1:b"])).is_ok(), "classes may become one");
     for (namespaces, classes, why) in [
-        (&["a:"][..], &[][..], "TO is no name"),
-        (&[":a"], &[], "FROM is no name"),
+        (&["a:"][..], &[][..], "TO is not a name"),
+        (&[":a"], &[], "FROM is not a name"),
         (&[""], &[], "is empty"),
-        (&["a:b:c"], &[], "TO is no name"),
-        (&["a:B"], &[], "TO is no name"),
-        (&["a:b."], &[], "TO is no name"),
+        (&["a:b:c"], &[], "TO is not a name"),
+        (&["a:B"], &[], "TO is not a name"),
+        (&["a:b."], &[], "TO is not a name"),
         (&["team-*:x"], &[], "maps a glob"),
         (&["a:b", "a:c"], &[], "\"b\" and to \"c\""),
         (&["a:c", "b:c"], &[], "one namespace, \"c\""),
         (&["a:b", "b"], &[], "one namespace, \"b\""),
-        (&[], &["gp2"], "is not FROM:TO"),
-        (&[], &["gp2:"], "TO is no name"),
+        (&[], &["gp2"], "is not of the form FROM:TO"),
+        (&[], &["gp2:"], "TO is not a name"),
     ] {
         let error = Mapping::new(&owned(namespaces), &owned(classes)).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

@@ -39,7 +39,7 @@ fn the_aggregated_form() {
     let preferred: Vec<bool> = served.kinds.iter().map(|kind| kind.is_preferred).collect();
     assert_eq!(preferred, [true, true, false, true, true]);
     assert_eq!(served.groups, ["apps", "autoscaling"].map(str::to_owned).into());
-    assert_eq!(served.missing, ["metrics.k8s.io/v1beta1".to_owned()].into(), "a dead group is a fact");
+    assert_eq!(served.missing, ["metrics.k8s.io/v1beta1".to_owned()].into(), "a dead group is recorded");
     assert_eq!(served.stale, ["half.example.com/v1".to_owned()].into());
     assert_eq!(served.odd, Vec::<String>::new());
     assert_eq!(served.kinds[0].resource.scope, Scope::Namespaced);

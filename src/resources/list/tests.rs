@@ -7,7 +7,7 @@ fn kind() -> Kind {
     Kind { api_version: "v1".into(), kind: "ConfigMap".into() }
 }
 
-/// Everything that comes out of `text` when it arrives in pieces that end at `cuts`.
+/// All entries of `text` when it arrives in pieces that end at `cuts`.
 fn read_with(mut reader: ListReader, text: &[u8], cuts: &[usize]) -> Result<(Vec<Entry>, ListMetadata), Fault> {
     let mut entries = Vec::new();
     let mut start = 0;
@@ -42,7 +42,7 @@ const BUILT_IN: &str = r#"{"kind":"ConfigMapList","apiVersion":"v1","metadata":{
 ]}
 "#;
 
-/// As a list of custom resources comes: keys sorted, the list's metadata last, kinds in every object.
+/// A list of custom resources: keys sorted, the list's metadata last, kinds in every object.
 const CUSTOM: &str = r#"{"apiVersion":"example.com/v1","items":[{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"},"spec":{"type":["x"]},"type":{"deep":[1]}}],"kind":"WidgetList","metadata":{"continue":"","resourceVersion":"9"}}"#;
 
 #[test]
@@ -119,8 +119,8 @@ fn what_is_no_list_is_refused() {
         (r#"{"items":[null]}"#.to_owned(), Fault::Malformed("items")),
         (r#"{"items":[[]]}"#.to_owned(), Fault::Malformed("items")),
         (r#"{"items":[{},]}"#.to_owned(), Fault::Malformed("items")),
-        (r#"{"items":[{} {}]}"#.to_owned(), Fault::NotJson("a sign stands where none may")),
-        (r#"{"items":[],}"#.to_owned(), Fault::NotJson("a sign stands where none may")),
+        (r#"{"items":[{} {}]}"#.to_owned(), Fault::NotJson("a character is in a place where none is allowed")),
+        (r#"{"items":[],}"#.to_owned(), Fault::NotJson("a character is in a place where none is allowed")),
         (r#"{"items":[],"items":[]}"#.to_owned(), Fault::Twice("items")),
         (r#"{"items":[],"\u0069tems":[{}]}"#.to_owned(), Fault::Twice("items")),
         (r#"{"metadata":{},"metadata":{},"items":[]}"#.to_owned(), Fault::Twice("metadata")),
@@ -202,7 +202,7 @@ fn a_string_of_100_mib_costs_no_memory() {
 
 #[test]
 fn names_are_given_as_they_are() {
-    // Whether they can be paths is decided by who writes them.
+    // The writer decides whether they can be paths.
     let (entries, _) =
         read(br#"{"items":[{"metadata":{"name":"../../etc/passwd","namespace":"a/b"}}, {"x":1},{}]}"#, &[]).unwrap();
     let items = objects(&entries);
@@ -211,7 +211,7 @@ fn names_are_given_as_they_are() {
     assert_eq!(items[2].bytes, r#"{"apiVersion":"v1","kind":"ConfigMap"}"#);
 }
 
-/// Every byte of a list in turn is replaced by each sign that means something, taken out, and doubled.
+/// Every byte of a list in turn is replaced by each significant character, removed, and doubled.
 #[test]
 fn a_list_with_one_wrong_byte_is_a_fault_or_what_serde_json_sees() {
     const SIGNS: &[u8] = b"{}[]\",:\\0n \x00\xff";
@@ -267,7 +267,7 @@ fn object() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever a list holds and however it arrives: the objects are those that serde_json sees.
+    /// Whatever a list contains and however it arrives: the objects are those that serde_json finds.
     #[test]
     fn the_reader_and_serde_json_see_the_same(
         list in proptest::collection::vec(object(), 0..8),
@@ -283,7 +283,7 @@ proptest! {
         prop_assert_eq!(metadata.resource_version, "5");
         let items = objects(&entries);
         prop_assert_eq!(items.len(), list.len());
-        // Read again: serde_json's floats are not exact to the last bit.
+        // Parsed again: serde_json's floats are not exact to the last bit.
         let whole: Value = serde_json::from_str(&text).unwrap();
         for (item, expected) in items.iter().zip(whole["items"].as_array().unwrap()) {
             let mut expected = expected.clone();
@@ -297,7 +297,7 @@ proptest! {
         }
     }
 
-    /// Bytes of any kind, and lists that were damaged: an answer or a fault, never a panic, and never more memory than allowed.
+    /// Bytes of any kind, and damaged lists: entries or a fault, never a panic, and never more memory than allowed.
     #[test]
     fn hostile_bytes_are_an_answer_or_a_fault(
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
@@ -311,7 +311,7 @@ proptest! {
             text[at] = byte;
         }
         let whole = read(&text, &[]);
-        // What both accept holds the same objects. Values that mean nothing to us are passed over unread.
+        // What both accept contains the same objects. Values that are not used are skipped unread.
         if let (Ok((entries, _)), Ok(value)) = (whole, serde_json::from_slice::<Value>(&text)) {
             prop_assert_eq!(entries.len(), value["items"].as_array().map_or(0, Vec::len));
         }

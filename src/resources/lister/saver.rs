@@ -1,4 +1,4 @@
-//! Decides what becomes of each object of a list, and puts the saved ones into the outlet.
+//! Decides for each object of a list whether it is saved, and passes the saved ones to the outlet.
 
 use std::sync::atomic::Ordering;
 
@@ -20,11 +20,11 @@ pub(super) struct Saver<'a, 'b> {
     pub(super) tally: &'a mut ResourceRecord,
 }
 
-/// What becomes of an object.
+/// Whether an object is saved.
 enum Decision {
     Saved(String),
     Skipped(Skipped),
-    /// Not selected: not worth a count.
+    /// Not selected, and not counted.
     Elsewhere,
 }
 
@@ -60,7 +60,7 @@ impl Sink for Saver<'_, '_> {
         let item = match entry {
             Entry::Object(item) => item,
             Entry::TooLarge { namespace, name, .. } => {
-                // Where the namespace is not known it may be a chosen one.
+                // If the namespace is unknown, it may be a chosen one.
                 if namespace.is_empty() || self.run.is_chosen(&namespace) {
                     skip(self.tally, Skipped::TooLarge, &namespace, &name);
                 }

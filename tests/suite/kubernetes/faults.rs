@@ -362,8 +362,8 @@ async fn a_namespace_that_goes_away_is_left_out_and_told() {
     assert_eq!(
         after.gone_since(&before),
         [
-            "persistentvolumes are not served any more; the backup before has 1 of them",
-            "the namespace shop is in the backup before and not in this one"
+            "persistentvolumes are no longer served; the previous backup has 1 of them",
+            "the namespace shop is in the previous backup and not in this one"
         ]
     );
 }
