@@ -165,7 +165,7 @@ Examples:
   penstock kubernetes plan cluster@latest --namespace shop:shop-restored --storage-class gp2:gp3
   penstock --output json kubernetes plan cluster@latest --context new | jq '.objects[] | select(.verdict == \"refused\")'
 
-Verdicts: create, create-unchecked, change, recreate, same, keep (exists and differs), left-out, refused.
+Verdicts: create, create-unchecked, change, recreate, same, keep (exists and differs), leave (the server's own), left-out, refused.
 Exit codes: 0 no conflicts, 1 conflicts or notes, otherwise by the class of the failure.";
 
 pub(in crate::cli) const KUBERNETES_RESTORE: &str = "\

@@ -77,8 +77,8 @@ pub(in crate::cli) struct Recreation {
     pub(in crate::cli) backup: Selector,
     #[command(flatten)]
     pub(in crate::cli) place: Place,
-    /// Only this namespace and what is in it, a glob; with :TO under another name; may be repeated. Without it, everything: objects of
-    /// the cluster's scope too.
+    /// Only this namespace, a glob, with its objects and the cluster-scoped objects that they refer to; with :TO under another name; may
+    /// be repeated. Without it, everything.
     #[arg(long, value_name = "FROM[:TO]")]
     pub(in crate::cli) namespace: Vec<String>,
     /// Only these kinds, as `deployments.apps`, `deployments` or `*.example.com`; a glob; may be repeated.
@@ -87,7 +87,7 @@ pub(in crate::cli) struct Recreation {
     /// Not these kinds; a glob; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(in crate::cli) exclude_resource: Vec<String>,
-    /// Only objects with these labels, as kubectl takes them: `app=web,tier!=cache`.
+    /// Only objects with these labels, as in kubectl (`app=web,tier!=cache`), and the cluster-scoped objects that they refer to.
     #[arg(long, value_name = "SELECTOR")]
     pub(in crate::cli) selector: Option<reinstate::Selector>,
     /// Another storage class for claims, volumes and templates of claims; may be repeated.
@@ -116,7 +116,7 @@ pub(in crate::cli) enum ExistingObjects {
     Keep,
     /// It is changed to be as in the backup.
     Update,
-    /// It is deleted, and created as in the backup.
+    /// It is deleted, and created as in the backup. Never a namespace, a definition, a claim or a volume, which stay as they are.
     Recreate,
 }
 
