@@ -284,7 +284,11 @@ impl Step<'_> {
         }
         if self.effect == Effect::Real {
             self.gone(prepared, live, "was deleted for `--existing recreate`").await?;
-            let live = self.create(prepared).await?;
+            let live = match self.create(prepared).await {
+                // An attempt whose answer was lost has created it, or a controller was faster: the next look tells.
+                Err(failure) if failure.is_there_already() => self.target.get(&prepared.at()).await?.ok_or(failure)?,
+                result => result?,
+            };
             self.created(prepared, &live).await;
         }
         Ok(Verdict::Recreate(fields))

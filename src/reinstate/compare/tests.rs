@@ -167,7 +167,8 @@ fn an_empty_selector_is_not_a_missing_one() {
     assert_eq!(paths(kind, policy(every.clone()), policy(own)), expected);
     assert_eq!(paths(kind, policy(every.clone()), policy(every)), Vec::<String>::new());
     let spec = |spec: Value| json!({"metadata": {"name": "x"}, "spec": spec});
-    let issuer = ["spec.selfSigned"];
-    assert_eq!(paths("issuers.cert-manager.io", spec(json!({"selfSigned": {}})), spec(json!({}))), issuer);
-    assert_eq!(paths("deployments.apps", spec(json!({"strategy": {}})), spec(json!({}))), Vec::<String>::new());
+    let (one, none) = (spec(json!({"a": 1, "selfSigned": {}})), spec(json!({"a": 1})));
+    assert_eq!(paths("issuers.cert-manager.io", one, none), ["spec.selfSigned"]);
+    let (one, none) = (spec(json!({"replicas": 1, "strategy": {}})), spec(json!({"replicas": 1})));
+    assert_eq!(paths("deployments.apps", one, none), Vec::<String>::new());
 }
