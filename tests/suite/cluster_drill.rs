@@ -257,6 +257,7 @@ fn real() {
 
     killed(&drill);
     refused(&drill);
+    dependents(&drill);
     page(&drill);
     drill.empty();
 }
@@ -316,6 +317,23 @@ fn killed(drill: &Drill) {
         .done(&["-n", "shop", "get", "configmap", "owned", "-o", "jsonpath={.metadata.ownerReferences[0].uid}"], "");
     assert_eq!(owner, drill.done(&["-n", "shop", "get", "widget", "parent", "-o", "jsonpath={.metadata.uid}"], ""));
     assert!(!drill.versions().contains("penstock"), "every object has the managers of the backup");
+}
+
+/// With `--dependents`, pods and replica sets come back under their names, and controllers adopt them instead of making others.
+fn dependents(drill: &Drill) {
+    let of = |columns: &str| drill.done(&["-n", "shop", "get", "pods,replicasets", "--no-headers", "-o", columns], "");
+    // Saved now: what a controller has made since has other names.
+    drill.penstock.good(&["backup", "cluster"]);
+    let names = of("custom-columns=N:.metadata.name");
+    drill.delete("shop");
+    let (code, restored) = drill.restore(&["--namespace", "shop", "--dependents"]);
+    assert_eq!((code, verdicts(&restored, "refused")), (0, 0), "{}", restored["counts"]);
+    let adopted =
+        ["-n", "shop", "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.ownerReferences[0].kind}"];
+    drill.until("their adoption", &adopted, |text| text == "ReplicaSet ReplicaSet");
+    assert_eq!(of("custom-columns=N:.metadata.name"), names);
+    let (code, again) = drill.restore(&["--namespace", "shop", "--dependents"]);
+    assert_eq!((code, verdicts(&again, "create")), (0, 0), "{}", again["counts"]);
 }
 
 /// A webhook without a backend refuses what it judges; the others are restored, and the plan says so before.

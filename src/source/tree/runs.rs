@@ -14,7 +14,7 @@ use super::meta::Meta;
 use crate::format::index::FileEntry;
 use crate::source::table::ChunkTable;
 
-/// A longer run is read; [`Group`]s make it rare.
+/// A longer run is read; [`Group`](crate::source::group::Group)s make it rare.
 const MAX_HELD: usize = 4096;
 
 /// An unchanged member that is not in the stream yet.
