@@ -77,6 +77,10 @@ impl Step<'_> {
     pub(super) async fn put(&self, prepared: &mut Prepared) -> Verdict {
         match self.try_put(prepared).await {
             Ok(verdict) => verdict,
+            Err(failure) if self.effect == Effect::DryRun && failure.is_dry_run_unsupported() => {
+                prepared.notes.push(format!("the server cannot judge it without effect: {failure}"));
+                Verdict::CreateUnchecked
+            }
             Err(failure) => Verdict::Refused(failure.report()),
         }
     }
@@ -93,10 +97,6 @@ impl Step<'_> {
             Ok(live) => {
                 self.created(prepared, &live).await;
                 Ok(Verdict::Create)
-            }
-            Err(failure) if self.effect == Effect::DryRun && failure.is_dry_run_unsupported() => {
-                prepared.notes.push(format!("the server cannot judge it without creating it: {failure}"));
-                Ok(Verdict::CreateUnchecked)
             }
             Err(failure) if failure.is_there_already() => {
                 // None: it went in between; somebody else works here.
