@@ -116,8 +116,8 @@ stores: debug-build ## a whole life on moto, s3rver, fauxqs, LocalStack and Open
 	PENSTOCK=$(DEBUG_BINARY) python3 tests/stores/run.py .tools/stores $(STORES)
 
 .PHONY: fuzz
-fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)
-	for target in index manifest; do \
+fuzz: $(FUZZ) ## fuzz the readers of indexes, manifests and age headers, FUZZ_SECONDS each (needs a nightly toolchain)
+	for target in index manifest age_header; do \
 	  mkdir -p fuzz/found/$$target; \
 	  PATH="$(CURDIR)/$(dir $(FUZZ)):$$PATH" $(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=64 -rss_limit_mb=1024; \
