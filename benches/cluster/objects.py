@@ -36,13 +36,17 @@ def objects(server, namespace_name, kind, count, size):
 
 
 def empty(server, namespace_name, kind):
-    """Deletes all objects of the kind."""
-    one = server.connection()
-    one.request("DELETE", f"/api/v1/namespaces/{namespace_name}/{kind}")
-    answer = one.getresponse()
-    answer.read()
-    if answer.status != 200:
-        raise RuntimeError(f"DELETE {kind}: {answer.status}")
+    """Deletes all objects of the kind; the server ends the request after a minute, and has then deleted some thousands."""
+    for _ in range(30):
+        one = server.connection()
+        one.request("DELETE", f"/api/v1/namespaces/{namespace_name}/{kind}")
+        answer = one.getresponse()
+        answer.read()
+        if answer.status == 200:
+            return
+        if answer.status != 504:
+            raise RuntimeError(f"DELETE {kind}: {answer.status}")
+    raise RuntimeError(f"DELETE {kind}: not ended")
 
 
 def post(connection, path, document, also=201):

@@ -40,7 +40,7 @@ class Server:
         self.tls.load_cert_chain(os.path.join(run, "admin.crt"), os.path.join(run, "admin.key"))
 
     def connection(self):
-        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=120)
 
     def lists(self):
         """How many lists of ConfigMaps the server has answered."""
