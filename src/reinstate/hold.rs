@@ -95,7 +95,7 @@ async fn unready(work: &Work<'_>, index: usize) -> Result<Unready, Failure> {
     let namespace = work.restore.options.mapping.namespace(namespace);
     let namespace = (resource.scope == Scope::Namespaced).then_some(namespace);
     let live = work.target.get(&Object { resource: &resource, namespace, name }).await?;
-    let Some(live) = live else { return Ok(Some("it is gone".to_owned())) };
+    let Some(live) = live else { return Ok(Some("it does not exist".to_owned())) };
     if kind.filed.resource == "persistentvolumeclaims" && waits_for_a_pod(work, &live).await? {
         return Ok(None);
     }

@@ -19,7 +19,7 @@ const MOST: usize = 1000;
 const WEBHOOKS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Adds what was found to the summary's notes. What may not be looked at is not reported: the objects' own answers follow.
+/// Adds what was found to the summary's notes. What this identity may not read is not reported: a refusal shows at its object.
 ///
 /// # Errors
 /// When the server is gone.
@@ -80,7 +80,7 @@ async fn has_endpoints(work: &Work<'_>, service: &str) -> Result<bool, Error> {
                 .flatten()
                 .any(|subset| subset["addresses"].as_array().is_some_and(|all| !all.is_empty()))
         })),
-        // It may not be looked at.
+        // This identity may not read it.
         Err(failure) if failure.error.status == Some(403) => Ok(true),
         Err(failure) => Err(failure.into()),
     }
@@ -110,7 +110,7 @@ async fn quotas(work: &Work<'_>, summary: &mut Summary) -> Result<(), Error> {
                 // What is there already is counted, and may be the very objects.
                 if used == 0 && new > &hard {
                     summary.notes.push(format!(
-                        "the quota {namespace}/{name} allows {hard} {kind}: {used} are there, and the backup has {new}"
+                        "the quota {namespace}/{name} allows {hard} {kind}: {used} exist, and the backup has {new}"
                     ));
                 }
             }
@@ -144,7 +144,7 @@ async fn all(work: &Work<'_>, resource: &Resource, namespace: Option<&str>) -> R
     match list(cluster, patience, wanted, &mut ListReport::default(), &mut kept).await {
         Ok(()) | Err(ListError::Closed) => Ok(kept.0),
         Err(ListError::Failed(failure)) if failure.error.status.is_some() => {
-            tracing::info!(class = %failure.class(), error = %failure, "could not look for what would refuse objects: their own answers tell");
+            tracing::info!(class = %failure.class(), error = %failure, "could not list webhooks or quotas: a refusal shows at its object");
             Ok(Vec::new())
         }
         Err(ListError::Failed(failure)) => Err(failure.into()),

@@ -15,10 +15,10 @@ use crate::inventory::cleaned::Fields;
 /// A definition's kinds answer 404 for a moment after it is established.
 const JUST_DEFINED: Duration = Duration::from_secs(10);
 
-/// How long a deleted object may take to go: its finalizers are somebody's work.
+/// How long a deleted object may take to go: another program does what its finalizers wait for.
 const GONE: Duration = Duration::from_secs(60);
 
-/// How often a change is tried again that somebody else's change has overtaken.
+/// How often a change is repeated after another client's change.
 const CONFLICTS: usize = 5;
 
 /// The end of the name under which the server judges an object that is to be recreated.
@@ -73,7 +73,7 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Creates the object, or does with an existing one what the options say.
+    /// Creates the object, or treats an existing one as the options require.
     pub(super) async fn put(&self, prepared: &mut Prepared) -> Verdict {
         match self.try_put(prepared).await {
             Ok(verdict) => verdict,
@@ -99,7 +99,7 @@ impl Step<'_> {
                 Ok(Verdict::Create)
             }
             Err(failure) if failure.is_there_already() => {
-                // None: it went in between; somebody else works here.
+                // `None`: another client deleted it in between.
                 let live = self.target.get(&prepared.at()).await?.ok_or_else(|| failure.clone())?;
                 self.existing(prepared, &live).await?.ok_or(failure)
             }
@@ -107,11 +107,11 @@ impl Step<'_> {
         }
     }
 
-    /// Completes a new object, and notes what of it the server, or a webhook, has made otherwise.
+    /// Completes a new object, and notes the fields that the server or a webhook changed.
     async fn created(&self, prepared: &mut Prepared, live: &Value) {
         let fields = Self::differing(prepared, live);
         if fields.count > 0 {
-            prepared.notes.push(format!("the server has taken it with other values in {}", fields.paths.join(", ")));
+            prepared.notes.push(format!("the server stored other values in {}", fields.paths.join(", ")));
         }
         if let Err(failure) = self.complete(prepared, live).await {
             let note =
@@ -138,7 +138,7 @@ impl Step<'_> {
         }
         let live = self.post(prepared, without.to_string().as_bytes()).await.map_err(|_| refused)?;
         prepared.object = without;
-        prepared.notes.push("its fixed addresses or ports are not free here: it has others".to_owned());
+        prepared.notes.push("its fixed addresses or ports are in use or out of range: it has others".to_owned());
         Ok(live)
     }
 
@@ -194,7 +194,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Does with an object that exists what the options say. `None`: it was being deleted, and is gone.
+    /// Treats an existing object as the options require. `None`: it was being deleted, and is gone.
     async fn existing(&self, prepared: &mut Prepared, live: &Value) -> Result<Option<Verdict>, Failure> {
         if live.pointer("/metadata/deletionTimestamp").is_some() {
             if self.effect == Effect::DryRun {
@@ -207,7 +207,7 @@ impl Step<'_> {
         let mut live = live.clone();
         for _ in 0..CONFLICTS {
             match self.changed(prepared, &live).await {
-                // Another one changed it in between.
+                // Another client changed it in between.
                 Err(failure) if failure.is_outdated() => {}
                 result => return result.map(Some),
             }
@@ -223,7 +223,7 @@ impl Step<'_> {
         self.target.learn(prepared.uid.as_deref(), live);
         let fields = Self::differing(prepared, live);
         if fields.count == 0 {
-            // A run that was killed created it, and did not come to the rest.
+            // A killed run created it, and did not complete it.
             let is_ours = prepared.policy == left_out::Existing::AsAsked;
             if is_ours && is_incomplete(live, prepared.taken.managed_fields.as_ref()) {
                 self.complete(prepared, live).await?;
@@ -321,13 +321,13 @@ impl Step<'_> {
     /// Whether a restored object is still there, and still as it was restored; `None` if it is.
     pub(super) async fn undone(&self, prepared: &Prepared) -> Result<Option<String>, Failure> {
         let Some(live) = self.target.get(&prepared.at()).await? else {
-            return Ok(Some("somebody deleted it".to_owned()));
+            return Ok(Some("it was deleted".to_owned()));
         };
         if live.pointer("/metadata/deletionTimestamp").is_some() {
-            return Ok(Some("somebody deletes it".to_owned()));
+            return Ok(Some("it is being deleted".to_owned()));
         }
         let fields = Self::differing(prepared, &live);
-        Ok((fields.count > 0).then(|| format!("somebody changed {}", fields.paths.join(", "))))
+        Ok((fields.count > 0).then(|| format!("it was changed in {}", fields.paths.join(", "))))
     }
 }
 
