@@ -22,6 +22,14 @@ pub enum Checksum {
     Sha256([u8; 32]),
 }
 
+/// The first half of the SHA-256 of `data`: enough to tell things apart that are too many to be kept.
+#[must_use]
+pub fn fingerprint(data: &[u8]) -> [u8; 16] {
+    let whole: [u8; 32] = Sha256::digest(data).into();
+    let [half, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
+    *half
+}
+
 impl Algorithm {
     /// Computes this checksum; `None` for [`Algorithm::None`].
     #[must_use]

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{KubernetesDiff, KubernetesObjects, OutputFormat};
 use super::output::{Done, count};
-use super::{Failure, read, session};
+use super::{Failure, args, read, session};
+use crate::catalog::Selector;
 use crate::cluster::{Cluster as _, Scope};
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
@@ -39,9 +40,7 @@ pub(super) async fn objects(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let catalog = read::open(config, &args.place, &args.backup, cancel)?;
-    let manifest = read::find(&catalog, &args.backup).await?;
-    let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
+    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
     if let Some(wanted) = args.yaml.clone() {
         return one(archives, wanted, format, cancel).await;
     }
@@ -65,6 +64,19 @@ pub(super) async fn objects(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The backup's manifest, and its items of API objects.
+async fn opened(
+    config: &Config,
+    place: &args::Place,
+    backup: &Selector,
+    cancel: &CancellationToken,
+) -> Result<(Manifest, Vec<Archive>), Failure> {
+    let catalog = read::open(config, place, backup, cancel)?;
+    let manifest = read::find(&catalog, backup).await?;
+    let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
+    Ok((manifest, archives))
 }
 
 /// What a partial backup lacks: missing lines or differences prove nothing about these objects.
@@ -194,9 +206,7 @@ pub(super) async fn diff(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let catalog = read::open(config, &args.place, &args.backup, cancel)?;
-    let manifest = read::find(&catalog, &args.backup).await?;
-    let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
+    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let out = BufWriter::with_capacity(BUFFER, io::stdout());
     let mut printer = Printer { out, format, manifest: &manifest, rows: 0 };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Expired, Failure};
-use crate::error::{Class, Delivery, NOT_THE_SERVICE, ServiceError};
+use crate::error::{Class, NOT_THE_SERVICE, ServiceError};
 
 pub const SERVICE: &str = "kubernetes";
 
@@ -100,18 +100,7 @@ impl Asked<'_> {
     /// A failure of Penstock itself, or of the connection.
     #[must_use]
     pub fn error(&self, class: Class, message: impl Into<String>) -> ServiceError {
-        ServiceError {
-            operation: self.verb,
-            resource: self.path.to_owned(),
-            service: SERVICE,
-            class,
-            status: None,
-            code: None,
-            message: message.into(),
-            request_id: None,
-            remedy: None,
-            delivery: Delivery::Sent,
-        }
+        ServiceError::at(SERVICE, self.verb, self.path, class, message)
     }
 }
 

@@ -141,6 +141,18 @@ pub enum Scope {
 }
 
 impl Resource {
+    /// The namespaces themselves.
+    #[must_use]
+    pub fn namespaces() -> Self {
+        Self {
+            group: String::new(),
+            version: "v1".to_owned(),
+            plural: "namespaces".to_owned(),
+            kind: "Namespace".to_owned(),
+            scope: Scope::Cluster,
+        }
+    }
+
     /// `deployments.apps`; `pods` in the core group.
     #[must_use]
     pub fn name(&self) -> String {

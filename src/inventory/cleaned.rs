@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
+
+use crate::checksum::fingerprint;
 
 /// Fields that are not compared, with the reason. `*` is each element of a list.
 pub const SERVER_OWNED: [(&[&str], &str); 8] = [
@@ -51,9 +52,7 @@ fn remove(value: &mut Value, path: &[&str]) {
 #[must_use]
 pub fn digest(object: &Value) -> Digest {
     let text = serde_json::to_vec(object).expect("a parsed object has only string keys and finite numbers");
-    let whole: [u8; 32] = Sha256::digest(&text).into();
-    let [digest, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
-    *digest
+    fingerprint(&text)
 }
 
 /// The same; of an object that cannot be parsed (`null`), of its bytes.

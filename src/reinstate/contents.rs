@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use super::left_out::LeftOut;
 use super::rank::rank;
+use crate::checksum::fingerprint;
 use crate::inventory::archive::Member;
 use crate::resources::place::Filed;
 
@@ -56,9 +56,7 @@ pub(super) struct Entry {
 pub(super) type Uid = [u8; 16];
 
 pub(super) fn uid(text: &str) -> Uid {
-    let whole: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-    let [uid, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
-    *uid
+    fingerprint(text.as_bytes())
 }
 
 /// The entries that are created together: each of their owners is in an earlier batch.

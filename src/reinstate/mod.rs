@@ -86,10 +86,14 @@ pub struct Options {
 
 impl Options {
     fn wants(&self, place: &Place) -> bool {
+        self.wants_kind(place) && self.filter.fits(place)
+    }
+
+    fn wants_kind(&self, place: &Place) -> bool {
         let resource = &place.filed.resource;
         let excluded = self.exclude.iter().any(|pattern| pattern.fits(resource) || pattern.fits(place.filed.plural()));
         // A version beside the preferred one is the same object once more.
-        place.filed.version.is_empty() && !excluded && self.filter.fits(place)
+        place.filed.version.is_empty() && !excluded && self.filter.fits_resource(resource)
     }
 
     /// Not every object of the backup is chosen: those of the cluster's scope are chosen by what the others refer to.
@@ -99,8 +103,7 @@ impl Options {
 
     /// Whether the object is wanted, or will be if an object of a chosen namespace refers to it.
     fn may_want(&self, place: &Place) -> bool {
-        let everywhere = Self { filter: Filter { namespaces: Vec::new(), ..self.filter.clone() }, ..self.clone() };
-        self.wants(place) || (place.filed.scope == Scope::Cluster && everywhere.wants(place))
+        self.wants_kind(place) && (place.filed.scope == Scope::Cluster || self.filter.fits(place))
     }
 }
 
@@ -179,6 +182,8 @@ pub struct Summary {
     pub undone: u64,
     /// What else the operator should read.
     pub notes: Vec<String>,
+    /// Objects that were created, or would be, by the namespace's name in the cluster and kind.
+    creates: BTreeMap<(String, String), u64>,
     /// Entries that are not in the cluster as in the backup: nothing to wait for.
     absent: BTreeSet<usize>,
 }

@@ -1,6 +1,6 @@
-//! Finds what would refuse objects before any is created: namespaces that are being deleted, webhooks without endpoints, full quotas.
+//! Finds what would refuse objects before any is created: namespaces that are being deleted, webhooks without endpoints, small quotas.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ pub(super) async fn notes(work: &Work<'_>, deleting: &BTreeSet<String>, summary:
             }
         }
     }
-    quotas(work, summary).await
+    Ok(())
 }
 
 /// The services of webhooks that refuse objects if they do not answer.
@@ -86,37 +86,39 @@ async fn has_endpoints(work: &Work<'_>, service: &str) -> Result<bool, Error> {
     }
 }
 
-/// Compares the objects to create with what quotas of existing namespaces leave. A quota of CPU or memory is the server's to judge.
-async fn quotas(work: &Work<'_>, summary: &mut Summary) -> Result<(), Error> {
-    let mut planned: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for entry in work.contents.entries.iter().filter(|entry| entry.left_out.is_none()) {
-        if let Some((namespace, _)) = entry.key.split_once('/') {
-            let namespace = work.restore.options.mapping.namespace(namespace).to_owned();
-            *planned.entry((namespace, work.contents.kind_of(entry).filed.resource.clone())).or_default() += 1;
-        }
-    }
-    let namespaces: BTreeSet<String> = planned.keys().map(|(namespace, _)| namespace.clone()).collect();
+/// Compares the objects that a plan would create with what quotas leave: the server judges each of them alone. A quota of CPU or memory is
+/// the server's to judge.
+///
+/// # Errors
+/// When the server is gone.
+pub(super) async fn quotas(work: &Work<'_>, summary: &mut Summary) -> Result<(), Error> {
+    let namespaces: BTreeSet<String> = summary.creates.keys().map(|(namespace, _)| namespace.clone()).collect();
     let resource = core("resourcequotas", "ResourceQuota");
     for namespace in namespaces {
         for quota in all(work, &resource, Some(&namespace)).await? {
-            let name = quota.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-            for (counted, hard) in quota.pointer("/status/hard").and_then(Value::as_object).into_iter().flatten() {
-                let kind = counted.strip_prefix("count/").unwrap_or(counted);
-                let Some(new) = planned.get(&(namespace.clone(), kind.to_owned())) else { continue };
-                let number =
-                    |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
-                let used = quota.pointer("/status/used").and_then(|used| used.get(counted));
-                let (Some(hard), Some(used)) = (number(Some(hard)), number(used)) else { continue };
-                // What is there already is counted, and may be the very objects.
-                if used == 0 && new > &hard {
-                    summary.notes.push(format!(
-                        "the quota {namespace}/{name} allows {hard} {kind}: {used} exist, and the backup has {new}"
-                    ));
-                }
-            }
+            let creates = |kind: &str| summary.creates.get(&(namespace.clone(), kind.to_owned())).copied();
+            let exceeded = exceeded(&quota, creates);
+            summary.notes.extend(exceeded);
         }
     }
     Ok(())
+}
+
+/// A sentence for each kind of which `quota` does not allow as many new objects as `creates` has.
+fn exceeded(quota: &Value, creates: impl Fn(&str) -> Option<u64>) -> Vec<String> {
+    let text = |key: &str| quota.pointer(&format!("/metadata/{key}")).and_then(Value::as_str).unwrap_or_default();
+    let number = |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
+    let limits = quota.pointer("/status/hard").and_then(Value::as_object);
+    let of_kind = |(counted, hard): (&String, &Value)| {
+        let kind = counted.strip_prefix("count/").unwrap_or(counted);
+        let used = number(quota.pointer("/status/used").and_then(|used| used.get(counted)))?;
+        let (hard, new) = (number(Some(hard))?, creates(kind)?);
+        let (namespace, name) = (text("namespace"), text("name"));
+        (used.saturating_add(new) > hard).then(|| {
+            format!("the quota {namespace}/{name} allows {hard} {kind}: {used} exist, and {new} would be created")
+        })
+    };
+    limits.into_iter().flatten().filter_map(of_kind).collect()
 }
 
 fn core(plural: &str, kind: &str) -> Resource {
@@ -148,5 +150,34 @@ async fn all(work: &Work<'_>, resource: &Resource, namespace: Option<&str>) -> R
             Ok(Vec::new())
         }
         Err(ListError::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_quota_counts_what_exists_and_what_would_be_created() {
+        let quota = json!({
+            "metadata": { "namespace": "shop", "name": "q" },
+            "status": {
+                "hard": { "configmaps": "5", "count/deployments.apps": "2", "requests.cpu": "1500m" },
+                "used": { "configmaps": "3", "count/deployments.apps": "0", "requests.cpu": "0" },
+            },
+        });
+        let notes = |maps: u64, deployments: u64| {
+            exceeded(&quota, |kind| match kind {
+                "configmaps" => Some(maps),
+                "deployments.apps" => Some(deployments),
+                _ => None,
+            })
+        };
+        assert_eq!(notes(2, 2), Vec::<String>::new());
+        assert_eq!(notes(3, 2), ["the quota shop/q allows 5 configmaps: 3 exist, and 3 would be created"]);
+        assert_eq!(notes(0, 3).len(), 1);
+        assert_eq!(exceeded(&json!({ "status": [] }), |_| Some(1)), Vec::<String>::new());
     }
 }

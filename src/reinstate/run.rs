@@ -18,7 +18,7 @@ use super::scan::scan;
 use super::step::{Step, Verdict};
 use super::target::{Served as _, Target};
 use super::{Error, Existing, Options, Output, Row, Summary, preflight};
-use crate::cluster::{Cluster, Effect, Failure, Object, Write};
+use crate::cluster::{Cluster, Effect, Failure, Object, Resource, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::cluster::Record;
 use crate::inventory::archive::{Archive, Member};
@@ -118,6 +118,9 @@ impl Restore<'_> {
         for batch in &batches {
             work.batch(batch, &state, output, &mut summary).await?;
         }
+        if self.effect == Effect::DryRun {
+            preflight::quotas(&work, &mut summary).await?;
+        }
         if self.effect == Effect::Real
             && let Some(wait) = self.options.wait
         {
@@ -131,7 +134,7 @@ impl Restore<'_> {
         if self.options.existing == Existing::Keep {
             return Ok(());
         }
-        let resource = super::target::namespaces();
+        let resource = Resource::namespaces();
         let object = Object { resource: &resource, namespace: None, name: "kube-system" };
         let live = self.patience.retried("cluster", || self.cluster.get(&object)).await?;
         let live: Value = serde_json::from_slice(&live).unwrap_or_default();
@@ -195,7 +198,7 @@ impl Work<'_> {
     }
 
     async fn add_namespace(&self, name: &str) -> Result<(), Failure> {
-        let (resource, body) = (super::target::namespaces(), json!({ "metadata": { "name": name } }).to_string());
+        let (resource, body) = (Resource::namespaces(), json!({ "metadata": { "name": name } }).to_string());
         let object = Object { resource: &resource, namespace: None, name };
         match self.target.write(&object, &Write::Create(body.as_bytes()), Effect::Real).await {
             Err(failure) if !failure.is_there_already() => Err(failure),
@@ -384,6 +387,12 @@ impl Work<'_> {
         let entry = &self.contents.entries[index];
         let kind = self.contents.kind_of(entry);
         summary.count((index, kind.rank), &kind.filed, &verdict, &notes);
+        if let (Verdict::Create | Verdict::CreateUnchecked, Some((namespace, _))) =
+            (&verdict, entry.key.split_once('/'))
+        {
+            let namespace = self.restore.options.mapping.namespace(namespace).to_owned();
+            *summary.creates.entry((namespace, kind.filed.resource.clone())).or_default() += 1;
+        }
         let item = self.archives[entry.archive].item.as_str();
         output
             .row(Row { item, filed: &kind.filed, key: &entry.key, verdict: &verdict, notes: &notes })

@@ -21,8 +21,8 @@ const GONE: Duration = Duration::from_secs(60);
 /// How often a change is repeated after another client's change.
 const CONFLICTS: usize = 5;
 
-/// The end of the name under which the server judges an object that is to be recreated.
-const TRIAL: &str = "penstock-trial";
+/// The beginning of the name under which the server judges an object that is to be recreated.
+const TRIAL: &str = "penstock-trial-";
 
 /// Between two looks at the same object.
 const LOOK: Duration = Duration::from_millis(200);
@@ -269,7 +269,7 @@ impl Step<'_> {
     async fn recreate(&self, prepared: &mut Prepared, live: &Value, fields: Fields) -> Result<Verdict, Failure> {
         let mut trial = prepared.object.clone();
         clean::unfix(&prepared.resource.name(), &mut trial);
-        let name = format!("{}-{TRIAL}", prepared.name.chars().take(40).collect::<String>());
+        let name = trial_name(&prepared.name);
         trial["metadata"]["name"] = json!(name);
         let at = Object { name: &name, ..prepared.at() };
         match self.target.write(&at, &Write::Create(trial.to_string().as_bytes()), Effect::DryRun).await {
@@ -349,4 +349,23 @@ fn is_incomplete(live: &Value, saved: Option<&Value>) -> bool {
         managers.into_iter().flatten().any(|entry| entry["manager"] == FIELD_MANAGER)
     };
     saved.is_some() && !is_manager(saved) && is_manager(live.pointer("/metadata/managedFields"))
+}
+
+/// A name that every kind with free names takes: a CronJob's has at most 52 characters.
+fn trial_name(name: &str) -> String {
+    let end: String = name.chars().skip(name.chars().count().saturating_sub(30)).collect();
+    format!("{TRIAL}{}", end.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trial_names_are_short_and_have_no_empty_part() {
+        assert_eq!(trial_name("web"), "penstock-trial-web");
+        let long = trial_name(&format!("{}.{}", "a".repeat(60), "b".repeat(29)));
+        assert_eq!(long, format!("penstock-trial-{}", "b".repeat(29)));
+        assert!(long.len() <= 52);
+    }
 }

@@ -107,6 +107,8 @@ impl<'a> Target<'a> {
             && !is_silent(failure)
         {
             self.known().dead.insert(kind);
+        } else if is_dead && result.is_ok() {
+            self.known().dead.remove(&kind);
         }
         Ok(parsed(&result?))
     }
@@ -193,7 +195,7 @@ impl<'a> Target<'a> {
         &self,
         names: &BTreeSet<String>,
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
-        let resource = namespaces();
+        let resource = Resource::namespaces();
         let (mut there, mut deleting) = (BTreeSet::new(), BTreeSet::new());
         for name in names {
             let Some(live) = self.get(&Object { resource: &resource, namespace: None, name }).await? else { continue };
@@ -216,16 +218,6 @@ impl Served for discovery::Served {
     fn find(&self, resource: &str) -> Option<&Resource> {
         let mut kinds = self.kinds.iter();
         kinds.find(|kind| kind.is_preferred && kind.resource.name() == resource).map(|kind| &kind.resource)
-    }
-}
-
-pub(super) fn namespaces() -> Resource {
-    Resource {
-        group: String::new(),
-        version: "v1".to_owned(),
-        plural: "namespaces".to_owned(),
-        kind: "Namespace".to_owned(),
-        scope: Scope::Cluster,
     }
 }
 

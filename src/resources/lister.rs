@@ -131,7 +131,7 @@ impl Lister<'_> {
         struct Namespace {
             metadata: super::item::Metadata,
         }
-        let resource = namespaces_resource();
+        let resource = Resource::namespaces();
         let object = Object { resource: &resource, namespace: None, name: "kube-system" };
         match self.patience.retried("cluster", || self.cluster.get(&object)).await {
             Ok(bytes) => {
@@ -161,7 +161,7 @@ impl Lister<'_> {
                 Ok(())
             }
         }
-        let (resource, mut names) = (namespaces_resource(), Names::default());
+        let (resource, mut names) = (Resource::namespaces(), Names::default());
         let wanted = Wanted { resource: &resource, namespace: None, selector: "" };
         let patterns = &self.selection.namespaces;
         match list(self.cluster, self.patience, wanted, &mut ListReport::default(), &mut names).await {
@@ -201,16 +201,6 @@ impl Lister<'_> {
     /// After a failure without an answer: whether the server answers at all.
     async fn is_there(&self) -> bool {
         self.cluster.version().await.is_ok()
-    }
-}
-
-fn namespaces_resource() -> Resource {
-    Resource {
-        group: String::new(),
-        version: "v1".to_owned(),
-        plural: "namespaces".to_owned(),
-        kind: "Namespace".to_owned(),
-        scope: Scope::Cluster,
     }
 }
 

@@ -10,12 +10,12 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures_util::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 
 use super::item::Kind;
 use super::list::{Entry, Fault, ListMetadata, ListReader};
 use super::outlet::Closed;
 use super::patience::Patience;
+use crate::checksum::fingerprint;
 use crate::cluster::classify::SERVICE;
 use crate::cluster::{Cluster, Failure, List, Resource};
 use crate::error::{Class, Delivery, ServiceError};
@@ -69,9 +69,7 @@ pub trait Sink: Send {
 type Key = [u8; 16];
 
 fn key(namespace: &str, name: &str) -> Key {
-    let whole: [u8; 32] = Sha256::digest(format!("{namespace}/{name}").as_bytes()).into();
-    let [key, _] = whole.as_chunks().0 else { unreachable!("32 bytes are two halves") };
-    *key
+    fingerprint(format!("{namespace}/{name}").as_bytes())
 }
 
 /// The yielded objects of a list that may come again.

@@ -105,9 +105,12 @@ fn a_namespace_comes_back_and_a_second_restore_changes_nothing() {
     assert_eq!(site.versions(), Vec::<Value>::new(), "a plan changes nothing");
 
     let restore = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop"];
-    let restored = site.penstock.good(&restore);
+    let output = site.penstock.run(&[&["--output", "json", "-vvv"][..], &restore].concat());
+    let log = String::from_utf8_lossy(&output.stderr);
+    let restored: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((verdicts(&restored, "create"), &restored["clean"]), (302, &json!(true)), "{restored:#}");
-    assert!(!restored.to_string().contains(CANARY));
+    assert!(log.contains("made the client of the cluster"), "{log}");
+    assert!(!restored.to_string().contains(CANARY) && !log.contains(CANARY));
     let secret = site.object("/api/v1/namespaces/shop/secrets/s");
     assert_eq!(secret["data"]["password"], CANARY);
     let owned = site.object("/api/v1/namespaces/shop/configmaps/m-000");

@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{named, within};
+use super::{named, opened, within};
 use crate::cli::args::{KubernetesPlan, KubernetesRestore, OutputFormat, Recreation};
 use crate::cli::output::{Done, count};
-use crate::cli::{Failure, progress, read, session};
+use crate::cli::{Failure, progress, session};
 use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
 use crate::error::{Classify as _, Report};
 use crate::format::manifest::Manifest;
+use crate::inventory::Filter;
 use crate::inventory::cleaned::Fields;
-use crate::inventory::{Filter, archive};
 use crate::reinstate::mapping::Mapping;
 use crate::reinstate::{Error, Options, Output, Progress, Restore, Row, Summary, Verdict};
 use crate::resources::patience::Patience;
@@ -71,9 +71,7 @@ async fn run(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = read::open(config, &args.place, &args.backup, cancel)?;
-    let manifest = read::find(&catalog, &args.backup).await?;
-    let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
+    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let progress = Progress::default();
     let action = if effect == Effect::DryRun { "plan" } else { "restore" };
