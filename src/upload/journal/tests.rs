@@ -147,6 +147,21 @@ proptest! {
 }
 
 #[test]
+fn a_checksum_in_other_letters_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("1.upload");
+    let with_letter = |line: &Line| {
+        let mut encoded = record::encode(line);
+        let at = encoded[..8].iter().position(u8::is_ascii_alphabetic)?;
+        encoded[at] = encoded[at].to_ascii_uppercase();
+        Some(encoded)
+    };
+    let changed = lines().iter().find_map(with_letter).expect("one of the checksums has a letter");
+    std::fs::write(&path, changed).unwrap();
+    assert_eq!(record::read(&path).unwrap().count(), 0);
+}
+
+#[test]
 fn the_format_does_not_move() {
     // A golden value: entries of this version must stay readable.
     let text =
