@@ -7,6 +7,7 @@ mod archives;
 mod aws_client;
 mod base_credentials;
 mod binary;
+mod claims;
 mod classes;
 mod cluster_backup;
 mod cluster_drill;
