@@ -17,9 +17,10 @@
 //! 11. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
 //! 12. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 13. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 13. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
+pub mod age;
 pub mod aws;
 pub mod backoff;
 pub mod budget;

@@ -3,6 +3,7 @@
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
+mod age;
 mod archives;
 mod aws_client;
 mod base_credentials;
