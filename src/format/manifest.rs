@@ -6,9 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use super::codec::{FEATURES, KUBERNETES};
+use super::codec::{AGE, FEATURES, KUBERNETES};
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
+use super::sealed::Encryption;
 pub use super::source::{SourceDescription, Target};
 use crate::error::Report;
 
@@ -42,6 +43,9 @@ pub struct Manifest {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub outcome: Outcome,
+    /// Absent in a backup that is not encrypted; then none of its objects is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     pub items: Vec<Item>,
     pub warnings: Warnings,
 }
@@ -267,6 +271,7 @@ impl Manifest {
             base: None,
             labels: BTreeMap::new(),
             outcome: Outcome::Success,
+            encryption: None,
             items: Vec::new(),
             warnings: Warnings::default(),
         }
@@ -315,7 +320,9 @@ impl Manifest {
                 return Err(mismatch("items", "names that are unique", &item.name));
             }
             match &item.content {
-                Content::Stream { stream: Some(stream) } => stream.check(&item.name, &home)?,
+                Content::Stream { stream: Some(stream) } => {
+                    stream.check(&item.name, &home, self.encryption.is_some())?
+                }
                 Content::EbsSnapshot { snapshot: Some(snapshot) } => check_snapshot(&item.name, snapshot)?,
                 Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
             }
@@ -363,10 +370,11 @@ impl Manifest {
     /// What a reader must know beyond version 1. One that does not says so, instead of failing on a word.
     fn features(&self) -> Vec<&'static str> {
         let is_kubernetes = |item: &Item| matches!(item.source, SourceDescription::Kubernetes { .. });
-        self.items.iter().any(is_kubernetes).then_some(KUBERNETES).into_iter().collect()
+        let kubernetes = self.items.iter().any(is_kubernetes).then_some(KUBERNETES);
+        kubernetes.into_iter().chain(self.encryption.as_ref().map(|_| AGE)).collect()
     }
 
-    /// Pretty JSON with a final line feed: people read it.
+    /// Pretty JSON with a final line feed: people read it. What was sealed is written sealed only.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
@@ -376,7 +384,7 @@ impl Manifest {
             #[serde(flatten)]
             manifest: &'a Manifest,
         }
-        let written = Written { features: self.features(), manifest: self };
+        let written = Written { features: self.features(), manifest: &self.redacted() };
         let mut json = serde_json::to_vec_pretty(&written).expect("a manifest has only string keys and finite numbers");
         json.push(b'\n');
         json
@@ -395,7 +403,7 @@ fn check_snapshot(item: &Name, snapshot: &EbsSnapshot) -> Result<(), ManifestErr
 }
 
 impl Stream {
-    fn check(&self, item: &Name, home: &str) -> Result<(), ManifestError> {
+    fn check(&self, item: &Name, home: &str, encrypted: bool) -> Result<(), ManifestError> {
         let inside = |key: &ObjectKey| {
             key.as_str()
                 .strip_prefix(home)
@@ -406,6 +414,10 @@ impl Stream {
         for key in keys {
             if !inside(key) {
                 return Err(mismatch(field("objects"), format!("keys under {home}"), key));
+            }
+            if key.is_encrypted() != encrypted {
+                let kind = if encrypted { "encrypted objects" } else { "objects that are not encrypted" };
+                return Err(mismatch(field("objects"), format!("keys of {kind}"), key));
             }
         }
         let mut live: u64 = 0;

@@ -9,6 +9,7 @@ pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
+pub mod sealed;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;

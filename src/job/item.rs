@@ -278,8 +278,9 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         let mut digest = Sha256::new();
         let mut buffer = vec![0; INDEX_READ];
         // In `current`, as the data objects are, so that a cancelled run aborts it.
-        let (_, writer) =
-            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.home.index(&self.tally.item))));
+        let (_, writer) = self
+            .current
+            .insert((0, ObjectWriter::new(self.uploader.clone(), self.home.index(&self.tally.item, Suffix::Index))));
         loop {
             let count = file.read(&mut buffer).map_err(index_error)?;
             if count == 0 {
