@@ -210,8 +210,7 @@ pub(super) async fn diff(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let (manifest, archives) =
-        opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
+    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let out = BufWriter::with_capacity(BUFFER, io::stdout());
     let mut printer = Printer { out, format, manifest: &manifest, rows: 0 };

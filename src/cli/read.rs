@@ -250,12 +250,11 @@ pub(super) async fn verify(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalogs = match &args.backup {
-        Some(selector) => vec![open(config, (&args.place, &args.key), selector, cancel)?],
-        None => {
-            let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
-            session.catalogs(args.place.location.as_deref())?
-        }
+    let catalogs = if let Some(selector) = &args.backup {
+        vec![open(config, (&args.place, &args.key), selector, cancel)?]
+    } else {
+        let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
+        session.catalogs(args.place.location.as_deref())?
     };
     let mut entries = Vec::new();
     for catalog in &catalogs {

@@ -151,7 +151,15 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
         let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
-        Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new(), identities: Arc::default() }
+        Self {
+            config,
+            process,
+            cluster: &config.cluster,
+            aws: Aws::of(config),
+            cancel,
+            opened: BTreeMap::new(),
+            identities: Arc::default(),
+        }
     }
 
     /// A session for the commands that read backups, perhaps another cluster's.

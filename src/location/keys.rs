@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::age::{self, Fingerprint, HeaderError, Identity, KeyError, Kind, ListError, OpenError, Reason, Recipient, wire::WireError};
+use crate::age::{
+    self, Fingerprint, HeaderError, Identity, KeyError, Kind, ListError, OpenError, Reason, Recipient, wire::WireError,
+};
 use crate::config::{self, ClientEncryption};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::ObjectKey;

@@ -62,7 +62,7 @@ fn an_encrypted_object_is_fetched_in_whole_chunks_of_age_and_none_twice() {
     let chunks = [
         chunk(0, AGE + 10, 10, 100),
         chunk(1, 7, 10, 100),
-        chunk(0, AGE + 20, AGE as u32, 100),
+        chunk(0, AGE + 20, 65_536, 100),
         chunk(0, 4 * AGE - 1, 2, 100),
         chunk(0, 90 * AGE, 5, 100),
         chunk(2, 3, 5, 100),
