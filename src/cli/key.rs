@@ -72,6 +72,25 @@ pub(super) fn reveal(location: &Location, manifest: &mut Manifest) {
     }
 }
 
+/// What `show` says of an encrypted backup.
+pub(super) fn described(manifest: &Manifest, location: &Location) -> Vec<String> {
+    let Some(encryption) = &manifest.encryption else { return Vec::new() };
+    let list = |keys: &[Fingerprint]| keys.iter().map(Fingerprint::to_string).collect::<Vec<_>>().join(", ");
+    let mut lines = vec![format!("encrypted to {}", list(&encryption.recipients))];
+    if encryption.readers != encryption.recipients {
+        let readers =
+            if encryption.readers.is_empty() { "none of these alone".into() } else { list(&encryption.readers) };
+        lines.push(format!(
+            "          objects of earlier backups have other recipients; all of it can be read by {readers}"
+        ));
+    }
+    lines.extend(encryption.index_recipient.map(|key| format!("          indexes also to {key}")));
+    if location.identities.is_empty() {
+        lines.push("          paths, warnings and reasons are encrypted too: --identity FILE shows them".to_owned());
+    }
+    lines
+}
+
 fn generate(file: &Path, format: OutputFormat) -> Result<Done, Failure> {
     let made = Identity::generate().map_err(|error| Report::new(Class::Internal, error.to_string()))?;
     let now = Timestamp::now();

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
-use super::key::{Need, reveal, unlock};
+use super::key::{Need, described, reveal, unlock};
 use super::output::{self, Done};
 use super::session::Session;
 use super::{Failure, file_list, progress};
@@ -19,6 +19,7 @@ use crate::error::{Class, Classify as _};
 use crate::format::ebs::EbsSnapshot;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome, Warning};
+use crate::location::Location;
 use crate::location::keys::Locked;
 use crate::restore as files;
 use crate::snapshot::claim;
@@ -99,11 +100,11 @@ pub(super) async fn show(
     }
     reveal(&catalog.location, &mut manifest);
     let json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
-    Ok(Done::new(readable(&manifest), json))
+    Ok(Done::new(readable(&manifest, &catalog.location), json))
 }
 
 /// A manifest for people; `--output json` has all of it.
-fn readable(manifest: &Manifest) -> String {
+fn readable(manifest: &Manifest, location: &Location) -> String {
     let Manifest { id, job, node, cluster, agent, started, finished, parent, labels, outcome, items, warnings, .. } =
         manifest;
     let when = started.strftime("%Y-%m-%d %H:%M:%S UTC");
@@ -118,6 +119,7 @@ fn readable(manifest: &Manifest) -> String {
         format!("agent     penstock {agent}"),
     ];
     lines.extend(labels.iter().map(|(label, value)| format!("label     {label} = {value}")));
+    lines.extend(described(manifest, location));
     lines.extend(items.iter().flat_map(item_lines));
     if warnings.count > 0 {
         lines.push(format!("warnings  {}", warnings.count));
