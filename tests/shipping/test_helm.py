@@ -146,7 +146,7 @@ class Chart(unittest.TestCase):
             objects = rendered({"clientEncryption": more, "clusterAgent": {"enabled": True}})
             for kind in ("DaemonSet", "Deployment"):
                 [volume] = [each for each in pod_of(objects, kind)["volumes"] if each["name"] == "recipients"]
-                self.assertEqual(volume["configMap"]["name"], more.get("configMap", "penstock-recipients"))
+                self.assertEqual(volume["configMap"]["name"], more.get("configMap", "penstock-public-keys"))
             self.assertNotRegex(json.dumps(objects), "(?i)identity_file|secret-key-|identity-file")
 
     def test_a_change_rolls_out(self):

@@ -96,7 +96,7 @@ app.kubernetes.io/name: penstock
 {{- end }}
 
 {{- define "penstock.recipientsName" -}}
-{{ .Values.clientEncryption.configMap | default (printf "%s-recipients%s" (include "penstock.base" .) (include "penstock.suffix" .)) }}
+{{ .Values.clientEncryption.configMap | default (printf "%s-public-keys%s" (include "penstock.base" .) (include "penstock.suffix" .)) }}
 {{- end }}
 
 {{/* MiB of "512Mi", "1Gi", "256MiB", "1GiB". */}}
