@@ -283,8 +283,8 @@ fn decode(stream: &Stream, index: &IndexFile, full: bool) -> Result<Vec<(ObjectK
     }
     for (object, end) in stream.objects.iter().zip(ends) {
         let Some(end) = end else { continue };
-        if end != object.size || object.live_bytes != object.size {
-            let (size, live) = (object.size, object.live_bytes);
+        if end != object.payload_len() || object.live_bytes != end {
+            let (size, live) = (object.payload_len(), object.live_bytes);
             let message =
                 format!("its chunks end at byte {end}, {live} bytes are live; expected {size} of a full backup");
             gaps.push((object.key.clone(), message));
