@@ -149,7 +149,7 @@ impl Check<'_> {
     }
 
     async fn stream(&mut self, item: &Item, stream: &Stream, depth: Depth) -> Result<(), Error> {
-        let (bad, lengths) = self.objects(&item.name, stream, depth).await?;
+        let bad = self.objects(&item.name, stream, depth).await?;
         let index = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
@@ -163,7 +163,7 @@ impl Check<'_> {
                 return Ok(());
             }
         };
-        if let Err(error) = self.index(&item.name, stream, &index, lengths).await {
+        if let Err(error) = self.index(&item.name, stream, &index).await {
             self.add(finding(&item.name, error)?);
             return Ok(());
         }
@@ -173,29 +173,28 @@ impl Check<'_> {
         }
     }
 
-    /// Checks the objects. Returns the keys of those that are missing or differ, and the length of each one's content, where it is known.
+    /// Checks the objects. Returns the keys of those that are missing or differ.
     async fn objects(
         &mut self,
         item: &Name,
         stream: &Stream,
         depth: Depth,
-    ) -> Result<(BTreeSet<ObjectKey>, Vec<Option<u64>>), Error> {
+    ) -> Result<BTreeSet<ObjectKey>, Error> {
         let location = self.location;
         let examined = stream::iter(&stream.objects).map(|object| async move {
             let found = examine(location, object, depth).await;
             (object, found)
         });
         let mut examined = std::pin::pin!(examined.buffered(download::requests(location)));
-        let (mut bad, mut lengths) = (BTreeSet::new(), Vec::new());
+        let mut bad = BTreeSet::new();
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Error::Cancelled),
                 next = examined.next() => next,
             };
-            let Some((object, found)) = next else { return Ok((bad, lengths)) };
+            let Some((object, found)) = next else { return Ok(bad) };
             self.findings.objects += 1;
-            lengths.push(found.as_ref().ok().copied());
             if let Err(error) = found {
                 self.add(finding(item, error)?);
                 bad.insert(object.key.clone());
@@ -204,15 +203,9 @@ impl Check<'_> {
     }
 
     /// Decodes the whole index, which compares it with the manifest.
-    async fn index(
-        &mut self,
-        item: &Name,
-        stream: &Stream,
-        index: &IndexFile,
-        lengths: Vec<Option<u64>>,
-    ) -> Result<(), Error> {
+    async fn index(&mut self, item: &Name, stream: &Stream, index: &IndexFile) -> Result<(), Error> {
         let (stream, index, full) = (stream.clone(), index.clone(), self.full);
-        let gaps = tokio::task::spawn_blocking(move || decode(&stream, &index, full, &lengths));
+        let gaps = tokio::task::spawn_blocking(move || decode(&stream, &index, full));
         for (key, message) in gaps.await.map_err(|_| Error::Stopped)?? {
             self.push(item, Some(key), Class::Integrity, message);
         }
@@ -274,14 +267,18 @@ fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Rang
     left
 }
 
-/// Checks one object. Returns the length of its content: of an encrypted one, that of the payload.
-async fn examine(location: &Location, object: &DataObject, depth: Depth) -> Result<u64, Error> {
+/// Checks one object; of an encrypted one also its header, and that the payload has the length that the manifest says.
+async fn examine(location: &Location, object: &DataObject, depth: Depth) -> Result<(), Error> {
     let info = location.store.head(&object.key).await.map_err(Error::store(&object.key))?;
     compare(object, info.size, info.checksum)?;
     if !object.key.is_encrypted() {
-        return Ok(object.size);
+        return Ok(());
     }
     let (header, length) = sealed::inspect(location, object).await?;
+    if length != object.payload_len() {
+        let (expected, found) = (object.payload_len().to_string(), length.to_string());
+        return Err(Error::Object { key: object.key.clone(), field: "the length of the payload", expected, found });
+    }
     if depth == Depth::Data && !location.identities.is_empty() {
         match sealed::prove_end(location, object, &header).await {
             // Reading its chunks says so too, if any is to be read.
@@ -289,7 +286,7 @@ async fn examine(location: &Location, object: &DataObject, depth: Depth) -> Resu
             ended => ended?,
         }
     }
-    Ok(length)
+    Ok(())
 }
 
 fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result<(), Error> {
@@ -306,13 +303,8 @@ fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result
     }
 }
 
-/// The objects that the chunks of a full backup do not cover exactly, in order. `lengths`: of their contents, where known.
-fn decode(
-    stream: &Stream,
-    index: &IndexFile,
-    full: bool,
-    lengths: &[Option<u64>],
-) -> Result<Vec<(ObjectKey, String)>, Error> {
+/// The objects that the chunks of a full backup do not cover exactly, in order.
+fn decode(stream: &Stream, index: &IndexFile, full: bool) -> Result<Vec<(ObjectKey, String)>, Error> {
     let mut records = index.open(stream)?;
     let mut ends = vec![Some(0); stream.objects.len()];
     let mut gaps = Vec::new();
@@ -329,10 +321,10 @@ fn decode(
             None
         };
     }
-    for ((object, end), size) in stream.objects.iter().zip(ends).zip(lengths) {
-        let (Some(end), Some(size)) = (end, *size) else { continue };
-        if end != size || object.live_bytes != size {
-            let live = object.live_bytes;
+    for (object, end) in stream.objects.iter().zip(ends) {
+        let Some(end) = end else { continue };
+        if end != object.payload_len() || object.live_bytes != end {
+            let (size, live) = (object.payload_len(), object.live_bytes);
             let message =
                 format!("its chunks end at byte {end}, {live} bytes are live; expected {size} of a full backup");
             gaps.push((object.key.clone(), message));

@@ -107,6 +107,12 @@ impl Interrupted {
         Ok(Self { envelope: Envelope { file_key, nonce, prefix: prefix.to_vec() }, tags })
     }
 
+    /// The chunks whose tags are known.
+    #[must_use]
+    pub fn known(&self) -> u64 {
+        self.tags.chunks()
+    }
+
     /// The object's first bytes, as they were.
     #[must_use]
     pub fn prefix(&self) -> &[u8] {

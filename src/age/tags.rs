@@ -42,7 +42,8 @@ impl Tags {
     }
 
     /// Removes and returns all tags from that chunk on.
-    pub(super) fn split_off(&mut self, chunk: u64) -> Self {
+    #[must_use]
+    pub fn split_off(&mut self, chunk: u64) -> Self {
         let at = usize::try_from(chunk).map_or(self.0.len(), |chunk| chunk.saturating_mul(TAG).min(self.0.len()));
         Self(self.0.split_off(at))
     }

@@ -123,6 +123,7 @@ pub(super) enum Command {
 /// A job's name runs that job of the configuration. --name saves a path, a command's output or standard input, under the job name `adhoc`.
 #[derive(Debug, Args)]
 #[command(after_help = help::BACKUP)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 pub(super) struct Backup {
     /// Job names; or, with --name, absolute paths, or `-` for standard input.
     #[arg(value_name = "JOB|PATH|-")]
@@ -145,6 +146,9 @@ pub(super) struct Backup {
     /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
     #[arg(long, conflicts_with = "full")]
     pub(super) force: bool,
+    /// Store everything in plain where the last backup is encrypted and the location has no recipients any more. Refused without this.
+    #[arg(long)]
+    pub(super) allow_plain: bool,
 }
 
 impl Backup {

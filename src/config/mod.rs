@@ -205,8 +205,11 @@ fn kubernetes(section: &Section) -> Kubernetes {
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     let memory = section.size("memory").unwrap_or(DEFAULT_MEMORY);
-    let needed =
-        locations.iter().map(|(name, location)| (budget::stream::least(location.upload.part_size), name)).max();
+    let least = |location: &Location| {
+        let sealing = if location.client_encryption.is_some() { budget::stream::SEALING } else { 0 };
+        budget::stream::least(location.upload.part_size + sealing)
+    };
+    let needed = locations.iter().map(|(name, location)| (least(location), name)).max();
     if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
         let (memory, needed) = (show_size(memory), show_size(needed.next_multiple_of(MIB)));
         let default = if section.has("memory") { "" } else { " by default" };

@@ -114,7 +114,8 @@ impl House {
         for object in &mut stream.objects {
             let sealed = age::seal(self.object(&object.key).await.into(), to).unwrap();
             let key = ObjectKey::new(format!("{}.age", object.key));
-            *object = DataObject { live_bytes: object.live_bytes, ..testing::object(key, &sealed) };
+            let DataObject { size, live_bytes, .. } = *object;
+            *object = DataObject { payload: Some(size), live_bytes, ..testing::object(key, &sealed) };
             self.put(&object.key, sealed).await;
         }
         let index = &mut stream.index;

@@ -11,6 +11,7 @@ use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 use super::sealed::Encryption;
 pub use super::source::{SourceDescription, Target};
+pub use super::warnings::{MAX_WARNINGS, Warning, Warnings};
 use crate::error::Report;
 
 /// The only version so far. A reader refuses a higher one, because it cannot know what it would miss.
@@ -18,9 +19,6 @@ pub const VERSION: u32 = 1;
 
 /// A larger manifest is refused before it is parsed: 64 MiB has room for a hundred thousand items.
 pub const MAX_SIZE: u64 = 64 << 20;
-
-/// The most warnings that a manifest lists; further ones are only counted.
-pub const MAX_WARNINGS: usize = 1000;
 
 /// The most directories without content that a stream lists; further ones are only counted.
 pub const MAX_NOT_ENTERED: usize = 100;
@@ -176,44 +174,18 @@ pub struct DataObject {
     /// CRC-64/NVME of the whole object, 16 hexadecimal digits.
     #[serde(with = "hex::serde")]
     pub crc64nvme: [u8; 8],
+    /// Bytes of the payload, if the object is encrypted: the chunks' offsets are in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<u64>,
     /// Bytes of it that this backup's chunks refer to.
     pub live_bytes: u64,
 }
 
-/// Files that could not be read, or changed while they were read.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Warnings {
-    /// All of them; `list` holds at most [`MAX_WARNINGS`].
-    pub count: u64,
-    pub list: Vec<Warning>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warning {
-    pub item: Name,
-    /// Lossy UTF-8 of the path.
-    pub path: String,
-    pub message: String,
-}
-
-impl Warnings {
-    pub fn push(&mut self, warning: Warning) {
-        self.count += 1;
-        if self.list.len() < MAX_WARNINGS {
-            self.list.push(warning);
-        }
-    }
-
-    /// The outcome of an item with these warnings and without a failure.
+impl DataObject {
+    /// The bytes that chunks can refer to.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
-        if self.count == 0 { Outcome::Success } else { Outcome::Partial }
-    }
-
-    /// Adds another item's warnings.
-    pub fn append(&mut self, other: Self) {
-        self.count += other.count;
-        self.list.extend(other.list.into_iter().take(MAX_WARNINGS.saturating_sub(self.list.len())));
+    pub fn payload_len(&self) -> u64 {
+        self.payload.unwrap_or(self.size)
     }
 }
 
@@ -321,7 +293,7 @@ impl Manifest {
             }
             match &item.content {
                 Content::Stream { stream: Some(stream) } => {
-                    stream.check(&item.name, &home, self.encryption.is_some())?
+                    stream.check(&item.name, &home, self.encryption.is_some())?;
                 }
                 Content::EbsSnapshot { snapshot: Some(snapshot) } => check_snapshot(&item.name, snapshot)?,
                 Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
@@ -422,8 +394,13 @@ impl Stream {
         }
         let mut live: u64 = 0;
         for object in &self.objects {
-            if object.live_bytes > object.size {
-                return Err(mismatch(field("live_bytes"), format!("at most {}", object.size), object.live_bytes));
+            let payload = object.payload_len();
+            if payload > object.size || object.payload.is_some() != encrypted {
+                let expected = if encrypted { format!("at most {}", object.size) } else { "none".to_owned() };
+                return Err(mismatch(field("payload"), expected, format!("{:?}", object.payload)));
+            }
+            if object.live_bytes > payload {
+                return Err(mismatch(field("live_bytes"), format!("at most {payload}"), object.live_bytes));
             }
             live = live
                 .checked_add(object.live_bytes)

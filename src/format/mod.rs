@@ -13,3 +13,4 @@ pub mod sealed;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
+mod warnings;

@@ -30,6 +30,15 @@ pub struct Encryption {
     pub(super) sealed: String,
 }
 
+impl Encryption {
+    /// Without a sealed part: see [`Manifest::seal`].
+    #[must_use]
+    pub fn new(recipients: &[Recipient], readers: Vec<Fingerprint>, index_recipient: Option<Fingerprint>) -> Self {
+        let recipients = recipients.iter().map(Recipient::fingerprint).collect();
+        Self { recipients, readers, index_recipient, sealed: String::new() }
+    }
+}
+
 /// What the message of a sealed error is.
 const SEALED: &str = "the reason is encrypted: an identity shows it";
 

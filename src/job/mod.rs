@@ -15,6 +15,7 @@
 //! - **Memory**: [`budget::stream`](crate::budget::stream). A run that cannot get its memory fails before it reads anything.
 
 mod disks;
+mod encryption;
 mod failure;
 mod hooks;
 mod item;
@@ -22,6 +23,7 @@ mod kinds;
 mod objects;
 mod parent;
 mod plan;
+mod spool;
 mod steps;
 mod tally;
 mod unlisted;
@@ -46,8 +48,9 @@ use crate::snapshot::{self, Owner};
 use crate::store::{Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
 
+use self::encryption::Keys;
 pub use self::failure::Error;
-use self::parent::{Ancestor, Ancestors};
+use self::parent::{Ancestor, Ancestors, Tables};
 pub use self::parent::{Policy, Reuse};
 use self::tally::Tally;
 
@@ -66,6 +69,8 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
+    /// Makes a plain backup although the chain's last one is encrypted.
+    pub allow_plain: bool,
 }
 
 /// Commands around a run.
@@ -82,7 +87,7 @@ impl Spec {
     #[must_use]
     pub fn new(job: Name, sources: Vec<Source>) -> Self {
         let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
-        Self { job, sources, codec, timeout: None, hooks, parent }
+        Self { job, sources, codec, timeout: None, hooks, parent, allow_plain: false }
     }
 
     /// A job as configured.
@@ -100,6 +105,7 @@ impl Spec {
                 min_live: job.min_live,
                 ..Policy::default()
             },
+            allow_plain: false,
         }
     }
 }
@@ -217,6 +223,10 @@ struct Run<'a> {
     owner: Owner,
     /// The prefix of its objects.
     home: BackupPrefix,
+    /// `None`: the backup is not encrypted.
+    keys: Option<Keys>,
+    /// What this node keeps of its encrypted backups.
+    tables: Tables,
     ancestors: Ancestors,
     /// The newest backup that an item references.
     parent: Option<Arc<Ancestor>>,
@@ -243,6 +253,8 @@ impl<'a> Run<'a> {
         id: BackupId,
     ) -> Result<Self, Error> {
         let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
+        let keys = Keys::of(location)?;
+        let identities = keys.as_ref().map(|keys| Arc::clone(&keys.recipients.index_identity)).unwrap_or_default();
         let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
         let threads = |error| Error::Local { action: "start threads", error };
         Ok(Self {
@@ -255,7 +267,9 @@ impl<'a> Run<'a> {
             pool: location.process.pool().map_err(threads)?,
             started,
             home: BackupPrefix::new(location.prefix(), &chain, &id),
-            ancestors: Ancestors::new(&location.until(&stop), &chain, spec.parent, started),
+            keys,
+            tables: Tables::new(&location.process.state_dir, location.name(), &spec.job),
+            ancestors: Ancestors::new(&location.until(&stop).with_identities(identities), &chain, spec.parent, started),
             owner: Owner { chain, id },
             stop,
             parent: None,
@@ -288,8 +302,13 @@ impl<'a> Run<'a> {
             }
         };
         let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
-        if result.as_ref().is_err_and(Error::is_final) {
-            self.clean_up(&self.written).await;
+        match &result {
+            Ok(manifest) => self.tables.committed(manifest),
+            Err(error) if error.is_final() => {
+                self.tables.forget(&self.owner.id);
+                self.clean_up(&self.written).await;
+            }
+            Err(_) => {}
         }
         result
     }

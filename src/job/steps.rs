@@ -69,6 +69,7 @@ impl Run<'_> {
         self.add_lost(&unlisted, manifest).await?;
         manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
         manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
+        self.seal(manifest)?;
         let mut stop = self.stop.clone();
         if let Some(session) = session {
             session.captured(manifest).map_err(Error::Snapshots)?;
@@ -89,7 +90,7 @@ impl Run<'_> {
         let Planned { name, description, step: open } = planned;
         let tally = self.tally(&name);
         let mut streaming = Streaming { run: self, tally };
-        let result = streaming.store(&description, open).await;
+        let result = streaming.store(&description, &open).await;
         let Tally { warnings, record: kubernetes, .. } = streaming.tally;
         manifest.items.push(match result {
             Ok(stream) => {

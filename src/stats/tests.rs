@@ -28,6 +28,7 @@ async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64
         key: ObjectKey::new(format!("c/j/{node}/{key}")),
         size: *size,
         crc64nvme: [0; 8],
+        payload: None,
         live_bytes: *live,
     });
     let home = BackupPrefix::new("", &chain, &id);

@@ -47,23 +47,6 @@ fn a_cluster_is_found_by_itself_or_as_it_is_configured() {
     assert_eq!(good(&empty).kubernetes, Kubernetes::default());
 }
 
-#[test]
-fn client_encryption_is_off_without_recipients() {
-    let location = |lines: &str| {
-        let text = format!("{BASE}[locations.primary.client_encryption]\n{lines}\n");
-        good(&text).locations["primary"].client_encryption.clone()
-    };
-    assert_eq!(location(""), None);
-    assert_eq!(location("recipients_file = \"\"\nindex_identity_file = \"\""), None);
-    let text = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
-    let recipients = Recipients::Inline(vec![text.parse().unwrap()]);
-    let inline = location(&format!("recipients = [\"{text}\"]")).unwrap();
-    assert_eq!(inline, ClientEncryption { recipients, index_identity_file: None });
-    let file = location("recipients_file = \"/r\"\nindex_identity_file = \"/i\"").unwrap();
-    let (recipients, index_identity_file) = (Recipients::File("/r".into()), Some("/i".into()));
-    assert_eq!(file, ClientEncryption { recipients, index_identity_file });
-}
-
 /// The interface's own example, without what is not yet supported.
 #[test]
 fn the_interface_document() {

@@ -189,45 +189,6 @@ fn encryption_and_upload() {
 const ROLE: &str = "role_arn = \"arn:aws:iam::222222222222:role/x\"";
 
 #[test]
-fn client_encryption() {
-    let identity = crate::age::Identity::generate().unwrap();
-    let (secret, public) = (identity.to_text().to_string(), identity.recipient().to_string());
-    let many: String =
-        (0..64).map(|_| format!("{:?},", crate::age::Identity::generate().unwrap().recipient().to_string())).collect();
-    for (lines, expected) in [
-        (
-            format!("recipients = [{secret:?}]"),
-            "13:15 locations.primary.client_encryption.recipients[0]: is an identity",
-        ),
-        (
-            format!("recipients = [{public:?}, \"ssh-rsa A\"]"),
-            "13:81 locations.primary.client_encryption.recipients[1]: is an SSH",
-        ),
-        (
-            format!("recipients = [{public:?}, {public:?}]"),
-            "13:14 locations.primary.client_encryption.recipients: has age1",
-        ),
-        (
-            format!("recipients = [{many}]"),
-            "13:14 locations.primary.client_encryption.recipients: has 64 recipients; expected 1 to 63",
-        ),
-        ("recipients = []".to_owned(), "13:14 locations.primary.client_encryption.recipients: names nobody"),
-        (
-            "index_identity_file = \"/i\"".to_owned(),
-            "12:1 locations.primary.client_encryption.recipients: names nobody",
-        ),
-        (
-            format!("recipients = [{public:?}]\nrecipients_file = \"/r\""),
-            "14:19 locations.primary.client_encryption.recipients_file: stands beside recipients",
-        ),
-    ] {
-        let faults = after_base(&format!("[locations.primary.client_encryption]\n{lines}"));
-        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{lines}: {faults:#?}");
-        assert!(!faults[0].contains(&secret));
-    }
-}
-
-#[test]
 fn credentials_and_roles() {
     let web = format!("[locations.primary.credentials]\nsource = \"web-identity\"\ntoken_file = \"/t\"\n{ROLE}\n");
     let hop = format!("[[locations.primary.assume_role]]\n{ROLE}\n");

@@ -6,8 +6,7 @@ use crate::format::manifest::{IndexObject, NotEntered, Outcome};
 use crate::format::testing::{self, item, name, stream};
 
 fn encryption(recipients: &[Recipient]) -> Encryption {
-    let recipients: Vec<Fingerprint> = recipients.iter().map(Recipient::fingerprint).collect();
-    Encryption { readers: recipients.clone(), recipients, index_recipient: None, sealed: String::new() }
+    Encryption::new(recipients, recipients.iter().map(Recipient::fingerprint).collect(), None)
 }
 
 fn sample() -> Manifest {

@@ -17,7 +17,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn object(key: ObjectKey, size: u64) -> DataObject {
-    DataObject { key, size, crc64nvme: [0; 8], live_bytes: 0 }
+    DataObject { key, size, crc64nvme: [0; 8], payload: None, live_bytes: 0 }
 }
 
 /// A chain in a store with pages of three.
