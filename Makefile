@@ -28,9 +28,9 @@ build: ## the release binary, target/release/penstock
 
 # The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
 .PHONY: test-tools
-test-tools: ## what the tests need from apt: prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
-	@if ! (command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus chromium fonts-dejavu-core systemd; fi
+test-tools: ## what the tests need from apt: age, prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
+	@if ! (command -v age && command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends age prometheus chromium fonts-dejavu-core systemd; fi
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
@@ -116,8 +116,8 @@ stores: debug-build ## a whole life on moto, s3rver, fauxqs, LocalStack and Open
 	PENSTOCK=$(DEBUG_BINARY) python3 tests/stores/run.py .tools/stores $(STORES)
 
 .PHONY: fuzz
-fuzz: $(FUZZ) ## fuzz the index and the manifest reader, FUZZ_SECONDS each (needs a nightly toolchain)
-	for target in index manifest; do \
+fuzz: $(FUZZ) ## fuzz the readers of indexes, manifests and age headers, FUZZ_SECONDS each (needs a nightly toolchain)
+	for target in index manifest age_header; do \
 	  mkdir -p fuzz/found/$$target; \
 	  PATH="$(CURDIR)/$(dir $(FUZZ)):$$PATH" $(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=64 -rss_limit_mb=1024; \

@@ -58,6 +58,7 @@ fn stream(totals: &Totals) -> Stream {
         key: ObjectKey::new("object"),
         size: totals.plain_bytes,
         crc64nvme: [0; 8],
+        payload: None,
         live_bytes: totals.plain_bytes,
     };
     Stream {

@@ -30,6 +30,8 @@ pub enum Class {
     NotFound,
     Conflict,
     Integrity,
+    /// No identity, or none of the recipients'.
+    Identity,
     Busy,
     Quota,
     Source,
@@ -51,7 +53,7 @@ pub enum Retry {
 }
 
 impl Class {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::KmsDenied,
         Self::KmsKeyState,
         Self::KmsConfig,
@@ -69,6 +71,7 @@ impl Class {
         Self::NotFound,
         Self::Conflict,
         Self::Integrity,
+        Self::Identity,
         Self::Busy,
         Self::Quota,
         Self::Source,
@@ -99,6 +102,7 @@ impl Class {
             Self::NotFound => "not-found",
             Self::Conflict => "conflict",
             Self::Integrity => "integrity",
+            Self::Identity => "identity",
             Self::Busy => "busy",
             Self::Quota => "quota",
             Self::Source => "source",
@@ -134,7 +138,7 @@ impl Class {
             | Self::Busy
             | Self::Cancelled
             | Self::Timeout => 75, // EX_TEMPFAIL
-            Self::KmsDenied | Self::KmsKeyState | Self::AccessDenied | Self::TrustDenied => 77, // EX_NOPERM
+            Self::KmsDenied | Self::KmsKeyState | Self::AccessDenied | Self::TrustDenied | Self::Identity => 77, // EX_NOPERM
             Self::KmsConfig | Self::Tls | Self::Config | Self::Compat => 78, // EX_CONFIG
         }
     }
@@ -157,6 +161,7 @@ impl Class {
             | Self::Compat
             | Self::NotFound
             | Self::Conflict
+            | Self::Identity
             | Self::Quota
             | Self::Source
             | Self::Local

@@ -18,9 +18,10 @@
 //! 12. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
 //! 13. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 14. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 14. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
+pub mod age;
 pub mod aws;
 pub mod backoff;
 pub mod budget;

@@ -3,6 +3,7 @@
 //! [`Location::open`] makes it through a [`Connect`]; all work at the location takes a `&Location`. Its store and its block
 //! service repeat failed requests ([`crate::retry`]), so no caller does. The process's limits are in [`Process`].
 
+pub mod keys;
 pub mod memory;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::age::Identity;
 use crate::clock::{self, Clock};
 use crate::config;
 use crate::disks::Disks;
@@ -66,6 +68,8 @@ pub struct Location {
     pub clock: Arc<dyn Clock>,
     /// How long an upload's requests are repeated.
     pub patience: Duration,
+    /// What encrypted objects are read with.
+    pub identities: Arc<[Identity]>,
     stop: CancellationToken,
 }
 
@@ -107,6 +111,7 @@ impl Location {
             pace: Arc::default(),
             clock,
             patience: PATIENCE,
+            identities: Arc::default(),
             stop,
         }
     }
@@ -116,6 +121,12 @@ impl Location {
     pub fn until(&self, stop: &CancellationToken) -> Self {
         let (store, disks) = counted(&*self.remote, &self.endpoint, stop);
         Self { store, disks, stop: stop.clone(), ..self.clone() }
+    }
+
+    /// Returns the same location, whose encrypted objects are read with these identities.
+    #[must_use]
+    pub fn with_identities(self, identities: Arc<[Identity]>) -> Self {
+        Self { identities, ..self }
     }
 
     /// Returns the same location, newly opened, with another clock.

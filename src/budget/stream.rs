@@ -12,6 +12,9 @@ pub const BLOCKS: usize = 2;
 /// One frame that is being made, and one that is being sent.
 const LEAST_WINDOW: usize = 2;
 
+/// What a stream needs besides to encrypt its objects: the frames that are being sealed, plain and sealed, and their tags.
+pub const SEALING: u64 = 2 * MAX_STORED as u64 + (1 << 20);
+
 /// The longest queue between the cutter and the uploader: a longer one only costs memory.
 const MOST_WINDOW: usize = 64;
 
@@ -85,6 +88,8 @@ mod tests {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/sizing.md")).unwrap();
         let besides = (least(0)).div_ceil(MIB);
         assert!(page.contains(&format!("A stream takes at least one part and {besides} MiB;")), "{besides} MiB");
+        let sealing = SEALING.div_ceil(MIB);
+        assert!(page.contains(&format!("{sealing} MiB more where it encrypts")), "{sealing} MiB");
         // Two jobs on two cores with the default of 256 MiB: the rest besides their pipelines is for parts.
         let (total, part) = (256 * MIB, 16 * MIB);
         let each = (total / 2 - plan(total, part, 2).bytes) / part + 1;

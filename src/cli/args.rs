@@ -1,5 +1,6 @@
 //! The arguments of the command line, with the text of `--help`.
 
+mod key;
 mod kubernetes;
 mod site;
 mod snapshot;
@@ -14,6 +15,7 @@ use crate::catalog::Selector;
 use crate::format::claim::ClaimName;
 use crate::format::key::Name;
 
+pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
 };
@@ -94,6 +96,9 @@ pub(super) enum Command {
     Kubernetes(KubernetesCommand),
     /// Test locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
+    /// Keys of client-side encryption: make a pair, or show whose a file is.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Print IAM policies for a location, ready to paste.
     Policy(Policy),
     /// Check the configuration, or show how to write one.
@@ -119,6 +124,7 @@ pub(super) enum Command {
 /// A job's name runs that job of the configuration. --name saves a path, a command's output or standard input, under the job name `adhoc`.
 #[derive(Debug, Args)]
 #[command(after_help = help::BACKUP)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 pub(super) struct Backup {
     /// Job names; or, with --name, absolute paths, or `-` for standard input.
     #[arg(value_name = "JOB|PATH|-")]
@@ -141,6 +147,9 @@ pub(super) struct Backup {
     /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
     #[arg(long, conflicts_with = "full")]
     pub(super) force: bool,
+    /// Store everything in plain where the last backup is encrypted and the location has no recipients any more. Refused without this.
+    #[arg(long)]
+    pub(super) allow_plain: bool,
 }
 
 impl Backup {
@@ -295,6 +304,8 @@ pub(super) struct Show {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// List the files of its trees.
     #[arg(long)]
     pub(super) files: bool,
@@ -308,6 +319,8 @@ pub(super) struct Restore {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// The directory to restore into; made where it does not exist.
     #[arg(long, value_name = "DIR")]
     pub(super) to: PathBuf,
@@ -331,6 +344,8 @@ pub(super) struct Cat {
     pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// Which item, where the backup has several.
     #[arg(long, value_name = "ITEM")]
     pub(super) item: Option<Name>,
@@ -350,6 +365,8 @@ pub(super) struct Verify {
     pub(super) claim: Option<ClaimName>,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// The newest backup of each job and node.
     #[arg(long, conflicts_with = "all")]
     pub(super) latest: bool,

@@ -134,6 +134,7 @@ fn configured<'a>(config: &'a Config, args: &Backup) -> Result<Vec<(&'a config::
         if let Some(reuse) = args.reuse().filter(|_| job.incremental) {
             spec.parent.reuse = reuse;
         }
+        spec.allow_plain = args.allow_plain;
         planned.push((location, spec));
     }
     Ok(planned)
@@ -162,6 +163,7 @@ fn ad_hoc<'a>(config: &'a Config, args: &Backup, name: &Name) -> Result<(&'a con
     let job = Name::new(config::AD_HOC).expect("a constant name");
     let mut spec = Spec::new(job, sources);
     spec.parent.reuse = args.reuse().unwrap_or(Reuse::Files);
+    spec.allow_plain = args.allow_plain;
     Ok((location, spec))
 }
 

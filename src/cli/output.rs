@@ -122,6 +122,9 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     if let Some(volume) = Chained::of(&manifest.node) {
         json["claim"] = json!(volume.to_string());
     }
+    if let Some(encryption) = &manifest.encryption {
+        json["recipients"] = json!(encryption.recipients);
+    }
     let objects = cluster_objects(manifest);
     if !objects.is_empty() {
         json["kubernetes"] = json!(objects);

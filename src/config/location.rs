@@ -1,10 +1,16 @@
 //! `[locations.NAME]`: a bucket, and how to reach it.
 
+use std::collections::BTreeSet;
+
 use super::credentials;
 use super::forms;
-use super::model::{CertificateMode, Concurrency, Encryption, EncryptionMode, Location, SignPayload, Upload};
+use super::model::{
+    CertificateMode, ClientEncryption, Concurrency, Encryption, EncryptionMode, Location, MAX_RECIPIENTS, Recipients,
+    SignPayload, Upload,
+};
 use super::reader::Section;
 use super::units::{GIB, MIB, TIB, show_size};
+use crate::age::{KeyError, Recipient};
 use crate::checksum::Algorithm;
 
 /// S3 User Guide, "Amazon S3 multipart upload limits": parts from 5 MiB, at most 10,000 of them, objects to 5 TiB.
@@ -61,6 +67,7 @@ pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
         tags: section.pairs("tags", forms::tag),
         assume_role,
         encryption: section.table("encryption", encryption),
+        client_encryption: section.table("client_encryption", client_encryption),
         upload: section.table("upload", upload),
         // Last, when every key has been asked for.
         credentials: credentials?,
@@ -104,6 +111,47 @@ fn encryption(section: &Section) -> Encryption {
         }
     }
     Encryption { mode: mode.unwrap_or_default(), kms_key_id, bucket_key: bucket_key.unwrap_or(true) }
+}
+
+/// `None` without recipients.
+fn client_encryption(section: &Section) -> Option<ClientEncryption> {
+    let inline = section.list("recipients", recipient);
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = inline.iter().find(|recipient| !seen.insert(recipient.fingerprint())) {
+        section.fault("recipients", format!("has {twice} twice; remove one"));
+    }
+    if inline.len() > MAX_RECIPIENTS {
+        section.fault("recipients", format!("has {} recipients; expected 1 to {MAX_RECIPIENTS}", inline.len()));
+    }
+    let file = section.path("recipients_file");
+    let index_identity_file = section.path("index_identity_file");
+    if file.is_some() && section.has("recipients") {
+        section.fault("recipients_file", "stands beside recipients; expected one of the two, remove the other");
+    }
+    let recipients = match file {
+        Some(file) => Recipients::File(file),
+        None if !inline.is_empty() => Recipients::Inline(inline),
+        None => {
+            let meant = section.has("recipients") || index_identity_file.is_some();
+            if meant && !section.is_faulty("recipients") && !section.is_faulty("recipients_file") {
+                section.fault(
+                    "recipients",
+                    "names nobody: what is encrypted to nobody is lost; expected recipients (age1…)",
+                );
+            }
+            return None;
+        }
+    };
+    Some(ClientEncryption { recipients, index_identity_file })
+}
+
+fn recipient(text: &str) -> Result<Recipient, String> {
+    text.parse().map_err(|error| match error {
+        KeyError::IdentityForRecipient => format!(
+            "{error}. It would lie on every node: replace it with what `penstock key show` prints for it, and make a new one, since this file has held it"
+        ),
+        error => error.to_string(),
+    })
 }
 
 fn upload(section: &Section) -> Upload {

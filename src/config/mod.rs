@@ -127,6 +127,7 @@ fn config(section: &Section) -> Option<Config> {
     let cluster = section.required("cluster", cluster, "name the cluster: it is the first part of every backup's key");
     let node = node(section);
     let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
+    let identity_file = section.path("identity_file");
     let admin = section.table("admin", admin);
     let log = section.table("log", log);
     let kubernetes = section.table("kubernetes", kubernetes);
@@ -142,6 +143,7 @@ fn config(section: &Section) -> Option<Config> {
         cluster: cluster?,
         node: node?,
         state_dir,
+        identity_file,
         admin,
         log,
         limits,
@@ -211,8 +213,11 @@ fn kubernetes(section: &Section) -> Kubernetes {
 
 fn limits(section: &Section, locations: &[(String, Location)]) -> Limits {
     let memory = section.size("memory").unwrap_or(DEFAULT_MEMORY);
-    let needed =
-        locations.iter().map(|(name, location)| (budget::stream::least(location.upload.part_size), name)).max();
+    let least = |location: &Location| {
+        let sealing = if location.client_encryption.is_some() { budget::stream::SEALING } else { 0 };
+        budget::stream::least(location.upload.part_size + sealing)
+    };
+    let needed = locations.iter().map(|(name, location)| (least(location), name)).max();
     if let Some((needed, location)) = needed.filter(|(needed, _)| memory < *needed && !section.is_faulty("memory")) {
         let (memory, needed) = (show_size(memory), show_size(needed.next_multiple_of(MIB)));
         let default = if section.has("memory") { "" } else { " by default" };

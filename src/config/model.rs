@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 use super::cron::Cron;
 use super::source::Source;
+use crate::age::Recipient;
+use crate::age::header::MAX_RECIPIENTS as MAX_IN_HEADER;
 use crate::checksum::Algorithm;
 use crate::format::codec::Compression;
 use crate::format::key::Name;
@@ -19,6 +21,8 @@ pub struct Config {
     /// The host's name if the file has none.
     pub node: Name,
     pub state_dir: PathBuf,
+    /// The private keys with which the commands that read backups open encrypted ones.
+    pub identity_file: Option<PathBuf>,
     pub admin: Admin,
     pub log: Log,
     pub limits: Limits,
@@ -106,6 +110,8 @@ pub struct Location {
     pub credentials: Credentials,
     pub assume_role: Vec<Hop>,
     pub encryption: Encryption,
+    /// `None`: objects are not encrypted here.
+    pub client_encryption: Option<ClientEncryption>,
     pub upload: Upload,
 }
 
@@ -194,6 +200,22 @@ impl SecretSource {
     }
 }
 
+/// To whom a location's objects are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientEncryption {
+    pub recipients: Recipients,
+    /// An identity to which indexes are encrypted besides.
+    pub index_identity_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipients {
+    /// 1 to [`MAX_RECIPIENTS`], no two alike.
+    Inline(Vec<Recipient>),
+    /// A file to read at each run.
+    File(PathBuf),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encryption {
     pub mode: EncryptionMode,
@@ -240,6 +262,9 @@ impl Concurrency {
         }
     }
 }
+
+/// The most recipients: with an index's identity, they fit one age header.
+pub const MAX_RECIPIENTS: usize = MAX_IN_HEADER - 1;
 
 /// Whether a request's signature covers its body (docs/decisions/0004).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -20,6 +20,10 @@ pub fn schema() -> Value {
         text("cluster", "The cluster's name, the first part of every backup's key: [a-z0-9._-]."),
         text("node", "This machine's name. Not set: the host's name."),
         default_text("state_dir", "Journals of running uploads, and records of jobs.", "/var/lib/penstock"),
+        text(
+            "identity_file",
+            "The private keys that open encrypted backups, only where one restores; `run` and `backup` never read it.",
+        ),
         ("admin", admin()),
         ("log", log()),
         ("limits", limits()),
@@ -91,6 +95,7 @@ fn location() -> Value {
         ("credentials", credentials()),
         list("assume_role", "The roles to assume, in order, each from the one before.", &hop()),
         ("encryption", encryption()),
+        ("client_encryption", client_encryption()),
         ("upload", upload()),
     ])
 }
@@ -133,6 +138,22 @@ fn encryption() -> Value {
         ),
         text("kms_key_id", "sse-kms, dsse-kms: the key's ARN, ID or alias. Not set: the account's aws/s3 key."),
         boolean("bucket_key", "sse-kms: use an S3 bucket key, which saves requests to KMS.", true),
+    ])
+}
+
+fn client_encryption() -> Value {
+    let recipient = string("A public key of age, age1…");
+    Object("Encryption on this machine, which then cannot read its own backups.", &[]).of([
+        list(
+            "recipients",
+            "Who may read the backups, 1 to 63. Not set, and no recipients_file: nothing is encrypted.",
+            &recipient,
+        ),
+        text("recipients_file", "A file of recipients, one a line, read at each run."),
+        text(
+            "index_identity_file",
+            "A private key for indexes only: whoever has it reads names and digests, not content.",
+        ),
     ])
 }
 

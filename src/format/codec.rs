@@ -1,7 +1,7 @@
 //! Encodes a backup's bytes: the name of a chunk, its stored form, and the suffix of the object that contains it.
 //!
 //! A job uses only a [`Codec`]. A stored chunk is its plain bytes, or one zstd frame with a content checksum, so that `zstd -d`
-//! checks it too. A cipher would become a second field of [`Codec`] (docs/decisions/0066).
+//! checks it too. Encryption is of whole objects, not of chunks: see [`crate::age`].
 
 use std::cell::RefCell;
 use std::io;
@@ -27,10 +27,13 @@ pub const DEFAULT_LEVEL: u32 = 1;
 pub const MAX_STORED: u32 = max_stored(MAX_CHUNK);
 
 /// The features that a manifest may require of its reader.
-pub const FEATURES: [&str; 1] = [KUBERNETES];
+pub const FEATURES: [&str; 2] = [KUBERNETES, AGE];
 
 /// The manifest has an item of a cluster's objects.
 pub const KUBERNETES: &str = "kubernetes";
+
+/// The backup's objects are age files.
+pub const AGE: &str = "age";
 
 /// The longest stored form of a chunk: zstd lengthens incompressible bytes a little, but by less than this.
 #[must_use]
@@ -92,6 +95,30 @@ suffixes! {
     Bin = "bin",
     /// An index, whatever the suffix of its data.
     Index = "index.zst",
+    TarZstAge = "tar.zst.age",
+    TarAge = "tar.age",
+    ZstAge = "zst.age",
+    BinAge = "bin.age",
+    IndexAge = "index.zst.age",
+}
+
+impl Suffix {
+    /// The suffix of the same content in an age file.
+    #[must_use]
+    pub const fn encrypted(self) -> Self {
+        match self {
+            Self::TarZst | Self::TarZstAge => Self::TarZstAge,
+            Self::Tar | Self::TarAge => Self::TarAge,
+            Self::Zst | Self::ZstAge => Self::ZstAge,
+            Self::Bin | Self::BinAge => Self::BinAge,
+            Self::Index | Self::IndexAge => Self::IndexAge,
+        }
+    }
+
+    #[must_use]
+    pub const fn is_index(self) -> bool {
+        matches!(self, Self::Index | Self::IndexAge)
+    }
 }
 
 /// How a job stores what it writes.

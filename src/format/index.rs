@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::codec::{Encoding, max_stored};
-use super::manifest::Stream;
+use super::manifest::{DataObject, Stream};
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";
 
@@ -239,7 +239,7 @@ pub fn open<R: Read>(
     decoder.window_log_max(23).map_err(IndexError::Read)?;
     let expected =
         Totals { chunks: stream.chunks, files: stream.files, plain_bytes: stream.plain_bytes, digest: stream.digest };
-    Reader::new(decoder, stream.objects.iter().map(|object| object.size).collect(), expected)
+    Reader::new(decoder, stream.objects.iter().map(DataObject::payload_len).collect(), expected)
 }
 
 impl<R: Read> Reader<R> {

@@ -29,6 +29,12 @@ impl ObjectKey {
         &self.0
     }
 
+    /// Whether the object is an age file, by its suffix.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.rsplit_once('.').is_some_and(|(_, last)| last == "age")
+    }
+
     /// Whether both keys name the same object in backups of one chain: they differ at most in the backup's id.
     #[must_use]
     pub fn is_sibling_of(&self, other: &Self) -> bool {
@@ -233,9 +239,10 @@ impl Kind {
         };
         Suffix::ALL.iter().find_map(|suffix| {
             let rest = file.strip_suffix(suffix.as_str())?.strip_suffix('.')?;
-            match suffix {
-                Suffix::Index => is_name(rest).then_some(Self::Index),
-                Suffix::TarZst | Suffix::Tar | Suffix::Zst | Suffix::Bin => is_numbered(rest).then_some(Self::Data),
+            if suffix.is_index() {
+                is_name(rest).then_some(Self::Index)
+            } else {
+                is_numbered(rest).then_some(Self::Data)
             }
         })
     }
@@ -306,8 +313,8 @@ impl BackupPrefix {
     }
 
     #[must_use]
-    pub fn index(&self, item: &Name) -> ObjectKey {
-        ObjectKey(format!("{}{item}.{}", self.0, Suffix::Index.as_str()))
+    pub fn index(&self, item: &Name, suffix: Suffix) -> ObjectKey {
+        ObjectKey(format!("{}{item}.{}", self.0, suffix.as_str()))
     }
 
     /// The `number`th data object of an item, counted from 1.
@@ -386,7 +393,10 @@ mod tests {
             let backup = BackupPrefix::new(prefix, &chain, &id);
             let parsed = BackupPrefix::parse_manifest(prefix, &chain.cluster, &backup.manifest());
             assert_eq!(parsed, Some((backup.clone(), chain.clone(), id.clone())));
-            assert_eq!(BackupPrefix::parse_manifest(prefix, &chain.cluster, &backup.index(&name("a"))), None);
+            assert_eq!(
+                BackupPrefix::parse_manifest(prefix, &chain.cluster, &backup.index(&name("a"), Suffix::IndexAge)),
+                None
+            );
         }
         let backup = BackupPrefix::new("fleet", &chain, &id);
         assert_eq!(
@@ -415,8 +425,11 @@ mod tests {
             assert_eq!(kind(file), expected, "{file}");
         }
         for item in ["pods", "a.b", "x.index.zst"] {
-            assert_eq!(kind(backup.index(&name(item)).as_str().rsplit('/').next().unwrap()), Some(Kind::Index));
-            for suffix in Suffix::ALL.iter().filter(|suffix| **suffix != Suffix::Index) {
+            assert_eq!(
+                kind(backup.index(&name(item), Suffix::Index).as_str().rsplit('/').next().unwrap()),
+                Some(Kind::Index)
+            );
+            for suffix in Suffix::ALL.iter().filter(|suffix| !suffix.is_index()) {
                 let data = backup.data(&name(item), 7, *suffix);
                 assert_eq!(kind(data.as_str().rsplit('/').next().unwrap()), Some(Kind::Data), "{suffix:?}");
             }

@@ -6,11 +6,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::cluster;
-use super::codec::{FEATURES, KUBERNETES};
+use super::codec::{AGE, FEATURES, KUBERNETES};
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 use super::round;
+use super::sealed::Encryption;
 pub use super::source::{SourceDescription, Target};
+pub use super::warnings::{MAX_WARNINGS, Warning, Warnings};
 use crate::error::Report;
 
 /// The only version so far. A reader refuses a higher one, because it cannot know what it would miss.
@@ -18,9 +20,6 @@ pub const VERSION: u32 = 1;
 
 /// A larger manifest is refused before it is parsed: 64 MiB has room for a hundred thousand items.
 pub const MAX_SIZE: u64 = 64 << 20;
-
-/// The most warnings that a manifest lists; further ones are only counted.
-pub const MAX_WARNINGS: usize = 1000;
 
 /// The most directories without content that a stream lists; further ones are only counted.
 pub const MAX_NOT_ENTERED: usize = 100;
@@ -43,6 +42,9 @@ pub struct Manifest {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub outcome: Outcome,
+    /// Absent in a backup that is not encrypted; then none of its objects is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     pub items: Vec<Item>,
     pub warnings: Warnings,
 }
@@ -176,44 +178,18 @@ pub struct DataObject {
     /// CRC-64/NVME of the whole object, 16 hexadecimal digits.
     #[serde(with = "hex::serde")]
     pub crc64nvme: [u8; 8],
+    /// Bytes of the payload, if the object is encrypted: the chunks' offsets are in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<u64>,
     /// Bytes of it that this backup's chunks refer to.
     pub live_bytes: u64,
 }
 
-/// Files that could not be read, or changed while they were read.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Warnings {
-    /// All of them; `list` holds at most [`MAX_WARNINGS`].
-    pub count: u64,
-    pub list: Vec<Warning>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warning {
-    pub item: Name,
-    /// Lossy UTF-8 of the path.
-    pub path: String,
-    pub message: String,
-}
-
-impl Warnings {
-    pub fn push(&mut self, warning: Warning) {
-        self.count += 1;
-        if self.list.len() < MAX_WARNINGS {
-            self.list.push(warning);
-        }
-    }
-
-    /// The outcome of an item with these warnings and without a failure.
+impl DataObject {
+    /// The bytes that chunks can refer to.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
-        if self.count == 0 { Outcome::Success } else { Outcome::Partial }
-    }
-
-    /// Adds another item's warnings.
-    pub fn append(&mut self, other: Self) {
-        self.count += other.count;
-        self.list.extend(other.list.into_iter().take(MAX_WARNINGS.saturating_sub(self.list.len())));
+    pub fn payload_len(&self) -> u64 {
+        self.payload.unwrap_or(self.size)
     }
 }
 
@@ -271,6 +247,7 @@ impl Manifest {
             base: None,
             labels: BTreeMap::new(),
             outcome: Outcome::Success,
+            encryption: None,
             items: Vec::new(),
             warnings: Warnings::default(),
         }
@@ -319,7 +296,9 @@ impl Manifest {
                 return Err(mismatch("items", "names that are unique", &item.name));
             }
             match &item.content {
-                Content::Stream { stream: Some(stream) } => stream.check(&item.name, &home)?,
+                Content::Stream { stream: Some(stream) } => {
+                    stream.check(&item.name, &home, self.encryption.is_some())?;
+                }
                 Content::EbsSnapshot { snapshot: Some(snapshot) } => check_snapshot(&item.name, snapshot)?,
                 Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
             }
@@ -367,10 +346,11 @@ impl Manifest {
     /// What a reader must know beyond version 1. One that does not says so, instead of failing on a word.
     fn features(&self) -> Vec<&'static str> {
         let is_kubernetes = |item: &Item| matches!(item.source, SourceDescription::Kubernetes { .. });
-        self.items.iter().any(is_kubernetes).then_some(KUBERNETES).into_iter().collect()
+        let kubernetes = self.items.iter().any(is_kubernetes).then_some(KUBERNETES);
+        kubernetes.into_iter().chain(self.encryption.as_ref().map(|_| AGE)).collect()
     }
 
-    /// Pretty JSON with a final line feed: people read it.
+    /// Pretty JSON with a final line feed: people read it. What was sealed is written sealed only.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
@@ -380,7 +360,7 @@ impl Manifest {
             #[serde(flatten)]
             manifest: &'a Manifest,
         }
-        let written = Written { features: self.features(), manifest: self };
+        let written = Written { features: self.features(), manifest: &self.redacted() };
         let mut json = serde_json::to_vec_pretty(&written).expect("a manifest has only string keys and finite numbers");
         json.push(b'\n');
         json
@@ -399,7 +379,7 @@ fn check_snapshot(item: &Name, snapshot: &EbsSnapshot) -> Result<(), ManifestErr
 }
 
 impl Stream {
-    fn check(&self, item: &Name, home: &str) -> Result<(), ManifestError> {
+    fn check(&self, item: &Name, home: &str, encrypted: bool) -> Result<(), ManifestError> {
         let inside = |key: &ObjectKey| {
             key.as_str()
                 .strip_prefix(home)
@@ -411,11 +391,20 @@ impl Stream {
             if !inside(key) {
                 return Err(mismatch(field("objects"), format!("keys under {home}"), key));
             }
+            if key.is_encrypted() != encrypted {
+                let kind = if encrypted { "encrypted objects" } else { "objects that are not encrypted" };
+                return Err(mismatch(field("objects"), format!("keys of {kind}"), key));
+            }
         }
         let mut live: u64 = 0;
         for object in &self.objects {
-            if object.live_bytes > object.size {
-                return Err(mismatch(field("live_bytes"), format!("at most {}", object.size), object.live_bytes));
+            let payload = object.payload_len();
+            if payload > object.size || object.payload.is_some() != encrypted {
+                let expected = if encrypted { format!("at most {}", object.size) } else { "none".to_owned() };
+                return Err(mismatch(field("payload"), expected, format!("{:?}", object.payload)));
+            }
+            if object.live_bytes > payload {
+                return Err(mismatch(field("live_bytes"), format!("at most {payload}"), object.live_bytes));
             }
             live = live
                 .checked_add(object.live_bytes)

@@ -11,6 +11,8 @@ pub mod index;
 pub mod key;
 pub mod manifest;
 pub mod round;
+pub mod sealed;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
+mod warnings;

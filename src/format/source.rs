@@ -33,6 +33,10 @@ pub enum SourceDescription {
 impl fmt::Display for SourceDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Tree { path } if path.is_empty() => f.write_str("tree (encrypted)"),
+            Self::File { path } if path.is_empty() => f.write_str("file (encrypted)"),
+            Self::Command { argv } if argv.is_empty() => f.write_str("command (encrypted)"),
+            Self::Kubernetes { selection, .. } if selection.is_empty() => f.write_str("Kubernetes objects (encrypted)"),
             Self::Tree { path } => write!(f, "tree {path}"),
             Self::File { path } => write!(f, "file {path}"),
             Self::Command { argv } => write!(f, "command {}", argv.join(" ")),
@@ -58,6 +62,16 @@ pub enum Target<'a> {
 }
 
 impl SourceDescription {
+    /// Empties what names a path, a command or a cluster.
+    pub(super) fn redact(&mut self) {
+        match self {
+            Self::Tree { path } | Self::File { path } => path.clear(),
+            Self::Command { argv } => argv.clear(),
+            Self::Kubernetes { address, selection } => (*address, *selection) = (String::new(), String::new()),
+            Self::Stdin | Self::Ebs { .. } => {}
+        }
+    }
+
     #[must_use]
     pub fn target(&self) -> Target<'_> {
         match self {

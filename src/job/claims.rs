@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use self::commands::Commands;
 pub use self::commands::thaw_left;
 use super::failure::Failed;
-use super::parent::Ancestors;
+use super::plan::Open;
 use super::{Error, Policy as Reusing, Reuse, Run};
 use crate::claims::api::Server;
 use crate::claims::decide::{Decision, PodRef, Policy, Target, decide};
@@ -241,8 +241,7 @@ impl Run<'_> {
     ) -> Result<Record, Error> {
         // Also if the next backups are full ones.
         let reusing = Reusing { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let location = self.location.until(&self.stop);
-        let mut ancestors = Ancestors::new(&location, &self.owner.chain, reusing, self.started);
+        let mut ancestors = self.ancestors_of(&self.owner.chain, reusing, &self.stop, self.started);
         let before = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {
@@ -266,7 +265,10 @@ impl Run<'_> {
         let description = SourceDescription::File { path: RECORD.to_owned() };
         let json = serde_json::to_vec_pretty(&record).expect("strings, numbers and times");
         let (stream, mut tally) =
-            self.streamed(source, &description, Box::new(|_, _| Ok(Box::new(volume::Text::new(json))))).await;
+            {
+                let open: Open = Box::new(move |_, _| Ok(Box::new(volume::Text::new(json.clone()))));
+                self.streamed(source, &description, &open).await
+            };
         let losses = record.unsaved.iter().filter(|unsaved| unsaved.is_loss()).map(ToString::to_string);
         let missing = record.missing.iter().map(ToString::to_string);
         for loss in losses.chain(missing).chain(done.troubles) {

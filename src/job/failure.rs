@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::hooks;
 use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
-use crate::format::key::{Name, ObjectKey};
+use crate::format::key::{BackupId, Name, ObjectKey};
+use crate::location::keys;
 use crate::store::ObjectInfo;
 use crate::stream::encode;
 use crate::{catalog, download, snapshot, source, store, upload};
@@ -45,6 +46,12 @@ pub enum Error {
     /// The manifest was sent, but not confirmed: the objects that it names must stay.
     #[error("could not confirm {key}, so the backup may or may not be committed: {why}")]
     Undecided { key: ObjectKey, class: Class, why: String },
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    #[error(
+        "could not begin a plain backup of job {job}: its last backup, {last}, is encrypted, and the location has no client_encryption"
+    )]
+    Plain { job: Name, last: BackupId },
     #[error("cancelled; nothing was committed")]
     Cancelled,
     #[error("could not save the volume {volume} within its claim_timeout of {limit:?}")]
@@ -123,6 +130,10 @@ impl Classify for Error {
                 Report::new(Class::Source, self.to_string()).remedy("check the paths of the job's sources on this node")
             }
             Self::Hook { class, .. } => Report::new(*class, self.to_string()),
+            Self::Keys(error) => error.report(),
+            Self::Plain { .. } => Report::new(Class::Config, self.to_string()).remedy(
+                "configure the recipients again; if the backups are to be plain from now on, run `penstock backup JOB --allow-plain` once",
+            ),
             Self::Undecided { class, .. } => Report::new(*class, self.to_string()).remedy(
                 "`penstock list` shows the backup if it is committed; otherwise `penstock prune` deletes its objects after the grace period",
             ),

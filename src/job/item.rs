@@ -7,12 +7,13 @@ use sha2::{Digest as _, Sha256};
 use tempfile::SpooledTempFile;
 
 use super::objects::Objects;
-use super::parent::{Ancestor, Parent};
+use super::parent::{self, Ancestor, Keeper, Parent};
 use super::plan::Open;
+use super::spool::Spool;
 use super::tally::Tally;
 use super::{Error, Streaming};
 use crate::budget::OwnBuffers;
-use crate::budget::stream::{self, BLOCK, BLOCKS, Plan};
+use crate::budget::stream::{self, BLOCK, BLOCKS, Plan, SEALING};
 use crate::format::cluster::Record;
 use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
@@ -21,10 +22,7 @@ use crate::format::manifest::{IndexObject, NotEntered, SourceDescription, Stream
 use crate::metrics::AbortReason;
 use crate::process::Process;
 use crate::stream::{Encoder, Event, Options, encode};
-use crate::upload::{ObjectWriter, Uploader, Written, resume};
-
-/// An index up to this size stays in memory (about 100,000 chunks: 100 GiB); a larger one goes to an unnamed temporary file.
-const INDEX_IN_MEMORY: usize = 4 << 20;
+use crate::upload::{self, ObjectWriter, Uploader, Written, resume};
 
 /// How many directories that were not entered the log names.
 const LOGGED: usize = 5;
@@ -34,13 +32,33 @@ const INDEX_READ: usize = 256 << 10;
 
 impl Streaming<'_, '_> {
     /// Stores the item's stream. On failure it leaves no object.
-    pub(super) async fn store(&mut self, description: &SourceDescription, open: Open<'_>) -> Result<Stream, Error> {
+    pub(super) async fn store(&mut self, description: &SourceDescription, open: &Open<'_>) -> Result<Stream, Error> {
+        // An interrupted encrypted object is of use only to the same bytes, and costs a second reading if they differ: a command is not run
+        // twice for it, and a list of objects never is what it was.
+        let is_read_again = matches!(description, SourceDescription::Tree { .. } | SourceDescription::File { .. });
+        match self.store_once(description, open, self.run.keys.is_none() || is_read_again).await {
+            Err(Error::Upload(error @ upload::Error::Diverged { .. })) => {
+                tracing::info!(item = %self.tally.item, %error, "reading the source again, for a new object");
+                self.tally = self.run.tally(&self.tally.item);
+                self.store_once(description, open, false).await
+            }
+            result => result,
+        }
+    }
+
+    async fn store_once(
+        &mut self,
+        description: &SourceDescription,
+        open: &Open<'_>,
+        resumes: bool,
+    ) -> Result<Stream, Error> {
         let (location, spec, stop) = (self.run.location, self.run.spec, self.run.stop.clone());
         let (pool, journal) = (Arc::clone(&self.run.pool), self.run.journal.clone());
         let Process { budget, .. } = &location.process;
         let part_size = location.config.upload.part_size;
-        let Plan { window, bytes } = stream::plan(budget.total(), part_size, pool.current_num_threads());
-        let (reservation, parent) = tokio::select! {
+        let encrypts = if self.run.keys.is_some() { SEALING } else { 0 };
+        let Plan { window, bytes } = stream::plan(budget.total(), part_size + encrypts, pool.current_num_threads());
+        let (reservation, mut parent) = tokio::select! {
             () = stop.cancelled() => return Err(Error::Cancelled),
             parent = self.parent(bytes) => parent?,
         };
@@ -52,8 +70,10 @@ impl Streaming<'_, '_> {
         // Ends a command also when the upload fails; dropped at the end of this function.
         let stop_source = stop.child_token();
         let _guard = stop_source.clone().drop_guard();
-        let of_tree = match &parent {
-            Some(parent) if matches!(description, SourceDescription::Tree { .. }) => parent.of_tree(&spec.parent)?,
+        let of_tree = match &mut parent {
+            Some(parent) if matches!(description, SourceDescription::Tree { .. }) => {
+                parent.take_members(&spec.parent)?
+            }
             _ => None,
         };
         let source = open(stop_source, of_tree).map_err(|error| self.tally.failed(error))?;
@@ -67,12 +87,16 @@ impl Streaming<'_, '_> {
         };
         let thread = |error| Error::Local { action: "start the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
-        let uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size));
+        let recipients = self.run.keys.as_ref().map(|keys| Arc::clone(&keys.recipients.data));
+        let uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size)).encrypting(recipients);
         let suffix = spec.codec.suffix(description.is_tree());
+        let keeper = self.run.keys.as_ref().and_then(|_| self.keeper());
         let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
+        writer.resumes = resumes;
+        writer.keeper = keeper;
         let result = tokio::select! {
             () = stop.cancelled() => Err(Error::Cancelled),
-            result = writer.write(encoder) => result,
+            result = writer.write(encoder, description) => result,
         };
         let ItemWriter { current, mut written, .. } = writer;
         if let Some((_, current)) = current {
@@ -84,6 +108,9 @@ impl Streaming<'_, '_> {
             Ok(stream) => {
                 let newer =
                     |than: &Arc<Ancestor>| parent.as_ref().is_some_and(|parent| parent.ancestor.is_newer_than(than));
+                if let (Some(keys), Some(parent)) = (&mut self.run.keys, &parent) {
+                    keys.refers_to(&parent.ancestor.manifest);
+                }
                 if self.run.parent.as_ref().is_none_or(newer) {
                     self.run.parent = parent.map(|parent| parent.ancestor);
                 }
@@ -97,13 +124,23 @@ impl Streaming<'_, '_> {
     }
 }
 
+impl Streaming<'_, '_> {
+    fn keeper(&self) -> Option<Keeper> {
+        let begun = self.run.tables.begin(&self.tally.item, &self.run.owner.id);
+        begun.inspect_err(|error| tracing::warn!(item = %self.tally.item, %error, "could not begin this backup's table in state_dir: the next backup refers to an earlier one, or is a full one")).ok()
+    }
+}
+
 /// The objects and the index of one stream.
 struct ItemWriter<'r, 'a> {
     uploader: Uploader,
     tally: &'r mut Tally<'a>,
     home: &'r BackupPrefix,
     suffix: Suffix,
+    index_suffix: Suffix,
     object_size: u64,
+    /// Whether interrupted uploads are resumed.
+    resumes: bool,
     /// How many of this stream's own data objects have been begun.
     begun: u32,
     /// The object being written, and its number.
@@ -111,7 +148,9 @@ struct ItemWriter<'r, 'a> {
     /// This stream's own complete objects.
     written: Vec<ObjectKey>,
     objects: Objects,
-    index: Option<index::Writer<SpooledTempFile>>,
+    index: Option<index::Writer<Spool>>,
+    /// The table that this node keeps, if it cannot read the index.
+    keeper: Option<Keeper>,
     stored: u64,
     not_entered: NotEntered,
     /// What the backup before says of the item's objects.
@@ -138,29 +177,36 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     ) -> Result<Self, Error> {
         let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
         let before = parent.and_then(|parent| parent.record(&streaming.tally.item).cloned().map(Box::new));
-        let index = index::Writer::new(tempfile::spooled_tempfile(INDEX_IN_MEMORY)).map_err(index_error)?;
+        let keys = streaming.run.keys.as_ref().map(|keys| &keys.recipients);
+        let spool = Spool::new(keys.map(|keys| &*keys.index)).map_err(index_error)?;
+        let index = index::Writer::new(spool).map_err(index_error)?;
+        let stored_as = |suffix: Suffix| if keys.is_some() { suffix.encrypted() } else { suffix };
         Ok(Self {
             uploader,
             tally: &mut streaming.tally,
             home: &streaming.run.home,
-            suffix,
+            suffix: stored_as(suffix),
+            index_suffix: stored_as(Suffix::Index),
+            resumes: true,
             object_size: streaming.run.location.config.upload.object_size,
             begun: 0,
             current: None,
             written: Vec::new(),
             objects: objects.unwrap_or_default(),
             index: Some(index),
+            keeper: None,
             stored: 0,
             not_entered: NotEntered::default(),
             before,
         })
     }
 
-    async fn write(&mut self, mut encoder: Encoder) -> Result<Stream, Error> {
+    async fn write(&mut self, mut encoder: Encoder, description: &SourceDescription) -> Result<Stream, Error> {
         while let Some(event) = self.next(&mut encoder).await? {
             match event {
                 Event::File(file) => {
                     self.tally.file();
+                    self.keep(|keeper| keeper.file(&file));
                     self.index().file(file).map_err(index_error)?;
                 }
                 Event::Warning(warning) => self.tally.warn(&warning.path.to_string_lossy(), warning.message),
@@ -184,7 +230,11 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             tracing::info!(item = %self.tally.item, count, first, "directories were not entered, and are not in the backup: another file system or subvolume is mounted there");
         }
         let (file, totals) = self.index.take().expect("taken only here").finish().map_err(index_error)?;
-        let index = self.upload_index(file).await?;
+        let index = self.upload_index(file.finish().map_err(index_error)?).await?;
+        if let Some(keeper) = self.keeper.take() {
+            let doubtful = parent::doubtful_of(&self.tally.warnings, &self.tally.item, description);
+            self.kept(keeper.finish(index.sha256, doubtful.as_ref()));
+        }
         let objects = std::mem::take(&mut self.objects).into_list();
         Ok(Stream {
             plain_bytes: totals.plain_bytes,
@@ -215,13 +265,34 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
         })
     }
 
-    fn index(&mut self) -> &mut index::Writer<SpooledTempFile> {
+    fn index(&mut self) -> &mut index::Writer<Spool> {
         self.index.as_mut().expect("the index is finished after the last event")
+    }
+
+    fn indexed(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        self.keep(|keeper| keeper.chunk(chunk));
+        self.index().chunk(chunk).map_err(index_error)
+    }
+
+    /// Adds to the table that this node keeps, if it keeps one. A table that fails is given up.
+    fn keep(&mut self, add: impl FnOnce(&mut Keeper) -> std::io::Result<()>) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let added = add(keeper);
+        if added.is_err() {
+            self.keeper = None;
+        }
+        self.kept(added);
+    }
+
+    fn kept(&self, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(item = %self.tally.item, %error, "could not keep this backup's table in state_dir: the next backup refers to an earlier one, or is a full one");
+        }
     }
 
     async fn frame(&mut self, frame: &encode::Frame) -> Result<(), Error> {
         let length = frame.stored.len() as u64;
-        if self.current.as_ref().is_some_and(|(_, current)| current.size() + length > self.object_size) {
+        if self.current.as_ref().is_some_and(|(_, current)| current.len_with(length) > self.object_size) {
             self.roll_over().await?;
         }
         if self.current.is_none() {
@@ -233,12 +304,12 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             plain_len: frame.plain_len,
             encoding: frame.encoding,
             object: *number,
-            offset: current.size(),
+            offset: current.offset(),
             stored_len: u32::try_from(length).expect("a frame is little more than 4 MiB"),
         };
         current.chunk(chunk);
-        current.write(&frame.stored).await?;
-        self.index().chunk(&chunk).map_err(index_error)?;
+        current.write(frame.stored.clone()).await?;
+        self.indexed(&chunk)?;
         self.stored += length;
         self.tally.stored(frame.plain_len.into(), length);
         Ok(())
@@ -248,9 +319,10 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     async fn begin(&mut self) -> Result<(), Error> {
         self.begun += 1;
         let key = self.home.data(&self.tally.item, self.begun, self.suffix);
-        let writer = match resume::find(&self.uploader, &key).await? {
+        let found = if self.resumes { resume::find(&self.uploader, &key).await? } else { None };
+        let writer = match found {
             Some(resumable) => ObjectWriter::resume(self.uploader.clone(), resumable),
-            None => ObjectWriter::new(self.uploader.clone(), key),
+            None => ObjectWriter::new(self.uploader.clone(), key)?,
         };
         self.current = Some((self.objects.begin(writer.key().clone()), writer));
         Ok(())
@@ -259,7 +331,7 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     /// References a chunk of the parent. Returns its plain length.
     fn reference(&mut self, position: u32) -> Result<u64, Error> {
         let chunk = self.objects.refer(position).ok_or(Error::Stream(encode::Error::NoChunk(position)))?;
-        self.index().chunk(&chunk).map_err(index_error)?;
+        self.indexed(&chunk)?;
         Ok(chunk.plain_len.into())
     }
 
@@ -278,17 +350,18 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     async fn upload_index(&mut self, mut file: SpooledTempFile) -> Result<IndexObject, Error> {
         file.rewind().map_err(index_error)?;
         let mut digest = Sha256::new();
-        let mut buffer = vec![0; INDEX_READ];
-        // In `current`, as the data objects are, so that a cancelled run aborts it.
-        let (_, writer) =
-            self.current.insert((0, ObjectWriter::new(self.uploader.clone(), self.home.index(&self.tally.item))));
+        let key = self.home.index(&self.tally.item, self.index_suffix);
+        // In `current`, as the data objects are, so that a cancelled run aborts it. It is encrypted already.
+        let (_, writer) = self.current.insert((0, ObjectWriter::plain(self.uploader.clone(), key)));
         loop {
+            let mut buffer = vec![0; INDEX_READ];
             let count = file.read(&mut buffer).map_err(index_error)?;
             if count == 0 {
                 break;
             }
-            digest.update(&buffer[..count]);
-            writer.write(&buffer[..count]).await?;
+            buffer.truncate(count);
+            digest.update(&buffer);
+            writer.write(buffer.into()).await?;
         }
         let Written { key, size, .. } = writer.finish().await?;
         self.current = None;

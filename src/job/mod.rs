@@ -16,6 +16,7 @@
 
 mod claims;
 mod disks;
+mod encryption;
 mod failure;
 mod hooks;
 mod item;
@@ -23,6 +24,7 @@ mod kinds;
 mod objects;
 mod parent;
 mod plan;
+mod spool;
 mod steps;
 mod tally;
 mod unlisted;
@@ -38,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::codec::Codec;
-use crate::format::key::{BackupId, BackupPrefix, Name, ObjectKey};
+use crate::format::key::{BackupId, BackupPrefix, Chain, Name, ObjectKey};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::location::Location;
 use crate::metrics;
@@ -48,8 +50,9 @@ use crate::store::{Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
 
 pub use self::claims::{Volume, thaw_left};
+use self::encryption::Keys;
 pub use self::failure::Error;
-use self::parent::{Ancestor, Ancestors};
+use self::parent::{Ancestor, Ancestors, Tables};
 pub use self::parent::{Policy, Reuse};
 use self::tally::Tally;
 
@@ -68,6 +71,8 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     pub hooks: Hooks,
     pub parent: Policy,
+    /// Makes a plain backup although the chain's last one is encrypted.
+    pub allow_plain: bool,
 }
 
 /// Commands around a run.
@@ -84,7 +89,7 @@ impl Spec {
     #[must_use]
     pub fn new(job: Name, sources: Vec<Source>) -> Self {
         let (codec, hooks, parent) = (Codec::default(), Hooks::default(), Policy::default());
-        Self { job, sources, codec, timeout: None, hooks, parent }
+        Self { job, sources, codec, timeout: None, hooks, parent, allow_plain: false }
     }
 
     /// A job as configured.
@@ -102,6 +107,7 @@ impl Spec {
                 min_live: job.min_live,
                 ..Policy::default()
             },
+            allow_plain: false,
         }
     }
 }
@@ -252,6 +258,12 @@ async fn limited<T>(
     result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error })
 }
 
+/// The location for reading earlier backups, with the key of their indexes if this node has it.
+fn reading(location: &Location, keys: Option<&Keys>, stop: &CancellationToken) -> Location {
+    let identities = keys.map(|keys| Arc::clone(&keys.recipients.index_identity)).unwrap_or_default();
+    location.until(stop).with_identities(identities)
+}
+
 struct Run<'a> {
     location: &'a Location,
     spec: &'a Spec,
@@ -267,6 +279,10 @@ struct Run<'a> {
     owner: Owner,
     /// The prefix of its objects.
     home: BackupPrefix,
+    /// `None`: the backup is not encrypted.
+    keys: Option<Keys>,
+    /// What this node keeps of its encrypted backups.
+    tables: Tables,
     ancestors: Ancestors,
     /// The newest backup that an item references.
     parent: Option<Arc<Ancestor>>,
@@ -295,6 +311,7 @@ impl<'a> Run<'a> {
         id: BackupId,
     ) -> Result<Self, Error> {
         let (chain, stop) = (location.chain(&spec.job), cancel.child_token());
+        let keys = Keys::of(location)?;
         let journal = Journal::open(&location.process.state_dir, location.name(), &location.config.bucket);
         let threads = |error| Error::Local { action: "start threads", error };
         Ok(Self {
@@ -307,7 +324,9 @@ impl<'a> Run<'a> {
             pool: location.process.pool().map_err(threads)?,
             started,
             home: BackupPrefix::new(location.prefix(), &chain, &id),
-            ancestors: Ancestors::new(&location.until(&stop), &chain, spec.parent, started),
+            tables: Tables::new(&location.process.state_dir, location.name(), &chain),
+            ancestors: Ancestors::new(&reading(location, keys.as_ref(), &stop), &chain, spec.parent, started),
+            keys,
             owner: Owner { chain, id },
             stop,
             parent: None,
@@ -326,10 +345,25 @@ impl<'a> Run<'a> {
             self.backup().await
         };
         let result = Box::pin(limited(spec.timeout, &stop, late, work)).await;
-        if result.as_ref().is_err_and(Error::is_final) {
-            self.clean_up(&self.written).await;
-        }
+        self.conclude(&result).await;
         result
+    }
+
+    /// The earlier backups of a chain of this job.
+    fn ancestors_of(&self, chain: &Chain, policy: Policy, stop: &CancellationToken, started: Timestamp) -> Ancestors {
+        Ancestors::new(&reading(self.location, self.keys.as_ref(), stop), chain, policy, started)
+    }
+
+    /// Keeps the tables of what is committed; removes what a failed run left, unless its backup may be visible.
+    async fn conclude(&self, result: &Result<Manifest, Error>) {
+        match result {
+            Ok(manifest) => self.tables.committed(manifest),
+            Err(error) if error.is_final() => {
+                self.tables.forget(&self.owner.id);
+                self.clean_up(&self.written).await;
+            }
+            Err(_) => {}
+        }
     }
 
     /// Writes the manifest, which makes the backup visible, and reads back that it did: a gateway may confirm a PUT and drop it. Once the

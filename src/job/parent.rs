@@ -6,6 +6,8 @@
 //!   old object is deleted with the last backup that references it.
 //! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the previous backup is tried;
 //!   without any, the backup is a full one. A store that cannot be reached fails the run.
+//! - **Encrypted backups**: the node cannot read its own index, and refers to the newest backup whose table it kept (the module `kept`), or
+//!   reads the index with the index's identity; without either the backup is a full one, which the log says.
 //! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, reserved together with the stream's own. If the whole budget is too small for it,
 //!   the backup is a full one, with a warning. Of the listing only the newest backups and the sizes of their objects are kept.
 //! - **Requests**: one listing of the chain, one GET of the manifest, one listing of the objects that it names (of the backups that
@@ -13,6 +15,7 @@
 //!   full backup.
 
 mod ancestors;
+mod kept;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::ancestors::stream_of;
 pub(super) use self::ancestors::{Ancestor, Ancestors, base};
+use self::kept::Kept;
+pub(super) use self::kept::{Keeper, Tables};
 use super::{Error, Streaming};
 use crate::budget::Reservation;
 use crate::config;
@@ -29,11 +34,12 @@ use crate::download;
 use crate::download::index::{self, IndexFile, Records};
 use crate::error::{Class, Classify as _};
 use crate::format::cluster::Record;
-use crate::format::index::{self as index_format, FileEntry, FileTime, IndexError};
-use crate::format::key::Name;
+use crate::format::index::{self as index_format, Chunk, FileEntry, FileTime, IndexError};
+use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
+use crate::location::Location;
 use crate::source::table::ChunkTable;
-use crate::source::tree;
+use crate::source::tree::{self, hashed::Hashed};
 
 /// How a run may use earlier backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +77,16 @@ pub(super) struct Parent {
     pub(super) ancestor: Arc<Ancestor>,
     pub(super) chunks: Arc<ChunkTable>,
     stream: Stream,
-    index: IndexFile,
-    /// Paths with a warning, which are read again; `None` if not all are known.
-    doubtful: Option<HashSet<String>>,
+    /// `None`: every file is read.
+    members: Option<Members>,
+}
+
+/// The members of the parent's stream, for a tree. Taken once.
+enum Members {
+    /// Of its index. Paths with a warning are read again.
+    Stored { index: IndexFile, doubtful: HashSet<String> },
+    /// Of the table in the state directory.
+    Kept(Hashed),
 }
 
 /// Whether the parent itself is at fault, so that an earlier backup may serve.
@@ -108,15 +121,16 @@ impl Streaming<'_, '_> {
     }
 
     async fn try_parent(&mut self, depth: &mut usize, bytes: u64) -> Result<(Reservation, Option<Parent>), Error> {
-        let (location, item) = (self.run.location, &self.tally.item);
+        let location = self.run.location;
         let budget = &location.process.budget;
-        let Some((ancestor, deeper)) = self.run.ancestors.candidate(item, *depth).await? else {
+        let Some(ancestor) = self.usable(depth).await? else {
             return Ok((budget.reserve(bytes).await?, None));
         };
-        *depth = deeper;
-        let manifest = &ancestor.manifest;
+        let (manifest, item) = (&ancestor.manifest, &self.tally.item);
         let (old, stream) = stream_of(manifest, item).expect("a candidate has the item's stream");
-        let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64);
+        let kept = self.run.keys.is_some() && self.run.tables.has(item, &manifest.id);
+        let members = if kept { stream.files.saturating_mul(Hashed::PER_FILE as u64) } else { 0 };
+        let table = stream.chunks.saturating_mul(ChunkTable::PER_CHUNK as u64).saturating_add(members);
         let wanted = bytes.saturating_add(table);
         if wanted > budget.total() {
             let reservation = budget.reserve(bytes).await?;
@@ -129,15 +143,79 @@ impl Streaming<'_, '_> {
         }
         let reservation = budget.reserve(wanted).await?;
         self.run.ancestors.survey(&ancestor).await?;
-        let index = index::fetch(&location.until(&self.run.stop), stream).await?;
         let rewritten = self.rewritten(stream);
-        let (records, stream) = (index.open(stream)?, stream.clone());
-        let of_file = index.clone();
-        let chunks = tokio::task::spawn_blocking(move || read_table(records, &of_file, &rewritten));
-        let chunks = Arc::new(chunks.await.map_err(|_| download::Error::Stopped)??);
-        let doubtful = doubtful(manifest, old);
+        let (chunks, members) = match if kept { self.kept(&manifest.id, stream).await } else { None } {
+            Some(Kept { chunks, files }) => (table_of(chunks, &rewritten), files.map(Members::Kept)),
+            None if self.run.keys.as_ref().is_some_and(|keys| keys.recipients.index_identity.is_empty()) => {
+                return Ok((reservation, None));
+            }
+            None => {
+                let index = index::fetch(&self.reading(), stream).await?;
+                let (records, of_file) = (index.open(stream)?, index.clone());
+                let chunks = tokio::task::spawn_blocking(move || {
+                    read_table(records, &of_file).map(|chunks| table_of(chunks, &rewritten))
+                });
+                let chunks = chunks.await.map_err(|_| download::Error::Stopped)??;
+                (chunks, doubtful(manifest, old).map(|doubtful| Members::Stored { index, doubtful }))
+            }
+        };
+        let stream = stream.clone();
+        let chunks = chunks.map_err(|chunks| too_many(&stream, chunks.len()))?;
         tracing::info!(item = %self.tally.item, parent = %manifest.id, chunks = chunks.len(), "item is incremental to an earlier backup");
-        Ok((reservation, Some(Parent { ancestor, chunks, stream, index, doubtful })))
+        Ok((reservation, Some(Parent { ancestor, chunks: Arc::new(chunks), stream, members })))
+    }
+
+    /// The newest earlier backup behind the first `depth` that the item can be incremental to.
+    async fn usable(&mut self, depth: &mut usize) -> Result<Option<Arc<Ancestor>>, Error> {
+        let mut passed: Option<Arc<Ancestor>> = None;
+        while let Some((ancestor, deeper)) = self.run.ancestors.candidate(&self.tally.item, *depth).await? {
+            *depth = deeper;
+            self.run.check_plain(&ancestor)?;
+            if let Some(reason) = self.run.unrelated(&ancestor) {
+                tracing::warn!(item = %self.tally.item, last = %ancestor.manifest.id, "this is a full backup: {reason}");
+                return Ok(None);
+            }
+            let Some(keys) = &self.run.keys else { return Ok(Some(ancestor)) };
+            let readable = !keys.recipients.index_identity.is_empty();
+            if readable || self.run.tables.has(&self.tally.item, &ancestor.manifest.id) {
+                return Ok(Some(ancestor));
+            }
+            passed.get_or_insert(ancestor);
+        }
+        if let Some(passed) = passed {
+            let again = stream_of(&passed.manifest, &self.tally.item).map_or(0, |(_, stream)| stream.stored_bytes);
+            tracing::warn!(
+                item = %self.tally.item, last = %passed.manifest.id, bytes = again,
+                "this is a full backup: the last one's table is not in state_dir, and there is no index_identity_file; what it shares with the last one ({again} bytes were stored then) is stored again"
+            );
+        }
+        Ok(None)
+    }
+
+    /// The location, to read indexes of earlier backups.
+    fn reading(&self) -> Location {
+        let location = self.run.location.until(&self.run.stop);
+        match &self.run.keys {
+            Some(keys) => location.with_identities(Arc::clone(&keys.recipients.index_identity)),
+            None => location,
+        }
+    }
+
+    /// The table that the state directory has of a backup. `None`, with a warning, if it cannot be used.
+    async fn kept(&self, backup: &BackupId, stream: &Stream) -> Option<Kept> {
+        let (tables, item, backup, stream) =
+            (self.run.tables.clone(), self.tally.item.clone(), backup.clone(), stream.clone());
+        let read = tokio::task::spawn_blocking(move || tables.read(&item, &backup, &stream)).await;
+        match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(Some(kept)) => return Some(kept),
+            Ok(None) => {
+                tracing::warn!(item = %self.tally.item, "the table in state_dir is of another index: it is not used")
+            }
+            Err(error) => {
+                tracing::warn!(item = %self.tally.item, %error, "could not read the last backup's table in state_dir: it is not used")
+            }
+        }
+        None
     }
 
     /// For each of the stream's objects, whether its chunks are to be stored again.
@@ -170,12 +248,18 @@ impl Parent {
         stream_of(&self.ancestor.manifest, item)?.0.kubernetes.as_deref()
     }
 
-    /// What a tree source needs to skip unchanged files; `None` if it must read all.
-    pub(super) fn of_tree(&self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
-        let Some(doubtful) = self.doubtful.clone().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
-        let files = Files { records: Some(self.index.open(&self.stream)?), index: self.index.clone() };
+    /// What a tree source needs to skip unchanged files; `None` if it must read all. Returns it once.
+    pub(super) fn take_members(&mut self, policy: &Policy) -> Result<Option<tree::Parent>, download::Error> {
+        let Some(members) = self.members.take().filter(|_| policy.reuse == Reuse::Files) else { return Ok(None) };
+        let (files, doubtful) = match members {
+            Members::Kept(hashed) => (tree::Files::Hashed(hashed), HashSet::new()),
+            Members::Stored { index, doubtful } => {
+                let files = Files { records: Some(index.open(&self.stream)?), index };
+                (tree::Files::Listed(Box::new(files)), doubtful)
+            }
+        };
         let settled = settled(self.ancestor.began(), policy.settle);
-        Ok(Some(tree::Parent { chunks: Arc::clone(&self.chunks), files: Box::new(files), settled, doubtful }))
+        Ok(Some(tree::Parent { chunks: Arc::clone(&self.chunks), files, settled, doubtful }))
     }
 }
 
@@ -213,7 +297,7 @@ impl Iterator for Files {
 }
 
 /// Reads and thereby checks the whole index. Blocks.
-fn read_table(mut records: Records, index: &IndexFile, rewritten: &[bool]) -> Result<ChunkTable, download::Error> {
+fn read_table(mut records: Records, index: &IndexFile) -> Result<Vec<Chunk>, download::Error> {
     let mut chunks = Vec::new();
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
         if let index_format::Record::Chunk(chunk) = record {
@@ -224,23 +308,33 @@ fn read_table(mut records: Records, index: &IndexFile, rewritten: &[bool]) -> Re
             chunks.push(chunk);
         }
     }
-    let rewritten = |object: u32| rewritten.get(object as usize).copied().unwrap_or(true);
-    ChunkTable::new(chunks, rewritten).map_err(|chunks| {
-        let reason = format!("it has {} chunks; at most 2^32 can be looked up", chunks.len());
-        index.refused(IndexError::Record { record: 0, reason })
-    })
+    Ok(chunks)
+}
+
+fn table_of(chunks: Vec<Chunk>, rewritten: &[bool]) -> Result<ChunkTable, Vec<Chunk>> {
+    ChunkTable::new(chunks, |object| rewritten.get(object as usize).copied().unwrap_or(true))
+}
+
+fn too_many(stream: &Stream, chunks: usize) -> download::Error {
+    let reason = format!("it has {chunks} chunks; at most 2^32 can be looked up");
+    download::Error::Index { key: stream.index.key.clone(), error: IndexError::Record { record: 0, reason } }
 }
 
 /// Whether too little of an object is live to reference it.
 fn wasted(object: &DataObject, min_live: u16) -> bool {
-    u128::from(object.live_bytes) * 1000 < u128::from(object.size) * u128::from(min_live)
+    u128::from(object.live_bytes) * 1000 < u128::from(object.payload_len()) * u128::from(min_live)
 }
 
 /// The paths of one item's warnings, as in its archive; `None` if not all are known.
 fn doubtful(manifest: &Manifest, item: &Item) -> Option<HashSet<String>> {
-    let Warnings { count, list } = &manifest.warnings;
-    let SourceDescription::Tree { path: root } = &item.source else { return Some(HashSet::new()) };
-    let mine = || list.iter().filter(|warning| warning.item == item.name);
+    doubtful_of(&manifest.warnings, &item.name, &item.source)
+}
+
+/// As [`doubtful`], of an item that is not in a manifest yet.
+pub(super) fn doubtful_of(warnings: &Warnings, item: &Name, source: &SourceDescription) -> Option<HashSet<String>> {
+    let Warnings { count, list } = warnings;
+    let SourceDescription::Tree { path: root } = source else { return Some(HashSet::new()) };
+    let mine = || list.iter().filter(|warning| warning.item == *item);
     if *count > list.len() as u64 || mine().any(|warning| warning.path.is_empty()) {
         return None;
     }

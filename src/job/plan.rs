@@ -44,19 +44,18 @@ pub(super) struct Capture<'a> {
     pub(super) volume: Volume,
 }
 
-/// Opens a stream. The token ends a command's process group or the wait for a file; the parent is for a tree.
-pub(super) type Open<'a> = Box<
-    dyn FnOnce(CancellationToken, Option<tree::Parent>) -> Result<Box<dyn Source>, source::Error> + Send + Sync + 'a,
->;
+/// Opens a stream, and may be asked to do it again. The token ends a command's process group or the wait for a file; the parent is for a tree.
+pub(super) type Open<'a> =
+    Box<dyn Fn(CancellationToken, Option<tree::Parent>) -> Result<Box<dyn Source>, source::Error> + Send + Sync + 'a>;
 
 impl<'a> Plan<'a> {
     pub(super) fn stream<S: Source + 'static>(
         &mut self,
         name: Name,
         description: SourceDescription,
-        open: impl FnOnce(CancellationToken, Option<tree::Parent>) -> Result<S, source::Error> + Send + Sync + 'a,
+        open: impl Fn(CancellationToken, Option<tree::Parent>) -> Result<S, source::Error> + Send + Sync + 'a,
     ) {
-        let step: Open = Box::new(|stop, parent| Ok(Box::new(open(stop, parent)?)));
+        let step: Open = Box::new(move |stop, parent| Ok(Box::new(open(stop, parent)?)));
         self.streams.push(Planned { name, description, step });
     }
 

@@ -57,6 +57,7 @@ impl<'a> Run<'a> {
         if let Some((source, claims)) = kinds::claims(spec) {
             self.round(source, claims, manifest).await?;
             self.name_parent(manifest);
+            self.seal(manifest)?;
             self.finish(manifest)?;
             return self.commit(manifest, &stop).await;
         }
@@ -76,6 +77,7 @@ impl<'a> Run<'a> {
         }
         self.add_lost(&unlisted, manifest).await?;
         self.name_parent(manifest);
+        self.seal(manifest)?;
         let mut stop = self.stop.clone();
         if let Some(session) = session {
             session.captured(manifest).map_err(Error::Snapshots)?;
@@ -94,7 +96,7 @@ impl<'a> Run<'a> {
     /// Streams one item, and adds it and its warnings to the manifest.
     async fn stream(&mut self, planned: Planned<Open<'_>>, manifest: &mut Manifest) -> Result<(), Error> {
         let Planned { name, description, step: open } = planned;
-        let (result, tally) = self.streamed(&name, &description, open).await;
+        let (result, tally) = self.streamed(&name, &description, &open).await;
         let Tally { warnings, record: kubernetes, .. } = tally;
         manifest.items.push(match result {
             Ok(stream) => {
@@ -113,7 +115,7 @@ impl<'a> Run<'a> {
         &mut self,
         name: &Name,
         description: &SourceDescription,
-        open: Open<'_>,
+        open: &Open<'_>,
     ) -> (Result<Stream, Error>, Tally<'a>) {
         let tally = self.tally(name);
         let mut streaming = Streaming { run: self, tally };

@@ -99,6 +99,7 @@ pub fn config(prefix: &str) -> config::Location {
         tags: BTreeMap::new(),
         credentials: Credentials::Default,
         assume_role: Vec::new(),
+        client_encryption: None,
         encryption: Encryption { mode: EncryptionMode::BucketDefault, kms_key_id: None, bucket_key: true },
         upload: Upload {
             part_size: 5 << 20,

@@ -89,7 +89,7 @@ impl World {
             self.put(&key, data.clone()).await;
             objects.push(object(key, data.as_bytes()));
         }
-        let key = home.index(&name("item"));
+        let key = home.index(&name("item"), Suffix::Index);
         let data = format!("index of {key}");
         self.put(&key, data.clone()).await;
         let index = IndexObject { key, size: data.len() as u64, sha256: Sha256::digest(&data).into() };

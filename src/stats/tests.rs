@@ -28,10 +28,11 @@ async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64
         key: ObjectKey::new(format!("c/j/{node}/{key}")),
         size: *size,
         crc64nvme: [0; 8],
+        payload: None,
         live_bytes: *live,
     });
     let home = BackupPrefix::new("", &chain, &id);
-    let index = IndexObject { key: home.index(&name("i")), size: 10, sha256: [0; 32] };
+    let index = IndexObject { key: home.index(&name("i"), Suffix::Index), size: 10, sha256: [0; 32] };
     put(store, index.key.as_str(), vec![0; 10]).await;
     let totals = Totals { chunks: 1, files: 0, plain_bytes: 5000, digest: [0; 32] };
     let stream = stream(totals, index, listed.collect());

@@ -6,7 +6,10 @@
 //! - **Alive or dead**: a live entry's file is locked by its process. The kernel releases the lock when the process ends.
 //! - **Cost**: two syncs before the first part, then one for all parts that have finished meanwhile; no part waits for it. About 60 bytes
 //!   a chunk.
-//! - **Failure**: an intent or ID that cannot be written fails the upload. A finished part that cannot be written, or is lost in a torn
+//! - **Encrypted objects**: the intent has the file key (mode 0600; overwritten and removed with the entry), and a chunk's tag is durable
+//!   before any byte of the chunk is sent: a resumed object is compared with the tags, so that a key and a counter never meet two
+//!   plaintexts ([`crate::age`]).
+//! - **Failure**: an intent, ID or tag that cannot be written fails the upload. A finished part that cannot be written, or is lost in a torn
 //!   tail, is sent again after an interruption.
 //!
 //! [`record`] is the file format. [`Entry::close`] removes an entry; [`super::sweep`] aborts the uploads of those that are left, or the
@@ -16,13 +19,17 @@ pub mod record;
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use self::record::{Intent, Part};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+pub use self::record::{Intent, Part, Sealed};
 use self::record::{Line, State};
+use crate::age::{Recipient, Tags};
 use crate::error::{Classify, Report};
 use crate::format::key::ObjectKey;
 use crate::state::{self, Lock};
@@ -64,18 +71,20 @@ impl Journal {
         Ok(Self { folder: folder.into(), location: location.into(), bucket: bucket.into() })
     }
 
-    /// Records durably that an upload of `key`, in parts of `part_size`, is about to be created.
+    /// Records durably that an upload of `key`, in parts of `part_size`, is about to be created; of an encrypted object, with its key.
     ///
     /// # Errors
     /// When the disk does not take it. The caller must not create the upload then.
-    pub async fn begin(&self, key: &ObjectKey, part_size: u64) -> Result<Entry, Error> {
+    pub async fn begin(&self, key: &ObjectKey, part_size: u64, sealed: Option<Sealed>) -> Result<Entry, Error> {
+        let holds_key = sealed.is_some();
         let intent = Intent {
-            version: record::VERSION,
+            version: if holds_key { record::VERSION } else { record::PLAIN_VERSION },
             location: self.location.to_string(),
             bucket: self.bucket.to_string(),
             key: key.clone(),
             part_size,
             begun: jiff::Timestamp::now(),
+            sealed,
         };
         let name = getrandom::u64().map_err(|error| state::Error::Io {
             action: "name an entry in",
@@ -88,26 +97,37 @@ impl Journal {
             let path = path.clone();
             move || state::create_locked(&path, &bytes)
         });
-        Ok(Entry::of(path, file.await?))
+        Ok(Entry::of(path, file.await?, holds_key))
     }
 }
 
 impl Journal {
     /// Claims the newest interrupted upload that can be resumed as `key`: of the same object in another backup of its chain, with parts of
-    /// the same size. Returns it with the parts that had finished.
+    /// the same size, encrypted to the same recipients or not at all. Returns it with the parts that had finished.
     ///
     /// # Errors
     /// When the folder or an entry in it cannot be read.
-    pub async fn adopt(&self, key: &ObjectKey, part_size: u64) -> Result<Option<(Interrupted, Vec<Part>)>, Error> {
+    pub async fn adopt(
+        &self,
+        key: &ObjectKey,
+        part_size: u64,
+        recipients: Option<Arc<[Recipient]>>,
+    ) -> Result<Option<(Interrupted, Vec<Part>)>, Error> {
         let (journal, key) = (self.clone(), key.clone());
         let found = tokio::task::spawn_blocking(move || {
             let fits = |found: &Interrupted| {
-                let Intent { location, bucket, key: theirs, part_size: size, .. } = &found.intent;
+                let Intent { location, bucket, key: theirs, part_size: size, sealed, .. } = &found.intent;
                 let here = **location == *journal.location && **bucket == *journal.bucket;
-                here && *size == part_size && found.id.is_some() && theirs.is_sibling_of(&key)
+                let to_the_same = match (sealed, &recipients) {
+                    (Some(sealed), Some(recipients)) => sealed.is_to(recipients),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                };
+                here && *size == part_size && found.id.is_some() && theirs.is_sibling_of(&key) && to_the_same
             };
-            let found = entries(&journal.folder)?.into_iter().rfind(fits);
-            found.map(|found| found.parts().map(|parts| (found, parts))).transpose()
+            let Some(found) = entries(&journal.folder)?.into_iter().rfind(fits) else { return Ok(None) };
+            found.trim()?;
+            found.parts().map(|parts| Some((found, parts)))
         });
         found.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
@@ -123,6 +143,8 @@ pub struct Entry {
 struct Shared {
     path: PathBuf,
     file: Lock,
+    /// Its first line has a file key.
+    holds_key: bool,
     queue: Mutex<Queue>,
 }
 
@@ -130,6 +152,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     bytes: Vec<u8>,
+    /// Told when all that was queued before them is durable.
+    waiting: Vec<oneshot::Sender<()>>,
     /// A thread is writing, and continues until the queue is empty.
     writing: bool,
     /// After one failure the file's end is unknown: nothing more is written.
@@ -137,8 +161,8 @@ struct Queue {
 }
 
 impl Entry {
-    fn of(path: PathBuf, file: Lock) -> Self {
-        Self { inner: Arc::new(Shared { path, file, queue: Mutex::default() }) }
+    fn of(path: PathBuf, file: Lock, holds_key: bool) -> Self {
+        Self { inner: Arc::new(Shared { path, file, holds_key, queue: Mutex::default() }) }
     }
 
     /// Makes the upload's ID durable.
@@ -168,12 +192,32 @@ impl Entry {
 
     /// Queues a finished part to be recorded. Parts that finish while the disk is busy are written together.
     pub fn finished(&self, part: Part) {
-        let bytes = record::encode(&Line::Part(part));
+        self.enqueue(&record::encode(&Line::Part(part)), None);
+    }
+
+    /// Queues the tags of consecutive chunks; returns when they and all that were queued before are durable.
+    ///
+    /// # Errors
+    /// When the disk does not take them, or did not take an earlier record. No byte of those chunks may be sent then.
+    pub fn tags(&self, from: u64, tags: Tags) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let bytes =
+            if tags.chunks() > 0 { record::encode(&record::tags_line(from, &tags)) } else { Zeroizing::default() };
+        let (durable, told) = oneshot::channel();
+        self.enqueue(&bytes, Some(durable));
+        let path = self.inner.path.clone();
+        async move {
+            let lost = || io::Error::other("an earlier record was not written");
+            told.await.map_err(|_| state::Error::Io { action: "write", path, error: lost() }.into())
+        }
+    }
+
+    fn enqueue(&self, bytes: &[u8], waiting: Option<oneshot::Sender<()>>) {
         let mut queue = self.inner.queue();
         if queue.failed {
             return;
         }
-        queue.bytes.extend_from_slice(&bytes);
+        queue.bytes.extend_from_slice(bytes);
+        queue.waiting.extend(waiting);
         if !queue.writing {
             queue.writing = true;
             let inner = Arc::clone(&self.inner);
@@ -181,15 +225,29 @@ impl Entry {
         }
     }
 
-    /// Removes the entry, when the upload is completed or aborted.
+    /// Removes the entry, when the upload is completed or aborted. A file key is overwritten first.
     pub async fn close(self) {
-        let path = self.inner.path.clone();
-        let removed = blocking(move || std::fs::remove_file(&path).map_err(state::Error::io("remove", &path)));
+        let (path, holds_key) = (self.inner.path.clone(), self.inner.holds_key);
+        let removed = blocking(move || {
+            if holds_key && let Err(error) = overwrite(&path) {
+                tracing::warn!(path = %path.display(), %error, "could not overwrite the key of an upload that has ended: the disk may hold it until the blocks are used again");
+            }
+            std::fs::remove_file(&path).map_err(state::Error::io("remove", &path))
+        });
         if let Err(error) = removed.await {
             // The sweeper finds no such upload, and removes the entry then.
             tracing::error!(%error, "could not remove the journal entry of an upload that has ended: the next sweep removes it");
         }
     }
+}
+
+/// Overwrites a file in its place.
+fn overwrite(path: &Path) -> io::Result<()> {
+    // Not the entry's own descriptor, which appends whatever the offset.
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = file.metadata()?.len();
+    io::copy(&mut io::repeat(0).take(length), &mut file)?;
+    file.sync_data()
 }
 
 impl Shared {
@@ -199,19 +257,24 @@ impl Shared {
 
     fn write_queue(&self) {
         loop {
-            let bytes = {
+            let (bytes, waiting) = {
                 let mut queue = self.queue();
-                if queue.bytes.is_empty() {
+                if queue.bytes.is_empty() && queue.waiting.is_empty() {
                     queue.writing = false;
                     return;
                 }
-                std::mem::take(&mut queue.bytes)
+                (std::mem::take(&mut queue.bytes), std::mem::take(&mut queue.waiting))
             };
-            if let Err(error) = (&*self.file).write_all(&bytes).and_then(|()| self.file.sync_data()) {
+            let written = || (&*self.file).write_all(&bytes).and_then(|()| self.file.sync_data());
+            if let Err(error) = if bytes.is_empty() { Ok(()) } else { written() } {
                 tracing::warn!(path = %self.path.display(), %error, "could not record finished parts: if this upload is interrupted, it sends them again");
                 let mut queue = self.queue();
                 *queue = Queue { failed: true, ..Queue::default() };
                 return;
+            }
+            // Fails only if the part is not to be sent any more.
+            for waiting in waiting {
+                let _ = waiting.send(());
             }
         }
     }
@@ -247,6 +310,26 @@ impl Interrupted {
         let lines = record::read(path).map_err(state::Error::io("read", path))?;
         let part = |line| if let Line::Part(part) = line { Some(part) } else { None };
         Ok(lines.filter_map(part).collect())
+    }
+
+    /// The tags of the chunks that may have been sent. `None` where one is missing.
+    ///
+    /// # Errors
+    /// When the file cannot be read again.
+    pub fn tags(&self) -> Result<Option<Tags>, Error> {
+        let path = &self.entry.inner.path;
+        let lines = record::read(path).map_err(state::Error::io("read", path))?;
+        Ok(record::tags(lines))
+    }
+
+    /// Cuts off a torn tail: what is written behind it would never be read.
+    fn trim(&self) -> Result<(), Error> {
+        let Shared { path, file, .. } = &*self.entry.inner;
+        let cut = record::valid(path).and_then(|length| {
+            file.set_len(length)?;
+            file.sync_all()
+        });
+        Ok(cut.map_err(state::Error::io("cut", path))?)
     }
 
     /// Returns the entry, to resume the upload or to close it.
@@ -341,7 +424,8 @@ fn claim(path: &Path) -> Result<Option<Interrupted>, Error> {
     let state = record::read(path).map(State::of).map_err(state::Error::io("read", path))?;
     match state {
         Ok(State { intent, id, in_doubt }) => {
-            Ok(Some(Interrupted { intent, id, in_doubt, entry: Entry::of(path.to_owned(), file) }))
+            let holds_key = intent.sealed.is_some();
+            Ok(Some(Interrupted { intent, id, in_doubt, entry: Entry::of(path.to_owned(), file, holds_key) }))
         }
         Err(record::Unreadable::Newer(version)) => {
             tracing::error!(path = %path.display(), version, "journal entry left as it is: a newer version of Penstock wrote it");

@@ -13,23 +13,29 @@
 
 mod abort;
 mod complete;
+mod error;
 pub mod journal;
 mod part;
 pub mod resume;
 mod review;
+mod seal;
 pub mod sweep;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+pub use self::error::Error;
 use self::journal::{Entry, Journal, Part};
 use self::part::{Filled, Filling, Sent};
 use self::resume::Resumable;
+use self::seal::Sealing;
+use crate::age::Recipient;
 use crate::budget::{Grant, OwnBuffers};
-use crate::error::{Class, Classify, Report};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::location::Location;
@@ -48,13 +54,21 @@ pub struct Uploader {
     journal: Journal,
     /// The memory of one part at least.
     own: OwnBuffers,
+    /// To whom objects are encrypted; `None`: they are not.
+    recipients: Option<Arc<[Recipient]>>,
 }
 
 impl Uploader {
     /// `own` is the memory of one part at least.
     #[must_use]
     pub fn new(location: Location, journal: Journal, own: OwnBuffers) -> Self {
-        Self { store: location.patient(), location, journal, own }
+        Self { store: location.patient(), location, journal, own, recipients: None }
+    }
+
+    /// Encrypts objects to these recipients. The stream needs [`SEALING`](crate::budget::stream::SEALING) more.
+    #[must_use]
+    pub fn encrypting(self, recipients: Option<Arc<[Recipient]>>) -> Self {
+        Self { recipients, ..self }
     }
 
     fn part_size(&self) -> usize {
@@ -66,50 +80,14 @@ impl Uploader {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error(transparent)]
-    Journal(#[from] journal::Error),
-    #[error("{key}: could not complete the upload: {what} is {found}; expected {expected}")]
-    Review { key: ObjectKey, what: &'static str, expected: String, found: String },
-    #[error(
-        "{key}: could not confirm the completed upload: its answer was lost, and the object has {found}; expected {expected}"
-    )]
-    OtherObject { key: ObjectKey, expected: String, found: String },
-    #[error("{key}: could not upload the object: it needs more than {} parts", PartNumber::MAX)]
-    TooManyParts { key: ObjectKey },
-    #[error("could not upload {key}: a task failed: {reason}")]
-    Task { key: ObjectKey, reason: String },
-}
-
-impl Classify for Error {
-    fn report(&self) -> Report {
-        match self {
-            Self::Store(error) => error.report(),
-            Self::Journal(error) => error.report(),
-            Self::Review { .. } => Report::new(Class::Integrity, self.to_string())
-                .remedy("nothing was committed; run the backup again, and if it happens again check the store and the network between"),
-            Self::OtherObject { .. } => Report::new(Class::Integrity, self.to_string()).remedy(
-                "the backup was not committed; run it again, and if it happens again check the store, the network between, and what else writes to this key",
-            ),
-            Self::TooManyParts { .. } => {
-                Report::new(Class::Config, self.to_string()).remedy("raise upload.part_size or lower upload.object_size")
-            }
-            Self::Task { .. } => {
-                Report::new(Class::Internal, self.to_string()).remedy("this is a bug in Penstock: please report it")
-            }
-        }
-    }
-}
-
 /// The object written, as the manifest records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     pub key: ObjectKey,
     pub size: u64,
     pub crc64nvme: u64,
+    /// Bytes of the payload, if it is encrypted.
+    pub payload: Option<u64>,
 }
 
 /// The result of a CreateMultipartUpload, and whether it may have created an upload of which no answer came.
@@ -131,7 +109,9 @@ pub struct ObjectWriter {
     filling: Option<Filling>,
     in_flight: JoinSet<Result<(Sent, UploadedPart), Error>>,
     done: Vec<(Sent, UploadedPart)>,
-    /// Bytes written, and how many of them have been sent.
+    /// Of an encrypted object.
+    sealing: Option<Sealing>,
+    /// Bytes put into parts, and how many of them have been sent.
     size: u64,
     sent: u64,
     /// Chunks whose last byte has not been sent.
@@ -141,8 +121,16 @@ pub struct ObjectWriter {
 }
 
 impl ObjectWriter {
+    /// # Errors
+    /// When the object is to be encrypted and the system gives no random bytes.
+    pub fn new(uploader: Uploader, key: ObjectKey) -> Result<Self, Error> {
+        let sealing = uploader.recipients.as_deref().map(|recipients| Sealing::new(recipients, &key)).transpose()?;
+        Ok(Self { sealing, ..Self::plain(uploader, key) })
+    }
+
+    /// Writes bytes as they are, whatever the uploader encrypts: they are encrypted already.
     #[must_use]
-    pub fn new(uploader: Uploader, key: ObjectKey) -> Self {
+    pub fn plain(uploader: Uploader, key: ObjectKey) -> Self {
         Self {
             uploader,
             key,
@@ -154,6 +142,7 @@ impl ObjectWriter {
             filling: None,
             in_flight: JoinSet::new(),
             done: Vec::new(),
+            sealing: None,
             size: 0,
             sent: 0,
             chunks: Vec::new(),
@@ -164,9 +153,10 @@ impl ObjectWriter {
     /// Resumes an upload. The caller writes the object from its start; parts that the store has already are not sent.
     #[must_use]
     pub fn resume(uploader: Uploader, resumable: Resumable) -> Self {
-        let Resumable { upload, entry, in_doubt, stored } = resumable;
-        let writer = Self::new(uploader, upload.key.clone());
-        Self { upload: Some(upload), entry: Some(entry), in_doubt, stored, ..writer }
+        let Resumable { upload, entry, in_doubt, stored, sealed } = resumable;
+        let writer = Self::plain(uploader, upload.key.clone());
+        let sealing = sealed.map(Sealing::again);
+        Self { upload: Some(upload), entry: Some(entry), in_doubt, stored, sealing, ..writer }
     }
 
     #[must_use]
@@ -174,10 +164,16 @@ impl ObjectWriter {
         &self.key
     }
 
-    /// Bytes written so far.
+    /// Bytes written so far; of an encrypted object, those of its payload.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size
+    pub fn offset(&self) -> u64 {
+        self.sealing.as_ref().map_or(self.size, Sealing::plain)
+    }
+
+    /// The object's length if so many more bytes are written.
+    #[must_use]
+    pub fn len_with(&self, more: u64) -> u64 {
+        self.sealing.as_ref().map_or(self.size.saturating_add(more), |sealing| sealing.len_with(more))
     }
 
     /// Declares that the next bytes written are this chunk's. The journal counts the chunk as stored with its last byte.
@@ -188,8 +184,28 @@ impl ObjectWriter {
     /// Appends `bytes`; waits while the window of parts in flight is full or no buffer is free.
     ///
     /// # Errors
-    /// The first failure of any part. The caller must abort then.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    /// The first failure of any part, and where a resumed encrypted object is not what it was. The caller must abort then.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let Some(sealing) = &mut self.sealing else { return self.fill(&bytes).await };
+        let prefix = sealing.prefix();
+        sealing.push(bytes);
+        if let Some(prefix) = prefix {
+            self.fill(&prefix).await?;
+        }
+        self.fill_sealed().await
+    }
+
+    /// Puts what is sealed into parts.
+    async fn fill_sealed(&mut self) -> Result<(), Error> {
+        while let Some(sealing) = &mut self.sealing
+            && let Some(sealed) = sealing.next(&self.key).await?
+        {
+            self.fill(&sealed).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let mut part = match self.filling.take() {
                 Some(part) => part,
@@ -245,14 +261,26 @@ impl ObjectWriter {
         self.next_part = number.next();
         let part = part.freeze();
         self.sent += part.size();
-        let ends_here = self.chunks.partition_point(|chunk| chunk.offset + u64::from(chunk.stored_len) <= self.sent);
+        let ends = |chunk: &Chunk| {
+            let end = chunk.offset + u64::from(chunk.stored_len);
+            self.sealing.as_ref().map_or(end, |sealing| sealing.readable_at(end))
+        };
+        let ends_here = self.chunks.partition_point(|chunk| ends(chunk) <= self.sent);
         let chunks: Vec<Chunk> = self.chunks.drain(..ends_here).collect();
         let (uploader, entry, stored) = (self.uploader.clone(), self.entry.clone(), self.stored.remove(&number));
+        // Queued in the order of the parts; each waits until all tags up to its own are durable.
+        let recorded = self.sealing.as_mut().zip(entry.as_ref()).map(|(sealing, entry)| {
+            let (from, tags) = sealing.tags();
+            entry.tags(from, tags)
+        });
         let launch = uploader.location.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
             let (sent, payload) = part.seal(number, uploader.store.algorithm(), &upload.key).await?;
             if let Some(stored) = stored.filter(|stored| sent.is(stored, &chunks)) {
                 return Ok((sent, stored.uploaded));
+            }
+            if let Some(recorded) = recorded {
+                recorded.await?;
             }
             let (metrics, started) = (uploader.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();
@@ -272,7 +300,9 @@ impl ObjectWriter {
             return Ok(upload.clone());
         }
         if self.entry.is_none() {
-            self.entry = Some(self.uploader.journal.begin(&self.key, self.uploader.part_size() as u64).await?);
+            let (journal, part_size) = (&self.uploader.journal, self.uploader.part_size() as u64);
+            let sealed = self.sealing.as_mut().and_then(Sealing::record);
+            self.entry = Some(journal.begin(&self.key, part_size, sealed).await?);
         }
         let (store, key) = (self.uploader.store.clone(), self.key.clone());
         let creating = self.creating.insert(tokio::spawn(async move { store.begin_upload(&key).await }));
@@ -316,9 +346,17 @@ impl ObjectWriter {
     /// # Errors
     /// The first failure. The caller must abort then, and when it drops this future.
     pub async fn finish(&mut self) -> Result<Written, Error> {
+        if let Some(sealing) = &mut self.sealing {
+            sealing.end();
+            let prefix = sealing.prefix();
+            self.fill(&prefix.unwrap_or_default()).await?;
+            self.fill_sealed().await?;
+        }
+        let payload = self.sealing.as_ref().map(Sealing::plain);
         let rest = self.filling.take();
         let Some(upload) = self.upload.clone() else {
-            return self.put(&rest.map_or_else(Filled::empty, Filling::freeze)).await;
+            let written = self.put(&rest.map_or_else(Filled::empty, Filling::freeze)).await?;
+            return Ok(Written { payload, ..written });
         };
         if let Some(rest) = rest {
             self.send(rest).await?;
@@ -333,7 +371,7 @@ impl ObjectWriter {
         self.upload = None;
         self.uploader.metrics().upload_ended(Outcome::Success);
         self.close_entry().await;
-        Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme })
+        Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme, payload })
     }
 
     async fn put(&self, part: &Filled) -> Result<Written, Error> {
@@ -341,7 +379,7 @@ impl ObjectWriter {
         let (sent, payload) = part.seal(PartNumber::FIRST, store.algorithm(), &self.key).await?;
         store.put(&self.key, payload, Overwrite::Allow).await?;
         self.uploader.metrics().uploaded(sent.size);
-        Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme })
+        Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme, payload: None })
     }
 
     /// Stops sending and aborts the upload until the server no longer knows it. An upload that cannot be aborted is logged with its ID and

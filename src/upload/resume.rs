@@ -5,13 +5,17 @@
 //! part's size, checksum and chunks. Any other part is sent and replaces the stored one. So the object is always the one that an upload
 //! from the start would make.
 //!
+//! An encrypted object is sealed again with its own key, and only if every chunk that may have been sent is what it was; otherwise the
+//! object is given up ([`Error::Diverged`]).
+//!
 //! - **Cost**: one ListParts. It saves sending, not reading and compressing.
 //! - **Failure**: an upload that is gone or cannot be listed is not resumed; the sweeper deals with it.
 
 use std::collections::HashMap;
 
-use super::journal::{Entry, Part};
+use super::journal::{Entry, Part, Sealed};
 use super::{Error, Uploader};
+use crate::age::{self, Layout, Tags};
 use crate::format::key::ObjectKey;
 use crate::store::{PartNumber, Store as _, UploadHandle, UploadedPart};
 
@@ -22,6 +26,8 @@ pub struct Resumable {
     pub(super) entry: Entry,
     pub(super) in_doubt: bool,
     pub(super) stored: HashMap<PartNumber, Part>,
+    /// Of an encrypted object.
+    pub(super) sealed: Option<age::Interrupted>,
 }
 
 impl Resumable {
@@ -36,7 +42,8 @@ impl Resumable {
 /// # Errors
 /// When the journal cannot be read.
 pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumable>, Error> {
-    let adopted = uploader.journal.adopt(key, uploader.part_size() as u64).await?;
+    let (part_size, recipients) = (uploader.part_size() as u64, uploader.recipients.clone());
+    let adopted = uploader.journal.adopt(key, part_size, recipients).await?;
     let Some((interrupted, recorded)) = adopted else { return Ok(None) };
     let Some(id) = interrupted.id.clone() else { return Ok(None) };
     let upload = UploadHandle { key: interrupted.intent.key.clone(), id };
@@ -49,10 +56,39 @@ pub async fn find(uploader: &Uploader, key: &ObjectKey) -> Result<Option<Resumab
             return Ok(None);
         }
     };
+    let sealed = match &interrupted.intent.sealed {
+        None => None,
+        Some(sealed) => match of_sealed(sealed, interrupted.tags()?, &listed, part_size) {
+            Ok(sealed) => Some(sealed),
+            Err(error) => {
+                tracing::warn!(key = %upload.key, %error, "an interrupted upload is not resumed; the sweeper aborts it");
+                return Ok(None);
+            }
+        },
+    };
     let stored = stored(recorded, &listed);
     tracing::info!(key = %upload.key, parts = stored.len(), begun = %interrupted.intent.begun, "resuming an interrupted upload");
     let in_doubt = interrupted.in_doubt;
-    Ok(Some(Resumable { upload, entry: interrupted.into_entry(), in_doubt, stored }))
+    Ok(Some(Resumable { upload, entry: interrupted.into_entry(), in_doubt, stored, sealed }))
+}
+
+/// Checks that the tags are those of all chunks that the store has a byte of.
+fn of_sealed(
+    sealed: &Sealed,
+    tags: Option<Tags>,
+    listed: &[UploadedPart],
+    part_size: u64,
+) -> Result<age::Interrupted, String> {
+    let tags = tags.ok_or("its journal entry lacks the tags of some chunks")?;
+    let interrupted = sealed.interrupted(tags).map_err(|error| error.to_string())?;
+    let layout = Layout::new(interrupted.prefix().len() as u64);
+    let known = interrupted.known().saturating_mul(age::CHUNK as u64);
+    let end = |part: &UploadedPart| (u64::from(part.number.get()) - 1) * part_size + part.size;
+    let stored = listed.iter().map(end).max().unwrap_or(0);
+    if layout.readable_at(known).is_some_and(|known| stored <= known) {
+        return Ok(interrupted);
+    }
+    Err(format!("{stored} bytes of it are stored, which is more than the tags in its journal entry are of"))
 }
 
 /// The recorded parts that the store lists as recorded. Of a part that was sent twice, the last record counts.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::config::Concurrency;
+use crate::error::{Class, Classify as _};
 use crate::location::memory;
 use crate::store::memory::{Fault, MemoryStore};
 
@@ -46,9 +47,9 @@ async fn every_size_arrives_whole_and_nothing_is_left() {
             let location = location(store.clone(), memory);
             for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 13] {
                 let data = data(length);
-                let mut writer = ObjectWriter::new(uploader(&location), key.clone());
+                let mut writer = ObjectWriter::new(uploader(&location), key.clone()).unwrap();
                 for piece in data.chunks(10_000) {
-                    writer.write(piece).await.unwrap();
+                    writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
                 }
                 let written = writer.finish().await.unwrap();
                 assert_eq!((written.size, written.crc64nvme), (length as u64, crate::checksum::crc64nvme(&data)));
@@ -66,8 +67,8 @@ async fn every_size_arrives_whole_and_nothing_is_left() {
 async fn abort_leaves_nothing() {
     let store = Arc::new(MemoryStore::with_limits(0, 100));
     let location = location(store.clone(), 4 * PART);
-    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
-    writer.write(&data(3 * PART + 5)).await.unwrap();
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k")).unwrap();
+    writer.write(data(3 * PART + 5).into()).await.unwrap();
     assert_eq!(store.uploads_in_progress().len(), 1);
     writer.abort(AbortReason::Failure).await;
     assert_eq!(store.uploads_in_progress(), []);
@@ -122,8 +123,8 @@ async fn odd_answers_do_not_change_what_is_stored() {
     for faults in [vec![twice()], vec![done()], vec![lost()], vec![twice(), twice(), lost(), done(), done()]] {
         let (store, location) = odd(&faults);
         let (key, data) = (ObjectKey::new("k"), data(3 * PART + 7));
-        let mut writer = ObjectWriter::new(uploader(&location), key.clone());
-        writer.write(&data).await.unwrap();
+        let mut writer = ObjectWriter::new(uploader(&location), key.clone()).unwrap();
+        writer.write(data.clone().into()).await.unwrap();
         let written = writer.finish().await.unwrap();
         assert_eq!((written.size, stored(&store, &key).await), (data.len() as u64, data), "{faults:?}");
         assert_eq!(store.uploads_in_progress(), [], "{faults:?}");
@@ -137,8 +138,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
     for (head, class) in [(denied, Class::AccessDenied), (Fault::Spoil, Class::Integrity)] {
         let done = (COMPLETE, Fault::LoseReply(unanswered(COMPLETE)));
         let (_store, location) = odd(&[done, ("HeadObject", head)]);
-        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
-        writer.write(&data(2 * PART)).await.unwrap();
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k")).unwrap();
+        writer.write(data(2 * PART).into()).await.unwrap();
         assert_eq!(writer.finish().await.unwrap_err().report().class, class);
     }
 }
@@ -148,8 +149,8 @@ async fn where_the_object_is_in_doubt_that_is_the_failure() {
 async fn a_create_without_an_answer_is_remembered() {
     for finish in [true, false] {
         let (store, location) = odd(&[(CREATE, Fault::LoseReply(unanswered(CREATE)))]);
-        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
-        writer.write(&data(2 * PART)).await.unwrap();
+        let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k")).unwrap();
+        writer.write(data(2 * PART).into()).await.unwrap();
         if finish {
             writer.finish().await.unwrap();
         } else {
@@ -165,7 +166,7 @@ async fn a_create_without_an_answer_is_remembered() {
 #[tokio::test]
 async fn the_journal_knows_which_chunks_a_part_completes() {
     let (_store, location) = odd(&[(COMPLETE, Fault::Refuse(refused(COMPLETE)))]);
-    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k"));
+    let mut writer = ObjectWriter::new(uploader(&location), ObjectKey::new("k")).unwrap();
     let length = PART * 2 / 5;
     let mut offset = 0;
     for _ in 0..8 {
@@ -178,7 +179,7 @@ async fn the_journal_knows_which_chunks_a_part_completes() {
             stored_len: u32::try_from(length).unwrap(),
         };
         writer.chunk(chunk);
-        writer.write(&data(length)).await.unwrap();
+        writer.write(data(length).into()).await.unwrap();
         offset += length as u64;
     }
     // Eight chunks are 3.2 parts.

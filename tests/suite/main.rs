@@ -3,6 +3,7 @@
 //! A test whose server or tool is missing fails; nothing here passes because its environment was not there.
 #![allow(clippy::unwrap_used, reason = "clippy's own exception for tests does not see the helpers beside them")]
 
+mod age;
 mod archives;
 mod aws_client;
 mod base_credentials;
@@ -22,6 +23,7 @@ mod daemon_site;
 mod daemon_trouble;
 mod dying;
 mod ec2_client;
+mod encryption;
 mod end_to_end;
 mod fake_ec2;
 mod fake_kubernetes;

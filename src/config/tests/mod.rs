@@ -2,6 +2,7 @@
 
 mod accepted;
 mod drift;
+mod encryption;
 mod refused;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::super::plan::Open;
+use super::super::encryption::Keys;
+use super::super::parent::Tables;
 use super::super::{Error, Run, failure, limited, new_id};
 use super::Volume;
 use crate::claims::decide::Target;
@@ -118,7 +120,9 @@ impl Run<'_> {
             pool: Arc::clone(&self.pool),
             started,
             home: BackupPrefix::new(self.location.prefix(), &chain, &id),
-            ancestors: super::Ancestors::new(&self.location.until(&stop), &chain, self.spec.parent, started),
+            keys: self.keys.as_ref().map(Keys::again),
+            tables: Tables::new(&self.location.process.state_dir, self.location.name(), &chain),
+            ancestors: self.ancestors_of(&chain, self.spec.parent, &stop, started),
             owner: Owner { chain, id },
             stop,
             parent: None,
@@ -132,9 +136,7 @@ impl Run<'_> {
         let (limit, stop) = (claims.claim_timeout, self.stop.clone());
         let late = |limit| Error::Late { volume: target.to_string(), limit };
         let result = Box::pin(limited(Some(limit), &stop, late, self.committed(target, claims))).await;
-        if result.as_ref().is_err_and(Error::is_final) {
-            self.clean_up(&self.written).await;
-        }
+        self.conclude(&result).await;
         result
     }
 
@@ -152,12 +154,13 @@ impl Run<'_> {
         tracing::info!(path = %path.display(), "volume found");
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
-        let (stream, tally) = self.streamed(&item, &description, open(target, claims, path, held)).await;
+        let (stream, tally) = self.streamed(&item, &description, &open(target, claims, path, held)).await;
         let content = Content::Stream { stream: Some(stream?) };
         let (outcome, labels) = (tally.warnings.outcome(), labels(target, self.location.node.as_str()));
         manifest.items.push(Item { outcome, labels, ..Item::new(item, description, content) });
         manifest.warnings.append(tally.warnings);
         self.name_parent(&mut manifest);
+        self.seal(&mut manifest)?;
         self.finish(&mut manifest)?;
         self.commit(&manifest, &self.stop).await?;
         tracing::info!(outcome = manifest.outcome.as_str(), "volume saved");
@@ -206,7 +209,7 @@ fn open(target: &Target, claims: &Claims, path: PathBuf, held: Arc<()>) -> Open<
     let (place, root, exclude) = (target.place.clone(), claims.kubelet_root.clone(), claims.exclude.clone());
     Box::new(move |stop, parent| {
         let form = place.form();
-        let of = path.clone();
+        let (of, exclude, held) = (path.clone(), exclude.clone(), Arc::clone(&held));
         let open = move || -> Result<Box<dyn Source>, source::Error> {
             match form {
                 Form::Folder => {
@@ -216,6 +219,7 @@ fn open(target: &Target, claims: &Claims, path: PathBuf, held: Arc<()>) -> Open<
                 Form::Device => Ok(Box::new(FileSource::open(&of)?.stopped_by(stop))),
             }
         };
+        let (place, root, path) = (place.clone(), root.clone(), path.clone());
         let check = move || is_still(&place, &root, &path);
         Ok(Box::new(Late {
             open: Some(Box::new(open)),

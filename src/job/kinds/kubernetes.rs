@@ -31,6 +31,7 @@ pub(super) async fn resolve(
         Err(fault) => return plan.fail(source.clone(), description, Error::Invalid(fault)),
     };
     plan.stream(source.clone(), description, move |stop, _| {
-        Ok(ObjectSource::start(cluster, selection, Patience::default(), progress, stop))
+        let (cluster, progress) = (Arc::clone(&cluster), Arc::clone(&progress));
+        Ok(ObjectSource::start(cluster, selection.clone(), Patience::default(), progress, stop))
     });
 }

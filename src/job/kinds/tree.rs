@@ -47,7 +47,8 @@ pub(in crate::job) fn unlisted(source: Name, directory: PathBuf, why: String) ->
         SourceDescription::Tree { path } => {
             // Paths in the manifest are lossy UTF-8.
             let directory = directory.to_string_lossy().into_owned();
-            glob::may_be_of(&of, &item.name) && Path::new(path).starts_with(directory)
+            // The path of an encrypted backup is not known: then the name decides.
+            glob::may_be_of(&of, &item.name) && (path.is_empty() || Path::new(path).starts_with(directory))
         }
         _ => false,
     })

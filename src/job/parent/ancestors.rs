@@ -109,7 +109,13 @@ impl Ancestors {
             self.unread = Some(self.list().await?.into_iter());
         }
         let Some(entry) = self.unread.as_mut().and_then(Iterator::next) else { return Ok(false) };
-        let manifest = self.catalog.manifest(&entry).await?;
+        let mut manifest = self.catalog.manifest(&entry).await?;
+        let identities = &self.catalog.location.identities;
+        if !identities.is_empty()
+            && let Err(error) = manifest.unseal(identities)
+        {
+            tracing::warn!(backup = %entry.id, %error, "could not read the sealed part of an earlier backup: its warnings are unknown");
+        }
         let ancestor = Ancestor { entry, manifest };
         if self.read.is_empty() && self.full_is_due(&ancestor).await? {
             tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "a full backup is due: the last one is older than `full_every`");

@@ -20,6 +20,7 @@
 //! ([`Source::take_not_entered`]).
 
 mod body;
+pub mod hashed;
 mod inode;
 mod links;
 pub(crate) mod meta;
@@ -42,7 +43,7 @@ use self::body::Body;
 use self::inode::Content;
 use self::runs::{Held, Runs, Verdict};
 use self::unchanged::Comparison;
-pub use self::unchanged::Parent;
+pub use self::unchanged::{Files, Parent};
 use self::walk::{Found, Step, Walk};
 use super::group::{Group, LARGE};
 use super::{Error, Mark, Source, Warning};

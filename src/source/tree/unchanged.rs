@@ -1,7 +1,7 @@
 //! Finds the inodes that have not changed since the parent backup.
 //!
 //! Both trees are walked in the same order, so the parent's list is read one entry at a time, and memory does not depend on the number
-//! of files. A parent in another order, from another version, only helps less.
+//! of files (of a backup that the node cannot read it does: [`super::hashed`]). A parent in another order, from another version, only helps less.
 //!
 //! Unchanged means: the same path, type, link, size, mode, owner, mtime, ctime and inode. (Not the device: volumes get another number
 //! each time they are mounted.) Two cases are never taken as unchanged:
@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use super::hashed::Hashed;
 use super::meta::Meta;
 use crate::format::index::{FileEntry, FileKind, FileTime};
 use crate::source::table::ChunkTable;
@@ -21,12 +22,19 @@ use crate::source::table::ChunkTable;
 /// The parts of the parent's stream that a tree needs.
 pub struct Parent {
     pub chunks: Arc<ChunkTable>,
-    /// Its members, in stream order.
-    pub files: Box<dyn Iterator<Item = FileEntry> + Send>,
+    pub files: Files,
     /// Files that changed before this time did not change again while the parent was made.
     pub settled: FileTime,
-    /// Paths in the archive, in lossy UTF-8, that the parent has warnings for.
+    /// Paths in the archive, in lossy UTF-8, that the parent has warnings for, if its members are listed.
     pub doubtful: HashSet<String>,
+}
+
+/// The parent's members.
+pub enum Files {
+    /// In stream order.
+    Listed(Box<dyn Iterator<Item = FileEntry> + Send>),
+    /// Without their names; those with warnings are left out.
+    Hashed(Hashed),
 }
 
 impl std::fmt::Debug for Parent {
@@ -36,24 +44,34 @@ impl std::fmt::Debug for Parent {
 }
 
 pub(super) struct Comparison {
-    files: Peekable<Box<dyn Iterator<Item = FileEntry> + Send>>,
+    members: Members,
     settled: FileTime,
     doubtful: HashSet<String>,
 }
 
+enum Members {
+    Listed(Peekable<Box<dyn Iterator<Item = FileEntry> + Send>>),
+    Hashed(Hashed),
+}
+
 impl Comparison {
-    pub(super) fn new(
-        files: Box<dyn Iterator<Item = FileEntry> + Send>,
-        settled: FileTime,
-        doubtful: HashSet<String>,
-    ) -> Self {
-        Self { files: files.peekable(), settled, doubtful }
+    pub(super) fn new(files: Files, settled: FileTime, doubtful: HashSet<String>) -> Self {
+        let members = match files {
+            Files::Listed(files) => Members::Listed(files.peekable()),
+            Files::Hashed(files) => Members::Hashed(files),
+        };
+        Self { members, settled, doubtful }
     }
 
-    /// The parent's entry of an inode that has not changed since. Must be called in the order of the walk.
+    /// The parent's entry of an inode that has not changed since. Must be called in the order of the walk. Of hashed members, it has no link
+    /// but the one asked for.
     pub(super) fn unchanged(&mut self, path: &[u8], kind: FileKind, link: &[u8], meta: &Meta) -> Option<FileEntry> {
-        while self.files.next_if(|entry| order(&entry.path, path) == Ordering::Less).is_some() {}
-        let entry = self.files.next_if(|entry| entry.path == path)?;
+        let files = match &mut self.members {
+            Members::Listed(files) => files,
+            Members::Hashed(files) => return files.unchanged(path, kind, link, meta, self.settled),
+        };
+        while files.next_if(|entry| order(&entry.path, path) == Ordering::Less).is_some() {}
+        let entry = files.next_if(|entry| entry.path == path)?;
         let doubtful = !self.doubtful.is_empty() && self.doubtful.contains(&*String::from_utf8_lossy(path));
         (!doubtful && entry.kind == kind && (link.is_empty() || entry.link == link) && same(&entry, meta, self.settled))
             .then_some(entry)
@@ -131,7 +149,8 @@ mod tests {
     fn the_lists_are_merged_in_the_order_of_the_walk() {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
         let old = [".", "a", "a/gone", "a/x", "a-", "b", "d"].map(entry);
-        let mut comparison = Comparison::new(Box::new(old.into_iter()), settled, HashSet::from(["b".to_owned()]));
+        let mut comparison =
+            Comparison::new(Files::Listed(Box::new(old.into_iter())), settled, HashSet::from(["b".to_owned()]));
         let mut found = |path: &str| comparison.unchanged(path.as_bytes(), FileKind::Regular, b"", &meta()).is_some();
         assert_eq!(
             [".", "a", "a/new", "a/x", "a\u{1}", "a-", "b", "c", "d", "e"].map(&mut found),
@@ -144,7 +163,7 @@ mod tests {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
         let links =
             ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
-        let mut comparison = Comparison::new(Box::new(links.into_iter()), settled, HashSet::new());
+        let mut comparison = Comparison::new(Files::Listed(Box::new(links.into_iter())), settled, HashSet::new());
         assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
         assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());
     }

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use globset::{Candidate, GlobSet};
-use rustix::fs::{FileType, OFlags, RawDir, fstat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, OFlags, RawDir, fstat, readlinkat};
+use rustix::io::{Errno, retry_on_intr};
 use tokio_util::sync::CancellationToken;
 
 use super::Pending;
@@ -194,6 +194,9 @@ impl Walk {
         if kind == Some(FileKind::Regular) && meta.size == 0 {
             unchanged = unchanged.filter(|_| inode::is_empty(self.parent(), name));
         }
+        if kind == Some(FileKind::Symlink) {
+            unchanged = unchanged.and_then(|held| self.with_target(held, name));
+        }
         if let Some(held) = unchanged {
             self.links.remember(&self.path, &meta);
             return Ok(Step::Unchanged(held));
@@ -313,6 +316,15 @@ impl Walk {
         }
         let entry = self.comparison.as_mut()?.unchanged(&self.path, kind, link, meta)?;
         Some(Held { entry, meta: *meta, inherits: self.inherits() })
+    }
+
+    /// Reads where an unchanged link leads, if the parent does not say.
+    fn with_target(&self, mut held: Held, name: &CStr) -> Option<Held> {
+        if held.entry.link.is_empty() {
+            let target = retry_on_intr(|| readlinkat(self.parent(), name, Vec::new())).ok()?;
+            held.entry.link = target.into_bytes();
+        }
+        Some(held)
     }
 
     fn complain(&self, complaint: Option<String>, warnings: &mut Pending) {

@@ -1,4 +1,4 @@
-//! The file format of a journal entry, version 1.
+//! The file format of a journal entry, versions 1 and 2.
 //!
 //! One line for each record: CRC-32C of what follows the blank, eight hex digits; a blank; JSON; a line feed.
 //!
@@ -8,9 +8,13 @@
 //! 03b1f2c4 {"part":{"number":2,"size":16777216,"etag":"…","checksum":["crc64nvme","…"],"crc64nvme":"…","chunks":"…"}}
 //! ```
 //!
+//! Version 2 is that of an encrypted object: the intent has `"sealed":{"recipients":["…"],"record":"…"}`, **with the object's file key**, and
+//! `{"tags":{"from":0,"tags":"…"}}` has the tags of consecutive chunks, 16 bytes each in base64.
+//!
 //! Parts are in the order in which they finished. `chunks` is base64 of postcard: the chunks whose last byte lies in that part, so a
 //! chunk is stored once every part up to that one is. Reading ends at the first torn or invalid line.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -18,13 +22,17 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
+use crate::age::{Envelope, Fingerprint, Interrupted, JournalError, Recipient, Tags};
 use crate::checksum::{Algorithm, Checksum};
 use crate::format::index::Chunk;
 use crate::format::key::ObjectKey;
 use crate::store::{PartNumber, UploadId, UploadedPart};
 
-pub(super) const VERSION: u32 = 1;
+/// The newest, and that of an object that is not encrypted.
+pub(super) const VERSION: u32 = 2;
+pub(super) const PLAIN_VERSION: u32 = 1;
 
 /// A part of 1 GiB completes 2,048 chunks at most, of some 60 bytes each: far below this.
 const MAX_LINE: u64 = 4 << 20;
@@ -38,6 +46,59 @@ pub struct Intent {
     pub key: ObjectKey,
     pub part_size: u64,
     pub begun: jiff::Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
+}
+
+/// What continues an encrypted object.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    recipients: Vec<Fingerprint>,
+    /// [`Envelope::record`]: it holds the file key.
+    #[serde(with = "secret")]
+    record: Zeroizing<String>,
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealed").field("recipients", &self.recipients).finish_non_exhaustive()
+    }
+}
+
+impl Sealed {
+    #[must_use]
+    pub fn new(envelope: &Envelope, recipients: &[Recipient]) -> Self {
+        Self { recipients: fingerprints(recipients), record: envelope.record() }
+    }
+
+    /// Whether it is encrypted to exactly these.
+    #[must_use]
+    pub fn is_to(&self, recipients: &[Recipient]) -> bool {
+        self.recipients == fingerprints(recipients)
+    }
+
+    /// # Errors
+    /// When the record is damaged.
+    pub fn interrupted(&self, tags: Tags) -> Result<Interrupted, JournalError> {
+        Interrupted::read(&self.record, tags)
+    }
+}
+
+fn fingerprints(recipients: &[Recipient]) -> Vec<Fingerprint> {
+    recipients.iter().map(Recipient::fingerprint).collect()
+}
+
+mod secret {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zeroizing<String>, D::Error> {
+        String::deserialize(deserializer).map(Zeroizing::new)
+    }
 }
 
 /// A part that the store has taken.
@@ -55,7 +116,14 @@ pub struct Part {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Line {
     Intent(Intent),
-    Created { id: String },
+    Created {
+        id: String,
+    },
+    /// The tags of consecutive chunks, the first of which is the chunk `from`.
+    Tags {
+        from: u64,
+        tags: String,
+    },
     Part(Part),
     InDoubt,
 }
@@ -115,9 +183,9 @@ fn crc(text: &[u8]) -> u32 {
     }
 }
 
-pub(super) fn encode(line: &Line) -> Vec<u8> {
-    let json = serde_json::to_string(line).expect("string keys and plain values");
-    format!("{:08x} {json}\n", crc(json.as_bytes())).into_bytes()
+pub(super) fn encode(line: &Line) -> Zeroizing<Vec<u8>> {
+    let json = Zeroizing::new(serde_json::to_string(line).expect("string keys and plain values"));
+    Zeroizing::new(format!("{:08x} {}\n", crc(json.as_bytes()), *json).into_bytes())
 }
 
 fn decode(line: &[u8]) -> Option<Line> {
@@ -131,13 +199,40 @@ fn decode(line: &[u8]) -> Option<Line> {
 
 /// The records up to the first that is torn or wrong.
 pub(super) fn read(path: &Path) -> io::Result<impl Iterator<Item = Line>> {
+    Ok(lines(path)?.map(|(_, line)| line))
+}
+
+/// Bytes of the file up to the first record that is torn or wrong.
+pub(super) fn valid(path: &Path) -> io::Result<u64> {
+    Ok(lines(path)?.map(|(length, _)| length).sum())
+}
+
+/// With the length of each.
+fn lines(path: &Path) -> io::Result<impl Iterator<Item = (u64, Line)>> {
     let mut file = BufReader::new(File::open(path)?);
     Ok(std::iter::from_fn(move || {
-        let mut line = Vec::new();
+        let mut line = Zeroizing::new(Vec::new());
         // A read that fails counts as a lost tail.
         let _ = file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-        decode(&line)
+        Some((line.len() as u64, decode(&line)?))
     }))
+}
+
+/// The tags of an entry's records. `None` where one is missing: then it is unknown what left the process.
+pub(super) fn tags(lines: impl Iterator<Item = Line>) -> Option<Tags> {
+    let mut all = Tags::default();
+    for line in lines {
+        let Line::Tags { from, tags } = line else { continue };
+        if from != all.chunks() {
+            return None;
+        }
+        all.append(&Tags::from_bytes(STANDARD.decode(tags).ok()?)?);
+    }
+    Some(all)
+}
+
+pub(super) fn tags_line(from: u64, tags: &Tags) -> Line {
+    Line::Tags { from, tags: STANDARD.encode(tags.as_bytes()) }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -167,7 +262,7 @@ impl State {
                 Line::Created { id } => state.id = Some(UploadId(id)),
                 // The upload with the known ID has ended: only the one in doubt is left.
                 Line::InDoubt => state = Self { id: None, in_doubt: true, ..state },
-                Line::Intent(_) | Line::Part(_) => {}
+                Line::Intent(_) | Line::Part(_) | Line::Tags { .. } => {}
             }
         }
         Ok(state)

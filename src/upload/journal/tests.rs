@@ -43,7 +43,7 @@ fn journal(state: &Path) -> Journal {
 async fn only_entries_of_dead_processes_are_interrupted() {
     let state = tempfile::tempdir().unwrap();
     let key = ObjectKey::new("p/c/j/n/20261123T221300Z-4f9a2c/item.0001.tar.zst");
-    let entry = journal(state.path()).begin(&key, 16).await.unwrap();
+    let entry = journal(state.path()).begin(&key, 16, None).await.unwrap();
     entry.created(&UploadId("the-id".to_owned())).await.unwrap();
     for number in [2, 1, 3] {
         entry.finished(part(number));
@@ -59,7 +59,9 @@ async fn only_entries_of_dead_processes_are_interrupted() {
     assert!(interrupted(state.path()).unwrap().is_empty(), "it is claimed");
     let one = found.pop().unwrap();
     assert!(found.is_empty());
-    let Intent { version, location, bucket, key: found, part_size, begun: _ } = &one.intent;
+    let Intent { version, location, bucket, key: found, part_size, begun: _, sealed: None } = &one.intent else {
+        panic!("a plain object has no key")
+    };
     assert_eq!((*version, location.as_str(), bucket.as_str(), found, *part_size), (1, "primary", "bucket", &key, 16));
     assert_eq!((one.id.as_ref().unwrap().0.as_str(), one.in_doubt), ("the-id", false));
     assert_eq!(one.parts().unwrap(), [part(2), part(1), part(3)]);
@@ -70,7 +72,7 @@ async fn only_entries_of_dead_processes_are_interrupted() {
 #[tokio::test]
 async fn doubt_outlives_the_upload_that_is_known() {
     let state = tempfile::tempdir().unwrap();
-    let entry = journal(state.path()).begin(&ObjectKey::new("k"), 16).await.unwrap();
+    let entry = journal(state.path()).begin(&ObjectKey::new("k"), 16, None).await.unwrap();
     entry.created(&UploadId("known".to_owned())).await.unwrap();
     entry.in_doubt().await.unwrap();
     drop(entry);
@@ -81,11 +83,12 @@ async fn doubt_outlives_the_upload_that_is_known() {
 #[tokio::test]
 async fn an_unreadable_entry_is_renamed_and_a_newer_one_is_left() {
     let state = tempfile::tempdir().unwrap();
-    drop(journal(state.path()).begin(&ObjectKey::new("k"), 16).await.unwrap());
+    drop(journal(state.path()).begin(&ObjectKey::new("k"), 16, None).await.unwrap());
     let folder = state.path().join(FOLDER);
     std::fs::write(folder.join("0123456789abcdef.upload.tmp"), "half").unwrap();
     std::fs::write(folder.join("1.upload"), "not a record\n").unwrap();
-    let newer = Intent { version: 2, ..interrupted(state.path()).unwrap().pop().unwrap().intent.clone() };
+    let newer =
+        Intent { version: record::VERSION + 1, ..interrupted(state.path()).unwrap().pop().unwrap().intent.clone() };
     std::fs::write(folder.join("2.upload"), record::encode(&Line::Intent(newer))).unwrap();
     assert_eq!(interrupted(state.path()).unwrap().len(), 1);
     let names: Vec<_> =
@@ -100,7 +103,7 @@ async fn a_disk_that_takes_nothing_fails_the_upload_before_it_exists() {
     let state = tempfile::tempdir().unwrap();
     let journal = journal(state.path());
     std::fs::remove_dir(state.path().join(FOLDER)).unwrap();
-    let failed = journal.begin(&ObjectKey::new("k"), 16).await.unwrap_err().report();
+    let failed = journal.begin(&ObjectKey::new("k"), 16, None).await.unwrap_err().report();
     assert_eq!(failed.class, Class::Local);
     assert!(failed.message.contains("journal") && failed.remedy.unwrap().contains("state_dir"), "{}", failed.message);
 }
@@ -113,6 +116,7 @@ fn lines() -> Vec<Line> {
         key: ObjectKey::new("k é \"quoted\"\n"),
         part_size: 5 << 20,
         begun: "2026-11-23T22:13:00.5Z".parse().unwrap(),
+        sealed: None,
     };
     vec![
         Line::Intent(intent),
@@ -130,7 +134,7 @@ proptest! {
     fn a_torn_tail_loses_itself_only(at in any::<prop::sample::Index>(), flip in 1_u8..) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.upload");
-        let encoded: Vec<Vec<u8>> = lines().iter().map(record::encode).collect();
+        let encoded: Vec<Vec<u8>> = lines().iter().map(|line| record::encode(line).to_vec()).collect();
         let whole = encoded.concat();
         let at = at.index(whole.len());
         let before = encoded.iter().scan(0, |end, line| { *end += line.len(); Some(*end) }).filter(|end| *end <= at).count();
@@ -162,11 +166,28 @@ fn a_checksum_in_other_letters_is_damage() {
 }
 
 #[test]
+fn the_format_of_an_encrypted_object_does_not_move_and_shows_no_key() {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal/2.upload")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("2.upload");
+    std::fs::write(&path, &text).unwrap();
+    let lines: Vec<Line> = record::read(&path).unwrap().collect();
+    let encoded = lines.iter().map(|line| record::encode(line).to_vec()).collect::<Vec<_>>().concat();
+    assert_eq!((String::from_utf8(encoded).unwrap(), record::valid(&path).unwrap()), (text.clone(), text.len() as u64));
+    let [Line::Intent(intent), _, first, second, Line::Part(_)] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(!format!("{intent:?}").contains("c2VjcmV0") && text.contains("c2VjcmV0"), "{intent:?}");
+    let tags = record::tags([first, second].map(Clone::clone).into_iter()).unwrap();
+    assert_eq!(tags.as_bytes(), [[1; 16], [2; 16], [3; 16]].concat());
+    assert!(record::tags([second.clone()].into_iter()).is_none(), "the first is missing");
+}
+
+#[test]
 fn the_format_does_not_move() {
     // A golden value: entries of this version must stay readable.
     let text =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal/1.upload")).unwrap();
-    let encoded = lines().iter().map(record::encode).collect::<Vec<_>>().concat();
+    let encoded = lines().iter().map(|line| record::encode(line).to_vec()).collect::<Vec<_>>().concat();
     assert_eq!(text, String::from_utf8(encoded).unwrap());
     let Line::Part(part) = &lines()[2] else { panic!() };
     assert_eq!(part.uploaded.checksum.map(Checksum::algorithm), Some(Algorithm::Crc32c));

@@ -34,7 +34,7 @@ impl House {
     /// An upload whose process dies after `steps`: 1 the intent, 2 the upload, 3 its ID, 4 a part.
     async fn crash(&self, item: &str, steps: u32) {
         let key = Self::key("n", item);
-        let entry = Journal::open(self.state.path(), "primary", "b").unwrap().begin(&key, 16).await.unwrap();
+        let entry = Journal::open(self.state.path(), "primary", "b").unwrap().begin(&key, 16, None).await.unwrap();
         if steps >= 2 {
             let id = self.store.create_upload(&key).await.unwrap();
             if steps >= 3 {

@@ -91,7 +91,7 @@ impl Backup {
         });
         Parent {
             chunks: Arc::new(ChunkTable::new(chunks, |_| false).unwrap()),
-            files: Box::new(files),
+            files: Files::Listed(Box::new(files)),
             settled: FileTime { seconds: i64::MAX, nanoseconds: 0 },
             doubtful: HashSet::new(),
         }
