@@ -5,8 +5,13 @@
 //! and compares each data object's size and checksum; [`Depth::Data`] also reads every chunk and checks its digest, as a restore
 //! would.
 //!
+//! Of an encrypted backup a machine without a key proves less: that each object is there, of its size and checksum, begins with a
+//! header of age and has the length of a payload, and that the index has its digest. What is in them it cannot read; [`Findings::locked`] says
+//! so, item by item. With a key it proves all of it, and with [`Depth::Data`] also that each object ends where it should.
+//!
 //! # What it costs
-//! Structure: one GET and one HEAD an object. Data: the whole backup is downloaded, on [`crate::download::plain`]'s memory.
+//! Structure: a HEAD for each object and a GET for each index; of encrypted objects a small GET besides. Data: the whole backup is
+//! downloaded, on [`crate::download::plain`]'s memory.
 //!
 //! # What happens on failure
 //! An object that is missing or differs is a [`Finding`]. A failure that proves nothing about the backup (an unreachable service, a
@@ -23,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checksum::Checksum;
 use crate::download::index::{self, IndexFile};
-use crate::download::{self, Error, Progress, Selection, plain};
+use crate::download::{self, Error, Progress, Selection, plain, sealed};
 use crate::error::{Class, Classify as _};
 use crate::format::index::Record;
 use crate::format::key::{Name, ObjectKey};
@@ -59,6 +64,8 @@ pub struct Findings {
     /// Plain bytes that were read and checked; none at [`Depth::Structure`].
     pub bytes: u64,
     pub list: Vec<Finding>,
+    /// Items that no identity opens: nothing is proven of their content. Why, with the first object of each that is locked.
+    pub locked: Vec<Finding>,
 }
 
 /// Asks EC2 for the snapshots of a backup: each must exist, complete, and be of the volume that the manifest names.
@@ -117,11 +124,11 @@ struct Check<'a> {
     findings: Findings,
 }
 
-/// Turns an error that proves the backup damaged into a finding; returns any other.
+/// Turns an error that proves the backup damaged, or locked, into a finding; returns any other.
 fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
     let report = error.report();
     match report.class {
-        Class::Integrity | Class::NotFound => {
+        Class::Integrity | Class::NotFound | Class::Identity => {
             Ok(Finding { item: item.clone(), key: error.key().cloned(), class: report.class, message: report.message })
         }
         _ => Err(error),
@@ -129,12 +136,20 @@ fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
 }
 
 impl Check<'_> {
+    fn add(&mut self, found: Finding) {
+        if found.class != Class::Identity {
+            self.findings.list.push(found);
+        } else if !self.findings.locked.iter().any(|locked| locked.item == found.item) {
+            self.findings.locked.push(found);
+        }
+    }
+
     fn push(&mut self, item: &Name, key: Option<ObjectKey>, class: Class, message: String) {
         self.findings.list.push(Finding { item: item.clone(), key, class, message });
     }
 
     async fn stream(&mut self, item: &Item, stream: &Stream, depth: Depth) -> Result<(), Error> {
-        let bad = self.objects(&item.name, stream).await?;
+        let bad = self.objects(&item.name, stream, depth).await?;
         let index = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
@@ -144,16 +159,13 @@ impl Check<'_> {
         let index = match index {
             Ok(index) => index,
             Err(error) => {
-                self.findings.list.push(finding(&item.name, error)?);
+                self.add(finding(&item.name, error)?);
                 return Ok(());
             }
         };
-        match self.index(&item.name, stream, &index).await {
-            Ok(()) => {}
-            Err(error) => {
-                self.findings.list.push(finding(&item.name, error)?);
-                return Ok(());
-            }
+        if let Err(error) = self.index(&item.name, stream, &index).await {
+            self.add(finding(&item.name, error)?);
+            return Ok(());
         }
         match depth {
             Depth::Structure => Ok(()),
@@ -162,23 +174,29 @@ impl Check<'_> {
     }
 
     /// Checks the objects. Returns the keys of those that are missing or differ.
-    async fn objects(&mut self, item: &Name, stream: &Stream) -> Result<BTreeSet<ObjectKey>, Error> {
-        let store = &self.location.store;
-        let heads = stream::iter(&stream.objects)
-            .map(|object| async move { (object, store.head(&object.key).await.map_err(Error::store(&object.key))) });
-        let mut heads = std::pin::pin!(heads.buffered(download::requests(self.location)));
+    async fn objects(
+        &mut self,
+        item: &Name,
+        stream: &Stream,
+        depth: Depth,
+    ) -> Result<BTreeSet<ObjectKey>, Error> {
+        let location = self.location;
+        let examined = stream::iter(&stream.objects).map(|object| async move {
+            let found = examine(location, object, depth).await;
+            (object, found)
+        });
+        let mut examined = std::pin::pin!(examined.buffered(download::requests(location)));
         let mut bad = BTreeSet::new();
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Error::Cancelled),
-                next = heads.next() => next,
+                next = examined.next() => next,
             };
-            let Some((object, info)) = next else { return Ok(bad) };
+            let Some((object, found)) = next else { return Ok(bad) };
             self.findings.objects += 1;
-            let checked = info.and_then(|info| compare(object, info.size, info.checksum));
-            if let Err(error) = checked {
-                self.findings.list.push(finding(item, error)?);
+            if let Err(error) = found {
+                self.add(finding(item, error)?);
                 bad.insert(object.key.clone());
             }
         }
@@ -222,7 +240,7 @@ impl Check<'_> {
             // A missing object is one finding, not one for each of its ranges.
             let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
             if !known {
-                self.findings.list.push(found);
+                self.add(found);
             }
             let Some(positions) = positions else { return Ok(()) };
             left = without(left, read, &positions);
@@ -247,6 +265,28 @@ fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Rang
         }
     }
     left
+}
+
+/// Checks one object; of an encrypted one also its header, and that the payload has the length that the manifest says.
+async fn examine(location: &Location, object: &DataObject, depth: Depth) -> Result<(), Error> {
+    let info = location.store.head(&object.key).await.map_err(Error::store(&object.key))?;
+    compare(object, info.size, info.checksum)?;
+    if !object.key.is_encrypted() {
+        return Ok(());
+    }
+    let (header, length) = sealed::inspect(location, object).await?;
+    if length != object.payload_len() {
+        let (expected, found) = (object.payload_len().to_string(), length.to_string());
+        return Err(Error::Object { key: object.key.clone(), field: "the length of the payload", expected, found });
+    }
+    if depth == Depth::Data && !location.identities.is_empty() {
+        match sealed::prove_end(location, object, &header).await {
+            // Reading its chunks says so too, if any is to be read.
+            Err(Error::Identity { .. }) => {}
+            ended => ended?,
+        }
+    }
+    Ok(())
 }
 
 fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result<(), Error> {

@@ -62,7 +62,7 @@ pub use encrypt::{Diverged, Encryptor, Run};
 pub use envelope::{Envelope, Interrupted, JournalError};
 pub use faults::PayloadError;
 pub use header::{HeaderError, Opened};
-pub use key::{Fingerprint, FingerprintError, Identity, KeyError, Recipient};
+pub use key::{Fingerprint, FingerprintError, Identity, KeyError, Kind, Recipient};
 pub use list::{ListError, Reason, identities, recipients};
 pub use ranged::Ranged;
 pub use size::{CHUNK, Layout, SEALED_CHUNK, SizeError, TAG};

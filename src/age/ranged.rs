@@ -82,6 +82,32 @@ impl Ranged {
         Ok(())
     }
 
+    /// The same in one buffer, for a range that begins with a chunk: `sealed` begins with the plain bytes of its chunks afterwards.
+    ///
+    /// # Errors
+    /// As [`Ranged::open`]. `sealed` has no meaning then.
+    ///
+    /// # Panics
+    /// When `range` begins within a chunk.
+    pub fn open_in_place(&self, range: &Range<u64>, sealed: &mut [u8]) -> Result<(), PayloadError> {
+        assert!(range.start.is_multiple_of(CHUNK as u64), "the range begins with a chunk");
+        let expected = self.fetch(range).map_or(0, |fetch| fetch.end - fetch.start);
+        if sealed.len() as u64 != expected {
+            return Err(PayloadError::Range { expected, found: sealed.len() as u64 });
+        }
+        // A chunk that is refused must still be there, so that the reason can be found.
+        let mut plain = Zeroizing::new(vec![0; CHUNK]);
+        let (mut chunk, mut at, mut to) = (range.start / CHUNK as u64, 0, 0);
+        while at < sealed.len() {
+            let end = sealed.len().min(at + SEALED_CHUNK);
+            let plain = &mut plain[..end - at - TAG];
+            self.chunk(chunk, &sealed[at..end], &sealed[end..], at > 0, plain)?;
+            sealed[to..to + plain.len()].copy_from_slice(plain);
+            (chunk, at, to) = (chunk + 1, end, to + plain.len());
+        }
+        Ok(())
+    }
+
     /// The bytes of the object that prove its length: its last chunk.
     #[must_use]
     pub fn end(&self) -> Range<u64> {

@@ -1,5 +1,6 @@
 //! The arguments of the command line, with the text of `--help`.
 
+mod key;
 mod kubernetes;
 mod site;
 mod snapshot;
@@ -13,6 +14,7 @@ use super::help;
 use crate::catalog::Selector;
 use crate::format::key::Name;
 
+pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
 };
@@ -93,6 +95,9 @@ pub(super) enum Command {
     Kubernetes(KubernetesCommand),
     /// Test locations: every permission, connection and credential that Penstock needs there.
     Validate(Validate),
+    /// Keys of client-side encryption: make a pair, or show whose a file is.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Print IAM policies for a location, ready to paste.
     Policy(Policy),
     /// Check the configuration, or show how to write one.
@@ -273,6 +278,8 @@ pub(super) struct Show {
     pub(super) backup: Selector,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// List the files of its trees.
     #[arg(long)]
     pub(super) files: bool,
@@ -287,6 +294,8 @@ pub(super) struct Restore {
     pub(super) backup: Selector,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// The directory to restore into; made where it does not exist.
     #[arg(long, value_name = "DIR")]
     pub(super) to: PathBuf,
@@ -311,6 +320,8 @@ pub(super) struct Cat {
     pub(super) backup: Selector,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// Which item, where the backup has several.
     #[arg(long, value_name = "ITEM")]
     pub(super) item: Option<Name>,
@@ -327,6 +338,8 @@ pub(super) struct Verify {
     pub(super) backup: Option<Selector>,
     #[command(flatten)]
     pub(super) place: Place,
+    #[command(flatten)]
+    pub(super) key: Key,
     /// The newest backup of each job and node.
     #[arg(long, conflicts_with = "all")]
     pub(super) latest: bool,

@@ -182,3 +182,16 @@ Examples:
   penstock config example > /etc/penstock/penstock.toml
   penstock --config ./new.toml config check
   penstock config schema > penstock.schema.json";
+
+pub(in crate::cli) const KEY_GENERATE: &str = "\
+Examples:
+  penstock key generate operator.txt
+  penstock key generate - | age --passphrase > operator.txt.age     protected by a passphrase; to restore, --identity <(age --decrypt operator.txt.age)
+
+Exit codes: 0, 73 where the file exists, 74 where it cannot be written.";
+
+pub(in crate::cli) const KEY_SHOW: &str = "\
+Examples:
+  penstock key show operator.txt
+  penstock key show recipients.txt
+  age --decrypt operator.txt.age | penstock key show /dev/stdin";

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{KubernetesDiff, KubernetesObjects, OutputFormat};
+use super::key::{Need, unlock};
 use super::output::{Done, count};
 use super::{Failure, args, read, session};
 use crate::catalog::Selector;
@@ -40,7 +41,8 @@ pub(super) async fn objects(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
+    let need = if args.yaml.is_some() { Need::Content } else { Need::Index };
+    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, need, cancel).await?;
     if let Some(wanted) = args.yaml.clone() {
         return one(archives, wanted, format, cancel).await;
     }
@@ -69,12 +71,14 @@ pub(super) async fn objects(
 /// The backup's manifest, and its items of API objects.
 async fn opened(
     config: &Config,
-    place: &args::Place,
+    from: (&args::Place, &args::Key),
     backup: &Selector,
+    need: Need,
     cancel: &CancellationToken,
 ) -> Result<(Manifest, Vec<Archive>), Failure> {
-    let catalog = read::open(config, place, backup, cancel)?;
-    let manifest = read::find(&catalog, backup).await?;
+    let catalog = read::open(config, from, backup, cancel)?;
+    let mut manifest = read::find(&catalog, backup).await?;
+    unlock(&catalog.location, &mut manifest, need)?;
     let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
     Ok((manifest, archives))
 }
@@ -206,7 +210,7 @@ pub(super) async fn diff(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
+    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let out = BufWriter::with_capacity(BUFFER, io::stdout());
     let mut printer = Printer { out, format, manifest: &manifest, rows: 0 };

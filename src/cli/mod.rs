@@ -8,6 +8,7 @@ mod backup;
 mod daemon;
 mod file_list;
 mod help;
+mod key;
 mod kubernetes;
 mod logging;
 mod output;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check) => session::check(&cli.config),
         Command::Completions { shell } => Ok(pages::completions(shell)),
         Command::Man { folder } => pages::man(&folder),
+        Command::Key(command) => key::run(&command, format),
         _ => run(&cli, &levels),
     };
     match result {
@@ -136,7 +138,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
             Command::Policy(args) if args.kubernetes => roles::print(&config, &args.service_account),
             Command::Policy(args) => validate::policy(&config, args),
-            Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => {
+            Command::Config(_) | Command::Completions { .. } | Command::Man { .. } | Command::Key(_) => {
                 unreachable!("needs no session, and is handled before")
             }
         }

@@ -116,6 +116,9 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
         "failed_items": failed_items(manifest),
         "warnings": manifest.warnings,
     });
+    if let Some(encryption) = &manifest.encryption {
+        json["recipients"] = json!(encryption.recipients);
+    }
     let objects = cluster_objects(manifest);
     if !objects.is_empty() {
         json["kubernetes"] = json!(objects);

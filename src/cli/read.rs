@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
+use super::key::{Need, described, reveal, unlock};
 use super::output::{self, Done};
 use super::session::Session;
 use super::{Failure, file_list, progress};
@@ -16,10 +17,13 @@ use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
 use crate::config::Config;
 use crate::error::{Class, Classify as _};
 use crate::format::ebs::EbsSnapshot;
+use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome, Warning};
+use crate::location::Location;
+use crate::location::keys::Locked;
 use crate::restore as files;
 use crate::snapshot::claim;
-use crate::verify::{self as check, Depth};
+use crate::verify::{self as check, Depth, Finding};
 
 pub(super) async fn list(config: &Config, args: &args::List, cancel: &CancellationToken) -> Result<Done, Failure> {
     let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
@@ -62,14 +66,14 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
     Ok(if faults.is_empty() { done } else { done.something_failed() })
 }
 
-/// Opens the location that stores the selected backup.
+/// Opens the location that stores the selected backup, with the keys that read it.
 pub(super) fn open(
     config: &Config,
-    place: &args::Place,
+    (place, key): (&args::Place, &args::Key),
     backup: &Selector,
     cancel: &CancellationToken,
 ) -> Result<Catalog, Failure> {
-    Session::reading(config, place, cancel).catalog_of(place.location.as_deref(), backup.job())
+    Session::reading(config, place, cancel).with_key(key)?.catalog_of(place.location.as_deref(), backup.job())
 }
 
 /// The manifest that a selector names. Logs if it is another node's and the selector names no node.
@@ -88,17 +92,19 @@ pub(super) async fn show(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let catalog = open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let mut manifest = find(&catalog, &args.backup).await?;
     if args.files {
+        unlock(&catalog.location, &mut manifest, Need::Index)?;
         return file_list::show(&catalog.location, manifest, format).await;
     }
+    reveal(&catalog.location, &mut manifest);
     let json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
-    Ok(Done::new(readable(&manifest), json))
+    Ok(Done::new(readable(&manifest, &catalog.location), json))
 }
 
 /// A manifest for people; `--output json` has all of it.
-fn readable(manifest: &Manifest) -> String {
+fn readable(manifest: &Manifest, location: &Location) -> String {
     let Manifest { id, job, node, cluster, agent, started, finished, parent, labels, outcome, items, warnings, .. } =
         manifest;
     let when = started.strftime("%Y-%m-%d %H:%M:%S UTC");
@@ -113,6 +119,7 @@ fn readable(manifest: &Manifest) -> String {
         format!("agent     penstock {agent}"),
     ];
     lines.extend(labels.iter().map(|(label, value)| format!("label     {label} = {value}")));
+    lines.extend(described(manifest, location));
     lines.extend(items.iter().flat_map(item_lines));
     if warnings.count > 0 {
         lines.push(format!("warnings  {}", warnings.count));
@@ -169,8 +176,9 @@ pub(super) async fn restore(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let catalog = open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let mut manifest = find(&catalog, &args.backup).await?;
+    unlock(&catalog.location, &mut manifest, Need::Content)?;
     let options = files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
@@ -228,8 +236,9 @@ fn plain_bytes(manifest: &Manifest) -> u64 {
 }
 
 pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let catalog = open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let mut manifest = find(&catalog, &args.backup).await?;
+    unlock(&catalog.location, &mut manifest, Need::Content)?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
     let stdout = stdout.map_err(|error| Failure::local("open standard output", &error))?;
     let stdout = tokio::fs::File::from_std(stdout.into());
@@ -243,9 +252,11 @@ pub(super) async fn verify(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalogs = match &args.backup {
-        Some(selector) => vec![open(config, &args.place, selector, cancel)?],
-        None => Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?,
+    let catalogs = if let Some(selector) = &args.backup {
+        vec![open(config, (&args.place, &args.key), selector, cancel)?]
+    } else {
+        let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
+        session.catalogs(args.place.location.as_deref())?
     };
     let mut entries = Vec::new();
     for catalog in &catalogs {
@@ -263,17 +274,26 @@ pub(super) async fn verify(
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
     for (catalog, entry) in &entries {
-        let findings = verify_one(catalog, entry, depth, format, cancel).await?;
+        let verdict = verify_one(catalog, entry, depth, format, cancel).await?;
+        let Verdict { findings, locked, .. } = &verdict;
         let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
-        text.extend([name.as_str(), if findings.is_empty() { ": ok\n" } else { ": DAMAGED\n" }]);
-        for (class, message) in &findings {
+        text.extend([name.as_str(), verdict.words(depth)]);
+        let not_proven = locked.iter().filter(|_| depth == Depth::Data).map(|(class, ..)| class);
+        if let Some(class) = findings.iter().map(|(class, _)| class).chain(not_proven).next() {
             first.get_or_insert(*class);
+        }
+        for (class, message) in findings {
             text.extend(["  ", class.as_str(), ": ", message.as_str(), "\n"]);
         }
-        let list: Vec<Value> =
-            findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect();
+        for (_, item, message) in locked {
+            text.extend(["  not proven: the content of ", item.as_str(), ": ", message.as_str(), "\n"]);
+        }
         results.push(json!({
-            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": catalog.location.name(), "ok": findings.is_empty(), "findings": list,
+            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": catalog.location.name(),
+            "ok": findings.is_empty() && (locked.is_empty() || depth == Depth::Structure),
+            "encrypted": verdict.encrypted,
+            "findings": findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect::<Vec<_>>(),
+            "not_proven": locked.iter().map(|(class, item, message)| json!({ "class": class, "item": item, "message": message })).collect::<Vec<_>>(),
         }));
     }
     let done = Done::new(text, json!({ "ok": first.is_none(), "data": args.data, "backups": results }));
@@ -283,24 +303,53 @@ pub(super) async fn verify(
     })
 }
 
+/// What verifying one backup found.
+struct Verdict {
+    encrypted: bool,
+    findings: Vec<(Class, String)>,
+    /// Items whose content nobody here can read.
+    locked: Vec<(Class, Name, String)>,
+}
+
+impl Verdict {
+    fn words(&self, depth: Depth) -> &'static str {
+        match (self.findings.is_empty(), self.locked.is_empty(), depth) {
+            (false, ..) => ": DAMAGED\n",
+            (true, false, Depth::Data) => ": NOT PROVEN\n",
+            (true, false, Depth::Structure) => ": ok as far as it can be seen without the key\n",
+            (true, true, _) => ": ok\n",
+        }
+    }
+}
+
 async fn verify_one(
     catalog: &Catalog,
     entry: &Entry,
     depth: Depth,
     format: OutputFormat,
     cancel: &CancellationToken,
-) -> Result<Vec<(Class, String)>, Failure> {
-    let manifest = match catalog.manifest(entry).await {
+) -> Result<Verdict, Failure> {
+    let mut manifest = match catalog.manifest(entry).await {
         Ok(manifest) => manifest,
         // A manifest that is refused is a finding; one that cannot be fetched fails the command.
-        Err(error @ crate::catalog::Error::Manifest { .. }) => return Ok(vec![(error.class(), error.to_string())]),
+        Err(error @ crate::catalog::Error::Manifest { .. }) => {
+            let findings = vec![(error.class(), error.to_string())];
+            return Ok(Verdict { encrypted: false, findings, locked: Vec::new() });
+        }
         Err(error) => return Err(error.into()),
     };
+    let locked = unlock(&catalog.location, &mut manifest, Need::Index).err();
     let (done, count) = counter();
     let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
     let work = check::verify(&catalog.location, &manifest, depth, cancel, &count);
-    let mut findings = progress::shown(format, "verify", state, work).await?.list;
+    let found = progress::shown(format, "verify", state, work).await?;
+    let mut findings = found.list;
     findings.extend(check::snapshots(&catalog.location, &manifest).await?);
-    Ok(findings.into_iter().map(|finding| (finding.class, finding.message)).collect())
+    let findings = findings.into_iter().map(|finding| (finding.class, finding.message)).collect();
+    // What names the recipients says more than what one object says.
+    let why = |message| locked.as_ref().map_or(message, Locked::to_string);
+    let locked = found.locked.into_iter().map(|Finding { class, item, message, .. }| (class, item, why(message)));
+    let locked = locked.collect();
+    Ok(Verdict { encrypted: manifest.encryption.is_some(), findings, locked })
 }

@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::key::identities;
 use super::output::Done;
 use super::{Failure, args};
+use crate::age::Identity;
 use crate::aws::AwsLocation;
 use crate::catalog::Catalog;
 use crate::cluster::{self, Cluster};
@@ -142,12 +144,22 @@ pub(super) struct Session<'a> {
     aws: Aws,
     cancel: &'a CancellationToken,
     opened: BTreeMap<&'a str, Location>,
+    /// What encrypted backups are read with.
+    identities: Arc<[Identity]>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
         let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
-        Self { config, process, cluster: &config.cluster, aws: Aws::of(config), cancel, opened: BTreeMap::new() }
+        Self {
+            config,
+            process,
+            cluster: &config.cluster,
+            aws: Aws::of(config),
+            cancel,
+            opened: BTreeMap::new(),
+            identities: Arc::default(),
+        }
     }
 
     /// A session for the commands that read backups, perhaps another cluster's.
@@ -156,12 +168,18 @@ impl<'a> Session<'a> {
         Self { cluster, ..Self::new(config, cancel) }
     }
 
+    /// The same, for the commands that read what is in backups.
+    pub(super) fn with_key(self, key: &args::Key) -> Result<Self, Failure> {
+        Ok(Self { identities: identities(self.config, key)?, ..self })
+    }
+
     /// Opens a location whose requests outlive the command's cancellation, so that a run can abort its uploads.
     pub(super) fn open(&mut self, location: &'a config::Location) -> Result<Location, Failure> {
         if let Some(location) = self.opened.get(location.name.as_str()) {
             return Ok(location.clone());
         }
         let opened = Location::open(&self.aws, location, (self.cluster, &self.config.node), &self.process)?;
+        let opened = opened.with_identities(Arc::clone(&self.identities));
         self.opened.insert(&location.name, opened.clone());
         Ok(opened)
     }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::SnapshotRestore;
 use super::output::Done;
+use super::session::Session;
 use super::{Failure, read};
 use crate::config::Config;
 use crate::disks::Encryption;
@@ -17,7 +18,9 @@ pub(super) async fn restore(
     args: &SnapshotRestore,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = read::open(config, &args.place, &args.backup, cancel)?;
+    // Needs no key: EC2 shows all that is said of snapshots.
+    let mut session = Session::reading(config, &args.place, cancel);
+    let catalog = session.catalog_of(args.place.location.as_deref(), args.backup.job())?;
     let manifest = read::find(&catalog, &args.backup).await?;
     let (item, original) = restore::find(&manifest, &args.volume)?;
     let wanted = wanted(args);

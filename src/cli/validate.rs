@@ -6,8 +6,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Policy, Skipped, Validate};
+use super::key::identities;
 use super::output::Done;
 use super::{Failure, session};
+use crate::age::Identity;
 use crate::aws::{self, AwsLocation};
 use crate::config::{Config, Location, Objects, SourceKind};
 use crate::error::Classify as _;
@@ -24,11 +26,12 @@ pub(super) async fn validate(config: &Config, args: &Validate, cancel: &Cancella
     } else {
         args.locations.iter().map(|name| session::location(config, Some(name))).collect::<Result<Vec<_>, _>>()?
     };
+    let identities = identities(config, &args.key)?;
     let skip = if args.skip.contains(&Skipped::Ec2) { Skip::Ec2 } else { Skip::Nothing };
     let mut proofs = Vec::new();
     for location in locations {
         if !cancel.is_cancelled() {
-            proofs.push(one(config, location, skip, cancel).await);
+            proofs.push(one(config, location, &identities, skip, cancel).await);
         }
     }
     let mut json = json!({ "locations": proofs.iter().map(Proof::to_json).collect::<Vec<_>>() });
@@ -58,7 +61,13 @@ fn cluster_sources<'a>(config: &'a Config, locations: &[String]) -> Vec<(String,
     objects.collect()
 }
 
-async fn one(config: &Config, location: &Location, skip: Skip, cancel: &CancellationToken) -> Proof {
+async fn one(
+    config: &Config,
+    location: &Location,
+    identities: &Arc<[Identity]>,
+    skip: Skip,
+    cancel: &CancellationToken,
+) -> Proof {
     let process = Process::of(config, Metrics::new());
     let connected = match AwsLocation::connect(location, process.metrics.location(&location.name)) {
         Ok(connected) => Arc::new(connected),
@@ -72,6 +81,7 @@ async fn one(config: &Config, location: &Location, skip: Skip, cancel: &Cancella
     };
     let whose = (&config.cluster, &config.node);
     let opened = opened::Location::new(connected.clone(), location, whose, &process);
+    let opened = opened.with_identities(Arc::clone(identities));
     prove(&opened, &*connected, skip, cancel).await
 }
 

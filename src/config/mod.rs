@@ -124,6 +124,7 @@ fn config(section: &Section) -> Option<Config> {
     let cluster = section.required("cluster", cluster, "name the cluster: it is the first part of every backup's key");
     let node = node(section);
     let state_dir = section.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/penstock"));
+    let identity_file = section.path("identity_file");
     let admin = section.table("admin", admin);
     let log = section.table("log", log);
     let kubernetes = section.table("kubernetes", kubernetes);
@@ -139,6 +140,7 @@ fn config(section: &Section) -> Option<Config> {
         cluster: cluster?,
         node: node?,
         state_dir,
+        identity_file,
         admin,
         log,
         limits,

@@ -21,6 +21,8 @@ pub struct Config {
     /// The host's name if the file has none.
     pub node: Name,
     pub state_dir: PathBuf,
+    /// The private keys with which the commands that read backups open encrypted ones.
+    pub identity_file: Option<PathBuf>,
     pub admin: Admin,
     pub log: Log,
     pub limits: Limits,

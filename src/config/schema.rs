@@ -20,6 +20,10 @@ pub fn schema() -> Value {
         text("cluster", "The cluster's name, the first part of every backup's key: [a-z0-9._-]."),
         text("node", "This machine's name. Not set: the host's name."),
         default_text("state_dir", "Journals of running uploads, and records of jobs.", "/var/lib/penstock"),
+        text(
+            "identity_file",
+            "The private keys that open encrypted backups, only where one restores; `run` and `backup` never read it.",
+        ),
         ("admin", admin()),
         ("log", log()),
         ("limits", limits()),

@@ -1,4 +1,4 @@
-//! Downloads a stream's index and checks it against the manifest before decoding any of it.
+//! Downloads a stream's index and checks it against the manifest before decrypting and decoding any of it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -10,7 +10,9 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::Error;
+use super::{Error, sealed};
+use crate::age::header::HeaderError;
+use crate::age::{self, Identity, Opened};
 use crate::error::Classify as _;
 use crate::format::index::{self, Reader};
 use crate::format::key::ObjectKey;
@@ -21,11 +23,12 @@ use crate::store::Download;
 /// A longer index is kept in a temporary file.
 pub const IN_MEMORY: u64 = 4 << 20;
 
-/// A checked index object, still compressed. Clones share it, and it can be opened any number of times.
+/// A checked index object, still compressed, and encrypted if it is. Clones share it, and it can be opened any number of times.
 #[derive(Debug, Clone)]
 pub struct IndexFile {
     key: ObjectKey,
     data: Data,
+    identities: Arc<[Identity]>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,12 +40,28 @@ enum Data {
 
 /// A compressed index as a reader.
 #[derive(Debug)]
-pub struct Input {
+pub enum Input {
+    Plain(Stored),
+    Sealed(Box<age::Reader<Stored>>),
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stored) => stored.read(buffer),
+            Self::Sealed(reader) => reader.read(buffer),
+        }
+    }
+}
+
+/// The bytes of an index object.
+#[derive(Debug)]
+pub struct Stored {
     data: Data,
     position: u64,
 }
 
-impl Read for Input {
+impl Read for Stored {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match &self.data {
             Data::Memory(bytes) => {
@@ -65,10 +84,31 @@ impl IndexFile {
     /// Starts reading from the beginning. Reading the records blocks.
     ///
     /// # Errors
-    /// When the object is not an index.
+    /// When the object is not an index, or none of the identities opens it.
     pub fn open(&self, stream: &Stream) -> Result<Records, Error> {
-        let input = Input { data: self.data.clone(), position: 0 };
+        let input = if self.key.is_encrypted() {
+            let opened = self.header(|bytes| Opened::read(bytes, &self.identities))?;
+            let payload = self.stored(opened.layout().prefix());
+            Input::Sealed(Box::new(age::Reader::new(opened, payload)))
+        } else {
+            Input::Plain(self.stored(0))
+        };
         index::open(input, stream).map_err(|error| self.refused(error))
+    }
+
+    /// Reads the header of an encrypted index.
+    ///
+    /// # Errors
+    /// When it is none, or `read` refuses it.
+    pub fn header<T>(&self, read: impl Fn(&[u8]) -> Result<T, HeaderError>) -> Result<T, Error> {
+        let mut bytes = Vec::new();
+        let failed = |error| Error::Local { action: "read the index from a temporary file", error };
+        self.stored(0).take(sealed::LONGEST).read_to_end(&mut bytes).map_err(failed)?;
+        read(&bytes).map_err(|error| sealed::refused(&self.key, error))
+    }
+
+    fn stored(&self, position: u64) -> Stored {
+        Stored { data: self.data.clone(), position }
     }
 
     /// Adds the index's key to an error.
@@ -90,7 +130,7 @@ pub async fn fetch(location: &Location, stream: &Stream) -> Result<IndexFile, Er
         location.once_more(error.class()).await;
         data = attempt(location, &stream.index).await;
     }
-    Ok(IndexFile { key: stream.index.key.clone(), data: data? })
+    Ok(IndexFile { key: stream.index.key.clone(), data: data?, identities: Arc::clone(&location.identities) })
 }
 
 async fn attempt(location: &Location, index: &IndexObject) -> Result<Data, Error> {

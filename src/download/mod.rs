@@ -1,16 +1,17 @@
 //! Reads stored chunks back into a stream's plain bytes.
 //!
 //! ```text
-//! index ─ decode, group (one thread) ─ ranged GET ─ decompress, check (the pool) ─ plain bytes, in stream order
+//! index ─ decode, group (one thread) ─ ranged GET ─ decrypt, decompress, check (the pool) ─ plain bytes, in stream order
 //! ```
 //!
 //! # What it promises
 //! Returns only checked bytes: the index is checked against the manifest ([`index`]), each chunk against its SHA-256
-//! ([`plain`]). Any other data is an error that names the object's key and what was expected.
+//! ([`plain`]). Any other data is an error that names the object's key and what was expected. An object whose key ends in `.age` is
+//! decrypted with the location's identities; each of its chunks is proven to be that object's, in its place.
 //!
 //! # What it costs
 //! One [`crate::budget::Reservation`], taken whole at the start, and at most [`index::IN_MEMORY`] bytes of index; a longer
-//! index is kept in an unnamed temporary file.
+//! index is kept in an unnamed temporary file, encrypted if it is. One small GET more for each encrypted object.
 //!
 //! # What happens on failure
 //! The location's store repeats requests and bodies that break off; bytes with a wrong digest are fetched once more. The
@@ -20,6 +21,7 @@ pub mod index;
 pub mod input;
 pub mod plain;
 mod plan;
+pub mod sealed;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -30,6 +32,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
+use crate::age::PayloadError;
+use crate::age::header::HeaderError;
 use crate::budget::TooSmall;
 use crate::error::{Class, Classify, Report};
 use crate::format::index::IndexError;
@@ -70,6 +74,25 @@ pub enum Error {
     },
     #[error("the object {key}: the chunk at byte {offset} {reason}")]
     Chunk { key: ObjectKey, offset: u64, reason: String },
+    /// None of the location's identities opens the object.
+    #[error("could not decrypt the object {key}: it {error}")]
+    Identity {
+        key: ObjectKey,
+        #[source]
+        error: HeaderError,
+    },
+    #[error("could not decrypt the object {key}: {error}")]
+    Header {
+        key: ObjectKey,
+        #[source]
+        error: HeaderError,
+    },
+    #[error("could not decrypt the object {key}: it {error}")]
+    Payload {
+        key: ObjectKey,
+        #[source]
+        error: PayloadError,
+    },
     /// Fetching the chunks of these stream positions failed.
     #[error("{error}")]
     Fetch {
@@ -113,7 +136,10 @@ impl Error {
             | Self::Body { key, .. }
             | Self::Object { key, .. }
             | Self::Index { key, .. }
-            | Self::Chunk { key, .. } => Some(key),
+            | Self::Chunk { key, .. }
+            | Self::Identity { key, .. }
+            | Self::Header { key, .. }
+            | Self::Payload { key, .. } => Some(key),
             Self::Fetch { error, .. } => error.key(),
             Self::Memory(_) | Self::Local { .. } | Self::NoObject(_) | Self::Cancelled | Self::Stopped => None,
         }
@@ -128,7 +154,19 @@ impl Classify for Error {
             Self::Body { .. } => Class::Transient,
             // The index's digest was right, so the system failed to read the local copy.
             Self::Index { error: IndexError::Read(error), .. } if error.raw_os_error().is_some() => Class::Local,
-            Self::Object { .. } | Self::Index { .. } | Self::Chunk { .. } | Self::NoObject(_) => Class::Integrity,
+            Self::Identity { .. } => {
+                let remedy = "give the private key of one of the backup's recipients with --identity FILE";
+                return Report::new(Class::Identity, self.to_string()).remedy(remedy);
+            }
+            Self::Header { error, .. } if sealed::is_newer(error) => {
+                return Report::new(Class::Compat, self.to_string()).remedy("use a newer Penstock");
+            }
+            Self::Object { .. }
+            | Self::Index { .. }
+            | Self::Chunk { .. }
+            | Self::Header { .. }
+            | Self::Payload { .. }
+            | Self::NoObject(_) => Class::Integrity,
             Self::Memory(_) => {
                 return Report::new(Class::Config, self.to_string()).remedy("raise limits.memory");
             }

@@ -19,12 +19,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
-use super::plan::{self, Extent, Group, PLAIN, Piece, STORED};
+use super::plan::{self, Extent, Form, Group, PLAIN, Piece, STORED};
+use super::sealed::{Headers, Part};
 use super::{Error, Selection, get_into, requests};
+use crate::age::PayloadError;
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::Classify as _;
 use crate::format::codec::Codec;
-use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::location::Location;
 
@@ -71,7 +72,8 @@ pub fn read(
         let failed = |error| Error::Local { action: "start threads", error };
         let pool = location.process.pool().map_err(failed)?;
         let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
-        Driver { location, pool, stream, requests }.run(index, selection, sender).await
+        let headers = Arc::default();
+        Driver { location, pool, stream, requests, headers }.run(index, selection, sender).await
     };
     let driver = Some(Task(tokio::spawn(drive)));
     PlainReader { plain, driver, cancel }
@@ -120,6 +122,8 @@ struct Driver {
     stream: Arc<Stream>,
     /// Limits concurrent requests: a group may need several.
     requests: Arc<Semaphore>,
+    /// Of encrypted objects.
+    headers: Arc<Headers>,
 }
 
 impl Driver {
@@ -169,22 +173,22 @@ impl Driver {
         let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
-                Ok(()) => {
+                Ok(parts) => {
                     let opened;
                     (group, stored, plain, opened) =
-                        self.open(group, stored, plain).await.map_err(|error| (None, error))?;
+                        self.open(group, parts, stored, plain).await.map_err(|error| (None, error))?;
                     match opened {
                         Ok(()) => {
                             plain.commit(group.plain);
                             return Ok((group, plain.freeze()));
                         }
-                        Err(bad) => self.refused(&bad),
+                        Err(bad) => self.refused(&group, &bad),
                     }
                 }
                 Err((extent, error)) => (group.first_of(extent), error),
             };
             // The store repeats failed requests; bytes that fail their check are fetched once more here.
-            if spoilt || !matches!(error, Error::Object { .. } | Error::Body { .. } | Error::Chunk { .. }) {
+            if spoilt || !is_spoilt(&error) {
                 return Err((positions, error));
             }
             spoilt = true;
@@ -193,41 +197,63 @@ impl Driver {
         }
     }
 
-    /// Fills `into` with the extents, one behind the other. An error comes with the number of the failed extent.
-    async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<(), (usize, Error)> {
+    /// Fills `into` with the extents, each in its room, one behind the other. Returns what decrypts each, if it is encrypted. An error comes
+    /// with the number of the failed extent.
+    async fn get(&self, extents: &[Extent], mut into: &mut [u8]) -> Result<Vec<Option<Part>>, (usize, Error)> {
         let mut requests = Vec::with_capacity(extents.len());
         for (number, extent) in extents.iter().enumerate() {
             let part;
-            (part, into) = into.split_at_mut(extent.length);
+            (part, into) = into.split_at_mut(extent.room());
             let request = self.get_extent(extent, part);
             requests.push(async move { request.await.map_err(|error| (number, error)) });
         }
-        try_join_all(requests).await.map(drop)
+        try_join_all(requests).await
     }
 
-    async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Error> {
-        let object = self.stream.objects.get(extent.object as usize).ok_or(Error::NoObject(extent.object))?;
+    async fn get_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<Option<Part>, Error> {
+        let number = extent.object;
+        let object = self.stream.objects.get(number as usize).ok_or(Error::NoObject(number))?;
         let _permit = self.requests.acquire().await.map_err(|_| Error::Stopped)?;
-        get_into(&*self.location.store, &object.key, extent.offset, into).await
+        let store = &*self.location.store;
+        match extent.form {
+            Form::Plain => get_into(store, &object.key, extent.bytes.start, into).await.map(|()| None),
+            Form::Sealed => {
+                let part = self.headers.part(&self.location, (number, object), extent.bytes.clone()).await?;
+                get_into(store, &object.key, part.fetch.start, &mut into[..part.length()]).await?;
+                Ok(Some(part))
+            }
+        }
     }
 
-    fn refused(&self, Bad { piece, reason }: &Bad) -> (Option<Range<u64>>, Error) {
-        let Chunk { object, offset, plain_len, .. } = piece.chunk;
-        let positions = piece.position..piece.position + u64::from(plain_len);
-        let Some(object) = self.stream.objects.get(object as usize) else { return (None, Error::NoObject(object)) };
-        (Some(positions), Error::Chunk { key: object.key.clone(), offset, reason: reason.clone() })
+    fn refused(&self, group: &Group, bad: &Bad) -> (Option<Range<u64>>, Error) {
+        let (number, positions) = match bad {
+            Bad::Piece { piece, .. } => {
+                (piece.chunk.object, Some(piece.position..piece.position + u64::from(piece.chunk.plain_len)))
+            }
+            Bad::Extent { extent, .. } => (group.extents[*extent].object, group.first_of(*extent)),
+        };
+        // The header may be what was spoilt: of its nonce, only the payload says so.
+        self.headers.forget(number);
+        let Some(object) = self.stream.objects.get(number as usize) else { return (None, Error::NoObject(number)) };
+        let key = object.key.clone();
+        let error = match bad {
+            Bad::Piece { piece, reason } => Error::Chunk { key, offset: piece.chunk.offset, reason: reason.clone() },
+            Bad::Extent { error, .. } => Error::Payload { key, error: *error },
+        };
+        (positions, error)
     }
 
-    /// Decompresses and checks a group on the pool.
+    /// Decrypts, decompresses and checks a group on the pool.
     async fn open(
         &self,
         group: Group,
+        parts: Vec<Option<Part>>,
         mut stored: Buffer,
         mut plain: Buffer,
     ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
         self.pool.spawn(move || {
-            let result = open_group(&group, stored.spare(group.stored()), plain.spare(group.plain));
+            let result = open_group(&group, &parts, stored.spare(group.stored()), plain.spare(group.plain));
             // Fails only if nobody waits for the result any more.
             let _ = sender.send((group, stored, plain, result));
         });
@@ -235,19 +261,33 @@ impl Driver {
     }
 }
 
-/// A chunk that fails its check.
-struct Bad {
-    piece: Piece,
-    reason: String,
+/// What fails its check: a chunk, or an encrypted extent, by its number.
+enum Bad {
+    Piece { piece: Piece, reason: String },
+    Extent { extent: usize, error: PayloadError },
 }
 
-fn open_group(group: &Group, stored: &[u8], mut plain: &mut [u8]) -> Result<(), Bad> {
+/// Whether fetching the same once more may help.
+fn is_spoilt(error: &Error) -> bool {
+    use Error::{Body, Chunk, Header, Object, Payload};
+    matches!(error, Object { .. } | Body { .. } | Chunk { .. } | Header { .. } | Payload { .. })
+}
+
+fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plain: &mut [u8]) -> Result<(), Bad> {
+    let mut at = 0;
+    for (number, (extent, part)) in group.extents.iter().zip(parts).enumerate() {
+        if let Some(part) = part {
+            let opened = part.of.open_in_place(&part.payload, &mut stored[at..at + part.length()]);
+            opened.map_err(|error| Bad::Extent { extent: number, error })?;
+        }
+        at += extent.room();
+    }
     for piece in &group.pieces {
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        Codec::open(&piece.chunk, from, into)
-            .map_err(|error| Bad { piece: piece.clone(), reason: error.to_string() })?;
+        let opened = Codec::open(&piece.chunk, from, into);
+        opened.map_err(|error| Bad::Piece { piece: piece.clone(), reason: error.to_string() })?;
     }
     Ok(())
 }

@@ -6,6 +6,8 @@
 //!
 //! Both the stored and the plain bytes of a group are bounded: a stream that compresses a thousandfold needs no more memory than
 //! one that does not compress.
+//!
+//! An encrypted object is fetched in whole chunks of age, 64 KiB each. Its chunks of the index are in its payload, so extents are too.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,8 +16,9 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::index::IndexFile;
+use crate::age::{CHUNK, SEALED_CHUNK};
 use crate::format::index::{Chunk, Record};
-use crate::format::manifest::Stream;
+use crate::format::manifest::{DataObject, Stream};
 
 /// The most plain bytes of a group: two of the largest chunks.
 pub(super) const PLAIN: usize = 8 << 20;
@@ -57,8 +60,51 @@ pub(super) struct Group {
 pub(super) struct Extent {
     /// Position in the stream's objects.
     pub(super) object: u32,
-    pub(super) offset: u64,
-    pub(super) length: usize,
+    pub(super) form: Form,
+    /// Of the object; of an encrypted one the payload's, from the beginning of a chunk of age on.
+    pub(super) bytes: Range<u64>,
+}
+
+/// Whether an object is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Sealed,
+}
+
+impl Form {
+    /// What is fetched for these bytes: for an encrypted object, the payload of whole chunks of age.
+    fn cover(self, bytes: Range<u64>) -> Range<u64> {
+        match self {
+            Self::Plain => bytes,
+            Self::Sealed => {
+                let ages = ages(&bytes);
+                ages.start * CHUNK as u64..ages.end.saturating_mul(CHUNK as u64)
+            }
+        }
+    }
+
+    /// The most bytes that are fetched for these.
+    fn room(self, bytes: Range<u64>) -> usize {
+        let bytes = self.cover(bytes);
+        let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
+        match self {
+            Self::Plain => length,
+            Self::Sealed => length.div_ceil(CHUNK).saturating_mul(SEALED_CHUNK),
+        }
+    }
+}
+
+/// The numbers of age's chunks that contain these bytes of a payload.
+fn ages(bytes: &Range<u64>) -> Range<u64> {
+    bytes.start / CHUNK as u64..bytes.end.div_ceil(CHUNK as u64)
+}
+
+impl Extent {
+    /// Room for the bytes to fetch, all of which are fetched unless the object ends within them.
+    pub(super) fn room(&self) -> usize {
+        self.form.room(self.bytes.clone())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +112,20 @@ pub(super) struct Piece {
     pub(super) chunk: Chunk,
     /// The stream position of its first byte.
     pub(super) position: u64,
-    /// Its offset in the fetched bytes.
+    /// Its offset in the fetched bytes, once those of encrypted extents are decrypted in their places.
     pub(super) start: usize,
 }
 
 impl Group {
     /// Bytes to fetch.
     pub(super) fn stored(&self) -> usize {
-        self.extents.iter().map(|extent| extent.length).sum()
+        self.extents.iter().map(Extent::room).sum()
     }
 
     /// The stream positions of the first consecutive pieces in that extent.
     pub(super) fn first_of(&self, extent: usize) -> Option<Range<u64>> {
-        let start: usize = self.extents.iter().take(extent).map(|extent| extent.length).sum();
-        let bytes = start..start + self.extents.get(extent)?.length;
+        let start: usize = self.extents.iter().take(extent).map(Extent::room).sum();
+        let bytes = start..start + self.extents.get(extent)?.room();
         let mut pieces = self.pieces.iter().skip_while(|piece| !bytes.contains(&piece.start));
         let first = pieces.next()?;
         let last = pieces.take_while(|piece| bytes.contains(&piece.start)).last().unwrap_or(first);
@@ -95,18 +141,31 @@ struct Draft {
     plain: usize,
     /// The chunks so far; a repeated chunk is fetched once.
     places: HashSet<(u32, u64, u32)>,
+    /// The chunks of age so far, of encrypted objects: neighbouring chunks of the index share one.
+    ages: HashSet<(u32, u64)>,
     stored: usize,
 }
 
 impl Draft {
-    fn has_room(&self, chunk: &Chunk) -> bool {
-        let known = self.places.contains(&place(chunk));
+    fn has_room(&self, chunk: &Chunk, form: Form) -> bool {
         self.pieces.len() < MAX_PIECES
             && self.plain + chunk.plain_len as usize <= PLAIN
-            && (known || self.stored + chunk.stored_len as usize <= STORED)
+            && self.stored + self.cost(chunk, form) <= STORED
     }
 
-    fn push(&mut self, chunk: Chunk, position: u64, wanted: Vec<Range<usize>>) {
+    /// The bytes to fetch besides those that are fetched already.
+    fn cost(&self, chunk: &Chunk, form: Form) -> usize {
+        match form {
+            Form::Plain if self.places.contains(&place(chunk)) => 0,
+            Form::Plain => chunk.stored_len as usize,
+            Form::Sealed => {
+                let new = ages(&stored(chunk)).filter(|age| !self.ages.contains(&(chunk.object, *age)));
+                new.count() * SEALED_CHUNK
+            }
+        }
+    }
+
+    fn push(&mut self, chunk: Chunk, form: Form, position: u64, wanted: Vec<Range<usize>>) {
         for span in wanted {
             let span = self.plain + span.start..self.plain + span.end;
             match self.spans.last_mut() {
@@ -115,40 +174,49 @@ impl Draft {
             }
         }
         self.plain += chunk.plain_len as usize;
-        if self.places.insert(place(&chunk)) {
-            self.stored += chunk.stored_len as usize;
+        self.stored += self.cost(&chunk, form);
+        match form {
+            Form::Plain => drop(self.places.insert(place(&chunk))),
+            Form::Sealed => self.ages.extend(ages(&stored(&chunk)).map(|age| (chunk.object, age))),
         }
         self.pieces.push(Piece { chunk, position, start: 0 });
     }
 
     /// Completes the group; `None` if it is empty.
-    fn finish(self) -> Option<Group> {
-        let Self { mut pieces, spans, plain, stored, .. } = self;
+    fn finish(self, form: impl Fn(u32) -> Form) -> Option<Group> {
+        let Self { mut pieces, spans, plain, stored: fetched, .. } = self;
         let positions = pieces.first()?.position..pieces.last().map(end)?;
         let mut order: Vec<usize> = (0..pieces.len()).collect();
         order.sort_by_key(|piece| (pieces[*piece].chunk.object, pieces[*piece].chunk.offset));
         let mut extents: Vec<Extent> = Vec::new();
         // Counts the fetched bytes before the last extent, and the room left for gaps.
-        let (mut before, mut spare) = (0, STORED.saturating_sub(stored));
+        let (mut before, mut spare) = (0, STORED.saturating_sub(fetched));
         for number in order {
             let piece = &mut pieces[number];
-            let Chunk { object, offset, stored_len, .. } = piece.chunk;
-            let length = stored_len as usize;
+            let (object, bytes) = (piece.chunk.object, stored(&piece.chunk));
+            let form = form(object);
+            let cover = form.cover(bytes.clone());
             if let Some(last) = extents.last_mut().filter(|last| last.object == object)
-                && let Ok(start) = usize::try_from(offset - last.offset)
-                && start.saturating_sub(last.length) <= GAP.min(spare)
+                && let gap = (form.cover(last.bytes.clone()).end..cover.start)
+                && gap.end.saturating_sub(gap.start) <= GAP as u64
+                && (gap.is_empty() || form.room(gap.clone()) <= spare)
             {
-                spare -= start.saturating_sub(last.length);
-                piece.start = before + start;
-                last.length = last.length.max(start + length);
+                spare -= if gap.is_empty() { 0 } else { form.room(gap) };
+                last.bytes.end = last.bytes.end.max(bytes.end);
             } else {
-                before += extents.last().map_or(0, |last| last.length);
-                piece.start = before;
-                extents.push(Extent { object, offset, length });
+                before += extents.last().map_or(0, Extent::room);
+                extents.push(Extent { object, form, bytes: cover.start..bytes.end });
             }
+            let start = extents.last().map_or(0, |last| bytes.start - last.bytes.start);
+            piece.start = before + usize::try_from(start).expect("a group's extent fits into memory");
         }
         Some(Group { extents, plain, pieces, spans, positions })
     }
+}
+
+/// Where a chunk is in its object, or in its payload.
+fn stored(chunk: &Chunk) -> Range<u64> {
+    chunk.offset..chunk.offset.saturating_add(u64::from(chunk.stored_len))
 }
 
 fn place(chunk: &Chunk) -> (u32, u64, u32) {
@@ -162,6 +230,8 @@ fn end(piece: &Piece) -> u64 {
 #[derive(Debug)]
 struct Planner {
     selection: Selection,
+    /// The form of each object, by position.
+    forms: Vec<Form>,
     /// The first range that does not end before `position`.
     next: usize,
     position: u64,
@@ -169,8 +239,13 @@ struct Planner {
 }
 
 impl Planner {
-    fn new(selection: Selection) -> Self {
-        Self { selection, next: 0, position: 0, draft: Draft::default() }
+    fn new(selection: Selection, forms: Vec<Form>) -> Self {
+        Self { selection, forms, next: 0, position: 0, draft: Draft::default() }
+    }
+
+    /// A chunk of an object that the manifest does not list is refused when it is fetched.
+    fn form(&self, object: u32) -> Form {
+        self.forms.get(object as usize).copied().unwrap_or(Form::Plain)
     }
 
     /// Adds the next chunk; returns the group before it if that has no room.
@@ -181,14 +256,15 @@ impl Planner {
         if wanted.is_empty() {
             return None;
         }
-        let complete = if self.draft.has_room(&chunk) { None } else { self.finish() };
+        let form = self.form(chunk.object);
+        let complete = if self.draft.has_room(&chunk, form) { None } else { self.finish() };
         // An empty group has room for any chunk.
-        self.draft.push(chunk, start, wanted);
+        self.draft.push(chunk, form, start, wanted);
         complete
     }
 
     fn finish(&mut self) -> Option<Group> {
-        std::mem::take(&mut self.draft).finish()
+        std::mem::take(&mut self.draft).finish(|object| self.form(object))
     }
 
     /// The selected parts of these positions, counted from their start.
@@ -218,7 +294,8 @@ pub(super) fn run(
     groups: &mpsc::Sender<Group>,
 ) -> Result<(), Error> {
     let mut records = index.open(stream)?;
-    let mut planner = Planner::new(selection);
+    let form = |object: &DataObject| if object.key.is_encrypted() { Form::Sealed } else { Form::Plain };
+    let mut planner = Planner::new(selection, stream.objects.iter().map(form).collect());
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
         let Record::Chunk(chunk) = record else { continue };
         if let Some(group) = planner.add(chunk)
@@ -238,107 +315,4 @@ pub(super) fn run(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::format::codec::{Encoding, max_stored};
-    use crate::format::index::ChunkId;
-
-    fn chunk(object: u32, offset: u64, stored_len: u32, plain_len: u32) -> Chunk {
-        Chunk { id: ChunkId([0; 32]), plain_len, encoding: Encoding::Zstd, object, offset, stored_len }
-    }
-
-    fn one(span: Range<usize>) -> Vec<Range<usize>> {
-        std::iter::once(span).collect()
-    }
-
-    fn groups(selection: Selection, chunks: &[Chunk]) -> Vec<Group> {
-        let mut planner = Planner::new(selection);
-        let mut groups: Vec<Group> = chunks.iter().filter_map(|chunk| planner.add(*chunk)).collect();
-        groups.extend(planner.finish());
-        groups
-    }
-
-    fn extents(group: &Group) -> Vec<(u32, u64, usize)> {
-        group.extents.iter().map(|extent| (extent.object, extent.offset, extent.length)).collect()
-    }
-
-    #[test]
-    fn neighbouring_chunks_are_fetched_in_one_request() {
-        const FAR: u64 = 1 << 30;
-        let chunks = [chunk(0, 0, 10, 100), chunk(1, FAR, 10, 100), chunk(0, 10, 10, 100), chunk(1, 5, 10, 100)];
-        let found = groups(Selection::Whole, &chunks);
-        assert_eq!(found.len(), 1);
-        assert_eq!(extents(&found[0]), [(0, 0, 20), (1, 5, 10), (1, FAR, 10)]);
-        assert_eq!(found[0].pieces.iter().map(|piece| piece.start).collect::<Vec<_>>(), [0, 30, 10, 20]);
-        assert_eq!((found[0].plain, found[0].spans.clone(), found[0].positions.clone()), (400, one(0..400), 0..400));
-    }
-
-    #[test]
-    fn a_small_gap_saves_a_request() {
-        let gap = GAP as u64;
-        let found =
-            groups(Selection::Whole, &[chunk(0, 0, 10, 1), chunk(0, 10 + gap, 10, 1), chunk(0, 21 + 2 * gap, 9, 1)]);
-        assert_eq!(extents(&found[0]), [(0, 0, 20 + GAP), (0, 21 + 2 * gap, 9)]);
-    }
-
-    #[test]
-    fn a_repeated_chunk_is_fetched_once() {
-        let same = chunk(0, 5, 10, 100);
-        let found = groups(Selection::Whole, &[same, chunk(1, 0, 7, 1), same, same]);
-        assert_eq!(found.len(), 1);
-        assert_eq!((extents(&found[0]), found[0].plain), (vec![(0, 5, 10), (1, 0, 7)], 301));
-    }
-
-    #[test]
-    fn what_compresses_well_is_bounded_by_its_plain_size() {
-        let many: Vec<Chunk> = (0..10).map(|n| chunk(0, n * 200, 200, 4 << 20)).collect();
-        assert!(groups(Selection::Whole, &many).iter().all(|group| group.plain == PLAIN));
-        let tiny: Vec<Chunk> = (0..5000).map(|n| chunk(0, n * 1025, 1025, 1)).collect();
-        for group in groups(Selection::Whole, &tiny) {
-            assert!(group.stored() <= STORED && group.pieces.len() <= MAX_PIECES);
-        }
-    }
-
-    #[test]
-    fn only_what_is_selected_is_fetched() {
-        let chunks: Vec<Chunk> = (0..10).map(|n| chunk(0, n << 20, 50, 100)).collect();
-        let found = groups(Selection::Ranges(vec![10..20, 30..30, 40..120, 500..501]), &chunks);
-        assert_eq!(found.len(), 1);
-        assert_eq!(extents(&found[0]), [(0, 0, 50), (0, 1 << 20, 50), (0, 5 << 20, 50)]);
-        assert_eq!(found[0].spans, [10..20, 40..120, 200..201]);
-    }
-
-    proptest! {
-        #[test]
-        fn a_group_fits_its_buffers_and_every_chunk_is_in_what_is_fetched(
-            chunks in prop::collection::vec((0_u32..3, 0_u64..40, 1_u32..5 << 20, 1_u32..=4 << 20), 1..60),
-        ) {
-            let chunks: Vec<Chunk> = chunks
-                .into_iter()
-                .map(|(object, offset, stored, plain)| chunk(object, offset << 18, stored.min(max_stored(plain)), plain))
-                .collect();
-            let mut next = chunks.iter();
-            for group in groups(Selection::Whole, &chunks) {
-                prop_assert!(group.stored() <= STORED && group.plain <= PLAIN);
-                let mut starts = Vec::new();
-                let mut before = 0;
-                for extent in &group.extents {
-                    starts.push(before);
-                    before += extent.length;
-                }
-                for Piece { chunk, start, .. } in &group.pieces {
-                    prop_assert_eq!(next.next(), Some(chunk));
-                    let found = group.extents.iter().zip(&starts).any(|(extent, before)| {
-                        let at = chunk.offset.checked_sub(extent.offset).and_then(|at| usize::try_from(at).ok());
-                        extent.object == chunk.object
-                            && at.is_some_and(|at| *start == before + at && at + chunk.stored_len as usize <= extent.length)
-                    });
-                    prop_assert!(found);
-                }
-            }
-            prop_assert!(next.next().is_none());
-        }
-    }
-}
+mod tests;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::age::{self, Identity, Recipient};
 use crate::checksum::Algorithm;
 use crate::format::codec::{self, Codec, Compression};
 use crate::format::index::{Chunk, FileEntry, Writer};
 use crate::format::key::ObjectKey;
-use crate::format::manifest::{IndexObject, Stream};
+use crate::format::manifest::{DataObject, IndexObject, Stream};
 use crate::format::testing;
 use crate::location::{self, Location};
 use crate::store::memory::MemoryStore;
@@ -106,5 +107,26 @@ impl House {
         let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes).into());
         self.put(&key, bytes).await;
         IndexObject { key, size, sha256 }
+    }
+
+    /// Encrypts the stream's objects and its index, each under its key with `.age`.
+    pub(crate) async fn encrypt(&self, stream: &mut Stream, to: &[Recipient]) {
+        for object in &mut stream.objects {
+            let sealed = age::seal(self.object(&object.key).await.into(), to).unwrap();
+            let key = ObjectKey::new(format!("{}.age", object.key));
+            let DataObject { size, live_bytes, .. } = *object;
+            *object = DataObject { payload: Some(size), live_bytes, ..testing::object(key, &sealed) };
+            self.put(&object.key, sealed).await;
+        }
+        let index = &mut stream.index;
+        let sealed = age::seal(self.object(&index.key).await.into(), to).unwrap();
+        (index.size, index.sha256) = (sealed.len() as u64, Sha256::digest(&sealed).into());
+        index.key = ObjectKey::new(format!("{}.age", index.key));
+        self.put(&index.key, sealed).await;
+    }
+
+    /// The same store, read with these identities.
+    pub(crate) fn with(&self, identities: Vec<Identity>) -> Self {
+        Self { store: Arc::clone(&self.store), location: self.location.clone().with_identities(identities.into()) }
     }
 }

@@ -1,3 +1,5 @@
+mod sealed;
+
 use std::ops::Range;
 
 use proptest::prelude::*;

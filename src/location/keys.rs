@@ -4,12 +4,15 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::age::{self, Fingerprint, HeaderError, Identity, ListError, OpenError, Recipient, wire::WireError};
+use crate::age::{
+    self, Fingerprint, HeaderError, Identity, KeyError, Kind, ListError, OpenError, Reason, Recipient, wire::WireError,
+};
 use crate::config::{self, ClientEncryption};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::ObjectKey;
@@ -75,17 +78,39 @@ fn recipients(path: &Path) -> Result<Vec<Recipient>, Error> {
     Ok(recipients)
 }
 
-/// The identities of a file.
+/// The identities of a file, or of a pipe. Logs a warning if others than its owner may read the file.
 ///
 /// # Errors
 /// When it cannot be read, or has a line that is no identity.
 pub fn identities(path: &Path) -> Result<Vec<Identity>, Error> {
     let file = read(path, Class::Identity)?;
-    age::identities(&file).map_err(|error| Error::Refused {
-        path: path.to_owned(),
-        class: Class::Identity,
-        reason: error.to_string(),
-    })
+    let identities = age::identities(&file).map_err(|error| Error::Identities { path: path.to_owned(), error })?;
+    warn_of_readers(path);
+    Ok(identities)
+}
+
+fn warn_of_readers(path: &Path) {
+    // A pipe has no file that somebody could read later.
+    let Some(metadata) = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let file = path.display();
+        tracing::warn!(%file, "the private key in this file may be used by others than its owner (mode {mode:04o}): chmod 600");
+    }
+}
+
+/// The recipients of a file of recipients, or of identities.
+///
+/// # Errors
+/// When it cannot be read, or is neither.
+pub fn recipients_of_either(path: &Path) -> Result<Vec<Recipient>, Error> {
+    match age::recipients(&read(path, Class::Config)?) {
+        Ok(recipients) => Ok(recipients),
+        Err(error) if error.reason == Reason::Key(KeyError::IdentityForRecipient) => {
+            Ok(identities(path)?.iter().map(Identity::recipient).collect())
+        }
+        Err(error) => Err(Error::Identities { path: path.to_owned(), error }),
+    }
 }
 
 fn read(path: &Path, class: Class) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -111,18 +136,40 @@ pub enum Error {
     },
     #[error("could not use {}: {reason}", .path.display())]
     Refused { path: PathBuf, class: Class, reason: String },
+    #[error("could not use {}: {error}", .path.display())]
+    Identities {
+        path: PathBuf,
+        #[source]
+        error: ListError,
+    },
 }
 
 impl Classify for Error {
     fn report(&self) -> Report {
-        let (Self::Read { class, .. } | Self::Refused { class, .. }) = self;
-        let remedy = match class {
-            Class::Config => {
-                "correct the file that client_encryption names; `penstock key show` prints the recipient of an identity"
+        let (class, remedy) = match self {
+            Self::Identities { error, .. } => (Class::Identity, remedy_of(error)),
+            Self::Read { class: Class::Config, .. } | Self::Refused { class: Class::Config, .. } => {
+                let remedy = "correct the file that client_encryption names; `penstock key show` prints the recipient of an identity";
+                (Class::Config, remedy)
             }
-            _ => "give a file of identities, AGE-SECRET-KEY-1…, as `penstock key generate` and `age-keygen` write it",
+            Self::Read { class, .. } | Self::Refused { class, .. } => (*class, IDENTITIES),
         };
-        Report::new(*class, self.to_string()).remedy(remedy)
+        Report::new(class, self.to_string()).remedy(remedy)
+    }
+}
+
+const IDENTITIES: &str =
+    "give a file of identities, AGE-SECRET-KEY-1…, as `penstock key generate` and `age-keygen` write it";
+
+const fn remedy_of(error: &ListError) -> &'static str {
+    match error.reason {
+        Reason::Key(KeyError::Kind { found: Kind::AgeFile, .. }) => {
+            "the file is protected by a passphrase: decrypt it on the way, with --identity <(age --decrypt FILE)"
+        }
+        Reason::Key(KeyError::RecipientForIdentity) => {
+            "a public key opens nothing: give the file of its private key, which `penstock key generate` wrote"
+        }
+        _ => IDENTITIES,
     }
 }
 
@@ -212,6 +259,32 @@ mod tests {
             assert!(report.message.contains(expected), "{report:?}");
             assert!(!report.message.contains(agent.to_text().as_str()));
         }
+    }
+
+    #[test]
+    fn what_is_no_identity_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = [Identity::generate().unwrap(), Identity::generate().unwrap()];
+        let both = format!("# operators\n{}\n\n{}", *made[0].to_file("now"), *made[1].to_text());
+        let read = identities(&file(&folder, "good", &both)).unwrap();
+        let fingerprints = |list: &[Identity]| list.iter().map(|key| key.recipient().fingerprint()).collect::<Vec<_>>();
+        assert_eq!(fingerprints(&read), fingerprints(&made));
+        for (content, message, remedy) in [
+            (made[0].recipient().to_string(), "line 1 is a recipient", "private key"),
+            ("age-encryption.org/v1\n-> scrypt x 18\n".to_owned(), "line 1 is an encrypted file", "age --decrypt"),
+            ("AGE-PLUGIN-YUBIKEY-1QQQ".to_owned(), "of an age plugin, which is not supported", "AGE-SECRET-KEY"),
+            ("ssh-ed25519 AAAA me".to_owned(), "an SSH public key, which is not supported", "AGE-SECRET-KEY"),
+            ("# nothing\n".to_owned(), "has no key", "AGE-SECRET-KEY"),
+        ] {
+            let report = identities(&file(&folder, "bad", &content)).unwrap_err().report();
+            assert_eq!(report.class, Class::Identity);
+            assert!(report.message.contains(message), "{}", report.message);
+            assert!(report.remedy.unwrap().contains(remedy), "{message}");
+        }
+        let public = file(&folder, "public", &made[0].recipient().to_string());
+        assert_eq!(recipients_of_either(&public).unwrap(), [made[0].recipient()]);
+        let good = recipients_of_either(&file(&folder, "good", &both)).unwrap();
+        assert_eq!(good, made.each_ref().map(Identity::recipient));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   success nor a failure.
 //! - **Nothing is left behind**: everything is written under one key prefix of its own, is recorded before it is sent, and is removed
 //!   whatever happens, also after a cancellation. Where the role may not delete, nothing is written.
+//! - Where objects are encrypted here, a probe is, as a backup would be: stored, read back, and opened if a private key is at hand.
 //! - In a versioned bucket the versions are removed too, if the role may (`s3:DeleteObjectVersion`, which nothing else needs); if
 //!   not, the check says that they stay.
 //! - After a bare "Access Denied" under SSE-KMS the request is repeated without KMS, which tells whether S3 or the key refuses.
@@ -187,7 +188,7 @@ pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cance
         let known = identities(&mut proof, location, site).await;
         connections(&mut proof, site, skip).await;
         bucket(&mut proof, location, site, known).await;
-        objects::prove(&mut proof, location, site, store, &made, known).await;
+        objects::prove(&mut proof, opened, site, &made, known).await;
         if skip == Skip::Nothing {
             ec2(&mut proof, site, known).await;
         }

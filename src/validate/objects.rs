@@ -1,6 +1,7 @@
 //! The checks that write. Everything they write is below one folder of their own, and is removed again.
 
 mod condition;
+mod sealed;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof};
+use crate::age::Identity;
 use crate::checksum::{Algorithm, Checksum, Crc64nvme, crc32c, sha256};
 use crate::config::{EncryptionMode, Location};
 use crate::error::{Class, Classify as _, Report, ServiceError};
@@ -23,10 +25,13 @@ const PIECE: usize = 1 << 20;
 
 const LIST: &str = "s3:ListBucket";
 
+const ENCRYPTION: &str = "client encryption";
+
 /// The checks that write, or read what was written, in order.
-const WRITES: [&str; 6] = [
+const WRITES: [&str; 7] = [
     "s3:PutObject",
     "s3:GetObject",
+    ENCRYPTION,
     "If-None-Match",
     "multipart upload",
     "s3:ListMultipartUploadParts",
@@ -89,6 +94,7 @@ impl Made {
 /// The S3 checks of one location.
 struct Writing<'a> {
     location: &'a Location,
+    identities: &'a [Identity],
     site: &'a dyn Site,
     store: &'a dyn Store,
     made: &'a Made,
@@ -96,21 +102,16 @@ struct Writing<'a> {
 
 type Failed = ServiceError;
 
-pub(super) async fn prove(
-    proof: &mut Proof,
-    location: &Location,
-    site: &dyn Site,
-    store: &dyn Store,
-    made: &Made,
-    known: Known,
-) {
+pub(super) async fn prove(proof: &mut Proof, opened: &opened::Location, site: &dyn Site, made: &Made, known: Known) {
+    let (location, store) = (&*opened.config, &*opened.store);
+    let writes = WRITES.into_iter().filter(|name| *name != ENCRYPTION || location.client_encryption.is_some());
     if known == Known::No {
-        for name in [LIST].into_iter().chain(WRITES) {
+        for name in [LIST].into_iter().chain(writes) {
             proof.add(name, Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
         }
         return;
     }
-    let writing = Writing { location, site, store, made };
+    let writing = Writing { location, identities: &opened.identities, site, store, made };
     timed(proof, LIST, writing.list()).await;
     // Checked first, with a missing key, so that nothing is written that could not be deleted.
     let absent = made.absent();
@@ -121,7 +122,7 @@ pub(super) async fn prove(
         made.object("absent");
     }
     if let Err(error) = deleted {
-        for name in WRITES {
+        for name in writes {
             proof.add(name, Duration::ZERO, Ok(not_tried(UNDELETABLE)));
         }
         proof.add("s3:DeleteObject", began.elapsed(), Err(error.report()));
@@ -130,6 +131,9 @@ pub(super) async fn prove(
     timed(proof, "s3:PutObject", writing.put()).await;
     let put = !proof.last_failed();
     timed(proof, "s3:GetObject", writing.get(put)).await;
+    if let Some(encryption) = &location.client_encryption {
+        timed(proof, ENCRYPTION, writing.encrypted(encryption, put)).await;
+    }
     if put {
         timed(proof, "If-None-Match", writing.condition()).await;
     } else {

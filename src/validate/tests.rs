@@ -1,3 +1,5 @@
+mod encryption;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -39,7 +39,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 step "install what the demo needs into .demo/venv, and build the binary"
-packages=("moto[server,s3,ec2,sts,iam,kms]==5.2.5" awscli zstandard cryptography)
+packages=("moto[server,s3,ec2,sts,iam,kms]==5.2.5" awscli zstandard cryptography pyrage==1.4.0)
 if [[ $(cat "$venv/.packages" 2>/dev/null) != "${packages[*]}" ]]; then
   rm -rf "$venv"
   run python3 -m venv "$venv"
@@ -270,6 +270,71 @@ run diff -r --no-dereference --exclude='*.fifo' "$run/tree" "$run/restored-secon
 run "$venv/bin/python" tests/demo/tree.py compare "$run/tree" "$run/restored-second" || fail "the trees differ"
 penstock stats
 
+step "encrypt it to a public key: this node writes, and cannot read what it wrote"
+penstock key generate "$run/secrets/operator.txt"
+recipient=$("$binary" key show "$run/secrets/operator.txt" | awk '{ print $1 }')
+cat >>"$run/penstock.toml" <<T
+
+[locations.vault]                       # the same bucket
+provider         = "aws"
+bucket           = "$bucket"
+region           = "$region"
+prefix           = "fleet"
+s3_url           = "$url"
+sts_url          = "$url"
+ec2_url          = "$url"
+force_path_style = true
+certificate      = "$run/tls/ca.pem"
+certificate_mode = "only"
+[locations.vault.credentials]
+source                 = "static"
+access_key_id_file     = "$run/secrets/user.id"
+secret_access_key_file = "$run/secrets/user.key"
+[[locations.vault.assume_role]]
+role_arn         = "$role"
+external_id_file = "$run/secrets/external-id"
+[locations.vault.client_encryption]
+recipients = ["$recipient"]
+[locations.vault.upload]
+part_size   = "5MiB"
+object_size = "$((mib / 5))MiB"
+
+[jobs.secret]
+location = "vault"
+[[jobs.secret.sources]]
+type = "tree"
+name = "tree"
+path = "$run/tree"
+T
+penstock config check
+penstock validate vault --skip ec2
+penstock backup secret
+penstock show secret@latest
+say "  without the private key:"
+expect 77 penstock restore secret@latest --to "$run/restored-without-key"
+penstock verify secret@latest
+say "  with it:"
+penstock verify secret@latest --data --identity "$run/secrets/operator.txt"
+penstock restore secret@latest --to "$run/restored-secret" --identity "$run/secrets/operator.txt"
+run "$venv/bin/python" tests/demo/tree.py compare "$run/tree" "$run/restored-secret" || fail "the trees differ"
+say "  and without Penstock:"
+unage() {
+  if command -v age >/dev/null; then
+    age --decrypt --identity "$run/secrets/operator.txt"
+  else # another implementation of the same format
+    "$venv/bin/python" -c 'import sys, pyrage
+keys = [line for line in open(sys.argv[1]).read().split("\n") if line.startswith("AGE-SECRET-KEY-1")]
+sys.stdout.buffer.write(pyrage.decrypt(sys.stdin.buffer.read(), [pyrage.x25519.Identity.from_str(key) for key in keys]))' "$run/secrets/operator.txt"
+  fi
+}
+mapfile -t sealed < <(aws_as operator s3 ls --recursive "s3://$bucket" | awk '{ print $4 }' | grep -E '/secret/.*/tree\.[0-9]{4}\.tar\.zst\.age$' | sort)
+((${#sealed[@]} >= 2)) || fail "${#sealed[@]} encrypted data objects; at least two were to be seen"
+mkdir "$run/by-hand-secret"
+show "for object in ${sealed[*]##*/}; do aws s3 cp s3://$bucket/…/\$object - | age -d -i operator.txt; done | zstd -d | tar --xattrs --xattrs-include='*' -xpC .demo/run/by-hand-secret"
+for object in "${sealed[@]}"; do aws_as operator s3 cp --only-show-errors "s3://$bucket/$object" - | unage || exit 1; done |
+  unzstd | tar --xattrs --xattrs-include='*' -xpf - -C "$run/by-hand-secret" || fail "tar could not unpack the stream"
+run "$venv/bin/python" tests/demo/tree.py compare "$run/tree" "$run/by-hand-secret" || fail "the trees differ"
+
 step "an EBS volume: a snapshot of it, and a new volume from the snapshot"
 volume=$(aws_as operator ec2 create-volume --size 8 --volume-type gp3 --availability-zone ${region}a --query VolumeId --output text \
   --tag-specifications 'ResourceType=volume,Tags=[{Key=role,Value=data},{Key=kubernetes.io/created-for/pvc/name,Value=db}]')
@@ -325,7 +390,7 @@ cat <<S
   A tree of $(du -sh "$run/tree" | cut -f1) ($(find "$run/tree" | wc -l) entries) was backed up into ${#objects[@]} data objects, verified down to every chunk,
   restored by Penstock and by aws + zstd + tar, and both copies are the tree: content, modes, owners, times to the
   nanosecond, links, hard links, holes, extended attributes. A second backup moved $((new / 1024)) KiB, and restores as well. An EBS volume was
-  snapshotted, and a new one made of it. The server checked every signature,
+  snapshotted, and a new one made of it. An encrypted backup was read with its private key, and by aws + age + zstd + tar, and by nobody without. The server checked every signature,
   and let the role do what \`penstock policy\` prints and nothing else.
 
   .demo/run/penstock.toml   the configuration        .demo/run/tree       the tree

@@ -7,7 +7,7 @@
 # image is made here, from Debian's packages and this machine's own Rust (BUILD_IMAGE=… takes another one).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-needed=(buildah podman runc debootstrap rpm etcd-server etcd-client zstd man-db systemd)
+needed=(buildah podman runc debootstrap rpm etcd-server etcd-client zstd age man-db systemd)
 missing=()
 for package in "${needed[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done
 if ((${#missing[@]})); then

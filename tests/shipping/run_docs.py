@@ -44,6 +44,36 @@ object_size = "5MiB"
 # The stand-in keeps accounts apart: the one in which the volume is.
 role_arn = "arn:aws:iam::123456789012:role/BackupWriter"
 
+# The same bucket and role, encrypted.
+[locations.encrypted]
+provider = "aws"
+bucket = "acme-cluster-backups"
+region = "eu-west-1"
+prefix = "fleet"
+s3_url = "{url}"
+sts_url = "{url}"
+ec2_url = "{url}"
+force_path_style = true
+certificate = "/tmp/site/tls/ca.pem"
+certificate_mode = "only"
+
+[locations.encrypted.client_encryption]
+recipients = ["{recipient}"]
+
+[locations.encrypted.upload]
+part_size = "5MiB"
+object_size = "5MiB"
+
+[[locations.encrypted.assume_role]]
+role_arn = "arn:aws:iam::123456789012:role/BackupWriter"
+
+[jobs.vault]
+location = "encrypted"
+[[jobs.vault.sources]]
+type = "tree"
+name = "pods"
+path = "/var/lib/kubelet/pods/0a1b/volumes/kubernetes.io~csi/*/mount"
+
 [jobs.volumes]
 location = "primary"
 [[jobs.volumes.sources]]
@@ -144,7 +174,7 @@ def cluster():
     (pki / "ca.key").chmod(0o600)
     # Twice: the newest has a parent, as at every site but on its first day.
     for _ in range(2):
-        call("penstock", "backup", "volumes", "etcd", "disks")
+        call("penstock", "backup", "volumes", "etcd", "disks", "vault")
         (next(VOLUMES.glob("0a1b/**/notes")) / "new.txt").write_text("since the first backup\n")
 
 
@@ -158,7 +188,10 @@ def site():
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     # In this world `lo` is the machine's own, so the servers of two pages have ports of their own; etcd does not.
     url, volume = aws()
-    pathlib.Path("/etc/penstock/penstock.toml").write_text(CONFIGURATION.format(url=url, volume=volume))
+    # The private key is where the drill says.
+    made = call("penstock", "key", "generate", "/root/operator.txt")
+    recipient = made.removeprefix("Public key: ").strip()
+    pathlib.Path("/etc/penstock/penstock.toml").write_text(CONFIGURATION.format(url=url, volume=volume, recipient=recipient))
     etcd()
     cluster()
 
@@ -183,6 +216,8 @@ def after_the_drill():
     assert "read.txt" in some and "app.conf" not in some, some
     by_hand = pathlib.Path("/restore/by-hand")
     assert any((by_hand / "notes/app.conf").read_text() == (path / "notes/app.conf").read_text() for path in originals)
+    [encrypted] = VOLUMES.glob("0a1b/volumes/kubernetes.io~csi/*/mount")
+    same(encrypted, "/restore/by-hand-encrypted")
     volumes = call("aws", "ec2", "describe-volumes", "--query", "Volumes[].State", "--output", "text").split()
     assert volumes == ["available", "available"], volumes
     # The data folder that etcd restored is one that etcd starts from, and the key is in it.

@@ -6,7 +6,7 @@
 # usage: PENSTOCK=binary run_docs.sh [PAGE…]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-for program in etcd etcdctl zstd unshare; do
+for program in age etcd etcdctl zstd unshare; do
   command -v "$program" >/dev/null || { echo "run_docs: there is no $program; make package installs it" >&2; exit 1; }
 done
 [[ -x .tools/drill/venv/bin/aws ]] || { echo 'run_docs: .tools/drill is missing; make package makes it' >&2; exit 1; }

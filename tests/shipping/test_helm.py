@@ -21,6 +21,7 @@ REQUIRED = {
 }
 STATIC = {"credentials": {"kind": "static"}}
 BUNDLE = (KUBERNETES / "overlays" / "private-ca" / "ca.pem").read_text()
+RECIPIENTS = (KUBERNETES / "overlays" / "client-encryption" / "recipients.txt").read_text().split()
 # Which values make each overlay.
 SAME = {
     "irsa": {"serviceAccount": {"annotations": {
@@ -32,6 +33,7 @@ SAME = {
     "private-ca": STATIC | {"certificate": {"bundle": BUNDLE}, "location": {
         "s3Url": "https://s3.example.internal", "stsUrl": "https://sts.example.internal", "ec2Url": "https://ec2.example.internal",
     }},
+    "client-encryption": {"clientEncryption": {"recipients": RECIPIENTS}},
     "cluster": {"clusterAgent": {"enabled": True}},
     "control-plane": {
         "credentials": {"kind": "static", "externalIdInSecret": True},
@@ -139,12 +141,20 @@ class Chart(unittest.TestCase):
             ours = [each for each in of(objects, "Deployment")[part] if each["name"] in ("credentials", "ca")]
             self.assertEqual((len(ours), ours), (2, theirs))
 
+    def test_agents_of_either_kind_have_the_recipients_and_no_private_key(self):
+        for more in ({"recipients": RECIPIENTS}, {"configMap": "ours"}):
+            objects = rendered({"clientEncryption": more, "clusterAgent": {"enabled": True}})
+            for kind in ("DaemonSet", "Deployment"):
+                [volume] = [each for each in pod_of(objects, kind)["volumes"] if each["name"] == "recipients"]
+                self.assertEqual(volume["configMap"]["name"], more.get("configMap", "penstock-public-keys"))
+            self.assertNotRegex(json.dumps(objects), "(?i)identity_file|secret-key-|identity-file")
+
     def test_a_change_rolls_out(self):
         def annotation(values, kind="DaemonSet"):
             return one(rendered(values), kind)["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
 
-        seen = {annotation(values) for values in ({}, {"cluster": "other"}, {"config": "cluster = \"x\"\n"}, {"schedule": "0 1 * * *"})}
-        self.assertEqual(len(seen), 4)
+        seen = {annotation(values) for values in ({}, {"cluster": "other"}, {"config": "cluster = \"x\"\n"}, {"schedule": "0 1 * * *"}, {"clientEncryption": {"recipients": RECIPIENTS}})}
+        self.assertEqual(len(seen), 5)
         of_cluster = ({}, {"schedule": "0 1 * * *"}, {"config": "cluster = \"x\"\n"})
         seen = {annotation({"clusterAgent": {"enabled": True, **values}}, "Deployment") for values in of_cluster}
         self.assertEqual(len(seen), 3)
@@ -172,6 +182,10 @@ class Chart(unittest.TestCase):
             ({"certificate": {"bundle": "no PEM"}}, "/certificate/bundle"),
             ({"certificate": {"bundle": BUNDLE, "configMap": "x"}}, "certificate.configMap"),
             ({"certificate": {"mode": "replace"}}, "/certificate/mode"),
+            ({"clientEncryption": {"recipients": ["AGE-SECRET-KEY-1" + "Q" * 58]}}, "/clientEncryption/recipients/0"),
+            ({"clientEncryption": {"recipients": RECIPIENTS[:1] * 2}}, "/clientEncryption/recipients"),
+            ({"clientEncryption": {"recipients": RECIPIENTS, "configMap": "x"}}, "clientEncryption.configMap"),
+            ({"clientEncryption": {"identity": "x"}}, "'identity'"),
             ({"schedule": "hourly"}, "/schedule"),
             ({"clusterAgent": {"schedule": "hourly"}}, "/clusterAgent/schedule"),
             ({"clusterAgent": {"stateClaim": "A b"}}, "/clusterAgent/stateClaim"),

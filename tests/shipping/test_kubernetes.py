@@ -33,7 +33,7 @@ class Overlays(unittest.TestCase):
         cls.rendered = {name: of_node_agents(kustomize(KUBERNETES / "overlays" / name)) for name in overlays()}
 
     def test_there_is_one_for_each_way_in(self):
-        self.assertEqual(overlays(), ["cluster", "control-plane", "irsa", "pod-identity", "private-ca", "static-credentials"])
+        self.assertEqual(overlays(), ["client-encryption", "cluster", "control-plane", "irsa", "pod-identity", "private-ca", "static-credentials"])
 
     def test_valid_against_the_schemas(self):
         for name, objects in self.rendered.items():
@@ -86,8 +86,8 @@ class Overlays(unittest.TestCase):
         }
         texts = "".join(configuration_of(objects, kind) for objects, kind in agents.values())
         variables = re.findall(r"^[^#\n]*\$\{(\w+)", texts, re.M)
-        # What these two name is read by whoever uses it, and a wrong path is named then.
-        files = {"PENSTOCK_CERTIFICATE", "PENSTOCK_EXTERNAL_ID_FILE"}
+        # What these name is read by whoever uses it, and a wrong path is named then.
+        files = {"PENSTOCK_CERTIFICATE", "PENSTOCK_EXTERNAL_ID_FILE", "PENSTOCK_RECIPIENTS_FILE"}
         self.assertEqual(sorted({*wrong, *files}), sorted(set(variables)))
         for name, (value, key) in wrong.items():
             job = name.removeprefix("PENSTOCK_").removesuffix("_SCHEDULE")

@@ -22,6 +22,7 @@ mod daemon_site;
 mod daemon_trouble;
 mod dying;
 mod ec2_client;
+mod encryption;
 mod end_to_end;
 mod fake_ec2;
 mod fake_kubernetes;

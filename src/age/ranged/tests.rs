@@ -11,7 +11,18 @@ fn read(ranged: &Ranged, object: &[u8], range: Range<u64>) -> Result<Vec<u8>, Pa
     let fetch = ranged.fetch(&range).unwrap_or(0..0);
     let mut plain = vec![0; usize::try_from(range.end - range.start).unwrap()];
     let (start, end) = (usize::try_from(fetch.start).unwrap(), usize::try_from(fetch.end).unwrap());
-    ranged.open(&range, &object[start..end], &mut plain)?;
+    let opened = ranged.open(&range, &object[start..end], &mut plain);
+    // The same from the beginning of its first chunk on, in one buffer.
+    let skip = usize::try_from(range.start).unwrap() % CHUNK;
+    let mut buffer = object[start..end].to_vec();
+    let in_place = if range.is_empty() {
+        ranged.open_in_place(&(0..0), &mut buffer)
+    } else {
+        ranged.open_in_place(&(range.start - skip as u64..range.end), &mut buffer)
+    };
+    assert_eq!(in_place, opened);
+    opened?;
+    assert!(buffer.is_empty() || buffer[skip..skip + plain.len()] == plain);
     Ok(plain)
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Place, help};
+use super::{Key, Place, help};
 use crate::catalog::Selector;
 use crate::inventory::archive::Wanted;
 use crate::reinstate::{self, Existing};
@@ -42,6 +42,8 @@ pub(in crate::cli) struct KubernetesObjects {
     #[command(flatten)]
     pub(in crate::cli) place: Place,
     #[command(flatten)]
+    pub(in crate::cli) key: Key,
+    #[command(flatten)]
     pub(in crate::cli) objects: Objects,
     /// Print this object, as it was saved: status, UID and a Secret's content too. KIND/NAME for one of the cluster's scope.
     #[arg(long, value_name = "KIND/NAMESPACE/NAME", conflicts_with_all = ["namespace", "resource"])]
@@ -63,6 +65,8 @@ pub(in crate::cli) struct KubernetesDiff {
     #[command(flatten)]
     pub(in crate::cli) place: Place,
     #[command(flatten)]
+    pub(in crate::cli) key: Key,
+    #[command(flatten)]
     pub(in crate::cli) objects: Objects,
     /// The kubeconfig's context; the one of `[kubernetes]` where not given.
     #[arg(long, value_name = "CONTEXT")]
@@ -77,6 +81,8 @@ pub(in crate::cli) struct Recreation {
     pub(in crate::cli) backup: Selector,
     #[command(flatten)]
     pub(in crate::cli) place: Place,
+    #[command(flatten)]
+    pub(in crate::cli) key: Key,
     /// Only this namespace, a glob, with its objects and the cluster-scoped objects that they refer to; with :TO under another name; may
     /// be repeated. Without it, everything.
     #[arg(long, value_name = "FROM[:TO]")]

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::help;
+use super::{Key, help};
 use crate::policy::kubernetes::Account;
 
 /// Test locations: every permission, connection and credential that Penstock needs there.
@@ -18,6 +18,8 @@ pub(in crate::cli) struct Validate {
     /// Skip the checks of what the site does not use: `ec2` if it has no EBS volumes.
     #[arg(long, value_enum)]
     pub(in crate::cli) skip: Vec<Skipped>,
+    #[command(flatten)]
+    pub(in crate::cli) key: Key,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{named, opened, within};
 use crate::cli::args::{KubernetesPlan, KubernetesRestore, OutputFormat, Recreation};
+use crate::cli::key::Need;
 use crate::cli::output::{Done, count};
 use crate::cli::{Failure, progress, session};
 use crate::cluster::{Cluster as _, Effect};
@@ -71,7 +72,7 @@ async fn run(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let (manifest, archives) = opened(config, &args.place, &args.backup, cancel).await?;
+    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let progress = Progress::default();
     let action = if effect == Effect::DryRun { "plan" } else { "restore" };

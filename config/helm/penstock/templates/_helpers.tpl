@@ -73,6 +73,7 @@ app.kubernetes.io/name: penstock
   "PENSTOCK_SECRET_ACCESS_KEY_FILE" (ternary (printf "%s/secret-access-key" $secret) "" $static)
   "PENSTOCK_EXTERNAL_ID_FILE" (ternary (printf "%s/external-id" $secret) "" (and $static .Values.credentials.externalIdInSecret))
   "PENSTOCK_CERTIFICATE" (ternary "/etc/penstock-ca/ca.pem" "" (eq (include "penstock.hasCa" .) "true"))
+  "PENSTOCK_RECIPIENTS_FILE" (ternary "/etc/penstock-recipients/recipients.txt" "" (eq (include "penstock.hasRecipients" .) "true"))
   "PENSTOCK_CERTIFICATE_MODE" (ternary "" .Values.certificate.mode (eq .Values.certificate.mode "add"))
 }}
 {{- range $name, $value := $settings }}
@@ -88,6 +89,14 @@ app.kubernetes.io/name: penstock
 
 {{- define "penstock.caName" -}}
 {{ .Values.certificate.configMap | default (printf "%s-ca%s" (include "penstock.base" .) (include "penstock.suffix" .)) }}
+{{- end }}
+
+{{- define "penstock.hasRecipients" -}}
+{{- or (gt (len .Values.clientEncryption.recipients) 0) (ne .Values.clientEncryption.configMap "") }}
+{{- end }}
+
+{{- define "penstock.recipientsName" -}}
+{{ .Values.clientEncryption.configMap | default (printf "%s-public-keys%s" (include "penstock.base" .) (include "penstock.suffix" .)) }}
 {{- end }}
 
 {{/* MiB of "512Mi", "1Gi", "256MiB", "1GiB". */}}
@@ -113,6 +122,9 @@ app.kubernetes.io/name: penstock
 {{- end }}
 {{- if and .Values.certificate.bundle .Values.certificate.configMap }}
 {{- fail "certificate.configMap stands beside certificate.bundle; expected one of the two" }}
+{{- end }}
+{{- if and .Values.clientEncryption.recipients .Values.clientEncryption.configMap }}
+{{- fail "clientEncryption.configMap stands beside clientEncryption.recipients; expected one of the two" }}
 {{- end }}
 {{- if and .Values.credentials.externalIdInSecret .Values.location.externalId }}
 {{- fail "location.externalId stands beside credentials.externalIdInSecret; expected one of the two" }}
