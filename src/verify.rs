@@ -174,12 +174,7 @@ impl Check<'_> {
     }
 
     /// Checks the objects. Returns the keys of those that are missing or differ.
-    async fn objects(
-        &mut self,
-        item: &Name,
-        stream: &Stream,
-        depth: Depth,
-    ) -> Result<BTreeSet<ObjectKey>, Error> {
+    async fn objects(&mut self, item: &Name, stream: &Stream, depth: Depth) -> Result<BTreeSet<ObjectKey>, Error> {
         let location = self.location;
         let examined = stream::iter(&stream.objects).map(|object| async move {
             let found = examine(location, object, depth).await;

@@ -38,6 +38,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
         key: ObjectKey::new(format!("{PREFIX}etcd/n1/{ID}/tree.{:04}.tar.zst", position + 1)),
         size: *size,
         crc64nvme: [0; 8],
+        payload: None,
         live_bytes: 0,
     };
     Stream {
