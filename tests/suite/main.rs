@@ -41,6 +41,7 @@ mod odd_files;
 mod page;
 mod restoring;
 mod retention;
+mod sealing;
 mod servers;
 mod sessions;
 mod snapshots;

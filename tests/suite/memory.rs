@@ -50,6 +50,7 @@ fn endless(number: usize, limit: Duration) -> Spec {
         hooks: Hooks::default(),
         allow_plain: false,
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
+        allow_plain: false,
     }
 }
 

@@ -90,6 +90,7 @@ impl House {
             hooks: Hooks::default(),
             allow_plain: false,
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
+            allow_plain: false,
         }
     }
 
