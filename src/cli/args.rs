@@ -140,6 +140,9 @@ pub(super) struct Backup {
     /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
     #[arg(long, conflicts_with = "full")]
     pub(super) force: bool,
+    /// Store `penstock-cat.py` beside the cluster's backups too: with Python and zstd it reads all of them without Penstock.
+    #[arg(long)]
+    pub(super) rescue: bool,
 }
 
 impl Backup {

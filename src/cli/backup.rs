@@ -33,7 +33,7 @@ pub(super) async fn run(
     let _lock = StateDir::lock(&config.state_dir, Holder::Backup)?;
     let mut session = Session::new(config, cancel);
     let open = sweep::open(&mut session, planned.iter().map(|(location, _)| *location))?;
-    let result = run_all(&planned, &open, format, cancel).await;
+    let result = run_all(&planned, &open, args.rescue, format, cancel).await;
     // No sweep at a location that did not answer: it would delay the report of the failure, and the next backup sweeps.
     let unreachable = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
     if !cancel.is_cancelled() && !unreachable {
@@ -48,6 +48,7 @@ pub(super) async fn run(
 async fn run_all(
     planned: &[(&config::Location, Spec)],
     open: &[Location],
+    rescue: bool,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
@@ -72,6 +73,21 @@ async fn run_all(
         }
         if cancel.is_cancelled() {
             break;
+        }
+    }
+    if rescue && !cancel.is_cancelled() {
+        for location in open {
+            match job::rescue::put(location).await {
+                Ok(key) => {
+                    tracing::info!(location = location.name(), %key, "stored the script that reads backups without Penstock")
+                }
+                Err(error) => {
+                    let report = error.report();
+                    tracing::error!(location = location.name(), class = %report.class, "{}", report.message);
+                    first_failure.get_or_insert(report.class);
+                    errors.push(serde_json::json!({ "location": location.name(), "error": report }));
+                }
+            }
         }
     }
     let done = Done::new(text, serde_json::json!({ "backups": backups, "errors": errors }));

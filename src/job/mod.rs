@@ -22,6 +22,7 @@ mod kinds;
 mod objects;
 mod parent;
 mod plan;
+pub mod rescue;
 mod steps;
 mod tally;
 mod unlisted;
