@@ -37,6 +37,8 @@ Examples:
   penstock list --cluster prod-eu-2 --node ip-10-0-0-7
   penstock list --output json | jq -r '.backups[0].id'
 
+PLAIN is what a restore writes, STORED what all chunks of the backup take in the bucket, NEW what this backup added to it: an incremental
+backup shares the rest with older ones.
 Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
 
 pub(in crate::cli) const SHOW: &str = "\
