@@ -50,6 +50,7 @@ RUN mkdir -p src benches; \
     cargo build --locked --profile "$PROFILE" --target "$RUST_TARGET"
 COPY src src
 COPY config/penstock.example.toml config/
+COPY config/rescue config/rescue
 RUN . /toolchain.env; \
     touch src/lib.rs src/main.rs; \
     cargo build --locked --profile "$PROFILE" --target "$RUST_TARGET"; \
@@ -61,6 +62,7 @@ FROM build AS root
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG RUN_AS=65532
 WORKDIR /out
+RUN install -D -m 0644 /src/config/rescue/penstock-cat.py usr/share/penstock/penstock-cat.py
 # The libraries that the program names, and theirs; the C library's name services, for DNS.
 RUN . /toolchain.env; \
     loader=$("$GNU-readelf" --program-headers usr/bin/penstock | sed -n 's/.*interpreter: \(.*\)\]/\1/p'); \

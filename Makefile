@@ -26,11 +26,13 @@ help: ## list the targets
 build: ## the release binary, target/release/penstock
 	$(CARGO) build --locked --release
 
-# The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
+# The tests ask a real Prometheus and a real browser, and read archives with other programs; what is there already is not asked for again.
 .PHONY: test-tools
-test-tools: ## what the tests need from apt: age, prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
-	@if ! (command -v age && command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends age prometheus chromium fonts-dejavu-core systemd; fi
+test-tools: ## what the tests need from apt: age, prometheus with promtool, chromium, systemd-analyze, zstd, bsdtar, busybox, 7zz (installs them system-wide)
+	@if ! (command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze && \
+	    command -v age && command -v zstd && command -v bsdtar && command -v busybox && command -v 7zz) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+	    prometheus chromium fonts-dejavu-core systemd age zstd libarchive-tools busybox 7zip; fi
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test

@@ -1,6 +1,6 @@
 //! Decides which backups of a chain stay, and why. No I/O, no clock.
 //!
-//! - The rules are restic's: of each of the last N days, weeks (from Monday) and months *that have a backup*, in the job's time zone, one
+//! - The rules are restic's: of each of the last N days, weeks (from Monday), months and years *that have a backup*, in the job's time zone, one
 //!   backup stays; and every backup that is no older than `keep_within`, counted from the newest backup, not from now. While a rule has
 //!   counts left, the oldest backup stays too. One reason is enough.
 //! - **Of each period** the newest *complete* backup stays: one in which no item failed (warnings do not count). If there is none, the
@@ -76,13 +76,14 @@ pub enum Rule {
     Daily,
     Weekly,
     Monthly,
+    Yearly,
 }
 
-/// A year, and a day, week or month in it.
+/// A year, and a day, week or month in it, if the rule counts these.
 type Period = (i16, usize);
 
 impl Rule {
-    const ALL: [Self; 4] = [Self::Last, Self::Daily, Self::Weekly, Self::Monthly];
+    const ALL: [Self; 5] = [Self::Last, Self::Daily, Self::Weekly, Self::Monthly, Self::Yearly];
 
     fn count(self, retention: &Retention) -> u32 {
         let count = match self {
@@ -90,6 +91,7 @@ impl Rule {
             Self::Daily => retention.keep_daily,
             Self::Weekly => retention.keep_weekly,
             Self::Monthly => retention.keep_monthly,
+            Self::Yearly => retention.keep_yearly,
         };
         count.unwrap_or(0)
     }
@@ -104,6 +106,7 @@ impl Rule {
                 (week.year(), week.week().unsigned_abs().into())
             }
             Self::Monthly => (taken.year(), taken.month().unsigned_abs().into()),
+            Self::Yearly => (taken.year(), 0),
         }
     }
 }
@@ -115,6 +118,7 @@ impl fmt::Display for Rule {
             Self::Daily => "daily",
             Self::Weekly => "weekly",
             Self::Monthly => "monthly",
+            Self::Yearly => "yearly",
         })
     }
 }

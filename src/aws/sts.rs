@@ -246,7 +246,9 @@ impl Chain {
         let mut take = |name: &str, found: Result<Credentials, CredentialsError>| match found {
             Ok(credentials) => Some(Ok(credentials)),
             Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {
-                tried.push(format!("{name}: {}", reason(&error)));
+                let why = reason(&error);
+                let why = why.trim_start_matches("the credential provider was not enabled").trim_start_matches(": ");
+                tried.push(if why.is_empty() { format!("{name}: none") } else { format!("{name}: {why}") });
                 None
             }
             Err(error) => Some(Err(self.unavailable(name, &reason(&error), &error))),
@@ -274,11 +276,11 @@ impl Chain {
         if let Some(done) = take("instance metadata", instance.provide_credentials().await) {
             return done;
         }
-        Err(self.no_base(
-            "default",
-            Class::CredentialsUnavailable,
-            &format!("no provider had any ({})", tried.join("; ")),
-        ))
+        let message = format!("no provider had any ({})", tried.join("; "));
+        let remedy = "in a pod: a service account with a role (docs/iam.md); on a host: AWS_PROFILE, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, \
+                      an instance role, or `credentials` of the location";
+        let error = self.no_base("default", Class::CredentialsUnavailable, &message);
+        Err(store::Error { remedy: Some(remedy.to_owned()), ..error })
     }
 
     async fn web_identity(&self, file: &Path, role: &str, session: &str) -> Result<Credentials, store::Error> {

@@ -8,6 +8,7 @@ mod snapshot;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
@@ -22,6 +23,9 @@ pub(super) use kubernetes::{
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 
+/// Behind a command's own options in its help.
+const GENERAL: &str = "Options of every command";
+
 /// Streams cluster backups to S3 and restores them.
 ///
 /// Results go to standard output, logs and progress to standard error. The exit code tells the class of a failure.
@@ -29,19 +33,35 @@ pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 #[command(name = "penstock", version, arg_required_else_help = true, after_help = help::TOP)]
 pub(super) struct Cli {
     /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/penstock/penstock.toml")]
+    #[arg(long, global = true, help_heading = GENERAL, value_name = "FILE", env = "PENSTOCK_CONFIG", hide_env_values = true)]
+    #[arg(default_value = "/etc/penstock/penstock.toml")]
     pub(super) config: PathBuf,
     /// One JSON document on standard output, failures too.
-    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Human)]
+    #[arg(long, global = true, help_heading = GENERAL, value_enum, default_value_t = OutputFormat::Human)]
     pub(super) output: OutputFormat,
     /// The format of log lines.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, global = true, help_heading = GENERAL, value_enum, default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
     /// More log lines; twice for debugging, thrice for the SDK's own.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GENERAL, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// Options that overwrite or delete: no typing error is to be answered with one.
+const DANGEROUS: [&str; 6] = ["--overwrite", "--now", "--existing", "--recreate", "--release", "--allow-plain"];
+
+/// The arguments of this process; ends it where they are wrong, or ask for help.
+pub(super) fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        let suggested = error.get(ContextKind::SuggestedArg).map(ToString::to_string).unwrap_or_default();
+        if DANGEROUS.iter().any(|option| suggested.contains(option)) {
+            error.remove(ContextKind::SuggestedArg);
+            error.remove(ContextKind::Usage);
+        }
+        error.exit()
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -150,6 +170,9 @@ pub(super) struct Backup {
     /// Store everything in plain where the last backup is encrypted and the location has no recipients any more. Refused without this.
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Store `penstock-cat.py` beside the cluster's backups too: with Python and zstd it reads all of them without Penstock.
+    #[arg(long)]
+    pub(super) rescue: bool,
 }
 
 impl Backup {

@@ -12,7 +12,7 @@ use super::output::{self, Done};
 use super::session::Session;
 use super::{Failure, progress, session, sweep};
 use crate::config::{self, Config, Source, SourceKind};
-use crate::error::{Classify, Retry};
+use crate::error::{Classify, Report, Retry};
 use crate::format::key::Name;
 use crate::format::manifest::Outcome;
 use crate::job::{self, Progress, Reuse, Spec};
@@ -33,7 +33,7 @@ pub(super) async fn run(
     let _lock = StateDir::lock(&config.state_dir, Holder::Backup)?;
     let mut session = Session::new(config, cancel);
     let open = sweep::open(&mut session, planned.iter().map(|(location, _)| *location))?;
-    let result = run_all(&planned, &open, format, cancel).await;
+    let result = run_all(&planned, &open, args.rescue, format, cancel).await;
     // No sweep at a location that did not answer: it would delay the report of the failure, and the next backup sweeps.
     let unreachable = matches!(&result, Err(Failure::Report(report)) if report.class.retry() == Retry::BackOff);
     if !cancel.is_cancelled() && !unreachable {
@@ -48,6 +48,7 @@ pub(super) async fn run(
 async fn run_all(
     planned: &[(&config::Location, Spec)],
     open: &[Location],
+    rescue: bool,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
@@ -81,12 +82,29 @@ async fn run_all(
             break;
         }
     }
+    if rescue && !cancel.is_cancelled() {
+        for location in open {
+            if let Err(report) = put_script(location).await {
+                first_failure.get_or_insert(report.class);
+                errors.push(serde_json::json!({ "location": location.name(), "error": report }));
+            }
+        }
+    }
     let done = Done::new(text, serde_json::json!({ "backups": backups, "errors": errors }));
     Ok(match first_failure {
         Some(class) => done.code(class.exit_code()),
         None if partial => done.something_failed(),
         None => done,
     })
+}
+
+async fn put_script(location: &Location) -> Result<(), Report> {
+    let put = job::rescue::put(location).await;
+    let key = put.map_err(|error| error.report()).inspect_err(|report| {
+        tracing::error!(location = location.name(), class = %report.class, "{}", report.message);
+    })?;
+    tracing::info!(location = location.name(), %key, "stored the script that reads backups without Penstock");
+    Ok(())
 }
 
 async fn run_one(

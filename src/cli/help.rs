@@ -38,6 +38,8 @@ Examples:
   penstock list --claim shop/data                           of one claim, whichever nodes its pods were on
   penstock list --output json | jq -r '.backups[0].id'
 
+PLAIN is what a restore writes, STORED what all chunks of the backup take in the bucket, NEW what this backup added to it: an incremental
+backup shares the rest with older ones.
 Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
 
 pub(in crate::cli) const SHOW: &str = "\

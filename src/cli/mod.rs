@@ -25,7 +25,6 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -69,7 +68,7 @@ impl Failure {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     let levels = logging::start(&cli);
     let format = cli.output;
     let result = match cli.command {

@@ -3,8 +3,8 @@
 //! A message names what was found, what was expected and what to do, in one sentence or two. It never contains a
 //! secret: the reader of secrets has no way to put one here.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use serde::Serialize;
 
@@ -33,12 +33,30 @@ impl fmt::Display for Fault {
 pub struct Faults {
     pub file: PathBuf,
     pub faults: Vec<Fault>,
+    #[serde(skip)]
+    pub(super) remedy: &'static str,
 }
+
+/// What to do about a file with faults.
+const CORRECT: &str =
+    "correct the configuration file; `penstock config check` reads it again without starting anything";
+
+/// What to do where there is no file: the first thing that a new user meets.
+const WRITE_ONE: &str = "write one: `penstock config example` prints a commented one to begin with. For a file in another place: --config FILE, or PENSTOCK_CONFIG";
 
 impl Faults {
     /// A fault of the whole file.
     pub(super) fn of_file(file: impl Into<PathBuf>, message: String) -> Self {
-        Self { file: file.into(), faults: vec![Fault { line: 0, column: 0, key: String::new(), message }] }
+        Self::new(file, vec![Fault { line: 0, column: 0, key: String::new(), message }])
+    }
+
+    pub(super) fn new(file: impl Into<PathBuf>, faults: Vec<Fault>) -> Self {
+        Self { file: file.into(), faults, remedy: CORRECT }
+    }
+
+    pub(super) fn unread(file: impl Into<PathBuf>, error: &io::Error) -> Self {
+        let faults = Self::of_file(file, format!("could not read the file: {error}"));
+        if error.kind() == io::ErrorKind::NotFound { Self { remedy: WRITE_ONE, ..faults } } else { faults }
     }
 }
 
@@ -63,8 +81,7 @@ impl std::error::Error for Faults {}
 
 impl Classify for Faults {
     fn report(&self) -> Report {
-        Report::new(Class::Config, self.to_string())
-            .remedy("correct the configuration file; `penstock config check` reads it again without starting anything")
+        Report::new(Class::Config, self.to_string()).remedy(self.remedy)
     }
 }
 
@@ -96,7 +113,7 @@ mod tests {
     #[test]
     fn every_fault_is_a_line_and_a_json_object() {
         let fault = |line, key: &str| Fault { line, column: 7, key: key.into(), message: "is wrong".into() };
-        let faults = Faults { file: "/etc/p.toml".into(), faults: vec![fault(3, "node"), fault(4, "")] };
+        let faults = Faults::new("/etc/p.toml", vec![fault(3, "node"), fault(4, "")]);
         assert_eq!(faults.to_string(), "/etc/p.toml:3:7: node: is wrong\n/etc/p.toml:4:7: is wrong");
         assert_eq!(faults.class(), Class::Config);
         assert_eq!(faults.report().message, faults.to_string());

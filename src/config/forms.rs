@@ -207,6 +207,17 @@ pub(super) fn absolute(text: &str) -> Form {
     Err(format!("is {}; expected a path that begins with /", shown(text)))
 }
 
+/// A pattern for paths below a folder.
+pub(super) fn below(text: &str) -> Result<&str, String> {
+    if text.starts_with('/') {
+        return Err(format!(
+            "is {}, which matches nothing: a pattern is compared with the path below the source's folder; leave that folder out, as in \"cache/**\"",
+            shown(text)
+        ));
+    }
+    Ok(text)
+}
+
 pub(super) fn time_zone(text: &str) -> Form {
     // UTC works without the time zone database.
     if text == "UTC" || jiff::tz::TimeZone::get(text).is_ok() {

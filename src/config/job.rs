@@ -107,12 +107,14 @@ fn retention(section: &Section) -> Retention {
         keep_daily: section.integer("keep_daily", 0..=u32::MAX),
         keep_weekly: section.integer("keep_weekly", 0..=u32::MAX),
         keep_monthly: section.integer("keep_monthly", 0..=u32::MAX),
+        keep_yearly: section.integer("keep_yearly", 0..=u32::MAX),
         keep_within: section.duration("keep_within"),
         grace: section.duration("grace"),
     };
-    let counts = [retention.keep_last, retention.keep_daily, retention.keep_weekly, retention.keep_monthly];
+    let Retention { keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly, .. } = retention;
+    let counts = [keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly];
     let keeps = counts.iter().flatten().any(|count| *count > 0) || retention.keep_within.is_some_and(|d| !d.is_zero());
-    let faulty = ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_within"];
+    let faulty = ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly", "keep_within"];
     if !keeps && !faulty.iter().any(|key| section.is_faulty(key)) {
         section.fault_here("keeps no backup, so every backup would be deleted; set at least one keep_… above 0");
     }

@@ -30,7 +30,7 @@ mod units;
 mod values;
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read; or every fault in it.
     pub fn load(path: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
-        let bytes = read_file(path).map_err(|why| Faults::of_file(path, format!("could not read the file: {why}")))?;
+        let bytes = read_file(path).map_err(|error| Faults::unread(path, &error))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => read(path, text, environment),
             Err(error) => {
@@ -76,7 +76,7 @@ impl Config {
                 let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
                 let (line, column) = faults::position(before, before.len());
                 let message = "is not UTF-8 from here on; save the file as UTF-8".to_owned();
-                Err(Faults { file: path.into(), faults: vec![Fault { line, column, key: String::new(), message }] })
+                Err(Faults::new(path, vec![Fault { line, column, key: String::new(), message }]))
             }
         }
     }
@@ -104,11 +104,13 @@ pub const fn example() -> &'static str {
     include_str!("../../config/penstock.example.toml")
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_FILE { Err(format!("it is longer than {}", show_size(MAX_FILE))) } else { Ok(bytes) }
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("it is longer than {}", show_size(MAX_FILE))));
+    }
+    Ok(bytes)
 }
 
 fn read(file: &Path, text: &str, environment: &dyn Environment) -> Result<Config, Faults> {
@@ -117,7 +119,7 @@ fn read(file: &Path, text: &str, environment: &dyn Environment) -> Result<Config
         Some(config) if faults.is_empty() => Ok(config),
         // Unreachable: a missing configuration has a fault.
         None if faults.is_empty() => Err(Faults::of_file(file, "cannot be used".into())),
-        _ => Err(Faults { file: file.into(), faults }),
+        _ => Err(Faults::new(file, faults)),
     }
 }
 

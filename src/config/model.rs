@@ -316,6 +316,7 @@ pub struct Retention {
     pub keep_daily: Option<u32>,
     pub keep_weekly: Option<u32>,
     pub keep_monthly: Option<u32>,
+    pub keep_yearly: Option<u32>,
     pub keep_within: Option<Duration>,
     /// How long the objects of a deleted backup stay; `None`: [`crate::prune::GRACE`].
     pub grace: Option<Duration>,

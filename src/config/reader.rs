@@ -130,6 +130,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// As [`Section::only_with`] for a key that never applies here: a message about an unknown key does not suggest it.
+    pub(super) fn never_with(&self, key: &'static str, condition: &str) {
+        self.file.known.borrow_mut().insert(join(&self.pattern, key));
+        if self.table.is_some_and(|table| table.contains_key(key)) {
+            self.only_with(key, false, condition);
+        }
+    }
+
     /// The table `key`. If it is missing, `parse` reads an empty one, so that it alone has the defaults and required keys.
     pub(super) fn table<T>(&self, key: &'static str, parse: impl FnOnce(&Section) -> T) -> T {
         let (table, offset) = match self.value(key) {

@@ -217,6 +217,7 @@ fn retention() -> Value {
         count("keep_daily", "Keep the newest of each day, for this many days."),
         count("keep_weekly", "Keep the newest of each week, for this many weeks."),
         count("keep_monthly", "Keep the newest of each month, for this many months."),
+        count("keep_yearly", "Keep the newest of each year, for this many years."),
         text("keep_within", "Keep all that are no older than this, counted from the newest, such as 2d."),
         default_text("grace", "How long the objects of a deleted backup stay: the time of the longest restore.", "24h"),
     ])

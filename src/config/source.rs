@@ -76,7 +76,7 @@ pub(super) fn read(section: &Section) -> Option<(Name, Option<SourceKind>)> {
     for (key, (_, owners)) in keys() {
         match kind {
             Some(kind) if !owners.contains(&kind.word) => {
-                section.only_with(key, false, &format!("type = {}", alternatives(&owners)));
+                section.never_with(key, &format!("type = {}", alternatives(&owners)));
             }
             // Marks the key as known, even if the type has a fault.
             Some(_) | None => drop(section.value(key)),

@@ -264,11 +264,10 @@ impl Run<'_> {
     async fn add(&mut self, source: &Name, record: Record, done: Done, manifest: &mut Manifest) -> Result<(), Error> {
         let description = SourceDescription::File { path: RECORD.to_owned() };
         let json = serde_json::to_vec_pretty(&record).expect("strings, numbers and times");
-        let (stream, mut tally) =
-            {
-                let open: Open = Box::new(move |_, _| Ok(Box::new(volume::Text::new(json.clone()))));
-                self.streamed(source, &description, &open).await
-            };
+        let (stream, mut tally) = {
+            let open: Open = Box::new(move |_, _| Ok(Box::new(volume::Text::new(json.clone()))));
+            self.streamed(source, &description, &open).await
+        };
         let losses = record.unsaved.iter().filter(|unsaved| unsaved.is_loss()).map(ToString::to_string);
         let missing = record.missing.iter().map(ToString::to_string);
         for loss in losses.chain(missing).chain(done.troubles) {

@@ -24,6 +24,7 @@ mod kinds;
 mod objects;
 mod parent;
 mod plan;
+pub mod rescue;
 mod spool;
 mod steps;
 mod tally;

@@ -107,7 +107,7 @@ impl Member {
         }
         Ustar {
             flag: ustar::flag(self.kind),
-            path,
+            path: if map.is_some() { Cow::Owned(sparse::stand_in(&self.path)) } else { path },
             link: &self.link,
             mode: self.mode,
             uid: self.uid,

@@ -7,6 +7,8 @@
 use std::fmt::Write as _;
 use std::io::Read;
 
+use sha2::{Digest as _, Sha256};
+
 use super::pax::number;
 use super::{BLOCK, Error, Reader};
 
@@ -17,6 +19,15 @@ const MAX_SEGMENTS: u64 = 1 << 20;
 pub struct Segment {
     pub offset: u64,
     pub length: u64,
+}
+
+/// The name that a sparse file has in its ustar block, of at most 100 bytes. A reader that does not know sparse files stores the map
+/// and the condensed data under this name, not under the file's own, where it would be taken for the file. Two files have two names.
+pub(super) fn stand_in(path: &[u8]) -> Vec<u8> {
+    let mut name = format!("GNUSparseFile.{}/", hex::encode(&Sha256::digest(path)[..8])).into_bytes();
+    let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    name.extend_from_slice(&file[..file.len().min(100 - name.len())]);
+    name
 }
 
 /// The map as stored, including padding.

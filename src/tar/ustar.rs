@@ -1,6 +1,7 @@
 //! Encodes and decodes the ustar block that every member has.
 //!
-//! A value that does not fit its field is 0 there, or cut, and whole in a PAX record before the block ([`super::pax`]).
+//! A value that does not fit its field is whole in a PAX record before the block ([`super::pax`]). In the block a name is cut, a
+//! size is written as busybox, cpio and old libraries read it, which skip the record ([`put_size`]), and any other number is 0.
 
 use std::borrow::Cow;
 
@@ -60,7 +61,7 @@ impl<'a> Ustar<'a> {
         put_octal(&mut block[100..108], u64::from(self.mode));
         put_octal(&mut block[108..116], owner(self.uid));
         put_octal(&mut block[116..124], owner(self.gid));
-        put_octal(&mut block[124..136], self.size);
+        put_size(&mut block[124..136], self.size);
         put_octal(&mut block[136..148], u64::try_from(self.mtime).unwrap_or(0));
         block[156] = self.flag;
         let link = &self.link[..self.link.len().min(100)];
@@ -94,7 +95,7 @@ impl<'a> Ustar<'a> {
             mode: small(&block[100..108])? & 0o7777,
             uid: small(&block[108..116])?,
             gid: small(&block[116..124])?,
-            size: octal(&block[124..136])?,
+            size: size(&block[124..136])?,
             mtime: i64::try_from(octal(&block[136..148])?).map_err(|error| error.to_string())?,
             rdev: (small(&block[329..337])?, small(&block[337..345])?),
         })
@@ -122,13 +123,36 @@ fn put_octal(field: &mut [u8], value: u64) {
     field[digits] = 0;
 }
 
+/// Fills the field of a size: eleven octal digits and a NUL; twelve digits from 8 GiB on; from 64 GiB on base 256, marked by the
+/// first bit. A reader that ignores PAX records finds the next member only by this field.
+fn put_size(field: &mut [u8], value: u64) {
+    if fits(value, 11) {
+        put_octal(field, value);
+    } else if fits(value, 12) {
+        field.copy_from_slice(format!("{value:012o}").as_bytes());
+    } else {
+        field[0] = BASE_256;
+        field[4..].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// The first byte of a field that has a binary number from 0 on.
+const BASE_256: u8 = 0x80;
+
+/// The reverse of [`put_size`].
+fn size(field: &[u8]) -> Result<u64, String> {
+    match field {
+        [BASE_256, 0, 0, 0, binary @ ..] => Ok(binary.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))),
+        _ => octal(field),
+    }
+}
+
 /// A field up to its first NUL.
 fn string(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Octal digits, ended by NUL or space, or no digits for 0. No sign, and no base 256: PAX records have the numbers that
-/// are too large for the field.
+/// Octal digits, ended by NUL or space, or no digits for 0. No sign, and no base 256, which only a size needs.
 fn octal(field: &[u8]) -> Result<u64, String> {
     let end = field.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |last| last + 1);
     field[..end].iter().try_fold(0_u64, |value, byte| match byte {

@@ -174,7 +174,7 @@ def cluster():
     (pki / "ca.key").chmod(0o600)
     # Twice: the newest has a parent, as at every site but on its first day.
     for _ in range(2):
-        call("penstock", "backup", "volumes", "etcd", "disks", "vault")
+        call("penstock", "backup", "volumes", "etcd", "disks", "vault", "--rescue")
         (next(VOLUMES.glob("0a1b/**/notes")) / "new.txt").write_text("since the first backup\n")
 
 
@@ -218,6 +218,12 @@ def after_the_drill():
     assert any((by_hand / "notes/app.conf").read_text() == (path / "notes/app.conf").read_text() for path in originals)
     [encrypted] = VOLUMES.glob("0a1b/volumes/kubernetes.io~csi/*/mount")
     same(encrypted, "/restore/by-hand-encrypted")
+    # The script has read an incremental backup: with what came after the full one.
+    by_script = pathlib.Path("/restore/by-script")
+    assert (by_script / "notes/new.txt").read_text() == "since the first backup\n"
+    (by_script / "notes/new.txt").unlink()
+    os.utime(by_script / "notes", (0, 0))
+    same(originals[0], by_script)
     volumes = call("aws", "ec2", "describe-volumes", "--query", "Volumes[].State", "--output", "text").split()
     assert volumes == ["available", "available"], volumes
     # The data folder that etcd restored is one that etcd starts from, and the key is in it.

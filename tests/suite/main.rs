@@ -40,6 +40,7 @@ mod model;
 mod moto;
 mod odd_files;
 mod page;
+mod rescue;
 mod restoring;
 mod retention;
 mod sealing;

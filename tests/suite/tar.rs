@@ -5,6 +5,8 @@
 // Helpers of tests are tests; and a link count is not as wide everywhere.
 #![allow(clippy::unwrap_used, clippy::useless_conversion)]
 
+mod readers;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

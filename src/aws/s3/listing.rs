@@ -133,7 +133,8 @@ impl S3Store {
 
     fn cannot_list(&self, error: Error) -> Error {
         if matches!(error.class, Class::AccessDenied | Class::Compat) && self.unlisted_uploads.first() {
-            tracing::info!(bucket = self.bucket, %error, "could not list multipart uploads: an upload whose ID a crash lost is reported, not aborted");
+            // Nothing is wrong: Penstock does not ask for the permission. Should a crash lose an ID, the sweep says so.
+            tracing::debug!(bucket = self.bucket, %error, "could not list multipart uploads: an upload whose ID a crash lost is reported, not aborted");
         }
         error
     }

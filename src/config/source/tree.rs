@@ -20,7 +20,7 @@ pub(super) const KIND: Kind = Kind {
     read: |section, _| {
         let path = section.parsed("path", |path| forms::absolute(path).and_then(|path| forms::glob(&path)));
         let path = section.required("path", path, "the folder to save, a glob: one item for each match");
-        let exclude = section.list("exclude", forms::glob);
+        let exclude = section.list("exclude", |pattern| forms::below(pattern).and_then(forms::glob));
         let one_file_system = section.boolean("one_file_system").unwrap_or(true);
         Some(SourceKind::Tree { path: path?, exclude, one_file_system })
     },

@@ -10,9 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::super::plan::Open;
 use super::super::encryption::Keys;
 use super::super::parent::Tables;
+use super::super::plan::Open;
 use super::super::{Error, Run, failure, limited, new_id};
 use super::Volume;
 use crate::claims::decide::Target;

@@ -162,6 +162,9 @@ impl Walk {
             }
             match self.visit(&name, warnings) {
                 Ok(step) => return Some(step),
+                Err(Skip::Socket) => {
+                    tracing::info!(path = %self.full(&self.path).display(), "left out a socket: it has no content, and its program makes it again");
+                }
                 Err(skip) => warnings.push(self.full(&self.path), skip.to_string()),
             }
         }
