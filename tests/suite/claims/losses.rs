@@ -125,3 +125,26 @@ fn what_the_api_server_does_not_say_is_a_loss_and_without_pods_there_is_no_backu
     let (code, answer) = cluster.agent("host-7", "").json(&["backup", "claims"]);
     assert!(code == 1 && answer.to_string().contains("no pod is on the node host-7"), "{answer:#}");
 }
+
+#[test]
+fn a_pod_that_goes_away_while_the_round_runs_is_no_failure_of_its_volume() {
+    let cluster = Cluster::new();
+    let folder = cluster.claim("shop/a");
+    fs::write(cluster.claim("shop/b").join("file"), "x").unwrap();
+    cluster.pod("shop/goes", "n1", &json!({}), &[claimed("a", "a")]);
+    cluster.pod("shop/stays", "n1", &json!({}), &[claimed("b", "b")]);
+    cluster.fake.script(move |state, request, _| {
+        // The pods are known by then.
+        if request.uri.starts_with("/api/v1/persistentvolumes/pv-shop-a") && folder.exists() {
+            state.remove("/api/v1/namespaces/shop/pods/goes");
+            fs::remove_dir(&folder).unwrap();
+        }
+        None
+    });
+    let agent = cluster.agent("n1", "");
+    assert_eq!(saved(&agent.good(&["backup", "claims"])), set(["shop/b"]));
+    let of = record(&agent, "n1");
+    assert_eq!((&of["reasons"]["pod-ending"], &of["losses"]), (&json!(1), &json!(0)), "{of:#}");
+    let detail = of["unsaved"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("and found nothing"), "{detail}");
+}
