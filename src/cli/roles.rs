@@ -5,11 +5,11 @@ use serde_json::json;
 use super::Failure;
 use super::output::Done;
 use crate::config::{Config, SourceKind};
-use crate::policy::kubernetes::{Account, roles};
+use crate::policy::kubernetes::{Account, Commands, of_claims, roles};
 use crate::resources::select::Selection;
 use crate::snapshot::persistent_volume;
 
-/// The roles for all of the configuration's sources of API objects.
+/// The roles for all of the configuration's sources of API objects, and of claims.
 pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure> {
     let sources = config.jobs.values().flat_map(|job| &job.sources);
     let selections = sources.filter_map(|source| match &source.kind {
@@ -17,11 +17,20 @@ pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure>
         _ => None,
     });
     let selections: Vec<_> = selections.collect::<Result<_, _>>()?;
-    if selections.is_empty() {
-        let message = "no job has a source of type \"kubernetes\": it needs no permission in the cluster";
+    let claims = config.jobs.values().flat_map(|job| &job.sources).filter_map(|source| match &source.kind {
+        SourceKind::Claims(claims) => Some(claims.hooks),
+        _ => None,
+    });
+    let claims: Vec<bool> = claims.collect();
+    if selections.is_empty() && claims.is_empty() {
+        let message = "no job has a source of type \"kubernetes\" or \"claims\": it needs no permission in the cluster";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let roles = roles(&selections, account);
+    let mut roles = roles(&selections, account);
+    if !claims.is_empty() {
+        let commands = if claims.contains(&true) { Commands::Run } else { Commands::No };
+        roles.manifests.append(&mut of_claims(account, commands));
+    }
     let mut text: String = roles.notes.iter().flat_map(|note| ["# ", note.as_str(), "\n"]).collect();
     let manifests: Vec<_> = roles.manifests.iter().map(persistent_volume::yaml).collect();
     text += &manifests.join("---\n");

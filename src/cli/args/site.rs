@@ -67,7 +67,7 @@ pub(in crate::cli) struct Policy {
     /// Print what the callers need instead: the base credentials, and each role before the last.
     #[arg(long)]
     pub(in crate::cli) caller: bool,
-    /// The roles in the cluster instead, as YAML, for the configuration's sources of type kubernetes.
+    /// The roles in the cluster instead, as YAML, for the configuration's sources of type kubernetes and claims.
     #[arg(long, conflicts_with_all = ["location", "kms_key", "skip", "trust", "caller"])]
     pub(in crate::cli) kubernetes: bool,
     /// Whom the roles are bound to, and named after.

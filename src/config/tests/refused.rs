@@ -289,6 +289,14 @@ fn jobs_and_sources() {
             "16:17 jobs.etcd.sources[1].exclude[1]: is \"{c\"",
         ),
         (
+            "type = \"tree\"\nname = \"t\"\npath = \"/a\"\nexclude = [\"/a/b\"]",
+            "16:12 jobs.etcd.sources[1].exclude[0]: is \"/a/b\", which matches nothing",
+        ),
+        (
+            "type = \"file\"\nname = \"t\"\npath = \"/a\"\nzzzzzzzz = 1",
+            "16:1 jobs.etcd.sources[1].zzzzzzzz: is not a known key; expected one of name, path, type",
+        ),
+        (
             "type = \"tree\"\nname = \"t\"\npath = \"/a\"\nargv = [\"b\"]",
             "16:8 jobs.etcd.sources[1].argv: applies only with type = \"command\"",
         ),
