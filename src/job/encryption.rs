@@ -6,6 +6,7 @@
 use super::parent::Ancestor;
 use super::{Error, Run};
 use crate::age::{Fingerprint, Recipient};
+use crate::format::codec;
 use crate::format::manifest::Manifest;
 use crate::format::sealed::Encryption;
 use crate::location::keys;
@@ -62,6 +63,18 @@ impl Run<'_> {
             return Err(Error::Plain { job: self.spec.job.clone(), last: last.manifest.id.clone() });
         }
         Ok(())
+    }
+
+    /// Overwrites what zstd keeps of an encrypted run's chunks. What Rust frees is zeroed by the program's allocator.
+    pub(super) async fn forget(&self) {
+        if self.keys.is_some() {
+            let pool = std::sync::Arc::clone(&self.pool);
+            // Waits for the threads' present work.
+            let forgotten = tokio::task::spawn_blocking(move || pool.broadcast(|_| codec::forget()));
+            if let Err(error) = forgotten.await {
+                tracing::warn!(%error, "could not overwrite what the compression threads keep in memory");
+            }
+        }
     }
 
     /// Seals what is secret of the manifest.

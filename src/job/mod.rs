@@ -187,7 +187,11 @@ pub async fn run(
     let mut hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
     let work = async {
         let result = match Run::new(location, spec, progress, cancel, &hooks, started, id.clone()) {
-            Ok(mut run) => Box::pin(run.within_time()).await,
+            Ok(mut run) => {
+                let result = Box::pin(run.within_time()).await;
+                run.forget().await;
+                result
+            }
             Err(error) => Err(error),
         };
         let after = hooks.after(&result).await;

@@ -209,10 +209,10 @@ impl Streaming<'_, '_> {
         match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             Ok(Some(kept)) => return Some(kept),
             Ok(None) => {
-                tracing::warn!(item = %self.tally.item, "the table in state_dir is of another index: it is not used")
+                tracing::warn!(item = %self.tally.item, "the table in state_dir is of another index: it is not used");
             }
             Err(error) => {
-                tracing::warn!(item = %self.tally.item, %error, "could not read the last backup's table in state_dir: it is not used")
+                tracing::warn!(item = %self.tally.item, %error, "could not read the last backup's table in state_dir: it is not used");
             }
         }
         None
