@@ -15,11 +15,12 @@
 //! [`record`] is the file format. [`Entry::close`] removes an entry; [`super::sweep`] aborts the uploads of those that are left, or the
 //! job resumes them ([`Interrupted`]).
 
+mod durable;
 pub mod record;
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+pub use self::durable::Recorded;
+use self::durable::overwrite;
 pub use self::record::{Intent, Part, Sealed};
 use self::record::{Line, State};
 use crate::age::{Recipient, Tags};
@@ -195,20 +198,13 @@ impl Entry {
         self.enqueue(&record::encode(&Line::Part(part)), None);
     }
 
-    /// Queues the tags of consecutive chunks; returns when they and all that were queued before are durable.
-    ///
-    /// # Errors
-    /// When the disk does not take them, or did not take an earlier record. No byte of those chunks may be sent then.
-    pub fn tags(&self, from: u64, tags: Tags) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+    /// Queues the tags of consecutive chunks, behind all that was queued before.
+    pub fn tags(&self, from: u64, tags: &Tags) -> Recorded {
         let bytes =
-            if tags.chunks() > 0 { record::encode(&record::tags_line(from, &tags)) } else { Zeroizing::default() };
+            if tags.chunks() > 0 { record::encode(&record::tags_line(from, tags)) } else { Zeroizing::default() };
         let (durable, told) = oneshot::channel();
         self.enqueue(&bytes, Some(durable));
-        let path = self.inner.path.clone();
-        async move {
-            let lost = || io::Error::other("an earlier record was not written");
-            told.await.map_err(|_| state::Error::Io { action: "write", path, error: lost() }.into())
-        }
+        Recorded::new(told, self.inner.path.clone())
     }
 
     fn enqueue(&self, bytes: &[u8], waiting: Option<oneshot::Sender<()>>) {
@@ -239,15 +235,6 @@ impl Entry {
             tracing::error!(%error, "could not remove the journal entry of an upload that has ended: the next sweep removes it");
         }
     }
-}
-
-/// Overwrites a file in its place.
-fn overwrite(path: &Path) -> io::Result<()> {
-    // Not the entry's own descriptor, which appends whatever the offset.
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    let length = file.metadata()?.len();
-    io::copy(&mut io::repeat(0).take(length), &mut file)?;
-    file.sync_data()
 }
 
 impl Shared {

@@ -271,7 +271,7 @@ impl ObjectWriter {
         // Queued in the order of the parts; each waits until all tags up to its own are durable.
         let recorded = self.sealing.as_mut().zip(entry.as_ref()).map(|(sealing, entry)| {
             let (from, tags) = sealing.tags();
-            entry.tags(from, tags)
+            entry.tags(from, &tags)
         });
         let launch = uploader.location.endpoint.launch(self.in_flight.len());
         self.in_flight.spawn(async move {
@@ -280,7 +280,7 @@ impl ObjectWriter {
                 return Ok((sent, stored.uploaded));
             }
             if let Some(recorded) = recorded {
-                recorded.await?;
+                recorded.durable().await?;
             }
             let (metrics, started) = (uploader.metrics(), Instant::now());
             let in_flight = metrics.part_in_flight();

@@ -234,7 +234,11 @@ fn violations(file: &Path, source: &str) -> Vec<String> {
         let mut complain =
             |what: String| out.push(format!("{}:{line}: {what} ({})", file.display(), written.join("::")));
         let from = file_module.first().map_or("the root", String::as_str);
-        if written[0].starts_with("aws_") && from != "aws" {
+        // aws-lc is a library of cryptography, not of a service.
+        let is_cryptography = written[0] == "aws_lc_rs";
+        if is_cryptography && from != "age" {
+            complain(format!("only src/age/ names aws-lc, not `{from}`"));
+        } else if written[0].starts_with("aws_") && from != "aws" && !is_cryptography {
             complain(format!("only src/aws/ names an AWS crate, not `{from}`"));
         }
         if matches!(written[0].as_str(), "kube" | "kube_client" | "kube_core" | "k8s_openapi") && from != "kube" {
@@ -348,6 +352,7 @@ fn the_checker_finds_violations() {
         ("resources/mod.rs", "use crate::kube::Client;", "`kube`"),
         ("job/mod.rs", "fn f() -> aws_config::Config {}", "only src/aws/"),
         ("main.rs", "fn main() { aws_config::load() }", "only src/aws/"),
+        ("job/mod.rs", "use aws_lc_rs::hmac;", "only src/age/"),
         ("job/mod.rs", "let c = '\"'; let l: &'a str; use crate::cli::X; // \"", "`cli`"),
         ("job/mod.rs", "let s = r#\"\" \"#; use crate::cli::X;", "`cli`"),
         ("job/mod.rs", "macro_rules! m { () => { $crate::cli::run() } }", "`cli`"),

@@ -382,7 +382,7 @@ impl Node {
         self.proxy.script(move |seen, before| {
             (seen == operation && before == count).then(|| Fault::Hook(moment, Arc::clone(&kill)))
         });
-        let mut child = self.command(&["backup", "j"]);
+        let mut child = self.command(&["backup", "j", "--full"]);
         let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         pid.store(i32::try_from(child.id()).unwrap(), Ordering::Release);
         let status = child.wait().unwrap();
@@ -400,7 +400,7 @@ fn a_killed_upload_is_resumed_with_the_same_bytes_or_given_up() {
     let (mut resumed, mut given_up, mut compared) = (0, 0, 0);
     for (round, (operation, count, moment, changes)) in [
         (Operation::UploadPart, 1, Moment::BeforeAnswer, false),
-        (Operation::UploadPart, 2, Moment::InBody(3 << 20), true),
+        (Operation::UploadPart, 2, Moment::InBody(1 << 20), true),
         (Operation::Complete, 0, Moment::Head, false),
         (Operation::Complete, 0, Moment::BeforeAnswer, true),
         (Operation::UploadPart, 4, Moment::BeforeAnswer, false),
