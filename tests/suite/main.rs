@@ -47,6 +47,7 @@ mod sessions;
 mod snapshots;
 mod sources;
 mod stores;
+mod takeover;
 mod tar;
 mod trust;
 mod uploads;

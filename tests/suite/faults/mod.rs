@@ -88,6 +88,7 @@ impl House {
             codec: Codec { compression: Compression::None },
             timeout: None,
             hooks: Hooks::default(),
+            allow_plain: false,
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
             allow_plain: false,
         }
