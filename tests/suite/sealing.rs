@@ -362,6 +362,8 @@ fn switching_on_is_a_full_backup_and_switching_off_is_refused() {
     assert_eq!((refused.status.code(), value["error"]["class"].as_str()), (Some(78), Some("config")), "{value}");
     assert!(value["error"]["message"].as_str().unwrap().contains(first.id.as_str()), "{value}");
     assert!(value["error"]["remedy"].as_str().unwrap().contains("--allow-plain"), "{value}");
+    let full = node.run(&["backup", "j", "--full"]);
+    assert_eq!(full.status.code(), Some(78), "a full backup is plain as well: {full:?}");
     assert_eq!(node.objects(), before, "nothing was stored");
     let (allowed, log) = node.backup(&["--allow-plain"]);
     assert_eq!((allowed.parent, allowed.encryption), (None, None), "{log}");
