@@ -22,7 +22,10 @@ def row_uploads(options, report, builds):
         tls, tls_missing = uploaders(tls_url, file, ca, crt_reaches=tls_port == 443) if not options.base else ([], [])
         unsigned = [one.backup(", payload unsigned", one.config("p1", url, source, "none")) for one in builds]
         signed = [one.backup(", payload signed", one.config("p1-signed", url, source, "none", sign="always")) for one in builds]
-        plain = unsigned + signed + plain
+        # An older binary does not encrypt.
+        encrypted = [] if options.base else [
+            one.backup(", payload unsigned, encrypted", one.config("p1-encrypted", url, source, "none", encrypted=True)) for one in builds]
+        plain = unsigned + signed + encrypted + plain
         tls = [one.backup("", one.config("p2", tls_url, source, "none", ca, sign="auto")) for one in builds] + tls
         for why in missing:
             report.skip("P1", why)
@@ -46,6 +49,9 @@ def row_uploads(options, report, builds):
         report.target("P1 CPU s, against 1.1 x CRT's", figure(own, "cpu"), figure(crt, "cpu", 1.1))
         report.target("P1 CPU s, against 0.6 x s5cmd's", figure(own, "cpu"), figure(s5, "cpu", 0.6))
         report.target("P1 RSS MiB, with a budget of 64 MiB", figure(own, "rss"), 128.0)
+        sealed = by_name(plain, "penstock, payload unsigned, encrypted")
+        extra = (sealed.median("cpu") - own.median("cpu")) / (amount / GIB) if sealed and own else None
+        report.target("P1 with encryption, CPU s a GiB more than without", extra, 0.55)
     if "P2" in options.only:
         report.table("P2: the same over TLS 1.3 (payload unsigned: `sign_payload = auto`)", tls, amount)
         one, two = by_name(plain, "penstock, payload unsigned"), by_name(tls, "penstock")

@@ -26,6 +26,10 @@ def tree_clients(options, report, builds, s3, tree):
                                   after=stored(prefix)))
     if options.base:
         return clients
+    for one in builds:
+        prefix = one.prefix("p3-encrypted")
+        config = one.config("p3-encrypted", s3.url, source, memory="128MiB", encrypted=True)
+        clients.append(one.backup(", encrypted", config, before=lambda prefix=prefix: s3.clear(prefix), after=stored(prefix)))
     if shutil.which("restic"):
         repository = f"s3:{s3.url}/{BUCKET}/restic"
 
@@ -67,6 +71,10 @@ def row_trees(options, report, builds, s3):
     report.target("P3 CPU s, against 1/5 of restic's", figure(own, "cpu"), figure(restic_, "cpu", 1 / 5))
     report.target("P3 wall s, against 1/3 of restic's", figure(own, "wall"), figure(restic_, "wall", 1 / 3))
     report.target("P3 wall s, against 1.15 x tar and zstd", figure(own, "wall"), figure(tar, "wall", 1.15))
+    sealed = by_name(clients, "penstock, encrypted")
+    for name, peer in (("rustic", rustic_), ("restic", restic_)):
+        report.target(f"P3 with encryption, CPU s, against 1/3 of {name}'s", figure(sealed, "cpu"), figure(peer, "cpu", 1 / 3))
+    report.target("P3 with encryption, wall s, against 1/4 of restic's", figure(sealed, "wall"), figure(restic_, "wall", 1 / 4))
     stored = [statistics.median(client.stored) / MIB if client and client.stored else None for client in (own, rustic_)]
     report.target("P3 stored MiB, against 1.1 x rustic's", stored[0], stored[1] * 1.1 if stored[1] else None)
     if "P5" in options.only:

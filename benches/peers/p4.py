@@ -24,6 +24,9 @@ def row_incremental(options, report, builds, s3):
     source = f'type = "tree"\nname = "tree"\npath = "{tree}"'
     setting = {"memory": "128MiB", "incremental": True}
     firsts = [(one.name, one.prefix("p4"), [], one.command(one.config("p4", s3.url, source, **setting), "backup", "bench")) for one in builds]
+    firsts += [] if options.base else [
+        (f"{one.name}, encrypted", one.prefix("p4-encrypted"), [],
+         one.command(one.config("p4-encrypted", s3.url, source, encrypted=True, **setting), "backup", "bench")) for one in builds]
     ours = len(firsts)
     if shutil.which("restic") and not options.base:
         base = ["restic", "-r", f"s3:{s3.url}/{BUCKET}/restic4", "-q"]
@@ -61,12 +64,17 @@ def row_incremental(options, report, builds, s3):
                 report.target(f"{row}, {field} s, against 1/3 of {peer}'s", figure(own, field), limit)
     with nginx("proxy", 18080, s3.url.removeprefix("http://"), count=True) as (port, log):
         # Its own state directory and prefix: the first run of it is not what is counted.
-        argv = builds[0].command(builds[0].config("p4-counted", f"http://127.0.0.1:{port}", source, **setting), "backup", "bench")
-        subprocess.run(argv, env=environment(), check=True, capture_output=True)
-        time.sleep(0.2)
-        first = sum(count_requests(log).values())
-        subprocess.run(argv, env=environment(), check=True, capture_output=True)
-        time.sleep(0.2)
-        report.target("P4 unchanged, requests", sum(count_requests(log).values()) - first, 12)
-    for prefix in [prefix for _, prefix, _, _ in firsts] + [builds[0].prefix("p4-counted")]:
+        for what, name, more in (("", "p4-counted", {}), (" with encryption", "p4-counted-encrypted", {"encrypted": True})):
+            if more and options.base:
+                continue
+            config = builds[0].config(name, f"http://127.0.0.1:{port}", source, **setting, **more)
+            argv = builds[0].command(config, "backup", "bench")
+            subprocess.run(argv, env=environment(), check=True, capture_output=True)
+            time.sleep(0.2)
+            first = sum(count_requests(log).values())
+            subprocess.run(argv, env=environment(), check=True, capture_output=True)
+            time.sleep(0.2)
+            report.target(f"P4 unchanged{what}, requests", sum(count_requests(log).values()) - first, 12)
+    counted = [builds[0].prefix(name) for name in ("p4-counted", "p4-counted-encrypted")]
+    for prefix in [prefix for _, prefix, _, _ in firsts] + counted:
         s3.clear(prefix)

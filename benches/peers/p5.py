@@ -27,6 +27,9 @@ def row_restore(options, report, builds, s3, backups, size):
         return move
     commands = {one.name: one.command(os.path.join(one.directory, "p3.toml"), "restore", "bench@latest", "--to",
                                       os.path.join(target, one.name)) for one in builds}
+    for one in [] if options.base else builds:
+        name, config = f"{one.name}, encrypted", os.path.join(one.directory, "p3-encrypted.toml")
+        commands[name] = one.command(config, "restore", "bench@latest", "--identity", one.identity(), "--to", os.path.join(target, name))
     commands |= {
         "restic": ["restic", "-r", f"s3:{s3.url}/{BUCKET}/restic", "-q", "restore", "latest", "--target", os.path.join(target, "restic")],
         "tar": f"mkdir -p {target}/tar && {aws_classic()} --endpoint-url {s3.url} s3 cp --only-show-errors "
@@ -36,7 +39,7 @@ def row_restore(options, report, builds, s3, backups, size):
         commands["rustic"] = [rustic(), *rustic_options(s3), "restore", "latest", os.path.join(target, "rustic")]
     clients = []
     for backup in backups:
-        name = backup.name.split(",")[0]
+        name = backup.name if backup.name in commands else backup.name.split(",")[0]
         if backup.failure:
             report.skip("P5", f"{name}: its backup failed")
             report.broken |= not backup.peer
@@ -50,3 +53,6 @@ def row_restore(options, report, builds, s3, backups, size):
     own, restic_ = by_name(clients, "penstock"), by_name(clients, "restic")
     report.target("P5 wall s, against 1/2 of restic's", figure(own, "wall"), figure(restic_, "wall", 0.5))
     report.target("P5 RSS MiB", figure(own, "rss"), 160.0)
+    sealed = by_name(clients, "penstock, encrypted")
+    report.target("P5 with encryption, wall s, against restic's", figure(sealed, "wall"), figure(restic_, "wall"))
+    report.target("P5 with encryption, RSS MiB", figure(sealed, "rss"), 160.0)

@@ -1,6 +1,7 @@
 """Penstock as a client: a configuration file for each, a state directory and a prefix in the bucket for each binary."""
 
 import os
+import subprocess
 
 from .common import BENCH, BUCKET, KEY, SECRET
 from .measuring import Client
@@ -15,9 +16,21 @@ class Penstock:
             with open(os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                 out.write(text)
 
-    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", incremental=False):
+    def identity(self):
+        """The file of the key that the rows with encryption are encrypted to."""
+        path = os.path.join(self.directory, "identity")
+        if not os.path.exists(path):
+            subprocess.run([self.binary, "key", "generate", path], check=True, capture_output=True)
+        return path
+
+    def recipient(self):
+        with open(self.identity()) as file:
+            return next(line.rsplit(" ", 1)[1].strip() for line in file if line.startswith("# public key:"))
+
+    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", incremental=False, encrypted=False):
         """A configuration file of its own for each client, and a prefix; `source` is the TOML of the job's one source."""
         state = os.path.join(self.directory, f"state-{name}")
+        to = f'[locations.bench.client_encryption]\nrecipients = ["{self.recipient()}"]' if encrypted else ""
         certificate = f'certificate = "{ca}"\ncertificate_mode = "only"' if ca else ""
         text = f'''cluster = "bench"
 node = "bench"
@@ -38,6 +51,7 @@ force_path_style = true
 source = "static"
 access_key_id_file = "{self.directory}/id"
 secret_access_key_file = "{self.directory}/key"
+{to}
 [locations.bench.upload]
 part_size = "16MiB"
 sign_payload = "{sign}"

@@ -17,6 +17,9 @@ use super::index::{Chunk, ChunkId, MAX_CHUNK};
 /// Bytes of a SHA-256 block.
 const HASH_BLOCK: usize = 64;
 
+/// The longest block of a zstd frame.
+const BLOCK: usize = 128 << 10;
+
 /// The levels of zstd that a job may ask for.
 pub const LEVELS: RangeInclusive<u32> = 1..=19;
 
@@ -223,9 +226,56 @@ pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Chunk
     ids
 }
 
+/// A compressor that does not remember. zstd copies the literals of a block into its context, which it keeps, and in the end frees without
+/// zeroing it: what is to be forgotten is overwritten with what nobody wants to know.
+pub struct Forgetful(Compressor<'static>);
+
+impl Forgetful {
+    /// # Errors
+    /// When zstd cannot get memory or refuses the level.
+    pub fn new(level: i32) -> io::Result<Self> {
+        Compressor::new(level).map(Self)
+    }
+
+    /// One frame.
+    ///
+    /// # Errors
+    /// When zstd cannot get memory.
+    pub fn compress(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.compress(plain)
+    }
+
+    /// Overwrites what zstd has of the last chunks.
+    fn forget(&mut self) {
+        // Nothing in it repeats, so all of it is literals; of a block's length, twice.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        let noise: Vec<u8> = std::iter::repeat_with(&mut next).take(2 * BLOCK / 8).flatten().collect();
+        if let Err(error) = self.0.compress(&noise) {
+            tracing::warn!(%error, "could not overwrite what zstd keeps of the last chunks in memory");
+        }
+    }
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+/// Overwrites what this thread's compressor has of the last chunks.
+pub fn forget() {
+    COMPRESSOR.with_borrow_mut(|slot| slot.as_mut().map(|(_, compressor)| compressor.forget()));
+}
+
 thread_local! {
     /// A compression context costs a megabyte and some time to create: each thread keeps one, for its last level.
-    static COMPRESSOR: RefCell<Option<(u32, Compressor<'static>)>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<(u32, Forgetful)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -240,7 +290,7 @@ fn compress(plain: &[u8], level: u32) -> io::Result<Vec<u8>> {
             if level == 1 {
                 FASTEST.into_iter().try_for_each(|parameter| compressor.set_parameter(parameter))?;
             }
-            *slot = Some((level, compressor));
+            *slot = Some((level, Forgetful(compressor)));
         }
         let (_, compressor) = slot.as_mut().expect("set just above");
         compressor.compress(plain)

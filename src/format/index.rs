@@ -1,7 +1,7 @@
 //! The index: a stream's chunk table and file list, as one compressed sequence of records in stream order.
 //!
 //! ```text
-//! index    = zstd frame of: magic "PSTKIDX1", record…
+//! index    = zstd frames, together of: magic "PSTKIDX1", record…
 //! record   = length (u32, little-endian, at most MAX_RECORD), that many bytes of postcard
 //! ```
 //!
@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codec::{Encoding, max_stored};
+use super::codec::{Encoding, Forgetful, max_stored};
 use super::manifest::{DataObject, Stream};
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";
@@ -31,6 +31,9 @@ pub const MAX_CHUNK: u32 = 4 << 20;
 
 /// Compression level of the index itself: it is mostly digests, which do not compress.
 const LEVEL: i32 = 3;
+
+/// Plain bytes of a frame.
+const FRAME: usize = 1 << 20;
 
 /// SHA-256 of a chunk's plain bytes: its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,7 +132,7 @@ pub struct Totals {
 
 /// Writes an index to `W`, compressed.
 pub struct Writer<W: Write> {
-    out: zstd::stream::write::Encoder<'static, W>,
+    out: Frames<W>,
     buffer: Vec<u8>,
     chunks: u64,
     files: u64,
@@ -141,7 +144,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When `out` cannot be written.
     pub fn new(out: W) -> io::Result<Self> {
-        let mut out = zstd::stream::write::Encoder::new(out, LEVEL)?;
+        let mut out = Frames { out, compressor: Forgetful::new(LEVEL)?, block: Vec::with_capacity(FRAME) };
         out.write_all(MAGIC)?;
         Ok(Self { out, buffer: Vec::new(), chunks: 0, files: 0, plain_bytes: 0, digest: Sha256::new() })
     }
@@ -186,6 +189,40 @@ impl<W: Write> Writer<W> {
         self.out.write_all(&buffer)?;
         self.buffer = buffer;
         Ok(())
+    }
+}
+
+/// Compresses block by block: a compressor of a stream would keep its last megabytes in memory that zstd frees without zeroing it.
+struct Frames<W: Write> {
+    out: W,
+    compressor: Forgetful,
+    block: Vec<u8>,
+}
+
+impl<W: Write> Frames<W> {
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = bytes.len().min(FRAME - self.block.len());
+            self.block.extend_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            if self.block.len() == FRAME {
+                self.end_frame()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_frame(&mut self) -> io::Result<()> {
+        let frame = self.compressor.compress(&self.block)?;
+        self.block.clear();
+        self.out.write_all(&frame)
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        if !self.block.is_empty() {
+            self.end_frame()?;
+        }
+        Ok(self.out)
     }
 }
 

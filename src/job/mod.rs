@@ -214,6 +214,7 @@ pub async fn run(
         let result = match Run::new(location, spec, progress, cancel, &hooks, started, id.clone()) {
             Ok(mut run) => {
                 let result = Box::pin(run.within_time()).await;
+                run.forget().await;
                 volumes = run.volumes;
                 result
             }

@@ -42,6 +42,7 @@ struct Policy {
     daily: u32,
     weekly: u32,
     monthly: u32,
+    yearly: u32,
     /// Hours.
     within: u64,
 }
@@ -53,6 +54,7 @@ impl From<Policy> for Retention {
             keep_daily: Some(policy.daily),
             keep_weekly: Some(policy.weekly),
             keep_monthly: Some(policy.monthly),
+            keep_yearly: Some(policy.yearly),
             keep_within: Some(Duration::from_hours(policy.within)),
             ..Self::default()
         }
@@ -81,7 +83,7 @@ fn as_restic_does() {
 type Row = (&'static str, &'static str, Policy, &'static [(&'static str, &'static str)]);
 
 const fn policy(last: u32, daily: u32, weekly: u32, monthly: u32, within: u64) -> Policy {
-    Policy { last, daily, weekly, monthly, within }
+    Policy { last, daily, weekly, monthly, yearly: 0, within }
 }
 
 /// What restic's documentation promises.
@@ -125,6 +127,17 @@ const DOCUMENTED: &[Row] = &[
             ("2025-11-23T00:00:00Z", "monthly"),
             ("2025-10-31T00:00:00Z", "monthly"),
             ("2025-10-01T00:00:00Z", ""),
+        ],
+    ),
+    (
+        "a year is a period",
+        "UTC",
+        Policy { yearly: 2, ..policy(0, 0, 0, 0, 0) },
+        &[
+            ("2026-11-23T00:00:00Z", "yearly"),
+            ("2026-01-01T00:00:00Z", ""),
+            ("2025-12-31T23:00:00Z", "yearly"),
+            ("2024-12-31T23:00:00Z", ""),
         ],
     ),
     (

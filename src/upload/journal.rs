@@ -199,6 +199,7 @@ impl Entry {
     }
 
     /// Queues the tags of consecutive chunks, behind all that was queued before.
+    #[must_use]
     pub fn tags(&self, from: u64, tags: &Tags) -> Recorded {
         let bytes =
             if tags.chunks() > 0 { record::encode(&record::tags_line(from, tags)) } else { Zeroizing::default() };

@@ -311,6 +311,39 @@ fn without_its_table_a_backup_is_a_full_one_and_says_what_that_costs() {
     node.is_restored(&fourth);
 }
 
+/// As nodes that come and go: the state directory is lost, and the index's identity is all that an agent has.
+#[test]
+fn with_the_indexs_identity_a_node_without_state_deduplicates_and_still_reads_no_content() {
+    let node = Node::new();
+    let agent = node.folder().join("agent");
+    keygen(&agent);
+    node.configure(&format!("{}\nindex_identity_file = \"{}\"", node.to_us(), agent.display()));
+    node.write("large", noise(6 << 20, 1));
+    node.write("unread", "x");
+    std::os::unix::fs::symlink("large", node.tree().join("link")).unwrap();
+    let (first, _) = node.backup(&[]);
+    settle();
+    fs::remove_dir_all(node.state()).unwrap();
+    node.write("more", noise(1 << 20, 2));
+    let (second, log) = node.backup(&[]);
+    assert_eq!(second.parent.as_ref(), Some(&first.id), "{log}");
+    let (_, stream) = second.streams().next().unwrap();
+    assert!(stream.new_bytes < 1_200_000, "{} bytes are new", stream.new_bytes);
+    node.is_restored(&second);
+    let opens = |key: &str| {
+        let mut command = Command::new("age");
+        let output = command.args(["-d", "-i"]).arg(&agent).arg(node.s3.folder().join(key)).output().unwrap();
+        output.status.success()
+    };
+    assert!(opens(stream.index.key.as_str()) && !opens(stream.objects[0].key.as_str()));
+    // A key that reads content is none for agents.
+    node.configure(&format!("{}\nindex_identity_file = \"{}\"", node.to_us(), node.identity.display()));
+    let refused = node.run(&["backup", "j"]);
+    let value: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((refused.status.code(), value["error"]["class"].as_str()), (Some(78), Some("config")), "{value}");
+    assert!(value["error"]["message"].as_str().unwrap().contains("reads content too"), "{value}");
+}
+
 #[test]
 fn switching_on_is_a_full_backup_and_switching_off_is_refused() {
     let node = Node::new();
@@ -329,6 +362,8 @@ fn switching_on_is_a_full_backup_and_switching_off_is_refused() {
     assert_eq!((refused.status.code(), value["error"]["class"].as_str()), (Some(78), Some("config")), "{value}");
     assert!(value["error"]["message"].as_str().unwrap().contains(first.id.as_str()), "{value}");
     assert!(value["error"]["remedy"].as_str().unwrap().contains("--allow-plain"), "{value}");
+    let full = node.run(&["backup", "j", "--full"]);
+    assert_eq!(full.status.code(), Some(78), "a full backup is plain as well: {full:?}");
     assert_eq!(node.objects(), before, "nothing was stored");
     let (allowed, log) = node.backup(&["--allow-plain"]);
     assert_eq!((allowed.parent, allowed.encryption), (None, None), "{log}");
@@ -444,6 +479,86 @@ fn same_where_resumed(parts: &[(String, Vec<u8>)], stored: &[u8]) -> usize {
         assert!(stored[at..at + data.len()] == data[..], "{name} was stored with two contents under one key");
     }
     of_it.len()
+}
+
+/// A backup in a daemon, and then its memory: nothing of what was read is in it, nor in the bucket, nor on the disk.
+#[test]
+fn after_a_run_nothing_that_was_read_is_in_memory_or_on_the_disk() {
+    let node = Node::new();
+    for number in 0..3000 {
+        node.write(&format!("{CANARY}-{number}"), format!("{CANARY} {number}\n").repeat(1 + number % 700));
+    }
+    node.write("large", noise(13 << 20, 1));
+    let socket = node.folder().join("control.sock");
+    let mut config = fs::read_to_string(node.folder().join("penstock.toml")).unwrap();
+    config = format!("admin = {{ listen = \"127.0.0.1:0\", socket = \"{}\" }}\n{config}", socket.display());
+    fs::write(node.folder().join("penstock.toml"), config).unwrap();
+    let mut daemon = node.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
+    let trigger = || node.run(&["trigger", "j", "--wait"]);
+    let started = std::time::Instant::now();
+    let mut done = trigger();
+    while !done.status.success() && started.elapsed().as_secs() < 60 {
+        std::thread::yield_now();
+        done = trigger();
+    }
+    assert!(done.status.success(), "{done:?}");
+    // Again: with a parent, and with memory that the first run freed.
+    node.write("more", format!("{CANARY} more\n").repeat(100_000));
+    assert!(trigger().status.success());
+    let found = in_memory(daemon.id());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(node.canaries(), Vec::<PathBuf>::new());
+    assert_eq!(found, Vec::<String>::new());
+}
+
+/// The places in a process's memory that have a canary, with what is around them.
+fn in_memory(pid: u32) -> Vec<String> {
+    use std::os::unix::fs::FileExt as _;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut found = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        if memory.read_exact_at(&mut bytes, start).is_err() {
+            continue;
+        }
+        for at in memchr::memmem::find_iter(&bytes, CANARY.as_bytes()) {
+            let around = &bytes[at.saturating_sub(40)..bytes.len().min(at + 60)];
+            found.push(format!("{line}: {:x}: {}", at, around.escape_ascii()));
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "minutes, and 11 GiB of disk: make soak"]
+fn soak_one_object_of_many_parts() {
+    use std::io::Write as _;
+    let node = Node::new();
+    let config = node.folder().join("penstock.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("object_size = \"12MiB\"", "object_size = \"8GiB\"");
+    fs::write(&config, text).unwrap();
+    let mut file = fs::File::create(node.tree().join("large")).unwrap();
+    for block in 0..320 {
+        file.write_all(&noise(16 << 20, block)).unwrap();
+    }
+    file.write_all(b"x").unwrap();
+    drop(file);
+    let (manifest, _) = node.backup(&[]);
+    let (_, stream) = manifest.streams().next().unwrap();
+    let [object] = stream.objects.as_slice() else { panic!("{:?}", stream.objects) };
+    assert!(object.size > 5 << 30);
+    let line = format!(
+        "age -d -i {} {} | zstd -d | tar -xO large | cmp - {}",
+        node.identity.display(),
+        node.s3.folder().join(object.key.as_str()).display(),
+        node.tree().join("large").display()
+    );
+    let compared = Command::new("bash").args(["-o", "pipefail", "-c", &line]).output().unwrap();
+    assert!(compared.status.success(), "{compared:?}");
 }
 
 #[test]

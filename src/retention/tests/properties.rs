@@ -33,8 +33,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn policies()(last in 0..5_u32, daily in 0..9_u32, weekly in 0..6_u32, monthly in 0..14_u32, within in 0..300_u64) -> Policy {
-        Policy { last, daily, weekly, monthly, within }
+    fn policies()(last in 0..5_u32, daily in 0..9_u32, weekly in 0..6_u32, monthly in 0..14_u32, yearly in 0..4_u32, within in 0..300_u64) -> Policy {
+        Policy { last, daily, weekly, monthly, yearly, within }
     }
 }
 

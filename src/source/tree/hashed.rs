@@ -73,7 +73,7 @@ struct Member {
     same: u64,
     /// 0 without a link.
     link: u64,
-    member_start: u64,
+    start: u64,
     content_start: u64,
     content_len: u64,
 }
@@ -95,7 +95,7 @@ impl Hashed {
             }
             let FileEntry { member_start, content_start, content_len, .. } = file;
             let (path, same, link) = (short(&file.path), names.same(&file), short(&file.link));
-            members.push(Member { path, same, link, member_start, content_start, content_len });
+            members.push(Member { path, same, link, start: member_start, content_start, content_len });
         }
         members.sort_unstable_by_key(|member| member.path);
         let twice: HashSet<u64> =
@@ -128,7 +128,7 @@ impl Hashed {
             inode: meta.inode,
             device: meta.device,
             link: link.to_vec(),
-            member_start: member.member_start,
+            member_start: member.start,
             content_start: member.content_start,
             content_len: member.content_len,
         };
