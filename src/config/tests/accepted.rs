@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::units::{GIB, MIB};
 use super::super::*;
 use super::{BASE, environment, good};
+use crate::error::Classify as _;
 use crate::format::codec::Compression;
 
 #[test]

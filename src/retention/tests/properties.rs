@@ -58,7 +58,7 @@ proptest! {
         let last_stored = backups.iter().map(|backup| backup.stored).max();
         prop_assert!(backups.is_empty() || (0..backups.len()).any(|at| Some(backups[at].stored) == last_stored && stays(Some(at))));
         let kept = reasons.iter().filter(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Oldest(_)))).count();
-        let most = policy.last + policy.daily + policy.weekly + policy.monthly;
+        let most = policy.last + policy.daily + policy.weekly + policy.monthly + policy.yearly;
         prop_assert!(kept <= most as usize);
     }
 
@@ -104,7 +104,7 @@ proptest! {
                 }
             }
         }
-        let per_rule = policy.last + policy.daily + policy.weekly + policy.monthly;
+        let per_rule = policy.last + policy.daily + policy.weekly + policy.monthly + policy.yearly;
         let kept = reasons.iter().filter(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Items(..) | Reason::Oldest(_)))).count();
         prop_assert!(kept <= 4 * per_rule as usize, "one for each of the three items and for the whole, at most");
     }
@@ -121,7 +121,7 @@ proptest! {
     /// A larger count never keeps less.
     #[test]
     fn more_keeps_more(backups in chain(), policy in policies(), more in 1..4_u32) {
-        let larger = Policy { last: policy.last + more, daily: policy.daily + more, weekly: policy.weekly + more, monthly: policy.monthly + more, within: policy.within + 1 };
+        let larger = Policy { last: policy.last + more, daily: policy.daily + more, weekly: policy.weekly + more, monthly: policy.monthly + more, yearly: policy.yearly + more, within: policy.within + 1 };
         let keeps = |policy: Policy| decide(Some(&policy.into()), &TimeZone::UTC, &backups).into_iter().map(|reasons| reasons.iter().any(|reason| matches!(reason, Reason::Rule(_) | Reason::Items(..) | Reason::Within(_)))).collect::<Vec<_>>();
         for (less, more) in keeps(policy).into_iter().zip(keeps(larger)) {
             prop_assert!(more || !less);
