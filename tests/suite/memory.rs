@@ -50,7 +50,6 @@ fn endless(number: usize, limit: Duration) -> Spec {
         hooks: Hooks::default(),
         allow_plain: false,
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
-        allow_plain: false,
     }
 }
 

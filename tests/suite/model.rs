@@ -284,7 +284,6 @@ impl World {
             allow_plain: false,
             // The steps do not wait for seconds to pass; the clock ticks between them.
             parent: Policy { reuse, min_live, settle: Duration::ZERO, ..Policy::default() },
-            allow_plain: false,
         }
     }
 

@@ -90,7 +90,6 @@ impl House {
             hooks: Hooks::default(),
             allow_plain: false,
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
-            allow_plain: false,
         }
     }
 
