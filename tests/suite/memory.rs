@@ -49,7 +49,6 @@ fn endless(number: usize, limit: Duration) -> Spec {
         timeout: Some(limit),
         hooks: Hooks::default(),
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
-        allow_plain: false,
     }
 }
 

@@ -89,7 +89,6 @@ impl House {
             timeout: None,
             hooks: Hooks::default(),
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
-            allow_plain: false,
         }
     }
 
