@@ -301,7 +301,7 @@ fn without_its_table_a_backup_is_a_full_one_and_says_what_that_costs() {
     let (third, _) = node.backup(&[]);
     assert_eq!(third.parent.as_ref(), Some(&second.id));
     for name in names(&node.state().join("tables/primary/j")) {
-        if name.ends_with(".index") {
+        if name.rsplit_once('.').is_some_and(|(_, kind)| kind == "index") {
             fs::write(node.state().join("tables/primary/j").join(name), "damage").unwrap();
         }
     }
