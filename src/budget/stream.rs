@@ -12,8 +12,9 @@ pub const BLOCKS: usize = 2;
 /// One frame that is being made, and one that is being sent.
 const LEAST_WINDOW: usize = 2;
 
-/// What a stream needs besides to encrypt its objects: the frames that are being sealed, plain and sealed, and their tags.
-pub const SEALING: u64 = 2 * MAX_STORED as u64 + (1 << 20);
+/// What a stream needs besides to encrypt its objects: the frames that are being sealed, plain and sealed, buffers to use again, and
+/// tags.
+pub const SEALING: u64 = 3 * MAX_STORED as u64 + (1 << 20);
 
 /// The longest queue between the cutter and the uploader: a longer one only costs memory.
 const MOST_WINDOW: usize = 64;

@@ -69,6 +69,8 @@ pub(super) struct Verdict {
     pub(super) error: Option<Report>,
     /// When the backup was committed, if it is a good one.
     pub(super) good: Option<Timestamp>,
+    /// The location is one that is encrypted to: what failed is not written to this node's disk.
+    pub(super) encrypts: bool,
 }
 
 /// Why a job cannot be triggered.
@@ -265,6 +267,7 @@ impl Board {
             // Fails only if the caller has hung up.
             let _ = awaiting.send(ended.clone());
         }
+        entry.record.encrypts = verdict.encrypts;
         entry.record.last = Some(ended);
         entry.unsaved = true;
         self.forget_removed();

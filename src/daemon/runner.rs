@@ -60,7 +60,8 @@ impl Runner {
     /// Runs the job to its end.
     pub(super) async fn run(&self, location: &Location, start: &Start) -> Verdict {
         let spec = Spec::of(&start.job);
-        match job::run(location, &spec, &start.running.progress, &start.running.cancel).await {
+        let encrypts = location.config.client_encryption.is_some();
+        let verdict = match job::run(location, &spec, &start.running.progress, &start.running.cancel).await {
             Ok(committed) => {
                 let good = committed.is_good().then_some(committed.manifest.finished);
                 let (outcome, _) = committed.verdict();
@@ -73,10 +74,11 @@ impl Runner {
                     self.retain(location, &start.job, &start.running.cancel).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());
-                Verdict { outcome, backup, error, good }
+                Verdict { outcome, backup, error, good, encrypts }
             }
             Err(error) => self.failed(start, job::outcome_of(&error), error.report()),
-        }
+        };
+        Verdict { encrypts, ..verdict }
     }
 
     fn failed(&self, start: &Start, outcome: Outcome, report: Report) -> Verdict {
@@ -88,6 +90,6 @@ impl Runner {
                 self.history.failed(About::Job, start.job.name.as_str(), &report);
             }
         }
-        Verdict { outcome, backup: None, error: Some(report), good: None }
+        Verdict { outcome, backup: None, error: Some(report), good: None, encrypts: false }
     }
 }

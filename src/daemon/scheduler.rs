@@ -214,7 +214,7 @@ impl Scheduler {
 
 fn internal(why: &str) -> Verdict {
     let report = Report::new(Class::Internal, why).remedy("this is a bug in Penstock: please report it");
-    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report), good: None }
+    Verdict { outcome: Outcome::Failure, backup: None, error: Some(report), good: None, encrypts: false }
 }
 
 /// Saves the records, a failed one again at the next heartbeat. Logs only the first failure until a save succeeds: all jobs share one disk.

@@ -35,7 +35,13 @@ pub(super) struct Record {
     /// When the last good backup was committed.
     #[serde(default)]
     pub(super) last_success: Option<Timestamp>,
+    /// The last run's backup is encrypted: the message of its failure may name a path, and is not saved.
+    #[serde(skip)]
+    pub(super) encrypts: bool,
 }
+
+/// What is saved in place of the message of a failure.
+const NOT_SAVED: &str = "the reason is in the log only: a node that encrypts keeps nothing that may name a path";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +88,11 @@ impl State {
     /// # Errors
     /// When the record could not be written; the old file is still there.
     pub(super) fn save(&self, job: &Name, record: &Record) -> Result<(), state::Error> {
-        replace(&self.path(job), &serde_json::to_vec(record).expect("a record has only string keys"))
+        let mut record = record.clone();
+        if let Some(error) = record.last.as_mut().and_then(|last| last.error.as_mut()).filter(|_| record.encrypts) {
+            *error = Report::new(error.class, NOT_SAVED);
+        }
+        replace(&self.path(job), &serde_json::to_vec(&record).expect("a record has only string keys"))
     }
 }
 
@@ -114,9 +124,13 @@ mod tests {
                 error: Some(fault),
             }),
             last_success: Some(at(5)),
+            encrypts: false,
         };
         state.save(&job, &record).unwrap();
         assert_eq!(state.load(&job), record);
+        state.save(&job, &Record { encrypts: true, ..record.clone() }).unwrap();
+        let saved = state.load(&job).last.unwrap().error.unwrap();
+        assert_eq!(saved, Report::new(Class::KmsDenied, NOT_SAVED));
         assert_eq!(fs::read_dir(folder.path().join("jobs")).unwrap().count(), 1, "no temporary file stays");
         for broken in ["", "{", "[]", "{\"last\": 5}"] {
             fs::write(state.path(&job), broken).unwrap();

@@ -3,13 +3,15 @@
 //! A backup is encrypted whole or not at all: switching encryption on or off begins with a full backup. Off is refused while the chain's
 //! last backup is encrypted, unless the operator allows it: a lost line of the configuration must not put plain data into the bucket.
 
+use std::sync::Arc;
+
 use super::parent::Ancestor;
 use super::{Error, Run};
 use crate::age::{Fingerprint, Recipient};
 use crate::format::codec;
 use crate::format::manifest::Manifest;
 use crate::format::sealed::Encryption;
-use crate::location::keys;
+use crate::location::{Location, keys};
 
 /// The encryption of one run.
 pub(super) struct Keys {
@@ -19,7 +21,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn of(location: &crate::location::Location) -> Result<Option<Self>, Error> {
+    pub(super) fn of(location: &Location) -> Result<Option<Self>, Error> {
         let Some(config) = &location.config.client_encryption else { return Ok(None) };
         let recipients = keys::Recipients::of(config)?;
         let readers = recipients.data.iter().map(Recipient::fingerprint).collect();
@@ -65,15 +67,37 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The location, to read manifests and indexes of earlier backups.
+    pub(super) fn reading(&self) -> Location {
+        let location = self.location.until(&self.stop);
+        match &self.keys {
+            Some(keys) => location.with_identities(Arc::clone(&keys.recipients.index_identity)),
+            None => location,
+        }
+    }
+
     /// Overwrites what zstd keeps of an encrypted run's chunks. What Rust frees is zeroed by the program's allocator.
     pub(super) async fn forget(&self) {
         if self.keys.is_some() {
-            let pool = std::sync::Arc::clone(&self.pool);
+            let pool = Arc::clone(&self.pool);
             // Waits for the threads' present work.
             let forgotten = tokio::task::spawn_blocking(move || pool.broadcast(|_| codec::forget()));
             if let Err(error) = forgotten.await {
                 tracing::warn!(%error, "could not overwrite what the compression threads keep in memory");
             }
+        }
+    }
+
+    /// As [`Run::check_plain`], by the tables that this node keeps: for runs that read no earlier backup.
+    ///
+    /// # Errors
+    /// When the backup would be plain after an encrypted one, and is not allowed.
+    pub(super) fn check_plain_here(&self) -> Result<(), Error> {
+        match self.tables.last() {
+            Some(last) if self.keys.is_none() && !self.spec.allow_plain => {
+                Err(Error::Plain { job: self.spec.job.clone(), last })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -37,7 +37,6 @@ use crate::format::cluster::Record;
 use crate::format::index::{self as index_format, Chunk, FileEntry, FileTime, IndexError};
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{DataObject, Item, Manifest, SourceDescription, Stream, Warning, Warnings};
-use crate::location::Location;
 use crate::source::table::ChunkTable;
 use crate::source::tree::{self, hashed::Hashed};
 
@@ -150,7 +149,7 @@ impl Streaming<'_, '_> {
                 return Ok((reservation, None));
             }
             None => {
-                let index = index::fetch(&self.reading(), stream).await?;
+                let index = index::fetch(&self.run.reading(), stream).await?;
                 let (records, of_file) = (index.open(stream)?, index.clone());
                 let chunks = tokio::task::spawn_blocking(move || {
                     read_table(records, &of_file).map(|chunks| table_of(chunks, &rewritten))
@@ -190,15 +189,6 @@ impl Streaming<'_, '_> {
             );
         }
         Ok(None)
-    }
-
-    /// The location, to read indexes of earlier backups.
-    fn reading(&self) -> Location {
-        let location = self.run.location.until(&self.run.stop);
-        match &self.run.keys {
-            Some(keys) => location.with_identities(Arc::clone(&keys.recipients.index_identity)),
-            None => location,
-        }
     }
 
     /// The table that the state directory has of a backup. `None`, with a warning, if it cannot be used.

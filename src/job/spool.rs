@@ -64,7 +64,7 @@ mod tests {
     fn the_file_has_what_was_written_plain_or_encrypted() {
         let ours = [Identity::generate().unwrap()];
         for pieces in [vec![], vec![0], vec![1, 70_000, 3], vec![65_536], vec![200_000, 200_000, 5_000_000]] {
-            let plain: Vec<u8> = (0..pieces.iter().sum()).map(|at: usize| (at % 251) as u8).collect();
+            let plain: Vec<u8> = (0..251).cycle().take(pieces.iter().sum()).collect();
             for recipients in [None, Some([ours[0].recipient()])] {
                 let mut spool = Spool::new(recipients.as_ref().map(<[Recipient; 1]>::as_slice)).unwrap();
                 let mut at = 0;

@@ -54,7 +54,7 @@ impl Run<'_> {
         let Some(first) = unlisted.first() else { return Ok(()) };
         // Also if the next backup is a full one.
         let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(&self.location.until(&self.stop), &self.owner.chain, policy, self.started);
+        let mut ancestors = Ancestors::new(&self.reading(), &self.owner.chain, policy, self.started);
         let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {

@@ -246,12 +246,17 @@ mod tests {
         assert_eq!(read.index_recipient(), Some(agent.recipient().fingerprint()));
         let refused = |recipients, index| Recipients::of(&config(recipients, index)).unwrap_err().report();
         let inline = || config::Recipients::Inline(vec![agent.recipient()]);
-        let many: String = (0..64).map(|_| format!("{}\n", Identity::generate().unwrap().recipient())).collect();
+        let many: Vec<String> = (0..64).map(|_| Identity::generate().unwrap().recipient().to_string()).collect();
         for (recipients, index, class, expected) in [
             (inline(), Some(secret.clone()), Class::Config, "identity of one of the recipients"),
             (config::Recipients::File(secret.clone()), None, Class::Config, "line 3 is an identity"),
             (config::Recipients::File(folder.path().join("none")), None, Class::Config, "No such file"),
-            (config::Recipients::File(file(&folder, "many", &many)), None, Class::Config, "has 64 recipients"),
+            (
+                config::Recipients::File(file(&folder, "many", &many.join("\n"))),
+                None,
+                Class::Config,
+                "has 64 recipients",
+            ),
             (inline(), Some(public), Class::Identity, "line 1 is a recipient"),
         ] {
             let report = refused(recipients, index);

@@ -179,7 +179,7 @@ impl Records {
 impl Record<'_> {
     /// Records that everything is captured: this run or the next start commits `manifest`.
     pub(super) fn captured(&mut self, manifest: &Manifest) -> Result<(), Error> {
-        self.change(Phase::Captured(Box::new(manifest.clone())))
+        self.change(Phase::Captured(Box::new(manifest.redacted())))
     }
 
     /// Records that the captured backup will not be committed.

@@ -201,6 +201,9 @@ impl ObjectWriter {
             && let Some(sealed) = sealing.next(&self.key).await?
         {
             self.fill(&sealed).await?;
+            if let Some(sealing) = &mut self.sealing {
+                sealing.reuse(sealed);
+            }
         }
         Ok(())
     }

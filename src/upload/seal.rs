@@ -4,7 +4,7 @@
 //! order. (Not on the compression threads: their queue is full of frames that are to be made, so the uploader would wait behind work that
 //! waits for the uploader; docs/decisions/0081.)
 //!
-//! Memory: runs of [`AT_A_TIME`] bytes, plain and sealed, or one longer run; see [`SEALING`](crate::budget::stream::SEALING).
+//! Memory: runs of [`AT_A_TIME`] bytes, plain and sealed, or one longer run, and as many to use again; see [`SEALING`](crate::budget::stream::SEALING).
 
 use std::collections::VecDeque;
 
@@ -32,10 +32,12 @@ pub(super) struct Sealing {
     prefix: Option<Bytes>,
     /// For the journal, until it has it.
     record: Option<Sealed>,
-    /// In order, with their plain lengths.
+    /// In order, with their sealed lengths.
     runs: VecDeque<(usize, JoinHandle<SealedRun>)>,
-    /// The plain bytes of `runs`.
+    /// The sealed bytes of `runs`.
     waiting: usize,
+    /// Buffers for the next runs, of [`AT_A_TIME`] bytes at most.
+    spare: Vec<Vec<u8>>,
     /// Plain bytes that were taken.
     plain: u64,
     /// Chunks that were sealed and put into parts.
@@ -65,7 +67,19 @@ impl Sealing {
     fn of(encryptor: Encryptor, layout: Layout, prefix: Bytes, record: Option<Sealed>, known: u64) -> Self {
         let (runs, tags) = (VecDeque::new(), Tags::default());
         let (encryptor, prefix) = (Some(encryptor), Some(prefix));
-        Self { encryptor, layout, prefix, record, runs, waiting: 0, plain: 0, sealed: 0, known, tags }
+        Self {
+            encryptor,
+            layout,
+            prefix,
+            record,
+            runs,
+            waiting: 0,
+            spare: Vec::new(),
+            plain: 0,
+            sealed: 0,
+            known,
+            tags,
+        }
     }
 
     pub(super) fn plain(&self) -> u64 {
@@ -111,7 +125,13 @@ impl Sealing {
     fn seal(&mut self, run: crate::age::Run) {
         let length = run.sealed_len();
         self.waiting += length;
-        self.runs.push_back((length, tokio::task::spawn_blocking(move || run.seal())));
+        let mut sealed = self.spare.pop().unwrap_or_default();
+        let seal = move || {
+            sealed.resize(length, 0);
+            let tags = run.seal_into(&mut sealed)?;
+            Ok((sealed, tags))
+        };
+        self.runs.push_back((length, tokio::task::spawn_blocking(seal)));
     }
 
     /// The next sealed bytes, if more wait than may, or the payload has ended.
@@ -128,6 +148,14 @@ impl Sealing {
         let (sealed, tags) = sealed.map_err(|Diverged { plain, .. }| Error::Diverged { key: key.clone(), plain })?;
         self.note(tags);
         Ok(Some(sealed))
+    }
+
+    /// Gives a buffer back whose bytes are in parts.
+    pub(super) fn reuse(&mut self, sealed: Vec<u8>) {
+        let kept: usize = self.spare.iter().map(Vec::capacity).sum();
+        if kept + sealed.capacity() <= AT_A_TIME {
+            self.spare.push(sealed);
+        }
     }
 
     fn note(&mut self, mut tags: Tags) {

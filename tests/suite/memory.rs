@@ -48,7 +48,6 @@ fn endless(number: usize, limit: Duration) -> Spec {
         codec: Codec::default(),
         timeout: Some(limit),
         hooks: Hooks::default(),
-        allow_plain: false,
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
     }
 }

@@ -281,7 +281,6 @@ impl World {
             codec: Codec { compression },
             timeout: None,
             hooks: Hooks::default(),
-            allow_plain: false,
             // The steps do not wait for seconds to pass; the clock ticks between them.
             parent: Policy { reuse, min_live, settle: Duration::ZERO, ..Policy::default() },
         }

@@ -301,7 +301,7 @@ fn without_its_table_a_backup_is_a_full_one_and_says_what_that_costs() {
     let (third, _) = node.backup(&[]);
     assert_eq!(third.parent.as_ref(), Some(&second.id));
     for name in names(&node.state().join("tables/primary/j")) {
-        if name.ends_with(".index") {
+        if name.rsplit_once('.').is_some_and(|(_, kind)| kind == "index") {
             fs::write(node.state().join("tables/primary/j").join(name), "damage").unwrap();
         }
     }
@@ -362,6 +362,8 @@ fn switching_on_is_a_full_backup_and_switching_off_is_refused() {
     assert_eq!((refused.status.code(), value["error"]["class"].as_str()), (Some(78), Some("config")), "{value}");
     assert!(value["error"]["message"].as_str().unwrap().contains(first.id.as_str()), "{value}");
     assert!(value["error"]["remedy"].as_str().unwrap().contains("--allow-plain"), "{value}");
+    let full = node.run(&["backup", "j", "--full"]);
+    assert_eq!(full.status.code(), Some(78), "a full backup is plain as well: {full:?}");
     assert_eq!(node.objects(), before, "nothing was stored");
     let (allowed, log) = node.backup(&["--allow-plain"]);
     assert_eq!((allowed.parent, allowed.encryption), (None, None), "{log}");

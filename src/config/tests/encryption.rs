@@ -24,8 +24,8 @@ fn client_encryption_is_off_without_recipients() {
 fn what_would_be_unsafe_or_encrypt_to_nobody_is_refused() {
     let identity = crate::age::Identity::generate().unwrap();
     let (secret, public) = (identity.to_text().to_string(), identity.recipient().to_string());
-    let many: String =
-        (0..64).map(|_| format!("{:?},", crate::age::Identity::generate().unwrap().recipient().to_string())).collect();
+    let many: Vec<String> =
+        (0..64).map(|_| crate::age::Identity::generate().unwrap().recipient().to_string()).collect();
     for (lines, expected) in [
         (
             format!("recipients = [{secret:?}]"),
@@ -40,7 +40,7 @@ fn what_would_be_unsafe_or_encrypt_to_nobody_is_refused() {
             "13:14 locations.primary.client_encryption.recipients: has age1",
         ),
         (
-            format!("recipients = [{many}]"),
+            format!("recipients = {many:?}"),
             "13:14 locations.primary.client_encryption.recipients: has 64 recipients; expected 1 to 63",
         ),
         ("recipients = []".to_owned(), "13:14 locations.primary.client_encryption.recipients: names nobody"),

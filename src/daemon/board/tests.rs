@@ -44,7 +44,11 @@ fn end(board: &mut Board, name: &str, class: Option<Class>, minute: i64) {
         None => (Outcome::Success, Some(at(minute))),
         Some(_) => (Outcome::Failure, None),
     };
-    board.finish(&Name::new(name).unwrap(), Verdict { outcome, backup: None, error, good }, at(minute));
+    board.finish(
+        &Name::new(name).unwrap(),
+        Verdict { outcome, backup: None, error, good, encrypts: false },
+        at(minute),
+    );
 }
 
 fn entry<'a>(board: &'a Board, name: &str) -> &'a Entry {
@@ -137,7 +141,7 @@ fn a_run_that_the_processs_end_interrupted_is_made_again() {
     let mut killed = Board::new(&config, Metrics::new(), at(65), recall);
     assert_eq!(tick(&mut killed, 65), starts(&["etcd"], Cause::CatchUp));
     killed.stop();
-    let cancelled = Verdict { outcome: Outcome::Cancelled, backup: None, error: None, good: None };
+    let cancelled = Verdict { outcome: Outcome::Cancelled, backup: None, error: None, good: None, encrypts: false };
     killed.finish(&Name::new("etcd").unwrap(), cancelled, at(66));
     let saved = killed.take_unsaved();
     let recall = |wanted: &Name| {

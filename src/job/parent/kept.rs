@@ -100,9 +100,19 @@ impl Tables {
         self.path(item, backup, "json").exists()
     }
 
-    /// After a commit: removes the earlier tables of items that have one of that backup, and those of items that it has not.
+    /// The newest backup that there is a table of.
+    pub(in crate::job) fn last(&self) -> Option<BackupId> {
+        let names = std::fs::read_dir(&self.0).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| parts(&name)?.1.parse().ok()).max()
+    }
+
+    /// After a commit: removes the earlier tables of items that have one of that backup, and those of items that it has not. A plain backup
+    /// needs none.
     pub(in crate::job) fn committed(&self, manifest: &Manifest) {
         self.remove(|item, backup| {
+            if manifest.encryption.is_none() {
+                return true;
+            }
             let current = manifest.items.iter().find(|current| current.name.as_str() == item);
             backup != manifest.id.as_str() && current.is_none_or(|item| self.has(&item.name, &manifest.id))
         });
@@ -118,8 +128,7 @@ impl Tables {
         let Ok(entries) = std::fs::read_dir(&self.0) else { return };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let mut parts = name.rsplitn(3, '.').skip(1);
-            if let (Some(backup), Some(item)) = (parts.next(), parts.next())
+            if let Some((item, backup)) = parts(&name)
                 && which(item, backup)
                 && let Err(error) = std::fs::remove_file(&path)
             {
@@ -127,6 +136,12 @@ impl Tables {
             }
         }
     }
+}
+
+/// The item and the backup of a file's name.
+fn parts(name: &str) -> Option<(&str, &str)> {
+    let (table, _kind) = name.rsplit_once('.')?;
+    table.rsplit_once('.')
 }
 
 fn digest(mut file: &File) -> io::Result<[u8; 32]> {

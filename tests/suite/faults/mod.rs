@@ -88,7 +88,6 @@ impl House {
             codec: Codec { compression: Compression::None },
             timeout: None,
             hooks: Hooks::default(),
-            allow_plain: false,
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
         }
     }

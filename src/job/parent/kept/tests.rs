@@ -3,6 +3,7 @@ use crate::format::codec::Encoding;
 use crate::format::index::{ChunkId, FileKind, FileTime, Totals};
 use crate::format::key::ObjectKey;
 use crate::format::manifest::{IndexObject, SourceDescription};
+use crate::format::sealed::Encryption;
 use crate::format::testing::{item, manifest_of, name, object, stream};
 
 fn id(backup: u8) -> BackupId {
@@ -110,11 +111,16 @@ fn only_the_last_committed_table_of_each_item_stays() {
     }
     let chain = crate::format::testing::chain("n");
     let of = |item_name| item(item_name, SourceDescription::Stdin, None);
-    tables.committed(&manifest_of(chain, id(2), vec![of("a"), of("b"), of("c.d")]));
+    let plain = manifest_of(chain, id(2), vec![of("a"), of("b"), of("c.d")]);
+    let encryption = Some(Encryption::new(&[], Vec::new(), None));
+    tables.committed(&Manifest { encryption, ..plain.clone() });
     let kept = |item: &str, backup| ["index", "json"].map(|kind| format!("{item}.{}.{kind}", id(backup)));
     // The item b failed in the second backup: the next one refers to the first.
     assert_eq!(files(&tables), [kept("a", 2), kept("b", 1), kept("c.d", 2)].concat());
     write(&tables, "a", 3, [9; 32]).unwrap();
+    assert_eq!(tables.last(), Some(id(3)));
     tables.forget(&id(3));
     assert_eq!(files(&tables), [kept("a", 2), kept("b", 1), kept("c.d", 2)].concat());
+    tables.committed(&plain);
+    assert_eq!((files(&tables), tables.last()), (Vec::new(), None), "a plain backup needs none");
 }
