@@ -91,7 +91,7 @@ impl Budget {
         let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.inner.waited.fetch_add(waited, Ordering::Relaxed);
         self.trim();
-        Ok(Reservation { _permit: permit.map_err(|_| too_small)? })
+        Ok(Reservation { permit: permit.map_err(|_| too_small)? })
     }
 
     /// Takes `capacity` bytes if that much is free right now.
@@ -138,7 +138,16 @@ impl Budget {
 /// A part of the budget, taken until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    /// Splits off `bytes` of it, which then end on their own.
+    #[must_use]
+    pub fn split(&mut self, bytes: u64) -> Option<Self> {
+        let permits = usize::try_from(bytes.div_ceil(UNIT)).ok()?;
+        self.permit.split(permits).map(|permit| Self { permit })
+    }
 }
 
 /// Buffers of one stream that no other stream can take: `count` of `capacity` bytes, out of its reservation.

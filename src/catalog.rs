@@ -7,7 +7,7 @@ pub mod date;
 mod memory;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -161,6 +161,15 @@ impl FromStr for Selector {
 }
 
 impl Selector {
+    /// The newest backup of any job.
+    pub const NEWEST: Self = Self { job: None, node: None, id: None };
+
+    /// The same of `node`, and of `job` where it names none.
+    #[must_use]
+    pub fn of_node(self, node: Name, job: Option<&Name>) -> Self {
+        Self { job: self.job.or_else(|| job.cloned()), node: Some(node), id: self.id }
+    }
+
     /// The job it names.
     #[must_use]
     pub fn job(&self) -> Option<&Name> {
@@ -257,6 +266,23 @@ impl Catalog {
         let mut entries: Vec<Entry> = newest.into_values().collect();
         entries.sort_by(|a, b| b.age().cmp(&a.age()));
         Ok(entries)
+    }
+
+    /// The chains in `scope` that have an object, in order.
+    ///
+    /// # Errors
+    /// As [`Catalog::entries`].
+    pub async fn chains(&self, scope: Scope<'_>) -> Result<BTreeSet<Chain>, Error> {
+        let (mut memory, mut chains) = (Memory::new(self.memory), BTreeSet::new());
+        let chain = |found: Found| {
+            if !chains.contains(&found.chain) {
+                memory.take(ENTRY)?;
+                chains.insert(found.chain);
+            }
+            Ok(())
+        };
+        self.walk(scope, chain).await?;
+        Ok(chains)
     }
 
     /// Visits every object of the chains in `scope` that Penstock wrote, once each, until `visit` fails.
@@ -384,12 +410,10 @@ impl Choice<'_> {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(job) = &self.job {
-            write!(f, "{job}")?;
-            if let Some(node) = &self.node {
-                write!(f, "/{node}")?;
-            }
-            f.write_str("@")?;
+        match (&self.job, &self.node) {
+            (Some(job), Some(node)) => write!(f, "{job}/{node}@")?,
+            (Some(one), None) | (None, Some(one)) => write!(f, "{one}@")?,
+            (None, None) => {}
         }
         match &self.id {
             Some(id) => write!(f, "{id}"),

@@ -11,13 +11,14 @@
 //! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
 //! 6. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 7. The [`source`]s that it reads, which know neither stream nor upload.
-//! 8. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
-//! 9. [`location`]: one opened location, which all of the above use.
-//! 10. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
-//! 11. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
-//! 12. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//! 8. [`claims`]: the volumes of the pods on a node.
+//! 9. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
+//! 10. [`location`]: one opened location, which all of the above use.
+//! 11. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
+//! 12. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
+//! 13. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 13. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 14. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;
@@ -25,6 +26,7 @@ pub mod backoff;
 pub mod budget;
 pub mod catalog;
 pub mod checksum;
+pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

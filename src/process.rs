@@ -1,5 +1,6 @@
 //! Resources that all work in the process shares: memory, threads, metrics, the client of its cluster, and the state directory.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::budget::Budget;
 use crate::cluster;
 use crate::config::Config;
+use crate::format::key::Name;
 use crate::metrics::Metrics;
 
 /// Cheap to clone; all clones are one process.
@@ -17,7 +19,28 @@ pub struct Process {
     /// Has the journal of uploads and the records of snapshots.
     pub state_dir: PathBuf,
     pub cluster: cluster::Shared,
+    /// The volumes of pods that threads of this process read.
+    pub reading: Reading,
     threads: Arc<Threads>,
+}
+
+/// What threads read that nobody waits for: a mount that does not answer keeps its thread, and must not be given another one.
+#[derive(Debug, Clone, Default)]
+pub struct Reading(Arc<Mutex<BTreeMap<Name, Weak<()>>>>);
+
+impl Reading {
+    /// `None` while a thread that an earlier call was for still has its mark. The thread takes the mark along, and drops it at its end.
+    #[must_use]
+    pub fn begin(&self, what: &Name) -> Option<Arc<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, mark| mark.strong_count() > 0);
+        if all.contains_key(what) {
+            return None;
+        }
+        let mark = Arc::new(());
+        all.insert(what.clone(), Arc::downgrade(&mark));
+        Some(mark)
+    }
 }
 
 /// The compression threads. They exist while a run uses them: an idle daemon has none.
@@ -37,6 +60,7 @@ impl Process {
             metrics,
             state_dir: state_dir.to_owned(),
             cluster: cluster::Shared::default(),
+            reading: Reading::default(),
             threads,
         }
     }

@@ -11,13 +11,13 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::elect;
-use super::name::{ClaimName, chain_of_pod};
 use super::objects::{Backing, Claim, Origin, Pod, PodVolume, Use, Volume};
 use super::place::{Fault, Form, Place};
-use super::reason::{Reason, Standing, Unsaved};
 use super::wishes::{self, Wishes};
 use crate::config::{Claims, Select, WithoutClaim};
+use crate::format::claim::{ClaimName, NameFault, chain_of_pod, shown};
 use crate::format::key::Name;
+use crate::format::round::{Reason, Standing, Unsaved};
 
 /// What the configuration says.
 #[derive(Debug, Clone)]
@@ -133,7 +133,7 @@ type Refusal = (Reason, String);
 fn choose(policy: &Policy, pod: &Pod, volume: &PodVolume, wishes: &Wishes) -> Result<Chosen, Refusal> {
     let refused = |reason| Err((reason, String::new()));
     let (name, origin) = (&volume.name, &volume.origin);
-    if let Some(reason) = Reason::never(origin) {
+    if let Some(reason) = origin.never_saved() {
         return refused(reason);
     }
     if pod.is_mirror() {
@@ -156,10 +156,10 @@ fn choose(policy: &Policy, pod: &Pod, volume: &PodVolume, wishes: &Wishes) -> Re
         return refused(Reason::InMemory);
     }
     if let Origin::Unknown(field) = origin {
-        return Err((Reason::UnknownKind, super::name::shown(field)));
+        return Err((Reason::UnknownKind, shown(field)));
     }
     if pod.status.phase != "Running" {
-        return Err((Reason::PodNotRunning, super::name::shown(&pod.status.phase)));
+        return Err((Reason::PodNotRunning, shown(&pod.status.phase)));
     }
     if pod.metadata.deletion_timestamp.is_some() {
         return refused(Reason::PodEnding);
@@ -167,7 +167,7 @@ fn choose(policy: &Policy, pod: &Pod, volume: &PodVolume, wishes: &Wishes) -> Re
     if pod.use_of(name) == Use::None {
         return refused(Reason::NotMounted);
     }
-    let bad = |fault: super::name::NameFault| (Reason::BadName, fault.to_string());
+    let bad = |fault: NameFault| (Reason::BadName, fault.to_string());
     let Some(claim) = claim_of(pod, volume) else {
         return chain_of_pod(&pod.metadata.namespace, &pod.metadata.name, name).map(Chosen::Own).map_err(bad);
     };
@@ -364,7 +364,7 @@ impl<'a> Round<'a> {
             return Err((Reason::Excluded, "the claim says so itself".to_owned()));
         }
         if claim.status.phase != "Bound" || claim.spec.volume_name.is_empty() {
-            return Err((Reason::ClaimNotBound, super::name::shown(&claim.status.phase)));
+            return Err((Reason::ClaimNotBound, shown(&claim.status.phase)));
         }
         let is_owner = |uid: &str| claim.metadata.owner_references.iter().any(|owner| owner.uid == uid);
         if pod_volume.origin == Origin::Ephemeral && !is_owner(&pod.metadata.uid) {
@@ -374,13 +374,13 @@ impl<'a> Round<'a> {
             Some(Answer::Found(volume)) => volume,
             Some(Answer::Failed(error)) => return Err((Reason::VolumeUnread, error.clone())),
             Some(Answer::Missing) | None => {
-                return Err((Reason::VolumeMissing, super::name::shown(&claim.spec.volume_name)));
+                return Err((Reason::VolumeMissing, shown(&claim.spec.volume_name)));
             }
         };
         let of = &volume.spec.claim;
         if (of.namespace.as_str(), of.name.as_str()) != (name.namespace(), name.name()) || of.uid != claim.metadata.uid
         {
-            let other = super::name::shown(&format!("{}/{}", of.namespace, of.name));
+            let other = shown(&format!("{}/{}", of.namespace, of.name));
             return Err((Reason::VolumeOfAnother, other));
         }
         Ok((claim, volume))

@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::name::shown;
 use super::objects::Pod;
+use crate::format::claim::shown;
 
 /// Velero's default too.
 const TIMEOUT: Duration = Duration::from_secs(30);

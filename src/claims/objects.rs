@@ -1,7 +1,7 @@
 //! Pods, claims and persistent volumes, as far as a backup of volumes looks at them.
 //!
 //! Everything in them is somebody's text. Names are checked where they become part of a path or a key ([`super::place`],
-//! [`super::name`]), not here: an object with an impossible name must fail by itself and not end the list.
+//! `format::claim`), not here: an object with an impossible name must fail by itself and not end the list.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use serde::de::Deserializer;
 use serde_json::Value;
 
 use super::plugins::{self, InTree};
+use crate::format::round::Reason;
 
 /// The annotations that are kept: a pod may have 256 KiB of others.
 const KEPT: [&str; 3] = ["backup.penstock/", "backup.velero.io/", "kubernetes.io/config.mirror"];
@@ -295,6 +296,28 @@ fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<St
 fn exclusion<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let labels: BTreeMap<String, String> = or_default(deserializer)?;
     Ok(labels.get("velero.io/exclude-from-backup").is_some_and(|value| value == "true"))
+}
+
+impl Origin {
+    /// Why such a volume is never saved.
+    #[must_use]
+    pub const fn never_saved(&self) -> Option<Reason> {
+        match self {
+            Self::HostPath => Some(Reason::HostPath),
+            Self::Secret => Some(Reason::Secret),
+            Self::ConfigMap => Some(Reason::ConfigMap),
+            Self::Projected => Some(Reason::Projected),
+            Self::DownwardApi => Some(Reason::DownwardApi),
+            Self::Image => Some(Reason::Image),
+            Self::GitRepo => Some(Reason::GitRepo),
+            Self::Claim(_)
+            | Self::Ephemeral
+            | Self::EmptyDir { .. }
+            | Self::InlineCsi
+            | Self::Inline(_)
+            | Self::Unknown(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

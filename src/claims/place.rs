@@ -22,9 +22,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::name::{is_label, is_subdomain, shown};
 use super::objects::{Backing, Origin, Volume};
 use super::plugins;
+use crate::format::claim::{is_label, is_subdomain, shown};
 
 /// How a volume is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

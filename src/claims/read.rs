@@ -16,9 +16,9 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 
 use super::decide::{Answer, Facts, Policy, claims_wanted, namespaces_wanted, volumes_wanted};
-use super::name::ClaimName;
 use super::objects::{Claim, Pod, Volume};
 use super::record::Whereabouts;
+use crate::format::claim::ClaimName;
 
 /// Claims of one namespace that are asked for one by one.
 const GETS: usize = 16;

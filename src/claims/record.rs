@@ -7,71 +7,13 @@
 //! The record is the content of the one item of the node's own backup, so that `show` and `cat` have it and retention keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 use super::decide::{Answer, Decision, Policy, savers};
-use super::name::ClaimName;
 use super::objects::{Claim, Pod};
-use super::reason::{Reason, Unsaved};
 use super::wishes;
-use crate::format::key::{BackupId, Name};
-
-pub const VERSION: u32 = 1;
-
-/// Volumes and notes that are listed; further ones are only counted.
-pub const MOST: usize = 1000;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    pub version: u32,
-    /// By chain.
-    pub saved: BTreeMap<Name, Saved>,
-    pub unsaved: Vec<Unsaved>,
-    /// How many volumes are not saved for each reason; never-saved kinds too.
-    pub reasons: BTreeMap<Reason, u64>,
-    pub missing: Vec<Missing>,
-    pub notes: Vec<String>,
-    /// Losses, whether listed or not.
-    pub losses: u64,
-}
-
-/// A volume's backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
-    /// `NAMESPACE/CLAIM`, whole, also where the chain's name was cut; absent for a pod's own volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<String>,
-    /// Absent where it failed in this round.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<BackupId>,
-}
-
-/// A claim that is there, was saved, and is mounted nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    pub claim: String,
-    /// Of the first round that missed it.
-    pub since: jiff::Timestamp,
-    /// Its last backup, as far as this node knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<BackupId>,
-    /// Why it is not known where it is; empty where it is known to be mounted nowhere.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub unknown: String,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { claim, since, last, unknown } = self;
-        match unknown.as_str() {
-            "" => write!(f, "claim {claim}: no running pod has it mounted since {since}")?,
-            why => write!(f, "claim {claim}: could not find out where it is mounted: {why}")?,
-        }
-        last.as_ref().map_or(Ok(()), |last| write!(f, "; its last backup here is {last}"))
-    }
-}
+use crate::format::claim::ClaimName;
+use crate::format::key::Name;
+use crate::format::round::{MOST, Missing, Reason, Record, Saved, Unsaved, VERSION};
 
 /// Where a claim is that this node does not save.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,14 +92,9 @@ impl Record {
             reasons,
             missing,
             notes: decision.notes.iter().take(MOST).cloned().collect(),
+            commands: Vec::new(),
             losses: lost as u64,
         }
-    }
-
-    /// Whether every volume that should be saved was tried.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.losses == 0
     }
 }
 

@@ -1,7 +1,7 @@
 //! Objects for tests.
 
-use super::name::ClaimName;
 use super::objects::{Backing, Claim, ClaimRef, Container, Named, Origin, Pod, PodVolume, Volume};
+use crate::format::claim::ClaimName;
 
 pub(super) struct Builder(pub(super) Pod);
 

@@ -22,6 +22,7 @@
 use std::collections::BTreeSet;
 
 use super::objects::{Claim, Pod};
+use crate::format::claim::shown;
 
 const OURS: Vocabulary = Vocabulary { volumes: "backup.penstock/volumes", exclude: "backup.penstock/exclude" };
 const VELEROS: Vocabulary =
@@ -58,7 +59,7 @@ impl Wishes {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             let names: BTreeSet<String> = names.map(str::to_owned).collect();
             let is_there = |name: &str| name == EACH || pod.spec.volumes.iter().any(|volume| volume.name == name);
-            unknown.extend(names.iter().filter(|name| !is_there(name)).map(|name| (key, super::name::shown(name))));
+            unknown.extend(names.iter().filter(|name| !is_there(name)).map(|name| (key, shown(name))));
             names
         };
         let (volumes, exclude) = (list(words.volumes), list(words.exclude));

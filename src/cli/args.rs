@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
 use crate::catalog::Selector;
+use crate::format::claim::ClaimName;
 use crate::format::key::Name;
 
 pub(super) use kubernetes::{
@@ -192,6 +193,9 @@ pub(super) struct List {
     /// Only this node's.
     #[arg(long)]
     pub(super) node: Option<Name>,
+    /// Only this claim's: the volume of a pod that has backups of its own.
+    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
+    pub(super) claim: Option<ClaimName>,
 }
 
 /// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.
@@ -208,6 +212,9 @@ pub(super) struct Prune {
     /// Another node's backups instead of this one's. Be sure that nothing else prunes them.
     #[arg(long)]
     pub(super) node: Option<Name>,
+    /// Only the backups of this claim.
+    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
+    pub(super) claim: Option<ClaimName>,
     /// The location; without this each job's own.
     #[arg(long)]
     pub(super) location: Option<String>,
@@ -227,11 +234,17 @@ pub(super) struct Prune {
 #[command(after_help = help::DELETE)]
 pub(super) struct Delete {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; or several.
-    #[arg(value_name = "BACKUP", required = true)]
+    #[arg(value_name = "BACKUP", required_unless_present = "all")]
     pub(super) backups: Vec<Selector>,
     /// Another node's backups instead of this one's.
     #[arg(long)]
     pub(super) node: Option<Name>,
+    /// The backups of this claim.
+    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
+    pub(super) claim: Option<ClaimName>,
+    /// With --claim: every backup of it, for a claim that is gone.
+    #[arg(long, requires = "claim", conflicts_with = "backups")]
+    pub(super) all: bool,
     /// The location; without this the job's own, or the only one.
     #[arg(long)]
     pub(super) location: Option<String>,
@@ -259,15 +272,28 @@ pub(super) struct Stats {
     /// Only this node's.
     #[arg(long)]
     pub(super) node: Option<Name>,
+    /// Only this claim's: the volume of a pod that has backups of its own.
+    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
+    pub(super) claim: Option<ClaimName>,
+}
+
+/// Which backup.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; with --claim the newest where none is given.
+    #[arg(value_name = "BACKUP", required_unless_present = "claim")]
+    pub(super) backup: Option<Selector>,
+    /// A backup of this claim: the volume of a pod that has backups of its own.
+    #[arg(long, value_name = "NAMESPACE/CLAIM")]
+    pub(super) claim: Option<ClaimName>,
 }
 
 /// Show one backup: its time, items, sizes, and the files that could not be read.
 #[derive(Debug, Args)]
 #[command(after_help = help::SHOW)]
 pub(super) struct Show {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
     /// List the files of its trees.
@@ -279,9 +305,8 @@ pub(super) struct Show {
 #[derive(Debug, Args)]
 #[command(after_help = help::RESTORE)]
 pub(super) struct Restore {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
     /// The directory to restore into; made where it does not exist.
@@ -319,9 +344,8 @@ impl Restore {
 #[derive(Debug, Args)]
 #[command(after_help = help::CAT)]
 pub(super) struct Cat {
-    /// ID, JOB@latest, JOB@ID or JOB/NODE@latest.
-    #[arg(value_name = "BACKUP")]
-    pub(super) backup: Selector,
+    #[command(flatten)]
+    pub(super) which: Which,
     #[command(flatten)]
     pub(super) place: Place,
     /// Which item, where the backup has several.
@@ -338,6 +362,9 @@ pub(super) struct Verify {
     /// ID, JOB@latest, JOB@ID or JOB/NODE@latest; the newest of each job and node where none is given.
     #[arg(value_name = "BACKUP", conflicts_with_all = ["latest", "all"])]
     pub(super) backup: Option<Selector>,
+    /// Only backups of this claim.
+    #[arg(long, value_name = "NAMESPACE/CLAIM")]
+    pub(super) claim: Option<ClaimName>,
     #[command(flatten)]
     pub(super) place: Place,
     /// The newest backup of each job and node.

@@ -60,7 +60,14 @@ async fn run_all(
                 partial |= committed.verdict().0 != Outcome::Success;
                 let manifest = committed.manifest;
                 text.push_str(&output::row(&manifest));
-                backups.push(output::summary(&manifest, location.name()));
+                let mut backup = output::summary(&manifest, location.name());
+                for volume in &committed.volumes {
+                    text.push_str(&output::volume_row(&manifest, volume));
+                }
+                if !committed.volumes.is_empty() {
+                    backup["volumes"] = committed.volumes.iter().map(output::volume).collect();
+                }
+                backups.push(backup);
             }
             Err(error) if planned.len() == 1 => return Err(error.into()),
             Err(error) => {
@@ -96,6 +103,9 @@ async fn run_one(
         if snapshots > 0 {
             message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));
         }
+        let claims = &done.claims;
+        let [all, saved, failed] = [&claims.total, &claims.done, &claims.failed].map(read);
+        message.push_str(&output::volumes(all, saved, failed, claims.current().as_deref()));
         message.push_str(&output::listing(read(&done.objects.objects), done.objects.current().as_deref()));
         (read(&done.plain), read(&done.expected), message)
     };

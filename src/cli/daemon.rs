@@ -164,10 +164,10 @@ fn running(run: &RunningStatus) -> String {
     read + &snapshots(run)
 }
 
-/// The progress of the run's snapshots, empty if it has none.
+/// The progress of the run's snapshots or volumes, empty if it has none.
 fn snapshots(run: &RunningStatus) -> String {
     match run.snapshots {
-        0 => String::new(),
+        0 => output::volumes(run.volumes, run.volumes_done, run.volumes_failed, run.volume.as_deref()),
         all => format!(", {} of {all} snapshots complete", run.snapshots_completed),
     }
 }

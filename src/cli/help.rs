@@ -35,6 +35,7 @@ pub(in crate::cli) const LIST: &str = "\
 Examples:
   penstock list --job etcd
   penstock list --cluster prod-eu-2 --node ip-10-0-0-7
+  penstock list --claim shop/data                           of one claim, whichever nodes its pods were on
   penstock list --output json | jq -r '.backups[0].id'
 
 Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
@@ -50,6 +51,7 @@ Examples:
   penstock restore volumes@latest --to /srv/restored
   penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
   penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
+  penstock restore --claim shop/data --to /srv/restored                                  the newest backup of one claim
 
 The files of one item go into DIR itself, those of several items into DIR/ITEM.
 Exit codes: 0 all restored as saved, 1 a file was left out or is not as saved, 65 data is damaged, 66 no such backup,
@@ -58,13 +60,15 @@ Exit codes: 0 all restored as saved, 1 a file was left out or is not as saved, 6
 pub(in crate::cli) const CAT: &str = "\
 Examples:
   penstock cat etcd@latest > snapshot.db
-  penstock cat volumes@latest --item pods | tar -t";
+  penstock cat volumes@latest --item pods | tar -t
+  penstock cat --claim shop/data | tar -t";
 
 pub(in crate::cli) const VERIFY: &str = "\
 Examples:
   penstock verify                       the newest backup of each job and node: every object exists
   penstock verify etcd@latest --data    and every byte is right
   penstock verify --all
+  penstock verify --claim shop/data --data
 
 Exit codes: 0 whole, 65 damaged, 66 missing.";
 
@@ -73,6 +77,9 @@ Examples:
   penstock prune --dry-run              what would be deleted, what stays, and why
   penstock prune --job etcd
   penstock prune --node ip-10-0-0-7     of a node that is gone, by this node's rules
+  penstock prune --claim shop/data
+
+Of a job that saves claims, the backups of every claim are pruned, whichever node made them.
 
 Exit codes: 0 done, 1 an object could not be deleted (see the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
 
@@ -81,6 +88,7 @@ Examples:
   penstock delete 20261123T221300Z-4f9a2c
   penstock delete etcd@20261123T221300Z-4f9a2c --now    free the space at once
   penstock delete --node ip-10-0-0-7 etcd@latest        of a node that is gone
+  penstock delete --claim shop/data --all               everything of a claim that is gone
 
 Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup.";
 

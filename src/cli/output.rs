@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use super::args::OutputFormat;
 use crate::catalog::Entry;
 use crate::error::Report;
+use crate::format::claim::Chained;
 use crate::format::cluster::Record;
 use crate::format::key::Name;
 use crate::format::manifest::{Item, Manifest, Outcome};
+use crate::format::round;
+use crate::job::Volume;
 use crate::retention::some_of;
 use crate::snapshot::claim;
 
@@ -116,6 +119,9 @@ pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
         "failed_items": failed_items(manifest),
         "warnings": manifest.warnings,
     });
+    if let Some(volume) = Chained::of(&manifest.node) {
+        json["claim"] = json!(volume.to_string());
+    }
     let objects = cluster_objects(manifest);
     if !objects.is_empty() {
         json["kubernetes"] = json!(objects);
@@ -149,6 +155,36 @@ fn failed_items(manifest: &Manifest) -> BTreeSet<Name> {
     failed.map(|item| item.name.clone()).collect()
 }
 
+/// The name of a chain, as people say it: of a node, or `NAMESPACE/CLAIM`.
+pub(super) fn chain_name(node: &Name) -> String {
+    Chained::of(node).map_or_else(|| node.to_string(), |volume| volume.to_string())
+}
+
+/// The backup of a volume, below the line of its round.
+pub(super) fn volume_row(round: &Manifest, volume: &Volume) -> String {
+    let flag = if volume.outcome == Outcome::Success { "" } else { volume.outcome.as_str() };
+    let [plain, stored, new] = [volume.plain_bytes, volume.stored_bytes, volume.new_bytes].map(size);
+    let (started, node) = (volume.backup.started().unwrap_or(round.started), chain_name(&volume.chain));
+    let started = started.strftime("%Y-%m-%d %H:%M:%S");
+    let (id, job) = (&volume.backup, &round.job);
+    format!("{id}  {job:<12} {node:<16} {started}  {plain:>11} {stored:>11} {new:>11}  volume {flag}")
+        .trim_end()
+        .to_owned()
+        + "\n"
+}
+
+pub(super) fn volume(volume: &Volume) -> Value {
+    json!({
+        "claim": Chained::of(&volume.chain).map(|volume| volume.to_string()),
+        "node": volume.chain,
+        "id": volume.backup,
+        "outcome": volume.outcome,
+        "plain_bytes": volume.plain_bytes,
+        "stored_bytes": volume.stored_bytes,
+        "new_bytes": volume.new_bytes,
+    })
+}
+
 /// One backup as a line.
 pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
@@ -165,7 +201,7 @@ pub(super) fn row(manifest: &Manifest) -> String {
         "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",
         manifest.id,
         manifest.job,
-        manifest.node,
+        chain_name(&manifest.node),
         manifest.started.strftime("%Y-%m-%d %H:%M:%S"),
         size(plain),
         size(stored),
@@ -206,6 +242,41 @@ pub(super) fn cluster_words(record: &Record) -> String {
 pub(super) fn listing(objects: u64, kind: Option<&str>) -> String {
     let kind = kind.map_or_else(String::new, |kind| format!(", listing {kind}"));
     if objects == 0 && kind.is_empty() { String::new() } else { format!(", {}{kind}", count(objects, "object")) }
+}
+
+/// The progress of volumes, likewise.
+pub(super) fn volumes(all: u64, done: u64, failed: u64, current: Option<&str>) -> String {
+    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    let current = current.map_or_else(String::new, |current| format!(", saving {current}"));
+    if all == 0 { String::new() } else { format!(", {done} of {}{failed}{current}", count(all, "volume")) }
+}
+
+/// A round over the volumes of pods, as `show` has it.
+pub(super) fn round_lines(round: &round::Record) -> Vec<String> {
+    let (saved, failed): (Vec<_>, Vec<_>) = round.saved.values().partition(|saved| saved.backup.is_some());
+    let mut lines = vec![format!(
+        "          {} saved, {} failed, {} missing",
+        count(saved.len() as u64, "volume"),
+        failed.len(),
+        round.missing.len()
+    )];
+    lines.extend(round.saved.iter().filter_map(|(chain, saved)| {
+        let name = saved.claim.clone().unwrap_or_else(|| chain_name(chain));
+        Some(format!("            {name}: {}", saved.backup.as_ref()?))
+    }));
+    lines.extend(
+        round
+            .unsaved
+            .iter()
+            .filter(|unsaved| !unsaved.is_loss())
+            .map(|unsaved| format!("          not saved: {unsaved}")),
+    );
+    let commands = round.commands.iter().map(|ran| {
+        let ended = ran.failure.as_deref().unwrap_or("done");
+        format!("          {} command of {}: {ended}, {} s", ran.when, ran.pod, ran.seconds)
+    });
+    lines.extend(commands);
+    lines
 }
 
 /// How many objects of clusters a backup has, by item.

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
 use super::output::{self, Done};
+use super::read::{chain_of, whose};
 use super::session::Session;
 use super::{Failure, session};
-use crate::catalog;
-use crate::config::{self, Config};
+use crate::catalog::{self, Scope};
+use crate::config::{self, Config, SourceKind};
 use crate::error::{Class, Classify as _, Report};
+use crate::format::claim::Chained;
 use crate::format::key::{BackupId, Chain, Name};
 use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
 use crate::retention::{Reason, some_of};
@@ -33,8 +35,11 @@ pub(super) async fn prune(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let targets = targets(config, args)?;
     let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
+    let mut targets = targets(config, args)?;
+    if args.node.is_none() && args.claim.is_none() {
+        add_volumes(config, &mut session, &mut targets).await?;
+    }
     for target in &targets {
         let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
@@ -57,8 +62,10 @@ pub(super) async fn prune(
             break;
         }
     }
-    if let (Some(node), true) = (&args.node, summary.is_empty()) {
-        let message = format!("there is nothing of node {node} in cluster {}", config.cluster);
+    let named = args.claim.as_ref().map(|claim| format!("the claim {claim}"));
+    let named = named.or_else(|| args.node.as_ref().map(|node| format!("node {node}")));
+    if let (Some(named), true) = (named, summary.is_empty()) {
+        let message = format!("there is nothing of {named} in cluster {}", config.cluster);
         let report = Report::new(Class::NotFound, message).remedy("`penstock stats` shows the nodes that have backups");
         return Err(Failure::Report(report));
     }
@@ -67,7 +74,7 @@ pub(super) async fn prune(
 
 /// The chains to prune, all of one node: that of each configured job at its location, and the ad-hoc chain at every location.
 fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>, Failure> {
-    let node = args.node.as_ref().unwrap_or(&config.node);
+    let node = chain_of(args.claim.as_ref(), args.node.as_ref()).unwrap_or_else(|| config.node.clone());
     let chain = |job: &Name| Chain { cluster: config.cluster.clone(), job: job.clone(), node: node.clone() };
     let mut targets = Vec::new();
     for job in config.jobs.values().filter(|job| args.job.as_ref().is_none_or(|asked| *asked == job.name)) {
@@ -90,18 +97,56 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     Ok(targets)
 }
 
+/// Adds the volumes' chains of jobs that save claims: any node may prune them, and of a claim that is gone nobody else does.
+async fn add_volumes<'a>(
+    config: &'a Config,
+    session: &mut Session<'a>,
+    targets: &mut Vec<Target<'a>>,
+) -> Result<(), Failure> {
+    let saves = |job: &config::Job| job.sources.iter().any(|source| matches!(source.kind, SourceKind::Claims(_)));
+    let mut more = Vec::new();
+    for target in &*targets {
+        let job = &target.chain.job;
+        if !config.jobs.get(job).is_some_and(saves) {
+            continue;
+        }
+        let scope = Scope { job: Some(job), node: None };
+        let chains = session.catalog(target.location)?.chains(scope).await?;
+        let volumes = chains.into_iter().filter(|chain| Chained::of(&chain.node).is_some());
+        more.extend(volumes.map(|chain| Target { chain, rules: target.rules.clone(), ..*target }));
+    }
+    targets.append(&mut more);
+    Ok(())
+}
+
 pub(super) async fn delete(
     config: &Config,
     args: &args::Delete,
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let node = args.node.as_ref().unwrap_or(&config.node);
+    let node = &chain_of(args.claim.as_ref(), args.node.as_ref()).unwrap_or_else(|| config.node.clone());
     let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
     // Finds every backup before it deletes one.
     let mut selected: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
+    if args.all {
+        for location in session::locations(config, args.location.as_deref())? {
+            let scope = Scope { job: None, node: Some(node) };
+            for entry in session.catalog(location)?.entries(scope).await? {
+                selected.entry((&location.name, entry.chain)).or_default().push(entry.id);
+            }
+        }
+        if let (Some(claim), true) = (&args.claim, selected.is_empty()) {
+            let what = format!("of the claim {claim}");
+            return Err(catalog::Error::NotFound { what, cluster: config.cluster.clone() }.into());
+        }
+    }
     for selector in &args.backups {
         let location = session::location_of(config, args.location.as_deref(), selector.job())?;
+        let selector = &match &args.claim {
+            Some(claim) => selector.clone().of_node(claim.chain(), None),
+            None => selector.clone(),
+        };
         let entry = session.catalog(location)?.resolve(selector, node).await?;
         if entry.chain.node != *node {
             let theirs = &entry.chain.node;
@@ -201,9 +246,10 @@ impl Summary {
         };
         let failures = pruned.map(|done| &done.failures);
         let would = if pruned.is_none() { "would delete" } else { "deleted" };
+        let whose = whose(node);
         let gone = if pruned.is_none() { "would go" } else { "are gone" };
         self.lines.push(format!(
-            "{job} on {node} in {}: {would} {}, {kept} stay; {}, {}, {gone}",
+            "{job} {whose} in {}: {would} {}, {kept} stay; {}, {}, {gone}",
             location.name,
             output::count(deleted as u64, "backup"),
             output::count(objects, "object"),

@@ -13,16 +13,19 @@ use super::output::{self, Done};
 use super::session::Session;
 use super::{Failure, file_list, progress};
 use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
-use crate::config::Config;
+use crate::config::{self, Config, SourceKind};
 use crate::error::{Class, Classify as _};
+use crate::format::claim::{Chained, ClaimName};
 use crate::format::ebs::EbsSnapshot;
+use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome, Warning};
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth};
 
 pub(super) async fn list(config: &Config, args: &args::List, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
+    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
+    let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     let mut memory = Memory::new(config.limits.memory);
     for catalog in Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())? {
@@ -62,6 +65,40 @@ pub(super) async fn list(config: &Config, args: &args::List, cancel: &Cancellati
     Ok(if faults.is_empty() { done } else { done.something_failed() })
 }
 
+/// In the place of the node's name: of a claim, or of a node.
+pub(super) fn chain_of(claim: Option<&ClaimName>, node: Option<&Name>) -> Option<Name> {
+    claim.map(ClaimName::chain).or_else(|| node.cloned())
+}
+
+/// The backup that the arguments name.
+fn selected(config: &Config, backup: Option<&Selector>, claim: Option<&ClaimName>) -> Result<Selector, Failure> {
+    let selector = backup.cloned().unwrap_or(Selector::NEWEST);
+    let Some(claim) = claim else { return Ok(selector) };
+    if let Some(node) = selector.node() {
+        return Err(Failure::Usage(format!(
+            "--claim {claim} and the node {node} in {selector} name two histories; give one"
+        )));
+    }
+    // The only job that saves claims spares a listing of the whole cluster.
+    let saves = |job: &&config::Job| job.sources.iter().any(|source| matches!(source.kind, SourceKind::Claims(_)));
+    let mut jobs = config.jobs.values().filter(saves).map(|job| &job.name);
+    let job = jobs.next().filter(|_| jobs.next().is_none());
+    Ok(selector.of_node(claim.chain(), job))
+}
+
+/// Opens the location that stores the selected backup, and finds its manifest.
+async fn which(
+    config: &Config,
+    which: &args::Which,
+    place: &args::Place,
+    cancel: &CancellationToken,
+) -> Result<(Catalog, Manifest), Failure> {
+    let selector = selected(config, which.backup.as_ref(), which.claim.as_ref())?;
+    let catalog = open(config, place, &selector, cancel)?;
+    let manifest = find(&catalog, &selector).await?;
+    Ok((catalog, manifest))
+}
+
 /// Opens the location that stores the selected backup.
 pub(super) fn open(
     config: &Config,
@@ -88,13 +125,17 @@ pub(super) async fn show(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let (catalog, manifest) = which(config, &args.which, &args.place, cancel).await?;
     if args.files {
         return file_list::show(&catalog.location, manifest, format).await;
     }
     let json = serde_json::to_value(&manifest).expect("a manifest has only string keys and finite numbers");
     Ok(Done::new(readable(&manifest), json))
+}
+
+/// `on n1`, or `volume shop/data`.
+pub(super) fn whose(node: &Name) -> String {
+    Chained::of(node).map_or_else(|| format!("on {node}"), |volume| format!("volume {volume}"))
 }
 
 /// A manifest for people; `--output json` has all of it.
@@ -107,7 +148,7 @@ fn readable(manifest: &Manifest) -> String {
     let parent = parent.as_ref().map_or_else(|| "none: a full backup".to_owned(), ToString::to_string);
     let mut lines = vec![
         format!("backup    {id}: {}", outcome.as_str()),
-        format!("job       {job} on {node}, cluster {cluster}"),
+        format!("job       {job}, {}, cluster {cluster}", whose(node)),
         format!("when      {when}, took {took:#}"),
         format!("parent    {parent}"),
         format!("agent     penstock {agent}"),
@@ -133,6 +174,9 @@ fn item_lines(item: &Item) -> Vec<String> {
     if let Some(record) = item.kubernetes.as_deref() {
         lines.push(format!("          {}", output::cluster_words(record)));
         lines.extend(record.remedies().into_iter().map(|remedy| format!("          {remedy}")));
+    }
+    if let Some(round) = item.claims.as_deref() {
+        lines.extend(output::round_lines(round));
     }
     match &item.content {
         Content::Stream { stream: None } | Content::EbsSnapshot { snapshot: None } => {}
@@ -169,8 +213,7 @@ pub(super) async fn restore(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let (catalog, manifest) = which(config, &args.which, &args.place, cancel).await?;
     let options = files::Options { items: args.item.clone(), include: args.include.clone(), onto: args.onto() };
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
@@ -228,8 +271,7 @@ fn plain_bytes(manifest: &Manifest) -> u64 {
 }
 
 pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let catalog = open(config, &args.place, &args.backup, cancel)?;
-    let manifest = find(&catalog, &args.backup).await?;
+    let (catalog, manifest) = which(config, &args.which, &args.place, cancel).await?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
     let stdout = stdout.map_err(|error| Failure::local("open standard output", &error))?;
     let stdout = tokio::fs::File::from_std(stdout.into());
@@ -243,22 +285,27 @@ pub(super) async fn verify(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let catalogs = match &args.backup {
+    let selector =
+        args.backup.as_ref().map(|backup| selected(config, Some(backup), args.claim.as_ref())).transpose()?;
+    let node = chain_of(args.claim.as_ref(), None);
+    let scope = Scope { job: None, node: node.as_ref() };
+    let catalogs = match &selector {
         Some(selector) => vec![open(config, &args.place, selector, cancel)?],
         None => Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?,
     };
     let mut entries = Vec::new();
     for catalog in &catalogs {
-        let found = match &args.backup {
+        let found = match &selector {
             Some(selector) => vec![catalog.resolve(selector, &config.node).await?],
-            None if args.all => catalog.entries(Scope::default()).await?,
-            None => catalog.newest(Scope::default()).await?,
+            None if args.all => catalog.entries(scope).await?,
+            None => catalog.newest(scope).await?,
         };
         entries.extend(found.into_iter().map(|entry| (catalog, entry)));
     }
     if entries.is_empty() {
         let cluster = args.place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
-        return Err(crate::catalog::Error::NotFound { what: "at all".to_owned(), cluster }.into());
+        let what = args.claim.as_ref().map_or_else(|| "at all".to_owned(), |claim| format!("of the claim {claim}"));
+        return Err(crate::catalog::Error::NotFound { what, cluster }.into());
     }
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use super::args;
 use super::output::{self, Done};
+use super::read::chain_of;
 use super::session::Session;
 use crate::catalog::Scope;
 use crate::config::Config;
@@ -15,7 +16,8 @@ use crate::format::key::Chain;
 use crate::stats::{self, Stats};
 
 pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let scope = Scope { job: args.job.as_ref(), node: args.node.as_ref() };
+    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
+    let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
     for catalog in catalogs {
@@ -27,7 +29,8 @@ pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &Cancellati
         line("LOCATION", "JOB", "NODE", ["BACKUPS", "PLAIN", "STORED", "LIVE", "DEAD", "FULL"].map(str::to_owned));
     let mut rows: Vec<Value> = Vec::new();
     for ((location, chain), stats) in &all {
-        text.push_str(&line(location, chain.job.as_str(), chain.node.as_str(), figures(stats)));
+        let node = output::chain_name(&chain.node);
+        text.push_str(&line(location, chain.job.as_str(), &node, figures(stats)));
         let mut row = json!(stats);
         row["location"] = json!(location);
         row["job"] = json!(chain.job);

@@ -265,6 +265,8 @@ fn rule(asked: &Asked<'_>, message: &str) -> String {
     let resource = quoted("resource \"").unwrap_or_else(|| asked.resource.to_owned());
     let group = quoted("API group \"").unwrap_or_else(|| asked.group.to_owned());
     let verbs = match asked.verb {
+        // A WebSocket begins with a GET: older servers ask for one right, newer ones for both.
+        "create" if asked.resource == "pods/exec" => "\"get\", \"create\"".to_owned(),
         "get" | "list" => "\"get\", \"list\"".to_owned(),
         verb => format!("\"{verb}\""),
     };

@@ -1,10 +1,11 @@
 //! The port to a Kubernetes API server: the requests that backups and restores need, and no others.
 //!
 //! The implementation is `kube`; the tests' fake is a server on a real socket, so that tests cover the adapter too. A method is one
-//! request; retries are the caller's. A list comes as a stream: a page is never in memory as a whole. A method that runs commands in pods
-//! will be added with the commands that need it.
+//! request; retries are the caller's. A list comes as a stream: a page is never in memory as a whole.
 
+mod access;
 pub mod classify;
+mod exec;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use futures_util::stream::BoxStream;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
+pub use self::access::{Access, Rule, Rules, Verdict};
+pub use self::exec::{Exec, Executed, MAX_OUTPUT};
 use crate::error::{Class, Report, ServiceError};
 
 /// The most bytes of a document that is read as a whole: discovery of a cluster with 1,000 custom resources has 2 MiB.
@@ -144,13 +147,14 @@ impl Resource {
     /// The namespaces themselves.
     #[must_use]
     pub fn namespaces() -> Self {
-        Self {
-            group: String::new(),
-            version: "v1".to_owned(),
-            plural: "namespaces".to_owned(),
-            kind: "Namespace".to_owned(),
-            scope: Scope::Cluster,
-        }
+        Self::core("namespaces", "Namespace", Scope::Cluster)
+    }
+
+    /// A kind of the core group.
+    #[must_use]
+    pub fn core(plural: &str, kind: &str, scope: Scope) -> Self {
+        let (group, version) = (String::new(), "v1".to_owned());
+        Self { group, version, plural: plural.to_owned(), kind: kind.to_owned(), scope }
     }
 
     /// `deployments.apps`; `pods` in the core group.
@@ -188,6 +192,8 @@ pub struct List<'a> {
     pub namespace: Option<&'a str>,
     /// A label selector; empty: everything.
     pub selector: &'a str,
+    /// A field selector, `spec.nodeName=n1`; empty: everything.
+    pub fields: &'a str,
     /// Objects on a page, at least 1.
     pub limit: u32,
     /// The continue token of the previous page.
@@ -218,55 +224,6 @@ pub enum Discovery<'a> {
 pub enum Root {
     Core,
     Groups,
-}
-
-/// The question of a SelfSubjectAccessReview.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access<'a> {
-    pub verb: &'a str,
-    pub group: &'a str,
-    pub resource: &'a str,
-    /// `None`: in every namespace, or at the cluster's scope.
-    pub namespace: Option<&'a str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    pub allowed: bool,
-    /// The authorizer's reason, often empty.
-    pub reason: String,
-}
-
-/// SelfSubjectRulesReview: what this identity may do in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Rules {
-    pub resource_rules: Vec<Rule>,
-    /// The authorizer cannot name every rule.
-    pub incomplete: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Rule {
-    pub verbs: Vec<String>,
-    pub api_groups: Vec<String>,
-    pub resources: Vec<String>,
-    pub resource_names: Vec<String>,
-}
-
-impl Rules {
-    /// Whether `verb` is allowed on every object of the resource.
-    #[must_use]
-    pub fn allow(&self, verb: &str, resource: &Resource) -> bool {
-        let has = |list: &[String], name: &str| list.iter().any(|entry| entry == "*" || entry == name);
-        self.resource_rules.iter().any(|rule| {
-            rule.resource_names.is_empty()
-                && has(&rule.verbs, verb)
-                && has(&rule.api_groups, &resource.group)
-                && has(&rule.resources, &resource.plural)
-        })
-    }
 }
 
 /// One object by name.
@@ -346,6 +303,10 @@ pub trait Cluster: Send + Sync {
     /// After a failure without an answer, the change may have been made: a repeated POST is then refused with
     /// [`Failure::is_there_already`].
     async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Bytes, Failure>;
+    /// Runs a command and waits for its end. The time limit is the caller's, which drops the future; the command itself may go on then.
+    async fn exec(&self, exec: &Exec<'_>) -> Result<Executed, Failure>;
+    /// The last `lines` of a pod's log.
+    async fn log(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure>;
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
     async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
 }
@@ -420,25 +381,5 @@ mod tests {
         assert_eq!(pods.path(None), "/api/v1/pods");
         assert_eq!((deployments.name(), deployments.api_version()), ("deployments.apps".into(), "apps/v1".into()));
         assert_eq!(deployments.path(Some("shop")), "/apis/apps/v1/namespaces/shop/deployments");
-    }
-
-    #[test]
-    fn rules_are_matched() {
-        let rules: Rules = serde_json::from_str(
-            r#"{"resourceRules":[{"verbs":["get","list"],"apiGroups":["apps"],"resources":["deployments"]},
-               {"verbs":["*"],"apiGroups":["*"],"resources":["secrets"],"resourceNames":["one"]}],"incomplete":false}"#,
-        )
-        .unwrap();
-        let resource = |group: &str, plural: &str| Resource {
-            group: group.into(),
-            version: "v1".into(),
-            plural: plural.into(),
-            kind: String::new(),
-            scope: Scope::Namespaced,
-        };
-        assert!(rules.allow("list", &resource("apps", "deployments")));
-        assert!(!rules.allow("create", &resource("apps", "deployments")));
-        assert!(!rules.allow("list", &resource("", "deployments")));
-        assert!(!rules.allow("list", &resource("", "secrets")), "a rule for one name does not allow the kind");
     }
 }

@@ -7,7 +7,7 @@ use super::cron::Cron;
 use super::forms;
 use super::model::{CatchUp, Job, MIN_LIVE, Retention};
 use super::reader::Section;
-use super::source::{self, Source};
+use super::source::{self, Source, SourceKind};
 use super::values::shown;
 use crate::format::codec::{Compression, DEFAULT_LEVEL, LEVELS};
 use crate::format::key::Name;
@@ -57,7 +57,25 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
         location: location?,
         name: name?,
     };
+    of_claims(&job, section);
     Some(job)
+}
+
+/// What a job that saves claims cannot have besides.
+fn of_claims(job: &Job, section: &Section) {
+    if !job.sources.iter().any(|source| matches!(source.kind, SourceKind::Claims(_))) {
+        return;
+    }
+    if job.sources.len() > 1 {
+        let why = "has a source of type \"claims\", which stands beside others; expected it alone, since each claim has backups of its \
+                   own: give it a job of its own";
+        section.fault("sources", why);
+    }
+    if job.retention.and_then(|retention| retention.grace).is_some_and(|grace| grace.is_zero()) {
+        let why = "has a grace of 0; expected a time, since two nodes may save one claim at the same moment, and each would take the \
+                   other's objects for garbage";
+        section.fault("retention", why);
+    }
 }
 
 fn known_location(location: &str, locations: &BTreeSet<String>) -> Result<String, String> {

@@ -41,9 +41,12 @@ pub use job::AD_HOC;
 pub use location::MAX_PARTS;
 pub use model::*;
 pub use schema::schema;
-pub use source::{AttachedTo, ClusterResources, Ebs, Objects, OnNoMatch, Source, SourceKind, Versions};
+pub use source::{
+    AttachedTo, Claims, ClusterResources, Ebs, Objects, OnNoMatch, Select, Source, SourceKind, Versions, WithoutClaim,
+};
 
 use crate::budget;
+use crate::format::claim::Chained;
 use crate::format::key::{MAX_NAME, Name};
 use reader::{Reading, Section};
 use units::{MIB, show_size};
@@ -151,6 +154,11 @@ fn config(section: &Section) -> Option<Config> {
 /// The node's name, or the host's if the file has none.
 fn node(section: &Section) -> Option<Name> {
     let given = section.parsed("node", forms::name);
+    if let Some(claim) = given.as_ref().and_then(Chained::of) {
+        let why =
+            format!("is the name under which the backups of the volume {claim} are; expected the node's own name");
+        section.fault("node", why);
+    }
     if given.is_some() || section.is_faulty("node") {
         return given;
     }

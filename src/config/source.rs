@@ -2,6 +2,7 @@
 //!
 //! The module of a kind has its keys, their schema, and their reader. `job/kinds.rs` has what a run does with the kind.
 
+mod claims;
 mod command;
 mod ebs;
 mod file;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+pub use self::claims::{Claims, Select, WithoutClaim};
 pub use self::ebs::{AttachedTo, Ebs, OnNoMatch};
 pub use self::kubernetes::{ClusterResources, Objects, Versions};
 use super::forms;
@@ -21,7 +23,7 @@ use super::shapes::{Object, Property, text, words};
 use crate::format::key::Name;
 
 /// The table of source kinds, in the order in which messages name them.
-static KINDS: [Kind; 5] = [tree::KIND, file::KIND, command::KIND, ebs::KIND, kubernetes::KIND];
+static KINDS: [Kind; 6] = [tree::KIND, file::KIND, command::KIND, ebs::KIND, kubernetes::KIND, claims::KIND];
 
 struct Kind {
     /// The value of `type`.
@@ -61,6 +63,7 @@ pub enum SourceKind {
     },
     Ebs(Ebs),
     Kubernetes(Objects),
+    Claims(Claims),
 }
 
 /// A source's name, and its kind unless that has a fault.

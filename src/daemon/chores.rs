@@ -1,4 +1,5 @@
-//! Cleans up what earlier runs left at a location, when the location comes up and every hour from then on.
+//! Cleans up what earlier runs left at a location, when the location comes up and every hour from then on; and thaws the pods that they left
+//! frozen, at the start and every hour.
 //!
 //! Skips a location that is down until it is up again.
 
@@ -19,7 +20,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Runs until the daemon stops.
 pub(super) async fn run(daemon: Arc<Daemon>) {
     let stop = daemon.stop.clone();
-    let _ = stop.run_until_cancelled(rounds(daemon)).await;
+    let both = async { tokio::join!(rounds(Arc::clone(&daemon)), thaws(daemon)) };
+    let _ = stop.run_until_cancelled(both).await;
+}
+
+/// Whether a location is up does not matter to a pod that is frozen.
+async fn thaws(daemon: Arc<Daemon>) {
+    loop {
+        daemon.runner.thaw().await;
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 async fn rounds(daemon: Arc<Daemon>) {

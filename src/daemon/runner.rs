@@ -10,8 +10,8 @@ use super::history::{About, History};
 use crate::catalog::Catalog;
 use crate::config;
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::Name;
-use crate::job::{self, Spec};
+use crate::format::key::{Chain, Name};
+use crate::job::{self, Committed, Spec};
 use crate::location::Location;
 use crate::metrics::Outcome;
 use crate::process::Process;
@@ -39,22 +39,54 @@ impl Runner {
         recover::all(location).await;
     }
 
-    /// Prunes after a good backup. A failure is logged and does not fail the backup: the next one prunes again.
-    async fn retain(&self, location: &Location, job: &config::Job, stop: &CancellationToken) {
+    /// Runs the commands that earlier runs owe to pods.
+    pub(super) async fn thaw(&self) {
+        job::thaw_left(&self.process).await;
+    }
+
+    /// Prunes after a good backup: its chain, and those of the volumes that it saved. A failure is logged and does not fail the backup:
+    /// the next one prunes again.
+    async fn retain(&self, location: &Location, start: &Start, committed: &Committed) {
+        let (job, stop) = (&start.job, &start.running.cancel);
+        let is_good = |volume: &&job::Volume| volume.outcome != Outcome::Failure;
+        let volumes = committed.volumes.iter().filter(is_good).map(|volume| volume.chain.clone());
+        let own = committed.is_good().then(|| location.node.clone());
+        let mut backups = None;
+        for node in own.into_iter().chain(volumes) {
+            let chain = Chain { node, ..location.chain(&job.name) };
+            let kept = self.prune(location, job, &chain, stop).await;
+            backups = kept.map(|kept| kept + backups.unwrap_or(0)).or(backups);
+        }
+        if let Some(backups) = backups.filter(|_| !committed.volumes.is_empty()) {
+            // Of all the chains, and not of the last one.
+            self.process.metrics.job(job.name.as_str()).backups(backups);
+        }
+    }
+
+    /// Returns how many backups are left, if it can tell.
+    async fn prune(
+        &self,
+        location: &Location,
+        job: &config::Job,
+        chain: &Chain,
+        stop: &CancellationToken,
+    ) -> Option<usize> {
         // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
         let memory = self.process.budget.total() / 2;
         let catalog = Catalog { location: location.until(stop), memory };
         let context = prune::Context { catalog, grace: prune::grace_of(Some(job)) };
-        match prune::prune(&context, &location.chain(&job.name), &prune::Rules::of(job), Timestamp::now(), stop).await {
+        match prune::prune(&context, chain, &prune::Rules::of(job), Timestamp::now(), stop).await {
             Ok(pruned) => {
                 if let Some((_, failure)) = pruned.failures.list.first() {
                     self.history.keep(About::Job, job.name.as_str(), failure);
                 }
+                return Some(pruned.kept);
             }
             // The daemon stops: no failure. The prune after the next good backup deletes the rest.
             Err(prune::Error::Cancelled) => {}
             Err(error) => self.history.failed(About::Job, job.name.as_str(), &error.report()),
         }
+        None
     }
 
     /// Runs the job to its end.
@@ -69,8 +101,8 @@ impl Runner {
                     // The failure of an item or of an `after` command: the job has logged it.
                     self.history.keep(About::Job, start.job.name.as_str(), report);
                 }
-                if good.is_some() {
-                    self.retain(location, &start.job, &start.running.cancel).await;
+                if good.is_some() || !committed.volumes.is_empty() {
+                    self.retain(location, start, &committed).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());
                 Verdict { outcome, backup, error, good }

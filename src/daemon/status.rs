@@ -100,6 +100,17 @@ pub struct RunningStatus {
     /// The kind of a cluster's objects that is listed now, such as `deployments.apps`.
     #[serde(default)]
     pub listing: Option<String>,
+    /// Volumes of pods that the run saves.
+    #[serde(default)]
+    pub volumes: u64,
+    /// Those that were tried.
+    #[serde(default)]
+    pub volumes_done: u64,
+    #[serde(default)]
+    pub volumes_failed: u64,
+    /// The volume that is saved now, `NAMESPACE/CLAIM`.
+    #[serde(default)]
+    pub volume: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -206,6 +217,10 @@ pub(super) fn running_status(running: &Running) -> RunningStatus {
         snapshots_completed: progress.snapshots.completed.load(Ordering::Relaxed),
         objects: progress.objects.objects.load(Ordering::Relaxed),
         listing: progress.objects.current(),
+        volumes: progress.claims.total.load(Ordering::Relaxed),
+        volumes_done: progress.claims.done.load(Ordering::Relaxed),
+        volumes_failed: progress.claims.failed.load(Ordering::Relaxed),
+        volume: progress.claims.current(),
     }
 }
 

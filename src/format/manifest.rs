@@ -9,6 +9,7 @@ use super::cluster;
 use super::codec::{FEATURES, KUBERNETES};
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
+use super::round;
 pub use super::source::{SourceDescription, Target};
 use crate::error::Report;
 
@@ -85,6 +86,9 @@ pub struct Item {
     /// What of a cluster's objects was saved and what was not; absent in any other item, and in one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<Box<cluster::Record>>,
+    /// What a round over a node's volumes saved and what it did not; absent in any other item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Box<round::Record>>,
     #[serde(flatten)]
     pub content: Content,
 }
@@ -246,7 +250,7 @@ impl Item {
     #[must_use]
     pub fn new(name: Name, source: SourceDescription, content: Content) -> Self {
         let labels = BTreeMap::new();
-        Self { name, source, outcome: Outcome::Success, error: None, labels, kubernetes: None, content }
+        Self { name, source, outcome: Outcome::Success, error: None, labels, kubernetes: None, claims: None, content }
     }
 }
 

@@ -3,12 +3,14 @@
 //! Everything decoded here comes from a bucket and is hostile until checked; every failed check names what was
 //! expected.
 
+pub mod claim;
 pub mod cluster;
 pub mod codec;
 pub mod ebs;
 pub mod index;
 pub mod key;
 pub mod manifest;
+pub mod round;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -259,7 +259,7 @@ impl Comparison<'_> {
         namespace: Option<&str>,
         live: &mut Live<'_>,
     ) -> Result<Option<Failure>, Error> {
-        let wanted = Wanted { resource, namespace, selector: "" };
+        let wanted = Wanted { resource, namespace, selector: "", fields: "" };
         match list(self.cluster, self.patience, wanted, &mut ListReport::default(), live).await {
             Ok(()) => Ok(None),
             Err(ListError::Closed) => {

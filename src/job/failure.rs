@@ -47,6 +47,8 @@ pub enum Error {
     Undecided { key: ObjectKey, class: Class, why: String },
     #[error("cancelled; nothing was committed")]
     Cancelled,
+    #[error("could not save the volume {volume} within its claim_timeout of {limit:?}")]
+    Late { volume: String, limit: Duration },
     #[error("job {job} did not finish within its timeout of {limit:?}; nothing was committed")]
     Timeout { job: Name, limit: Duration },
 }
@@ -58,6 +60,9 @@ pub enum Failed {
     Source(#[from] source::Error),
     #[error(transparent)]
     Snapshot(Box<snapshot::Error>),
+    /// A pod's volume, whose own backup failed.
+    #[error("{}", .0.message)]
+    Volume(Box<Report>),
 }
 
 impl From<snapshot::Error> for Failed {
@@ -78,6 +83,15 @@ impl Error {
     }
 }
 
+/// The failure of an item, without the item's name.
+pub(super) fn of_item(error: &Failed) -> Report {
+    match error {
+        Failed::Source(error) => error.report(),
+        Failed::Snapshot(error) => error.report(),
+        Failed::Volume(report) => (**report).clone(),
+    }
+}
+
 /// Describes what the store has in place of a manifest whose PUT it confirmed.
 pub(super) fn unconfirmed(found: Result<ObjectInfo, store::Error>, size: u64) -> Report {
     let odd = |what: String| {
@@ -95,8 +109,7 @@ pub(super) fn unconfirmed(found: Result<ObjectInfo, store::Error>, size: u64) ->
 impl Classify for Error {
     fn report(&self) -> Report {
         match self {
-            Self::Item { error: Failed::Source(error), .. } => Report { message: self.to_string(), ..error.report() },
-            Self::Item { error: Failed::Snapshot(error), .. } => Report { message: self.to_string(), ..error.report() },
+            Self::Item { error, .. } => Report { message: self.to_string(), ..of_item(error) },
             Self::Snapshots(error) => error.report(),
             Self::Stream(error) => error.report(),
             Self::Upload(error) => error.report(),
@@ -114,6 +127,8 @@ impl Classify for Error {
                 "`penstock list` shows the backup if it is committed; otherwise `penstock prune` deletes its objects after the grace period",
             ),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
+            Self::Late { .. } => Report::new(Class::Timeout, self.to_string())
+                .remedy("raise claim_timeout if the volume is that large; if its file system hangs, mount it again"),
             Self::Timeout { .. } => Report::new(Class::Timeout, self.to_string()).remedy("raise the job's timeout"),
         }
     }

@@ -44,9 +44,11 @@ impl Streaming<'_, '_> {
             () = stop.cancelled() => return Err(Error::Cancelled),
             parent = self.parent(bytes) => parent?,
         };
-        let reservation = Arc::new(reservation);
+        // A source that never answers keeps its thread, and with it the blocks and the parent's table, but no more.
+        let mut reading = reservation;
+        let rest = reading.split(bytes - (BLOCKS * BLOCK) as u64).expect("the plan has more than the blocks");
         let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
-        let own = |count, capacity| OwnBuffers::new(budget.clone(), Arc::clone(&reservation), count, capacity);
+        let own = |of, count, capacity| OwnBuffers::new(budget.clone(), Arc::new(of), count, capacity);
         // Ends a command also when the upload fails; dropped at the end of this function.
         let stop_source = stop.child_token();
         let _guard = stop_source.clone().drop_guard();
@@ -59,13 +61,13 @@ impl Streaming<'_, '_> {
         let options = Options {
             codec: spec.codec,
             pool,
-            blocks: own(BLOCKS, BLOCK),
+            blocks: own(reading, BLOCKS, BLOCK),
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
         let thread = |error| Error::Local { action: "start the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
-        let uploader = Uploader::new(location.clone(), journal, own(1, part_size));
+        let uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size));
         let suffix = spec.codec.suffix(description.is_tree());
         let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
         let result = tokio::select! {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use super::plan::Plan;
 use super::{Error, Spec};
 use crate::cluster;
-use crate::config::SourceKind;
+use crate::config::{Claims, SourceKind};
 use crate::disks::Disks;
+use crate::format::key::Name;
 use crate::format::manifest::SourceDescription;
 use crate::resources::lister::Progress;
 use crate::source::command::CommandSource;
@@ -60,7 +61,8 @@ pub(super) async fn streams<'a>(
                 plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
             }
             SourceKind::Kubernetes(selected) => kubernetes::resolve(&name, selected, cluster, objects, plan).await,
-            SourceKind::Ebs(_) => {}
+            // A round of its own ([`super::claims`]).
+            SourceKind::Ebs(_) | SourceKind::Claims(_) => {}
         }
     }
     let nothing = plan.snapshots.is_empty() && plan.streams.is_empty() && plan.failed.is_empty();
@@ -72,6 +74,14 @@ pub(super) async fn streams<'a>(
     Ok(())
 }
 
+/// The job's source of claims, which is its only one.
+pub(super) fn claims(spec: &Spec) -> Option<(&Name, &Claims)> {
+    spec.sources.iter().find_map(|source| match &source.kind {
+        SourceKind::Claims(claims) => Some((&source.name, claims)),
+        _ => None,
+    })
+}
+
 /// Whether the job has items that are captured, and complete only after `after`.
 pub(super) fn has_snapshots(spec: &Spec) -> bool {
     spec.sources.iter().any(|source| match source.kind {
@@ -80,7 +90,8 @@ pub(super) fn has_snapshots(spec: &Spec) -> bool {
         | SourceKind::File { .. }
         | SourceKind::Command { .. }
         | SourceKind::Stdin { .. }
-        | SourceKind::Kubernetes(_) => false,
+        | SourceKind::Kubernetes(_)
+        | SourceKind::Claims(_) => false,
     })
 }
 

@@ -14,6 +14,7 @@
 //! - **Incremental**: chunks of the previous backup are referenced, not stored again ([`parent`]).
 //! - **Memory**: [`budget::stream`](crate::budget::stream). A run that cannot get its memory fails before it reads anything.
 
+mod claims;
 mod disks;
 mod failure;
 mod hooks;
@@ -46,6 +47,7 @@ use crate::snapshot::{self, Owner};
 use crate::store::{Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
 
+pub use self::claims::{Volume, thaw_left};
 pub use self::failure::Error;
 use self::parent::{Ancestor, Ancestors};
 pub use self::parent::{Policy, Reuse};
@@ -117,6 +119,8 @@ pub struct Progress {
     pub snapshots: snapshot::Progress,
     /// A cluster's objects.
     pub objects: Arc<lister::Progress>,
+    /// The volumes of pods.
+    pub claims: Arc<claims::Progress>,
 }
 
 /// A run that committed its backup.
@@ -125,6 +129,8 @@ pub struct Committed {
     pub manifest: Manifest,
     /// The `after` command that failed: the backup stays, and the run counts as partial.
     pub after: Option<Error>,
+    /// The backups of pods' volumes that the run committed besides.
+    pub volumes: Vec<Volume>,
 }
 
 impl Committed {
@@ -138,7 +144,9 @@ impl Committed {
     /// The first failure of the run.
     #[must_use]
     pub fn failure(&self) -> Option<Report> {
-        failed_item(&self.manifest).or_else(|| self.after.as_ref().map(Classify::report))
+        failed_item(&self.manifest)
+            .or_else(|| unsaved(&self.manifest))
+            .or_else(|| self.after.as_ref().map(Classify::report))
     }
 
     /// Whether the backup has every item. Warnings do not count.
@@ -153,6 +161,15 @@ fn failed_item(manifest: &Manifest) -> Option<Report> {
     let mut failed = manifest.items.iter().filter_map(|item| Some((&item.name, item.error.as_ref()?)));
     let (name, report) = failed.next()?;
     Some(Report { message: format!("item {name}: {}", report.message), ..report.clone() })
+}
+
+/// Volumes that a round should have saved, and did not try.
+fn unsaved(manifest: &Manifest) -> Option<Report> {
+    let claims = manifest.items.iter().find_map(|item| item.claims.as_ref()).filter(|claims| !claims.is_complete())?;
+    let first = claims.unsaved.iter().find(|unsaved| unsaved.is_loss()).map(ToString::to_string);
+    let first = first.or_else(|| claims.missing.first().map(ToString::to_string)).unwrap_or_default();
+    let message = format!("{} of this node's volumes are not saved; the first: {first}", claims.losses);
+    Some(Report::new(Class::Source, message).remedy("`penstock show` of the backup names them all"))
 }
 
 /// The outcome of a run that committed nothing.
@@ -175,17 +192,22 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Committed, Error> {
     let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
-    let id = BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()));
+    let id = new_id(started);
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
     let metrics = location.process.metrics.job(spec.job.as_str());
     let mut hooks = hooks::Runner::new(&spec.hooks, location, &spec.job, &id);
     let work = async {
+        let mut volumes = Vec::new();
         let result = match Run::new(location, spec, progress, cancel, &hooks, started, id.clone()) {
-            Ok(mut run) => Box::pin(run.within_time()).await,
+            Ok(mut run) => {
+                let result = Box::pin(run.within_time()).await;
+                volumes = run.volumes;
+                result
+            }
             Err(error) => Err(error),
         };
         let after = hooks.after(&result).await;
-        result.map(|manifest| Committed { manifest, after })
+        result.map(|manifest| Committed { manifest, after, volumes })
     };
     let result = tracing::Instrument::instrument(work, span).await;
     let (outcome, class) = match &result {
@@ -200,6 +222,34 @@ pub async fn run(
         metrics.last_success(good.manifest.finished.as_duration().as_secs_f64());
     }
     result
+}
+
+fn new_id(started: Timestamp) -> BackupId {
+    BackupId::new(started, getrandom::u32().unwrap_or_else(|_| started.subsec_nanosecond().unsigned_abs()))
+}
+
+/// Stops `work` when `limit` is over: it fails by `late` then.
+async fn limited<T>(
+    limit: Option<Duration>,
+    stop: &CancellationToken,
+    late: impl FnOnce(Duration) -> Error,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::pin!(work);
+    let result = match limit {
+        None => work.await,
+        Some(limit) => tokio::select! {
+            result = &mut work => result,
+            () = tokio::time::sleep(limit) => {
+                stop.cancel();
+                match work.await {
+                    Err(error) if error.is_cancelled() => Err(late(limit)),
+                    result => result,
+                }
+            }
+        },
+    };
+    result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error })
 }
 
 struct Run<'a> {
@@ -224,6 +274,8 @@ struct Run<'a> {
     written: Vec<ObjectKey>,
     /// The first failure of an item.
     first_failure: Option<Error>,
+    /// The volumes that were saved, each by a backup of its own.
+    volumes: Vec<Volume>,
 }
 
 /// One item while it is streamed.
@@ -261,33 +313,19 @@ impl<'a> Run<'a> {
             parent: None,
             written: Vec::new(),
             first_failure: None,
+            volumes: Vec::new(),
         })
     }
 
     /// The `before` hooks and the backup, within the job's timeout.
     async fn within_time(&mut self) -> Result<Manifest, Error> {
         let (spec, stop) = (self.spec, self.stop.clone());
+        let late = |limit| Error::Timeout { job: spec.job.clone(), limit };
         let work = async {
             self.hooks.before(&stop).await?;
             self.backup().await
         };
-        let result = match spec.timeout {
-            None => work.await,
-            Some(limit) => {
-                tokio::pin!(work);
-                tokio::select! {
-                    result = &mut work => result,
-                    () = tokio::time::sleep(limit) => {
-                        stop.cancel();
-                        match work.await {
-                            Err(error) if error.is_cancelled() => Err(Error::Timeout { job: spec.job.clone(), limit }),
-                            result => result,
-                        }
-                    }
-                }
-            }
-        };
-        let result = result.map_err(|error| if error.is_cancelled() { Error::Cancelled } else { error });
+        let result = Box::pin(limited(spec.timeout, &stop, late, work)).await;
         if result.as_ref().is_err_and(Error::is_final) {
             self.clean_up(&self.written).await;
         }

@@ -8,6 +8,8 @@
 //! 5. **Settle**: waits for the snapshots.
 //! 6. **Commit**: writes the manifest.
 //!
+//! A job that saves the volumes of pods has a round in the place of 1 to 3 ([`super::claims`]).
+//!
 //! A failure in a step fails its item; only one that would fail the other items too fails the run.
 
 use jiff::Timestamp;
@@ -19,11 +21,11 @@ use super::tally::Tally;
 use super::{Error, Run, Streaming, failed_item, kinds, parent};
 use crate::error::Classify as _;
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, Manifest, Moment, Outcome, SourceDescription};
+use crate::format::manifest::{Content, Item, Manifest, Moment, Outcome, SourceDescription, Stream};
 use crate::location::Location;
 use crate::snapshot::{Owner, Records, Session};
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     pub(super) async fn backup(&mut self) -> Result<Manifest, Error> {
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
@@ -52,6 +54,12 @@ impl Run<'_> {
             stop.run_until_cancelled(volumes).await.ok_or(Error::Cancelled)?;
             self.capture(&plan.snapshots, session, &mut manifest.items).await?;
         }
+        if let Some((source, claims)) = kinds::claims(spec) {
+            self.round(source, claims, manifest).await?;
+            self.name_parent(manifest);
+            self.finish(manifest)?;
+            return self.commit(manifest, &stop).await;
+        }
         let streams = kinds::streams(spec, &process.cluster, &self.progress.objects, &mut plan);
         stop.run_until_cancelled(streams).await.ok_or(Error::Cancelled)??;
         let Plan { streams, failed, unlisted, warnings, .. } = plan;
@@ -67,8 +75,7 @@ impl Run<'_> {
             manifest.items.push(self.failed(name, description, step));
         }
         self.add_lost(&unlisted, manifest).await?;
-        manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
-        manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
+        self.name_parent(manifest);
         let mut stop = self.stop.clone();
         if let Some(session) = session {
             session.captured(manifest).map_err(Error::Snapshots)?;
@@ -87,10 +94,8 @@ impl Run<'_> {
     /// Streams one item, and adds it and its warnings to the manifest.
     async fn stream(&mut self, planned: Planned<Open<'_>>, manifest: &mut Manifest) -> Result<(), Error> {
         let Planned { name, description, step: open } = planned;
-        let tally = self.tally(&name);
-        let mut streaming = Streaming { run: self, tally };
-        let result = streaming.store(&description, open).await;
-        let Tally { warnings, record: kubernetes, .. } = streaming.tally;
+        let (result, tally) = self.streamed(&name, &description, open).await;
+        let Tally { warnings, record: kubernetes, .. } = tally;
         manifest.items.push(match result {
             Ok(stream) => {
                 let content = Content::Stream { stream: Some(stream) };
@@ -101,6 +106,25 @@ impl Run<'_> {
         });
         manifest.warnings.append(warnings);
         Ok(())
+    }
+
+    /// Streams one item. Returns its warnings too, however that ends.
+    pub(super) async fn streamed(
+        &mut self,
+        name: &Name,
+        description: &SourceDescription,
+        open: Open<'_>,
+    ) -> (Result<Stream, Error>, Tally<'a>) {
+        let tally = self.tally(name);
+        let mut streaming = Streaming { run: self, tally };
+        let result = streaming.store(description, open).await;
+        (result, streaming.tally)
+    }
+
+    /// Names the newest backup that an item references.
+    pub(super) fn name_parent(&self, manifest: &mut Manifest) {
+        manifest.parent = self.parent.as_ref().map(|parent| parent.manifest.id.clone());
+        manifest.base = self.parent.as_ref().map(|parent| parent::base(&parent.manifest).clone());
     }
 
     /// Makes a failed item. The first failure becomes the run's, if every item fails.
@@ -118,7 +142,7 @@ impl Run<'_> {
     }
 
     /// Sets the manifest's finish time and outcome. Returns the first failure if every item failed.
-    fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
+    pub(super) fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
         if manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
             && let Some(error) = self.first_failure.take()
         {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{Client, asked, encoded, get};
+use super::Client;
+use super::request::{Asking, asked, encoded, get};
 use crate::cluster::Failure;
 use crate::cluster::classify::Asked;
 
@@ -14,7 +15,7 @@ impl Client {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{}/log", encoded(pod));
         let asked = Asked { resource: "pods/log", namespace: Some(namespace), ..asked(&path) };
         let uri = format!("{path}?tailLines={lines}&limitBytes={MOST}");
-        let request = super::Asking { accept: "*/*", ..get(&uri) };
+        let request = Asking { accept: "*/*", ..get(&uri) };
         self.send(&asked, request).await?.whole(&asked, 2 * MOST).await
     }
 }

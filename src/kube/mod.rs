@@ -10,8 +10,11 @@
 //! Costs a few `stat` calls in each [`LOOK`] that has requests.
 
 mod answer;
+mod exec;
 mod failure;
 mod load;
+mod log;
+mod request;
 mod write;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -21,16 +24,16 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
-use hyper::{Method, Request};
-use kube::client::Body as KubeBody;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Method, StatusCode};
 
 use self::answer::{Received, header, refusal};
 pub use self::load::{Environment, LoadError, SERVICE_ACCOUNT, Settings};
+use self::request::{Asking, asked, encoded, get};
 use crate::cluster::classify::{Asked, Freshness, unexpected};
 use crate::cluster::{
-    Access, Body, Cluster, Discovery, Document, Effect, Failure, List, MAX_DOCUMENT, Object, Root, Rules, Verdict,
-    Version, Write,
+    Access, Body, Cluster, Discovery, Document, Effect, Exec, Executed, Failure, List, MAX_DOCUMENT, Object, Root,
+    Rules, Verdict, Version, Write,
 };
 use crate::error::{Class, Classify as _, ServiceError};
 
@@ -49,7 +52,6 @@ pub const LOOK: Duration = Duration::from_secs(5);
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                           application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
 const JSON: &str = "application/json";
-const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
 
 /// A connection to one API server. Cheap to clone; all clones are one client.
 #[derive(Clone)]
@@ -168,17 +170,11 @@ impl Client {
         let fault = |error: &dyn std::fmt::Display| {
             Failure::from(asked.error(Class::Internal, format!("could not build the request: {error}")))
         };
-        let mut builder = Request::builder().method(request.method).uri(&request.uri).header(USER_AGENT, AGENT);
-        builder = builder.header(ACCEPT, request.accept);
-        if let Some((content_type, _)) = request.body {
-            builder = builder.header(CONTENT_TYPE, content_type);
-        }
-        let body = request.body.map_or_else(KubeBody::empty, |(_, bytes)| KubeBody::from(bytes));
-        let request = builder.body(body).map_err(|error| fault(&error))?;
+        let request = request.built().map_err(|error| fault(&error))?;
         let answer = current.client.send(request).await;
         let response = answer.map_err(|error| failure::transport(&asked, &error, &current.trust))?;
         let trust = current.trust.clone();
-        if response.status().is_success() {
+        if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.accepted(&current);
             return Ok(Received { response, trust });
         }
@@ -248,23 +244,6 @@ struct Review<T> {
     status: T,
 }
 
-/// A request to send.
-struct Asking<'a> {
-    method: Method,
-    uri: String,
-    accept: &'a str,
-    /// The body with its media type.
-    body: Option<(&'static str, Vec<u8>)>,
-}
-
-fn get(uri: &str) -> Asking<'static> {
-    Asking { method: Method::GET, uri: uri.to_owned(), accept: JSON, body: None }
-}
-
-fn asked(path: &str) -> Asked<'_> {
-    Asked { verb: "get", path, group: "", resource: "", namespace: None, fresh: Freshness::Kept }
-}
-
 /// Reads everything and makes a client. It may run a credential plugin, which takes up to [`PLUGIN`].
 async fn make(settings: Settings, freshness: Freshness) -> Result<Current, LoadError> {
     let making = tokio::task::spawn_blocking(move || make_blocking(&settings, freshness));
@@ -318,20 +297,6 @@ fn stamp(path: &std::path::Path) -> Option<Stamp> {
     Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
 }
 
-/// Encodes each byte but letters, digits and `-._~` as `%XX`.
-fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-        out
-    })
-}
-
 #[async_trait]
 impl Cluster for Client {
     fn address(&self) -> String {
@@ -379,10 +344,12 @@ impl Cluster for Client {
     }
 
     async fn list(&self, list: &List<'_>) -> Result<Body, Failure> {
-        let List { resource, namespace, selector, limit, from } = *list;
+        let List { resource, namespace, selector, fields, limit, from } = *list;
         let path = resource.path(namespace);
         let mut uri = format!("{path}?limit={limit}");
-        for (key, value) in [("labelSelector", selector), ("continue", from.unwrap_or_default())] {
+        for (key, value) in
+            [("labelSelector", selector), ("fieldSelector", fields), ("continue", from.unwrap_or_default())]
+        {
             if !value.is_empty() {
                 uri.extend(["&", key, "=", &encoded(value)]);
             }
@@ -407,6 +374,14 @@ impl Cluster for Client {
 
     async fn write(&self, object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Result<Bytes, Failure> {
         self.change(object, write, effect).await
+    }
+
+    async fn exec(&self, exec: &Exec<'_>) -> Result<Executed, Failure> {
+        self.execute(exec).await
+    }
+
+    async fn log(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure> {
+        self.tail(namespace, pod, lines).await
     }
 
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure> {

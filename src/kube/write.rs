@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use hyper::Method;
 
-use super::{Asking, Client, JSON, asked, encoded};
+use super::request::{Asking, asked, encoded};
+use super::{Client, JSON};
 use crate::cluster::classify::Asked;
 use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Write};
 
@@ -49,7 +50,7 @@ fn request(object: &Object<'_>, write: &Write<'_>, effect: Effect) -> Asking<'st
             uri.push_str("&dryRun=All");
         }
     }
-    Asking { method, uri, accept: JSON, body: Some(body) }
+    Asking { method, uri, accept: JSON, body: Some(body), upgrade: None }
 }
 
 /// Without a policy, some versions orphan the pods of jobs and replication controllers.

@@ -23,6 +23,7 @@ use prometheus::proto::MetricFamily;
 use crate::budget::Budget;
 use crate::error::Class;
 use crate::format::cluster::{Record, ResourceRecord};
+use crate::format::round;
 
 /// The values of the label `outcome`; the manifest has the same.
 pub use crate::format::manifest::Outcome;
@@ -368,6 +369,29 @@ impl Job {
         let sum = |of: fn(&ResourceRecord) -> u64| record.resources.values().map(of).sum();
         self.all().kubernetes_list_pages.with_label_values(&[&self.name]).inc_by(sum(|resource| resource.pages));
         self.all().kubernetes_lists_expired.with_label_values(&[&self.name]).inc_by(sum(|resource| resource.expired));
+    }
+
+    /// What the job's last round over the volumes of pods saved, in place of what the one before did; `failed` of them failed.
+    pub fn claims(&self, record: &round::Record, failed: usize) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let all = self.all();
+        let saved = record.saved.len().saturating_sub(failed);
+        for (state, number) in [("saved", saved), ("failed", failed), ("missing", record.missing.len())] {
+            all.claims.with_label_values(&[&*self.name, state]).set(count(number));
+        }
+        definitions::forget(&all.claims_unsaved, "job", &self.name);
+        for (reason, number) in &record.reasons {
+            let number = i64::try_from(*number).unwrap_or(i64::MAX);
+            all.claims_unsaved.with_label_values(&[&*self.name, reason.as_str()]).set(number);
+        }
+        let lost = i64::try_from(record.losses).unwrap_or(i64::MAX);
+        all.claims_lost.with_label_values(&[&self.name]).set(lost.saturating_add(count(failed)));
+    }
+
+    /// Commands that must still be run in pods.
+    pub fn hooks_owed(&self, commands: usize) {
+        let commands = i64::try_from(commands).unwrap_or(i64::MAX);
+        self.all().hooks_owed.with_label_values(&[&self.name]).set(commands);
     }
 
     /// What the job's last backup has of its cluster, in place of what the one before had.

@@ -68,6 +68,10 @@ const PUBLISHED: &[&str] = &[
     "kubernetes_groups_unavailable{job}",
     "kubernetes_list_pages_total{job}",
     "kubernetes_lists_expired_total{job}",
+    "claims{job,state}",
+    "claims_unsaved{job,reason}",
+    "claims_lost{job}",
+    "hooks_owed{job}",
     "backups{job}",
     "backups_deleted_total{job,outcome}",
     "config_last_reload_successful{}",
@@ -104,6 +108,29 @@ fn a_clusters_objects_are_those_of_the_last_backup() {
     assert_eq!((objects("pods"), left.get_metric().len()), (4, 1));
 }
 
+fn round(reasons: &[(round::Reason, u64)]) -> round::Record {
+    let reasons = reasons.iter().copied().collect();
+    let json = serde_json::json!({
+        "version": 1, "saved": { "claim.a.b": {}, "claim.a.c": {} }, "unsaved": [], "reasons": {}, "missing": [], "notes": [], "losses": 2,
+    });
+    round::Record { reasons, ..serde_json::from_value(json).unwrap() }
+}
+
+#[test]
+fn a_rounds_numbers_are_those_of_the_last_one_and_name_no_claim() {
+    let metrics = Metrics::new();
+    let job = metrics.job("j");
+    job.claims(&round(&[(round::Reason::Excluded, 3), (round::Reason::Secret, 1)]), 1);
+    job.claims(&round(&[(round::Reason::Excluded, 2)]), 1);
+    let all = metrics.all();
+    let of = |state: &str| all.claims.with_label_values(&["j", state]).get();
+    assert_eq!((of("saved"), of("failed"), of("missing")), (1, 1, 0));
+    assert_eq!(all.claims_lost.with_label_values(&["j"]).get(), 3);
+    let families = metrics.gather();
+    let unsaved = families.iter().find(|family| family.name() == "penstock_claims_unsaved").unwrap();
+    assert_eq!((unsaved.get_metric().len(), unsaved.get_metric()[0].get_gauge().value()), (1, 2.0));
+}
+
 #[test]
 fn registered_metrics_are_exactly_the_published_ones() {
     let metrics = Metrics::new();
@@ -125,6 +152,8 @@ fn registered_metrics_are_exactly_the_published_ones() {
     let record = cluster(&[("pods", 3)]);
     job.listed(&record);
     job.objects([&record].into_iter());
+    job.claims(&round(&[(round::Reason::Excluded, 1)]), 0);
+    job.hooks_owed(1);
     job.backups(1);
     job.backup_deleted(Outcome::Success);
     let location = metrics.location("l");

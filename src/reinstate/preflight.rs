@@ -141,7 +141,7 @@ async fn all(work: &Work<'_>, resource: &Resource, namespace: Option<&str>) -> R
         }
     }
     let mut kept = Kept::default();
-    let wanted = Wanted { resource, namespace, selector: "" };
+    let wanted = Wanted { resource, namespace, selector: "", fields: "" };
     let (cluster, patience) = (work.restore.cluster, work.restore.patience);
     match list(cluster, patience, wanted, &mut ListReport::default(), &mut kept).await {
         Ok(()) | Err(ListError::Closed) => Ok(kept.0),

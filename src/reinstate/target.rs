@@ -119,7 +119,7 @@ impl<'a> Target<'a> {
         if let Some(filled) = self.known().filled.get(&key) {
             return *filled;
         }
-        let one = List { resource, namespace, selector: "", limit: 1, from: None };
+        let one = List { resource, namespace, selector: "", fields: "", limit: 1, from: None };
         let filled = self.pace.request("list", || async { is_filled(self.cluster.list(&one).await?).await }).await;
         let filled = filled.unwrap_or(true);
         self.known().filled.insert(key, filled);

@@ -162,7 +162,7 @@ impl Lister<'_> {
             }
         }
         let (resource, mut names) = (Resource::namespaces(), Names::default());
-        let wanted = Wanted { resource: &resource, namespace: None, selector: "" };
+        let wanted = Wanted { resource: &resource, namespace: None, selector: "", fields: "" };
         let patterns = &self.selection.namespaces;
         match list(self.cluster, self.patience, wanted, &mut ListReport::default(), &mut names).await {
             Ok(()) => {}
@@ -308,7 +308,7 @@ impl Run<'_> {
         tally: &mut ResourceRecord,
     ) -> Result<Option<Failure>, Stopped> {
         let (cluster, patience) = (self.lister.cluster, self.lister.patience);
-        let wanted = Wanted { resource: &listed.resource, namespace, selector };
+        let wanted = Wanted { resource: &listed.resource, namespace, selector, fields: "" };
         let mut report = pages::ListReport::default();
         let mut saver = Saver { run: self, listed, namespace, tally };
         let ended = list(cluster, patience, wanted, &mut report, &mut saver).await;

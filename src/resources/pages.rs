@@ -40,7 +40,10 @@ const MOST_PAGES: u64 = 1_000_000;
 pub struct Wanted<'a> {
     pub resource: &'a Resource,
     pub namespace: Option<&'a str>,
+    /// A label selector.
     pub selector: &'a str,
+    /// A field selector.
+    pub fields: &'a str,
 }
 
 /// How a list went.
@@ -152,8 +155,8 @@ pub async fn list(
     let (mut from, mut limit, mut yielded) = (None::<String>, FIRST, Yielded::default());
     let mut failures = patience.failures();
     loop {
-        let Wanted { resource, namespace, selector } = wanted;
-        let page = List { resource, namespace, selector, limit, from: from.as_deref() };
+        let Wanted { resource, namespace, selector, fields } = wanted;
+        let page = List { resource, namespace, selector, fields, limit, from: from.as_deref() };
         let failure = match read_page(cluster, &page, &mut yielded, sink).await {
             Ok((metadata, bytes)) => {
                 report.pages += 1;

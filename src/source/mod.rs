@@ -126,6 +126,9 @@ pub enum Error {
     /// The API server, or the connection to it.
     #[error("{}", .0.message)]
     Cluster(Report),
+    /// A pod's volume that is not there, or no longer.
+    #[error("{}", .0.message)]
+    Volume(Report),
     #[error("could not read standard input: {0}")]
     Stdin(#[source] std::io::Error),
     #[error("{0}")]
@@ -141,7 +144,7 @@ fn stderr_suffix(stderr: &str) -> String {
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
-            Self::Cluster(report) => return report.clone(),
+            Self::Cluster(report) | Self::Volume(report) => return report.clone(),
             Self::Cancelled => Class::Cancelled,
             _ => Class::Source,
         };
@@ -159,7 +162,12 @@ impl Classify for Error {
                 "look at the command before the pipe: Penstock cannot see its exit code, but checks that of `-- COMMAND` in place \
                  of `-`; if an empty input is valid, give --allow-empty",
             ),
-            Self::Command { .. } | Self::Stdin(_) | Self::Cluster(_) | Self::Invalid(_) | Self::Cancelled => report,
+            Self::Command { .. }
+            | Self::Stdin(_)
+            | Self::Cluster(_)
+            | Self::Volume(_)
+            | Self::Invalid(_)
+            | Self::Cancelled => report,
         }
     }
 }

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use super::abort::abort_until_gone;
 use super::journal::{self, Interrupted};
 use crate::error::{Class, Classify as _, Report};
+use crate::format::claim::Chained;
 use crate::format::key::{self, Chain, Name, ObjectKey};
 use crate::location::Location;
 use crate::metrics::{AbortReason, Outcome};
@@ -215,8 +216,12 @@ impl Place<'_> {
         fates
     }
 
+    /// For a key of this state directory's journal: then a volume's chain, which any node may write, is of this node too.
     fn spares(&self, key: &ObjectKey) -> bool {
-        !self.spared.is_empty() && self.owner(key).is_some_and(|chain| self.spared.contains(&chain.job))
+        let Location { cluster, node, .. } = self.location;
+        let is_ours = |chain: &Chain| chain.node == *node || Chained::of(&chain.node).is_some();
+        let chain = key::owner(self.location.prefix(), cluster, key).filter(is_ours);
+        chain.is_some_and(|chain| self.spared.contains(&chain.job))
     }
 
     /// The chain of this node that the key belongs to.

@@ -3,6 +3,7 @@
 
 mod access;
 mod discovery;
+mod exec;
 mod fields;
 mod list;
 mod uri;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 use self::uri::{percent, query};
 use self::write::Change;
+pub(crate) use self::exec::Command;
 pub(crate) use self::write::denial;
 use crate::servers::{Scheme, Seen, Servers, see};
 
@@ -80,6 +82,8 @@ pub(crate) struct State {
     pub(crate) dead: Vec<String>,
     pub(crate) admin_token: String,
     requests: usize,
+    /// What becomes of a command in a pod; without it, none succeeds.
+    pub(crate) commands: Option<exec::Script>,
 }
 
 pub(crate) struct FakeKubernetes {
@@ -188,13 +192,15 @@ impl FakeKubernetes {
             dead: Vec::new(),
             admin_token: ADMIN.to_owned(),
             requests: 0,
+            commands: None,
         };
         let state = Arc::new(Mutex::new(state));
         let (script, seen) = (Arc::new(Mutex::new(None::<Script>)), Arc::new(Mutex::new(Vec::new())));
         let sent = Arc::new(AtomicU64::new(0));
         let inner = (state.clone(), script.clone(), seen.clone(), sent.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let (state, script, seen, sent) = inner.clone();
+            let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
             async move {
                 let head = see(&request, String::new());
                 let bytes = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
@@ -217,6 +223,10 @@ impl FakeKubernetes {
                     }
                 };
                 match reply {
+                    Some(reply) if reply.status() == 101 => {
+                        tokio::spawn(exec::serve(upgrade.unwrap(), request, state));
+                        Ok(reply)
+                    }
                     Some(reply) => Ok::<_, std::io::Error>(reply),
                     None => std::future::pending().await,
                 }
@@ -374,6 +384,9 @@ impl State {
             }
             ["api", version] => return self.resources(version),
             ["apis", group, version] => return self.resources(&format!("{group}/{version}")),
+            ["api", "v1", "namespaces", namespace, "pods", name, "exec"] => {
+                return self.open(account.as_deref(), namespace, name, request);
+            }
             ["api", "v1", "namespaces", namespace, "serviceaccounts", name, "token"] => {
                 return answer(
                     201,

@@ -335,7 +335,7 @@ async fn refusals_have_their_class(client: &Client, p: &str) {
         client.get(&Object { resource: &maps, namespace: Some(&namespace), name: "nothing" }).await.unwrap_err();
     assert_eq!((missing.error.class, missing.error.code.as_deref()), (Class::NotFound, Some("NotFound")));
     let list = async |resource: &Resource, selector: &str| {
-        let list = List { resource, namespace: None, selector, limit: 1, from: None };
+        let list = List { resource, namespace: None, selector, fields: "", limit: 1, from: None };
         client.list(&list).await.map(|_| ()).unwrap_err().error.class
     };
     assert_eq!(list(&maps, "=x").await, Class::Config);

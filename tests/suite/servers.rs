@@ -374,16 +374,17 @@ async fn connection<S, B>(
     service: S,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send,
     S::Error: std::error::Error + Send + Sync + 'static,
-    B: hyper::body::Body<Data = Bytes> + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     socket.set_nodelay(true)?;
     let http = hyper::server::conn::http1::Builder::new();
     match tls {
-        Some(tls) => http.serve_connection(TokioIo::new(tls.accept(socket).await?), service).await?,
-        None => http.serve_connection(TokioIo::new(socket), service).await?,
+        Some(tls) => http.serve_connection(TokioIo::new(tls.accept(socket).await?), service).with_upgrades().await?,
+        None => http.serve_connection(TokioIo::new(socket), service).with_upgrades().await?,
     }
     Ok(())
 }

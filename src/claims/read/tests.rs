@@ -1,10 +1,10 @@
 use std::sync::Mutex;
 
 use super::super::decide::decide;
-use super::super::reason::Reason;
 use super::super::testing::name;
 use super::*;
 use crate::config::Claims;
+use crate::format::round::Reason;
 
 /// A cluster with `claims` claims in each of `namespaces`, all mounted by one pod of each on n1.
 #[derive(Default)]

@@ -157,7 +157,7 @@ fn is_glob(text: &str) -> bool {
 }
 
 /// A namespace's name is a DNS label (RFC 1123).
-fn namespace(text: &str) -> Result<(), String> {
+pub(super) fn namespace(text: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let ends = |text: &str| !text.starts_with('-') && !text.ends_with('-');
     if is_glob(text) || ((1..=63).contains(&text.len()) && text.chars().all(fits) && ends(text)) {

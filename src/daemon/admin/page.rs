@@ -121,7 +121,7 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
     if status.jobs.iter().all(|job| job.running.is_none() && job.waiting_since.is_none()) {
         return html.write_str("<p class=\"quiet\">Nothing runs.</p>");
     }
-    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Objects", "Warnings", "Snapshots"])?;
+    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Objects", "Warnings", "Snapshots, volumes"])?;
     for job in &status.jobs {
         let name = Escaped(&job.name);
         if let Some(since) = job.waiting_since {
@@ -135,9 +135,14 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
         let of = run.expected_bytes.map(|expected| expected.max(run.plain_bytes));
         let bar = of.map_or_else(String::new, |of| format!(" value=\"{}\" max=\"{of}\"", run.plain_bytes));
         let total = of.map_or_else(String::new, |of| format!(" of {}", BinaryBytes(of)));
-        let snapshots = match run.snapshots {
-            0 => String::new(),
-            all => format!("{} of {all}", run.snapshots_completed),
+        let snapshots = match (run.snapshots, run.volumes) {
+            (0, 0) => String::new(),
+            (0, all) => {
+                let failed =
+                    if run.volumes_failed == 0 { String::new() } else { format!(", {} failed", run.volumes_failed) };
+                format!("{} of {all}{failed} {}", run.volumes_done, Escaped(run.volume.as_deref().unwrap_or_default()))
+            }
+            (all, _) => format!("{} of {all}", run.snapshots_completed),
         };
         let objects = match (run.objects, &run.listing) {
             (0, None) => String::new(),

@@ -12,6 +12,9 @@ use super::placement::Placement;
 /// On everything that a restore makes for its Jobs, and on their pods.
 pub(super) const LABEL: &str = "backup.penstock/restore";
 
+/// Selects them.
+pub(super) const LABELLED: &str = "backup.penstock/restore=true";
+
 /// On a Job and its pods: which claim they fill.
 const OF: &str = "backup.penstock/restored-claim";
 

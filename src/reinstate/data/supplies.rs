@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::agent::{Kind, Need};
-use super::job::{ACCOUNT, Jobs, LABEL};
+use super::job::{ACCOUNT, Jobs, LABEL, LABELLED};
 use crate::cluster::{Cluster, Effect, Failure, List, MAX_DOCUMENT, Object, Resource, Scope, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::reinstate::target::Target;
@@ -153,7 +153,7 @@ pub(super) async fn remove(cluster: &dyn Cluster, patience: Patience, jobs: &Job
             kinds.extend(jobs.copies_secrets.then(|| of(Kind::Secret)));
             kinds.extend(jobs.service_account.is_none().then(accounts));
             for resource in kinds {
-                let found = patience.retried("list", || listed(cluster, &resource, namespace, LABEL)).await;
+                let found = patience.retried("list", || listed(cluster, &resource, namespace, LABELLED)).await;
                 let deleted = async {
                     for object in &found? {
                         delete(cluster, patience, &resource, object).await?;
@@ -173,6 +173,6 @@ pub(super) async fn remove(cluster: &dyn Cluster, patience: Patience, jobs: &Job
 }
 
 fn left(namespace: &str, error: &str) {
-    let remedy = format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABEL}");
+    let remedy = format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABELLED}");
     tracing::warn!(namespace, error, remedy, "could not remove what the restore made for its Jobs");
 }

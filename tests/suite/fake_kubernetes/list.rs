@@ -21,6 +21,10 @@ impl State {
                 &refusal(400, "BadRequest", "unable to parse requirement: found '=', expected: identifier"),
             );
         };
+        let fields = query(uri, "fieldSelector").unwrap_or_default();
+        let Some(has_fields) = fields_of(kind, &fields) else {
+            return answer(400, &refusal(400, "BadRequest", &format!("field label not supported: {fields}")));
+        };
         let (revision, start) = match query(uri, "continue") {
             None => (self.revision, String::new()),
             Some(token) => {
@@ -44,14 +48,14 @@ impl State {
         let now = self.objects.get(&kind.key()).cloned().unwrap_or_default();
         let snapshot = self.snapshots.entry((revision, kind.key())).or_insert(now);
         let within = |key: &str| namespace.is_none_or(|namespace| key.starts_with(&format!("{namespace}/")));
-        let mut rest = snapshot.range(start..).filter(|(key, object)| within(key) && matches(object));
+        let mut rest = snapshot.range(start..).filter(|(key, object)| within(key) && matches(object) && has_fields(object));
         let items: Vec<Value> = rest.by_ref().take(limit).map(|(_, object)| object.clone()).collect();
         let next = rest.next().map(|(key, _)| format!("{revision}:{key}"));
         let left = rest.count() + 1;
         let mut metadata = json!({ "resourceVersion": revision.to_string() });
         if let Some(next) = next {
             metadata["continue"] = json!(next);
-            if selector.is_empty() {
+            if selector.is_empty() && fields.is_empty() {
                 metadata["remainingItemCount"] = json!(left);
             }
         }
@@ -66,6 +70,21 @@ fn selector_of(selector: &str) -> Option<impl Fn(&Value) -> bool + '_> {
         _ => Some(selector.split_once('=').filter(|(key, _)| !key.is_empty())?),
     };
     Some(move |object: &Value| pair.is_none_or(|(key, value)| object["metadata"]["labels"][key] == value))
+}
+
+/// `PATH=VALUE` or nothing, of the few paths that the server knows.
+fn fields_of(kind: &Kind, selector: &str) -> Option<impl Fn(&Value) -> bool + 'static> {
+    let known = |path: &str| {
+        let of_pods = kind.plural == "pods" && matches!(path, "spec.nodeName" | "status.phase");
+        (of_pods || matches!(path, "metadata.name" | "metadata.namespace")).then(|| format!("/{}", path.replace('.', "/")))
+    };
+    let pair = match selector.split_once('=') {
+        None if selector.is_empty() => None,
+        None => return None,
+        Some((path, value)) => Some((known(path)?, value.to_owned())),
+    };
+    let has = |object: &Value, (path, value): &(String, String)| object.pointer(path).is_some_and(|found| found == value);
+    Some(move |object: &Value| pair.as_ref().is_none_or(|pair| has(object, pair)))
 }
 
 /// Object after object, as a server writes it; custom resources with their kinds and with the list's metadata last.

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::objects::Origin;
-
 /// The closed list of reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,7 +43,7 @@ pub enum Standing {
     Never,
     /// Somebody chose so.
     Choice,
-    /// Not now and not here. Whether that is a loss depends on what was saved before ([`super::record`]).
+    /// Not now and not here. Whether that is a loss depends on what was saved before (`claims::record`).
     Absent,
     /// It should be saved, and cannot be.
     Unable,
@@ -165,26 +163,6 @@ impl Reason {
             | Self::VolumeOfAnother
             | Self::HostPathVolume
             | Self::BadName => Standing::Unable,
-        }
-    }
-
-    /// Why a volume of this origin is never saved.
-    #[must_use]
-    pub const fn never(origin: &Origin) -> Option<Self> {
-        match origin {
-            Origin::HostPath => Some(Self::HostPath),
-            Origin::Secret => Some(Self::Secret),
-            Origin::ConfigMap => Some(Self::ConfigMap),
-            Origin::Projected => Some(Self::Projected),
-            Origin::DownwardApi => Some(Self::DownwardApi),
-            Origin::Image => Some(Self::Image),
-            Origin::GitRepo => Some(Self::GitRepo),
-            Origin::Claim(_)
-            | Origin::Ephemeral
-            | Origin::EmptyDir { .. }
-            | Origin::InlineCsi
-            | Origin::Inline(_)
-            | Origin::Unknown(_) => None,
         }
     }
 }

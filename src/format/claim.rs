@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::format::key::{MAX_NAME, Name};
+use super::key::{MAX_NAME, Name};
 
 /// The longest namespace: a label of DNS (RFC 1123).
 const MAX_LABEL: usize = 63;
@@ -172,7 +172,8 @@ fn fitted(kind: &str, namespace: &str, name: &str) -> Name {
 }
 
 /// A label of DNS, as namespaces and pods' volumes have it.
-pub(super) fn is_label(text: &str) -> bool {
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     let fits = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     let end = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
     let bytes = text.as_bytes();
@@ -180,7 +181,8 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// A subdomain of DNS, as claims, pods and persistent volumes have it. Its labels have no limit of their own in Kubernetes.
-pub(super) fn is_subdomain(text: &str) -> bool {
+#[must_use]
+pub fn is_subdomain(text: &str) -> bool {
     let label = |label: &str| {
         let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         !label.is_empty() && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
@@ -189,7 +191,8 @@ pub(super) fn is_subdomain(text: &str) -> bool {
 }
 
 /// As much of a text that somebody sent as a message repeats.
-pub(super) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     const MOST: usize = 80;
     match text.char_indices().nth(MOST) {
         None => text.to_owned(),

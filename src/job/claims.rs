@@ -1,0 +1,327 @@
+//! `claims`: a round over the volumes of this node's pods. Each volume has backups of its own, in a chain that is called after its claim;
+//! the run's own backup has the round's record.
+//!
+//! - **Order**: what an earlier run owes to pods is paid; pods, claims and volumes are read, and it is decided what is saved; then the
+//!   volumes are saved one after the other, those of pods with commands between these; last, claims that were saved before and are not
+//!   now are looked for.
+//! - **A volume that cannot be saved** (no mount, a dead one, a failed command, its time limit) fails by itself. Its chain keeps its last
+//!   good backup, and the run's backup names it as a failed item, so that the run is partial. What should have been saved and is not is a
+//!   warning of the record's item, with the same effect.
+//! - **A store that does not answer** fails the run, since the other volumes would fail too. Backups of volumes that are committed stay.
+//! - **Threads**: a mount that does not answer keeps the thread that looks at it, or reads it, for as long as it likes, and nobody waits
+//!   for that thread. Until it is back, later rounds fail the volume at once ([`Process::reading`](crate::process::Process::reading)).
+
+mod commands;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use self::commands::Commands;
+pub use self::commands::thaw_left;
+use super::failure::Failed;
+use super::parent::Ancestors;
+use super::{Error, Policy as Reusing, Reuse, Run};
+use crate::claims::api::Server;
+use crate::claims::decide::{Decision, PodRef, Policy, Target, decide};
+use crate::claims::group::{Group, groups};
+use crate::claims::hooks::{self, PodHooks};
+use crate::claims::objects::Pod;
+use crate::claims::read::{Known, look_for, read};
+use crate::claims::record::to_look_for;
+use crate::claims::thaw::{Action, Outcome as Went, Thaw};
+use crate::config::Claims;
+use crate::error::{Class, Classify as _, Report};
+use crate::format::key::{BackupId, Name};
+use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription};
+use crate::format::round::{MOST, Record, Saved};
+use crate::resources::patience::Patience;
+use crate::source;
+
+/// The name under which the record is restored.
+const RECORD: &str = "claims.json";
+
+/// How far a round is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Volumes that this node saves; 0 while unknown.
+    pub total: AtomicU64,
+    /// Those that were tried.
+    pub done: AtomicU64,
+    pub failed: AtomicU64,
+    current: Mutex<Option<String>>,
+}
+
+impl Progress {
+    /// The volume that is being saved, `NAMESPACE/CLAIM`.
+    #[must_use]
+    pub fn current(&self) -> Option<String> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, current: Option<String>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+}
+
+/// A volume's backup that a round committed.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// In the place of the node's name.
+    pub chain: Name,
+    pub backup: BackupId,
+    pub outcome: Outcome,
+    pub plain_bytes: u64,
+    pub stored_bytes: u64,
+    pub new_bytes: u64,
+}
+
+/// A volume that could not be saved.
+struct Lost {
+    chain: Name,
+    labels: BTreeMap<String, String>,
+    path: String,
+    report: Report,
+}
+
+/// What a round has done so far.
+#[derive(Default)]
+struct Done {
+    saved: BTreeMap<Name, Saved>,
+    lost: Vec<Lost>,
+    /// About commands that failed.
+    troubles: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Saves the volumes, and adds the record to `manifest`.
+    pub(super) async fn round(&mut self, source: &Name, claims: &Claims, manifest: &mut Manifest) -> Result<(), Error> {
+        let (process, stop) = (self.location.process.clone(), self.stop.clone());
+        let cluster = process.cluster.get().await.map_err(|report| unread(source, report))?;
+        let server = Server::new(Arc::clone(&cluster), Patience::default());
+        let policy = Policy::of(claims).map_err(|fault| invalid(source, fault))?;
+        let mut commands = Commands::begin(&process, &self.spec.job, &cluster, claims.hooks).await?;
+        let known = stop.run_until_cancelled(read(&server, &policy, self.location.node.as_str())).await;
+        let known = known.ok_or(Error::Cancelled)?.map_err(|failure| unread(source, failure.report()))?;
+        let Known { pods, facts, notes } = known;
+        let mut decision = decide(&policy, self.location.node.as_str(), &pods, &facts);
+        drop(facts);
+        decision.notes.extend(notes);
+        tracing::info!(volumes = decision.targets.len(), pods = pods.len(), "volumes of this node's pods found");
+        let is_elsewhere = pods.is_empty();
+        let mut done = Done::default();
+        self.volumes_of(&decision, claims, &pods, commands.as_mut(), &mut done).await?;
+        drop(pods);
+        let mut record = self.record(source, &server, &policy, &decision, &mut done).await?;
+        if is_elsewhere {
+            record.losses += 1;
+            done.troubles.push(format!(
+                "no pod is on the node {}: nothing is saved if `node` is not the name that Kubernetes has for it",
+                self.location.node
+            ));
+        }
+        record.commands = commands.map(Commands::end).unwrap_or_default();
+        self.metrics.claims(&record, done.lost.len());
+        self.add(source, record, done, manifest).await
+    }
+
+    /// Saves the volumes, group by group.
+    async fn volumes_of(
+        &mut self,
+        decision: &Decision,
+        claims: &Claims,
+        pods: &[Pod],
+        mut commands: Option<&mut Commands>,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let targets = &decision.targets;
+        let progress = Arc::clone(&self.progress.claims);
+        progress.total.store(targets.len() as u64, Ordering::Relaxed);
+        let (hooks, faults) = if claims.hooks { hooks_of(pods, targets) } else { Default::default() };
+        for mut group in groups(targets, |pod| hooks.contains_key(pod)) {
+            // What was to be frozen and cannot be is not read.
+            group.targets.retain(|at| {
+                let fault = targets[*at].pods.iter().find_map(|pod| Some((pod, faults.get(pod)?)));
+                if let Some((pod, fault)) = fault {
+                    let message = format!("could not read the commands of {}/{}: {fault}", pod.namespace, pod.name);
+                    done.lose(&targets[*at], self.location.node.as_str(), Report::new(Class::Source, message));
+                }
+                fault.is_none()
+            });
+            self.group(&group, targets, claims, &hooks, commands.as_deref_mut(), done).await?;
+            progress.done.store((done.saved.len() + done.lost.len()) as u64, Ordering::Relaxed);
+            progress.failed.store(done.lost.len() as u64, Ordering::Relaxed);
+        }
+        progress.show(None);
+        Ok(())
+    }
+
+    /// Saves the volumes of one group between its pods' commands.
+    async fn group(
+        &mut self,
+        group: &Group,
+        targets: &[Target],
+        claims: &Claims,
+        hooks: &BTreeMap<PodRef, PodHooks>,
+        mut commands: Option<&mut Commands>,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let pods = group.pods.iter().filter_map(|pod| Some((pod.clone(), hooks.get(pod)?.clone())));
+        let pods: Vec<(PodRef, PodHooks)> = if group.targets.is_empty() { Vec::new() } else { pods.collect() };
+        let mut thaw = Thaw::around(&pods, Timestamp::now(), self.owner.id.as_str());
+        let (mut was_read, mut fatal) = (false, None);
+        loop {
+            if self.stop.is_cancelled() {
+                thaw.stop();
+            }
+            let went = match (thaw.action(), commands.as_deref_mut()) {
+                (Action::End, _) => break,
+                (Action::Read, _) => {
+                    was_read = true;
+                    fatal = self.read_all(group, targets, claims, done).await.err();
+                    Went::Done
+                }
+                (action, Some(commands)) => commands.act(&action, &self.stop).await,
+                (_, None) => Went::Failed("commands are switched off".to_owned()),
+            };
+            thaw.done(went);
+        }
+        let failure = thaw.troubles().iter().find(|trouble| trouble.is_failure).map(|trouble| trouble.message.clone());
+        let warnings = thaw.troubles().iter().filter(|trouble| !trouble.is_failure);
+        done.troubles.extend(warnings.map(|trouble| trouble.message.clone()));
+        if let Some(error) = fatal {
+            return Err(error);
+        }
+        if self.stop.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        for at in group.targets.iter().filter(|_| !was_read) {
+            let message = failure.clone().unwrap_or_else(|| "its pod's commands were not run".to_owned());
+            done.lose(&targets[*at], self.location.node.as_str(), Report::new(Class::Source, message));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// One that would fail the other volumes too.
+    async fn read_all(
+        &mut self,
+        group: &Group,
+        targets: &[Target],
+        claims: &Claims,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let progress = Arc::clone(&self.progress.claims);
+        for target in group.targets.iter().map(|at| &targets[*at]) {
+            progress.show(Some(target.to_string()));
+            match self.save(target, claims).await {
+                Ok(volume) => {
+                    done.saved.insert(target.chain.clone(), saved(target, Some(volume.backup.clone())));
+                    self.volumes.push(volume);
+                }
+                Err(error) if volume::is_fatal(&error) => return Err(error),
+                Err(error) => done.lose(target, self.location.node.as_str(), volume::reported(target, &error)),
+            }
+            progress.done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What the round leaves behind, with the claims that are missing.
+    async fn record(
+        &self,
+        source: &Name,
+        server: &Server,
+        policy: &Policy,
+        decision: &Decision,
+        done: &mut Done,
+    ) -> Result<Record, Error> {
+        // Also if the next backups are full ones.
+        let reusing = Reusing { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
+        let location = self.location.until(&self.stop);
+        let mut ancestors = Ancestors::new(&location, &self.owner.chain, reusing, self.started);
+        let before = match ancestors.newest().await {
+            Ok(before) => before,
+            Err(error) if super::parent::excusable(error.class()) => {
+                done.troubles.push(format!(
+                    "could not read the record of the last round, so that claims that are missing are not known: {error}"
+                ));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let of = |item: &Item| item.claims.clone().filter(|_| item.name == *source);
+        let before = before.and_then(|before| before.manifest.items.iter().find_map(of));
+        let wanted = before.as_ref().map(|before| to_look_for(before, decision)).unwrap_or_default();
+        let found = self.stop.run_until_cancelled(look_for(server, policy, &wanted)).await.ok_or(Error::Cancelled)?;
+        let saved = std::mem::take(&mut done.saved);
+        Ok(Record::new(decision, saved, before.as_deref(), &found, Timestamp::now()))
+    }
+
+    /// Adds the record's item and the volumes that were lost.
+    async fn add(&mut self, source: &Name, record: Record, done: Done, manifest: &mut Manifest) -> Result<(), Error> {
+        let description = SourceDescription::File { path: RECORD.to_owned() };
+        let json = serde_json::to_vec_pretty(&record).expect("strings, numbers and times");
+        let (stream, mut tally) =
+            self.streamed(source, &description, Box::new(|_, _| Ok(Box::new(volume::Text::new(json))))).await;
+        let losses = record.unsaved.iter().filter(|unsaved| unsaved.is_loss()).map(ToString::to_string);
+        let missing = record.missing.iter().map(ToString::to_string);
+        for loss in losses.chain(missing).chain(done.troubles) {
+            tally.warn("", loss);
+        }
+        for note in record.notes.iter().take(MOST) {
+            tracing::warn!(item = %source, "{note}");
+        }
+        let content = Content::Stream { stream: Some(stream?) };
+        let (outcome, claims) = (tally.warnings.outcome(), Some(Box::new(record)));
+        manifest.items.push(Item { outcome, claims, ..Item::new(source.clone(), description, content) });
+        manifest.warnings.append(tally.warnings);
+        for Lost { chain, labels, path, report } in done.lost {
+            let item = self.failed(chain, SourceDescription::Tree { path }, Failed::Volume(Box::new(report)));
+            manifest.items.push(Item { labels, ..item });
+        }
+        Ok(())
+    }
+}
+
+impl Done {
+    fn lose(&mut self, target: &Target, node: &str, report: Report) {
+        self.saved.insert(target.chain.clone(), saved(target, None));
+        let (chain, labels, path) = (target.chain.clone(), volume::labels(target, node), target.to_string());
+        self.lost.push(Lost { chain, labels, path, report });
+    }
+}
+
+fn saved(target: &Target, backup: Option<BackupId>) -> Saved {
+    Saved { claim: target.claim.as_ref().map(ToString::to_string), backup }
+}
+
+fn unread(source: &Name, report: Report) -> Error {
+    Error::Item { item: source.clone(), error: source::Error::Cluster(report).into() }
+}
+
+fn invalid(source: &Name, fault: String) -> Error {
+    Error::Item { item: source.clone(), error: source::Error::Invalid(fault).into() }
+}
+
+type Hooks = (BTreeMap<PodRef, PodHooks>, BTreeMap<PodRef, String>);
+
+/// The commands of the pods whose volumes are saved, and the annotations that are none.
+fn hooks_of(pods: &[Pod], targets: &[Target]) -> Hooks {
+    let (mut all, mut faults) = Hooks::default();
+    for pod in pods {
+        let name = PodRef::of(pod);
+        if !targets.iter().any(|target| target.pods.contains(&name)) {
+            continue;
+        }
+        match hooks::of(pod) {
+            Ok(hooks) if hooks.is_empty() => {}
+            Ok(hooks) => drop(all.insert(name, hooks)),
+            Err(fault) => drop(faults.insert(name, fault.to_string())),
+        }
+    }
+    (all, faults)
+}
