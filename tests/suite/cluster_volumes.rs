@@ -12,11 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::binary::Penstock;
+use crate::claim_backups::Agent;
 use crate::cluster_backup;
 use crate::cluster_restore::verdicts;
 use crate::daemon_site::wait_for;
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes, Fault, State, refusal};
-use crate::servers::{S3Server, Scheme, Servers};
+use crate::servers::{Scheme, Servers};
 
 const RESTORE: [&str; 6] = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop", "--with-volumes"];
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data";
@@ -28,9 +29,9 @@ struct Site {
     fake: Arc<FakeKubernetes>,
     penstock: Penstock,
     node: Node,
-    s3: S3Server,
+    agent: Agent,
     _servers: Servers,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// Does what a Job's controller, the scheduler and a kubelet do.
@@ -162,28 +163,19 @@ impl Site {
         let account = json!({ "metadata": { "name": "penstock", "annotations": { "eks.amazonaws.com/role-arn": "arn", "other": "x" } } });
         fake.make("/api/v1/namespaces/penstock/serviceaccounts", &account);
         fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "shop" } }));
-        for name in ["data", "cache"] {
-            fake.make("/api/v1/namespaces/shop/persistentvolumeclaims", &claim(name));
-        }
+        fake.make("/api/v1/namespaces/shop/persistentvolumeclaims", &claim("cache"));
+        let own = Agent::new(&fake, &s3, folder.path(), &kubeconfig, "shop");
         fake.make("/apis/apps/v1/namespaces/shop/deployments", &deployment());
         let node = Node::start(fake.clone(), folder.path().join("volumes"));
-        let site = Self { fake, penstock, node, s3, _servers: servers, folder };
-        fs::create_dir_all(site.folder.path().join("saved/sub")).unwrap();
-        site.save("first");
+        let site = Self { fake, penstock, node, agent: own, _servers: servers, _folder: folder };
+        site.agent.save("sub/file", "first");
         site.penstock.good(&["backup", "cluster"]);
         // The time of a backup is in whole seconds.
         let second = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let before = second();
         wait_for("next second", PATIENCE, || (second() > before).then_some(()));
-        site.save("second");
+        site.agent.save("sub/file", "second");
         site
-    }
-
-    /// A backup of the claim `shop/data`, whose one file has this content.
-    fn save(&self, content: &str) {
-        let saved = self.folder.path().join("saved");
-        fs::write(saved.join("sub/file"), content).unwrap();
-        crate::claim_backups::save(&self.s3, self.folder.path(), "shop/data", &saved);
     }
 
     fn empty(&self) {

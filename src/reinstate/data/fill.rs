@@ -14,7 +14,7 @@ use super::job::{self, Claim};
 use super::look::{State, done, look};
 use super::supplies::{self, delete, kind, listed, supply};
 use super::{Data, EXCLUDED, LOOK, Outcome, START, UNFILLED, Volume, annotation};
-use crate::cluster::{Effect, Object, Resource, Write};
+use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Resource, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::ClaimName;
 use crate::reinstate::run::Work;
@@ -221,7 +221,7 @@ impl<'a> Filling<'a> {
         let state = self.watch(work, claim, total).await?;
         self.bytes.fetch_add(chosen.bytes, Ordering::Relaxed);
         if let State::Done { .. } = state {
-            unmark(&work.target, claim).await?;
+            unmark(&work.target, claim).await.map_err(|failure| failure.report())?;
         }
         // Its pod's hold on the volume ends with it.
         let (cluster, patience) = (work.restore.cluster, work.restore.patience);
@@ -359,12 +359,20 @@ async fn trial(work: &Work<'_>, claim: &Claim, pod: &Value) -> Result<(), Report
     }
 }
 
-/// Removes the annotation: the claim has its data.
-async fn unmark(target: &Target<'_>, claim: &Claim) -> Result<(), Report> {
+/// Removes the annotation: the claim has its data. Its fields have the managers of the backup, and no other.
+async fn unmark(target: &Target<'_>, claim: &Claim) -> Result<(), Failure> {
     let resource = kind("", CLAIMS, "PersistentVolumeClaim");
     let at = Object { resource: &resource, namespace: Some(&claim.namespace), name: &claim.name };
     let patch = json!({ "metadata": { "annotations": { UNFILLED: null } } }).to_string();
-    target.write(&at, &Write::Merge(patch.as_bytes()), Effect::Real).await.map(drop).map_err(|failure| failure.report())
+    let live = target.write(&at, &Write::Merge(patch.as_bytes()), Effect::Real).await?;
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let others = managers.into_iter().flatten().filter(|entry| entry["manager"] != FIELD_MANAGER);
+    let others: Vec<&Value> = others.collect();
+    if managers.is_some_and(|all| all.len() > others.len()) && !others.is_empty() {
+        let patch = json!({ "metadata": { "managedFields": others } }).to_string();
+        target.write(&at, &Write::Merge(patch.as_bytes()), Effect::Real).await?;
+    }
+    Ok(())
 }
 
 /// The newest warning about the Job or its pods: what keeps a volume from being mounted is said there only.
