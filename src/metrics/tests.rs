@@ -128,7 +128,7 @@ fn a_rounds_numbers_are_those_of_the_last_one_and_name_no_claim() {
     assert_eq!(all.claims_lost.with_label_values(&["j"]).get(), 3);
     let families = metrics.gather();
     let unsaved = families.iter().find(|family| family.name() == "penstock_claims_unsaved").unwrap();
-    assert_eq!((unsaved.get_metric().len(), unsaved.get_metric()[0].get_gauge().value()), (1, 2.0));
+    assert_eq!((unsaved.get_metric().len(), unsaved.get_metric()[0].get_gauge().get_value()), (1, 2.0));
 }
 
 #[test]

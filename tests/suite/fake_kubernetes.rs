@@ -22,9 +22,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
+pub(crate) use self::exec::Command;
 use self::uri::{percent, query};
 use self::write::Change;
-pub(crate) use self::exec::Command;
 pub(crate) use self::write::denial;
 use crate::servers::{Scheme, Seen, Servers, see};
 

@@ -8,6 +8,7 @@ mod aws_client;
 mod base_credentials;
 mod binary;
 mod claim_backups;
+mod claims;
 mod classes;
 mod cluster_backup;
 mod cluster_drill;

@@ -34,7 +34,11 @@ fn command(request: &Seen) -> Command {
         let of_key = |pair: &str| pair.strip_prefix(key)?.strip_prefix('=').map(percent);
         query.split('&').filter_map(of_key).collect::<Vec<_>>()
     };
-    Command { pod: format!("{}/{}", parts[4], parts[6]), container: values("container").concat(), argv: values("command") }
+    Command {
+        pod: format!("{}/{}", parts[4], parts[6]),
+        container: values("container").concat(),
+        argv: values("command"),
+    }
 }
 
 impl State {

@@ -48,7 +48,8 @@ impl State {
         let now = self.objects.get(&kind.key()).cloned().unwrap_or_default();
         let snapshot = self.snapshots.entry((revision, kind.key())).or_insert(now);
         let within = |key: &str| namespace.is_none_or(|namespace| key.starts_with(&format!("{namespace}/")));
-        let mut rest = snapshot.range(start..).filter(|(key, object)| within(key) && matches(object) && has_fields(object));
+        let mut rest =
+            snapshot.range(start..).filter(|(key, object)| within(key) && matches(object) && has_fields(object));
         let items: Vec<Value> = rest.by_ref().take(limit).map(|(_, object)| object.clone()).collect();
         let next = rest.next().map(|(key, _)| format!("{revision}:{key}"));
         let left = rest.count() + 1;
@@ -76,14 +77,16 @@ fn selector_of(selector: &str) -> Option<impl Fn(&Value) -> bool + '_> {
 fn fields_of(kind: &Kind, selector: &str) -> Option<impl Fn(&Value) -> bool + 'static> {
     let known = |path: &str| {
         let of_pods = kind.plural == "pods" && matches!(path, "spec.nodeName" | "status.phase");
-        (of_pods || matches!(path, "metadata.name" | "metadata.namespace")).then(|| format!("/{}", path.replace('.', "/")))
+        (of_pods || matches!(path, "metadata.name" | "metadata.namespace"))
+            .then(|| format!("/{}", path.replace('.', "/")))
     };
     let pair = match selector.split_once('=') {
         None if selector.is_empty() => None,
         None => return None,
         Some((path, value)) => Some((known(path)?, value.to_owned())),
     };
-    let has = |object: &Value, (path, value): &(String, String)| object.pointer(path).is_some_and(|found| found == value);
+    let has =
+        |object: &Value, (path, value): &(String, String)| object.pointer(path).is_some_and(|found| found == value);
     Some(move |object: &Value| pair.as_ref().is_none_or(|pair| has(object, pair)))
 }
 
