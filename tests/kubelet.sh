@@ -93,6 +93,7 @@ program() {
   local name=$1 path=$2 lib args=("usr/bin/$(basename "$2")=$2")
   while read -r lib; do args+=("$lib=$(realpath "$lib")"); done < <(ldd "$path" | sed -n 's/^[^/]*\(\/[^ ]*\) (0x.*/\1/p' | sort -u)
   for lib in /lib/*-linux-gnu/libnss_{dns,files}.so.2; do args+=("$lib=$(realpath "$lib")"); done
+  args+=(etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt)
   image "$name" "${args[@]}" -- "/usr/bin/$(basename "$path")"
 }
 
@@ -177,6 +178,7 @@ stop() {
   # The innermost first.
   awk -v root="$N/" 'index($2, root) == 1 { print length($2), $2 }' /proc/self/mounts | sort -rn | cut -d' ' -f2 | while read -r p; do umount "$p" || umount -l "$p"; done
   ip address del "$ADDRESS/32" dev lo 2>/dev/null || true
+  if grep -qF " $N/" /proc/self/mounts; then say "still mounted below $N: not removed"; exit 1; fi
   rm -rf "$N"
   say stopped
 }

@@ -32,6 +32,7 @@ mod file_list;
 mod frozen;
 mod imports;
 mod incremental;
+mod kubelet;
 mod kubernetes;
 mod layouts;
 mod listings;

@@ -145,7 +145,9 @@ fn failure(code: i64, said: &str) -> Report {
         };
     }
     let class = Class::ALL.into_iter().find(|class| i64::from(class.exit_code()) == code).unwrap_or(Class::Internal);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    // Below what a panic says, there is a note on how to see more of it.
+    let last = said.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("note: "));
+    let last = last.unwrap_or("it said nothing");
     Report::new(class, format!("its pod ended with the exit code {code}: {}", cut(last)))
 }
 
