@@ -35,7 +35,7 @@ impl FromStr for Account {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Roles {
     /// What the manifests cannot express, one sentence each.
     pub notes: BTreeSet<String>,
@@ -192,20 +192,29 @@ fn is_selected(patterns: &Patterns, plural: &str, group: &str) -> bool {
     any(&patterns.include) && !any(&patterns.exclude)
 }
 
-/// The role and its binding; without a namespace, a ClusterRole.
 fn pair(account: &Account, namespace: Option<&str>, rules: &Rules) -> [Value; 2] {
+    role_and_binding(account, "cluster", namespace, &rules.to_json())
+}
+
+/// The role and its binding; without a namespace, a ClusterRole.
+pub(super) fn role_and_binding(
+    account: &Account,
+    component: &str,
+    namespace: Option<&str>,
+    rules: &[Value],
+) -> [Value; 2] {
     const API: &str = "rbac.authorization.k8s.io";
     let scope = if namespace.is_some() { "" } else { "Cluster" };
     let mut metadata = json!({
         "name": account.name,
-        "labels": { "app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "cluster" },
+        "labels": { "app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": component },
     });
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);
     }
     let kind = format!("{scope}Role");
     let role = json!({
-        "apiVersion": format!("{API}/v1"), "kind": kind, "metadata": metadata, "rules": rules.to_json(),
+        "apiVersion": format!("{API}/v1"), "kind": kind, "metadata": metadata, "rules": rules,
     });
     let binding = json!({
         "apiVersion": format!("{API}/v1"),

@@ -231,6 +231,11 @@ impl Summary {
     /// Everything is, or would be, in the cluster as in the backup.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.conflicts == 0 && self.losses == 0 && self.noted == 0 && self.notes.is_empty() && self.unready == 0 && self.undone == 0
+        self.conflicts == 0
+            && self.losses == 0
+            && self.noted == 0
+            && self.notes.is_empty()
+            && self.unready == 0
+            && self.undone == 0
     }
 }

@@ -62,7 +62,8 @@ impl Classify for Error {
                 return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
             }
             Self::TooSmall { .. } => {
-                return Report::new(Class::Local, self.to_string()).remedy("restore onto a device of the original's size");
+                return Report::new(Class::Local, self.to_string())
+                    .remedy("restore onto a device of the original's size");
             }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,

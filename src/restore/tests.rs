@@ -156,7 +156,8 @@ async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     symlink("db", dir.path().join("tree")).unwrap();
     fs::remove_file(dir.path().join("db/db.sqlite")).unwrap();
     fs::create_dir(dir.path().join("db/db.sqlite")).unwrap();
-    let summary = run(&house, &manifest, dir.path(), Options { onto: Onto::Overwrite, ..Options::default() }).await.unwrap();
+    let summary =
+        run(&house, &manifest, dir.path(), Options { onto: Onto::Overwrite, ..Options::default() }).await.unwrap();
     assert_eq!((summary.left_out, summary.files, summary.failure()), (2, 2, None));
     let said: Vec<_> = summary.warnings.list.iter().map(|line| (line.item.as_str(), line.class)).collect();
     assert_eq!(said, [("broken", Class::Source), ("tree", Class::Conflict), ("db", Class::Conflict)]);

@@ -88,12 +88,19 @@ fn begin(state: &mut State) -> Vec<(String, String, Value)> {
         if !state.object(&pod).is_null() {
             continue;
         }
-        let template = state.object(&format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}"))["spec"]["template"].clone();
+        let template =
+            state.object(&format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}"))["spec"]["template"].clone();
         let account = template["spec"]["serviceAccountName"].as_str().unwrap();
-        assert!(!state.object(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}")).is_null(), "{account}");
+        assert!(
+            !state.object(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}")).is_null(),
+            "{account}"
+        );
         let mut metadata = template["metadata"].clone();
         metadata["name"] = json!(name);
-        state.make(&format!("/api/v1/namespaces/{namespace}/pods"), &json!({ "metadata": metadata, "spec": template["spec"] }));
+        state.make(
+            &format!("/api/v1/namespaces/{namespace}/pods"),
+            &json!({ "metadata": metadata, "spec": template["spec"] }),
+        );
         set(state, namespace, name, &json!({ "phase": "Running" }));
         begun.push((namespace.to_owned(), name.to_owned(), template["spec"].clone()));
     }
@@ -109,11 +116,16 @@ fn set(state: &mut State, namespace: &str, name: &str, status: &Value) {
 }
 
 fn run(spec: &Value, namespace: &str, volumes: &Path) -> (i64, String) {
-    let volume = spec["volumes"].as_array().unwrap().iter().find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+    let volume = spec["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
     let folder = volumes.join(format!("{namespace}.{}", volume.unwrap()));
     fs::create_dir_all(&folder).unwrap();
     let arguments = spec["containers"][0]["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
-    let arguments = arguments.map(|argument| if argument == "/restore/volume" { folder.to_str().unwrap() } else { argument });
+    let arguments =
+        arguments.map(|argument| if argument == "/restore/volume" { folder.to_str().unwrap() } else { argument });
     let done = Command::new(env!("CARGO_BIN_EXE_penstock"))
         .env_clear()
         .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -159,7 +171,10 @@ impl Site {
             "volumes": [{ "name": "config", "configMap": { "name": "penstock" } }] } } } });
         fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "penstock" } }));
         fake.make("/apis/apps/v1/namespaces/penstock/daemonsets", &agent);
-        fake.make("/api/v1/namespaces/penstock/configmaps", &json!({ "metadata": { "name": "penstock" }, "data": { "penstock.toml": "x" } }));
+        fake.make(
+            "/api/v1/namespaces/penstock/configmaps",
+            &json!({ "metadata": { "name": "penstock" }, "data": { "penstock.toml": "x" } }),
+        );
         let account = json!({ "metadata": { "name": "penstock", "annotations": { "eks.amazonaws.com/role-arn": "arn", "other": "x" } } });
         fake.make("/api/v1/namespaces/penstock/serviceaccounts", &account);
         fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "shop" } }));
@@ -184,7 +199,9 @@ impl Site {
             let (namespace, name) = key.split_once('/').unwrap();
             state.remove(&format!("/api/v1/namespaces/{namespace}/pods/{name}"));
         }
-        for path in [DEPLOYMENT, CLAIM, "/api/v1/namespaces/shop/persistentvolumeclaims/cache", "/api/v1/namespaces/shop"] {
+        for path in
+            [DEPLOYMENT, CLAIM, "/api/v1/namespaces/shop/persistentvolumeclaims/cache", "/api/v1/namespaces/shop"]
+        {
             if !state.object(path).is_null() {
                 state.remove(path);
             }
@@ -204,7 +221,8 @@ impl Site {
         let state = self.fake.state();
         assert_eq!(state.keys("jobs.batch"), Vec::<String>::new());
         for kind in ["configmaps", "secrets", "serviceaccounts"] {
-            let left: Vec<String> = state.keys(kind).into_iter().filter(|key| key.contains("penstock-restore")).collect();
+            let left: Vec<String> =
+                state.keys(kind).into_iter().filter(|key| key.contains("penstock-restore")).collect();
             assert_eq!(left, Vec::<String>::new(), "{kind}");
         }
     }
@@ -224,8 +242,13 @@ fn of<'a>(restored: &'a Value, claim: &str) -> &'a Value {
 fn claims_have_their_data_before_their_workloads_are_there() {
     let site = Site::new();
     site.empty();
-    let (code, planned) = site.penstock.json(&["kubernetes", "plan", "cluster@latest", "--namespace", "shop", "--with-volumes"]);
-    assert_eq!((code, &of(&planned, "data")["verdict"], &of(&planned, "cache")["verdict"]), (1, &json!("fill"), &json!("no-backup")), "{planned:#}");
+    let (code, planned) =
+        site.penstock.json(&["kubernetes", "plan", "cluster@latest", "--namespace", "shop", "--with-volumes"]);
+    assert_eq!(
+        (code, &of(&planned, "data")["verdict"], &of(&planned, "cache")["verdict"]),
+        (1, &json!("fill"), &json!("no-backup")),
+        "{planned:#}"
+    );
     assert_eq!(site.object(CLAIM), Value::Null, "a plan changes nothing");
     site.assert_clean();
 
@@ -244,24 +267,46 @@ fn claims_have_their_data_before_their_workloads_are_there() {
     assert!(!site.node.file("shop.data/.penstock-restore").exists());
     assert!(site.object(CLAIM).pointer(UNFILLED).is_none());
     let requests = site.fake.seen();
-    let of_path = |method: &str, path: &str| requests.iter().position(|request| request.method == method && request.uri.starts_with(path)).unwrap();
-    let workloads = requests.iter().rposition(|request| request.method == "POST" && request.uri.starts_with("/apis/apps/v1/namespaces/shop/deployments?fieldManager") && !request.uri.contains("dryRun"));
+    let of_path = |method: &str, path: &str| {
+        requests.iter().position(|request| request.method == method && request.uri.starts_with(path)).unwrap()
+    };
+    let workloads = requests.iter().rposition(|request| {
+        request.method == "POST"
+            && request.uri.starts_with("/apis/apps/v1/namespaces/shop/deployments?fieldManager")
+            && !request.uri.contains("dryRun")
+    });
     assert!(of_path("PATCH", CLAIM) < workloads.unwrap(), "the workload comes when the data is there");
     let spec = job.lock().unwrap()["spec"]["template"]["spec"].clone();
-    assert_eq!((&spec["nodeSelector"], &spec["tolerations"]), (&json!({ "zone": "a" }), &deployment()["spec"]["template"]["spec"]["tolerations"]));
+    assert_eq!(
+        (&spec["nodeSelector"], &spec["tolerations"]),
+        (&json!({ "zone": "a" }), &deployment()["spec"]["template"]["spec"]["tolerations"])
+    );
     site.assert_clean();
 
     // Somebody works with it: a second restore touches nothing.
     fs::write(site.node.file("shop.data/sub/file"), "newer").unwrap();
     let (code, again) = site.restore(&[]);
-    assert_eq!((code, verdicts(&again, "create"), &of(&again, "data")["verdict"]), (0, 0, &json!("there")), "{again:#}");
+    assert_eq!(
+        (code, verdicts(&again, "create"), &of(&again, "data")["verdict"]),
+        (0, 0, &json!("there")),
+        "{again:#}"
+    );
     assert_eq!(fs::read_to_string(site.node.file("shop.data/sub/file")).unwrap(), "newer");
 }
 
 #[test]
 fn another_time_and_another_namespace_are_the_operators_choice() {
     let site = Site::new();
-    let restore = ["kubernetes", "restore", "cluster@latest", "--namespace", "shop:copy", "--with-volumes", "--volumes-as-of", "latest"];
+    let restore = [
+        "kubernetes",
+        "restore",
+        "cluster@latest",
+        "--namespace",
+        "shop:copy",
+        "--with-volumes",
+        "--volumes-as-of",
+        "latest",
+    ];
     let (_, restored) = site.penstock.json(&restore);
     assert_eq!(of(&restored, "data")["verdict"], "filled", "{restored:#}");
     assert_eq!(fs::read_to_string(site.node.file("copy.data/sub/file")).unwrap(), "second");
@@ -277,10 +322,15 @@ fn a_claim_that_cannot_be_filled_is_named_and_its_namespace_is_held() {
     fs::write(site.node.file("shop.data/of-somebody"), "x").unwrap();
     let (code, restored) = site.restore(&[]);
     let data = of(&restored, "data");
-    assert_eq!((code, &data["verdict"], &data["error"]["class"]), (1, &json!("failed"), &json!("conflict")), "{restored:#}");
+    assert_eq!(
+        (code, &data["verdict"], &data["error"]["class"]),
+        (1, &json!("failed"), &json!("conflict")),
+        "{restored:#}"
+    );
     assert!(data["error"]["message"].as_str().unwrap().contains("of-somebody"), "{data}");
     assert!(data["error"]["remedy"].as_str().unwrap().contains("--overwrite"), "{data}");
-    let held = restored["objects"].as_array().unwrap().iter().find(|row| row["resource"] == "deployments.apps").unwrap();
+    let held =
+        restored["objects"].as_array().unwrap().iter().find(|row| row["resource"] == "deployments.apps").unwrap();
     assert_eq!(held["verdict"], "refused", "{held}");
     assert!(held["error"]["message"].as_str().unwrap().contains("held back"), "{held}");
     assert_eq!(site.object(DEPLOYMENT), Value::Null);
@@ -323,7 +373,10 @@ fn a_restore_that_is_killed_is_taken_up_by_the_next() {
     let (_, restored) = site.restore(&["--volumes-as-of", "latest"]);
     assert_eq!(of(&restored, "data")["verdict"], "filled", "{restored:#}");
     assert_eq!(fs::read_to_string(site.node.file("shop.data/sub/file")).unwrap(), "first");
-    let posts = site.fake.seen()[before..].iter().filter(|request| request.method == "POST" && request.uri.contains("/jobs?")).count();
+    let posts = site.fake.seen()[before..]
+        .iter()
+        .filter(|request| request.method == "POST" && request.uri.contains("/jobs?"))
+        .count();
     assert_eq!((jobs.len(), posts), (1, 1), "the Job that is there was taken over, after one attempt to create it");
     assert_ne!(site.object(DEPLOYMENT), Value::Null);
     site.assert_clean();
@@ -352,7 +405,11 @@ fn a_pod_that_the_server_refuses_is_said_at_once() {
     site.fake.script(|_, request, _| {
         let is_pod = request.method == "POST" && request.uri.starts_with("/api/v1/namespaces/shop/pods");
         let message = "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"";
-        is_pod.then(|| Fault::Answer { status: 403, headers: vec![("content-type", "application/json".to_owned())], body: refusal(403, "Forbidden", message).to_string() })
+        is_pod.then(|| Fault::Answer {
+            status: 403,
+            headers: vec![("content-type", "application/json".to_owned())],
+            body: refusal(403, "Forbidden", message).to_string(),
+        })
     });
     let (code, restored) = site.restore(&[]);
     let error = &of(&restored, "data")["error"];
@@ -369,7 +426,10 @@ fn what_jobs_need_of_the_agent_is_asked_for_before_anything_is_changed() {
     let (code, answer) = site.restore(&["--agent", "penstock/other"]);
     assert_eq!((code, &answer["error"]["class"]), (66, &json!("not-found")), "{answer:#}");
     assert!(answer["error"]["remedy"].as_str().unwrap().contains("--agent"), "{answer}");
-    site.fake.make("/api/v1/namespaces/penstock/secrets", &json!({ "metadata": { "name": "keys" }, "data": { "k": "djE=" } }));
+    site.fake.make(
+        "/api/v1/namespaces/penstock/secrets",
+        &json!({ "metadata": { "name": "keys" }, "data": { "k": "djE=" } }),
+    );
     site.fake.state().touch("daemonsets.apps", |agent| {
         agent["spec"]["template"]["spec"]["containers"][0]["envFrom"] = json!([{ "secretRef": { "name": "keys" } }]);
     });

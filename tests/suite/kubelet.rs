@@ -151,14 +151,24 @@ impl Node {
 
     fn empty(&self) {
         self.done(&["delete", "namespace", "claims", "penstock", "--ignore-not-found", "--timeout=120s"]);
-        self.done(&["delete", "pv", "claims-local", "claims-host", "claims-idle", "--ignore-not-found", "--timeout=120s"]);
+        self.done(&[
+            "delete",
+            "pv",
+            "claims-local",
+            "claims-host",
+            "claims-idle",
+            "--ignore-not-found",
+            "--timeout=120s",
+        ]);
     }
 
     /// Waits until the process reads below the kubelet's folder.
     fn reading(&self, child: &mut Child) {
         let folder = format!("/proc/{}/fd", child.id());
         let is_below = |entry: std::io::Result<fs::DirEntry>| {
-            entry.and_then(|entry| fs::read_link(entry.path())).is_ok_and(|to| to.starts_with(&self.kubelet) && to.is_file())
+            entry
+                .and_then(|entry| fs::read_link(entry.path()))
+                .is_ok_and(|to| to.starts_with(&self.kubelet) && to.is_file())
         };
         self.until("a file that is read", || {
             assert!(child.try_wait().unwrap().is_none(), "the backup ended before it was looked at");
@@ -167,7 +177,8 @@ impl Node {
     }
 
     fn slow_backup(&self) -> Child {
-        let mut command = self.agent(&format!("bandwidth = \"{SLOW}\"")).command(&["--output", "json", "backup", "volumes"]);
+        let mut command =
+            self.agent(&format!("bandwidth = \"{SLOW}\"")).command(&["--output", "json", "backup", "volumes"]);
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     }
 }
@@ -182,7 +193,8 @@ fn claimed(name: &str) -> Value {
 }
 
 fn pod(name: &str, annotations: &Value, volumes: &[(&str, Value)]) -> Value {
-    let mounts: Vec<Value> = volumes.iter().map(|(name, _)| json!({ "name": name, "mountPath": format!("/{name}") })).collect();
+    let mounts: Vec<Value> =
+        volumes.iter().map(|(name, _)| json!({ "name": name, "mountPath": format!("/{name}") })).collect();
     let volumes: Vec<Value> = volumes
         .iter()
         .map(|(name, volume)| {
@@ -238,7 +250,16 @@ fn real() {
 
 /// Local volumes, a hostPath volume, an emptyDir that is named, two pods on one claim, a claim that nobody mounts, commands by exec.
 fn saved(node: &Node) {
-    node.done(&["-n", "claims", "exec", "web-1", "--", "/bin/sh", "-c", "echo one > /d/file; echo kept > /scratch/file"]);
+    node.done(&[
+        "-n",
+        "claims",
+        "exec",
+        "web-1",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo one > /d/file; echo kept > /scratch/file",
+    ]);
     node.done(&["-n", "claims", "exec", "other", "--", "/bin/sh", "-c", "mkdir /d/sub; echo two > /d/sub/file"]);
     let (code, answer) = node.backup();
     assert_eq!(code, 0, "{answer:#}");
@@ -246,7 +267,8 @@ fn saved(node: &Node) {
     assert_eq!(fs::read_to_string(node.restored("host").join("sub/file")).unwrap(), "two\n");
     assert_eq!(log(node), ["freeze", "thaw"]);
     let listed = node.agent("").good(&["list", "--job", "volumes"]);
-    let chains: Vec<&str> = listed["backups"].as_array().unwrap().iter().map(|row| row["node"].as_str().unwrap()).collect();
+    let chains: Vec<&str> =
+        listed["backups"].as_array().unwrap().iter().map(|row| row["node"].as_str().unwrap()).collect();
     let count = |name: &str| chains.iter().filter(|chain| **chain == name).count();
     assert_eq!((count("claim.claims.local"), count("claim.claims.host")), (1, 1), "two pods, one backup: {chains:?}");
     assert_eq!((count("pod.claims.web-1.scratch"), count("claim.claims.idle")), (1, 0), "{chains:?}");
@@ -283,7 +305,11 @@ fn deleted_while_read(node: &Node) {
     node.gone("web-2");
     node.gone("other");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    assert_eq!(mounts.matches("/kubernetes.io~local-volume/claims-local").count(), 1, "of the pod that is left: {mounts}");
+    assert_eq!(
+        mounts.matches("/kubernetes.io~local-volume/claims-local").count(),
+        1,
+        "of the pod that is left: {mounts}"
+    );
 }
 
 /// A claim that was saved and is mounted nowhere is said until it is mounted again.
@@ -292,7 +318,11 @@ fn without_a_pod(node: &Node) {
     assert_eq!(code, 1, "{answer:#}");
     let shown = String::from_utf8(node.agent("").run(&["show", "volumes@latest"]).stdout).unwrap();
     assert!(shown.contains("claims/host"), "{shown}");
-    assert_eq!(fs::read_to_string(node.restored("host").join("sub/file")).unwrap(), "two\n", "its last backup is there");
+    assert_eq!(
+        fs::read_to_string(node.restored("host").join("sub/file")).unwrap(),
+        "two\n",
+        "its last backup is there"
+    );
     node.apply(&[pod("other", &json!({}), &[("d", claimed("host"))])]);
     node.running("other");
     let (code, answer) = node.backup();
@@ -312,7 +342,8 @@ fn filled(node: &Node) {
         fs::create_dir(node.disks.join(disk)).unwrap();
     }
     install(node);
-    let restore = ["kubernetes", "restore", "cluster@latest", "--namespace", "claims", "--with-volumes", "--wait", "2m"];
+    let restore =
+        ["kubernetes", "restore", "cluster@latest", "--namespace", "claims", "--with-volumes", "--wait", "2m"];
     let (code, restored) = operator.json(&restore);
     // The claim that nobody mounted has no backup.
     assert_eq!(code, 1, "{restored:#}");
@@ -320,7 +351,11 @@ fn filled(node: &Node) {
         let rows = restored["volumes"].as_array().unwrap_or_else(|| panic!("{restored:#}"));
         rows.iter().find(|row| row["claim"] == claim).map(|row| row["verdict"].clone()).unwrap_or_default()
     };
-    assert_eq!((verdict("local"), verdict("host"), verdict("idle")), (json!("filled"), json!("filled"), json!("no-backup")), "{restored:#}");
+    assert_eq!(
+        (verdict("local"), verdict("host"), verdict("idle")),
+        (json!("filled"), json!("filled"), json!("no-backup")),
+        "{restored:#}"
+    );
     for pod in ["web-1", "other"] {
         node.running(pod);
     }

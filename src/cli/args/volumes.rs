@@ -67,7 +67,10 @@ impl ClaimData {
 fn as_of(text: &str) -> Result<AsOf, String> {
     match text {
         "latest" => Ok(AsOf::Latest),
-        time => time.parse::<Timestamp>().map(AsOf::Time).map_err(|error| format!("{error}; expected latest or a time as 2026-11-23T22:13:00Z")),
+        time => time
+            .parse::<Timestamp>()
+            .map(AsOf::Time)
+            .map_err(|error| format!("{error}; expected latest or a time as 2026-11-23T22:13:00Z")),
     }
 }
 

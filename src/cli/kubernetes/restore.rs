@@ -15,8 +15,8 @@ use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
 use crate::error::{Classify as _, Report};
 use crate::format::manifest::Manifest;
-use crate::inventory::{Filter, archive};
 use crate::inventory::cleaned::Fields;
+use crate::inventory::{Filter, archive};
 use crate::reinstate::mapping::Mapping;
 use crate::reinstate::{AsOf, Data, Error, Options, Outcome, Output, Progress, Restore, Row, Summary, Verdict, Volume};
 use crate::resources::patience::Patience;
@@ -232,7 +232,8 @@ impl Output for Printer<'_> {
             let (namespace, name) = claim.split_once('/').unwrap_or(("", claim));
             let mut row = json!({ "namespace": namespace, "claim": name, "verdict": outcome.word() });
             if let Some(chosen) = chosen {
-                (row["backup"], row["taken"], row["bytes"]) = (json!(chosen.backup), json!(chosen.taken), json!(chosen.bytes));
+                (row["backup"], row["taken"], row["bytes"]) =
+                    (json!(chosen.backup), json!(chosen.taken), json!(chosen.bytes));
             }
             match outcome {
                 Outcome::Failed(report) => row["error"] = json!(report),

@@ -60,12 +60,14 @@ impl<'a> Filling<'a> {
     ) -> Result<Self, Error> {
         work.restore.progress.set("looking for the backups of claims");
         let contents = &work.contents;
-        let claims = contents.entries.iter().filter(|entry| {
-            entry.left_out.is_none() && contents.kind_of(entry).filed.resource == CLAIMS
-        });
+        let claims = contents
+            .entries
+            .iter()
+            .filter(|entry| entry.left_out.is_none() && contents.kind_of(entry).filed.resource == CLAIMS);
         // A name that no claim can have has no backup.
         let claims = claims.filter_map(|entry| entry.key.parse::<ClaimName>().ok());
-        let mut choices = choose(data.catalog, claims, data.as_of).await.map_err(|error| Error::Data(error.report().into()))?;
+        let mut choices =
+            choose(data.catalog, claims, data.as_of).await.map_err(|error| Error::Data(error.report().into()))?;
         summary.notes.append(&mut choices.notes);
         let template = if choices.chosen.is_empty() { None } else { Some(template(data, &work.target).await?) };
         Ok(Self { data, template, choices, state: Mutex::default(), bytes: AtomicU64::new(0) })
@@ -176,7 +178,8 @@ impl<'a> Filling<'a> {
             })?,
         };
         if claim.is_block != chosen.is_device {
-            let (is, has) = if claim.is_block { ("a block device", "files") } else { ("a file system", "a block device") };
+            let (is, has) =
+                if claim.is_block { ("a block device", "files") } else { ("a file system", "a block device") };
             let message = format!("the claim is {is}, and the backup {} has the content of {has}", chosen.backup);
             return Err(Outcome::Failed(Report::new(Class::Config, message)));
         }
@@ -317,13 +320,14 @@ async fn template(data: &Data<'_>, target: &Target<'_>) -> Result<Template, Erro
     let resource: Resource = kind("apps", "daemonsets", "DaemonSet");
     let at = Object { resource: &resource, namespace: Some(namespace), name };
     let Some(agent) = target.get(&at).await? else {
-        let message = format!("the cluster has no DaemonSet {namespace}/{name}, which Jobs would be like: they fill claims with its image, configuration and credentials");
+        let message = format!(
+            "the cluster has no DaemonSet {namespace}/{name}, which Jobs would be like: they fill claims with its image, configuration and credentials"
+        );
         let remedy = "install Penstock in this cluster first (docs/install-kubernetes.md), or name another DaemonSet with --agent NAMESPACE/NAME";
         return Err(refused(Report::new(Class::NotFound, message).remedy(remedy)));
     };
-    let template = Template::of(&agent).map_err(|unfit| {
-        refused(Report::new(Class::Config, format!("the DaemonSet {namespace}/{name} {unfit}")))
-    })?;
+    let template = Template::of(&agent)
+        .map_err(|unfit| refused(Report::new(Class::Config, format!("the DaemonSet {namespace}/{name} {unfit}"))))?;
     let secrets: Vec<&str> =
         template.needs.iter().filter(|need| need.kind == Kind::Secret).map(|need| need.name.as_str()).collect();
     if !secrets.is_empty() && !data.jobs.copies_secrets {
@@ -348,7 +352,11 @@ async fn trial(work: &Work<'_>, claim: &Claim, pod: &Value) -> Result<(), Report
     let (resource, name) = (kind("", "pods", "Pod"), claim.job());
     let at = Object { resource: &resource, namespace: Some(&claim.namespace), name: &name };
     match work.target.write(&at, &Write::Create(pod.to_string().as_bytes()), Effect::DryRun).await {
-        Err(failure) if failure.is_namespace_missing() || failure.is_there_already() || failure.is_dry_run_unsupported() => Ok(()),
+        Err(failure)
+            if failure.is_namespace_missing() || failure.is_there_already() || failure.is_dry_run_unsupported() =>
+        {
+            Ok(())
+        }
         Err(failure) => {
             let report = failure.report();
             let message = format!("the server refuses the pod of the Job that would fill it: {}", report.message);
@@ -378,10 +386,11 @@ async fn unmark(target: &Target<'_>, claim: &Claim) -> Result<(), Failure> {
 /// The newest warning about the Job or its pods: what keeps a volume from being mounted is said there only.
 async fn event(work: &Work<'_>, claim: &Claim, job: &str) -> Option<String> {
     let events = listed(work.restore.cluster, &kind("", "events", "Event"), &claim.namespace, "").await.ok()?;
-    let text = |event: &Value, pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let about = events.iter().filter(|event| {
-        text(event, "/type") == "Warning" && text(event, "/involvedObject/name").starts_with(job)
-    });
+    let text =
+        |event: &Value, pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let about = events
+        .iter()
+        .filter(|event| text(event, "/type") == "Warning" && text(event, "/involvedObject/name").starts_with(job));
     let newest = about.max_by_key(|event| text(event, "/lastTimestamp"))?;
     let message: String = text(newest, "/message").chars().filter(|c| !c.is_control()).take(300).collect();
     Some(format!("{}: {message}", text(newest, "/reason")))

@@ -87,9 +87,9 @@ impl Claim {
 pub(super) fn does(job: &Value, claim: &Claim, backup: &str) -> bool {
     let annotation = |name: &str| job["metadata"]["annotations"][name].as_str();
     annotation(FROM) == Some(backup)
-        && job["spec"]["template"]["spec"]["volumes"]
-            .as_array()
-            .is_some_and(|volumes| volumes.iter().any(|volume| volume["persistentVolumeClaim"]["claimName"] == claim.name.as_str()))
+        && job["spec"]["template"]["spec"]["volumes"].as_array().is_some_and(|volumes| {
+            volumes.iter().any(|volume| volume["persistentVolumeClaim"]["claimName"] == claim.name.as_str())
+        })
 }
 
 /// The Job's pod.
@@ -106,7 +106,17 @@ pub(super) fn pod(
     if let Some(image) = &jobs.image {
         container["image"] = json!(image);
     }
-    let own = ["--log-format=json", "--output=json", "restore", &chosen.backup, "--cluster", cluster, "--to", VOLUME, "--fill"];
+    let own = [
+        "--log-format=json",
+        "--output=json",
+        "restore",
+        &chosen.backup,
+        "--cluster",
+        cluster,
+        "--to",
+        VOLUME,
+        "--fill",
+    ];
     let arguments = template.arguments.iter().map(String::as_str).chain(own);
     container["args"] = json!(arguments.collect::<Vec<_>>());
     container["securityContext"] = json!({

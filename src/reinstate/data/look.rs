@@ -66,8 +66,9 @@ pub(super) fn look(job: &Value, pods: &[Value]) -> State {
         let (reason, message) = (text(failed, "/reason"), cut(text(failed, "/message")));
         let class = if reason == "DeadlineExceeded" { Class::Timeout } else { Class::Transient };
         return State::Failed(
-            Report::new(class, format!("its Job failed: {reason:.60}: {message}"))
-                .remedy("run the same command again: it goes on where this one ended; --volumes-timeout gives it longer"),
+            Report::new(class, format!("its Job failed: {reason:.60}: {message}")).remedy(
+                "run the same command again: it goes on where this one ended; --volumes-timeout gives it longer",
+            ),
         );
     }
     let alive = pods.iter().find(|pod| !matches!(text(pod, "/status/phase"), "Failed" | "Succeeded"));
@@ -132,7 +133,9 @@ struct Warning {
 /// The last JSON document of a log's end.
 fn printed(said: &str) -> Option<Printed> {
     let lines = said.lines().rev().map(str::trim).filter(|line| line.starts_with('{'));
-    lines.filter_map(|line| serde_json::from_str(line).ok()).find(|printed: &Printed| printed.error.is_some() || printed.warnings.is_some())
+    lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .find(|printed: &Printed| printed.error.is_some() || printed.warnings.is_some())
 }
 
 fn failure(code: i64, said: &str) -> Report {
@@ -207,7 +210,10 @@ mod tests {
             (Class::KmsDenied, "could not get x (exit code 77)", Some("grant it"))
         );
         let report = failed(look(&json!({}), &[ended("1", 137, "")]));
-        assert_eq!((report.class, report.message.as_str()), (Class::Internal, "its pod ended with the exit code 137: it said nothing"));
+        assert_eq!(
+            (report.class, report.message.as_str()),
+            (Class::Internal, "its pod ended with the exit code 137: it said nothing")
+        );
     }
 
     #[test]
@@ -226,7 +232,10 @@ mod tests {
     #[test]
     fn warnings_are_said() {
         let said = r#"{"id":"x","warnings":{"count":2,"list":[{"path":"a","message":"left out: no"}]}}"#;
-        assert_eq!(look(&json!({}), &[ended("1", 1, said)]), State::Done { warnings: Some("2 warnings: a: left out: no".into()) });
+        assert_eq!(
+            look(&json!({}), &[ended("1", 1, said)]),
+            State::Done { warnings: Some("2 warnings: a: left out: no".into()) }
+        );
         assert_eq!(look(&job("Complete", ""), &[]), State::Done { warnings: None });
     }
 

@@ -77,8 +77,12 @@ pub(super) async fn supply(
             if need.is_optional {
                 continue;
             }
-            let message = format!("the agent {home}/{} needs the {} {}, which is missing", jobs.agent.1, resource.kind, need.name);
-            return Err(Report::new(Class::NotFound, message).remedy("install Penstock in this cluster first, as docs/install-kubernetes.md says"));
+            let message = format!(
+                "the agent {home}/{} needs the {} {}, which is missing",
+                jobs.agent.1, resource.kind, need.name
+            );
+            return Err(Report::new(Class::NotFound, message)
+                .remedy("install Penstock in this cluster first, as docs/install-kubernetes.md says"));
         };
         let mut copy = json!({ "apiVersion": "v1", "kind": resource.kind, "metadata": metadata(&need.copy(), namespace, &json!({})) });
         for key in ["data", "binaryData", "type"] {
@@ -121,7 +125,10 @@ async fn put(
     let body = object.to_string();
     match target.write(&at, &Write::Create(body.as_bytes()), Effect::Real).await {
         Err(failure) if failure.is_there_already() => {
-            target.write(&at, &Write::Merge(body.as_bytes()), Effect::Real).await.map_err(|failure| failure.report())?;
+            target
+                .write(&at, &Write::Merge(body.as_bytes()), Effect::Real)
+                .await
+                .map_err(|failure| failure.report())?;
             Ok(())
         }
         Err(failure) => Err(failure.report()),
@@ -173,6 +180,7 @@ pub(super) async fn remove(cluster: &dyn Cluster, patience: Patience, jobs: &Job
 }
 
 fn left(namespace: &str, error: &str) {
-    let remedy = format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABELLED}");
+    let remedy =
+        format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABELLED}");
     tracing::warn!(namespace, error, remedy, "could not remove what the restore made for its Jobs");
 }
