@@ -92,3 +92,19 @@ impl Process {
         Ok(pool)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_still_reads_is_not_given_to_another_one() {
+        let (reading, of) = (Reading::default(), |name: &str| Name::new(name).unwrap());
+        let mark = reading.begin(&of("claim.shop.a")).unwrap();
+        let of_thread = Arc::clone(&mark);
+        drop(mark);
+        assert!(reading.begin(&of("claim.shop.a")).is_none() && reading.begin(&of("claim.shop.b")).is_some());
+        drop(of_thread);
+        assert!(reading.begin(&of("claim.shop.a")).is_some());
+    }
+}

@@ -121,6 +121,25 @@ pub struct Decision {
     pub notes: Vec<String>,
 }
 
+impl Decision {
+    /// Takes out volumes whose pods went away before they could be read, each with what failed by it.
+    pub fn went_away(&mut self, gone: &BTreeMap<Name, String>) {
+        let is_gone = |target: &mut Target| gone.contains_key(&target.chain);
+        for target in self.targets.extract_if(.., is_gone) {
+            let pod = target.pods.first();
+            self.unsaved.push(Unsaved {
+                namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
+                pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+                volume: target.volume,
+                claim: target.claim.map(|claim| claim.name().to_owned()),
+                reason: Reason::PodEnding,
+                detail: gone[&target.chain].clone(),
+                asked_for: false,
+            });
+        }
+    }
+}
+
 /// A pod's volume that is to be saved, as far as the pod itself can say.
 enum Chosen {
     Claim(ClaimName),

@@ -175,6 +175,10 @@ fn item_lines(item: &Item) -> Vec<String> {
         lines.push(format!("          {}", output::cluster_words(record)));
         lines.extend(record.remedies().into_iter().map(|remedy| format!("          {remedy}")));
     }
+    if let (Some(pod), Some(node)) = (item.labels.get("pod"), item.labels.get("node")) {
+        let of = item.labels.get("pv_name").map_or_else(String::new, |volume| format!("of the volume {volume}, "));
+        lines.push(format!("          {of}read through the pod {pod} on {node}"));
+    }
     if let Some(round) = item.claims.as_deref() {
         lines.extend(output::round_lines(round));
     }

@@ -9,12 +9,13 @@ use super::args::{Policy, Skipped, Validate};
 use super::output::Done;
 use super::{Failure, session};
 use crate::aws::{self, AwsLocation};
-use crate::config::{Config, Location, Objects, SourceKind};
+use crate::config::{Config, Location, SourceKind};
 use crate::error::Classify as _;
 use crate::location as opened;
 use crate::metrics::Metrics;
 use crate::policy::{self, Principal, Snapshots, Trusted};
 use crate::process::Process;
+use crate::validate::cluster::Sources;
 use crate::validate::{self, Proof, Skip, prove};
 
 /// Validates the named locations, or all of them, one after the other.
@@ -33,8 +34,9 @@ pub(super) async fn validate(config: &Config, args: &Validate, cancel: &Cancella
     }
     let mut json = json!({ "locations": proofs.iter().map(Proof::to_json).collect::<Vec<_>>() });
     let sources = cluster_sources(config, &args.locations);
-    if !sources.is_empty() && !cancel.is_cancelled() {
-        let proof = validate::cluster::prove(&session::cluster(config), &sources, cancel).await;
+    let needs_a_cluster = !sources.objects.is_empty() || !sources.claims.is_empty();
+    if needs_a_cluster && !cancel.is_cancelled() {
+        let proof = validate::cluster::prove(&session::cluster(config), &sources, &config.node, cancel).await;
         json["kubernetes"] = proof.to_json();
         proofs.push(proof);
     }
@@ -47,15 +49,20 @@ pub(super) async fn validate(config: &Config, args: &Validate, cancel: &Cancella
     })
 }
 
-/// The sources that save a cluster's objects to the named locations, or to any.
-fn cluster_sources<'a>(config: &'a Config, locations: &[String]) -> Vec<(String, &'a Objects)> {
+/// The sources that ask a cluster, and save to the named locations or to any.
+fn cluster_sources<'a>(config: &'a Config, locations: &[String]) -> Sources<'a> {
     let jobs = config.jobs.values().filter(|job| locations.is_empty() || locations.contains(&job.location));
     let sources = jobs.flat_map(|job| job.sources.iter().map(move |source| (job, source)));
-    let objects = sources.filter_map(|(job, source)| match &source.kind {
-        SourceKind::Kubernetes(objects) => Some((format!("{} {}", job.name, source.name), objects)),
-        _ => None,
-    });
-    objects.collect()
+    let mut found = Sources::default();
+    for (job, source) in sources {
+        let name = format!("{} {}", job.name, source.name);
+        match &source.kind {
+            SourceKind::Kubernetes(objects) => found.objects.push((name, objects)),
+            SourceKind::Claims(claims) => found.claims.push((name, claims)),
+            _ => {}
+        }
+    }
+    found
 }
 
 async fn one(config: &Config, location: &Location, skip: Skip, cancel: &CancellationToken) -> Proof {

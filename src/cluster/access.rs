@@ -9,6 +9,7 @@ use super::Resource;
 pub struct Access<'a> {
     pub verb: &'a str,
     pub group: &'a str,
+    /// A plural, or `pods/exec`.
     pub resource: &'a str,
     /// `None`: in every namespace, or at the cluster's scope.
     pub namespace: Option<&'a str>,

@@ -9,6 +9,7 @@ use super::model::{CatchUp, Job, MIN_LIVE, Retention};
 use super::reader::Section;
 use super::source::{self, Source, SourceKind};
 use super::values::shown;
+use crate::format::claim::Chained;
 use crate::format::codec::{Compression, DEFAULT_LEVEL, LEVELS};
 use crate::format::key::Name;
 
@@ -65,6 +66,13 @@ pub(super) fn read(name: &str, section: &Section, locations: &BTreeSet<String>) 
 fn of_claims(job: &Job, section: &Section) {
     if !job.sources.iter().any(|source| matches!(source.kind, SourceKind::Claims(_))) {
         return;
+    }
+    if let Some(volume) = job.sources.iter().find_map(|source| Chained::of(&source.name)) {
+        let why = format!(
+            "has the name {}, the name under which the backups of the volume {volume} are",
+            job.sources[0].name
+        );
+        section.fault("sources", why);
     }
     if job.sources.len() > 1 {
         let why = "has a source of type \"claims\", which stands beside others; expected it alone, since each claim has backups of its \

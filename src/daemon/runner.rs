@@ -50,7 +50,9 @@ impl Runner {
         let (job, stop) = (&start.job, &start.running.cancel);
         let is_good = |volume: &&job::Volume| volume.outcome != Outcome::Failure;
         let volumes = committed.volumes.iter().filter(is_good).map(|volume| volume.chain.clone());
-        let own = committed.is_good().then(|| location.node.clone());
+        // A round is seldom good for long among hundreds of volumes, and its record holds none of their data.
+        let may_prune = committed.is_good() || committed.is_round();
+        let own = may_prune.then(|| location.node.clone());
         let mut backups = None;
         for node in own.into_iter().chain(volumes) {
             let chain = Chain { node, ..location.chain(&job.name) };
@@ -101,7 +103,7 @@ impl Runner {
                     // The failure of an item or of an `after` command: the job has logged it.
                     self.history.keep(About::Job, start.job.name.as_str(), report);
                 }
-                if good.is_some() || !committed.volumes.is_empty() {
+                if good.is_some() || committed.is_round() {
                     self.retain(location, start, &committed).await;
                 }
                 let backup = Some(committed.manifest.id.to_string());

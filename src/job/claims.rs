@@ -87,11 +87,21 @@ struct Lost {
     report: Report,
 }
 
+/// What a round works with.
+struct Round<'r> {
+    claims: &'r Claims,
+    server: &'r Server,
+    targets: &'r [Target],
+    hooks: BTreeMap<PodRef, PodHooks>,
+}
+
 /// What a round has done so far.
 #[derive(Default)]
 struct Done {
     saved: BTreeMap<Name, Saved>,
     lost: Vec<Lost>,
+    /// Volumes whose pods went away meanwhile, each with what failed by it.
+    gone: BTreeMap<Name, String>,
     /// About commands that failed.
     troubles: Vec<String>,
 }
@@ -103,7 +113,8 @@ impl Run<'_> {
         let cluster = process.cluster.get().await.map_err(|report| unread(source, report))?;
         let server = Server::new(Arc::clone(&cluster), Patience::default());
         let policy = Policy::of(claims).map_err(|fault| invalid(source, fault))?;
-        let mut commands = Commands::begin(&process, &self.spec.job, &cluster, claims.hooks).await?;
+        let begun = Commands::begin(&process, &self.spec.job, &cluster, claims.hooks, commands::PATIENCE);
+        let mut commands = stop.run_until_cancelled(begun).await.ok_or(Error::Cancelled)??;
         let known = stop.run_until_cancelled(read(&server, &policy, self.location.node.as_str())).await;
         let known = known.ok_or(Error::Cancelled)?.map_err(|failure| unread(source, failure.report()))?;
         let Known { pods, facts, notes } = known;
@@ -113,8 +124,9 @@ impl Run<'_> {
         tracing::info!(volumes = decision.targets.len(), pods = pods.len(), "volumes of this node's pods found");
         let is_elsewhere = pods.is_empty();
         let mut done = Done::default();
-        self.volumes_of(&decision, claims, &pods, commands.as_mut(), &mut done).await?;
+        self.volumes_of(&decision, claims, &server, &pods, commands.as_mut(), &mut done).await?;
         drop(pods);
+        decision.went_away(&done.gone);
         let mut record = self.record(source, &server, &policy, &decision, &mut done).await?;
         if is_elsewhere {
             record.losses += 1;
@@ -125,6 +137,14 @@ impl Run<'_> {
         }
         record.commands = commands.map(Commands::end).unwrap_or_default();
         self.metrics.claims(&record, done.lost.len());
+        let (saved, failed) = (record.saved.len() - done.lost.len(), done.lost.len());
+        tracing::info!(
+            saved,
+            failed,
+            missing = record.missing.len(),
+            losses = record.losses,
+            "round over the volumes ended"
+        );
         self.add(source, record, done, manifest).await
     }
 
@@ -133,6 +153,7 @@ impl Run<'_> {
         &mut self,
         decision: &Decision,
         claims: &Claims,
+        server: &Server,
         pods: &[Pod],
         mut commands: Option<&mut Commands>,
         done: &mut Done,
@@ -141,7 +162,8 @@ impl Run<'_> {
         let progress = Arc::clone(&self.progress.claims);
         progress.total.store(targets.len() as u64, Ordering::Relaxed);
         let (hooks, faults) = if claims.hooks { hooks_of(pods, targets) } else { Default::default() };
-        for mut group in groups(targets, |pod| hooks.contains_key(pod)) {
+        let round = Round { claims, server, targets, hooks };
+        for mut group in groups(targets, |pod| round.hooks.contains_key(pod)) {
             // What was to be frozen and cannot be is not read.
             group.targets.retain(|at| {
                 let fault = targets[*at].pods.iter().find_map(|pod| Some((pod, faults.get(pod)?)));
@@ -151,8 +173,8 @@ impl Run<'_> {
                 }
                 fault.is_none()
             });
-            self.group(&group, targets, claims, &hooks, commands.as_deref_mut(), done).await?;
-            progress.done.store((done.saved.len() + done.lost.len()) as u64, Ordering::Relaxed);
+            self.group(&group, &round, commands.as_deref_mut(), done).await?;
+            progress.done.store((done.saved.len() + done.gone.len()) as u64, Ordering::Relaxed);
             progress.failed.store(done.lost.len() as u64, Ordering::Relaxed);
         }
         progress.show(None);
@@ -163,12 +185,11 @@ impl Run<'_> {
     async fn group(
         &mut self,
         group: &Group,
-        targets: &[Target],
-        claims: &Claims,
-        hooks: &BTreeMap<PodRef, PodHooks>,
+        round: &Round<'_>,
         mut commands: Option<&mut Commands>,
         done: &mut Done,
     ) -> Result<(), Error> {
+        let Round { targets, hooks, .. } = round;
         let pods = group.pods.iter().filter_map(|pod| Some((pod.clone(), hooks.get(pod)?.clone())));
         let pods: Vec<(PodRef, PodHooks)> = if group.targets.is_empty() { Vec::new() } else { pods.collect() };
         let mut thaw = Thaw::around(&pods, Timestamp::now(), self.owner.id.as_str());
@@ -181,7 +202,7 @@ impl Run<'_> {
                 (Action::End, _) => break,
                 (Action::Read, _) => {
                     was_read = true;
-                    fatal = self.read_all(group, targets, claims, done).await.err();
+                    fatal = self.read_all(group, round, done).await.err();
                     Went::Done
                 }
                 (action, Some(commands)) => commands.act(&action, &self.stop).await,
@@ -207,22 +228,21 @@ impl Run<'_> {
 
     /// # Errors
     /// One that would fail the other volumes too.
-    async fn read_all(
-        &mut self,
-        group: &Group,
-        targets: &[Target],
-        claims: &Claims,
-        done: &mut Done,
-    ) -> Result<(), Error> {
+    async fn read_all(&mut self, group: &Group, round: &Round<'_>, done: &mut Done) -> Result<(), Error> {
         let progress = Arc::clone(&self.progress.claims);
-        for target in group.targets.iter().map(|at| &targets[*at]) {
+        for target in group.targets.iter().map(|at| &round.targets[*at]) {
             progress.show(Some(target.to_string()));
-            match self.save(target, claims).await {
+            match self.save(target, round.claims).await {
                 Ok(volume) => {
                     done.saved.insert(target.chain.clone(), saved(target, Some(volume.backup.clone())));
                     self.volumes.push(volume);
                 }
                 Err(error) if volume::is_fatal(&error) => return Err(error),
+                Err(error) if volume::has_gone(target, round.server).await => {
+                    let why = volume::reported(target, &error).message;
+                    tracing::info!(volume = %target, why, "volume not saved: its pod went away meanwhile");
+                    done.gone.insert(target.chain.clone(), why);
+                }
                 Err(error) => done.lose(target, self.location.node.as_str(), volume::reported(target, &error)),
             }
             progress.done.fetch_add(1, Ordering::Relaxed);

@@ -149,6 +149,12 @@ impl Committed {
             .or_else(|| self.after.as_ref().map(Classify::report))
     }
 
+    /// Whether it is a round over the volumes of pods.
+    #[must_use]
+    pub fn is_round(&self) -> bool {
+        self.manifest.items.iter().any(|item| item.claims.is_some())
+    }
+
     /// Whether the backup has every item. Warnings do not count.
     #[must_use]
     pub fn is_good(&self) -> bool {

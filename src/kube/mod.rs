@@ -391,10 +391,12 @@ impl Cluster for Client {
             #[serde(default)]
             reason: String,
         }
+        let (resource, subresource) = access.resource.split_once('/').unwrap_or((access.resource, ""));
         let attributes = serde_json::json!({
             "verb": access.verb,
             "group": access.group,
-            "resource": access.resource,
+            "resource": resource,
+            "subresource": subresource,
             "namespace": access.namespace.unwrap_or_default(),
         });
         let spec = serde_json::json!({ "resourceAttributes": attributes });

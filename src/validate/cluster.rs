@@ -10,24 +10,32 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Found, Outcome, Proof};
 use crate::cluster::{Access, Cluster, Failure, Resource, Scope, Shared};
-use crate::config::Objects;
+use crate::config::{Claims, Objects};
 use crate::error::{Class, Classify as _, Report};
+use crate::format::key::Name;
 use crate::resources::discover::discover;
 use crate::resources::discovery::Served;
 use crate::resources::patience::Patience;
 use crate::resources::select::{Pattern, Plan, Selection, plan};
 
 /// Short, since a person waits for the answer.
-const PATIENCE: Patience = Patience { answered: Duration::from_secs(5), silent: Duration::from_secs(15) };
+pub(super) const PATIENCE: Patience = Patience { answered: Duration::from_secs(5), silent: Duration::from_secs(15) };
 
 /// The most kinds that one check names.
 const NAMED: usize = 10;
 
-/// Makes every check, for each source by its name in the configuration.
-pub async fn prove(cluster: &Shared, sources: &[(String, &Objects)], cancel: &CancellationToken) -> Proof {
+/// The sources that need a cluster, each by its name in the configuration.
+#[derive(Debug, Default)]
+pub struct Sources<'a> {
+    pub objects: Vec<(String, &'a Objects)>,
+    pub claims: Vec<(String, &'a Claims)>,
+}
+
+/// Makes every check, for each source. `node` is the node whose claims are saved.
+pub async fn prove(cluster: &Shared, sources: &Sources<'_>, node: &Name, cancel: &CancellationToken) -> Proof {
     let mut proof = Proof::new("kubernetes");
     let stopped = tokio::select! {
-        () = checks(&mut proof, cluster, sources) => false,
+        () = checks(&mut proof, cluster, sources, node) => false,
         () = cancel.cancelled() => true,
     };
     if stopped {
@@ -37,7 +45,7 @@ pub async fn prove(cluster: &Shared, sources: &[(String, &Objects)], cancel: &Ca
     proof
 }
 
-async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Objects)]) {
+async fn checks(proof: &mut Proof, cluster: &Shared, sources: &Sources<'_>, node: &Name) {
     let began = Instant::now();
     let client = cluster.get().await;
     let found = client.as_ref().map(|client| Found::Good(client.address())).map_err(Clone::clone);
@@ -60,12 +68,18 @@ async fn checks(proof: &mut Proof, cluster: &Shared, sources: &[(String, &Object
     if proof.last_failed() {
         return;
     }
+    for (name, claims) in &sources.claims {
+        super::claims::source(proof, &client, name, claims, node).await;
+    }
+    if sources.objects.is_empty() {
+        return;
+    }
     let began = Instant::now();
     match discover(&*client, PATIENCE).await {
         Err(failure) => proof.add("discovery", began.elapsed(), Err(failure.report())),
         Ok(served) => {
             proof.add("discovery", began.elapsed(), Ok(groups(&served)));
-            for (name, objects) in sources {
+            for (name, objects) in &sources.objects {
                 source(proof, &*client, &served, name, objects).await;
             }
         }

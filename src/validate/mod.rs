@@ -10,6 +10,7 @@
 //!
 //! Costs about forty requests and one part of upload (`upload.part_size`), of which a MiB is in memory.
 
+mod claims;
 mod clean_up;
 pub mod cluster;
 mod objects;

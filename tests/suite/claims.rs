@@ -261,3 +261,35 @@ fn a_shared_claim_is_saved_by_one_of_its_nodes() {
     all.sort();
     assert_eq!(all, (0..6).map(|number| format!("shop/s{number}")).collect::<Vec<_>>(), "each of them once");
 }
+
+#[test]
+fn the_printed_role_is_all_that_an_agent_needs_and_validate_says_what_is_missing() {
+    let cluster = Cluster::new();
+    fs::write(cluster.claim("shop/data").join("file"), "x").unwrap();
+    let hooks = json!({ "pre.hook.backup.penstock/command": "freeze" });
+    cluster.pod("shop/db", "n1", &hooks, &[claimed("data", "data")]);
+    cluster.fake.state().commands = Some(std::sync::Arc::new(|_| (String::new(), Some(0))));
+    let admin = cluster.config("n1", "", "hooks = true");
+    let account = cluster.fake.kubeconfig(&cluster.servers, "agent", "sa:system:serviceaccount:penstock:node");
+    let own =
+        admin.replace(cluster.servers.folder().join("admin.kubeconfig").to_str().unwrap(), account.to_str().unwrap());
+    assert_ne!(own, admin);
+    let agent = cluster.agent_of("n1", &own);
+    let check = |name: &str| {
+        let (_, answer) = agent.json(&["validate", "--skip", "ec2"]);
+        let checks = answer["kubernetes"]["checks"].as_array().unwrap().clone();
+        let check = checks.into_iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{answer:#}"));
+        (check["state"].as_str().unwrap().to_owned(), check["message"].as_str().unwrap().to_owned())
+    };
+    let (state, message) = check("claims claims: permissions");
+    assert!(state == "failed" && message.contains("may not list pods, get persistentvolumeclaims"), "{message}");
+    let printed = agent.good(&["policy", "--kubernetes", "--service-account", "penstock/node"]);
+    for manifest in printed["items"].as_array().unwrap() {
+        let plural = format!("{}s", manifest["kind"].as_str().unwrap().to_lowercase());
+        cluster.fake.make(&format!("/apis/rbac.authorization.k8s.io/v1/{plural}"), manifest);
+    }
+    assert_eq!(check("claims claims: permissions").0, "passed");
+    let (state, message) = check("claims claims: node");
+    assert!(state == "passed" && message == "pods on the node n1: 1", "{message}");
+    assert_eq!(saved(&agent.good(&["backup", "claims"])), set(["shop/data"]));
+}

@@ -1,6 +1,7 @@
 //! Tests of the whole file; single values are tested where their forms are.
 
 mod accepted;
+mod claims;
 mod drift;
 mod refused;
 

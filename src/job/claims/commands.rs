@@ -5,6 +5,7 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,11 @@ use crate::resources::patience::Patience;
 use crate::state::{self, Lock};
 
 const FOLDER: &str = "hooks";
+
+/// How long a run waits for [`thaw_left`], which runs what is owed itself.
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How much of a command's output the manifest has.
 const OUTPUT: usize = 1 << 10;
@@ -64,7 +70,7 @@ pub async fn thaw_left(process: &Process) {
                 return;
             }
         };
-        if let Err(error) = Commands::begin(process, &job, &cluster, false).await {
+        if let Err(error) = Commands::begin(process, &job, &cluster, false, Duration::ZERO).await {
             tracing::debug!(%job, %error, "commands that are owed to pods are left to the run that works with them");
         }
     }
@@ -76,12 +82,14 @@ fn job_of(path: &Path) -> Option<Name> {
 }
 
 impl Commands {
-    /// Locks the job's record, and runs what is owed. `None` where commands are switched off and nothing is owed.
+    /// Locks the job's record, for which it waits up to `patience`, and runs what is owed. `None` where commands are switched off and
+    /// nothing is owed.
     pub(super) async fn begin(
         process: &Process,
         job: &Name,
         cluster: &Arc<dyn Cluster>,
         are_on: bool,
+        patience: Duration,
     ) -> Result<Option<Self>, Error> {
         let path = path_of(process, job);
         if !are_on && !path.exists() {
@@ -89,8 +97,7 @@ impl Commands {
         }
         let local = |error| Error::Local { action: "lock the record of commands that are owed to pods", error };
         state::make_folder(path.parent().unwrap_or(&path)).map_err(|error| local(io::Error::other(error)))?;
-        let lock = Lock::at(&path.with_extension("lock")).map_err(local)?;
-        let lock = lock.ok_or_else(|| local(io::ErrorKind::WouldBlock.into()))?;
+        let lock = locked(&path.with_extension("lock"), patience).await.map_err(local)?;
         let mut commands = Self {
             cluster: Arc::clone(cluster),
             server: Server::new(Arc::clone(cluster), Patience::default()),
@@ -220,6 +227,17 @@ impl Commands {
     /// How the commands ended.
     pub(super) fn end(self) -> Vec<Ran> {
         self.ran
+    }
+}
+
+async fn locked(path: &Path, patience: Duration) -> io::Result<Lock> {
+    let until = tokio::time::Instant::now() + patience;
+    loop {
+        match Lock::at(path)? {
+            Some(lock) => return Ok(lock),
+            None if tokio::time::Instant::now() >= until => return Err(io::ErrorKind::WouldBlock.into()),
+            None => tokio::time::sleep(LOOK_AGAIN).await,
+        }
     }
 }
 

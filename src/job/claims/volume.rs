@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 use super::super::plan::Open;
 use super::super::{Error, Run, failure, limited, new_id};
 use super::Volume;
+use crate::claims::api::Server;
 use crate::claims::decide::Target;
 use crate::claims::look::Host;
+use crate::claims::objects::Pod;
 use crate::claims::place::{Fault, Form, Place};
 use crate::config::Claims;
 use crate::error::{Class, Classify as _, Report, Retry};
@@ -32,7 +34,7 @@ use crate::source::{self, Mark, Source, Warning};
 const ITEM: &str = "volume";
 
 /// A file system that does not say within this time what is there is away.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(30);
 
 const AWAY: &str =
     "the file system that is mounted there does not answer: mount it again; the last backup of it is kept until then";
@@ -63,6 +65,21 @@ pub(super) fn reported(target: &Target, error: &Error) -> Report {
         other => other.report(),
     };
     Report { message: format!("{target}: {}", report.message), ..report }
+}
+
+/// Whether no pod that had the volume is there any more: pods come and go while a round runs.
+pub(super) async fn has_gone(target: &Target, server: &Server) -> bool {
+    for pod in &target.pods {
+        match server.pod(&pod.namespace, &pod.name).await {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match serde_json::from_slice::<Pod>(&bytes) {
+                Ok(found) if found.metadata.uid != pod.uid || found.metadata.deletion_timestamp.is_some() => {}
+                Ok(_) | Err(_) => return false,
+            },
+            Err(_) => return false,
+        }
+    }
+    !target.pods.is_empty()
 }
 
 /// The labels of its item: the names that the cluster has for it.
@@ -149,7 +166,7 @@ impl Run<'_> {
             Form::Folder => SourceDescription::Tree { path: text },
             Form::Device => SourceDescription::File { path: text },
         };
-        tracing::info!(path = %path.display(), "volume found");
+        tracing::debug!(path = %path.display(), "volume found");
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
         let (stream, tally) = self.streamed(&item, &description, open(target, claims, path, held)).await;

@@ -33,7 +33,11 @@ impl House {
 
     /// An upload whose process dies after `steps`: 1 the intent, 2 the upload, 3 its ID, 4 a part.
     async fn crash(&self, item: &str, steps: u32) {
-        let key = Self::key("n", item);
+        self.crash_of("n", item, steps).await;
+    }
+
+    async fn crash_of(&self, node: &str, item: &str, steps: u32) {
+        let key = Self::key(node, item);
         let entry = Journal::open(self.state.path(), "primary", "b").unwrap().begin(&key, 16).await.unwrap();
         if steps >= 2 {
             let id = self.store.create_upload(&key).await.unwrap();
@@ -223,6 +227,23 @@ async fn another_locations_entry_is_not_aborted_here() {
     assert_eq!((house.store.uploads_in_progress().len(), house.entries()), (1, 1));
 }
 
+/// Any node may write a volume's chain, so what this journal has of one is of this node.
+#[tokio::test]
+async fn a_job_that_is_about_to_run_keeps_the_uploads_of_its_volumes_too() {
+    let house = House::new();
+    for node in ["n", "n2", "claim.shop.data", "pod.shop.web.cache"] {
+        house.crash_of(node, "volume", 4).await;
+    }
+    let spared = BTreeSet::from([Name::new("job").unwrap()]);
+    let locations = [house.location(&[])];
+    let swept = sweep(house.state.path(), &locations, &spared, Mode::Abort).await.unwrap();
+    let is_spared = |one: &&Swept| matches!(one.fate, Fate::Spared);
+    let of: BTreeSet<&str> =
+        swept.iter().filter(is_spared).map(|one| one.key.as_str().split('/').nth(3).unwrap()).collect();
+    assert_eq!(of, ["claim.shop.data", "n", "pod.shop.web.cache"].into());
+    assert_eq!(house.sweep(&[], Mode::Abort).await.len(), 3, "another sweep ends them");
+}
+
 #[tokio::test]
 async fn strangers_and_the_young_are_left_alone() {
     let house = House::new();
@@ -232,6 +253,7 @@ async fn strangers_and_the_young_are_left_alone() {
     for key in [
         House::key("n", "old"),
         House::key("n2", "other-node"),
+        House::key("claim.shop.data", "any-nodes"),
         ObjectKey::new("p/c/job/n/not-a-backup/x"),
         ObjectKey::new("p/c2/job/n/20261123T221300Z-4f9a2c/x"),
     ] {
@@ -242,6 +264,6 @@ async fn strangers_and_the_young_are_left_alone() {
     let later = now + SAFE_AGE + Duration::from_secs(60);
     let swept = house.strays(&[], later).await;
     assert_eq!(swept.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), [House::key("n", "old")]);
-    assert_eq!(house.store.uploads_in_progress().len(), 4);
+    assert_eq!(house.store.uploads_in_progress().len(), 5);
     assert!(house.strays(&[DENIED], later).await.is_empty());
 }

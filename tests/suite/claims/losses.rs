@@ -1,12 +1,17 @@
 //! What cannot be saved, what is not there any more, and a volume that takes for ever.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Cluster, claimed, record, saved, set};
 use crate::binary::Penstock;
+use crate::daemon_site::{get, wait_for};
 use crate::fake_kubernetes::{Fault, refusal};
 
 fn failed(agent: &Penstock, node: &str) -> Vec<(String, String)> {
@@ -124,4 +129,133 @@ fn what_the_api_server_does_not_say_is_a_loss_and_without_pods_there_is_no_backu
     cluster.fake.script(|_, _, _| None);
     let (code, answer) = cluster.agent("host-7", "").json(&["backup", "claims"]);
     assert!(code == 1 && answer.to_string().contains("no pod is on the node host-7"), "{answer:#}");
+}
+
+#[test]
+fn a_pod_that_goes_away_while_the_round_runs_is_no_failure_of_its_volume() {
+    let cluster = Cluster::new();
+    let folder = cluster.claim("shop/a");
+    fs::write(cluster.claim("shop/b").join("file"), "x").unwrap();
+    cluster.pod("shop/goes", "n1", &json!({}), &[claimed("a", "a")]);
+    cluster.pod("shop/stays", "n1", &json!({}), &[claimed("b", "b")]);
+    cluster.fake.script(move |state, request, _| {
+        // The pods are known by then.
+        if request.uri.starts_with("/api/v1/persistentvolumes/pv-shop-a") && folder.exists() {
+            state.remove("/api/v1/namespaces/shop/pods/goes");
+            fs::remove_dir(&folder).unwrap();
+        }
+        None
+    });
+    let agent = cluster.agent("n1", "");
+    assert_eq!(saved(&agent.good(&["backup", "claims"])), set(["shop/b"]));
+    let of = record(&agent, "n1");
+    assert_eq!((&of["reasons"]["pod-ending"], &of["losses"]), (&json!(1), &json!(0)), "{of:#}");
+    let detail = of["unsaved"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("and found nothing"), "{detail}");
+}
+
+/// A file system whose server is gone (`dead`), never answers (`silent`), or says only that its root is a folder (`stuck`).
+const FUSE: &str = r#"
+import ctypes, os, struct, sys
+target, mode = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+if libc.mount(b"test", target.encode(), b"fuse", 0, options) != 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+if mode == "stuck":
+    os.set_blocking(fd, True)
+print("mounted", flush=True)
+if mode == "dead":
+    sys.exit()
+if mode == "silent":
+    sys.stdin.read()
+while True:
+    request = os.read(fd, 1 << 20)
+    _, opcode, unique = struct.unpack_from("IIQ", request)
+    if opcode == 26:
+        body = struct.pack("IIIIHHIIHH8I", 7, 31, 0, 0, 12, 9, 4096, 1, 0, 0, *[0] * 8)
+    elif opcode == 3:
+        body = struct.pack("QII6Q10I", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+    elif opcode == 52:
+        os.write(fd, struct.pack("IiQ", 16, -38, unique))
+        continue
+    else:
+        continue
+    os.write(fd, struct.pack("IiQ", 16 + len(body), 0, unique) + body)
+"#;
+
+struct Fuse(Child, PathBuf);
+
+impl Fuse {
+    fn mount(target: PathBuf, mode: &str) -> Self {
+        fs::create_dir_all(&target).unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", FUSE, target.to_str().unwrap(), mode]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "mounted\n", "root and /dev/fuse are needed");
+        Self(child, target)
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.1).status();
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse, and half a minute"]
+fn soak_mounts_that_are_dead_or_hang_fail_by_name_and_hold_nobody_else() {
+    let cluster = Cluster::new();
+    let names = ["a-silent", "b-stuck", "c-dead"];
+    for claim in names {
+        let csi = json!({ "csi": { "driver": "d", "volumeHandle": claim } });
+        cluster.claim_of(&format!("shop/{claim}"), &json!({}), "ReadWriteOnce", &csi);
+    }
+    fs::write(cluster.claim("shop/good").join("file"), vec![1; 1 << 20]).unwrap();
+    let volumes: Vec<Value> = names.into_iter().chain(["good"]).map(|claim| claimed(claim, claim)).collect();
+    cluster.pod("shop/web", "n1", &json!({}), &volumes);
+    let above = cluster.path(&format!("kubelet/pods/{}/volumes/kubernetes.io~csi", cluster.uid("shop/web")));
+    let mounts =
+        names.map(|claim| Fuse::mount(above.join(format!("pv-shop-{claim}/mount")), claim.split_once('-').unwrap().1));
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    drop(tcp);
+    let admin = format!("[admin]\nlisten = \"{address}\"\nsocket = {:?}\n", cluster.path("control.sock"));
+    let config = cluster.config("n1", "", "claim_timeout = \"45s\"");
+    let agent = cluster.agent_of("n1", &config.replacen("[limits]", &format!("{admin}[limits]"), 1));
+    let mut daemon = agent.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("readiness", Duration::from_secs(60), || (get(&address, "/readyz", "").status == 200).then_some(()));
+    let round = || {
+        let (code, answer) = agent.json(&["trigger", "claims", "--wait"]);
+        assert_eq!((code, &answer["run"]["outcome"]), (1, &json!("partial")), "{answer:#}");
+        failed(&agent, "n1")
+    };
+    let first = round();
+    for (claim, why) in [
+        ("a-silent", "could not look at the volume within 30s"),
+        ("b-stuck", "could not save the volume shop/b-stuck within its claim_timeout of 45s"),
+        ("c-dead", "Transport endpoint is not connected"),
+    ] {
+        let of = first.iter().find(|(name, _)| *name == format!("claim.shop.{claim}"));
+        assert!(of.is_some_and(|(_, message)| message.contains(why)), "{claim}: {first:#?}");
+    }
+    // Nobody waits for what an earlier round waits for.
+    let second = round();
+    let still =
+        second.iter().filter(|(_, message)| message.contains("an earlier round still waits for its file system"));
+    assert_eq!(still.count(), 2, "{second:#?}");
+    agent.good(&["verify", "--claim", "shop/good", "--all", "--data"]);
+    assert_eq!(agent.good(&["list", "--claim", "shop/good"])["backups"].as_array().unwrap().len(), 2);
+    // The servers go away, and with them what hung: the volumes are looked at again.
+    drop(mounts);
+    let third = round();
+    assert!(third.iter().all(|(_, message)| !message.contains("still waits")), "{third:#?}");
+    let _ = daemon.kill();
+    let _ = daemon.wait();
 }

@@ -1,6 +1,7 @@
 //! Hundreds of claims on one node.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ fn five_hundred_claims_take_few_requests_and_little_memory() {
     let before = cluster.fake.seen().len();
     let mut child = agent.command(&["--output", "json", "backup", "claims"]);
     let file = fs::File::create(cluster.path("answer")).unwrap();
-    let mut child = child.stdout(file).spawn().unwrap();
+    let mut child = child.stdout(file).stderr(Stdio::null()).spawn().unwrap();
     let mut most = 0;
     let ended = wait_for("end of the backup", Duration::from_secs(600), || {
         most = most.max(largest(child.id()).unwrap_or(0));
@@ -72,7 +73,7 @@ fn metrics_and_status_tell_how_the_round_went_and_name_no_claim_in_a_label() {
     let admin = format!("[admin]\nlisten = \"{address}\"\nsocket = {:?}\n", cluster.path("control.sock"));
     let config = cluster.config("n1", "retention = { keep_last = 1, grace = \"1h\" }", "");
     let agent = cluster.agent_of("n1", &config.replacen("[limits]", &format!("{admin}[limits]"), 1));
-    let mut daemon = agent.command(&["run"]).spawn().unwrap();
+    let mut daemon = agent.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
     let ready = || (get(&address, "/readyz", "").status == 200).then_some(());
     wait_for("readiness", Duration::from_secs(60), ready);
     for _ in 0..2 {

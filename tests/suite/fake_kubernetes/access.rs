@@ -20,8 +20,12 @@ impl State {
         }
         let attribute = |name: &str| text(&request, &format!("/spec/resourceAttributes/{name}")).to_owned();
         let namespace = Some(attribute("namespace")).filter(|namespace| !namespace.is_empty());
+        let resource = match (attribute("resource"), attribute("subresource")) {
+            (resource, subresource) if subresource.is_empty() => resource,
+            (resource, subresource) => format!("{resource}/{subresource}"),
+        };
         let allowed = account.is_none_or(|user| {
-            self.may(user, &attribute("verb"), &attribute("group"), &attribute("resource"), namespace.as_deref())
+            self.may(user, &attribute("verb"), &attribute("group"), &resource, namespace.as_deref())
         });
         answer(201, &json!({ "status": { "allowed": allowed, "reason": "" } }))
     }
