@@ -1,6 +1,6 @@
 //! The role for the agents that save pods' volumes: what they read in the API, and with hooks what they may do in pods.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::kubernetes::{Account, Roles, role_and_binding};
 
@@ -50,6 +50,8 @@ pub fn roles(needs: &[Need], account: &Account) -> Roles {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn rights(roles: &Roles) -> Vec<String> {

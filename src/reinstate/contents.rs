@@ -27,6 +27,8 @@ pub(super) struct Contents {
     pub(super) namespaces: BTreeSet<String>,
     /// Where the pods of claims may run, by the claim's key; empty if claims are not filled.
     pub(super) users: BTreeMap<String, Placement>,
+    /// Claims that no agent saves; empty if claims are not filled.
+    pub(super) excluded: BTreeSet<String>,
 }
 
 /// A kind of the backup.

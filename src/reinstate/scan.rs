@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Contents, Entry, Uid, uid};
-use super::data::{Placement, users};
+use super::data::{CLAIMS, Placement, is_excluded, users};
 use super::left_out::left_out;
 use super::owners::{is_adopted, owners};
 use super::{Error, Options};
@@ -64,7 +64,7 @@ pub(super) fn scan(
             }
             if scan.is_wanted(&object, &value, options) {
                 if options.volumes {
-                    scan.note_users(&object.place, &value)?;
+                    scan.note_claims(&object.place, &value)?;
                 }
                 scan.add(index, member, object.place, &value, options.dependents)?;
             }
@@ -103,8 +103,13 @@ impl Scan {
         is_wanted
     }
 
-    /// Notes where the pods that the object is, or makes, may run, if they use claims.
-    fn note_users(&mut self, place: &Place, value: &Value) -> Result<(), inventory::Error> {
+    /// Notes where the pods that the object is, or makes, may run, if they use claims; and a claim that is not saved.
+    fn note_claims(&mut self, place: &Place, value: &Value) -> Result<(), inventory::Error> {
+        if place.filed.resource == CLAIMS && is_excluded(value) {
+            let key = place.key();
+            self.memory.take(key.len() + OWNER)?;
+            self.contents.excluded.insert(key);
+        }
         let Some((spec, claims)) = users(&place.filed.resource, value) else { return Ok(()) };
         let placement = Placement::of(spec);
         for claim in claims {

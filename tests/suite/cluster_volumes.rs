@@ -31,7 +31,7 @@ struct Site {
     node: Node,
     agent: Agent,
     _servers: Servers,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Does what a Job's controller, the scheduler and a kubelet do.
@@ -182,7 +182,7 @@ impl Site {
         let own = Agent::new(&fake, &s3, folder.path(), &kubeconfig, "shop");
         fake.make("/apis/apps/v1/namespaces/shop/deployments", &deployment());
         let node = Node::start(fake.clone(), folder.path().join("volumes"));
-        let site = Self { fake, penstock, node, agent: own, _servers: servers, _folder: folder };
+        let site = Self { fake, penstock, node, agent: own, _servers: servers, folder };
         site.agent.save("sub/file", "first");
         site.penstock.good(&["backup", "cluster"]);
         // The time of a backup is in whole seconds.
@@ -441,4 +441,33 @@ fn what_jobs_need_of_the_agent_is_asked_for_before_anything_is_changed() {
     let (_, restored) = site.restore(&["--copy-secrets"]);
     assert_eq!(of(&restored, "data")["verdict"], "filled", "{restored:#}");
     site.assert_clean();
+}
+
+/// The commands of docs/restore-drill.md, word by word.
+#[test]
+fn the_drill_brings_one_claim_back_and_a_namespace_with_its_data() {
+    let site = Site::new();
+    // Nothing that the drill would have to explain.
+    site.fake.state().touch("persistentvolumeclaims", |claim| {
+        if claim["metadata"]["name"] == "cache" {
+            claim["metadata"]["annotations"] = json!({ "backup.penstock/exclude": "true" });
+        }
+    });
+    site.penstock.good(&["backup", "cluster"]);
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/restore-drill.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("F. Claims")).unwrap();
+    let blocks: Vec<&str> = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2, "{section}");
+    let home = site.folder.path();
+    let said =
+        site.penstock.shell(home, &format!("export TMPDIR={}\n{}\ncat \"$to/sub/file\"", home.display(), blocks[0]));
+    assert!(said.contains("ok") && said.ends_with("second"), "{said}");
+    site.empty();
+    let said = site.penstock.shell(home, blocks[1]);
+    let outcomes: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("data of persistentvolumeclaims")?.split_whitespace().next())
+        .collect();
+    assert_eq!(outcomes, ["excluded", "fill", "excluded", "filled", "excluded", "there"], "{said}");
+    assert_eq!(fs::read_to_string(site.node.file("shop.data/sub/file")).unwrap(), "second");
 }

@@ -13,7 +13,7 @@ use super::choice::{Choices, Chosen, choose, named_as};
 use super::job::{self, Claim};
 use super::look::{State, done, look};
 use super::supplies::{self, delete, kind, listed, supply};
-use super::{Data, EXCLUDED, LOOK, Outcome, START, UNFILLED, Volume, annotation};
+use super::{Data, LOOK, Outcome, START, UNFILLED, Volume, annotation};
 use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Resource, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::ClaimName;
@@ -149,6 +149,9 @@ impl<'a> Filling<'a> {
         let namespace = work.restore.options.mapping.namespace(namespace).to_owned();
         let claim = Claim { key: key.to_owned(), namespace, name: name.to_owned(), is_block: false };
         let chosen = self.choices.chosen.get(key);
+        if chosen.is_none() && work.contents.excluded.contains(key) {
+            return Err(Outcome::Excluded);
+        }
         let resource = kind("", CLAIMS, "PersistentVolumeClaim");
         let at = Object { resource: &resource, namespace: Some(&claim.namespace), name: &claim.name };
         let live = work.target.get(&at).await.map_err(|failure| Outcome::Failed(failure.report()))?;
@@ -160,9 +163,6 @@ impl<'a> Filling<'a> {
                 _ => Err(Outcome::Failed(Report::new(Class::NotFound, "the claim is not in the cluster"))),
             };
         };
-        if annotation(&live, EXCLUDED) == Some("true") && chosen.is_none() {
-            return Err(Outcome::Excluded);
-        }
         let claim = Claim { is_block: live.pointer("/spec/volumeMode").is_some_and(|mode| mode == "Block"), ..claim };
         let marked = match annotation(&live, UNFILLED) {
             None if is_created && chosen.is_none() => return Err(Outcome::NoBackup),

@@ -38,8 +38,11 @@ use crate::resources::patience::Patience;
 /// The annotation of a claim whose data is not there yet: the backup that it gets.
 pub(super) const UNFILLED: &str = "backup.penstock/unfilled";
 
-/// A claim that no agent saves: it is none whose missing backup is a loss.
+/// The annotation of a claim that no agent saves: it is none whose missing backup is a loss.
 const EXCLUDED: &str = "backup.penstock/exclude";
+
+/// Velero's label for the same.
+const VELEROS: &str = "velero.io/exclude-from-backup";
 
 /// Between two looks at a Job.
 const LOOK: Duration = Duration::from_secs(2);
@@ -122,6 +125,12 @@ pub struct Volume<'a> {
     pub claim: &'a str,
     pub chosen: Option<&'a Chosen>,
     pub outcome: &'a Outcome,
+}
+
+/// Whether agents leave this claim out.
+pub(super) fn is_excluded(claim: &Value) -> bool {
+    let label = claim.get("metadata").and_then(|metadata| metadata.get("labels")?.get(VELEROS));
+    annotation(claim, EXCLUDED) == Some("true") || label.is_some_and(|label| label == "true")
 }
 
 fn annotation<'a>(claim: &'a Value, name: &str) -> Option<&'a str> {
