@@ -98,9 +98,9 @@ radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs De
 	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw
 
 # First without a controller manager, which would make objects that the suite has not made. Then with one, for the restore drill, and beside
-# it a second cluster to restore into.
+# it a second cluster to restore into. Last with a kubelet and containers, for the volumes of pods.
 .PHONY: kubernetes
-kubernetes: ## the cluster suite and the restore drill on real API servers, built once and started in .tools/kubernetes (Debian 12, root: installs apt packages; 7 minutes of CPU)
+kubernetes: ## the cluster suite and the restore drill on real API servers and a real kubelet, built once and started in .tools/kubernetes (Debian 12, root: installs apt packages; 7 minutes of CPU)
 	ALL=1 tests/kube-apiserver.sh build .tools/kubernetes
 	command -v kubectl >/dev/null || { apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends kubernetes-client; }
 	trap 'WIPE=1 tests/kube-apiserver.sh stop .tools/kubernetes' EXIT; \
@@ -112,6 +112,11 @@ kubernetes: ## the cluster suite and the restore drill on real API servers, buil
 	  CM=0 API_PORT=16444 ETCD_PORT=23809 tests/kube-apiserver.sh start .tools/kubernetes-new; \
 	  export PENSTOCK_KUBECONFIG=$(CURDIR)/.tools/kubernetes/admin.kubeconfig PENSTOCK_KUBECONFIG_NEW=$(CURDIR)/.tools/kubernetes-new/admin.kubeconfig; \
 	  $(CARGO) test --locked --test suite -- --ignored --exact kubernetes::writes::real cluster_drill::real
+	trap 'tests/kubelet.sh stop .tools/kubernetes; WIPE=1 tests/kube-apiserver.sh stop .tools/kubernetes' EXIT; \
+	  tests/kube-apiserver.sh start .tools/kubernetes; tests/kubelet.sh start .tools/kubernetes; \
+	  $(CARGO) test --locked --no-run --test suite; tests/kubelet.sh program .tools/kubernetes docker.io/penstock/penstock:test $(DEBUG_BINARY); \
+	  export PENSTOCK_KUBECONFIG=$(CURDIR)/.tools/kubernetes/admin.kubeconfig PENSTOCK_KUBELET_ROOT=$(CURDIR)/.tools/kubernetes/node/kubelet; \
+	  $(CARGO) test --locked --test suite -- --ignored --exact kubelet::real
 
 .PHONY: stores
 stores: debug-build ## a whole life on moto, s3rver, fauxqs, LocalStack and OpenStack Swift, from pip, npm and apt (STORES=names); installs apt packages; root

@@ -15,6 +15,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
+use crate::format::claim::Chained;
 use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::location::Location;
@@ -412,7 +413,11 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.job, &self.node) {
             (Some(job), Some(node)) => write!(f, "{job}/{node}@")?,
-            (Some(one), None) | (None, Some(one)) => write!(f, "{one}@")?,
+            (Some(job), None) => write!(f, "{job}@")?,
+            (None, Some(node)) => match Chained::of(node) {
+                Some(volume) => write!(f, "{volume}@")?,
+                None => write!(f, "{node}@")?,
+            },
             (None, None) => {}
         }
         match &self.id {

@@ -1,9 +1,10 @@
 //! Makes IAM policies as JSON to paste: the role's permissions, its trust policy, and its caller's permissions.
 //!
-//! [`kubernetes`] does the same for the API objects of a cluster.
+//! [`kubernetes`] does the same for the API objects of a cluster, [`claims`] for the volumes of its pods.
 //!
 //! The permission policy lists every action that Penstock uses; `tests/suite/layouts.rs` runs it with exactly these.
 
+pub mod claims;
 pub mod kubernetes;
 
 use serde_json::{Value, json};

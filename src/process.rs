@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::budget::Budget;
 use crate::cluster;
 use crate::config::Config;
-use crate::format::key::Name;
+use crate::format::key::Chain;
 use crate::metrics::Metrics;
 
 /// Cheap to clone; all clones are one process.
@@ -26,12 +26,12 @@ pub struct Process {
 
 /// What threads read that nobody waits for: a mount that does not answer keeps its thread, and must not be given another one.
 #[derive(Debug, Clone, Default)]
-pub struct Reading(Arc<Mutex<BTreeMap<Name, Weak<()>>>>);
+pub struct Reading(Arc<Mutex<BTreeMap<Chain, Weak<()>>>>);
 
 impl Reading {
     /// `None` while a thread that an earlier call was for still has its mark. The thread takes the mark along, and drops it at its end.
     #[must_use]
-    pub fn begin(&self, what: &Name) -> Option<Arc<()>> {
+    pub fn begin(&self, what: &Chain) -> Option<Arc<()>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, mark| mark.strong_count() > 0);
         if all.contains_key(what) {
@@ -96,10 +96,13 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::key::Name;
 
     #[test]
     fn what_a_thread_still_reads_is_not_given_to_another_one() {
-        let (reading, of) = (Reading::default(), |name: &str| Name::new(name).unwrap());
+        let name = |name: &str| Name::new(name).unwrap();
+        let of = |node: &str| Chain { cluster: name("c"), job: name("j"), node: name(node) };
+        let reading = Reading::default();
         let mark = reading.begin(&of("claim.shop.a")).unwrap();
         let of_thread = Arc::clone(&mark);
         drop(mark);

@@ -5,6 +5,7 @@
 //! then nothing is said of the others (a finished Job's pod beside the running one: velero #5451).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -106,6 +107,17 @@ pub struct Target {
     pub place: Place,
     /// The running pods of this node that have it mounted; it is read through the first.
     pub pods: Vec<PodRef>,
+}
+
+/// As people say it: `NAMESPACE/CLAIM`, or `NAMESPACE/POD:VOLUME`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.claim, self.pods.first()) {
+            (Some(claim), _) => claim.fmt(f),
+            (None, Some(pod)) => write!(f, "{}/{}:{}", pod.namespace, pod.name, self.volume),
+            (None, None) => f.write_str(&self.volume),
+        }
+    }
 }
 
 /// What is saved, and what is not.

@@ -4,6 +4,7 @@ mod key;
 mod kubernetes;
 mod site;
 mod snapshot;
+mod volumes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -357,6 +358,22 @@ pub(super) struct Restore {
     /// place, or a directory in a file's, stays, and the restore leaves out and lists the file that belongs there.
     #[arg(long)]
     pub(super) overwrite: bool,
+    /// DIR is a volume or a block device to fill with one backup. It must be empty, but for `lost+found` (a device: begin with zeros), or
+    /// filled in part by an interrupted restore of the same backup, which goes on: until all is there, it has a mark that says so.
+    #[arg(long, conflicts_with_all = ["overwrite", "include"])]
+    pub(super) fill: bool,
+}
+
+impl Restore {
+    /// What the target may contain.
+    pub(super) fn onto(&self) -> crate::restore::Onto {
+        use crate::restore::Onto;
+        match (self.fill, self.overwrite) {
+            (true, _) => Onto::Fill,
+            (false, true) => Onto::Overwrite,
+            (false, false) => Onto::Empty,
+        }
+    }
 }
 
 /// Write an item's plain stream to standard output: for a tree a tar archive, for a file or a command its bytes.

@@ -174,6 +174,7 @@ pub(in crate::cli) const KUBERNETES_PLAN: &str = "\
 Examples:
   penstock kubernetes plan cluster@latest --namespace shop
   penstock kubernetes plan cluster@latest --namespace shop:shop-restored --storage-class gp2:gp3
+  penstock kubernetes plan cluster@latest --namespace shop --with-volumes
   penstock --output json kubernetes plan cluster@latest --context new | jq '.objects[] | select(.verdict == \"refused\")'
 
 Verdicts: create, create-unchecked, change, recreate, same, keep (exists and differs), leave (the server's own), left-out, refused.
@@ -185,6 +186,7 @@ Examples:
   penstock kubernetes restore cluster@latest --namespace shop:shop-restored --storage-class gp2:gp3
   penstock kubernetes restore cluster@latest --namespace shop --resource configmaps --existing update
   penstock kubernetes restore cluster@latest --context new --wait 15m
+  penstock kubernetes restore cluster@latest --namespace shop --with-volumes     with the data of its claims
 
 Exit codes: 0 everything is as in the backup, 1 not everything, otherwise by the class of the failure.";
 

@@ -15,7 +15,7 @@ use super::args::{KubernetesDiff, KubernetesObjects, OutputFormat};
 use super::key::{Need, unlock};
 use super::output::{Done, count};
 use super::{Failure, args, read, session};
-use crate::catalog::Selector;
+use crate::catalog::{Catalog, Selector};
 use crate::cluster::{Cluster as _, Scope};
 use crate::config::Config;
 use crate::error::{Class, Classify as _, Report};
@@ -42,7 +42,8 @@ pub(super) async fn objects(
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
     let need = if args.yaml.is_some() { Need::Content } else { Need::Index };
-    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, need, cancel).await?;
+    let catalog = read::open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let (manifest, archives) = opened(&catalog, &args.backup, need, cancel).await?;
     if let Some(wanted) = args.yaml.clone() {
         return one(archives, wanted, format, cancel).await;
     }
@@ -70,14 +71,12 @@ pub(super) async fn objects(
 
 /// The backup's manifest, and its items of API objects.
 async fn opened(
-    config: &Config,
-    from: (&args::Place, &args::Key),
+    catalog: &Catalog,
     backup: &Selector,
     need: Need,
     cancel: &CancellationToken,
 ) -> Result<(Manifest, Vec<Archive>), Failure> {
-    let catalog = read::open(config, from, backup, cancel)?;
-    let mut manifest = read::find(&catalog, backup).await?;
+    let mut manifest = read::find(catalog, backup).await?;
     unlock(&catalog.location, &mut manifest, need)?;
     let archives = within(cancel, archive::open(&catalog.location, &manifest)).await??;
     Ok((manifest, archives))
@@ -210,7 +209,8 @@ pub(super) async fn diff(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let filter = Filter::new(&args.objects.namespace, &args.objects.resource)?;
-    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
+    let catalog = read::open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let (manifest, archives) = opened(&catalog, &args.backup, Need::Content, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
     let out = BufWriter::with_capacity(BUFFER, io::stdout());
     let mut printer = Printer { out, format, manifest: &manifest, rows: 0 };

@@ -135,7 +135,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,
-            Command::Policy(args) if args.kubernetes => roles::print(&config, &args.service_account),
+            Command::Policy(args) if args.kubernetes => roles::print(&config, args.service_account.as_ref()),
             Command::Policy(args) => validate::policy(&config, args),
             Command::Config(_) | Command::Completions { .. } | Command::Man { .. } | Command::Key(_) => {
                 unreachable!("needs no session, and is handled before")

@@ -225,7 +225,7 @@ pub(super) async fn restore(
 ) -> Result<Done, Failure> {
     let (catalog, mut manifest) = which(config, &args.which, (&args.place, &args.key), cancel).await?;
     unlock(&catalog.location, &mut manifest, Need::Content)?;
-    let options = files::Options { items: args.item.clone(), include: args.include.clone(), overwrite: args.overwrite };
+    let options = files::Options { items: args.item.clone(), include: args.include.clone(), onto: args.onto() };
     let (done, count) = counter();
     let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
     let state = || (done.load(Ordering::Relaxed), expected, String::new());

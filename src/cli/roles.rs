@@ -5,36 +5,49 @@ use serde_json::json;
 use super::Failure;
 use super::output::Done;
 use crate::config::{Config, SourceKind};
-use crate::policy::kubernetes::{Account, Commands, of_claims, roles};
+use crate::policy::claims::{self, Need};
+use crate::policy::kubernetes::{Account, Roles, roles};
 use crate::resources::select::Selection;
 use crate::snapshot::persistent_volume;
 
-/// The roles for all of the configuration's sources of API objects, and of claims.
-pub(super) fn print(config: &Config, account: &Account) -> Result<Done, Failure> {
-    let sources = config.jobs.values().flat_map(|job| &job.sources);
-    let selections = sources.filter_map(|source| match &source.kind {
+/// The accounts of the manifests and the chart.
+const CLUSTER: (&str, &str) = ("penstock", "penstock-cluster");
+const NODE: (&str, &str) = ("penstock", "penstock");
+
+/// The roles for all of the configuration's sources of API objects and of claims.
+pub(super) fn print(config: &Config, account: Option<&Account>) -> Result<Done, Failure> {
+    let sources = || config.jobs.values().flat_map(|job| &job.sources);
+    let selections = sources().filter_map(|source| match &source.kind {
         SourceKind::Kubernetes(objects) => Some(Selection::of(objects).map_err(Failure::Usage)),
         _ => None,
     });
     let selections: Vec<_> = selections.collect::<Result<_, _>>()?;
-    let claims = config.jobs.values().flat_map(|job| &job.sources).filter_map(|source| match &source.kind {
-        SourceKind::Claims(claims) => Some(claims.hooks),
+    let needs = sources().filter_map(|source| match &source.kind {
+        SourceKind::Claims(claims) => Some(Need { namespaces: claims.namespaces.clone(), hooks: claims.hooks }),
         _ => None,
     });
-    let claims: Vec<bool> = claims.collect();
-    if selections.is_empty() && claims.is_empty() {
+    let needs: Vec<Need> = needs.collect();
+    if selections.is_empty() && needs.is_empty() {
         let message = "no job has a source of type \"kubernetes\" or \"claims\": it needs no permission in the cluster";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let mut roles = roles(&selections, account);
-    if !claims.is_empty() {
-        let commands = if claims.contains(&true) { Commands::Run } else { Commands::No };
-        roles.manifests.append(&mut of_claims(account, commands));
+    let of = |(namespace, name): (&str, &str)| {
+        let own = Account { namespace: namespace.to_owned(), name: name.to_owned() };
+        account.cloned().unwrap_or(own)
+    };
+    let mut all = Roles::default();
+    if !selections.is_empty() {
+        all = roles(&selections, &of(CLUSTER));
     }
-    let mut text: String = roles.notes.iter().flat_map(|note| ["# ", note.as_str(), "\n"]).collect();
-    let manifests: Vec<_> = roles.manifests.iter().map(persistent_volume::yaml).collect();
+    if !needs.is_empty() {
+        let Roles { notes, manifests } = claims::roles(&needs, &of(NODE));
+        all.notes.extend(notes);
+        all.manifests.extend(manifests);
+    }
+    let mut text: String = all.notes.iter().flat_map(|note| ["# ", note.as_str(), "\n"]).collect();
+    let manifests: Vec<_> = all.manifests.iter().map(persistent_volume::yaml).collect();
     text += &manifests.join("---\n");
-    let json = json!({ "apiVersion": "v1", "kind": "List", "items": roles.manifests });
+    let json = json!({ "apiVersion": "v1", "kind": "List", "items": all.manifests });
     Ok(Done::new(text, json))
 }
 
@@ -57,13 +70,12 @@ mod tests {
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes/components/cluster/penstock.toml");
         let text = std::fs::read_to_string(shipped).unwrap();
         let config = Config::parse(&text, &environment).unwrap();
-        let account = "penstock/penstock-cluster".parse().unwrap();
-        let printed = format!("{:?}", print(&config, &account).unwrap());
-        for part in ["ClusterRoleBinding", "# RBAC has no exceptions"] {
+        let printed = format!("{:?}", print(&config, None).unwrap());
+        for part in ["ClusterRoleBinding", "# RBAC has no exceptions", "penstock-cluster"] {
             assert!(printed.contains(part), "{printed}");
         }
         let head = text.split("[jobs.cluster]").next().unwrap();
         let none = Config::parse(head, &environment).unwrap();
-        assert!(matches!(print(&none, &account), Err(Failure::Usage(_))));
+        assert!(matches!(print(&none, None), Err(Failure::Usage(_))));
     }
 }

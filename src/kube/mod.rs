@@ -13,6 +13,7 @@ mod answer;
 mod exec;
 mod failure;
 mod load;
+mod log;
 mod request;
 mod write;
 
@@ -377,6 +378,10 @@ impl Cluster for Client {
 
     async fn exec(&self, exec: &Exec<'_>) -> Result<Executed, Failure> {
         self.execute(exec).await
+    }
+
+    async fn log(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure> {
+        self.tail(namespace, pod, lines).await
     }
 
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure> {

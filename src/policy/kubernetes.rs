@@ -35,7 +35,7 @@ impl FromStr for Account {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Roles {
     /// What the manifests cannot express, one sentence each.
     pub notes: BTreeSet<String>,
@@ -192,53 +192,29 @@ fn is_selected(patterns: &Patterns, plural: &str, group: &str) -> bool {
     any(&patterns.include) && !any(&patterns.exclude)
 }
 
-/// The role and its binding; without a namespace, a ClusterRole.
-/// Whether an agent that saves claims runs the commands of pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commands {
-    Run,
-    No,
-}
-
-/// The role of an agent that saves claims, with a name of its own: `NAME-claims`. A node's pods are listed in all namespaces, whichever the
-/// configuration names.
-#[must_use]
-pub fn of_claims(account: &Account, commands: Commands) -> Vec<Value> {
-    let grant =
-        |resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [""], "resources": resources, "verbs": verbs });
-    let mut rules = vec![grant(&["persistentvolumeclaims", "persistentvolumes"], &["get", "list"])];
-    match commands {
-        Commands::No => rules.push(grant(&["pods"], &["list"])),
-        Commands::Run => {
-            rules.push(grant(&["pods"], &["get", "list"]));
-            // A WebSocket begins with a GET: older servers ask for the one, newer ones for both.
-            rules.push(grant(&["pods/exec"], &["get", "create"]));
-        }
-    }
-    let [mut role, mut binding] = pair(account, None, &Rules::default());
-    let name = json!(format!("{}-claims", account.name));
-    role["rules"] = json!(rules);
-    for manifest in [&mut role, &mut binding] {
-        manifest["metadata"]["name"] = name.clone();
-        manifest["metadata"]["labels"]["app.kubernetes.io/component"] = json!("node");
-    }
-    binding["roleRef"]["name"] = name;
-    vec![role, binding]
-}
-
 fn pair(account: &Account, namespace: Option<&str>, rules: &Rules) -> [Value; 2] {
+    role_and_binding(account, "cluster", namespace, &rules.to_json())
+}
+
+/// The role and its binding; without a namespace, a ClusterRole.
+pub(super) fn role_and_binding(
+    account: &Account,
+    component: &str,
+    namespace: Option<&str>,
+    rules: &[Value],
+) -> [Value; 2] {
     const API: &str = "rbac.authorization.k8s.io";
     let scope = if namespace.is_some() { "" } else { "Cluster" };
     let mut metadata = json!({
         "name": account.name,
-        "labels": { "app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "cluster" },
+        "labels": { "app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": component },
     });
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);
     }
     let kind = format!("{scope}Role");
     let role = json!({
-        "apiVersion": format!("{API}/v1"), "kind": kind, "metadata": metadata, "rules": rules.to_json(),
+        "apiVersion": format!("{API}/v1"), "kind": kind, "metadata": metadata, "rules": rules,
     });
     let binding = json!({
         "apiVersion": format!("{API}/v1"),
@@ -253,19 +229,6 @@ fn pair(account: &Account, namespace: Option<&str>, rules: &Rules) -> [Value; 2]
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_agent_of_claims_may_run_commands_only_where_they_are_switched_on() {
-        let exec = |commands| of_claims(&account(), commands)[0]["rules"].to_string().contains("pods/exec");
-        assert!(exec(Commands::Run) && !exec(Commands::No));
-        let [role, binding] = &of_claims(&account(), Commands::No)[..] else { panic!() };
-        assert_eq!((&role["kind"], &binding["kind"]), (&json!("ClusterRole"), &json!("ClusterRoleBinding")));
-        assert_eq!(
-            (&role["metadata"]["name"], &binding["roleRef"]["name"]),
-            (&json!("penstock-cluster-claims"), &json!("penstock-cluster-claims"))
-        );
-        assert!(!role["rules"].to_string().contains("secrets"));
-    }
 
     fn account() -> Account {
         Account { namespace: "penstock".into(), name: "penstock-cluster".into() }

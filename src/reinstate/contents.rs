@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::data::Placement;
 use super::left_out::LeftOut;
 use super::rank::rank;
 use crate::checksum::fingerprint;
@@ -24,6 +25,10 @@ pub(super) struct Contents {
     pub(super) notes: Vec<String>,
     /// Namespaces that an entry is in, as the backup names them.
     pub(super) namespaces: BTreeSet<String>,
+    /// Where the pods of claims may run, by the claim's key; empty if claims are not filled.
+    pub(super) users: BTreeMap<String, Placement>,
+    /// Claims that no agent saves; empty if claims are not filled.
+    pub(super) excluded: BTreeSet<String>,
 }
 
 /// A kind of the backup.

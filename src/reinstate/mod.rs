@@ -4,6 +4,7 @@
 //! 2. [`preflight`] looks for what would refuse objects: webhooks without endpoints, full quotas, namespaces that are being deleted.
 //! 3. [`run`] goes through the objects in batches: by [`rank`], owners before what they own; within a batch in parallel, at the server's
 //!    [`pace`]. A [`step`] restores one object. A plan makes the same requests with `dryRun=All`.
+//!    With `--with-volumes`, [`data`] fills the claims before what uses them is restored.
 //! 4. [`hold`] waits for workloads, and looks at every object once more.
 //!
 //! What becomes of one object is decided without I/O, each decision a table or a function of the object alone, in this order:
@@ -24,6 +25,8 @@
 pub mod clean;
 pub mod compare;
 mod contents;
+mod data;
+mod definitions;
 mod fields;
 mod hold;
 mod labels;
@@ -47,6 +50,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
+pub use self::data::{AsOf, Chosen, Data, Jobs, Outcome, Volume};
 pub use self::labels::Selector;
 use self::mapping::Mapping;
 pub use self::run::{Progress, Restore};
@@ -80,6 +84,8 @@ pub struct Options {
     pub dependents: bool,
     /// The UID of the cluster that the backup is of, if that is another one and existing objects are to be changed all the same.
     pub from_cluster: Option<String>,
+    /// Claims are filled: [`Restore::data`].
+    pub volumes: bool,
     /// Afterwards, wait so long for workloads, and look whether the objects are still there.
     pub wait: Option<Duration>,
 }
@@ -119,6 +125,9 @@ pub enum Error {
     OtherCluster { saved: String, live: String },
     #[error(transparent)]
     Mapping(#[from] mapping::Unusable),
+    /// The data of claims cannot be restored at all.
+    #[error("{}", .0.message)]
+    Data(Box<Report>),
     #[error("could not write the result: {0}")]
     Output(#[source] io::Error),
     #[error("cancelled")]
@@ -136,6 +145,7 @@ impl Classify for Error {
                 );
                 Report::new(Class::Config, self.to_string()).remedy(remedy)
             }
+            Self::Data(report) => (**report).clone(),
             Self::Mapping(_) => Report::new(Class::Config, self.to_string()),
             Self::Output(_) => Report::new(Class::Local, self.to_string()),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string())
@@ -162,6 +172,12 @@ pub trait Output: Send {
     /// When it cannot be written.
     fn row(&mut self, row: Row<'_>) -> io::Result<()>;
 
+    /// What became of the data of a claim.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn volume(&mut self, volume: Volume<'_>) -> io::Result<()>;
+
     /// An object that was restored and is not there any more, or not as it was restored.
     ///
     /// # Errors
@@ -178,6 +194,10 @@ pub struct Summary {
     pub conflicts: u64,
     /// Objects with a note: what they need and nobody has, an owner that is gone, an old namespace's name.
     pub noted: u64,
+    /// Claims by [`Outcome::word`].
+    pub volumes: BTreeMap<&'static str, u64>,
+    /// Claims that do not have all of their data.
+    pub losses: u64,
     pub unready: u64,
     pub undone: u64,
     /// What else the operator should read.
@@ -211,6 +231,11 @@ impl Summary {
     /// Everything is, or would be, in the cluster as in the backup.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.conflicts == 0 && self.noted == 0 && self.notes.is_empty() && self.unready == 0 && self.undone == 0
+        self.conflicts == 0
+            && self.losses == 0
+            && self.noted == 0
+            && self.notes.is_empty()
+            && self.unready == 0
+            && self.undone == 0
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::clean::Taken;
 use super::contents::Kind;
+use super::data::UNFILLED;
 use super::needs::Need;
 use super::owners::Unlinked;
 use super::step::Step;
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) notes: Vec<String>,
+    /// Of a claim that is filled later: the backup from which, in an annotation of the new claim.
+    pub(super) mark: Option<String>,
 }
 
 impl Prepared {
@@ -37,7 +40,13 @@ impl Prepared {
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
-        self.object.to_string().into_bytes()
+        let Some(mark) = &self.mark else { return self.object.to_string().into_bytes() };
+        let mut marked = self.object.clone();
+        if !marked["metadata"]["annotations"].is_object() {
+            marked["metadata"]["annotations"] = json!({});
+        }
+        marked["metadata"]["annotations"][UNFILLED] = json!(mark);
+        marked.to_string().into_bytes()
     }
 
     pub(super) fn sole_manager(&self) -> Option<&str> {
@@ -85,7 +94,7 @@ impl Step<'_> {
             ));
         }
         let release = volume.flatten();
-        Ok(Prepared { object, taken, policy, renamed, release, uid, resource, namespace, name, notes })
+        Ok(Prepared { object, taken, policy, renamed, release, uid, resource, namespace, name, notes, mark: None })
     }
 
     /// The volume that is, or will be, there for a claim, with the patch that it needs for it; `None`: the claim gets a new one.

@@ -12,8 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Batch, Contents, Entry, Kind};
+use super::data::{CLAIMS, Data, Filling};
 use super::pace;
 use super::prepare::Prepared;
+use super::rank::{OTHERS, rank};
 use super::scan::scan;
 use super::step::{Step, Verdict};
 use super::target::{Served as _, Target};
@@ -27,17 +29,12 @@ use crate::resources::patience::Patience;
 /// Bytes of memory for each value, field and element of a parsed object: a map's node has places for 11 fields.
 const PARSED: usize = 200;
 
-/// How long a definition may take to be established.
-const ESTABLISHED: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Between two discoveries, which are larger.
-const DISCOVER: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// How long a namespace that is being deleted may take to go.
 const GONE: Duration = Duration::from_secs(60);
 
-const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+pub(super) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// How far a restore is; read by whoever shows it.
 #[derive(Debug, Default)]
@@ -63,6 +60,8 @@ impl Progress {
 pub struct Restore<'a> {
     pub cluster: &'a dyn Cluster,
     pub options: &'a Options,
+    /// The data of the claims, if that is restored too.
+    pub data: Option<&'a Data<'a>>,
     /// [`Effect::DryRun`] plans.
     pub effect: Effect,
     pub patience: Patience,
@@ -78,6 +77,7 @@ pub(super) struct Work<'a> {
     pub(super) archives: &'a [Archive],
     pub(super) contents: Contents,
     pub(super) target: Target<'a>,
+    filling: Option<Filling<'a>>,
 }
 
 /// An object on its way to the server.
@@ -91,7 +91,11 @@ impl Restore<'_> {
     /// befalls one object is a row.
     pub async fn run(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
         // An object whose request is in flight is found by the next restore, whatever becomes of it.
-        self.cancel.run_until_cancelled(self.restored(archives, output)).await.ok_or(Error::Cancelled)?
+        let restored = self.cancel.run_until_cancelled(self.restored(archives, output)).await;
+        if let Some(data) = self.data {
+            data.clean_up(self.cluster, self.patience).await;
+        }
+        restored.ok_or(Error::Cancelled)?
     }
 
     async fn restored(&self, archives: &[Archive], output: &mut dyn Output) -> Result<Summary, Error> {
@@ -107,7 +111,10 @@ impl Restore<'_> {
         let target = Target::new(self.cluster, self.patience, contents.owner_uids(), planned).await?;
         let total = contents.entries.iter().filter(|entry| entry.left_out.is_none()).count();
         self.progress.total.store(total as u64, Ordering::Relaxed);
-        let mut work = Work { restore: self, archives, contents, target };
+        let mut work = Work { restore: self, archives, contents, target, filling: None };
+        if let Some(data) = self.data {
+            work.filling = Some(Filling::begin(data, &work, &mut summary).await?);
+        }
         for index in 0..work.contents.entries.len() {
             if let Some(reason) = work.contents.entries[index].left_out {
                 work.report(index, Verdict::LeftOut(reason), Vec::new(), output, &mut summary)?;
@@ -116,8 +123,12 @@ impl Restore<'_> {
         let batches = work.contents.batches();
         let state = work.survey(&mut summary).await?;
         for batch in &batches {
+            if batch.rank > rank(CLAIMS) {
+                work.fill(output, &mut summary).await?;
+            }
             work.batch(batch, &state, output, &mut summary).await?;
         }
+        work.fill(output, &mut summary).await?;
         if self.effect == Effect::DryRun {
             preflight::quotas(&work, &mut summary).await?;
         }
@@ -164,6 +175,14 @@ pub(super) struct Before {
 }
 
 impl Work<'_> {
+    /// Fills the claims that are there now.
+    async fn fill(&self, output: &mut dyn Output, summary: &mut Summary) -> Result<(), Error> {
+        match &self.filling {
+            Some(filling) => filling.fill(self, output, summary).await,
+            None => Ok(()),
+        }
+    }
+
     async fn survey(&self, summary: &mut Summary) -> Result<Before, Error> {
         let names = self.contents.namespaces.iter().map(|name| self.restore.options.mapping.namespace(name).to_owned());
         let names: BTreeSet<String> = names.collect();
@@ -230,6 +249,11 @@ impl Work<'_> {
                 if !is_absent && self.contents.kind_of(entry).filed.resource == DEFINITIONS && !self.serves(&entry.key)
                 {
                     defined.push(entry.key.clone());
+                }
+                if let Some(filling) = &self.filling
+                    && self.contents.kind_of(entry).filed.resource == CLAIMS
+                {
+                    filling.add(&entry.key, matches!(verdict, Verdict::Create | Verdict::CreateUnchecked));
                 }
                 self.report(index, verdict, notes, output, summary)
             },
@@ -316,10 +340,16 @@ impl Work<'_> {
                 let remedy = "wait until it is gone; if it does not go, its status names the API group or the finalizer that keeps it";
                 return (Verdict::Refused(Report::new(Class::Transient, message).remedy(remedy)), notes);
             }
+            if kind.rank >= OTHERS && self.filling.as_ref().is_some_and(|filling| filling.holds(namespace)) {
+                return (Verdict::Refused(held(namespace)), notes);
+            }
             let is_to_come = !is_namespace && !before.namespaces.contains(namespace);
             if self.restore.effect == Effect::DryRun && is_to_come {
                 return (Verdict::CreateUnchecked, notes);
             }
+        }
+        if let (Some(filling), CLAIMS) = (&self.filling, kind.filed.resource.as_str()) {
+            prepared.mark = filling.mark(&entry.key).map(str::to_owned);
         }
         let verdict = step.put(&mut prepared).await;
         notes.append(&mut prepared.notes);
@@ -332,48 +362,8 @@ impl Work<'_> {
     }
 
     /// Whether the cluster serves the kind `plural.group`.
-    fn serves(&self, kind: &str) -> bool {
+    pub(super) fn serves(&self, kind: &str) -> bool {
         self.target.served().find(kind).is_some()
-    }
-
-    /// Waits until definitions are established and discovery knows their kinds: servers of one cluster learn of them one after another.
-    async fn established(&self, names: &[Box<str>], summary: &mut Summary) -> Result<(), Error> {
-        self.restore.progress.set("waiting for definitions");
-        let served = self.target.served();
-        let Some(resource) = served.find(DEFINITIONS) else { return Ok(()) };
-        let until = tokio::time::Instant::now() + ESTABLISHED;
-        for name in names {
-            let object = Object { resource, namespace: None, name };
-            loop {
-                let live = self.target.get(&object).await?.unwrap_or_default();
-                if is_true(&live, "Established") && is_true(&live, "NamesAccepted") {
-                    break;
-                }
-                if tokio::time::Instant::now() >= until {
-                    summary
-                        .notes
-                        .push(format!("the definition {name} is not established after {} s", ESTABLISHED.as_secs()));
-                    break;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        loop {
-            self.target.discover().await?;
-            if names.iter().all(|name| self.serves(name)) {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= until {
-                let missing: Vec<&str> = names.iter().map(|name| &**name).filter(|name| !self.serves(name)).collect();
-                summary.notes.push(format!(
-                    "the server does not serve {} after {} s",
-                    missing.join(", "),
-                    ESTABLISHED.as_secs()
-                ));
-                return Ok(());
-            }
-            tokio::time::sleep(DISCOVER).await;
-        }
     }
 
     pub(super) fn report(
@@ -409,9 +399,11 @@ impl Work<'_> {
     }
 }
 
-fn is_true(object: &Value, condition: &str) -> bool {
-    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|found| found["type"] == condition && found["status"] == "True")
+/// Its pods would find an empty volume, and some programs then begin anew.
+fn held(namespace: &str) -> Report {
+    let message = format!("held back: a claim of the namespace {namespace} does not have its data");
+    let remedy = "remove the cause, which is listed with the claim, and run the same command again; or run it without --with-volumes, to start without the data";
+    Report::new(Class::Conflict, message).remedy(remedy)
 }
 
 /// What a parsed object takes of memory, with its text on the way to the server and a live one to compare it with.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{Contents, Entry, Uid, uid};
+use super::data::{CLAIMS, Placement, is_excluded, users};
 use super::left_out::left_out;
 use super::owners::{is_adopted, owners};
 use super::{Error, Options};
@@ -62,6 +63,9 @@ pub(super) fn scan(
                 return Err(inventory::Error::Mismatch);
             }
             if scan.is_wanted(&object, &value, options) {
+                if options.volumes {
+                    scan.note_claims(&object.place, &value)?;
+                }
                 scan.add(index, member, object.place, &value, options.dependents)?;
             }
             Ok(())
@@ -97,6 +101,25 @@ impl Scan {
             references.see(&resource, &item);
         }
         is_wanted
+    }
+
+    /// Notes where the pods that the object is, or makes, may run, if they use claims; and a claim that is not saved.
+    fn note_claims(&mut self, place: &Place, value: &Value) -> Result<(), inventory::Error> {
+        if place.filed.resource == CLAIMS && is_excluded(value) {
+            let key = place.key();
+            self.memory.take(key.len() + OWNER)?;
+            self.contents.excluded.insert(key);
+        }
+        let Some((spec, claims)) = users(&place.filed.resource, value) else { return Ok(()) };
+        let placement = Placement::of(spec);
+        for claim in claims {
+            let key = format!("{}/{claim}", place.namespace);
+            if !self.contents.users.contains_key(&key) {
+                self.memory.take(key.len() + placement.size() + OWNER)?;
+                self.contents.users.insert(key, placement.clone());
+            }
+        }
+        Ok(())
     }
 
     fn add(

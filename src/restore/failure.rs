@@ -22,6 +22,12 @@ pub enum Error {
     },
     #[error("the target {} is not empty; expected an empty directory", target.display())]
     NotEmpty { target: PathBuf },
+    #[error("the volume {} is not fresh: {found}", target.display())]
+    NotFresh { target: PathBuf, found: String },
+    #[error("the volume {} was filled in part from the backup {found}; expected {backup}", target.display())]
+    OtherBackup { target: PathBuf, found: String, backup: String },
+    #[error("the device {} has {size} bytes; expected at least the backup's {length}", target.display())]
+    TooSmall { target: PathBuf, size: u64, length: u64 },
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -46,6 +52,18 @@ impl Classify for Error {
             Self::NotEmpty { .. } => {
                 let remedy = "restore into an empty directory, or replace what is there with --overwrite";
                 return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
+            }
+            Self::NotFresh { .. } => {
+                let remedy = "its data stays as it is: fill a new volume, or write into this one with --overwrite in place of --fill";
+                return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
+            }
+            Self::OtherBackup { found, .. } => {
+                let remedy = format!("go on with that one, {found}, or fill a new volume");
+                return Report::new(Class::Conflict, self.to_string()).remedy(remedy);
+            }
+            Self::TooSmall { .. } => {
+                return Report::new(Class::Local, self.to_string())
+                    .remedy("restore onto a device of the original's size");
             }
             Self::NotFound(_) => Class::NotFound,
             Self::Usage(_) => Class::Config,

@@ -61,7 +61,6 @@ pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
 
 /// Writes one file, which appears under its name when it is complete. It has no saved owner and mode, so it is this
 /// user's alone.
-/// accessible to this user alone.
 pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Failure<Error>> {
     let path = dir.join(name);
     if let Some(found) = found(&path)? {

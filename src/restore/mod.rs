@@ -3,7 +3,7 @@
 //! # What it promises
 //! Restores only bytes that were checked ([`crate::download`]), and only within the target ([`extract`]). One item goes
 //! straight into the target, several into a folder each, named like the item. A tree is unpacked; any other item becomes one
-//! file, which appears whole or not at all.
+//! file, which appears whole or not at all. A volume of a claim is filled ([`fill`]): what is in it already is never overwritten.
 //!
 //! # What it costs
 //! [`crate::download::plain`]'s memory, one item at a time. With `--include`, only the selected bytes are requested, and
@@ -18,6 +18,7 @@
 pub mod extract;
 mod failure;
 mod file;
+mod fill;
 mod refusal;
 mod select;
 mod summary;
@@ -47,20 +48,31 @@ use crate::format::manifest::{Content, Item, Manifest, Stream};
 use crate::location::Location;
 use crate::tar;
 
+/// What the target may contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Onto {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// Anything: an existing file of the same type is replaced.
+    Overwrite,
+    /// It is a volume, or a block device, that is empty, or that an interrupted restore of this backup has begun to fill.
+    Fill,
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Empty: all items.
     pub items: Vec<Name>,
     /// Globs against a member's path; empty: all members.
     pub include: Vec<String>,
-    /// Whether an existing file of the same type is replaced.
-    pub overwrite: bool,
+    pub onto: Onto,
 }
 
 /// Restores a backup, or the part that `options` selects, into `target`.
 ///
 /// # Errors
-/// When the target is not empty (without `overwrite`), the selection matches nothing, a byte cannot be read or differs
+/// When the target has what [`Onto`] does not allow, the selection matches nothing, a byte cannot be read or differs
 /// from what was stored, or when the target fails in a way that would hit every later file.
 pub async fn restore(
     location: &Location,
@@ -73,9 +85,21 @@ pub async fn restore(
     let include = Include::new(&options.include)?;
     let mut summary = Summary::default();
     let items = choose(manifest, &options.items, &mut summary)?;
-    let dir = target.to_owned();
-    let overwrite = options.overwrite;
-    let root = blocking(move || prepare(&dir, overwrite)).await?;
+    let name = format!("{}/{}@{}", manifest.job, manifest.node, manifest.id);
+    let volume = (options.onto == Onto::Fill).then(|| target.to_owned());
+    if let Some(path) = &volume
+        && fill::is_device(path)
+    {
+        return onto_device(location, &items, path, name, (cancel, progress), summary).await;
+    }
+    let (root, volume) = if let Some(path) = volume {
+        let (volume, root) = blocking(move || fill::Volume::begin(&path, &name)).await?;
+        (root, Some(volume))
+    } else {
+        let (dir, onto) = (target.to_owned(), options.onto);
+        (blocking(move || prepare(&dir, onto)).await?, None)
+    };
+    let overwrite = options.onto != Onto::Empty;
     // Ends the threads behind this future when it is dropped.
     let cancel = cancel.child_token();
     let _guard = cancel.clone().drop_guard();
@@ -95,7 +119,39 @@ pub async fn restore(
     if job.summary.items.is_empty() && job.include.is_some() {
         return Err(Error::NotFound(format!("nothing in the backup {} matches --include", manifest.id)));
     }
+    if let Some(volume) = volume {
+        blocking(move || volume.end()).await?;
+    }
     Ok(job.summary)
+}
+
+/// Writes the backup's one item, which is a device's content, onto a device.
+async fn onto_device(
+    location: &Location,
+    items: &[(&Item, &Stream)],
+    path: &Path,
+    backup: String,
+    (cancel, progress): (&CancellationToken, &Progress),
+    mut summary: Summary,
+) -> Result<Summary, Error> {
+    let [(item, stream)] = items else {
+        return Err(Error::Usage(format!("{} is a device: name the item to write onto it", path.display())));
+    };
+    if item.source.is_tree() {
+        let message = format!("{} is a device, and the item {} is a folder", path.display(), item.name);
+        return Err(Error::Usage(message));
+    }
+    let index = fetch_index(location, stream, cancel).await?;
+    let reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
+    let mut input = Input::new(reader, Progress::clone(progress));
+    let (path, length) = (path.to_owned(), stream.plain_bytes);
+    let bytes = blocking(move || {
+        let written = fill::device(&mut input, &path, length, &backup);
+        input.failure.map_or(written, |error| Err(error.into()))
+    });
+    summary.add_file(bytes.await?);
+    summary.items.push(item.name.clone());
+    Ok(summary)
 }
 
 /// Writes the plain bytes of one item to `out`: a tree's tar stream, or a file's content. Returns how many.
@@ -186,11 +242,11 @@ fn choose<'a>(
 }
 
 /// Creates the target if it does not exist, accessible to its owner alone until its saved mode is set; checks that it
-/// is empty unless `overwrite`.
-fn prepare(target: &Path, overwrite: bool) -> Result<Root, Error> {
+/// is empty, if it has to be.
+fn prepare(target: &Path, onto: Onto) -> Result<Root, Error> {
     let root = extract::make_root(target).map_err(local("create the target", target))?;
     let mut entries = std::fs::read_dir(target).map_err(local("read the target", target))?;
-    if !overwrite && entries.next().is_some() {
+    if onto == Onto::Empty && entries.next().is_some() {
         return Err(Error::NotEmpty { target: target.to_owned() });
     }
     Ok(root)

@@ -76,7 +76,7 @@ async fn one_item_goes_straight_into_the_target_and_only_if_it_is_empty() {
     let report = run(&house, &manifest, &target, Options::default()).await.unwrap_err().report();
     assert_eq!(report.class, Class::Conflict);
     assert!(report.remedy.unwrap().contains("--overwrite"));
-    run(&house, &manifest, &target, Options { overwrite: true, ..Options::default() }).await.unwrap();
+    run(&house, &manifest, &target, Options { onto: Onto::Overwrite, ..Options::default() }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn the_directories_above_what_is_included_keep_others_out_as_they_did() {
     assert_eq!(fs::metadata(target.join("a")).unwrap().mtime(), 1_000_000_000);
 
     // An existing target keeps its mode.
-    let overwrite = Options { overwrite: true, ..include(&["**/x.conf"]) };
+    let overwrite = Options { onto: Onto::Overwrite, ..include(&["**/x.conf"]) };
     for path in ["a", "a/deep"] {
         fs::set_permissions(target.join(path), fs::Permissions::from_mode(0o555)).unwrap();
     }
@@ -139,7 +139,7 @@ async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     }
     assert!(dir.path().join("tree/a/big").exists());
 
-    let of = |item: &str| Options { items: vec![name(item)], overwrite: true, ..Options::default() };
+    let of = |item: &str| Options { items: vec![name(item)], onto: Onto::Overwrite, ..Options::default() };
     let report = run(&house, &manifest, dir.path(), of("broken")).await.unwrap_err().report();
     assert!(report.class == Class::NotFound && report.message.contains("failed"), "{report:?}");
     let report = run(&house, &manifest, dir.path(), of("other")).await.unwrap_err().report();
@@ -156,7 +156,8 @@ async fn several_items_go_into_folders_and_a_failed_one_is_a_warning() {
     symlink("db", dir.path().join("tree")).unwrap();
     fs::remove_file(dir.path().join("db/db.sqlite")).unwrap();
     fs::create_dir(dir.path().join("db/db.sqlite")).unwrap();
-    let summary = run(&house, &manifest, dir.path(), Options { overwrite: true, ..Options::default() }).await.unwrap();
+    let summary =
+        run(&house, &manifest, dir.path(), Options { onto: Onto::Overwrite, ..Options::default() }).await.unwrap();
     assert_eq!((summary.left_out, summary.files, summary.failure()), (2, 2, None));
     let said: Vec<_> = summary.warnings.list.iter().map(|line| (line.item.as_str(), line.class)).collect();
     assert_eq!(said, [("broken", Class::Source), ("tree", Class::Conflict), ("db", Class::Conflict)]);
@@ -173,7 +174,7 @@ async fn a_file_is_written_whole_or_not_at_all_and_through_no_link() {
     fs::create_dir(&target).unwrap();
     fs::write(&outside, b"outside").unwrap();
     symlink(&outside, target.join("dump")).unwrap();
-    let overwrite = Options { overwrite: true, ..Options::default() };
+    let overwrite = Options { onto: Onto::Overwrite, ..Options::default() };
     // A link is not a file: it stays, and the restore lists it.
     let summary = run(&house, &manifest, &target, overwrite.clone()).await.unwrap();
     assert_eq!(summary.failure().unwrap().class, Class::Conflict);

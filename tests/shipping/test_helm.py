@@ -102,6 +102,26 @@ class Chart(unittest.TestCase):
                 for key in theirs:
                     self.assertEqual(ours[key], theirs[key], key)
 
+    def test_it_saves_claims_as_the_components_do(self):
+        import pathlib
+        import tempfile
+
+        for hooks, components in ((False, ["claims"]), (True, ["claims", "claims-hooks"])):
+            with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
+                listed = ", ".join(f"../../components/{name}" for name in components)
+                text = f"namespace: penstock\nresources: [../pod-identity]\ncomponents: [{listed}]\n"
+                (pathlib.Path(folder) / "kustomization.yaml").write_text(text)
+                theirs = plain(kustomize(folder))
+            ours = plain(rendered({"claims": {"enabled": True, "hooks": hooks}}))
+            # An API server outside EKS is on another port, as for the cluster's agent.
+            ours["NetworkPolicy", "penstock"]["spec"]["egress"].remove({"ports": [{"port": 6443, "protocol": "TCP"}]})
+            theirs["ConfigMap", "penstock"]["data"]["penstock.toml"] = theirs["ConfigMap", "penstock"]["data"]["penstock.toml"].replace(
+                "hooks = false", f"hooks = {str(hooks).lower()}"
+            )
+            self.assertEqual(ours, theirs)
+        without = rendered({"claims": {"enabled": True, "createRole": False}})
+        self.assertEqual([each["kind"] for each in without if "rbac" in each["apiVersion"]], [])
+
     def test_its_pod_monitor_is_the_component_s(self):
         theirs = yaml.safe_load((KUBERNETES / "components/pod-monitor/podmonitor.yaml").read_text())
         self.assertEqual(one(rendered({"podMonitor": {"enabled": True}}), "PodMonitor")["spec"], theirs["spec"])
@@ -190,6 +210,8 @@ class Chart(unittest.TestCase):
             ({"clusterAgent": {"schedule": "hourly"}}, "/clusterAgent/schedule"),
             ({"clusterAgent": {"stateClaim": "A b"}}, "/clusterAgent/stateClaim"),
             ({"clusterAgent": {"enabled": True}, "etcd": {"enabled": True}}, "clusterAgent.enabled"),
+            ({"claims": {"enabled": True}, "etcd": {"enabled": True}}, "claims.enabled"),
+            ({"claims": {"hooks": True}}, "claims.hooks"),
             ({"clusterAgent": {"rbac": {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}]}}}, "verbs"),
             ({"memory": "lots"}, "/memory"),
             ({"memory": "1GiB"}, "resources.limits.memory"),
@@ -244,7 +266,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(sorted(of_values(values)), sorted(set(of_schema(schema)) - {"/global"}))
 
     def test_the_files_are_the_manifests_own(self):
-        folders = {"penstock.toml": "base", "penstock-etcd.toml": "components/etcd", "penstock-cluster.toml": "components/cluster"}
+        folders = {"penstock.toml": "base", "penstock-etcd.toml": "components/etcd", "penstock-cluster.toml": "components/cluster", "penstock-claims.toml": "components/claims"}
         for ours, theirs in folders.items():
             self.assertEqual((CHART / "files" / ours).read_text(), (KUBERNETES / theirs / "penstock.toml").read_text())
 

@@ -213,7 +213,7 @@ class Overlays(unittest.TestCase):
             start, end = lines.index('cluster = "${PENSTOCK_CLUSTER}"'), lines.index('mode = "${PENSTOCK_ENCRYPTION:-bucket-default}"')
             return lines[start : end + 2]
 
-        for component in ("etcd", "cluster"):
+        for component in ("etcd", "cluster", "claims"):
             self.assertEqual(head("base/penstock.toml"), head(f"components/{component}/penstock.toml"))
 
     def test_the_binary_takes_the_arguments(self):
@@ -332,6 +332,58 @@ class ClusterAgent(unittest.TestCase):
         for name in ("penstock", "penstock-cluster"):
             annotations = one(objects, "ServiceAccount", name)["metadata"]["annotations"]
             self.assertEqual(annotations, {"eks.amazonaws.com/sts-regional-endpoints": "true"})
+
+
+class Claims(unittest.TestCase):
+    """components/claims: a configuration, a token and the smallest role; components/claims-hooks: pods/exec."""
+
+    def rendered_with(self, *components):
+        with tempfile.TemporaryDirectory(dir=KUBERNETES / "overlays") as folder:
+            listed = ", ".join(f"../../components/{name}" for name in components)
+            text = f"namespace: penstock\nresources: [../pod-identity]\ncomponents: [{listed}]\n"
+            (pathlib.Path(folder) / "kustomization.yaml").write_text(text)
+            return kustomize(folder)
+
+    def test_its_role_is_what_policy_prints_for_its_configuration(self):
+        objects = self.rendered_with("claims")
+        validate(objects)
+        with tempfile.TemporaryDirectory() as folder:
+            done = with_configuration(objects, folder, "policy", "--kubernetes")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(list(yaml.safe_load_all(done.stdout)), [each for each in objects if "rbac" in each["apiVersion"]])
+
+    def test_pods_exec_comes_with_hooks_only(self):
+        def resources(objects):
+            return {name for rule in one(objects, "ClusterRole")["rules"] for name in rule["resources"]}
+
+        self.assertEqual(resources(self.rendered_with("claims")), {"pods", "persistentvolumeclaims", "persistentvolumes"})
+        objects = self.rendered_with("claims", "claims-hooks")
+        validate(objects)
+        hooked = [each for each in objects if "rbac" in each["apiVersion"]]
+        with tempfile.TemporaryDirectory() as folder:
+            configuration = one(objects, "ConfigMap", next(each["configMap"]["name"] for each in pod_of(objects)["volumes"] if "configMap" in each))
+            configuration["data"]["penstock.toml"] = configuration["data"]["penstock.toml"].replace("hooks = false", "hooks = true")
+            done = with_configuration(objects, folder, "policy", "--kubernetes")
+        self.assertEqual(list(yaml.safe_load_all(done.stdout)), hooked)
+
+    def test_it_changes_nothing_else_of_the_agents(self):
+        ours, theirs = self.rendered_with("claims"), kustomize(KUBERNETES / "overlays" / "pod-identity")
+        pod, other = pod_of(ours), pod_of(theirs)
+        self.assertIs(pod.pop("automountServiceAccountToken"), True)
+        self.assertIs(other.pop("automountServiceAccountToken"), False)
+        for each in (pod, other):
+            for volume in each["volumes"]:
+                volume.pop("configMap", None)
+        self.assertEqual(pod, other)
+        [source] = tomllib.loads(configuration_of(ours))["jobs"]["volumes"]["sources"]
+        self.assertEqual((source["type"], source["hooks"]), ("claims", False))
+        [mount] = [mount for mount in agent_of(ours)["volumeMounts"] if mount["name"] == "pods"]
+        self.assertEqual(mount["mountPropagation"], "HostToContainer")
+
+    def test_the_configuration_is_one(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = config_check(self.rendered_with("claims"), folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
 
 class Restore(unittest.TestCase):

@@ -1,6 +1,7 @@
 //! The real binary, in an environment of its own: nothing that a developer's shell exports decides anything.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -49,6 +50,23 @@ impl Penstock {
         let output = self.run(&[&["--output", "json"][..], arguments].concat());
         let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (output.status.code().unwrap(), value)
+    }
+
+    /// Runs a block of the docs, which call the binary by its name, and returns what it printed.
+    pub(crate) fn shell(&self, folder: &Path, block: &str) -> String {
+        let command = self.command(&[]);
+        let words = [command.get_program()].into_iter().chain(command.get_args()).map(|word| word.to_str().unwrap());
+        let script = folder.join("bin/penstock");
+        fs::create_dir_all(script.parent().unwrap()).unwrap();
+        fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", words.collect::<Vec<_>>().join(" "))).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", script.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("bash");
+        shell.args(["-euxo", "pipefail", "-c", block]).env_clear().env("PATH", path);
+        shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{block}\n{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Where success is meant.

@@ -122,6 +122,7 @@ const KINDS: &[(&str, &str, &str, &str, bool)] = &[
     ("", "v1", "secrets", "Secret", true),
     ("", "v1", "serviceaccounts", "ServiceAccount", true),
     ("", "v1", "services", "Service", true),
+    ("apps", "v1", "daemonsets", "DaemonSet", true),
     ("apps", "v1", "deployments", "Deployment", true),
     ("apps", "v1", "replicasets", "ReplicaSet", true),
     ("apps", "v1", "statefulsets", "StatefulSet", true),

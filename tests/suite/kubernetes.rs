@@ -187,6 +187,7 @@ async fn conforms(kubeconfig: &Path, folder: &Path, p: &str) {
     assert!(client.version().await.unwrap().git_version.starts_with('v'));
     everything_is_saved_byte_for_byte(&client, &admin, p).await;
     a_selector_selects(&client, p).await;
+    a_field_selector_selects(&client, p).await;
     cluster_resources_follow_references(&client, p).await;
     an_identity_of_one_namespace(&admin, kubeconfig, folder, p).await;
     refusals_have_their_class(&client, p).await;
@@ -234,6 +235,26 @@ async fn a_selector_selects(client: &Client, p: &str) {
     let (members, record) = saved(client, &even).await;
     assert_eq!(members.len() - 1, MANY / 2 + 1);
     assert_eq!(record.unknown.iter().map(|unknown| unknown.pattern.as_str()).collect::<Vec<_>>(), ["nothing-*"]);
+}
+
+/// What every server knows of every kind; of pods also the node.
+async fn a_field_selector_selects(client: &Client, p: &str) {
+    let list = |resource, namespace, fields| List { resource, namespace, selector: "", fields, limit: 9, from: None };
+    let (maps, pods) = (resource("", "configmaps", "ConfigMap"), resource("", "pods", "Pod"));
+    let namespace = format!("{p}-a");
+    let count = async |list: List<'_>| {
+        let mut body = client.list(&list).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(piece) = body.next().await {
+            text.extend_from_slice(&piece.unwrap());
+        }
+        let list: Value = serde_json::from_slice(&text).unwrap();
+        list["items"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(count(list(&maps, Some(&namespace), "metadata.name=m-0777")).await, 1);
+    assert_eq!(count(list(&pods, None, "spec.nodeName=no-such-node")).await, 0);
+    let refused = client.list(&list(&maps, None, "data.x=y")).await.err().unwrap();
+    assert_eq!(refused.error.status, Some(400), "{refused}");
 }
 
 async fn cluster_resources_follow_references(client: &Client, p: &str) {

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::volumes::ClaimData;
 use super::{Key, Place, help};
 use crate::catalog::Selector;
 use crate::inventory::archive::Wanted;
@@ -114,6 +115,8 @@ pub(in crate::cli) struct Recreation {
     /// The kubeconfig's context; the one of `[kubernetes]` where not given.
     #[arg(long, value_name = "CONTEXT")]
     pub(in crate::cli) context: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) volumes: ClaimData,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]

@@ -32,8 +32,8 @@ pub(in crate::cli) enum Skipped {
 /// Without options: what the location's role may do, and nothing more. `--trust --account 333333333333 --external-id ID` prints the
 /// trust policy of that role: for one account (`--account` its own, with `--role` of the nodes or pods), for several
 /// (`--account` the one that has to name the external ID, `--also` each that need not), or for a user outside AWS (`--user`). `--caller` prints
-/// what the base credentials, and each role before the last, need in order to assume the next one. `--kubernetes` prints what the agent
-/// that saves a cluster's API objects needs there: manifests for `kubectl apply`, the smallest that RBAC can say for the configuration's sources.
+/// what the base credentials, and each role before the last, need in order to assume the next one. `--kubernetes` prints what the agents
+/// that save a cluster's API objects and its pods' volumes need there: manifests for `kubectl apply`, the smallest that RBAC can say for the configuration's sources.
 #[derive(Debug, Args)]
 #[command(after_help = help::POLICY)]
 pub(in crate::cli) struct Policy {
@@ -70,7 +70,8 @@ pub(in crate::cli) struct Policy {
     /// The roles in the cluster instead, as YAML, for the configuration's sources of type kubernetes and claims.
     #[arg(long, conflicts_with_all = ["location", "kms_key", "skip", "trust", "caller"])]
     pub(in crate::cli) kubernetes: bool,
-    /// Whom the roles are bound to, and named after.
-    #[arg(long, value_name = "NAMESPACE/NAME", requires = "kubernetes", default_value = "penstock/penstock-cluster")]
-    pub(in crate::cli) service_account: Account,
+    /// Whom the roles are bound to, and named after. Without this penstock/penstock-cluster for sources of type kubernetes, and
+    /// penstock/penstock for those of type claims.
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "kubernetes")]
+    pub(in crate::cli) service_account: Option<Account>,
 }

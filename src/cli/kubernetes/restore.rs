@@ -11,15 +11,15 @@ use super::{named, opened, within};
 use crate::cli::args::{KubernetesPlan, KubernetesRestore, OutputFormat, Recreation};
 use crate::cli::key::Need;
 use crate::cli::output::{Done, count};
-use crate::cli::{Failure, progress, session};
+use crate::cli::{Failure, progress, read, session};
 use crate::cluster::{Cluster as _, Effect};
 use crate::config::Config;
 use crate::error::{Classify as _, Report};
 use crate::format::manifest::Manifest;
-use crate::inventory::Filter;
 use crate::inventory::cleaned::Fields;
+use crate::inventory::{Filter, archive};
 use crate::reinstate::mapping::Mapping;
-use crate::reinstate::{Error, Options, Output, Progress, Restore, Row, Summary, Verdict};
+use crate::reinstate::{AsOf, Data, Error, Options, Outcome, Output, Progress, Restore, Row, Summary, Verdict, Volume};
 use crate::resources::patience::Patience;
 use crate::resources::place::Filed;
 use crate::resources::select::Pattern;
@@ -60,6 +60,7 @@ fn options(args: &Recreation) -> Result<Options, Failure> {
         status: args.status,
         dependents: args.dependents,
         from_cluster: args.from_cluster.clone(),
+        volumes: args.volumes.with_volumes,
         wait: None,
     })
 }
@@ -72,14 +73,18 @@ async fn run(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let (manifest, archives) = opened(config, (&args.place, &args.key), &args.backup, Need::Content, cancel).await?;
+    let catalog = read::open(config, (&args.place, &args.key), &args.backup, cancel)?;
+    let (manifest, archives) = opened(&catalog, &args.backup, Need::Content, cancel).await?;
     let client = within(cancel, session::client(&config.kubernetes, args.context.as_deref())).await??;
+    let as_of = args.volumes.volumes_as_of.unwrap_or(AsOf::Time(manifest.finished));
+    let data = args.volumes.with_volumes.then(|| Data::new(&catalog, as_of, args.volumes.jobs()));
     let progress = Progress::default();
     let action = if effect == Effect::DryRun { "plan" } else { "restore" };
     let mut printer = Printer::new(format, &manifest, action);
     let restore = Restore {
         cluster: &client,
         options: &options,
+        data: data.as_ref(),
         effect,
         patience: Patience::default(),
         memory: config.limits.memory,
@@ -114,6 +119,7 @@ struct Printer<'a> {
     action: &'static str,
     rows: u64,
     undone: Vec<Value>,
+    volumes: Vec<Value>,
     lines: Vec<String>,
     unshown: u64,
     /// Rows by verdict, for an end before the summary.
@@ -132,6 +138,7 @@ impl<'a> Printer<'a> {
             action,
             rows: 0,
             undone: Vec::new(),
+            volumes: Vec::new(),
             lines: Vec::new(),
             unshown: 0,
             counts: BTreeMap::new(),
@@ -220,6 +227,37 @@ impl Output for Printer<'_> {
         Ok(())
     }
 
+    fn volume(&mut self, Volume { claim, chosen, outcome }: Volume<'_>) -> io::Result<()> {
+        if self.format == OutputFormat::Json {
+            let (namespace, name) = claim.split_once('/').unwrap_or(("", claim));
+            let mut row = json!({ "namespace": namespace, "claim": name, "verdict": outcome.word() });
+            if let Some(chosen) = chosen {
+                (row["backup"], row["taken"], row["bytes"]) =
+                    (json!(chosen.backup), json!(chosen.taken), json!(chosen.bytes));
+            }
+            match outcome {
+                Outcome::Failed(report) => row["error"] = json!(report),
+                Outcome::Filled { warnings: Some(warnings) } => row["warnings"] = json!(warnings),
+                _ => {}
+            }
+            self.volumes.push(row);
+            return Ok(());
+        }
+        let from = chosen.map_or_else(String::new, |chosen| format!(" from {}", chosen.backup));
+        match outcome {
+            Outcome::Failed(Report { class, message, remedy, .. }) => {
+                let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!("; what to do: {remedy}"));
+                self.line(format!("the claim {claim} could not be filled{from}: {class}: {message}{remedy}"));
+            }
+            Outcome::NoBackup => self.line(format!("the claim {claim} is new and empty: it has no backup")),
+            Outcome::Filled { warnings: Some(warnings) } => {
+                self.line(format!("the claim {claim} is filled{from}, with {warnings}"));
+            }
+            Outcome::Filled { warnings: None } | Outcome::Fill | Outcome::There | Outcome::Excluded => {}
+        }
+        Ok(())
+    }
+
     fn undone(&mut self, item: &str, filed: &Filed, key: &str, why: &str) -> io::Result<()> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         if self.format == OutputFormat::Json && self.undone.len() < MOST_LINES {
@@ -238,23 +276,29 @@ impl Printer<'_> {
     }
 
     fn summary(&mut self, summary: &Summary, cluster: &str) -> io::Result<()> {
-        let Summary { counts, conflicts, noted, unready, undone, notes, .. } = summary;
+        let Summary { counts, conflicts, noted, unready, undone, notes, volumes, .. } = summary;
         if self.format == OutputFormat::Json {
             self.begin()?;
             let counted: Vec<Value> = counts
                 .iter()
                 .map(|((_, filed, verdict), count)| json!({ "resource": filed.resource, "verdict": verdict, "objects": count }))
                 .collect();
-            let rest = json!({
+            let mut rest = json!({
                 "cluster": cluster, "clean": summary.is_clean(), "counts": counted, "conflicts": conflicts, "noted": noted,
                 "unready": unready, "undone": undone, "did_not_hold": self.undone, "notes": notes,
             });
+            if !self.volumes.is_empty() {
+                rest["volumes"] = json!(self.volumes);
+            }
             writeln!(self.out, "],{}", &rest.to_string()[1..])?;
             return self.out.flush();
         }
         writeln!(self.out, "{:<56} {:<17} OBJECTS", "RESOURCE", "VERDICT")?;
         for ((_, filed, verdict), count) in counts {
             writeln!(self.out, "{:<56} {verdict:<17} {count}", filed.to_string())?;
+        }
+        for (outcome, count) in volumes {
+            writeln!(self.out, "{:<56} {outcome:<17} {count}", "data of persistentvolumeclaims")?;
         }
         let lines = self.lines.iter().chain(notes);
         for (number, line) in lines.enumerate() {

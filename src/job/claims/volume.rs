@@ -1,12 +1,11 @@
 //! One volume's own backup.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -40,16 +39,6 @@ const LOOK: Duration = Duration::from_secs(30);
 
 const AWAY: &str =
     "the file system that is mounted there does not answer: mount it again; the last backup of it is kept until then";
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.claim, self.pods.first()) {
-            (Some(claim), _) => claim.fmt(f),
-            (None, Some(pod)) => write!(f, "{}/{}:{}", pod.namespace, pod.name, self.volume),
-            (None, None) => f.write_str(&self.volume),
-        }
-    }
-}
 
 /// Whether the other volumes would fail by it too.
 pub(super) fn is_fatal(error: &Error) -> bool {
@@ -160,7 +149,7 @@ impl Run<'_> {
     async fn committed(&mut self, target: &Target, claims: &Claims) -> Result<Manifest, Error> {
         let item = Name::new(ITEM).expect("a constant name");
         let failed = |error| Error::Item { item: item.clone(), error: source::Error::Volume(error).into() };
-        let held = self.location.process.reading.begin(&target.chain).ok_or_else(|| failed(still_away()))?;
+        let held = self.location.process.reading.begin(&self.owner.chain).ok_or_else(|| failed(still_away()))?;
         let path = self.stop.run_until_cancelled(found(target, claims, &held)).await;
         let path = path.ok_or(Error::Cancelled)?.map_err(failed)?;
         let text = path.to_string_lossy().into_owned();
@@ -324,16 +313,18 @@ impl Source for Late {
 }
 
 /// A text as a stream.
-pub(super) struct Text(std::io::Cursor<Vec<u8>>);
+pub(super) struct Text(Bytes);
 
 impl Text {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
-        Self(std::io::Cursor::new(bytes))
+        Self(bytes.into())
     }
 }
 
 impl Source for Text {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, source::Error> {
-        self.0.read(buffer).map_err(source::Error::Stdin)
+        let piece = self.0.split_to(self.0.len().min(buffer.len()));
+        buffer[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
     }
 }

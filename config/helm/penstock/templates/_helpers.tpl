@@ -30,6 +30,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* The configuration file. */}}
 {{- define "penstock.config" -}}
 {{- if .Values.config }}{{ .Values.config }}
+{{- else if .Values.claims.enabled }}{{ .Files.Get "files/penstock-claims.toml" | replace "hooks = false" (printf "hooks = %t" .Values.claims.hooks) }}
 {{- else }}{{ .Files.Get (ternary "files/penstock-etcd.toml" "files/penstock.toml" .Values.etcd.enabled) }}
 {{- end }}
 {{- end }}
@@ -119,6 +120,12 @@ app.kubernetes.io/name: penstock
 {{- end }}
 {{- if and .Values.clusterAgent.enabled .Values.etcd.enabled }}
 {{- fail "clusterAgent.enabled stands beside etcd.enabled; expected in the release that saves pod volumes, of which a cluster has one" }}
+{{- end }}
+{{- if and .Values.claims.enabled .Values.etcd.enabled }}
+{{- fail "claims.enabled stands beside etcd.enabled; expected in the release that saves pod volumes, of which a cluster has one" }}
+{{- end }}
+{{- if and .Values.claims.hooks (not .Values.claims.enabled) }}
+{{- fail "claims.hooks applies only with claims.enabled" }}
 {{- end }}
 {{- if and .Values.certificate.bundle .Values.certificate.configMap }}
 {{- fail "certificate.configMap stands beside certificate.bundle; expected one of the two" }}
