@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{KubernetesDiff, KubernetesObjects, OutputFormat};
 use super::key::{Need, unlock};
 use super::output::{Done, count};
-use super::{Failure, args, read, session};
+use super::{Failure, read, session};
 use crate::catalog::{Catalog, Selector};
 use crate::cluster::{Cluster as _, Scope};
 use crate::config::Config;

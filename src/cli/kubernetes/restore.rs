@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::{Classify as _, Report};
 use crate::format::manifest::Manifest;
 use crate::inventory::cleaned::Fields;
-use crate::inventory::{Filter, archive};
+use crate::inventory::Filter;
 use crate::reinstate::mapping::Mapping;
 use crate::reinstate::{AsOf, Data, Error, Options, Outcome, Output, Progress, Restore, Row, Summary, Verdict, Volume};
 use crate::resources::patience::Patience;
