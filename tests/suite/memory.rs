@@ -49,6 +49,7 @@ fn endless(number: usize, limit: Duration) -> Spec {
         timeout: Some(limit),
         hooks: Hooks::default(),
         parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
+        allow_plain: false,
     }
 }
 

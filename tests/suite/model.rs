@@ -283,6 +283,7 @@ impl World {
             hooks: Hooks::default(),
             // The steps do not wait for seconds to pass; the clock ticks between them.
             parent: Policy { reuse, min_live, settle: Duration::ZERO, ..Policy::default() },
+            allow_plain: false,
         }
     }
 

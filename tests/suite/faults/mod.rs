@@ -89,6 +89,7 @@ impl House {
             timeout: None,
             hooks: Hooks::default(),
             parent: Policy { reuse: Reuse::Nothing, ..Policy::default() },
+            allow_plain: false,
         }
     }
 
