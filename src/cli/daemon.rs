@@ -22,6 +22,10 @@ pub(super) async fn run(
     levels: &Levels,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
+    if let Some(file) = &config.identity_file {
+        let file = file.display();
+        tracing::warn!(%file, "the configuration names an identity_file, and this machine writes backups: whoever takes it over reads them; keep the private key where you restore");
+    }
     let levels = levels.clone();
     let setup = Setup {
         file: cli.config.clone(),

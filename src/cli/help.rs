@@ -17,7 +17,7 @@ Exit codes:
   65  data is damaged             73  the target exists already
   66  no such backup or object    74  reading a source, or writing to this machine, failed
   69  a quota is used up          75  try again: throttled, timed out, cancelled, connection lost
-  70  a bug in Penstock           77  permission: S3, KMS, AssumeRole
+  70  a bug in Penstock           77  permission: S3, KMS, AssumeRole; no private key that opens the backup
                                   78  configuration, certificates";
 
 pub(in crate::cli) const BACKUP: &str = "\
@@ -48,6 +48,7 @@ Examples:
 pub(in crate::cli) const RESTORE: &str = "\
 Examples:
   penstock restore volumes@latest --to /srv/restored
+  penstock restore volumes@latest --to /srv/restored --identity operator.txt     an encrypted backup
   penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
   penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
 

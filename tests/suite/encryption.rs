@@ -5,9 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::binary::Penstock;
+use crate::cluster_backup;
+use crate::fake_kubernetes::{ADMIN, FakeKubernetes};
 use crate::model::noise;
 use crate::servers::{S3Server, STATIC_KEYS, Scheme, Servers};
 use crate::tar::facts;
@@ -184,7 +186,7 @@ fn without_a_key_one_sees_that_there_is_a_backup_and_no_more() {
     let (desk, key) = (vault.desk(""), vault.key());
     let listed = desk.good(&["list"]);
     let backup = &listed["backups"][0];
-    assert_eq!(backup["recipients"], serde_json::json!(vault.fingerprints));
+    assert_eq!(backup["recipients"], json!(vault.fingerprints));
     let shown = desk.run(&["show", "site@latest"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.contains("(encrypted)") && text.contains(&vault.fingerprints[1]), "{text}");
@@ -212,7 +214,7 @@ fn without_a_key_one_sees_that_there_is_a_backup_and_no_more() {
     assert!(text.contains(": NOT PROVEN\n") && text.contains(&vault.fingerprints[0]), "{text}");
     for more in [&[][..], &["--data"]] {
         let checked = desk.good(&[&["verify", "site@latest", "--identity", key], more].concat());
-        assert_eq!(checked["backups"][0]["not_proven"], serde_json::json!([]));
+        assert_eq!(checked["backups"][0]["not_proven"], json!([]));
     }
     for command in [&["stats"][..], &["delete", "site@latest", "--dry-run", "--node", "node-1"]] {
         let done = desk.run(command);
@@ -329,6 +331,48 @@ fn what_was_changed_in_the_bucket_is_found() {
     }
     fs::write(&objects[0], &contents[0]).unwrap();
     vault.restored(&desk, "site@latest", &["--identity", vault.key()]);
+}
+
+/// API objects are a stream too: `kubernetes objects`, `diff`, `plan` and `restore` read it with a key and say whose is missing without.
+#[test]
+fn the_objects_of_a_cluster_are_encrypted_too() {
+    let vault = Vault::new();
+    let fake = FakeKubernetes::start(&vault.servers);
+    let kubeconfig = fake.kubeconfig(&vault.servers, "admin", ADMIN);
+    fake.make("/api/v1/namespaces", &json!({ "metadata": { "name": "shop-name-canary" } }));
+    let secret = json!({ "type": "Opaque", "metadata": { "name": "s" }, "data": { "password": "Y2FuYXJ5LW9mLXRoZS1zZWNyZXQ=" } });
+    fake.make("/api/v1/namespaces/shop-name-canary/secrets", &secret);
+    let folder = vault.folder().join("cluster");
+    fs::create_dir_all(&folder).unwrap();
+    let head = vault.s3.toml("cluster", &folder.join("state"), &vault.s3.url);
+    let encryption = format!("[locations.primary.client_encryption]\nrecipients = [\"{}\"]", vault.recipients[0]);
+    let config = cluster_backup::config(&head, &kubeconfig, "");
+    let agent = Penstock::new(&folder, &format!("{config}\n{encryption}\n"));
+    agent.good(&["backup", "cluster"]);
+    for path in vault.objects("") {
+        let bytes = fs::read(&path).unwrap();
+        for canary in [&b"shop-name-canary"[..], b"Y2FuYXJ5", b"canary-of-the-secret"] {
+            assert!(memchr::memmem::find(&bytes, canary).is_none(), "{}", path.display());
+        }
+    }
+    let listed = agent.good(&["kubernetes", "objects", "cluster@latest", "--identity", vault.key()]);
+    assert!(listed.to_string().contains("shop-name-canary"), "{listed}");
+    let yaml =
+        ["kubernetes", "objects", "cluster@latest", "--yaml", "secret/shop-name-canary/s", "--identity", vault.key()];
+    assert_eq!(agent.good(&yaml)["data"]["password"], "Y2FuYXJ5LW9mLXRoZS1zZWNyZXQ=");
+    let same = agent.good(&["kubernetes", "diff", "cluster@latest", "--identity", vault.key()]);
+    assert_eq!(same["same"], true, "{same}");
+    for command in ["plan", "restore"] {
+        let done = agent.good(&["kubernetes", command, "cluster@latest", "--identity", vault.key()]);
+        assert!(done.is_object(), "{done}");
+    }
+    for command in ["objects", "diff", "plan", "restore"] {
+        let (code, value) = agent.json(&["kubernetes", command, "cluster@latest"]);
+        assert_eq!((code, message(&value).0), (77, "identity"), "{command}: {value}");
+        assert!(message(&value).1.contains(&vault.fingerprints[0]), "{value}");
+    }
+    let shown = String::from_utf8(agent.run(&["show", "cluster@latest"]).stdout).unwrap();
+    assert!(!shown.contains("shop-name-canary") && shown.contains("(encrypted)"), "{shown}");
 }
 
 #[test]
