@@ -306,7 +306,11 @@ impl Catalog {
             return Err(refused(ManifestError::TooLarge(entry.size)));
         }
         let bytes = self.bytes(entry).await?;
-        Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)
+        let manifest = Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)?;
+        for (key, version) in manifest.versions() {
+            version.into_iter().for_each(|version| self.location.store.recorded(key, version));
+        }
+        Ok(manifest)
     }
 
     /// Reads a manifest without checking it.

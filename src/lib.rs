@@ -5,10 +5,11 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its
-//!    permissions.
+//! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`undelete`], [`hold`],
+//!    [`stats`]; [`policy`]: its permissions.
 //! 4. [`inventory`]: the API objects in a cluster's backup, which a restore into a cluster reads.
-//! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
+//! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`retention`], [`object_lock`], which keeps locked what
+//!    backups need, and [`catalog`].
 //! 6. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 7. The [`source`]s that it reads, which know neither stream nor upload.
 //! 8. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
@@ -34,6 +35,7 @@ pub mod disks;
 pub mod download;
 pub mod error;
 pub mod format;
+pub mod hold;
 pub mod inventory;
 pub mod job;
 pub mod kube;
@@ -42,6 +44,7 @@ pub mod location;
 pub mod metrics;
 pub mod nearest;
 pub mod network;
+pub mod object_lock;
 pub mod policy;
 pub mod process;
 pub mod prune;
@@ -58,6 +61,7 @@ pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod tar;
+pub mod undelete;
 pub mod upload;
 pub mod validate;
 pub mod verify;

@@ -39,6 +39,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
         size: *size,
         crc64nvme: [0; 8],
         live_bytes: 0,
+        version: None,
     };
     Stream {
         plain_bytes,
@@ -51,6 +52,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
             key: ObjectKey::new(format!("{PREFIX}etcd/n1/{ID}/tree.index.zst")),
             size: 0,
             sha256: [0; 32],
+            version: None,
         },
         objects: OBJECTS.iter().enumerate().map(object).collect(),
         not_entered: NotEntered::default(),

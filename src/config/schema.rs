@@ -91,6 +91,7 @@ fn location() -> Value {
         ("credentials", credentials()),
         list("assume_role", "The roles to assume, in order, each from the one before.", &hop()),
         ("encryption", encryption()),
+        ("object_lock", object_lock()),
         ("upload", upload()),
     ])
 }
@@ -133,6 +134,17 @@ fn encryption() -> Value {
         ),
         text("kms_key_id", "sse-kms, dsse-kms: the key's ARN, ID or alias. Not set: the account's aws/s3 key."),
         boolean("bucket_key", "sse-kms: use an S3 bucket key, which saves requests to KMS.", true),
+    ])
+}
+
+fn object_lock() -> Value {
+    Object("S3's Object Lock on what backups need, made longer for as long as they need it. No mode: off.", &[]).of([
+        words(
+            "mode",
+            "governance: s3:BypassGovernanceRetention can end a lock. compliance: nobody can.",
+            &["governance", "compliance"],
+        ),
+        text("period", "How long an object stays locked after the last time a backup needed it, 1d to 3650d."),
     ])
 }
 

@@ -14,6 +14,7 @@ use crate::format::key::Name;
 use crate::job::{self, Spec};
 use crate::location::Location;
 use crate::metrics::Outcome;
+use crate::object_lock;
 use crate::process::Process;
 use crate::prune;
 use crate::snapshot::recover;
@@ -39,6 +40,24 @@ impl Runner {
         recover::all(location).await;
     }
 
+    /// Extends the locks of what the backups of these jobs need, and of ad-hoc ones, and publishes when the first ends. A failure is
+    /// logged: the next round tries again.
+    pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Name]) {
+        let Some(object_lock) = location.config.object_lock else { return location.endpoint.metrics().locks(None) };
+        let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
+        let catalog = Catalog { location: location.clone(), memory: self.process.budget.total() / 2 };
+        let mut first: Option<Timestamp> = None;
+        for job in jobs.iter().chain([&ad_hoc]) {
+            match object_lock::keep(&catalog, &location.chain(job), object_lock::When::IfDue).await {
+                Ok(Some(extended)) => first = first.into_iter().chain(extended.earliest).min(),
+                Ok(None) => {}
+                Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
+            }
+        }
+        let first = first.map(|end| (end.as_duration().as_secs_f64(), object_lock.period));
+        location.endpoint.metrics().locks(first);
+    }
+
     /// Prunes after a good backup. A failure is logged and does not fail the backup: the next one prunes again.
     async fn retain(&self, location: &Location, job: &config::Job, stop: &CancellationToken) {
         // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
@@ -49,6 +68,10 @@ impl Runner {
             Ok(pruned) => {
                 if let Some((_, failure)) = pruned.failures.list.first() {
                     self.history.keep(About::Job, job.name.as_str(), failure);
+                }
+                let chain = location.chain(&job.name);
+                if let Err(error) = object_lock::keep(&context.catalog, &chain, object_lock::When::IfDue).await {
+                    self.history.failed(About::Job, job.name.as_str(), &error.report());
                 }
             }
             // The daemon stops: no failure. The prune after the next good backup deletes the rest.

@@ -10,6 +10,7 @@ use super::codec::{FEATURES, KUBERNETES};
 use super::ebs::{EbsSnapshot, MAX_TAGS, State};
 use super::key::{BackupId, Chain, Name, ObjectKey};
 pub use super::source::{SourceDescription, Target};
+use super::version::VersionId;
 use crate::error::Report;
 
 /// The only version so far. A reader refuses a higher one, because it cannot know what it would miss.
@@ -163,6 +164,9 @@ pub struct IndexObject {
     pub size: u64,
     #[serde(with = "hex::serde")]
     pub sha256: [u8; 32],
+    /// As [`DataObject::version`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +178,9 @@ pub struct DataObject {
     pub crc64nvme: [u8; 8],
     /// Bytes of it that this backup's chunks refer to.
     pub live_bytes: u64,
+    /// The version that was written, in a bucket that keeps versions. Locks and reading as of a time go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionId>,
 }
 
 /// Files that could not be read, or changed while they were read.
@@ -357,6 +364,14 @@ impl Manifest {
     pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
         self.streams().flat_map(|(_, stream)| {
             stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))
+        })
+    }
+
+    /// The same as [`Manifest::named`], with the version that was recorded of each.
+    pub fn versions(&self) -> impl Iterator<Item = (&ObjectKey, Option<&VersionId>)> {
+        self.streams().flat_map(|(_, stream)| {
+            let objects = stream.objects.iter().map(|object| (&object.key, object.version.as_ref()));
+            objects.chain([(&stream.index.key, stream.index.version.as_ref())])
         })
     }
 

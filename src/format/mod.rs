@@ -12,3 +12,4 @@ pub mod manifest;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod version;

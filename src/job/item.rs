@@ -288,8 +288,8 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             digest.update(&buffer[..count]);
             writer.write(&buffer[..count]).await?;
         }
-        let Written { key, size, .. } = writer.finish().await?;
+        let Written { key, size, version, .. } = writer.finish().await?;
         self.current = None;
-        Ok(IndexObject { key, size, sha256: digest.finalize().into() })
+        Ok(IndexObject { key, size, sha256: digest.finalize().into(), version })
     }
 }

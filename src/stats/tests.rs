@@ -29,9 +29,10 @@ async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64
         size: *size,
         crc64nvme: [0; 8],
         live_bytes: *live,
+        version: None,
     });
     let home = BackupPrefix::new("", &chain, &id);
-    let index = IndexObject { key: home.index(&name("i")), size: 10, sha256: [0; 32] };
+    let index = IndexObject { key: home.index(&name("i")), size: 10, sha256: [0; 32], version: None };
     put(store, index.key.as_str(), vec![0; 10]).await;
     let totals = Totals { chunks: 1, files: 0, plain_bytes: 5000, digest: [0; 32] };
     let stream = stream(totals, index, listed.collect());
@@ -59,7 +60,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let other = commit(&store, "b", FIRST, &[]).await;
     let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
 
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
     let stored = 1000 + 400 + 50 + 20 + 3 * 10 + manifests;
     // The larger share of each object, the indexes and the manifests.
@@ -82,10 +83,10 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     assert_eq!((sum.backups, sum.stored_bytes, sum.full_bytes), (3, stored + other + 10, 650));
     assert_eq!((sum.oldest, sum.newest), (expected.oldest, expected.newest));
     let node = name("b");
-    assert_eq!(stats(&catalog, Scope { job: None, node: Some(&node) }).await.unwrap().len(), 1);
+    assert_eq!(stats(&catalog, Scope { job: None, node: Some(&node) }, LookAt::Objects).await.unwrap().len(), 1);
 
     put(&store, &format!("c/j/b/{SECOND}/manifest.json"), "{").await;
-    assert_eq!(stats(&catalog, Scope::default()).await.unwrap_err().class(), Class::Integrity);
+    assert_eq!(stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Integrity);
 }
 
 #[tokio::test]
@@ -97,7 +98,7 @@ async fn objects_of_every_suffix_are_counted() {
         put(&store, home.data(&name("i"), 1, *suffix).as_str(), "x").await;
     }
     let catalog = Catalog::new(&memory::open(store, "", 1 << 20));
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     assert_eq!(all[&chain].stored_bytes, Suffix::ALL.len() as u64);
 }
 
@@ -116,12 +117,12 @@ async fn the_newest_is_the_one_that_was_taken_last() {
         commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
     }
     let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
     let id = |id: &str| Some(id.parse().unwrap());
     assert_eq!((of("a").newest, of("a").oldest, of("a").full_bytes), (id(SECOND), id(AHEAD), 55));
     assert_eq!(of("a").dead_bytes, 0, "what is lost is not live, and not dead either");
     assert_eq!((total(all.values()).newest, total(all.values()).oldest), (id(SECOND), id(FIRST)));
     let poor = Catalog { memory: 2000, ..catalog };
-    assert_eq!(stats(&poor, Scope::default()).await.unwrap_err().class(), Class::Local);
+    assert_eq!(stats(&poor, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Local);
 }

@@ -17,6 +17,8 @@ use penstock::store::{
     Error, ListedObject, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
 };
 
+use crate::conformance_versions::{keeps_locks, keeps_versions};
+use crate::locking_s3::LockingS3;
 use crate::servers::{S3Server, Scheme, Servers};
 
 const MIB: usize = 1 << 20;
@@ -48,14 +50,16 @@ enum Quirk {
     LenientComplete,
     /// Uploads cannot be listed.
     NoUploadList,
+    /// An empty list of parts is not read, as by a store that does not know its elements.
+    CannotReadAnEmptyList,
 }
 
 /// A store and what the suite has to know about it.
-struct Backend {
-    store: Arc<dyn Store>,
-    algorithm: Algorithm,
+pub(crate) struct Backend {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) algorithm: Algorithm,
     /// Objects on a page of a listing.
-    page: usize,
+    pub(crate) page: usize,
     /// Bodies are signed.
     signed: bool,
     quirks: &'static [Quirk],
@@ -66,7 +70,7 @@ impl Backend {
         self.quirks.contains(&quirk)
     }
 
-    fn payload(&self, data: impl Into<Bytes>) -> Payload {
+    pub(crate) fn payload(&self, data: impl Into<Bytes>) -> Payload {
         Payload::new(data, self.algorithm)
     }
 
@@ -81,11 +85,11 @@ impl Backend {
         parts.iter().map(|part| UploadedPart { checksum: kept(part), ..part.clone() }).collect()
     }
 
-    async fn put(&self, key: &str, data: impl Into<Bytes>) {
+    pub(crate) async fn put(&self, key: &str, data: impl Into<Bytes>) {
         self.store.put(&ObjectKey::new(key), self.payload(data), Overwrite::Allow).await.unwrap();
     }
 
-    async fn read(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn read(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, Error> {
         let download = self.store.get(&ObjectKey::new(key), range).await?;
         let body: Vec<Bytes> = download.body.try_collect().await?;
         let body = body.concat();
@@ -110,7 +114,7 @@ impl Backend {
     }
 }
 
-async fn conforms(backend: &Backend) {
+pub(crate) async fn conforms(backend: &Backend) {
     objects(backend).await;
     odd_keys(backend).await;
     conflicts(backend).await;
@@ -324,7 +328,12 @@ async fn wrong_part_lists(backend: &Backend) {
             assert_eq!(complete(parts.iter().rev().cloned().collect(), size, checksum).await, Class::Internal);
         }
         let none = complete(Vec::new(), 0, None).await;
-        assert_eq!(none, if backend.lacks(Quirk::LenientComplete) { Class::Config } else { Class::Internal });
+        let expected = match () {
+            () if backend.lacks(Quirk::LenientComplete) => Class::Config,
+            () if backend.lacks(Quirk::CannotReadAnEmptyList) => Class::Compat,
+            () => Class::Internal,
+        };
+        assert_eq!(none, expected);
         if let Some(payload) = wrong(backend.algorithm).filter(|_| !backend.lacks(Quirk::IgnoresChecksums)) {
             assert_eq!(complete(parts.clone(), size, payload.checksum).await, Class::Integrity);
         }
@@ -350,6 +359,40 @@ async fn the_store_in_memory() {
         let backend = Backend { store: memory.clone(), algorithm, page: 12, signed: false, quirks: &[] };
         conforms(&backend).await;
         assert_eq!(memory.uploads_in_progress(), []);
+        // All of it holds of a bucket that keeps versions, too.
+        let memory = Arc::new(MemoryStore::with_limits(5 << 20, 12).with_algorithm(algorithm));
+        memory.keep_locks();
+        let backend = Backend { store: memory.clone(), ..backend };
+        conforms(&backend).await;
+        keeps_versions(&backend).await;
+        if algorithm != Algorithm::None {
+            keeps_locks(&backend, memory.now()).await;
+        }
+    }
+}
+
+/// The store in memory, through the adapter.
+const AS_S3: &[Quirk] = &[Quirk::CannotReadAnEmptyList];
+
+/// The stand-in that other tests use: what is said of the store in memory holds of it through S3's requests, and of the adapter.
+#[tokio::test]
+async fn the_store_in_memory_as_an_s3() {
+    let servers = Servers::start();
+    for locks in [false, true] {
+        let memory = Arc::new(MemoryStore::with_limits(5 << 20, 12));
+        let server = LockingS3::over(&servers, Arc::clone(&memory));
+        let location =
+            penstock::config::Location { s3_url: Some(server.url.clone()), ..servers.s3(Scheme::Http).location() };
+        let store = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store();
+        let backend = Backend { store, algorithm: Algorithm::default(), page: 12, signed: true, quirks: AS_S3 };
+        if locks {
+            memory.keep_locks();
+        }
+        conforms(&backend).await;
+        if locks {
+            keeps_versions(&backend).await;
+            keeps_locks(&backend, memory.now()).await;
+        }
     }
 }
 
@@ -441,7 +484,17 @@ const MOTO: &[Quirk] = &[
 const RADOSGW: &[Quirk] = &[Quirk::IgnoresChecksums, Quirk::LenientComplete, Quirk::NoMultipartChecksum];
 
 /// A location of another server, in whose bucket the suite runs. The bucket is made here: Penstock never makes one.
-async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket: &str) -> penstock::config::Location {
+async fn elsewhere(url: &str, region: &str, keys: (&str, &str), bucket: &str) -> penstock::config::Location {
+    elsewhere_with(url, region, keys, bucket, Locks::None).await
+}
+
+async fn elsewhere_with(
+    url: &str,
+    region: &str,
+    (key, secret): (&str, &str),
+    bucket: &str,
+    locks: Locks,
+) -> penstock::config::Location {
     let servers = Servers::start();
     let secret_of =
         |value: &str| penstock::config::SecretSource::Inline(penstock::config::Secret::new(value.to_owned()));
@@ -456,6 +509,18 @@ async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket:
         },
         ..servers.s3(Scheme::Http).location()
     };
+    make_bucket(url, region, (key, secret), bucket, locks).await;
+    location
+}
+
+/// Whether a bucket has Object Lock, and with it versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locks {
+    None,
+    Kept,
+}
+
+pub(crate) async fn make_bucket(url: &str, region: &str, (key, secret): (&str, &str), bucket: &str, locks: Locks) {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
         .region(aws_sdk_s3::config::Region::new(region.to_owned()))
@@ -464,8 +529,9 @@ async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket:
         .credentials_provider(aws_sdk_s3::config::Credentials::new(key, secret, None, None, "test"))
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
-    aws_sdk_s3::Client::from_conf(config).create_bucket().bucket(bucket).send().await.unwrap();
-    location
+    let create = aws_sdk_s3::Client::from_conf(config).create_bucket().bucket(bucket);
+    let lock = (locks == Locks::Kept).then_some(true);
+    create.set_object_lock_enabled_for_bucket(lock).send().await.unwrap();
 }
 
 #[tokio::test]
@@ -502,4 +568,12 @@ async fn radosgw() {
             backend.store.delete(&ObjectKey::new(key)).await.unwrap();
         }
     }
+    let location = elsewhere_with(&url, "default", ("RGWAK", "RGWSK"), "conformance-locks", Locks::Kept).await;
+    let location = penstock::config::Location { checksum: Algorithm::Crc64nvme, ..location };
+    let store = AwsLocation::connect_with(&location, penstock::metrics::Metrics::new().location("test"), |_| None)
+        .unwrap()
+        .store();
+    let backend = Backend { store, algorithm: Algorithm::Crc64nvme, page: 1000, signed: true, quirks: RADOSGW };
+    keeps_versions(&backend).await;
+    keeps_locks(&backend, jiff::Timestamp::now()).await;
 }

@@ -475,6 +475,7 @@ force_path_style = true"#,
                 session_token: None,
             },
             assume_role: Vec::new(),
+            object_lock: None,
             encryption: config::Encryption {
                 mode: config::EncryptionMode::BucketDefault,
                 kms_key_id: None,
