@@ -308,7 +308,9 @@ impl Catalog {
         let bytes = self.bytes(entry).await?;
         let manifest = Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)?;
         for (key, version) in manifest.versions() {
-            version.into_iter().for_each(|version| self.location.store.recorded(key, version));
+            if let Some(version) = version {
+                self.location.store.recorded(key, version);
+            }
         }
         Ok(manifest)
     }

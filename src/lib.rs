@@ -8,17 +8,17 @@
 //! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`undelete`], [`hold`],
 //!    [`stats`]; [`policy`]: its permissions.
 //! 4. [`inventory`]: the API objects in a cluster's backup, which a restore into a cluster reads.
-//! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`retention`], [`object_lock`], which keeps locked what
-//!    backups need, and [`catalog`].
-//! 6. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
-//! 7. The [`source`]s that it reads, which know neither stream nor upload.
-//! 8. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
-//! 9. [`location`]: one opened location, which all of the above use.
-//! 10. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
-//! 11. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
-//! 12. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//! 5. [`object_lock`]: keeps locked what backups need.
+//! 6. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
+//! 7. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
+//! 8. The [`source`]s that it reads, which know neither stream nor upload.
+//! 9. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
+//! 10. [`location`]: one opened location, which all of the above use.
+//! 11. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
+//! 12. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
+//! 13. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 13. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 14. The ground: [`tar`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod aws;

@@ -128,7 +128,7 @@ async fn hidden(catalog: &Catalog, chain: &Chain, stored: u64) -> Result<Option<
         }
         if end < last {
             let message = "the store's listing of versions does not advance";
-            let error = store::Error::local("ListObjectVersions", &ObjectKey::new(prefix), Class::Compat, message);
+            let error = store::Error::local("ListObjectVersions", ObjectKey::new(prefix), Class::Compat, message);
             return Err(store::Error { remedy: Some(PAGING_REMEDY.to_owned()), ..error }.into());
         }
         last = end;

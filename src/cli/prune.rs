@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::{BackupId, Chain, Name};
 use crate::object_lock;
-use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules, Survey};
 use crate::retention::{Reason, some_of};
 
 /// A chain in a location, with its rules.
@@ -145,7 +145,7 @@ pub(super) async fn delete(
 /// The result of a plan.
 enum Did {
     /// A dry run: the objects that would be garbage.
-    Nothing(Garbage),
+    Nothing(Survey),
     All(Pruned),
 }
 
@@ -211,7 +211,7 @@ impl Summary {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
         let (deleted, kept, objects, bytes, waiting, pruned) = match did {
-            Did::Nothing(garbage) => {
+            Did::Nothing(Survey { garbage, .. }) => {
                 (planned, plan.backups.len() - planned, garbage.due.objects, garbage.due.bytes, garbage, None)
             }
             Did::All(done) => (done.deleted.len(), done.kept, done.objects, done.bytes, &done.waiting, Some(done)),
@@ -233,7 +233,10 @@ impl Summary {
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
         let hidden = pruned.map_or_else(Count::default, |done| done.hidden);
         self.lines.extend(kept_as_versions(hidden));
-        let locked = pruned.map_or_else(prune::Locked::default, |done| done.locked);
+        let locked = match did {
+            Did::Nothing(survey) => survey.locked,
+            Did::All(done) => done.locked,
+        };
         self.lines.extend(kept_locked(locked, zone));
         self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);

@@ -56,8 +56,8 @@ fn figures(stats: &Stats) -> [String; 7] {
 
 fn line(location: &str, job: &str, node: &str, figures: [String; 7]) -> String {
     let [backups, plain, stored, live, dead, full, hidden] = figures;
-    let line = format!(
+    let text = format!(
         "{location:<12} {job:<12} {node:<16} {backups:>7} {plain:>11} {stored:>11} {live:>11} {dead:>11} {full:>11} {hidden:>11}"
     );
-    line.trim_end().to_owned() + "\n"
+    text.trim_end().to_owned() + "\n"
 }

@@ -25,6 +25,10 @@ pub const ALLOWANCE: Duration = Duration::from_hours(48);
 /// How often extension is tried at least: by each run and prune of a job, and each hour by a daemon.
 pub const TRIED_EVERY: Duration = Duration::from_hours(24);
 
+/// With this much left above half of the period an object is due at the latest: one try may come a day later. With [`TRIED_EVERY`] it is
+/// [`ALLOWANCE`], so that no object is extended twice within half a period.
+const LATEST: Duration = Duration::from_hours(24);
+
 /// A share of [`TRIED_EVERY`], in 65,536ths, by which one object is due earlier than the latest.
 pub type Share = u16;
 
@@ -44,7 +48,7 @@ impl ObjectLock {
     #[must_use]
     pub fn is_due(self, until: Timestamp, now: Timestamp, share: Share) -> bool {
         let early = TRIED_EVERY.mul_f64(f64::from(share) / f64::from(Share::MAX));
-        let least = self.period / 2 + (ALLOWANCE - TRIED_EVERY) + early;
+        let least = self.period / 2 + LATEST + early;
         until.duration_since(now) < signed(least)
     }
 }

@@ -257,15 +257,13 @@ impl Location {
 
     /// When the first lock of what is needed ends, and how long locks are; `None` without locks: the series are absent then.
     pub fn locks(&self, first_end_and_period: Option<(f64, Duration)>) {
-        match first_end_and_period {
-            Some((end, period)) => {
-                self.all().lock_oldest_expiry.with_label_values(&[&self.name]).set(end);
-                self.all().lock_period.with_label_values(&[&self.name]).set(period.as_secs_f64());
-            }
-            None => {
-                drop(self.all().lock_oldest_expiry.remove_label_values(&[&self.name]));
-                drop(self.all().lock_period.remove_label_values(&[&self.name]));
-            }
+        let (end, period) = (&self.all().lock_oldest_expiry, &self.all().lock_period);
+        if let Some((first_end, time)) = first_end_and_period {
+            end.with_label_values(&[&self.name]).set(first_end);
+            period.with_label_values(&[&self.name]).set(time.as_secs_f64());
+        } else {
+            drop(end.remove_label_values(&[&self.name]));
+            drop(period.remove_label_values(&[&self.name]));
         }
     }
 

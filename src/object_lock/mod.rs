@@ -7,12 +7,13 @@
 //! - **Cost**: one request for each object and half period. The ends of locks are remembered in the state directory ([`ledger`]); one
 //!   that is not known is extended. [`keep`] reads the chain's listing and manifests only when something is due, and once a day.
 //! - **Failure**: a refused extension is counted and reported with the date until which the object stays locked; the others go on. If a
-//!   whole group is refused for the same reason (a missing permission), the rest of the call is not tried.
+//!   whole group is refused (a missing permission), the rest is counted and not tried.
 //! - **Memory**: the ledger's, and one manifest. [`PARALLEL`] requests at a time.
 //! - **Crash**: every group of extensions is noted when it is done; what was lost is extended once more.
 
 mod ledger;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -43,6 +44,10 @@ pub struct Keeper<'a> {
     location: &'a Location,
     object_lock: ObjectLock,
     ledger: Ledger,
+    /// Objects whose extension was refused: they are counted once, and not tried again.
+    refused: HashSet<Id>,
+    /// Why nothing more is tried.
+    given_up: Option<Report>,
 }
 
 /// The result of extending locks.
@@ -107,7 +112,7 @@ impl<'a> Keeper<'a> {
     pub fn open(location: &'a Location, chain: &Chain) -> Option<Self> {
         let object_lock = location.config.object_lock?;
         let ledger = Ledger::open(&path(location, chain), location.process.budget.total());
-        Some(Self { location, object_lock, ledger })
+        Some(Self { location, object_lock, ledger, refused: HashSet::new(), given_up: None })
     }
 
     fn id(&self, key: &ObjectKey, version: Option<&VersionId>) -> Id {
@@ -138,7 +143,6 @@ impl<'a> Keeper<'a> {
     /// Extends the locks of those objects that are due.
     pub async fn extend(&mut self, needed: &[(&ObjectKey, Option<&VersionId>)], now: Timestamp) -> Extended {
         let (mut extended, mut group) = (Extended::default(), Vec::new());
-        let mut given_up = None;
         for (key, version) in needed.iter().copied() {
             let id = self.id(key, version);
             self.ledger.still_needed(id);
@@ -147,16 +151,16 @@ impl<'a> Keeper<'a> {
                 extended.saw(until);
                 continue;
             }
-            if let Some(report) = &given_up {
-                self.refused(key, id, now, Report::clone(report), &mut extended);
+            if let Some(report) = self.given_up.clone() {
+                self.refuse(key, id, now, report, &mut extended);
                 continue;
             }
-            if group.iter().any(|due: &Due| due.id == id) {
+            if self.refused.contains(&id) || group.iter().any(|due: &Due| due.id == id) {
                 continue;
             }
             group.push(Due { key: key.clone(), version: version.cloned(), id });
             if group.len() >= GROUP {
-                given_up = self.extend_group(&std::mem::take(&mut group), now, &mut extended).await;
+                self.extend_group(&std::mem::take(&mut group), now, &mut extended).await;
             }
         }
         self.extend_group(&group, now, &mut extended).await;
@@ -164,15 +168,18 @@ impl<'a> Keeper<'a> {
         extended
     }
 
-    fn refused(&self, key: &ObjectKey, id: Id, now: Timestamp, report: Report, extended: &mut Extended) {
+    fn refuse(&mut self, key: &ObjectKey, id: Id, now: Timestamp, report: Report, extended: &mut Extended) {
+        if !self.refused.insert(id) {
+            return;
+        }
         self.location.endpoint.metrics().lock_extended(Outcome::Failure);
         let until = self.ledger.until(id).filter(|until| *until > now);
         extended.saw(until.unwrap_or(now));
         extended.failed(key, until, report);
     }
 
-    /// Returns the failure if all failed for one reason that the next group would meet, too.
-    async fn extend_group(&mut self, group: &[Due], now: Timestamp, extended: &mut Extended) -> Option<Report> {
+    /// Gives up if all fail for a reason that the next group would meet, too.
+    async fn extend_group(&mut self, group: &[Due], now: Timestamp, extended: &mut Extended) {
         let lock = self.object_lock.grant(now);
         let store = &*self.location.store;
         // All futures are made before they are polled: a stream of a closure is not `Send` enough for a task (rust-lang/rust#102211).
@@ -189,7 +196,7 @@ impl<'a> Keeper<'a> {
                 }
                 Err(error) => {
                     let report = error.report();
-                    self.refused(&due.key, due.id, now, report.clone(), extended);
+                    self.refuse(&due.key, due.id, now, report.clone(), extended);
                     reason = Some(report);
                 }
             }
@@ -198,7 +205,7 @@ impl<'a> Keeper<'a> {
         extended.extended += good;
         self.save();
         let lasts = |report: &Report| matches!(report.class, Class::AccessDenied | Class::Compat | Class::Config);
-        reason.filter(|report| good == 0 && lasts(report))
+        self.given_up = self.given_up.take().or(reason.filter(|report| good == 0 && lasts(report)));
     }
 }
 
@@ -313,6 +320,3 @@ impl Extended {
         other.earliest.into_iter().for_each(|until| self.saw(until));
     }
 }
-
-#[cfg(test)]
-mod tests;

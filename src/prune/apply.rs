@@ -116,8 +116,7 @@ async fn remove(freeing: &mut Freeing<'_>, objects: &[Found], pruned: &mut Prune
                 pruned.hidden.add(object);
             }
             Ok(Freed::Locked(until)) => {
-                pruned.locked.count.add(object);
-                pruned.locked.until = pruned.locked.until.max(Some(until));
+                pruned.locked.add(object, until);
                 locked.push((&object.key, until));
             }
             Err(error) => pruned.failures.push(&object.key, error.report()),
@@ -145,8 +144,7 @@ async fn remove_tombstones(
     for tombstone in old.chain(fresh).filter(|tombstone| plan.now >= tombstone.release) {
         // Its snapshots are gone: it was deleted up to its lock before.
         if let Some(until) = freeing.known(&tombstone.found.key) {
-            pruned.locked.count.add(&tombstone.found);
-            pruned.locked.until = pruned.locked.until.max(Some(until));
+            pruned.locked.add(&tombstone.found, until);
             continue;
         }
         // A deletion ended before it deleted the manifest, so the backup stays with its snapshots.

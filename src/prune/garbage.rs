@@ -39,6 +39,11 @@ impl Count {
         self.add_bytes(object.size);
     }
 
+    pub(super) fn remove(&mut self, object: &Found) {
+        self.objects -= 1;
+        self.bytes = self.bytes.saturating_sub(object.size);
+    }
+
     /// Adds one object of this size.
     pub(super) fn add_bytes(&mut self, size: u64) {
         self.objects += 1;

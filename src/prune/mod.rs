@@ -43,7 +43,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, Catalog, Memory};
+use crate::catalog::{self, Catalog, Found, Memory};
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, Chain, ObjectKey};
@@ -206,6 +206,21 @@ pub struct Locked {
     pub until: Option<Timestamp>,
 }
 
+impl Locked {
+    fn add(&mut self, object: &Found, until: Timestamp) {
+        self.count.add(object);
+        self.until = self.until.max(Some(until));
+    }
+}
+
+/// What a run would find.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    pub garbage: Garbage,
+    /// Due garbage that an earlier run found locked.
+    pub locked: Locked,
+}
+
 /// Requests that failed for good.
 #[derive(Debug, Default)]
 pub struct Failures {
@@ -344,15 +359,21 @@ pub async fn plan_deletion(
 ///
 /// # Errors
 /// When the chain cannot be listed.
-pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Garbage, Error> {
+pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Survey, Error> {
     let judge = plan.judge(&plan.to_delete().map(|backup| &backup.entry.id).collect());
-    let mut garbage = Garbage::default();
+    let freeing = locked::Freeing::new(ctx, plan);
+    let (mut garbage, mut locked) = (Garbage::default(), Locked::default());
     let mut pages = read::pages(ctx, &plan.chain);
     let failed = |error| Error::Chain { chain: plan.chain.clone(), error };
     while let Some(page) = pages.next().await.map_err(failed)? {
-        judge.sort_out(page, &mut garbage);
+        for object in judge.sort_out(page, &mut garbage) {
+            if let Some(until) = freeing.known(&object.key) {
+                garbage.due.remove(&object);
+                locked.add(&object, until);
+            }
+        }
     }
-    Ok(garbage)
+    Ok(Survey { garbage, locked })
 }
 
 impl Plan {

@@ -1,3 +1,4 @@
+mod locks;
 mod model;
 mod runs;
 mod snapshots;

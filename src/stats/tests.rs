@@ -70,6 +70,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
         plain_bytes: 10_000,
         stored_bytes: stored,
         live_bytes: live,
+        hidden_bytes: None,
         dead_bytes: stored - live,
         full_bytes: 500 + 100 + 50,
         newest: Some(SECOND.parse().unwrap()),

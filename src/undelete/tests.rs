@@ -6,7 +6,7 @@ use super::*;
 use crate::config::LockMode;
 use crate::location::memory;
 use crate::store::memory::MemoryStore;
-use crate::store::{Lock, Overwrite, Payload};
+use crate::store::{Lock, Overwrite, Payload, Store as _};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()

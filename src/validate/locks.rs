@@ -16,7 +16,7 @@ use crate::format::key::ObjectKey;
 use crate::store::{Error, Lock, Overwrite, PartNumber, VersionId, VersionKind};
 
 /// Longer than the checks take that need it.
-const LOCK: SignedDuration = SignedDuration::from_secs(20);
+const LOCK: SignedDuration = SignedDuration::from_secs(15);
 
 const OPTIONAL: &str = "s3:DeleteObjectVersion";
 
@@ -43,7 +43,7 @@ pub(super) async fn prove(proof: &mut Proof, writing: &Writing<'_>, wanted: Obje
     let lock = Lock { mode: wanted.mode, until };
     let (mut locked, mut free) = (None, None);
     timed(proof, "object lock", async {
-        let written = writing.write_version("locked", Some(lock)).await.map_err(|error| error.report())?;
+        let written = writing.write_version("locked", Some(lock)).await.map_err(refused)?;
         locked = Some(written.ok_or_else(no_versions)?);
         writing.made.locked_until(until);
         Ok(good(format!("written with a lock in {} mode", wanted.mode.as_str())))
@@ -80,6 +80,15 @@ pub(super) async fn prove(proof: &mut Proof, writing: &Writing<'_>, wanted: Obje
         // Nothing is gained by waiting for the end of the lock.
         writing.made.locked_until(Timestamp::MIN);
     }
+}
+
+/// A PUT without a lock has succeeded before.
+fn refused(error: Error) -> Report {
+    let report = error.report();
+    if report.class != Class::AccessDenied {
+        return report;
+    }
+    report.remedy("the same PUT without a lock succeeded: grant s3:PutObjectRetention on the bucket's objects (`penstock policy`)")
 }
 
 fn no_versions() -> Report {

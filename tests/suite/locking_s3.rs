@@ -77,17 +77,14 @@ impl LockingS3 {
         Self { url: servers.serve(Scheme::Http, service), memory, log, refusal, ignores }
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.log.lock().unwrap().clone()
-    }
-
     /// Answers as `refusal` says, where it says something, from here on.
     pub(crate) fn refuse(&self, refusal: impl Fn(&Seen) -> Option<Answer> + Send + 'static) {
         *self.refusal.lock().unwrap() = Box::new(refusal);
     }
 
     /// Denies these requests, by S3's names of what they do ([`operation`]), from here on.
-    pub(crate) fn deny(&self, operations: &'static [&'static str]) {
+    pub(crate) fn deny(&self, operations: &[&'static str]) {
+        let operations = operations.to_vec();
         let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
         self.refuse(move |seen| operations.contains(&operation(seen)).then(|| (403, body.to_owned())));
     }
@@ -98,7 +95,7 @@ impl LockingS3 {
 
     /// How many requests of this kind came.
     pub(crate) fn count(&self, name: &str) -> usize {
-        self.seen().iter().filter(|seen| operation(seen) == name).count()
+        self.log.lock().unwrap().iter().filter(|seen| operation(seen) == name).count()
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     location: config::Location,
     config: PathBuf,
     tree: PathBuf,
+    /// Of the daemon's admin server.
+    admin: String,
 }
 
 impl Node {
@@ -42,6 +44,9 @@ impl Node {
         fs::create_dir_all(tree.join("sub")).unwrap();
         // More than one part, so that it is a multipart upload.
         fs::write(tree.join("sub/large"), noise(7 << 20)).unwrap();
+        // Free a moment ago; another test of this process takes another.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let admin = format!("127.0.0.1:{port}");
         let text = format!(
             r#"cluster = "test"
 node = "node-1"
@@ -65,7 +70,7 @@ period = "14d"
 [locations.primary.upload]
 part_size = "5MiB"
 [admin]
-listen = "127.0.0.1:0"
+listen = "{admin}"
 socket = "{state}/control.sock"
 [jobs.files]
 location = "primary"
@@ -75,6 +80,7 @@ type = "tree"
 name = "tree"
 path = "{tree}"
 "#,
+            admin = admin,
             state = folder.join("state").display(),
             tree = tree.display(),
         );
@@ -92,32 +98,58 @@ path = "{tree}"
             },
             ..servers.s3(Scheme::Http).location()
         };
-        Self { servers, location, config, tree }
+        Self { servers, location, config, tree, admin }
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_penstock"));
         command.arg("--config").arg(&self.config).args(arguments).stdin(Stdio::null());
         for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
             command.env_remove(name);
         }
-        command.output().unwrap()
+        command
     }
 
-    fn json(&self, arguments: &[&str]) -> (i32, Value) {
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.servers.folder()
+    }
+
+    pub(crate) fn admin(&self) -> String {
+        self.admin.clone()
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> (i32, Value) {
         let output = self.output(&[&["--output", "json"], arguments].concat());
         let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (output.status.code().unwrap(), value)
     }
 
-    fn done(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn done(&self, arguments: &[&str]) -> Value {
         let (code, value) = self.json(arguments);
         assert_eq!(code, 0, "{arguments:?}: {value}");
         value
     }
 
+    /// Takes `object_lock` out of the configuration.
+    pub(crate) fn without_locks(&self) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        let (head, rest) = text.split_once("[locations.primary.object_lock]").unwrap();
+        let (_, rest) = rest.split_once("[locations.primary.upload]").unwrap();
+        fs::write(&self.config, format!("{head}[locations.primary.upload]{rest}")).unwrap();
+    }
+
+    /// Changes how many backups are kept.
+    pub(crate) fn keep_last(&self, count: u32) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, text.replace("keep_last = 3", &format!("keep_last = {count}"))).unwrap();
+    }
+
     /// A backup in which `version` says this; its id.
-    fn back_up(&self, version: &str) -> String {
+    pub(crate) fn back_up(&self, version: &str) -> String {
         fs::write(self.tree.join("version"), version).unwrap();
         self.done(&["backup", "files"])["backups"][0]["id"].as_str().unwrap().to_owned()
     }
@@ -160,12 +192,20 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(next).collect()
 }
 
-/// A stand-in whose clock stands still until it is moved.
-pub(crate) fn stand_in() -> (LockingS3, Node) {
+/// Whether the clock of a stand-in is the system's, or stands still until it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    Runs,
+    Stands,
+}
+
+pub(crate) fn stand_in(clock: Clock) -> (LockingS3, Node) {
     let servers = Servers::start();
     let s3 = LockingS3::start(&servers);
     s3.memory.keep_locks();
-    s3.memory.set_now(Timestamp::now());
+    if clock == Clock::Stands {
+        s3.memory.set_now(Timestamp::now());
+    }
     let keys = (ACCESS_KEY, SECRET_KEY);
     let node = Node::new(servers, &Place { url: &s3.url, bucket: BUCKET, region: "us-east-1", keys });
     (s3, node)
@@ -286,7 +326,7 @@ fn drill(node: &Node, junk: Junk, pass: &dyn Fn()) {
 #[test]
 fn everything_comes_back_after_an_attack() {
     for junk in [Junk::Unlocked, Junk::Locked] {
-        let (s3, node) = stand_in();
+        let (s3, node) = stand_in(Clock::Stands);
         drill(&node, junk, &|| later(&s3.memory, SignedDuration::from_secs(60)));
     }
 }
@@ -315,7 +355,7 @@ fn radosgw() {
 /// An object that was replaced before the time asked for is read as the manifest recorded it.
 #[test]
 fn a_replacement_that_nobody_noticed_is_passed_over() {
-    let (s3, node) = stand_in();
+    let (s3, node) = stand_in(Clock::Stands);
     let id = node.back_up("one");
     later(&s3.memory, SignedDuration::from_secs(60));
     let (runtime, store) = (runtime(), node.attacker());
@@ -349,7 +389,7 @@ fn locks(s3: &LockingS3) -> BTreeMap<ObjectKey, Timestamp> {
 
 #[test]
 fn each_run_extends_what_it_refers_to_and_a_refusal_is_said() {
-    let (s3, node) = stand_in();
+    let (s3, node) = stand_in(Clock::Stands);
     node.back_up("one");
     assert_eq!(s3.count("PutObjectRetention"), 0);
     let day = SignedDuration::from_hours(24);
@@ -389,7 +429,7 @@ fn each_run_extends_what_it_refers_to_and_a_refusal_is_said() {
 
 #[test]
 fn a_store_that_ignores_locks_is_said_to() {
-    let (s3, node) = stand_in();
+    let (s3, node) = stand_in(Clock::Stands);
     s3.ignore(Ignores::LocksOfUploads);
     let id = node.back_up("one");
     let manifest = node.done(&["show", &id]);
@@ -408,7 +448,7 @@ fn a_store_that_ignores_locks_is_said_to() {
 #[test]
 fn prune_waits_for_locks_and_then_frees_or_hides() {
     for (denied, freed) in [(&[][..], true), (&["DeleteObjectVersion"][..], false)] {
-        let (s3, node) = stand_in();
+        let (s3, node) = stand_in(Clock::Stands);
         let first = node.back_up("one");
         for version in ["two", "three", "four"] {
             later(&s3.memory, SignedDuration::from_secs(60));
@@ -448,7 +488,7 @@ fn prune_waits_for_locks_and_then_frees_or_hides() {
 
 #[test]
 fn a_held_backup_stays() {
-    let (s3, node) = stand_in();
+    let (s3, node) = stand_in(Clock::Stands);
     let first = node.back_up("one");
     node.done(&["hold", &first]);
     for version in ["two", "three", "four", "five"] {
@@ -478,11 +518,8 @@ fn a_held_backup_stays() {
 /// The agent does nothing for locks that it was not told to do.
 #[test]
 fn without_a_lock_no_request_is_made_for_one() {
-    let (s3, node) = stand_in();
-    let text = fs::read_to_string(&node.config).unwrap();
-    let (head, rest) = text.split_once("[locations.primary.object_lock]").unwrap();
-    let (_, rest) = rest.split_once("[locations.primary.upload]").unwrap();
-    fs::write(&node.config, format!("{head}[locations.primary.upload]{rest}")).unwrap();
+    let (s3, node) = stand_in(Clock::Stands);
+    node.without_locks();
     for version in ["one", "two", "three", "four"] {
         node.back_up(version);
     }

@@ -38,6 +38,11 @@ pub(super) fn about(version: Option<&VersionId>, error: Error) -> Error {
     Error { remedy, ..error }
 }
 
+/// Whether the store says that a version has no lock, or no hold. Ceph says so as AWS does of a bucket without locks.
+fn is_unlocked(error: &Error) -> bool {
+    matches!(error.code.as_deref(), Some("NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError"))
+}
+
 fn time(time: &DateTime) -> Option<Timestamp> {
     Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
 }
@@ -195,7 +200,7 @@ impl Versions for S3Store {
         let get = get.set_version_id(version.map(ToString::to_string));
         let output = match get.send().await.map_err(|error| request.failed(&error)) {
             Ok(output) => output,
-            Err(error) if error.code.as_deref() == Some("NoSuchObjectLockConfiguration") => return Ok(None),
+            Err(error) if is_unlocked(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let Some(retention) = output.retention() else { return Ok(None) };
@@ -231,7 +236,7 @@ impl Versions for S3Store {
                 Some(ObjectLockLegalHoldStatus::On) => Ok(Hold::On),
                 _ => Ok(Hold::Off),
             },
-            Err(error) if error.code.as_deref() == Some("NoSuchObjectLockConfiguration") => Ok(Hold::Off),
+            Err(error) if is_unlocked(&error) => Ok(Hold::Off),
             Err(error) => Err(error),
         }
     }

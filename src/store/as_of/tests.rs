@@ -50,16 +50,13 @@ proptest! {
             let mut then = BTreeMap::new();
             for (second, (number, size)) in steps.iter().enumerate() {
                 memory.set_now(at(i64::try_from(second).unwrap()));
-                match size {
-                    Some(size) => {
-                        let payload = Payload::new(vec![u8::try_from(second).unwrap(); *size], memory.algorithm());
-                        memory.put(&key(*number), payload, Overwrite::Allow).await.unwrap();
-                        model.insert(key(*number), (*size as u64, second));
-                    }
-                    None => {
-                        memory.delete(&key(*number)).await.unwrap();
-                        model.remove(&key(*number));
-                    }
+                if let Some(size) = size {
+                    let payload = Payload::new(vec![u8::try_from(second).unwrap(); *size], memory.algorithm());
+                    memory.put(&key(*number), payload, Overwrite::Allow).await.unwrap();
+                    model.insert(key(*number), (*size as u64, second));
+                } else {
+                    memory.delete(&key(*number)).await.unwrap();
+                    model.remove(&key(*number));
                 }
                 if second <= looked {
                     then.clone_from(&model);

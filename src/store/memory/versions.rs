@@ -267,6 +267,11 @@ impl Bucket {
 }
 
 impl MemoryStore {
+    /// From here on the bucket keeps neither versions nor locks.
+    pub fn keep_nothing(&self) {
+        self.state().bucket.keeps = Keeps::Nothing;
+    }
+
     /// From here on the bucket keeps versions.
     pub fn keep_versions(&self) {
         self.state().bucket.keeps = Keeps::Versions;
@@ -402,8 +407,7 @@ impl Versions for MemoryStore {
 
     async fn set_hold(&self, key: &ObjectKey, version: Option<&VersionId>, hold: Hold) -> Result<(), Error> {
         let set = |state: &mut State| {
-            let held = state.bucket.find_mut("PutObjectLegalHold", key, version)?;
-            held.hold = hold;
+            state.bucket.find_mut("PutObjectLegalHold", key, version)?.hold = hold;
             Ok(())
         };
         self.request("PutObjectLegalHold", key.as_str(), set, |(), _| ()).await
