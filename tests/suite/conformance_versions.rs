@@ -59,9 +59,14 @@ pub(crate) async fn keeps_versions(backend: &Backend) {
     // A free key is one without a current version.
     let again = store.put_locked(&key, backend.payload(&b"third"[..]), Overwrite::Refuse, None).await;
     assert!(again.is_ok(), "a marker does not take the key");
-    let copied = store.copy_version(&key, &first, 5, None).await.unwrap().unwrap();
+    let copied = store.copy_version(&key, &first, 5, None).await.unwrap();
     assert_eq!(backend.read(key.as_str(), None).await.unwrap(), b"first");
-    assert_eq!(store.head(&key).await.unwrap().version, Some(copied));
+    let current = store.head(&key).await.unwrap().version;
+    assert!(
+        current
+            .as_ref()
+            .is_some_and(|current| *current != first && copied.as_ref().is_none_or(|copied| copied == current))
+    );
 
     let longer = ObjectKey::new(format!("{key}.longer"));
     backend.put(longer.as_str(), &b"x"[..]).await;
@@ -157,8 +162,8 @@ pub(crate) async fn keeps_locks(backend: &Backend, now: Timestamp) {
     store.delete_version(&plain, &free).await.unwrap();
 
     let over = until(now, LockMode::Governance, -1);
-    let past = store.put_locked(&plain, backend.payload(&b"x"[..]), Overwrite::Allow, Some(over)).await;
-    assert!(past.is_err(), "a lock that is over already");
+    let refused = store.put_locked(&plain, backend.payload(&b"x"[..]), Overwrite::Allow, Some(over)).await;
+    assert!(refused.is_err(), "a lock that is over already");
     let missing = store.set_lock(&ObjectKey::new("vk/nothing"), None, longer).await.unwrap_err();
     assert_eq!(missing.class, Class::NotFound, "{missing}");
 

@@ -54,17 +54,17 @@ impl LockingS3 {
         let log: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let refusal: Arc<Mutex<Refusal>> = Arc::new(Mutex::new(Box::new(|_| None)));
         let ignores = Arc::new(Mutex::new(Ignores::Nothing));
-        let (store, seen, refuse, ignored) =
+        let (store, seen, refuse, quirk) =
             (Arc::clone(&memory), Arc::clone(&log), Arc::clone(&refusal), Arc::clone(&ignores));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (store, seen, refuse, ignored) =
-                (Arc::clone(&store), Arc::clone(&seen), Arc::clone(&refuse), Arc::clone(&ignored));
+            let (store, seen, refuse, quirk) =
+                (Arc::clone(&store), Arc::clone(&seen), Arc::clone(&refuse), Arc::clone(&quirk));
             async move {
                 let head = see(&request, String::new());
                 seen.lock().unwrap().push(head.clone());
                 let body = request.into_body().collect().await?.to_bytes();
                 let refused = refuse.lock().unwrap()(&head);
-                let ignores = *ignored.lock().unwrap();
+                let ignores = *quirk.lock().unwrap();
                 let mut reply = match refused {
                     Some((status, body)) => plain(status, body),
                     None => Asked { store: &store, seen: &head, body, ignores }.answer().await,

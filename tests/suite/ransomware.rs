@@ -226,6 +226,10 @@ enum Junk {
     Locked,
 }
 
+fn is_manifest(key: &ObjectKey) -> bool {
+    key.as_str().ends_with("/manifest.json")
+}
+
 /// Everything that the agent's credentials allow.
 async fn attack(store: &dyn Store, junk: Junk, now: Timestamp) {
     let mut versions = Vec::new();
@@ -250,8 +254,7 @@ async fn attack(store: &dyn Store, junk: Junk, now: Timestamp) {
     let year = Lock { mode: LockMode::Compliance, until: now + SignedDuration::from_hours(24 * 365) };
     let lock = (junk == Junk::Locked).then_some(year);
     for entry in &versions {
-        let text =
-            if entry.key.as_str().ends_with(".json") { "{\"version\": 1, \"pay\": \"us\"}" } else { "encrypted" };
+        let text = if is_manifest(&entry.key) { "{\"version\": 1, \"pay\": \"us\"}" } else { "encrypted" };
         let payload = Payload::new(text, store.algorithm());
         store.put_locked(&entry.key, payload, Overwrite::Allow, lock).await.unwrap();
     }
@@ -359,7 +362,7 @@ fn a_replacement_that_nobody_noticed_is_passed_over() {
     let id = node.back_up("one");
     later(&s3.memory, SignedDuration::from_secs(60));
     let (runtime, store) = (runtime(), node.attacker());
-    for key in s3.memory.keys().into_iter().filter(|key| !key.as_str().ends_with(".json")) {
+    for key in s3.memory.keys().into_iter().filter(|key| !is_manifest(key)) {
         runtime.block_on(store.put(&key, Payload::new("rubbish", store.algorithm()), Overwrite::Allow)).unwrap();
     }
     later(&s3.memory, SignedDuration::from_secs(60));

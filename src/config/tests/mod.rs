@@ -2,6 +2,7 @@
 
 mod accepted;
 mod drift;
+mod object_lock;
 mod refused;
 
 use std::collections::BTreeMap;
