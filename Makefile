@@ -92,10 +92,10 @@ soak: ## the long tests, which `make test` shows as ignored
 	$(CARGO) test --locked --test suite -- --ignored --show-output soak
 
 .PHONY: radosgw
-radosgw: ## the store suite on Ceph radosgw, started in .tools/radosgw (needs Debian's ceph packages: benches/radosgw.sh)
+radosgw: ## the store suite and the attack drill on Ceph radosgw, started in .tools/radosgw (needs Debian's ceph packages: benches/radosgw.sh)
 	benches/radosgw.sh start .tools/radosgw
 	trap 'benches/radosgw.sh stop .tools/radosgw' EXIT; \
-	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw
+	  PENSTOCK_RADOSGW=http://127.0.0.1:$${RGW_PORT:-8000} $(CARGO) test --locked --test suite -- --ignored --exact conformance::radosgw ransomware::radosgw
 
 # First without a controller manager, which would make objects that the suite has not made. Then with one, for the restore drill, and beside
 # it a second cluster to restore into. Last with a kubelet and containers, for the volumes of pods.

@@ -60,6 +60,7 @@ fn stream(totals: &Totals) -> Stream {
         crc64nvme: [0; 8],
         payload: None,
         live_bytes: totals.plain_bytes,
+        version: None,
     };
     Stream {
         plain_bytes: totals.plain_bytes,
@@ -68,7 +69,7 @@ fn stream(totals: &Totals) -> Stream {
         chunks: totals.chunks,
         files: totals.files,
         digest: totals.digest,
-        index: IndexObject { key: ObjectKey::new("index"), size: 0, sha256: [0; 32] },
+        index: IndexObject { key: ObjectKey::new("index"), size: 0, sha256: [0; 32], version: None },
         objects: vec![object],
         not_entered: NotEntered::default(),
     }

@@ -333,7 +333,13 @@ impl Catalog {
             return Err(refused(ManifestError::TooLarge(entry.size)));
         }
         let bytes = self.bytes(entry).await?;
-        Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)
+        let manifest = Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)?;
+        for (key, version) in manifest.versions() {
+            if let Some(version) = version {
+                self.location.store.recorded(key, version);
+            }
+        }
+        Ok(manifest)
     }
 
     /// Reads a manifest without checking it.

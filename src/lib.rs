@@ -5,13 +5,14 @@
 //!
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
-//! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`stats`]; [`policy`]: its
-//!    permissions.
+//! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`undelete`], [`hold`],
+//!    [`stats`]; [`policy`]: its permissions.
 //! 4. [`inventory`]: the API objects in a cluster's backup, which a restore into a cluster reads.
-//! 5. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
-//! 6. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
-//! 7. The [`source`]s that it reads, which know neither stream nor upload.
-//! 8. [`claims`]: the volumes of the pods on a node.
+//! 5. [`object_lock`]: keeps locked what backups need.
+//! 6. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
+//! 7. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
+//! 8. The [`source`]s that it reads, which know neither stream nor upload.
+//! 9. [`claims`]: the volumes of the pods on a node.
 //! 9. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
 //! 10. [`location`]: one opened location, which all of the above use.
 //! 11. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
@@ -37,6 +38,7 @@ pub mod disks;
 pub mod download;
 pub mod error;
 pub mod format;
+pub mod hold;
 pub mod inventory;
 pub mod job;
 pub mod kube;
@@ -45,6 +47,7 @@ pub mod location;
 pub mod metrics;
 pub mod nearest;
 pub mod network;
+pub mod object_lock;
 pub mod policy;
 pub mod process;
 pub mod prune;
@@ -61,6 +64,7 @@ pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod tar;
+pub mod undelete;
 pub mod upload;
 pub mod validate;
 pub mod verify;

@@ -4,7 +4,9 @@
 //! service repeat failed requests ([`crate::retry`]), so no caller does. The process's limits are in [`Process`].
 
 pub mod keys;
+mod lock;
 pub mod memory;
+pub mod past;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::retry::pace::Pace;
 use crate::retry::{Endpoint, PATIENCE, Policy, Retrying};
 use crate::store::Store;
 
+pub use self::lock::{ALLOWANCE, Share, TRIED_EVERY};
+
 /// Connects locations; `cli` plugs the adapter in.
 pub trait Connect: Send + Sync {
     /// Reads files; makes no request.
@@ -41,6 +45,11 @@ pub trait Remote: Send + Sync {
     fn store(&self) -> Arc<dyn Store>;
 
     fn disks(&self) -> Arc<dyn Disks>;
+
+    /// The time by the store's clock, as far as its replies have shown it; `None` before the first reply.
+    fn now(&self) -> Option<Timestamp> {
+        Some(Timestamp::now())
+    }
 
     /// When the current credentials expire, after obtaining them if needed; `None` if they do not expire.
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError>;

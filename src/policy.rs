@@ -16,6 +16,12 @@ use crate::site::Ec2Action;
 const OBJECT_ACTIONS: [&str; 5] =
     ["s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
 
+/// Further actions on the objects of a location that locks them, and on its bucket. `s3:DeleteObjectVersion` is optional and not among
+/// them: the fewer may delete, the better.
+const LOCK_ACTIONS: [&str; 4] =
+    ["s3:PutObjectRetention", "s3:GetObjectRetention", "s3:GetObjectLegalHold", "s3:GetObjectVersion"];
+const VERSION_ACTIONS: [&str; 1] = ["s3:ListBucketVersions"];
+
 /// A multipart upload decrypts its data key: PutObject alone would not need Decrypt.
 const KEY_ACTIONS: [&str; 2] = ["kms:GenerateDataKey", "kms:Decrypt"];
 
@@ -64,6 +70,11 @@ pub fn permissions(location: &Location, kms_key: Option<&str>, snapshots: Snapsh
         json!({ "Sid": "Objects", "Effect": "Allow", "Action": OBJECT_ACTIONS, "Resource": format!("{bucket}/*") }),
         json!({ "Sid": "Bucket", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket }),
     ];
+    if location.object_lock.is_some() {
+        let objects = format!("{bucket}/*");
+        statements.push(json!({ "Sid": "Locks", "Effect": "Allow", "Action": LOCK_ACTIONS, "Resource": objects }));
+        statements.push(json!({ "Sid": "Versions", "Effect": "Allow", "Action": VERSION_ACTIONS, "Resource": bucket }));
+    }
     if let Some(key) = kms_key {
         let parts: Vec<_> = key.split(':').collect();
         if parts.len() != 6 || parts[0] != "arn" || parts[2] != "kms" || !parts[5].starts_with("key/") {

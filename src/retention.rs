@@ -142,6 +142,10 @@ pub enum Reason {
     LastStored,
     /// The newest backup lacks this item, and this is the last backup that has it.
     LastOf(Name),
+    /// An operator holds it (`penstock hold`).
+    Held,
+    /// Nobody knows whether it is held.
+    PerhapsHeld,
     /// Rules are not applied: only named backups are deleted.
     NotNamed,
 }
@@ -158,6 +162,8 @@ impl fmt::Display for Reason {
             Self::LastGood => f.write_str("last good"),
             Self::LastStored => f.write_str("stored last"),
             Self::LastOf(item) => write!(f, "last with {item}"),
+            Self::Held => f.write_str("held"),
+            Self::PerhapsHeld => f.write_str("perhaps held"),
             Self::NotNamed => f.write_str("not named"),
         }
     }

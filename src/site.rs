@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
+use crate::format::version::VersionId;
 
 /// The fields of a certificate that an operator needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,10 +126,7 @@ pub trait Site: Send + Sync {
     /// is no object.
     ///
     /// [`Class::NotFound`]: crate::error::Class::NotFound
-    async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, ServiceError>;
-
-    /// Deletes one version for good.
-    async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), ServiceError>;
+    async fn version_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, ServiceError>;
 
     /// Asks EC2 whether it would do this, without doing it.
     async fn dry_run(&self, action: Ec2Action) -> Result<(), ServiceError>;

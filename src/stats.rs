@@ -16,8 +16,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::catalog::{Catalog, ENTRY, Entry, Error, Found, Memory, Scope};
-use crate::format::key::{BackupId, Chain, Kind, ObjectKey};
+use crate::error::Class;
+use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, ObjectKey, chain_prefix};
 use crate::format::manifest::Manifest;
+use crate::store::{self, PAGING_REMEDY, VersionKind};
 
 /// The figures of one chain, or of many together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -31,6 +33,8 @@ pub struct Stats {
     pub live_bytes: u64,
     /// The part that no backup needs: old chunks in objects still in use, and garbage within its grace period.
     pub dead_bytes: u64,
+    /// What is stored behind it: deleted and replaced versions. `None` where versions were not looked at.
+    pub hidden_bytes: Option<u64>,
     /// What the newest backup would have stored as a full one; for many chains, the sum.
     pub full_bytes: u64,
     pub newest: Option<BackupId>,
@@ -39,6 +43,15 @@ pub struct Stats {
     pub newest_taken: Option<Timestamp>,
     #[serde(skip)]
     pub oldest_taken: Option<Timestamp>,
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookAt {
+    /// What the bucket shows.
+    Objects,
+    /// Also what it keeps behind that: a request for each thousand versions.
+    Versions,
 }
 
 #[derive(Default)]
@@ -53,7 +66,7 @@ struct Fold {
 ///
 /// # Errors
 /// When listing fails or a manifest cannot be read: without it every figure would be wrong.
-pub async fn stats(catalog: &Catalog, scope: Scope<'_>) -> Result<BTreeMap<Chain, Stats>, Error> {
+pub async fn stats(catalog: &Catalog, scope: Scope<'_>, versions: LookAt) -> Result<BTreeMap<Chain, Stats>, Error> {
     let mut memory = Memory::new(catalog.memory);
     let mut chains: BTreeMap<Chain, Fold> = BTreeMap::new();
     let visit = |found: Found| {
@@ -79,10 +92,47 @@ pub async fn stats(catalog: &Catalog, scope: Scope<'_>) -> Result<BTreeMap<Chain
         while let Some((entry, manifest)) = manifests.next().await {
             fold.add(entry, &manifest?, &mut memory)?;
         }
-        let stats = fold.finish(catalog, &chain).await?;
+        let mut stats = fold.finish(catalog, &chain).await?;
+        if versions == LookAt::Versions {
+            stats.hidden_bytes = hidden(catalog, &chain, stats.stored_bytes).await?;
+        }
         all.insert(chain, stats);
     }
     Ok(all)
+}
+
+/// Sums up the versions of a chain's objects, without the current ones of `stored` bytes. `None` if they cannot be listed.
+async fn hidden(catalog: &Catalog, chain: &Chain, stored: u64) -> Result<Option<u64>, Error> {
+    let location = &catalog.location;
+    let (prefix, mut from) = (chain_prefix(location.prefix(), chain), None);
+    let (mut all, mut last): (u64, Option<ObjectKey>) = (0, None);
+    loop {
+        let page = match location.store.list_versions(&prefix, from.as_deref()).await {
+            Ok(page) => page,
+            Err(error) if matches!(error.class, Class::AccessDenied | Class::Compat) => {
+                tracing::warn!(%error, "could not list versions: how much is hidden is not known");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let ours = |key: &ObjectKey| BackupPrefix::parse_object(location.prefix(), &location.cluster, key).is_some();
+        for entry in page.entries.iter().filter(|entry| ours(&entry.key)) {
+            if let VersionKind::Object { size } = entry.kind {
+                all = all.saturating_add(size);
+            }
+        }
+        let end = page.entries.last().map(|entry| entry.key.clone());
+        from = page.next;
+        if from.is_none() {
+            return Ok(Some(all.saturating_sub(stored)));
+        }
+        if end < last {
+            let message = "the store's listing of versions does not advance";
+            let error = store::Error::local("ListObjectVersions", ObjectKey::new(prefix), Class::Compat, message);
+            return Err(store::Error { remedy: Some(PAGING_REMEDY.to_owned()), ..error }.into());
+        }
+        last = end;
+    }
 }
 
 impl Fold {
@@ -141,6 +191,9 @@ pub fn total<'a>(all: impl IntoIterator<Item = &'a Stats>) -> Stats {
             stored_bytes: sum.stored_bytes.saturating_add(one.stored_bytes),
             live_bytes: sum.live_bytes.saturating_add(one.live_bytes),
             dead_bytes: sum.dead_bytes.saturating_add(one.dead_bytes),
+            hidden_bytes: one
+                .hidden_bytes
+                .map_or(sum.hidden_bytes, |bytes| Some(sum.hidden_bytes.unwrap_or(0) + bytes)),
             full_bytes: sum.full_bytes.saturating_add(one.full_bytes),
             newest: newest.newest.clone(),
             oldest: oldest.oldest.clone(),

@@ -40,6 +40,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
         crc64nvme: [0; 8],
         payload: None,
         live_bytes: 0,
+        version: None,
     };
     Stream {
         plain_bytes,
@@ -52,6 +53,7 @@ pub fn stream(chunks: u64, files: u64, plain_bytes: u64, digest: [u8; 32]) -> St
             key: ObjectKey::new(format!("{PREFIX}etcd/n1/{ID}/tree.index.zst")),
             size: 0,
             sha256: [0; 32],
+            version: None,
         },
         objects: OBJECTS.iter().enumerate().map(object).collect(),
         not_entered: NotEntered::default(),

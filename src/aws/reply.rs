@@ -167,6 +167,11 @@ fn kind(service: Service, operation: &str) -> Kind {
     let root = match (service, operation) {
         (Service::Ec2 | Service::Sts, _) => return Kind::Root(format!("{operation}Response")),
         (Service::S3, "ListObjectsV2") => "ListBucketResult",
+        (Service::S3, "ListObjectVersions") => "ListVersionsResult",
+        (Service::S3, "CopyObject") => "CopyObjectResult",
+        (Service::S3, "UploadPartCopy") => "CopyPartResult",
+        (Service::S3, "GetObjectRetention") => "Retention",
+        (Service::S3, "GetObjectLegalHold") => "LegalHold",
         (Service::S3, "ListParts") => "ListPartsResult",
         (Service::S3, "ListMultipartUploads") => "ListMultipartUploadsResult",
         (Service::S3, "CreateMultipartUpload") => "InitiateMultipartUploadResult",

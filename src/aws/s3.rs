@@ -12,6 +12,8 @@ mod condition;
 mod incoming;
 mod listing;
 mod probe;
+mod read;
+mod versions;
 mod wire;
 
 use std::fmt;
@@ -24,11 +26,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType, CompletedMultipartUpload};
-use futures_util::stream;
+use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload};
 
 use self::body::Progress;
-use self::incoming::{Announced, Incoming};
 use self::wire::{Headers, NewObject, Once, PayloadSigning, once, patient, untimed};
 use super::classify::Service;
 use super::failure::Call;
@@ -40,8 +40,8 @@ use crate::format::key::ObjectKey;
 use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::{
-    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
+    Deleted, Download, Error, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
+    UploadHandle, UploadId, UploadedPart, VersionId,
 };
 
 #[derive(Clone)]
@@ -156,55 +156,25 @@ impl Store for S3Store {
         self.algorithm
     }
 
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+    async fn put_locked(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error> {
         match overwrite {
-            Overwrite::Allow => self.put_object(key, payload, overwrite).await,
-            Overwrite::Refuse => self.put_new(key, payload).await,
+            Overwrite::Allow => self.put_object(key, payload, overwrite, lock).await,
+            Overwrite::Refuse => self.put_new(key, payload, lock).await,
         }
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let request = self.request("GetObject", key.as_str());
-        // HTTP has no empty ranges.
-        if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
-        }
-        let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-        let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).set_range(header);
-        let output = get.send().await.map_err(|error| request.failed(&error))?;
-        let announced = Announced { length: output.content_length(), range: output.content_range() };
-        let length = match incoming::length(range.as_ref(), announced) {
-            Ok(Some(length)) => length,
-            // A proxy sends bodies in chunks, without a length. The answer to HEAD has no body, so it has the length.
-            Ok(None) => self.head(key).await?.size,
-            Err((class, message)) => return Err(request.error(class, message)),
-        };
-        let incoming = Incoming {
-            resource: request.call.resource.clone(),
-            trust: self.trust.clone(),
-            metrics: self.metrics.clone(),
-            body: output.body,
-            left: length,
-        };
-        Ok(Download { length, body: Box::pin(stream::unfold(Some(incoming), Incoming::step)) })
+        self.fetch(key, None, range).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        let request = self.request("HeadObject", key.as_str());
-        let mode = match self.algorithm {
-            Algorithm::None => None,
-            Algorithm::Crc64nvme | Algorithm::Crc32c | Algorithm::Sha256 => Some(ChecksumMode::Enabled),
-        };
-        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str()).set_checksum_mode(mode);
-        let output = head.send().await.map_err(|error| request.failed(&error))?;
-        let size = match output.content_length().and_then(|size| u64::try_from(size).ok()) {
-            Some(size) => size,
-            None => self.size_by_range(key).await?,
-        };
-        let headers = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
-        let checksum = wire::checksum(self.algorithm, headers.0, headers.1, headers.2)
-            .filter(|_| output.checksum_type() != Some(&ChecksumType::Composite));
-        Ok(ObjectInfo { size, checksum })
+        self.info(key, None).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
@@ -223,7 +193,7 @@ impl Store for S3Store {
         self.page_of_objects(prefix, from).await
     }
 
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+    async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error> {
         let request = self.request("CreateMultipartUpload", key.as_str());
         let new = self.new_object.clone();
         let (algorithm, kind) = wire::declared(self.algorithm);
@@ -236,6 +206,8 @@ impl Store for S3Store {
             .set_bucket_key_enabled(new.bucket_key)
             .set_storage_class(new.storage_class)
             .set_tagging(new.tagging)
+            .set_object_lock_mode(lock.map(wire::lock_mode))
+            .set_object_lock_retain_until_date(lock.map(wire::retain_until))
             .customize()
             .config_override(once(aws_sdk_s3::config::Config::builder()))
             .send()
@@ -283,7 +255,7 @@ impl Store for S3Store {
         parts: &[UploadedPart],
         size: u64,
         checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<VersionId>, Error> {
         let request = self.request("CompleteMultipartUpload", upload.key.as_str());
         // The SHA-256 that S3 keeps of a multipart object is a hash of the parts' hashes.
         let checksum = checksum.filter(|checksum| !matches!(checksum, Checksum::Sha256(_)));
@@ -313,7 +285,7 @@ impl Store for S3Store {
             // Some stores send none here; `upload::complete` tells these from something that is no store with HeadObject.
             return Err(request.error(Class::Compat, "the reply holds no ETag"));
         }
-        Ok(())
+        Ok(VersionId::lasting(output.version_id.as_deref()))
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {
@@ -341,7 +313,8 @@ impl S3Store {
         key: &ObjectKey,
         payload: Payload,
         overwrite: Overwrite,
-    ) -> Result<(), Error> {
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error> {
         let request = self.request("PutObject", key.as_str());
         let checksum = Headers::from(payload.checksum);
         let new = self.new_object.clone();
@@ -364,12 +337,14 @@ impl S3Store {
             .set_bucket_key_enabled(new.bucket_key)
             .set_storage_class(new.storage_class)
             .set_tagging(new.tagging)
+            .set_object_lock_mode(lock.map(wire::lock_mode))
+            .set_object_lock_retain_until_date(lock.map(wire::retain_until))
             .customize()
             .interceptor(signing)
             .config_override(untimed())
             .send();
-        request.watched(&progress, put).await?;
-        Ok(())
+        let output = request.watched(&progress, put).await?;
+        Ok(VersionId::lasting(output.version_id.as_deref()))
     }
 }
 

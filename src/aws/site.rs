@@ -12,7 +12,7 @@ use super::http::host_and_port;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
-use crate::store;
+use crate::store::{self, VersionId};
 
 impl AwsLocation {
     /// A service's URL, from the SDK; an error if it cannot make a URL of the region or bucket.
@@ -113,12 +113,8 @@ impl Site for AwsLocation {
         self.store.put_if_absent(key, data).await
     }
 
-    async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, store::Error> {
+    async fn version_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, store::Error> {
         self.store.version_of(key).await
-    }
-
-    async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), store::Error> {
-        self.store.delete_version(key, version).await
     }
 
     async fn dry_run(&self, action: Ec2Action) -> Result<(), store::Error> {

@@ -5,12 +5,14 @@ mod kubernetes;
 mod site;
 mod snapshot;
 mod volumes;
+mod versions;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ContextKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
 
 use super::help;
 use crate::catalog::Selector;
@@ -23,6 +25,7 @@ pub(super) use kubernetes::{
 };
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
+pub(super) use versions::{HoldBackup, Undelete};
 
 /// Behind a command's own options in its help.
 const GENERAL: &str = "Options of every command";
@@ -105,6 +108,10 @@ pub(super) enum Command {
     Prune(Prune),
     /// Delete backups by name.
     Delete(Delete),
+    /// Bring back a backup that was deleted or overwritten, in a bucket that keeps versions.
+    Undelete(Undelete),
+    /// Hold a backup: nobody can delete it until it is released.
+    Hold(HoldBackup),
     /// Show the space that the backups of each job and node use in the bucket.
     Stats(Stats),
     /// Abort uploads that a crash left.
@@ -209,6 +216,9 @@ pub(super) struct Place {
     /// Another cluster's backups.
     #[arg(long)]
     pub(super) cluster: Option<Name>,
+    /// The bucket as it was then, deleted and overwritten objects too, if it keeps versions: 2026-11-23T22:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = versions::time)]
+    pub(super) as_of: Option<Timestamp>,
 }
 
 /// List committed backups, newest first.
@@ -292,12 +302,15 @@ pub(super) struct Delete {
 ///
 /// PLAIN is the size of their restored data, STORED that of their objects in the bucket, LIVE the part of STORED that a backup needs, DEAD
 /// the rest: old chunks in objects still in use, and objects in their grace period. FULL is what the newest backup would store if it were
-/// a full one. Reads only the listing and the manifests.
+/// a full one. HIDDEN is what a bucket that keeps versions stores besides: deleted and replaced ones. Reads only listings and manifests.
 #[derive(Debug, Args)]
 #[command(after_help = help::STATS)]
 pub(super) struct Stats {
     #[command(flatten)]
     pub(super) place: Place,
+    /// Count HIDDEN too, as in a location with object_lock: needs s3:ListBucketVersions.
+    #[arg(long)]
+    pub(super) versions: bool,
     /// Only this job's.
     #[arg(long)]
     pub(super) job: Option<Name>,

@@ -95,6 +95,22 @@ Examples:
 
 Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup.";
 
+pub(in crate::cli) const UNDELETE: &str = "\
+Examples:
+  penstock undelete 20261123T221300Z-4f9a2c
+  penstock undelete etcd@latest --as-of 2026-11-23T22:00:00Z     after an attack: a time before it
+  penstock list --as-of 2026-11-23T22:00:00Z                     the backups that there were then
+
+The next prune deletes a backup again that no rule keeps: see `penstock hold`.
+Exit codes: 0 the backup is back, 65 what the bucket held then is damaged: try another time, 66 there was no such backup, 77 permission.";
+
+pub(in crate::cli) const HOLD: &str = "\
+Examples:
+  penstock hold 20261123T221300Z-4f9a2c
+  penstock hold 20261123T221300Z-4f9a2c --release
+
+Exit codes: 0 done, 66 no such backup, 77 permission, 78 the bucket has no Object Lock.";
+
 pub(in crate::cli) const STATS: &str = "\
 Examples:
   penstock stats

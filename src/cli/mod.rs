@@ -22,6 +22,7 @@ mod snapshot;
 mod stats;
 mod sweep;
 mod validate;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -132,6 +133,8 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
             Command::Prune(args) => prune::prune(&config, args, cli.output, &cancel).await,
             Command::Delete(args) => prune::delete(&config, args, cli.output, &cancel).await,
+            Command::Undelete(args) => versions::undelete(&config, args, &cancel).await,
+            Command::Hold(args) => versions::hold(&config, args, &cancel).await,
             Command::Stats(args) => stats::run(&config, args, &cancel).await,
             Command::Sweep(args) => sweep::run(&config, *args).await,
             Command::Validate(args) => validate::validate(&config, args, &cancel).await,

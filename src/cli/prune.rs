@@ -18,7 +18,8 @@ use crate::config::{self, Config, SourceKind};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::Chained;
 use crate::format::key::{BackupId, Chain, Name};
-use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules};
+use crate::object_lock;
+use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules, Survey};
 use crate::retention::{Reason, some_of};
 
 /// A chain in a location, with its rules.
@@ -48,7 +49,12 @@ pub(super) async fn prune(
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
-                Did::All(prune::apply(&ctx, &plan).await)
+                let did = Did::All(prune::apply(&ctx, &plan).await);
+                // What stays is kept locked.
+                let kept = object_lock::keep(&ctx.catalog, &target.chain, object_lock::When::IfDue).await;
+                let kept = kept.map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
+                summary.unlocked += kept.map_or(0, |kept| kept.failures.count);
+                did
             };
             Ok((plan, did))
         };
@@ -184,7 +190,7 @@ pub(super) async fn delete(
 /// The result of a plan.
 enum Did {
     /// A dry run: the objects that would be garbage.
-    Nothing(Garbage),
+    Nothing(Survey),
     All(Pruned),
 }
 
@@ -199,6 +205,8 @@ struct Summary {
     /// The class of the first chain that failed as a whole.
     first: Option<Class>,
     failures: u64,
+    /// Locks that could not be extended.
+    unlocked: u64,
 }
 
 /// Memory for one backup's output, with its copies on the way.
@@ -212,7 +220,16 @@ fn output_bytes(format: OutputFormat, backup: &Planned) -> usize {
 
 impl Summary {
     const fn new(format: OutputFormat) -> Self {
-        Self { format, paid: 0, lines: Vec::new(), chains: Vec::new(), errors: Vec::new(), first: None, failures: 0 }
+        Self {
+            format,
+            paid: 0,
+            lines: Vec::new(),
+            chains: Vec::new(),
+            errors: Vec::new(),
+            first: None,
+            failures: 0,
+            unlocked: 0,
+        }
     }
 
     /// Reserves memory for the plan's output, before anything is deleted.
@@ -239,7 +256,7 @@ impl Summary {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
         let (deleted, kept, objects, bytes, waiting, pruned) = match did {
-            Did::Nothing(garbage) => {
+            Did::Nothing(Survey { garbage, .. }) => {
                 (planned, plan.backups.len() - planned, garbage.due.objects, garbage.due.bytes, garbage, None)
             }
             Did::All(done) => (done.deleted.len(), done.kept, done.objects, done.bytes, &done.waiting, Some(done)),
@@ -262,6 +279,11 @@ impl Summary {
         self.lines.extend(shown.map(|backup| row(backup, zone, pruned)));
         let hidden = pruned.map_or_else(Count::default, |done| done.hidden);
         self.lines.extend(kept_as_versions(hidden));
+        let locked = match did {
+            Did::Nothing(survey) => survey.locked,
+            Did::All(done) => done.locked,
+        };
+        self.lines.extend(kept_locked(locked, zone));
         self.lines.extend(wait(waiting, zone));
         let failed = failures.map_or(0, |failures| failures.count);
         if failed > 0 {
@@ -275,6 +297,7 @@ impl Summary {
             "location": location.name, "job": job, "node": node, "kept": kept, "deleted": deleted,
             "removed": { "objects": objects, "bytes": bytes },
             "hidden": { "objects": hidden.objects, "bytes": hidden.bytes },
+            "locked": { "objects": locked.count.objects, "bytes": locked.count.bytes, "until": locked.until.filter(|until| *until < Timestamp::MAX) },
             "waiting": { "objects": waiting.waiting.objects, "bytes": waiting.waiting.bytes, "until": waiting.until },
             "failed": failed, "failures": list,
             "backups": backups.map(backup_json).collect::<Vec<_>>(),
@@ -283,6 +306,9 @@ impl Summary {
 
     fn done(self, dry_run: bool) -> Done {
         let mut lines = self.lines;
+        if self.unlocked > 0 {
+            lines.push(format!("{} locks could not be extended: see the log", self.unlocked));
+        }
         if lines.is_empty() && self.errors.is_empty() {
             lines.push("there is nothing to prune".to_owned());
         }
@@ -291,7 +317,7 @@ impl Summary {
         let done = Done::new(text, json);
         match self.first {
             Some(class) => done.code(class.exit_code()),
-            None if self.failures > 0 => done.something_failed(),
+            None if self.failures + self.unlocked > 0 => done.something_failed(),
             None => done,
         }
     }
@@ -328,6 +354,16 @@ fn kept_as_versions(hidden: Count) -> Option<String> {
              (NoncurrentVersionExpiration) removes them"
         )
     })
+}
+
+/// Explains which objects stay because they are locked.
+fn kept_locked(locked: prune::Locked, zone: &TimeZone) -> Option<String> {
+    let (count, size) = (output::count(locked.count.objects, "object"), output::size(locked.count.bytes));
+    let until = match locked.until? {
+        until if until == Timestamp::MAX => "until a hold is released".to_owned(),
+        until => until.to_zoned_datetime(zone.clone()).strftime("until %Y-%m-%d %H:%M %Z at the latest").to_string(),
+    };
+    Some(format!("  {count}, {size}, that nothing needs any more and that are locked {until}"))
 }
 
 fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {

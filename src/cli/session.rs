@@ -22,10 +22,12 @@ use crate::error::{Classify as _, Report, ServiceError};
 use crate::format::key::Name;
 use crate::kube::{Client, Settings};
 use crate::limits::Bandwidth;
+use crate::location::past::Past;
 use crate::location::{Connect, Location, Remote};
 use crate::metrics::{self, Metrics};
 use crate::process::Process;
 use crate::store::Store;
+use crate::store::as_of::Moment;
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::load(path, &config::System)?)
@@ -103,6 +105,10 @@ impl Remote for AwsLocation {
         self.disks()
     }
 
+    fn now(&self) -> Option<Timestamp> {
+        self.skew().milliseconds().and_then(|_| Timestamp::try_from(self.skew().now()).ok())
+    }
+
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
         Ok(self.credentials().get().await?.expiry())
     }
@@ -142,6 +148,8 @@ pub(super) struct Session<'a> {
     /// The cluster of `--cluster`, or of the configuration.
     cluster: &'a Name,
     aws: Aws,
+    /// Shows the locations as of then; `None` for the present.
+    moment: Option<Moment>,
     cancel: &'a CancellationToken,
     opened: BTreeMap<&'a str, Location>,
     /// What encrypted backups are read with.
@@ -151,21 +159,19 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
         let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
-        Self {
-            config,
-            process,
-            cluster: &config.cluster,
-            aws: Aws::of(config),
-            cancel,
-            opened: BTreeMap::new(),
-            identities: Arc::default(),
-        }
+        let (aws, moment, opened) = (Aws::of(config), None, BTreeMap::new());
+        Self { config, process, cluster: &config.cluster, aws, moment, cancel, opened, identities: Arc::default() }
     }
 
     /// A session for the commands that read backups, perhaps another cluster's.
     pub(super) fn reading(config: &'a Config, place: &'a args::Place, cancel: &'a CancellationToken) -> Self {
         let cluster = place.cluster.as_ref().unwrap_or(&config.cluster);
-        Self { cluster, ..Self::new(config, cancel) }
+        Self { cluster, moment: place.as_of.map(Moment::At), ..Self::new(config, cancel) }
+    }
+
+    /// The same session, which shows its locations as of a moment.
+    pub(super) fn at(self, moment: Moment) -> Self {
+        Self { moment: Some(moment), ..self }
     }
 
     /// The same, for the commands that read what is in backups.
@@ -178,7 +184,9 @@ impl<'a> Session<'a> {
         if let Some(location) = self.opened.get(location.name.as_str()) {
             return Ok(location.clone());
         }
-        let opened = Location::open(&self.aws, location, (self.cluster, &self.config.node), &self.process)?;
+        let past = self.moment.map(|moment| Past { inner: &self.aws, moment });
+        let connect: &dyn Connect = past.as_ref().map_or(&self.aws as &dyn Connect, |past| past);
+        let opened = Location::open(connect, location, (self.cluster, &self.config.node), &self.process)?;
         let opened = opened.with_identities(Arc::clone(&self.identities));
         self.opened.insert(&location.name, opened.clone());
         Ok(opened)

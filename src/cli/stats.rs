@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::catalog::Scope;
 use crate::config::Config;
 use crate::format::key::Chain;
-use crate::stats::{self, Stats};
+use crate::stats::{self, LookAt, Stats};
 
 pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &CancellationToken) -> Result<Done, Failure> {
     let node = chain_of(args.claim.as_ref(), args.node.as_ref());
@@ -21,12 +21,18 @@ pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &Cancellati
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
     for catalog in catalogs {
-        let chains = stats::stats(&catalog, scope).await?;
+        let locks = catalog.location.config.object_lock.is_some();
+        let look_at = if args.versions || locks { LookAt::Versions } else { LookAt::Objects };
+        let chains = stats::stats(&catalog, scope, look_at).await?;
         all.extend(chains.into_iter().map(|(chain, stats)| ((catalog.location.name().to_owned(), chain), stats)));
     }
     let total = stats::total(all.values());
-    let mut text =
-        line("LOCATION", "JOB", "NODE", ["BACKUPS", "PLAIN", "STORED", "LIVE", "DEAD", "FULL"].map(str::to_owned));
+    let mut text = line(
+        "LOCATION",
+        "JOB",
+        "NODE",
+        ["BACKUPS", "PLAIN", "STORED", "LIVE", "DEAD", "FULL", "HIDDEN"].map(str::to_owned),
+    );
     let mut rows: Vec<Value> = Vec::new();
     for ((location, chain), stats) in &all {
         let node = output::chain_name(&chain.node);
@@ -43,15 +49,18 @@ pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &Cancellati
     Ok(Done::new(text, json!({ "stats": rows, "total": total })))
 }
 
-fn figures(stats: &Stats) -> [String; 6] {
+fn figures(stats: &Stats) -> [String; 7] {
     let Stats { backups, plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes, .. } = stats;
     let [plain, stored, live, dead, full] =
         [plain_bytes, stored_bytes, live_bytes, dead_bytes, full_bytes].map(|bytes| output::size(*bytes));
-    [backups.to_string(), plain, stored, live, dead, full]
+    let hidden = stats.hidden_bytes.map_or_else(String::new, output::size);
+    [backups.to_string(), plain, stored, live, dead, full, hidden]
 }
 
-fn line(location: &str, job: &str, node: &str, [backups, plain, stored, live, dead, full]: [String; 6]) -> String {
-    format!(
-        "{location:<12} {job:<12} {node:<16} {backups:>7} {plain:>11} {stored:>11} {live:>11} {dead:>11} {full:>11}\n"
-    )
+fn line(location: &str, job: &str, node: &str, figures: [String; 7]) -> String {
+    let [backups, plain, stored, live, dead, full, hidden] = figures;
+    let text = format!(
+        "{location:<12} {job:<12} {node:<16} {backups:>7} {plain:>11} {stored:>11} {live:>11} {dead:>11} {full:>11} {hidden:>11}"
+    );
+    text.trim_end().to_owned() + "\n"
 }

@@ -1,12 +1,13 @@
 //! `[locations.NAME]`: a bucket, and how to reach it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::credentials;
 use super::forms;
 use super::model::{
-    CertificateMode, ClientEncryption, Concurrency, Encryption, EncryptionMode, Location, MAX_RECIPIENTS, Recipients,
-    SignPayload, Upload,
+    CertificateMode, ClientEncryption, Concurrency, Encryption, EncryptionMode, Location, LockMode, MAX_RECIPIENTS,
+    ObjectLock, Recipients, SignPayload, Upload,
 };
 use super::reader::Section;
 use super::units::{GIB, MIB, TIB, show_size};
@@ -24,6 +25,11 @@ const DEFAULT_PART: u64 = 16 * MIB;
 const DEFAULT_OBJECT: u64 = 64 * GIB;
 /// The default.
 const DEFAULT_CONCURRENCY: u16 = 8;
+
+/// Locks are extended once a day at least, so a shorter one could end between two extensions.
+const MIN_LOCK: Duration = Duration::from_hours(24);
+/// S3's own limit of a lock is a hundred years; in compliance mode, nobody could end one.
+const MAX_LOCK: Duration = Duration::from_hours(24 * 3650);
 
 /// S3 User Guide, "Categorizing your objects using tags".
 const MAX_OBJECT_TAGS: usize = 10;
@@ -68,10 +74,17 @@ pub(super) fn read(name: &str, section: &Section) -> Option<Location> {
         assume_role,
         encryption: section.table("encryption", encryption),
         client_encryption: section.table("client_encryption", client_encryption),
+        object_lock: section.table("object_lock", object_lock),
         upload: section.table("upload", upload),
         // Last, when every key has been asked for.
         credentials: credentials?,
     };
+    if location.object_lock.is_some() && location.checksum == Algorithm::None {
+        section.fault(
+            "checksum",
+            "is \"none\", and S3 locks no object that comes without a checksum; choose another, or remove object_lock",
+        );
+    }
     if location.tags.len() > MAX_OBJECT_TAGS {
         let count = location.tags.len();
         section.fault("tags", format!("has {count} tags; S3 keeps at most {MAX_OBJECT_TAGS} on an object"));
@@ -152,6 +165,29 @@ fn recipient(text: &str) -> Result<Recipient, String> {
         ),
         error => error.to_string(),
     })
+}
+
+fn object_lock(section: &Section) -> Option<ObjectLock> {
+    let modes = [("governance", LockMode::Governance), ("compliance", LockMode::Compliance)];
+    let mode = section.choice("mode", &modes);
+    let period = section.duration("period");
+    let Some(mode) = mode else {
+        if !section.is_faulty("mode") {
+            section.only_with("period", false, "mode = \"governance\" or \"compliance\"");
+        }
+        return None;
+    };
+    let period = section.required(
+        "period",
+        period,
+        "say how long an object stays locked after the last backup that needs it, such as \"14d\"",
+    )?;
+    if !(MIN_LOCK..=MAX_LOCK).contains(&period) {
+        let [found, least, most] = [period, MIN_LOCK, MAX_LOCK].map(humantime::format_duration);
+        section.fault("period", format!("is {found}; expected {least} to {most}"));
+        return None;
+    }
+    Some(ObjectLock { mode, period })
 }
 
 fn upload(section: &Section) -> Upload {

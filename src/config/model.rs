@@ -112,6 +112,8 @@ pub struct Location {
     pub encryption: Encryption,
     /// `None`: objects are not encrypted here.
     pub client_encryption: Option<ClientEncryption>,
+    /// `None`: objects are not locked, and no request is made for it.
+    pub object_lock: Option<ObjectLock>,
     pub upload: Upload,
 }
 
@@ -231,6 +233,22 @@ pub enum EncryptionMode {
     SseS3,
     SseKms,
     DsseKms,
+}
+
+/// S3's Object Lock on everything that a backup needs (docs/decisions/0090).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectLock {
+    pub mode: LockMode,
+    /// How long an object stays locked after the last time it was known to be needed.
+    pub period: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Whoever has `s3:BypassGovernanceRetention` can end the lock.
+    Governance,
+    /// Nobody can.
+    Compliance,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -96,6 +96,7 @@ fn location() -> Value {
         list("assume_role", "The roles to assume, in order, each from the one before.", &hop()),
         ("encryption", encryption()),
         ("client_encryption", client_encryption()),
+        ("object_lock", object_lock()),
         ("upload", upload()),
     ])
 }
@@ -154,6 +155,17 @@ fn client_encryption() -> Value {
             "index_identity_file",
             "A private key for indexes only: whoever has it reads names and digests, not content.",
         ),
+    ])
+}
+
+fn object_lock() -> Value {
+    Object("S3's Object Lock on what backups need, made longer for as long as they need it. No mode: off.", &[]).of([
+        words(
+            "mode",
+            "governance: s3:BypassGovernanceRetention can end a lock. compliance: nobody can.",
+            &["governance", "compliance"],
+        ),
+        text("period", "How long an object stays locked after the last time a backup needed it, 1d to 3650d."),
     ])
 }
 

@@ -127,6 +127,12 @@ impl Board {
         self.jobs.iter().filter(|(_, entry)| soon(entry)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// The jobs that back up to this location.
+    pub(super) fn jobs_at(&self, location: &str) -> Vec<Name> {
+        let there = self.jobs.iter().filter(|(_, entry)| entry.job.location == location);
+        there.map(|(name, _)| name.clone()).collect()
+    }
+
     pub(super) fn running(&self) -> impl Iterator<Item = (&Name, &Running)> {
         self.jobs.iter().filter_map(|(name, entry)| Some((name, entry.running.as_ref()?)))
     }

@@ -1,5 +1,5 @@
-//! Cleans up what earlier runs left at a location, when the location comes up and every hour from then on; and thaws the pods that they left
-//! frozen, at the start and every hour.
+//! Cleans up what earlier runs left at a location, and keeps locked what its backups need, when the location comes up and every hour from
+//! then on; and thaws the pods that they left frozen, at the start and every hour.
 //!
 //! Skips a location that is down until it is up again.
 
@@ -40,9 +40,13 @@ async fn rounds(daemon: Arc<Daemon>) {
         for (name, location) in locations {
             let due = last.get(&name).is_none_or(|at| at.elapsed() >= EVERY);
             if due && location.health().is_up() {
-                last.insert(name, Instant::now());
-                let spared = daemon.lock().board.about_to_run();
+                last.insert(name.clone(), Instant::now());
+                let (spared, jobs) = {
+                    let inside = daemon.lock();
+                    (inside.board.about_to_run(), inside.board.jobs_at(&name))
+                };
                 daemon.runner.chores(&location.open, &spared).await;
+                daemon.runner.keep_locked(&location.open, &jobs).await;
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;

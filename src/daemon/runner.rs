@@ -14,6 +14,7 @@ use crate::format::key::{Chain, Name};
 use crate::job::{self, Committed, Spec};
 use crate::location::Location;
 use crate::metrics::Outcome;
+use crate::object_lock;
 use crate::process::Process;
 use crate::prune;
 use crate::snapshot::recover;
@@ -37,6 +38,24 @@ impl Runner {
             Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
         }
         recover::all(location).await;
+    }
+
+    /// Extends the locks of what the backups of these jobs need, and of ad-hoc ones, and publishes when the first ends. A failure is
+    /// logged: the next round tries again.
+    pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Name]) {
+        let Some(object_lock) = location.config.object_lock else { return location.endpoint.metrics().locks(None) };
+        let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
+        let catalog = Catalog { location: location.clone(), memory: self.process.budget.total() / 2 };
+        let mut first: Option<Timestamp> = None;
+        for job in jobs.iter().chain([&ad_hoc]) {
+            match object_lock::keep(&catalog, &location.chain(job), object_lock::When::IfDue).await {
+                Ok(Some(extended)) => first = first.into_iter().chain(extended.earliest).min(),
+                Ok(None) => {}
+                Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
+            }
+        }
+        let first = first.map(|end| (end.as_duration().as_secs_f64(), object_lock.period));
+        location.endpoint.metrics().locks(first);
     }
 
     /// Runs the commands that earlier runs owe to pods.
@@ -81,6 +100,9 @@ impl Runner {
             Ok(pruned) => {
                 if let Some((_, failure)) = pruned.failures.list.first() {
                     self.history.keep(About::Job, job.name.as_str(), failure);
+                }
+                if let Err(error) = object_lock::keep(&context.catalog, chain, object_lock::When::IfDue).await {
+                    self.history.failed(About::Job, job.name.as_str(), &error.report());
                 }
                 return Some(pruned.kept);
             }

@@ -106,7 +106,7 @@ impl House {
         let key = ObjectKey::new(format!("p/c/j/n/id/{item}.index.zst"));
         let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes).into());
         self.put(&key, bytes).await;
-        IndexObject { key, size, sha256 }
+        IndexObject { key, size, sha256, version: None }
     }
 
     /// Encrypts the stream's objects and its index, each under its key with `.age`.

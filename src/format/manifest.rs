@@ -12,6 +12,7 @@ use super::key::{BackupId, Chain, Name, ObjectKey};
 use super::round;
 use super::sealed::Encryption;
 pub use super::source::{SourceDescription, Target};
+use super::version::VersionId;
 pub use super::warnings::{MAX_WARNINGS, Warning, Warnings};
 use crate::error::Report;
 
@@ -169,6 +170,9 @@ pub struct IndexObject {
     pub size: u64,
     #[serde(with = "hex::serde")]
     pub sha256: [u8; 32],
+    /// As [`DataObject::version`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +187,9 @@ pub struct DataObject {
     pub payload: Option<u64>,
     /// Bytes of it that this backup's chunks refer to.
     pub live_bytes: u64,
+    /// The version that was written, in a bucket that keeps versions. Locks and reading as of a time go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionId>,
 }
 
 impl DataObject {
@@ -340,6 +347,14 @@ impl Manifest {
     pub fn named(&self) -> impl Iterator<Item = &ObjectKey> {
         self.streams().flat_map(|(_, stream)| {
             stream.objects.iter().map(|object| &object.key).chain(std::iter::once(&stream.index.key))
+        })
+    }
+
+    /// The same as [`Manifest::named`], with the version that was recorded of each.
+    pub fn versions(&self) -> impl Iterator<Item = (&ObjectKey, Option<&VersionId>)> {
+        self.streams().flat_map(|(_, stream)| {
+            let objects = stream.objects.iter().map(|object| (&object.key, object.version.as_ref()));
+            objects.chain([(&stream.index.key, stream.index.version.as_ref())])
         })
     }
 

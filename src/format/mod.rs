@@ -15,4 +15,5 @@ pub mod sealed;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod version;
 mod warnings;

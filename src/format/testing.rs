@@ -16,7 +16,7 @@ pub(crate) fn chain(node: &str) -> Chain {
 
 pub(crate) fn object(key: ObjectKey, data: &[u8]) -> DataObject {
     let size = data.len() as u64;
-    DataObject { key, size, crc64nvme: crc64nvme(data).to_be_bytes(), payload: None, live_bytes: size }
+    DataObject { key, size, crc64nvme: crc64nvme(data).to_be_bytes(), payload: None, live_bytes: size, version: None }
 }
 
 /// A stream that stored all of its objects itself.

@@ -363,8 +363,8 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             digest.update(&buffer);
             writer.write(buffer.into()).await?;
         }
-        let Written { key, size, .. } = writer.finish().await?;
+        let Written { key, size, version, .. } = writer.finish().await?;
         self.current = None;
-        Ok(IndexObject { key, size, sha256: digest.finalize().into() })
+        Ok(IndexObject { key, size, sha256: digest.finalize().into(), version })
     }
 }

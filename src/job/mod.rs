@@ -21,6 +21,7 @@ mod failure;
 mod hooks;
 mod item;
 mod kinds;
+mod locks;
 mod objects;
 mod parent;
 mod plan;
@@ -47,7 +48,7 @@ use crate::location::Location;
 use crate::metrics;
 use crate::resources::lister;
 use crate::snapshot::{self, Owner};
-use crate::store::{Overwrite, Payload, Store as _};
+use crate::store::{Lock, Overwrite, Payload, Store as _};
 use crate::upload::{self, journal::Journal};
 
 pub use self::claims::{Volume, thaw_left};
@@ -296,6 +297,8 @@ struct Run<'a> {
     parent: Option<Arc<Ancestor>>,
     /// Completed objects, which are deleted unless the manifest is committed.
     written: Vec<ObjectKey>,
+    /// The lock of what the run writes, at its start; `None` if the location locks nothing.
+    lock: Option<Lock>,
     /// The first failure of an item.
     first_failure: Option<Error>,
     /// The volumes that were saved, each by a backup of its own.
@@ -339,6 +342,7 @@ impl<'a> Run<'a> {
             stop,
             parent: None,
             written: Vec::new(),
+            lock: None,
             first_failure: None,
             volumes: Vec::new(),
         })
@@ -389,7 +393,7 @@ impl<'a> Run<'a> {
             tokio::time::sleep(CLEAN_UP_DEADLINE).await;
         };
         let commit = async {
-            let put = store.put(key, payload.clone(), Overwrite::Refuse).await;
+            let put = store.put_locked(key, payload.clone(), Overwrite::Refuse, self.lock).await.map(drop);
             let found = store.head(key).await;
             // A single wrong answer must not leave a good backup in doubt.
             let differs = found.as_ref().is_ok_and(|object| !object.is(payload.size(), payload.checksum));

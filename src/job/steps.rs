@@ -6,7 +6,8 @@
 //! 3. **Stream**: trees, files and the output of commands are read and stored ([`super::item`]).
 //! 4. **Thaw**: `after` runs now if snapshots are pending, since everything is captured. Otherwise it runs after the commit.
 //! 5. **Settle**: waits for the snapshots.
-//! 6. **Commit**: writes the manifest.
+//! 6. **Lock**: in a location that locks objects, extends the locks of what the backup refers to ([`super::locks`]).
+//! 7. **Commit**: writes the manifest.
 //!
 //! A job that saves the volumes of pods has a round in the place of 1 to 3 ([`super::claims`]).
 //!
@@ -50,6 +51,7 @@ impl<'a> Run<'a> {
     async fn steps(&mut self, manifest: &mut Manifest, mut session: Option<&mut Session<'_>>) -> Result<(), Error> {
         let Location { disks, process, .. } = self.location;
         let (spec, stop, mut plan) = (self.spec, self.stop.clone(), Plan::default());
+        self.lock = self.location.new_lock().await?;
         if let Some(session) = session.as_deref_mut() {
             let volumes = kinds::volumes(spec, &**disks, &mut plan);
             stop.run_until_cancelled(volumes).await.ok_or(Error::Cancelled)?;
@@ -90,8 +92,11 @@ impl<'a> Run<'a> {
             // However the waiting ended, the captured items are committed.
             stop = CancellationToken::new();
         }
+        self.lock_all(manifest).await?;
         self.finish(manifest)?;
-        self.commit(manifest, &stop).await
+        self.commit(manifest, &stop).await?;
+        self.note_lock();
+        Ok(())
     }
 
     /// Streams one item, and adds it and its warnings to the manifest.

@@ -17,12 +17,15 @@ use crate::format::key::Name;
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::store::Store;
+use crate::store::memory::MemoryStore;
 
 /// The services that a test opens a location over.
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<dyn Store>,
     disks: Arc<dyn Disks>,
+    /// Whose clock is the store's; `None` for the system's.
+    clock: Option<Arc<MemoryStore>>,
     /// The state directory; it is removed with the last clone of the location.
     folder: Arc<tempfile::TempDir>,
 }
@@ -35,6 +38,10 @@ impl Remote for Memory {
 
     fn disks(&self) -> Arc<dyn Disks> {
         Arc::clone(&self.disks)
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        Some(self.clock.as_ref().map_or_else(Timestamp::now, |clock| clock.now()))
     }
 
     async fn credentials(&self) -> Result<Option<SystemTime>, ServiceError> {
@@ -54,7 +61,13 @@ impl Memory {
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
-        Self { store, disks: Arc::new(MemoryDisks::new([])), folder }
+        Self { store, disks: Arc::new(MemoryDisks::new([])), clock: None, folder }
+    }
+
+    /// The same, on the clock of this store.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<MemoryStore>) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     #[must_use]
@@ -100,6 +113,7 @@ pub fn config(prefix: &str) -> config::Location {
         credentials: Credentials::Default,
         assume_role: Vec::new(),
         client_encryption: None,
+        object_lock: None,
         encryption: Encryption { mode: EncryptionMode::BucketDefault, kms_key_id: None, bucket_key: true },
         upload: Upload {
             part_size: 5 << 20,

@@ -251,6 +251,23 @@ impl Location {
         }
     }
 
+    /// Counts a request to make an object's lock longer.
+    pub fn lock_extended(&self, outcome: Outcome) {
+        self.all().lock_extensions.with_label_values(&[&self.name, outcome.as_str()]).inc();
+    }
+
+    /// When the first lock of what is needed ends, and how long locks are; `None` without locks: the series are absent then.
+    pub fn locks(&self, first_end_and_period: Option<(f64, Duration)>) {
+        let (end, period) = (&self.all().lock_oldest_expiry, &self.all().lock_period);
+        if let Some((first_end, time)) = first_end_and_period {
+            end.with_label_values(&[&self.name]).set(first_end);
+            period.with_label_values(&[&self.name]).set(time.as_secs_f64());
+        } else {
+            drop(end.remove_label_values(&[&self.name]));
+            drop(period.remove_label_values(&[&self.name]));
+        }
+    }
+
     pub fn checked(&self, result: Result<(), ()>, unix_seconds: f64) {
         self.all().location_up.with_label_values(&[&self.name]).set(i64::from(result.is_ok()));
         self.all().location_last_check.with_label_values(&[&self.name]).set(unix_seconds);

@@ -74,6 +74,9 @@ const PUBLISHED: &[&str] = &[
     "hooks_owed{job}",
     "backups{job}",
     "backups_deleted_total{job,outcome}",
+    "object_lock_extensions_total{location,outcome}",
+    "object_lock_oldest_expiry_timestamp_seconds{location}",
+    "object_lock_period_seconds{location}",
     "config_last_reload_successful{}",
     "state_write_failures_total{}",
 ];
@@ -163,6 +166,8 @@ fn registered_metrics_are_exactly_the_published_ones() {
     location.upload_ended(Outcome::Success);
     location.upload_aborted(AbortReason::Failure, Outcome::Success);
     location.interrupted_uploads(1);
+    location.lock_extended(Outcome::Failure);
+    location.locks(Some((1.0, second)));
     location.swept(Outcome::Success);
     location.request("s3", "PutObject", Outcome::Success, second);
     location.retried("s3", Class::Transient);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use futures_util::stream::{self, StreamExt as _};
 
+use super::locked::{Freed, Freeing};
 use super::{Context, Garbage, PARALLEL, Plan, Planned, Pruned, read};
 use crate::catalog::{Entry, Found};
 use crate::error::{Class, Classify as _, Report};
@@ -11,7 +12,7 @@ use crate::format::key::{BackupId, BackupPrefix, ObjectKey, chain_prefix};
 use crate::format::manifest::Outcome;
 use crate::location::Location;
 use crate::snapshot;
-use crate::store::{self, Deleted, Overwrite, Payload, Store};
+use crate::store::{self, Deleted, Overwrite, Payload};
 
 /// Carries out the plan. [`Pruned::failures`] lists what could not be deleted.
 pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
@@ -27,7 +28,10 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
         while let Some((entry, result)) = deletions.next().await {
             metrics.backup_deleted(if result.is_ok() { Outcome::Success } else { Outcome::Failure });
             match result {
-                Ok(()) => {
+                Ok(gone) => {
+                    if gone == Deleted::Hidden {
+                        pruned.hidden.add_bytes(entry.size());
+                    }
                     tracing::info!(job = %entry.chain.job, node = %entry.chain.node, backup = %entry.id, "backup deleted");
                     deleted.insert(&entry.id);
                 }
@@ -46,7 +50,7 @@ pub async fn apply(ctx: &Context, plan: &Plan) -> Pruned {
 }
 
 /// Deletes a backup: copies its manifest to the tombstone's key, then deletes the manifest.
-async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<(), store::Error>) {
+async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Result<Deleted, store::Error>) {
     let entry = &backup.entry;
     let Location { store, .. } = &ctx.catalog.location;
     let result = async {
@@ -55,14 +59,15 @@ async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Re
             let data = match ctx.catalog.bytes(entry).await {
                 Ok(data) => data,
                 // Another run has deleted it.
-                Err(error) if error.class == Class::NotFound => return Ok(()),
+                Err(error) if error.class == Class::NotFound => return Ok(Deleted::Gone),
                 Err(error) => return Err(error),
             };
             let payload = Payload::new(data, store.algorithm());
             let tombstone = BackupPrefix::new(ctx.catalog.location.prefix(), &entry.chain, &entry.id).deleted();
-            store.put(&tombstone, payload, Overwrite::Allow).await?;
+            let lock = ctx.catalog.location.new_lock().await?;
+            store.put_locked(&tombstone, payload, Overwrite::Allow, lock).await?;
         }
-        store.delete(&entry.key).await.map(drop)
+        store.delete(&entry.key).await
     };
     (entry, result.await)
 }
@@ -70,11 +75,12 @@ async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Re
 /// Deletes the due garbage, page by page of the listing.
 async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, pruned: &mut Pruned) {
     let judge = plan.judge(deleted);
+    let mut freeing = Freeing::new(ctx, plan);
     let mut garbage = Garbage::default();
     let mut pages = read::pages(ctx, &plan.chain);
     loop {
         match pages.next().await {
-            Ok(Some(page)) => remove(ctx, &judge.sort_out(page, &mut garbage), pruned).await,
+            Ok(Some(page)) => remove(&mut freeing, &judge.sort_out(page, &mut garbage), pruned).await,
             Ok(None) => break,
             // The next run deletes the rest.
             Err(error) => {
@@ -87,28 +93,40 @@ async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, prune
     pruned.waiting = garbage;
 }
 
-async fn gone<'a>(store: &dyn Store, object: &'a Found) -> (&'a Found, Result<Deleted, store::Error>) {
-    (object, store.delete(&object.key).await)
+async fn gone<'a>(freeing: &Freeing<'_>, object: &'a Found) -> (&'a Found, Result<Freed, store::Error>) {
+    let known = freeing.known(&object.key).map(|until| Ok(Freed::Locked(until)));
+    match known {
+        Some(known) => (object, known),
+        None => (object, freeing.free(&object.key).await),
+    }
 }
 
 /// Deletes objects, and counts them.
-async fn remove(ctx: &Context, objects: &[Found], pruned: &mut Pruned) {
-    let store = &ctx.catalog.location.store;
-    let delete = |object| gone(&**store, object);
-    let deletions: Vec<_> = objects.iter().map(delete).collect();
+async fn remove(freeing: &mut Freeing<'_>, objects: &[Found], pruned: &mut Pruned) {
+    let deletions: Vec<_> = objects.iter().map(|object| gone(freeing, object)).collect();
     let mut deletions = stream::iter(deletions).buffer_unordered(PARALLEL);
+    let mut locked = Vec::new();
     while let Some((object, result)) = deletions.next().await {
         match result {
-            Ok(Deleted::Gone) => {
+            Ok(Freed::Gone) => {
                 pruned.objects += 1;
                 pruned.bytes += object.size;
             }
-            Ok(Deleted::Hidden) => {
+            Ok(Freed::Hidden) => {
                 pruned.hidden.add(object);
+            }
+            Ok(Freed::Locked(until)) => {
+                pruned.locked.add(object, until);
+                locked.push((&object.key, until));
             }
             Err(error) => pruned.failures.push(&object.key, error.report()),
         }
     }
+    drop(deletions);
+    for (key, until) in locked.into_iter().filter(|(key, _)| freeing.known(key).is_none()).collect::<Vec<_>>() {
+        freeing.found(key, until);
+    }
+    freeing.save();
 }
 
 /// Deletes the snapshots of deleted backups whose grace period is over, then their tombstones.
@@ -122,7 +140,13 @@ async fn remove_tombstones(
     let fresh = plan.backups.iter().filter(|backup| deleted.contains(&backup.entry.id));
     let fresh = fresh.filter_map(|backup| backup.tombstone(ctx.catalog.location.prefix(), plan.now, plan.release));
     let old = plan.tombstones.iter().filter(|tombstone| !deleted.contains(&tombstone.found.id)).cloned();
+    let mut freeing = Freeing::new(ctx, plan);
     for tombstone in old.chain(fresh).filter(|tombstone| plan.now >= tombstone.release) {
+        // Its snapshots are gone: it was deleted up to its lock before.
+        if let Some(until) = freeing.known(&tombstone.found.key) {
+            pruned.locked.add(&tombstone.found, until);
+            continue;
+        }
         // A deletion ended before it deleted the manifest, so the backup stays with its snapshots.
         if !live.contains(&tombstone.found.id) {
             match delete_snapshots(ctx, &tombstone.found.entry()).await {
@@ -134,7 +158,7 @@ async fn remove_tombstones(
                 }
             }
         }
-        remove(ctx, std::slice::from_ref(&tombstone.found), pruned).await;
+        remove(&mut freeing, std::slice::from_ref(&tombstone.found), pruned).await;
     }
 }
 

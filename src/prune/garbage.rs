@@ -36,8 +36,18 @@ pub struct Count {
 
 impl Count {
     pub(super) fn add(&mut self, object: &Found) {
+        self.add_bytes(object.size);
+    }
+
+    pub(super) fn remove(&mut self, object: &Found) {
+        self.objects -= 1;
+        self.bytes = self.bytes.saturating_sub(object.size);
+    }
+
+    /// Adds one object of this size.
+    pub(super) fn add_bytes(&mut self, size: u64) {
         self.objects += 1;
-        self.bytes = self.bytes.saturating_add(object.size);
+        self.bytes = self.bytes.saturating_add(size);
     }
 }
 

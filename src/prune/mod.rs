@@ -16,6 +16,10 @@
 //! # Cancellation and failure
 //! Cancellation, or the deadline, takes effect between any two requests. A failed request is reported and counted; the others go on.
 //!
+//! # Versions and locks
+//! In a bucket that keeps versions a deletion hides an object and frees nothing: [`Pruned::hidden`]. In a location that locks objects the
+//! version itself is deleted when its lock is over, and stays until then: the module `locked`.
+//!
 //! # What it costs
 //! Two listing requests for each thousand objects of the chain (one to find its backups, one to find the garbage), one GET for each
 //! manifest, and for each backup to be deleted a GET, a PUT and the DELETEs, [`PARALLEL`] at a time.
@@ -26,6 +30,7 @@
 
 mod apply;
 mod garbage;
+mod locked;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -38,16 +43,18 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, Catalog, Memory};
+use crate::catalog::{self, Catalog, Found, Memory};
 use crate::config::{self, Retention};
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, Chain, ObjectKey};
 use crate::metrics;
 use crate::retention::{self, Reason};
+use crate::store;
 
 pub use apply::apply;
 pub use garbage::{Count, Garbage};
 use garbage::{Judge, release};
+use locked::Held;
 pub use read::Planned;
 use read::{Chained, Keys};
 
@@ -116,6 +123,8 @@ pub enum Error {
     },
     #[error("no backup {id} of job {} on node {}", chain.job, chain.node)]
     NotFound { chain: Chain, id: BackupId },
+    #[error("backup {id} of job {} on node {} is held", chain.job, chain.node)]
+    Held { chain: Chain, id: BackupId },
     #[error("cancelled; the next run continues")]
     Cancelled,
     #[error("pruning did not finish within {0:?}; the next run continues")]
@@ -138,6 +147,8 @@ impl Classify for Error {
                 }
             }
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string()),
+            Self::Held { id, .. } => Report::new(Class::Conflict, self.to_string())
+                .remedy(format!("`penstock hold {id} --release` ends the hold")),
             Self::Cancelled => Report::new(Class::Cancelled, self.to_string()),
             Self::Deadline(_) => Report::new(Class::Timeout, self.to_string()),
         }
@@ -180,9 +191,34 @@ pub struct Pruned {
     pub bytes: u64,
     /// Deleted objects that a versioned bucket still stores, behind delete markers.
     pub hidden: Count,
+    /// Objects that nothing needs, and that stay because they are locked.
+    pub locked: Locked,
     /// Garbage: the due part was deleted, the rest is within its grace period.
     pub waiting: Garbage,
     pub failures: Failures,
+}
+
+/// Objects that stay because they are locked or held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Locked {
+    pub count: Count,
+    /// When the last lock ends; later than any date for a hold.
+    pub until: Option<Timestamp>,
+}
+
+impl Locked {
+    fn add(&mut self, object: &Found, until: Timestamp) {
+        self.count.add(object);
+        self.until = self.until.max(Some(until));
+    }
+}
+
+/// What a run would find.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Survey {
+    pub garbage: Garbage,
+    /// Due garbage that an earlier run found locked.
+    pub locked: Locked,
 }
 
 /// Requests that failed for good.
@@ -268,8 +304,15 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
     let backups: Vec<_> = manifests.iter().map(|(_, summary)| summary.backup.clone()).collect();
     let reasons = retention::decide(rules.retention.as_ref(), &rules.zone, &backups);
     let backups = manifests.into_iter().zip(reasons);
-    let backups =
-        backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons }).collect();
+    let planned = backups.map(|((entry, summary), reasons)| Planned { entry, summary: Some(summary), reasons });
+    let mut backups: Vec<Planned> = planned.collect();
+    for backup in backups.iter_mut().filter(|backup| !backup.stays()) {
+        match locked::held(&ctx.catalog.location, &backup.entry).await.map_err(|error| failed(error.into()))? {
+            Held::No => {}
+            Held::Yes => backup.reasons.push(Reason::Held),
+            Held::Unknown => backup.reasons.push(Reason::PerhapsHeld),
+        }
+    }
     let (grace, release) = (ctx.grace, release(now, ctx.grace));
     Ok(Plan { chain: chain.clone(), backups, tombstones, active, keys, memory, grace, release, now })
 }
@@ -292,6 +335,10 @@ pub async fn plan_deletion(
     let mut backups = Vec::new();
     for (entry, read) in manifests {
         let named = ids.contains(&entry.id);
+        let failed = |error: store::Error| Error::Chain { chain: chain.clone(), error: error.into() };
+        if named && locked::held(&ctx.catalog.location, &entry).await.map_err(failed)? == Held::Yes {
+            return Err(Error::Held { chain: chain.clone(), id: entry.id.clone() });
+        }
         let summary = match read {
             Ok(summary) => Some(summary),
             // Nothing can be restored from it. From one of a newer version something can.
@@ -312,15 +359,21 @@ pub async fn plan_deletion(
 ///
 /// # Errors
 /// When the chain cannot be listed.
-pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Garbage, Error> {
+pub async fn survey(ctx: &Context, plan: &Plan) -> Result<Survey, Error> {
     let judge = plan.judge(&plan.to_delete().map(|backup| &backup.entry.id).collect());
-    let mut garbage = Garbage::default();
+    let freeing = locked::Freeing::new(ctx, plan);
+    let (mut garbage, mut locked) = (Garbage::default(), Locked::default());
     let mut pages = read::pages(ctx, &plan.chain);
     let failed = |error| Error::Chain { chain: plan.chain.clone(), error };
     while let Some(page) = pages.next().await.map_err(failed)? {
-        judge.sort_out(page, &mut garbage);
+        for object in judge.sort_out(page, &mut garbage) {
+            if let Some(until) = freeing.known(&object.key) {
+                garbage.due.remove(&object);
+                locked.add(&object, until);
+            }
+        }
     }
-    Ok(garbage)
+    Ok(Survey { garbage, locked })
 }
 
 impl Plan {

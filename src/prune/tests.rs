@@ -1,3 +1,4 @@
+mod locks;
 mod model;
 mod runs;
 mod snapshots;
@@ -92,7 +93,7 @@ impl World {
         let key = home.index(&name("item"), Suffix::Index);
         let data = format!("index of {key}");
         self.put(&key, data.clone()).await;
-        let index = IndexObject { key, size: data.len() as u64, sha256: Sha256::digest(&data).into() };
+        let index = IndexObject { key, size: data.len() as u64, sha256: Sha256::digest(&data).into(), version: None };
         let totals = Totals { chunks: 1, files: 0, plain_bytes: 1000, digest: [0; 32] };
         Manifest {
             parent: parent.map(|parent| parent.id.clone()),

@@ -14,6 +14,7 @@ mod budget;
 mod disks;
 pub mod pace;
 mod store;
+mod versions;
 pub mod window;
 
 use std::fmt;

@@ -13,8 +13,8 @@ use crate::checksum::{Algorithm, Checksum};
 use crate::error::{Class, Retry};
 use crate::format::key::ObjectKey;
 use crate::store::{
-    Deleted, Download, Error, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store, UploadHandle,
-    UploadId, UploadedPart,
+    Deleted, Download, Error, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
+    UploadHandle, UploadId, UploadedPart, VersionId,
 };
 
 type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
@@ -22,10 +22,10 @@ type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 impl Retrying<dyn Store> {
     /// Like [`Store::create_upload`]; also returns whether an attempt without an answer may have created another upload, which only a
     /// listing finds.
-    pub async fn begin_upload(&self, key: &ObjectKey) -> (Result<UploadId, Error>, bool) {
+    pub async fn begin_upload(&self, key: &ObjectKey, lock: Option<Lock>) -> (Result<UploadId, Error>, bool) {
         let mut in_doubt = false;
         let call = Call::s3("CreateMultipartUpload", key);
-        let create = || self.inner.create_upload(key);
+        let create = || self.inner.create_locked(key, lock);
         let created =
             self.watched(call, &mut self.attempts(), create, |error| in_doubt |= error.may_have_happened()).await;
         (created, in_doubt)
@@ -57,8 +57,15 @@ impl Store for Retrying<dyn Store> {
         self.inner.algorithm()
     }
 
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
-        self.request(Call::s3("PutObject", key), || self.inner.put(key, payload.clone(), overwrite)).await
+    async fn put_locked(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error> {
+        let put = || self.inner.put_locked(key, payload.clone(), overwrite, lock);
+        self.request(Call::s3("PutObject", key), put).await
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
@@ -84,8 +91,8 @@ impl Store for Retrying<dyn Store> {
         self.request(Call::s3("ListObjectsV2", &prefix), || self.inner.list(prefix, from)).await
     }
 
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
-        self.begin_upload(key).await.0
+    async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error> {
+        self.begin_upload(key, lock).await.0
     }
 
     async fn upload_part(
@@ -104,7 +111,7 @@ impl Store for Retrying<dyn Store> {
         parts: &[UploadedPart],
         size: u64,
         checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<VersionId>, Error> {
         let complete = || self.inner.complete_upload(upload, parts, size, checksum);
         self.request(Call::s3("CompleteMultipartUpload", &upload.key), complete).await
     }

@@ -141,7 +141,7 @@ async fn only_parts_move_the_window_and_every_retry_is_counted() {
     let (key, store) = (ObjectKey::new("k"), &world.store);
     world.clock.run(store.put(&key, small(), Overwrite::Allow)).await.unwrap();
     assert_eq!((store.endpoint.window(), world.retries()), (4, "1".to_owned()));
-    let (id, _) = store.begin_upload(&key).await;
+    let (id, _) = store.begin_upload(&key, None).await;
     let upload = UploadHandle { key, id: id.unwrap() };
     let launch = store.endpoint.launch(0);
     world.clock.run(store.send_part(launch, &upload, PartNumber::FIRST, &small())).await.unwrap();
@@ -152,7 +152,7 @@ async fn only_parts_move_the_window_and_every_retry_is_counted() {
 async fn a_create_without_an_answer_is_reported_as_a_possible_upload() {
     for (failures, doubt) in [(&[][..], false), (&[("CreateMultipartUpload", Class::Transient)], true)] {
         let world = World::new(failures);
-        let (created, in_doubt) = world.clock.run(world.store.begin_upload(&ObjectKey::new("k"))).await;
+        let (created, in_doubt) = world.clock.run(world.store.begin_upload(&ObjectKey::new("k"), None)).await;
         assert_eq!((created.is_ok(), in_doubt), (true, doubt));
     }
 }

@@ -30,9 +30,10 @@ async fn commit(store: &MemoryStore, node: &str, id: &str, objects: &[(&str, u64
         crc64nvme: [0; 8],
         payload: None,
         live_bytes: *live,
+        version: None,
     });
     let home = BackupPrefix::new("", &chain, &id);
-    let index = IndexObject { key: home.index(&name("i"), Suffix::Index), size: 10, sha256: [0; 32] };
+    let index = IndexObject { key: home.index(&name("i"), Suffix::Index), size: 10, sha256: [0; 32], version: None };
     put(store, index.key.as_str(), vec![0; 10]).await;
     let totals = Totals { chunks: 1, files: 0, plain_bytes: 5000, digest: [0; 32] };
     let stream = stream(totals, index, listed.collect());
@@ -60,7 +61,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     let other = commit(&store, "b", FIRST, &[]).await;
     let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
 
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
     let stored = 1000 + 400 + 50 + 20 + 3 * 10 + manifests;
     // The larger share of each object, the indexes and the manifests.
@@ -70,6 +71,7 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
         plain_bytes: 10_000,
         stored_bytes: stored,
         live_bytes: live,
+        hidden_bytes: None,
         dead_bytes: stored - live,
         full_bytes: 500 + 100 + 50,
         newest: Some(SECOND.parse().unwrap()),
@@ -83,10 +85,10 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     assert_eq!((sum.backups, sum.stored_bytes, sum.full_bytes), (3, stored + other + 10, 650));
     assert_eq!((sum.oldest, sum.newest), (expected.oldest, expected.newest));
     let node = name("b");
-    assert_eq!(stats(&catalog, Scope { job: None, node: Some(&node) }).await.unwrap().len(), 1);
+    assert_eq!(stats(&catalog, Scope { job: None, node: Some(&node) }, LookAt::Objects).await.unwrap().len(), 1);
 
     put(&store, &format!("c/j/b/{SECOND}/manifest.json"), "{").await;
-    assert_eq!(stats(&catalog, Scope::default()).await.unwrap_err().class(), Class::Integrity);
+    assert_eq!(stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Integrity);
 }
 
 #[tokio::test]
@@ -98,7 +100,7 @@ async fn objects_of_every_suffix_are_counted() {
         put(&store, home.data(&name("i"), 1, *suffix).as_str(), "x").await;
     }
     let catalog = Catalog::new(&memory::open(store, "", 1 << 20));
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     assert_eq!(all[&chain].stored_bytes, Suffix::ALL.len() as u64);
 }
 
@@ -117,12 +119,12 @@ async fn the_newest_is_the_one_that_was_taken_last() {
         commit(&store, node, id, &[(&key, size as u64, size as u64), (&format!("{id}/lost.0001.zst"), 100, 50)]).await;
     }
     let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
-    let all = stats(&catalog, Scope::default()).await.unwrap();
+    let all = stats(&catalog, Scope::default(), LookAt::Objects).await.unwrap();
     let of = |node: &str| all[&chain(node)].clone();
     let id = |id: &str| Some(id.parse().unwrap());
     assert_eq!((of("a").newest, of("a").oldest, of("a").full_bytes), (id(SECOND), id(AHEAD), 55));
     assert_eq!(of("a").dead_bytes, 0, "what is lost is not live, and not dead either");
     assert_eq!((total(all.values()).newest, total(all.values()).oldest), (id(SECOND), id(FIRST)));
     let poor = Catalog { memory: 2000, ..catalog };
-    assert_eq!(stats(&poor, Scope::default()).await.unwrap_err().class(), Class::Local);
+    assert_eq!(stats(&poor, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Local);
 }

@@ -2,9 +2,11 @@
 //!
 //! It has S3's guarantees: a wrong checksum is refused and leaves nothing behind, an object appears whole or not
 //! at all, a part list is compared with the stored parts. Payloads are kept, not copied. It never fails by itself:
-//! [`MemoryStore::script`] sees each request first and may return a [`Fault`]. Its clock is the system's until a test sets it.
+//! [`MemoryStore::script`] sees each request first and may return a [`Fault`]. Its clock is the system's until a test sets it. It keeps
+//! versions and locks ([`versions`]) once a test says so.
 
 mod assemble;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -15,9 +17,11 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use self::assemble::assemble;
+use self::versions::Bucket;
+pub use self::versions::Bypass;
 use super::{
-    Deleted, Download, Error, ListedObject, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
-    UploadHandle, UploadId, UploadedPart,
+    Deleted, Download, Error, ListedObject, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload,
+    Store, UploadHandle, UploadId, UploadedPart, VersionId,
 };
 use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
@@ -74,13 +78,12 @@ impl std::fmt::Debug for MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<ObjectKey, Object>,
+    bucket: Bucket,
     uploads: BTreeMap<String, Upload>,
     uploads_ever: u64,
     parts_ever: u64,
     /// The time that a test has set; `None` for the system's clock.
     now: Option<jiff::Timestamp>,
-    versioned: bool,
 }
 
 impl State {
@@ -101,6 +104,7 @@ struct Object {
 #[derive(Debug)]
 struct Upload {
     key: ObjectKey,
+    lock: Option<Lock>,
     initiated: jiff::Timestamp,
     parts: BTreeMap<PartNumber, (UploadedPart, Bytes)>,
 }
@@ -146,17 +150,12 @@ impl MemoryStore {
 
     #[must_use]
     pub fn keys(&self) -> Vec<ObjectKey> {
-        self.state().objects.keys().cloned().collect()
+        self.state().bucket.current().map(|(key, _)| key.clone()).collect()
     }
 
     /// Sets the time at which objects are written from here on.
     pub fn set_now(&self, now: jiff::Timestamp) {
         self.state().now = Some(now);
-    }
-
-    /// From here on a DELETE answers that the object is hidden, as in a bucket that keeps versions.
-    pub fn keep_versions(&self) {
-        self.state().versioned = true;
     }
 
     /// Replaces this client's script, which sees each request before the store does, and may look into the store.
@@ -200,6 +199,24 @@ impl MemoryStore {
         }
     }
 
+    /// Answers with a body, which a fault may spoil or cut.
+    async fn download(
+        &self,
+        operation: &'static str,
+        key: &ObjectKey,
+        read: impl FnMut(&mut State) -> Result<(u64, Vec<Bytes>, Option<Result<Bytes, Error>>), Error>,
+    ) -> Result<Download, Error> {
+        let spoil = |(length, pieces, _): (u64, Vec<Bytes>, _), fault| {
+            let Fault::CutBody(at, error) = fault else {
+                return (length, pieces.iter().map(|piece| vec![0; piece.len()].into()).collect(), None);
+            };
+            let whole = Bytes::from(pieces.concat());
+            (length, vec![whole.slice(..at.min(whole.len()))], Some(Err(error)))
+        };
+        let (length, pieces, cut) = self.request(operation, key.as_str(), read, spoil).await?;
+        Ok(Download { length, body: Box::pin(stream::iter(pieces.into_iter().map(Ok).chain(cut))) })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change below is made in one step after its checks, so a panic elsewhere leaves the state valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -221,6 +238,11 @@ impl Object {
         }
         out
     }
+}
+
+/// A HEAD that a fault spoils.
+fn other(info: ObjectInfo, _: Fault) -> ObjectInfo {
+    ObjectInfo { checksum: Some(Checksum::Crc64nvme(0)), ..info }
 }
 
 fn error(operation: &'static str, key: &ObjectKey, class: Class, status: u16, code: &str, message: &str) -> Error {
@@ -246,63 +268,46 @@ impl Store for MemoryStore {
         self.algorithm
     }
 
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+    async fn put_locked(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error> {
         let put = |state: &mut State| {
             verify("PutObject", key, &payload)?;
-            if overwrite == Overwrite::Refuse && state.objects.contains_key(key) {
+            if overwrite == Overwrite::Refuse && state.bucket.get(key).is_some() {
                 let message = "At least one of the pre-conditions you specified did not hold";
                 return Err(error("PutObject", key, Class::Conflict, 412, "PreconditionFailed", message));
             }
+            let now = state.now();
+            state.bucket.accepts("PutObject", key, lock, payload.checksum.is_some(), now)?;
             let object = Object {
                 pieces: vec![payload.pieces.concat().into()],
                 size: payload.size(),
                 checksum: payload.checksum,
-                modified: state.now(),
+                modified: now,
             };
-            state.objects.insert(key.clone(), object);
-            Ok(())
+            Ok(state.bucket.put(key, object, lock, now))
         };
-        self.request("PutObject", key.as_str(), put, |(), _| ()).await
+        self.request("PutObject", key.as_str(), put, |version, _| version).await
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let get = |state: &mut State| {
-            let missing =
-                || error("GetObject", key, Class::NotFound, 404, "NoSuchKey", "The specified key does not exist.");
-            let object = state.objects.get(key).ok_or_else(missing)?;
-            let range = range.clone().unwrap_or(0..object.size);
-            if range.start > range.end || range.end > object.size {
-                let message = "The requested range is not satisfiable";
-                return Err(error("GetObject", key, Class::Integrity, 416, "InvalidRange", message));
-            }
-            Ok((range.end - range.start, object.slice(&range), None))
-        };
-        let spoil = |(length, pieces, _): (u64, Vec<Bytes>, _), fault| {
-            let Fault::CutBody(at, error) = fault else {
-                return (length, pieces.iter().map(|piece| vec![0; piece.len()].into()).collect(), None);
-            };
-            let whole = Bytes::from(pieces.concat());
-            (length, vec![whole.slice(..at.min(whole.len()))], Some(Err(error)))
-        };
-        let (length, pieces, cut) = self.request("GetObject", key.as_str(), get, spoil).await?;
-        Ok(Download { length, body: Box::pin(stream::iter(pieces.into_iter().map(Ok).chain(cut))) })
+        let get = |state: &mut State| state.bucket.read("GetObject", key, None, range.clone());
+        self.download("GetObject", key, get).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        let head = |state: &mut State| {
-            let missing =
-                || Error { status: Some(404), ..Error::local("HeadObject", key, Class::NotFound, "not found") };
-            let object = state.objects.get(key).ok_or_else(missing)?;
-            Ok(ObjectInfo { size: object.size, checksum: object.checksum })
-        };
-        let other = |info, _| ObjectInfo { checksum: Some(Checksum::Crc64nvme(0)), ..info };
+        let head = |state: &mut State| state.bucket.info(key, None);
         self.request("HeadObject", key.as_str(), head, other).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error> {
         let delete = |state: &mut State| {
-            state.objects.remove(key);
-            Ok(if state.versioned { Deleted::Hidden } else { Deleted::Gone })
+            let now = state.now();
+            Ok(state.bucket.delete(key, now))
         };
         self.request("DeleteObject", key.as_str(), delete, |deleted, _| deleted).await
     }
@@ -314,8 +319,8 @@ impl Store for MemoryStore {
                 None => Bound::Included(ObjectKey::new(prefix)),
             };
             let mut rest = state
-                .objects
-                .range((start, Bound::Unbounded))
+                .bucket
+                .current_from(start)
                 .skip_while(|(key, _)| key.as_str() < prefix)
                 .take_while(|(key, _)| key.as_str().starts_with(prefix))
                 .map(|(key, object)| ListedObject { key: key.clone(), size: object.size, modified: object.modified });
@@ -326,11 +331,15 @@ impl Store for MemoryStore {
         self.request("ListObjectsV2", prefix, list, |page, _| page).await
     }
 
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+    async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error> {
         let create = |state: &mut State| {
+            let now = state.now();
+            // The checksums of an upload come with its parts.
+            state.bucket.accepts("CreateMultipartUpload", key, lock, true, now)?;
             state.uploads_ever += 1;
             let id = format!("upload-{:06}", state.uploads_ever);
-            let upload = Upload { key: key.clone(), initiated: jiff::Timestamp::now(), parts: BTreeMap::new() };
+            let initiated = jiff::Timestamp::now();
+            let upload = Upload { key: key.clone(), lock, initiated, parts: BTreeMap::new() };
             state.uploads.insert(id.clone(), upload);
             Ok(UploadId(id))
         };
@@ -361,16 +370,16 @@ impl Store for MemoryStore {
         parts: &[UploadedPart],
         size: u64,
         checksum: Option<Checksum>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<VersionId>, Error> {
         let complete = |state: &mut State| {
             let now = state.now();
             let held = find(state, upload).ok_or_else(|| no_such_upload("CompleteMultipartUpload", &upload.key))?;
             let object = assemble(held, parts, size, checksum, self.min_part_size, now)?;
+            let lock = held.lock;
             state.uploads.remove(&upload.id.0);
-            state.objects.insert(upload.key.clone(), object);
-            Ok(())
+            Ok(state.bucket.put(&upload.key, object, lock, now))
         };
-        self.request("CompleteMultipartUpload", upload.key.as_str(), complete, |(), _| ()).await
+        self.request("CompleteMultipartUpload", upload.key.as_str(), complete, |version, _| version).await
     }
 
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error> {

@@ -4,7 +4,9 @@
 //! (`tests/suite/conformance.rs`) runs on both. A method is one request (the SDK's own attempts included); [`crate::retry`] wraps a store
 //! in one that repeats failed requests. Dropping a future abandons the request, but the server may still carry it out.
 
+pub mod as_of;
 pub mod memory;
+mod versions;
 
 use std::fmt;
 use std::ops::Range;
@@ -20,6 +22,7 @@ use crate::error::Class;
 /// A request to the store that failed.
 pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
+pub use versions::{Hold, ListedVersion, Lock, VersionId, VersionKind, VersionPage, Versions};
 
 /// The remedy for a listing that does not advance as S3's do.
 pub(crate) const PAGING_REMEDY: &str =
@@ -119,6 +122,8 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The full-object checksum, if the server keeps one.
     pub checksum: Option<Checksum>,
+    /// `None` in a bucket that keeps no versions.
+    pub version: Option<VersionId>,
 }
 
 impl ObjectInfo {
@@ -181,10 +186,21 @@ pub struct ListedUpload {
 }
 
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Versions {
     /// The algorithm of the checksums that payloads are sent with and that the store keeps.
     fn algorithm(&self) -> Algorithm;
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error>;
+    /// As [`Store::put_locked`], without a lock.
+    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), Error> {
+        self.put_locked(key, payload, overwrite, None).await.map(drop)
+    }
+    /// Writes an object, and locks it in the same request. Returns its version.
+    async fn put_locked(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error>;
     /// The whole object, or the bytes of `range` (which must lie within it).
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error>;
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error>;
@@ -192,21 +208,26 @@ pub trait Store: Send + Sync {
     async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error>;
     /// Objects whose key starts with `prefix`; `from` is a previous page's `next`.
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error>;
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error>;
+    /// As [`Store::create_locked`], without a lock.
+    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
+        self.create_locked(key, None).await
+    }
+    /// Begins an upload, whose object will be locked until a time that is fixed now.
+    async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error>;
     async fn upload_part(
         &self,
         upload: &UploadHandle,
         number: PartNumber,
         payload: Payload,
     ) -> Result<UploadedPart, Error>;
-    /// `parts` in ascending order; `checksum` is the whole object's, if the algorithm has one.
+    /// `parts` in ascending order; `checksum` is the whole object's, if the algorithm has one. Returns the object's version.
     async fn complete_upload(
         &self,
         upload: &UploadHandle,
         parts: &[UploadedPart],
         size: u64,
         checksum: Option<Checksum>,
-    ) -> Result<(), Error>;
+    ) -> Result<Option<VersionId>, Error>;
     /// Succeeds also when the upload does not exist any more.
     async fn abort_upload(&self, upload: &UploadHandle) -> Result<(), Error>;
     /// The stored parts; `None` when the upload does not exist (any more).

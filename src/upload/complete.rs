@@ -9,7 +9,7 @@ use super::review::{self, Parts};
 use super::{Error, Sent};
 use crate::checksum::Checksum;
 use crate::error::Class;
-use crate::store::{ObjectInfo, Store, UploadHandle, UploadedPart};
+use crate::store::{ObjectInfo, Store, UploadHandle, UploadedPart, VersionId};
 
 /// The object to complete; its parts have been reviewed.
 #[derive(Debug, Clone, Copy)]
@@ -20,9 +20,11 @@ pub(super) struct Object<'a> {
     pub(super) checksum: Option<Checksum>,
 }
 
+/// Returns the object's version.
+///
 /// # Errors
 /// When the whole object is not stored afterwards.
-pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<(), Error> {
+pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<Option<VersionId>, Error> {
     let sent: Vec<UploadedPart> = object.parts.iter().map(|(_, part)| part.clone()).collect();
     let error = match object.commit(store, &sent).await {
         Err(Error::Store(error)) if error.class == Class::Integrity => error,
@@ -40,10 +42,13 @@ pub(super) async fn complete(store: &dyn Store, object: Object<'_>) -> Result<()
 }
 
 impl Object<'_> {
-    async fn commit(&self, store: &dyn Store, parts: &[UploadedPart]) -> Result<(), Error> {
+    async fn commit(&self, store: &dyn Store, parts: &[UploadedPart]) -> Result<Option<VersionId>, Error> {
         let key = &self.upload.key;
         let completed = store.complete_upload(self.upload, parts, self.size, self.checksum).await;
-        let Err(error) = completed else { return Ok(()) };
+        let error = match completed {
+            Ok(version) => return Ok(version),
+            Err(error) => error,
+        };
         // A 409 or a RequestTimeout only says that this attempt collided with another.
         let undecided = matches!(error.class, Class::NotFound | Class::Transient | Class::Timeout | Class::Throttled);
         if error.class == Class::Integrity || (error.is_refusal() && !undecided) {
@@ -57,9 +62,9 @@ impl Object<'_> {
         }
     }
 
-    fn is(&self, found: &ObjectInfo) -> Result<(), Error> {
+    fn is(&self, found: &ObjectInfo) -> Result<Option<VersionId>, Error> {
         if found.is(self.size, self.checksum) {
-            return Ok(());
+            return Ok(found.version.clone());
         }
         let show = |size, checksum| format!("{size} bytes with the checksum {}", review::show(checksum));
         Err(Error::OtherObject {

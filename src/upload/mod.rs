@@ -41,7 +41,7 @@ use crate::format::key::ObjectKey;
 use crate::location::Location;
 use crate::metrics::{self, AbortReason, Outcome};
 use crate::retry::Retrying;
-use crate::store::{self, Overwrite, PartNumber, Store, UploadHandle, UploadId, UploadedPart};
+use crate::store::{self, Overwrite, PartNumber, Store, UploadHandle, UploadId, UploadedPart, VersionId};
 
 /// How long an abort waits for a CreateMultipartUpload in flight, to abort the upload that it creates.
 const CREATE_DEADLINE: Duration = Duration::from_secs(10);
@@ -88,6 +88,8 @@ pub struct Written {
     pub crc64nvme: u64,
     /// Bytes of the payload, if it is encrypted.
     pub payload: Option<u64>,
+    /// In a bucket that keeps versions.
+    pub version: Option<VersionId>,
 }
 
 /// The result of a CreateMultipartUpload, and whether it may have created an upload of which no answer came.
@@ -308,7 +310,8 @@ impl ObjectWriter {
             self.entry = Some(journal.begin(&self.key, part_size, sealed).await?);
         }
         let (store, key) = (self.uploader.store.clone(), self.key.clone());
-        let creating = self.creating.insert(tokio::spawn(async move { store.begin_upload(&key).await }));
+        let lock = self.uploader.location.new_lock().await?;
+        let creating = self.creating.insert(tokio::spawn(async move { store.begin_upload(&key, lock).await }));
         let created = creating.await;
         self.creating = None;
         let upload = self.created(created)?;
@@ -370,19 +373,20 @@ impl ObjectWriter {
         self.done.sort_by_key(|(sent, _)| sent.number);
         let whole = review::review(&self.key, &self.done, self.size, self.uploader.part_size() as u64)?;
         let object = complete::Object { upload: &upload, parts: &self.done, size: self.size, checksum: whole.checksum };
-        complete::complete(&self.uploader.store, object).await?;
+        let version = complete::complete(&self.uploader.store, object).await?;
         self.upload = None;
         self.uploader.metrics().upload_ended(Outcome::Success);
         self.close_entry().await;
-        Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme, payload })
+        Ok(Written { key: self.key.clone(), size: self.size, crc64nvme: whole.crc64nvme, payload, version })
     }
 
     async fn put(&self, part: &Filled) -> Result<Written, Error> {
         let store = &self.uploader.store;
         let (sent, payload) = part.seal(PartNumber::FIRST, store.algorithm(), &self.key).await?;
-        store.put(&self.key, payload, Overwrite::Allow).await?;
+        let lock = self.uploader.location.new_lock().await?;
+        let version = store.put_locked(&self.key, payload, Overwrite::Allow, lock).await?;
         self.uploader.metrics().uploaded(sent.size);
-        Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme, payload: None })
+        Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme, payload: None, version })
     }
 
     /// Stops sending and aborts the upload until the server no longer knows it. An upload that cannot be aborted is logged with its ID and

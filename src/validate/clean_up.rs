@@ -60,7 +60,7 @@ async fn remove(store: &dyn Store, site: &dyn Site, key: &ObjectKey, remains: &m
     while versions < VERSIONS {
         match site.version_of(key).await {
             Ok(Some(version)) => {
-                if let Err(error) = site.delete_version(key, &version).await {
+                if let Err(error) = store.delete_version(key, &version).await {
                     why = Some(error);
                     break;
                 }

@@ -7,6 +7,7 @@
 //! - Where objects are encrypted here, a probe is, as a backup would be: stored, read back, and opened if a private key is at hand.
 //! - In a versioned bucket the versions are removed too, if the role may (`s3:DeleteObjectVersion`, which nothing else needs); if
 //!   not, the check says that they stay.
+//! - Where the location locks objects, so are the checks' own, for seconds (the module `locks`).
 //! - After a bare "Access Denied" under SSE-KMS the request is repeated without KMS, which tells whether S3 or the key refuses.
 //!
 //! Costs about forty requests and one part of upload (`upload.part_size`), of which a MiB is in memory.
@@ -14,6 +15,7 @@
 mod claims;
 mod clean_up;
 pub mod cluster;
+mod locks;
 mod objects;
 #[cfg(test)]
 mod tests;
@@ -189,7 +191,12 @@ pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cance
         let known = identities(&mut proof, location, site).await;
         connections(&mut proof, site, skip).await;
         bucket(&mut proof, location, site, known).await;
-        objects::prove(&mut proof, opened, site, &made, known).await;
+        if let Some(writing) = objects::prove(&mut proof, opened, site, &made, known).await
+            && let Some(wanted) = location.object_lock
+        {
+            let now = opened.remote.now().unwrap_or_else(Timestamp::now);
+            locks::prove(&mut proof, &writing, wanted, now).await;
+        }
         if skip == Skip::Nothing {
             ec2(&mut proof, site, known).await;
         }
@@ -198,6 +205,7 @@ pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cance
         () = rest => false,
         () = cancel.cancelled() => true,
     };
+    made.wait_for_locks(opened).await;
     clean_up::clean_up(&mut proof, store, site, &made).await;
     if cancelled {
         let report =

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 
 use super::{Found, Known, NO_CREDENTIALS, Outcome, Proof};
 use crate::age::Identity;
@@ -18,10 +19,13 @@ use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::ObjectKey;
 use crate::location as opened;
 use crate::site::Site;
-use crate::store::{Deleted, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
+use crate::store::{Deleted, Lock, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadedPart};
 
 /// A part is sent as pieces of this size, all from the same memory.
 const PIECE: usize = 1 << 20;
+
+/// No check locks an object for longer.
+const LONGEST_LOCK: Duration = Duration::from_secs(30);
 
 const LIST: &str = "s3:ListBucket";
 
@@ -50,6 +54,8 @@ pub(super) fn folder(prefix: &str, cluster: &str, leaf: &str) -> String {
 /// The objects and uploads to remove. An object is added before it is sent: a PUT that seems to fail may have succeeded.
 pub(super) struct Made {
     pub(super) folder: String,
+    /// When the last lock ends of what was written.
+    locked: Mutex<Timestamp>,
     left: Mutex<Left>,
 }
 
@@ -64,7 +70,11 @@ impl Made {
         // Without randomness two validations of one node would share a folder, and disturb only each other.
         let random = getrandom::u32().unwrap_or_default();
         let leaf = format!("{}-{random:08x}", opened.node);
-        Self { folder: folder(opened.prefix(), opened.cluster.as_str(), &leaf), left: Mutex::default() }
+        Self {
+            folder: folder(opened.prefix(), opened.cluster.as_str(), &leaf),
+            locked: Mutex::new(Timestamp::MIN),
+            left: Mutex::default(),
+        }
     }
 
     pub(super) fn left(&self) -> MutexGuard<'_, Left> {
@@ -72,11 +82,24 @@ impl Made {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn locked_until(&self, until: Timestamp) {
+        *self.locked.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Waits for the end of the locks, so that what was written can be deleted.
+    pub(super) async fn wait_for_locks(&self, opened: &opened::Location) {
+        let until = *self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = opened.remote.now().unwrap_or_else(Timestamp::now);
+        if let Ok(left) = Duration::try_from(until.duration_since(now)) {
+            tokio::time::sleep(left.min(LONGEST_LOCK) + Duration::from_secs(1)).await;
+        }
+    }
+
     fn absent(&self) -> ObjectKey {
         ObjectKey::new(format!("{}absent", self.folder))
     }
 
-    fn object(&self, name: &str) -> ObjectKey {
+    pub(super) fn object(&self, name: &str) -> ObjectKey {
         let key = ObjectKey::new(format!("{}{name}", self.folder));
         self.left().objects.push(key.clone());
         key
@@ -86,30 +109,37 @@ impl Made {
         self.left().uploads.push(handle.clone());
     }
 
-    fn upload_is_gone(&self, handle: &UploadHandle) {
+    pub(super) fn upload_is_gone(&self, handle: &UploadHandle) {
         self.left().uploads.retain(|left| left != handle);
     }
 }
 
 /// The S3 checks of one location.
-struct Writing<'a> {
+pub(super) struct Writing<'a> {
     location: &'a Location,
     identities: &'a [Identity],
     site: &'a dyn Site,
-    store: &'a dyn Store,
-    made: &'a Made,
+    pub(super) store: &'a dyn Store,
+    pub(super) made: &'a Made,
 }
 
 type Failed = ServiceError;
 
-pub(super) async fn prove(proof: &mut Proof, opened: &opened::Location, site: &dyn Site, made: &Made, known: Known) {
+/// Returns what later checks write with; `None` if nothing can be written.
+pub(super) async fn prove<'a>(
+    proof: &mut Proof,
+    opened: &'a opened::Location,
+    site: &'a dyn Site,
+    made: &'a Made,
+    known: Known,
+) -> Option<Writing<'a>> {
     let (location, store) = (&*opened.config, &*opened.store);
     let writes = WRITES.into_iter().filter(|name| *name != ENCRYPTION || location.client_encryption.is_some());
     if known == Known::No {
         for name in [LIST].into_iter().chain(writes) {
             proof.add(name, Duration::ZERO, Ok(not_tried(NO_CREDENTIALS)));
         }
-        return;
+        return None;
     }
     let writing = Writing { location, identities: &opened.identities, site, store, made };
     timed(proof, LIST, writing.list()).await;
@@ -126,7 +156,7 @@ pub(super) async fn prove(proof: &mut Proof, opened: &opened::Location, site: &d
             proof.add(name, Duration::ZERO, Ok(not_tried(UNDELETABLE)));
         }
         proof.add("s3:DeleteObject", began.elapsed(), Err(error.report()));
-        return;
+        return None;
     }
     timed(proof, "s3:PutObject", writing.put()).await;
     let put = !proof.last_failed();
@@ -141,29 +171,30 @@ pub(super) async fn prove(proof: &mut Proof, opened: &opened::Location, site: &d
     }
     timed(proof, "multipart upload", writing.complete()).await;
     writing.list_and_abort(proof).await;
+    put.then_some(writing)
 }
 
-fn not_tried(why: &str) -> Found {
+pub(super) fn not_tried(why: &str) -> Found {
     Found::NotTried(why.to_owned())
 }
 
-fn good(message: impl Into<String>) -> Found {
+pub(super) fn good(message: impl Into<String>) -> Found {
     Found::Good(message.into())
 }
 
-async fn timed(proof: &mut Proof, name: &str, check: impl Future<Output = Outcome>) {
+pub(super) async fn timed(proof: &mut Proof, name: &str, check: impl Future<Output = Outcome>) {
     let began = Instant::now();
     let outcome = check.await;
     proof.add(name, began.elapsed(), outcome);
 }
 
 /// Content that no other run writes.
-fn content(made: &Made) -> Bytes {
+pub(super) fn content(made: &Made) -> Bytes {
     Bytes::from(format!("penstock validate wrote this; it may be deleted: {}", made.folder))
 }
 
 impl Writing<'_> {
-    fn payload(&self, data: Bytes) -> Payload {
+    pub(super) fn payload(&self, data: Bytes) -> Payload {
         Payload::new(data, self.store.algorithm())
     }
 
@@ -267,14 +298,23 @@ impl Writing<'_> {
     }
 
     async fn begin(&self, name: &str) -> Result<UploadHandle, Failed> {
+        self.begin_locked(name, None).await
+    }
+
+    pub(super) async fn begin_locked(&self, name: &str, lock: Option<Lock>) -> Result<UploadHandle, Failed> {
         let key = self.made.object(name);
-        let id = self.store.create_upload(&key).await?;
+        let id = self.store.create_locked(&key, lock).await?;
         let handle = UploadHandle { key, id };
         self.made.upload(&handle);
         Ok(handle)
     }
 
-    async fn part(&self, upload: &UploadHandle, number: PartNumber, payload: Payload) -> Result<UploadedPart, Failed> {
+    pub(super) async fn part(
+        &self,
+        upload: &UploadHandle,
+        number: PartNumber,
+        payload: Payload,
+    ) -> Result<UploadedPart, Failed> {
         self.store.upload_part(upload, number, payload).await
     }
 
@@ -299,7 +339,7 @@ impl Writing<'_> {
         let completed = self.store.complete_upload(&upload, &parts, size, checksum).await;
         // As in a backup, the stored object decides, whatever the answer was.
         let found = self.store.head(&upload.key).await;
-        let info = completed.map_or_else(|error| found.clone().map_err(|_| error), |()| found.clone())?;
+        let info = completed.map_or_else(|error| found.clone().map_err(|_| error), |_| found.clone())?;
         self.made.upload_is_gone(&upload);
         if info.size == size {
             return Ok(size);

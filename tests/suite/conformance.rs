@@ -14,16 +14,18 @@ use penstock::format::key::ObjectKey;
 use penstock::metrics::Metrics;
 use penstock::store::memory::MemoryStore;
 use penstock::store::{
-    Error, ListedObject, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart,
+    Error, ListedObject, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId,
 };
 
+use crate::conformance_versions::{keeps_locks, keeps_versions};
+use crate::locking_s3::LockingS3;
 use crate::servers::{S3Server, Scheme, Servers};
 
 const MIB: usize = 1 << 20;
 
 /// What a server is known not to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quirk {
+pub(crate) enum Quirk {
     /// A PUT whose checksum is refused leaves its object behind.
     KeepsRefusedObject,
     /// A body that does not match its signed hash is an "internal error".
@@ -48,25 +50,31 @@ enum Quirk {
     LenientComplete,
     /// Uploads cannot be listed.
     NoUploadList,
+    /// The lock of an upload is ignored.
+    IgnoresLocksOfUploads,
+    /// The answer to a Complete may have no ETag.
+    NoETagOnComplete,
+    /// An empty list of parts is not read, as by a store that does not know its elements.
+    CannotReadAnEmptyList,
 }
 
 /// A store and what the suite has to know about it.
-struct Backend {
-    store: Arc<dyn Store>,
-    algorithm: Algorithm,
+pub(crate) struct Backend {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) algorithm: Algorithm,
     /// Objects on a page of a listing.
-    page: usize,
+    pub(crate) page: usize,
     /// Bodies are signed.
     signed: bool,
     quirks: &'static [Quirk],
 }
 
 impl Backend {
-    fn lacks(&self, quirk: Quirk) -> bool {
+    pub(crate) fn lacks(&self, quirk: Quirk) -> bool {
         self.quirks.contains(&quirk)
     }
 
-    fn payload(&self, data: impl Into<Bytes>) -> Payload {
+    pub(crate) fn payload(&self, data: impl Into<Bytes>) -> Payload {
         Payload::new(data, self.algorithm)
     }
 
@@ -81,11 +89,28 @@ impl Backend {
         parts.iter().map(|part| UploadedPart { checksum: kept(part), ..part.clone() }).collect()
     }
 
-    async fn put(&self, key: &str, data: impl Into<Bytes>) {
+    /// Completes an upload. Returns the object's version, if it is known.
+    pub(crate) async fn complete(
+        &self,
+        upload: &UploadHandle,
+        parts: &[UploadedPart],
+        size: u64,
+        checksum: Option<Checksum>,
+    ) -> Option<VersionId> {
+        match self.store.complete_upload(upload, parts, size, checksum).await {
+            // As in a backup, the object decides.
+            Err(error) if self.lacks(Quirk::NoETagOnComplete) && error.message.contains("no ETag") => {
+                self.store.head(&upload.key).await.unwrap().version
+            }
+            completed => completed.unwrap(),
+        }
+    }
+
+    pub(crate) async fn put(&self, key: &str, data: impl Into<Bytes>) {
         self.store.put(&ObjectKey::new(key), self.payload(data), Overwrite::Allow).await.unwrap();
     }
 
-    async fn read(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn read(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, Error> {
         let download = self.store.get(&ObjectKey::new(key), range).await?;
         let body: Vec<Bytes> = download.body.try_collect().await?;
         let body = body.concat();
@@ -110,7 +135,7 @@ impl Backend {
     }
 }
 
-async fn conforms(backend: &Backend) {
+pub(crate) async fn conforms(backend: &Backend) {
     objects(backend).await;
     odd_keys(backend).await;
     conflicts(backend).await;
@@ -254,7 +279,7 @@ async fn multipart(backend: &Backend) {
         assert_eq!(listed.unwrap().unwrap(), backend.listed(&parts));
     }
     assert_eq!(backend.store.head(&upload.key).await.unwrap_err().class, Class::NotFound);
-    backend.store.complete_upload(&upload, &parts, whole.len() as u64, checksum).await.unwrap();
+    backend.complete(&upload, &parts, whole.len() as u64, checksum).await;
     assert!(backend.read("m/three", None).await.unwrap() == whole);
     let seam = 5 * MIB as u64;
     assert_eq!(backend.read("m/three", Some(seam - 2..seam + 2)).await.unwrap(), [1, 1, 2, 2]);
@@ -324,7 +349,9 @@ async fn wrong_part_lists(backend: &Backend) {
             assert_eq!(complete(parts.iter().rev().cloned().collect(), size, checksum).await, Class::Internal);
         }
         let none = complete(Vec::new(), 0, None).await;
-        assert_eq!(none, if backend.lacks(Quirk::LenientComplete) { Class::Config } else { Class::Internal });
+        let unread = backend.lacks(Quirk::LenientComplete) || backend.lacks(Quirk::CannotReadAnEmptyList);
+        let expected = if unread { Class::Compat } else { Class::Internal };
+        assert_eq!(none, expected);
         if let Some(payload) = wrong(backend.algorithm).filter(|_| !backend.lacks(Quirk::IgnoresChecksums)) {
             assert_eq!(complete(parts.clone(), size, payload.checksum).await, Class::Integrity);
         }
@@ -350,6 +377,40 @@ async fn the_store_in_memory() {
         let backend = Backend { store: memory.clone(), algorithm, page: 12, signed: false, quirks: &[] };
         conforms(&backend).await;
         assert_eq!(memory.uploads_in_progress(), []);
+        // All of it holds of a bucket that keeps versions, too.
+        let memory = Arc::new(MemoryStore::with_limits(5 << 20, 12).with_algorithm(algorithm));
+        memory.keep_locks();
+        let backend = Backend { store: memory.clone(), ..backend };
+        conforms(&backend).await;
+        keeps_versions(&backend).await;
+        if algorithm != Algorithm::None {
+            keeps_locks(&backend, memory.now()).await;
+        }
+    }
+}
+
+/// The store in memory, through the adapter.
+const AS_S3: &[Quirk] = &[Quirk::CannotReadAnEmptyList];
+
+/// The stand-in that other tests use: what is said of the store in memory holds of it through S3's requests, and of the adapter.
+#[tokio::test]
+async fn the_store_in_memory_as_an_s3() {
+    let servers = Servers::start();
+    for locks in [false, true] {
+        let memory = Arc::new(MemoryStore::with_limits(5 << 20, 12));
+        let server = LockingS3::over(&servers, Arc::clone(&memory));
+        let location =
+            penstock::config::Location { s3_url: Some(server.url.clone()), ..servers.s3(Scheme::Http).location() };
+        let store = AwsLocation::connect_with(&location, Metrics::new().location("test"), |_| None).unwrap().store();
+        let backend = Backend { store, algorithm: Algorithm::default(), page: 12, signed: true, quirks: AS_S3 };
+        if locks {
+            memory.keep_locks();
+        }
+        conforms(&backend).await;
+        if locks {
+            keeps_versions(&backend).await;
+            keeps_locks(&backend, memory.now()).await;
+        }
     }
 }
 
@@ -438,10 +499,26 @@ const MOTO: &[Quirk] = &[
 ];
 
 /// radosgw 16.2.
-const RADOSGW: &[Quirk] = &[Quirk::IgnoresChecksums, Quirk::LenientComplete, Quirk::NoMultipartChecksum];
+const RADOSGW: &[Quirk] = &[
+    Quirk::IgnoresChecksums,
+    Quirk::IgnoresLocksOfUploads,
+    Quirk::LenientComplete,
+    Quirk::NoETagOnComplete,
+    Quirk::NoMultipartChecksum,
+];
 
 /// A location of another server, in whose bucket the suite runs. The bucket is made here: Penstock never makes one.
-async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket: &str) -> penstock::config::Location {
+async fn elsewhere(url: &str, region: &str, keys: (&str, &str), bucket: &str) -> penstock::config::Location {
+    elsewhere_with(url, region, keys, bucket, Locks::None).await
+}
+
+async fn elsewhere_with(
+    url: &str,
+    region: &str,
+    (key, secret): (&str, &str),
+    bucket: &str,
+    locks: Locks,
+) -> penstock::config::Location {
     let servers = Servers::start();
     let secret_of =
         |value: &str| penstock::config::SecretSource::Inline(penstock::config::Secret::new(value.to_owned()));
@@ -456,6 +533,18 @@ async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket:
         },
         ..servers.s3(Scheme::Http).location()
     };
+    make_bucket(url, region, (key, secret), bucket, locks).await;
+    location
+}
+
+/// Whether a bucket has Object Lock, and with it versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locks {
+    None,
+    Kept,
+}
+
+pub(crate) async fn make_bucket(url: &str, region: &str, (key, secret): (&str, &str), bucket: &str, locks: Locks) {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
         .region(aws_sdk_s3::config::Region::new(region.to_owned()))
@@ -464,8 +553,9 @@ async fn elsewhere(url: &str, region: &str, (key, secret): (&str, &str), bucket:
         .credentials_provider(aws_sdk_s3::config::Credentials::new(key, secret, None, None, "test"))
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
-    aws_sdk_s3::Client::from_conf(config).create_bucket().bucket(bucket).send().await.unwrap();
-    location
+    let create = aws_sdk_s3::Client::from_conf(config).create_bucket().bucket(bucket);
+    let lock = (locks == Locks::Kept).then_some(true);
+    create.set_object_lock_enabled_for_bucket(lock).send().await.unwrap();
 }
 
 #[tokio::test]
@@ -502,4 +592,12 @@ async fn radosgw() {
             backend.store.delete(&ObjectKey::new(key)).await.unwrap();
         }
     }
+    let location = elsewhere_with(&url, "default", ("RGWAK", "RGWSK"), "conformance-locks", Locks::Kept).await;
+    let location = penstock::config::Location { checksum: Algorithm::Crc64nvme, ..location };
+    let store = AwsLocation::connect_with(&location, penstock::metrics::Metrics::new().location("test"), |_| None)
+        .unwrap()
+        .store();
+    let backend = Backend { store, algorithm: Algorithm::Crc64nvme, page: 1000, signed: true, quirks: RADOSGW };
+    keeps_versions(&backend).await;
+    keeps_locks(&backend, jiff::Timestamp::now()).await;
 }

@@ -73,7 +73,7 @@ async fn a_listing_that_goes_round_ends() {
     let errors = [
         catalog.entries(Scope::default()).await.unwrap_err(),
         catalog.newest(Scope::default()).await.unwrap_err(),
-        stats::stats(&catalog, Scope::default()).await.unwrap_err(),
+        stats::stats(&catalog, Scope::default(), stats::LookAt::Objects).await.unwrap_err(),
         catalog.resolve(&"j@latest".parse().unwrap(), &Name::new("n").unwrap()).await.unwrap_err(),
     ];
     for error in errors {

@@ -477,6 +477,7 @@ force_path_style = true"#,
             },
             assume_role: Vec::new(),
             client_encryption: None,
+            object_lock: None,
             encryption: config::Encryption {
                 mode: config::EncryptionMode::BucketDefault,
                 kms_key_id: None,

@@ -38,7 +38,12 @@ pub(super) fn classify(code: &str, reply: &Reply<'_>, context: &Context) -> Opti
 /// A 404 that does not say what is missing: a reply to HEAD never does, and Ceph says `NoSuchKey` of an upload.
 pub(super) fn absent(reply: &Reply<'_>) -> Verdict {
     match reply.operation {
-        "HeadBucket" | "ListObjectsV2" | "ListMultipartUploads" | "PutObject" | "CreateMultipartUpload" => no_bucket(),
+        "HeadBucket"
+        | "ListObjectsV2"
+        | "ListObjectVersions"
+        | "ListMultipartUploads"
+        | "PutObject"
+        | "CreateMultipartUpload" => no_bucket(),
         "UploadPart" | "CompleteMultipartUpload" | "ListParts" | "AbortMultipartUpload" => dead_upload(),
         _ => Verdict::bare(Class::NotFound),
     }
@@ -80,6 +85,14 @@ fn argument(reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
             "the bucket locks its objects and takes none without a checksum: set `checksum` to another than \"none\"";
         return Some(Verdict::new(Class::Config, remedy));
     }
+    if message.to_lowercase().contains("object lock") {
+        let remedy = "enable versioning and Object Lock on the bucket (docs/security.md), or remove object_lock";
+        return Some(Verdict::new(Class::Config, remedy));
+    }
+    let compared = reply.operation == "CompleteMultipartUpload" && message.contains("mp-object-size");
+    if compared && !message.to_lowercase().contains("support") {
+        return Some(Verdict::bare(Class::Integrity));
+    }
     if names_a_feature(message) {
         return Some(unavailable(reply, context));
     }
@@ -93,6 +106,10 @@ fn argument(reply: &Reply<'_>, context: &Context) -> Option<Verdict> {
 }
 
 pub(super) fn denied(reply: &Reply<'_>, context: &Context) -> Verdict {
+    // AWS: "because object protected by object lock"; Ceph: "forbidden by object lock".
+    if reply.message.to_lowercase().contains("object lock") {
+        return Verdict::new(Class::AccessDenied, "the version is locked or held: it can be deleted when that is over");
+    }
     let action = word_after(reply.message, "perform: ").unwrap_or_else(|| action(reply.operation));
     let resource = word_after(reply.message, "on resource: ").unwrap_or(RESOURCE);
     let role = context.role.as_deref().map_or(String::new(), |role| format!(" to {role}"));
@@ -122,7 +139,12 @@ fn action(operation: &str) -> &'static str {
         // Without s3:ListBucket a missing object is a 403.
         "HeadObject" => "s3:GetObject (and s3:ListBucket, without which a missing object looks forbidden)",
         "DeleteObject" => "s3:DeleteObject",
-        "DeleteObjectVersion" => "s3:DeleteObjectVersion",
+        "ListObjectVersions" => "s3:ListBucketVersions",
+        "GetObjectRetention" => "s3:GetObjectRetention",
+        "PutObjectRetention" => "s3:PutObjectRetention",
+        "GetObjectLegalHold" => "s3:GetObjectLegalHold",
+        "PutObjectLegalHold" => "s3:PutObjectLegalHold",
+        "CopyObject" | "UploadPartCopy" => "s3:GetObjectVersion and s3:PutObject",
         "ListObjectsV2" | "HeadBucket" => "s3:ListBucket",
         "AbortMultipartUpload" => "s3:AbortMultipartUpload",
         "ListParts" => "s3:ListMultipartUploadParts",

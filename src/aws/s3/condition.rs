@@ -3,12 +3,17 @@
 use super::S3Store;
 use crate::error::{Class, Retry};
 use crate::format::key::ObjectKey;
-use crate::store::{Error, Overwrite, Payload};
+use crate::store::{Error, Lock, Overwrite, Payload, VersionId};
 
 impl S3Store {
     /// Writes with the condition; if the store refuses it, looks the key up and writes without it, which costs two more requests.
-    pub(super) async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<(), Error> {
-        let refused = match self.put_object(key, payload.clone(), Overwrite::Refuse).await {
+    pub(super) async fn put_new(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, Error> {
+        let refused = match self.put_object(key, payload.clone(), Overwrite::Refuse, lock).await {
             Err(error) if error.class == Class::Compat && error.is_refusal() => error,
             other => return other,
         };
@@ -31,7 +36,7 @@ impl S3Store {
         if self.unconditional.first() {
             tracing::info!(bucket = self.bucket, error = %refused, "the store refuses If-None-Match: Penstock looks a manifest's key up before it writes it");
         }
-        self.put_object(key, payload, Overwrite::Allow).await
+        self.put_object(key, payload, Overwrite::Allow, lock).await
     }
 }
 

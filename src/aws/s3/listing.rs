@@ -30,7 +30,7 @@ const MAX_UPLOAD_PAGES: usize = 1000;
 
 impl Request<'_> {
     /// The error of a listing that does not advance as S3's do.
-    fn stuck(&self, message: impl Into<String>) -> Error {
+    pub(super) fn stuck(&self, message: impl Into<String>) -> Error {
         Error { remedy: Some(PAGING_REMEDY.to_owned()), ..self.error(Class::Compat, message) }
     }
 }
@@ -142,7 +142,7 @@ impl S3Store {
 
 /// How the keys of a page are encoded.
 #[derive(Debug, Clone, Copy)]
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     prefix: &'a str,
     /// Whether the reply says that they are percent-encoded.
     encoded: bool,
@@ -150,13 +150,17 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// `keys` are all keys of the page: some servers say that they encode, and do not.
-    fn of(prefix: &'a str, encoding: Option<&EncodingType>, mut keys: impl Iterator<Item = Option<&'a str>>) -> Self {
+    pub(super) fn of(
+        prefix: &'a str,
+        encoding: Option<&EncodingType>,
+        mut keys: impl Iterator<Item = Option<&'a str>>,
+    ) -> Self {
         Self { prefix, encoded: encoding == Some(&EncodingType::Url) && keys.all(|key| key.is_none_or(may_be_encoded)) }
     }
 
     /// Decodes a key. The prefix shows how it is encoded: the reply's statement may be wrong, and some stores write a space
     /// as `+`.
-    fn read<'k>(&self, key: &'k str) -> Cow<'k, str> {
+    pub(super) fn read<'k>(&self, key: &'k str) -> Cow<'k, str> {
         let raw = || Cow::Borrowed(key);
         let forms = || [decoded(key, Plus::IsSpace), decoded(key, Plus::IsPlus)].into_iter();
         let fits = |form: &Cow<'_, str>| form.starts_with(self.prefix);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::S3Store;
 use crate::format::key::ObjectKey;
-use crate::store::{Error, Overwrite, Payload};
+use crate::store::{Error, Overwrite, Payload, VersionId};
 
 impl S3Store {
     /// The bucket's region, if the store names it, perhaps in a refusal.
@@ -21,23 +21,17 @@ impl S3Store {
     }
 
     /// The key's current version. For a delete marker the reply is a 404 that names the marker's version.
-    pub(in crate::aws) async fn version_of(&self, key: &ObjectKey) -> Result<Option<String>, Error> {
+    pub(in crate::aws) async fn version_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, Error> {
         let request = self.request("HeadObject", key.as_str());
         match self.client.head_object().bucket(&self.bucket).key(key.as_str()).send().await {
-            Ok(output) => Ok(output.version_id),
+            Ok(output) => Ok(output.version_id.and_then(|version| VersionId::new(version).ok())),
             Err(error) => {
                 let marker =
                     error.raw_response().filter(|raw| raw.headers().get("x-amz-delete-marker") == Some("true"));
                 let version = marker.and_then(|raw| raw.headers().get("x-amz-version-id"));
-                version.map(|version| Some(version.to_owned())).ok_or_else(|| request.failed(&error))
+                version.map(|version| VersionId::new(version).ok()).ok_or_else(|| request.failed(&error))
             }
         }
-    }
-
-    pub(in crate::aws) async fn delete_version(&self, key: &ObjectKey, version: &str) -> Result<(), Error> {
-        let request = self.request("DeleteObjectVersion", key.as_str());
-        let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str()).version_id(version);
-        delete.send().await.map(drop).map_err(|error| request.failed(&error))
     }
 
     /// Writes with SSE-S3, whatever is configured: if this succeeds and a write with KMS does not, the key refuses.
@@ -49,6 +43,6 @@ impl S3Store {
     }
     /// Writes with `If-None-Match: *`, without the workaround for a store that refuses it.
     pub(in crate::aws) async fn put_if_absent(&self, key: &ObjectKey, data: Bytes) -> Result<(), Error> {
-        self.put_object(key, Payload::new(data, self.algorithm), Overwrite::Refuse).await
+        self.put_object(key, Payload::new(data, self.algorithm), Overwrite::Refuse, None).await.map(drop)
     }
 }

@@ -10,13 +10,16 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedPart, ServerSideEncryption as Sse, StorageClass};
+use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumType, CompletedPart, ObjectLockMode, ServerSideEncryption as Sse, StorageClass,
+};
 
 use bytes::Bytes;
 
 use crate::checksum::{self, Algorithm, Checksum};
-use crate::config::{EncryptionMode, Location, SignPayload};
-use crate::store::{Payload, UploadedPart};
+use crate::config::{EncryptionMode, Location, LockMode, SignPayload};
+use crate::store::{Lock, Payload, UploadedPart};
 
 /// S3 assembles tens of thousands of megabytes before it answers a Complete.
 const COMPLETE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -86,6 +89,19 @@ pub(super) fn declared(algorithm: Algorithm) -> (Option<ChecksumAlgorithm>, Opti
     }
 }
 
+pub(super) fn lock_mode(lock: Lock) -> ObjectLockMode {
+    match lock.mode {
+        LockMode::Governance => ObjectLockMode::Governance,
+        LockMode::Compliance => ObjectLockMode::Compliance,
+    }
+}
+
+/// Rounded up to a whole second, which is all that some stores keep.
+pub(super) fn retain_until(lock: Lock) -> DateTime {
+    let more = i64::from(lock.until.subsec_nanosecond() > 0);
+    DateTime::from_secs(lock.until.as_second() + more)
+}
+
 pub(super) fn completed(part: &UploadedPart) -> CompletedPart {
     let headers = Headers::from(part.checksum);
     CompletedPart::builder()
@@ -130,7 +146,7 @@ impl NewObject {
 }
 
 /// Percent-encodes everything outside RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
         match byte {

@@ -4,6 +4,7 @@ mod accepted;
 mod claims;
 mod drift;
 mod encryption;
+mod object_lock;
 mod refused;
 
 use std::collections::BTreeMap;

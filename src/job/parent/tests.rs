@@ -15,7 +15,7 @@ fn time(text: &str) -> Timestamp {
 }
 
 fn object(size: u64, live_bytes: u64) -> DataObject {
-    DataObject { key: ObjectKey::new("o"), size, crc64nvme: [0; 8], payload: None, live_bytes }
+    DataObject { key: ObjectKey::new("o"), size, crc64nvme: [0; 8], payload: None, live_bytes, version: None }
 }
 
 #[test]

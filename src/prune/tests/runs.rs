@@ -63,7 +63,7 @@ async fn a_plan_says_what_will_happen_and_does_nothing() {
     let before = (world.keys(), world.changes());
     world.ctx.grace = Duration::ZERO;
     let plan = plan(&world.ctx, &node("a"), &keep_last(2), at(world.now)).await.unwrap();
-    let garbage = survey(&world.ctx, &plan).await.unwrap();
+    let garbage = survey(&world.ctx, &plan).await.unwrap().garbage;
     assert_eq!((world.keys(), world.changes()), before);
     assert_eq!(plan.backups.iter().filter(|backup| backup.stays()).count(), 2);
     let pruned = apply(&world.ctx, &plan).await;

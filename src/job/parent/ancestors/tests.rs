@@ -17,7 +17,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn object(key: ObjectKey, size: u64) -> DataObject {
-    DataObject { key, size, crc64nvme: [0; 8], payload: None, live_bytes: 0 }
+    DataObject { key, size, crc64nvme: [0; 8], payload: None, live_bytes: 0, version: None }
 }
 
 /// A chain in a store with pages of three.
@@ -41,7 +41,7 @@ impl World {
         let own = home.data(&name(of), 1, Suffix::Bin);
         self.put(&own, vec![0; 10]).await;
         let old = parent.into_iter().flat_map(Manifest::streams).flat_map(|(_, stream)| stream.objects.clone());
-        let index = IndexObject { key: home.index(&name(of), Suffix::Index), size: 5, sha256: [0; 32] };
+        let index = IndexObject { key: home.index(&name(of), Suffix::Index), size: 5, sha256: [0; 32], version: None };
         self.put(&index.key, vec![0; 5]).await;
         let objects: Vec<DataObject> = old.chain([object(own, 10)]).collect();
         let totals = Totals { chunks: 0, files: 0, plain_bytes: 0, digest: [0; 32] };
