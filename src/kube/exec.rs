@@ -52,7 +52,9 @@ impl Client {
             uri.extend(["&command=", &encoded(word)]);
         }
         let key = generate_key();
-        let received = self.send(&asked, Asking { upgrade: Some(key.clone()), ..get(&uri) }).await?;
+        // A server refuses to answer this request in JSON (406).
+        let request = Asking { accept: "*/*", upgrade: Some(key.clone()), ..get(&uri) };
+        let received = self.send(&asked, request).await?;
         let mut socket = upgraded(received, &asked, &key).await?;
         let ended = watch(&mut socket, &asked).await;
         // The answer is here, or will not come.
