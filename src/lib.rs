@@ -13,13 +13,13 @@
 //! 7. The engine: [`stream`] and [`upload`]; [`snapshot`] for EBS volumes.
 //! 8. The [`source`]s that it reads, which know neither stream nor upload.
 //! 9. [`claims`]: the volumes of the pods on a node.
-//! 9. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
-//! 10. [`location`]: one opened location, which all of the above use.
-//! 11. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
-//! 12. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
-//! 13. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
+//! 10. [`resources`]: the API objects of a Kubernetes cluster, which one of the sources reads.
+//! 11. [`location`]: one opened location, which all of the above use.
+//! 12. [`retry`]: repeats failed requests; [`state`]: records that outlive the process; [`process`]: what all work shares.
+//! 13. The ports: [`store`], [`disks`], [`cluster`], and [`site`] for identity, trust and permissions.
+//! 14. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
-//! 14. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
+//! 15. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
 //!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
 
 pub mod age;

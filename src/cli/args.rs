@@ -4,8 +4,8 @@ mod key;
 mod kubernetes;
 mod site;
 mod snapshot;
-mod volumes;
 mod versions;
+mod volumes;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -61,7 +61,7 @@ pub(super) async fn hold(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let place = Place { location: args.location.clone(), cluster: args.cluster.clone(), as_of: None };
-    let catalog = read::open(config, &place, &args.backup, cancel)?;
+    let catalog = read::open(config, (&place, &args::Key::default()), &args.backup, cancel)?;
     let entry = catalog.resolve(&args.backup, &catalog.location.node).await?;
     let wanted = if args.release { Hold::Off } else { Hold::On };
     let hold::Done { objects, shared } = hold::hold(&catalog, &entry, wanted).await?;

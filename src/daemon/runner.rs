@@ -47,8 +47,8 @@ impl Runner {
         let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
         let catalog = Catalog { location: location.clone(), memory: self.process.budget.total() / 2 };
         let mut first: Option<Timestamp> = None;
-        for job in jobs.iter().chain([&ad_hoc]) {
-            match object_lock::keep(&catalog, &location.chain(job), object_lock::When::IfDue).await {
+        for chain in jobs.iter().chain([&ad_hoc]).flat_map(|job| object_lock::chains(location, job)) {
+            match object_lock::keep(&catalog, &chain, object_lock::When::IfDue).await {
                 Ok(Some(extended)) => first = first.into_iter().chain(extended.earliest).min(),
                 Ok(None) => {}
                 Err(error) => self.history.failed(About::Location, location.name(), &error.report()),

@@ -357,7 +357,7 @@ impl<'a> Run<'a> {
             self.backup().await
         };
         let result = Box::pin(limited(spec.timeout, &stop, late, work)).await;
-        self.conclude(&result).await;
+        self.settle(&result).await;
         result
     }
 
@@ -367,7 +367,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps the tables of what is committed; removes what a failed run left, unless its backup may be visible.
-    async fn conclude(&self, result: &Result<Manifest, Error>) {
+    async fn settle(&self, result: &Result<Manifest, Error>) {
         match result {
             Ok(manifest) => self.tables.committed(manifest),
             Err(error) if error.is_final() => {

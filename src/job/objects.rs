@@ -35,7 +35,10 @@ impl Objects {
 
     /// Begins a new object of this stream. Returns its number.
     pub(super) fn begin(&mut self, key: ObjectKey) -> u32 {
-        push(&mut self.list, DataObject { key, size: 0, crc64nvme: [0; 8], payload: None, live_bytes: 0, version: None })
+        push(
+            &mut self.list,
+            DataObject { key, size: 0, crc64nvme: [0; 8], payload: None, live_bytes: 0, version: None },
+        )
     }
 
     /// Records that an object of this stream is complete: all its bytes are live.
@@ -107,7 +110,10 @@ mod tests {
         let referred: Vec<Chunk> = [0, 1, 2, 0].into_iter().filter_map(|position| objects.refer(position)).collect();
         let places: Vec<(u32, u64)> = referred.iter().map(|chunk| (chunk.object, chunk.offset)).collect();
         assert_eq!(places, [(1, 10), (2, 5), (1, 10), (1, 10)], "always the same copy");
-        objects.complete(own, &Written { key: ObjectKey::new("own"), size: 30, crc64nvme: 2, payload: None, version: None });
+        objects.complete(
+            own,
+            &Written { key: ObjectKey::new("own"), size: 30, crc64nvme: 2, payload: None, version: None },
+        );
         assert_eq!(objects.refer(4), None);
         let list = objects.into_list();
         let live: Vec<(&str, u64)> = list.iter().map(|object| (object.key.as_str(), object.live_bytes)).collect();

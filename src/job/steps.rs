@@ -60,9 +60,7 @@ impl<'a> Run<'a> {
         if let Some((source, claims)) = kinds::claims(spec) {
             self.round(source, claims, manifest).await?;
             self.name_parent(manifest);
-            self.seal(manifest)?;
-            self.finish(manifest)?;
-            return self.commit(manifest, &stop).await;
+            return self.conclude(manifest, &stop).await;
         }
         let streams = kinds::streams(spec, &process.cluster, &self.progress.objects, &mut plan);
         stop.run_until_cancelled(streams).await.ok_or(Error::Cancelled)??;
@@ -80,9 +78,9 @@ impl<'a> Run<'a> {
         }
         self.add_lost(&unlisted, manifest).await?;
         self.name_parent(manifest);
-        self.seal(manifest)?;
         let mut stop = self.stop.clone();
         if let Some(session) = session {
+            self.seal(manifest)?;
             session.captured(manifest).map_err(Error::Snapshots)?;
             let class = failed_item(manifest).map(|report| report.class);
             self.hooks.thaw(manifest.judge(Moment::Captured), class).await;
@@ -92,9 +90,15 @@ impl<'a> Run<'a> {
             // However the waiting ended, the captured items are committed.
             stop = CancellationToken::new();
         }
+        self.conclude(manifest, &stop).await
+    }
+
+    /// Locks what the backup needs, seals what is secret, and commits.
+    pub(super) async fn conclude(&mut self, manifest: &mut Manifest, stop: &CancellationToken) -> Result<(), Error> {
         self.lock_all(manifest).await?;
+        self.seal(manifest)?;
         self.finish(manifest)?;
-        self.commit(manifest, &stop).await?;
+        self.commit(manifest, stop).await?;
         self.note_lock();
         Ok(())
     }
@@ -150,7 +154,7 @@ impl<'a> Run<'a> {
     }
 
     /// Sets the manifest's finish time and outcome. Returns the first failure if every item failed.
-    pub(super) fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
+    fn finish(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
         if manifest.items.iter().all(|item| item.outcome == Outcome::Failure)
             && let Some(error) = self.first_failure.take()
         {

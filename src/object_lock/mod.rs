@@ -23,7 +23,8 @@ use self::ledger::{Id, Ledger};
 use crate::catalog::{self, Catalog, Entry, Scope};
 use crate::config::{LockMode, ObjectLock};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::key::{Chain, ObjectKey};
+use crate::format::claim::Chained;
+use crate::format::key::{Chain, Name, ObjectKey};
 use crate::location::{Location, TRIED_EVERY};
 use crate::metrics::Outcome;
 use crate::state;
@@ -235,10 +236,25 @@ async fn extend<'d>(store: &dyn Store, due: &'d Due, lock: Lock) -> (&'d Due, Re
     (due, result)
 }
 
-fn path(location: &Location, chain: &Chain) -> PathBuf {
-    let Chain { cluster, job, node } = chain;
+/// The ledgers of a job's chains.
+fn folder(location: &Location, cluster: &Name, job: &Name) -> PathBuf {
     let folder = location.process.state_dir.join("locks").join(location.name());
-    folder.join(cluster.as_str()).join(job.as_str()).join(node.as_str())
+    folder.join(cluster.as_str()).join(job.as_str())
+}
+
+fn path(location: &Location, chain: &Chain) -> PathBuf {
+    folder(location, &chain.cluster, &chain.job).join(chain.node.as_str())
+}
+
+/// This node's chain of a job, and those of the volumes that it has saved, also of volumes that are elsewhere now or gone.
+#[must_use]
+pub fn chains(location: &Location, job: &Name) -> Vec<Chain> {
+    let own = location.chain(job);
+    let known = std::fs::read_dir(folder(location, &own.cluster, job)).into_iter().flatten().flatten();
+    let names = known.filter_map(|entry| Name::new(entry.file_name().to_str()?).ok());
+    let volumes = names.filter(|name| Chained::of(name).is_some());
+    let volumes: Vec<Chain> = volumes.map(|node| Chain { node, ..own.clone() }).collect();
+    std::iter::once(own).chain(volumes).collect()
 }
 
 fn note(location: &Location, result: Result<(), state::Error>) {

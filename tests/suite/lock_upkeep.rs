@@ -84,9 +84,9 @@ async fn fill(store: &MemoryStore) {
         for part in 1..=OBJECTS {
             let key = home.data(&name("tree"), part, Suffix::TarZst);
             let version = put(&key, vec![1]).await;
-            objects.push(DataObject { key, size: 1, crc64nvme: [0; 8], live_bytes: 1, version });
+            objects.push(DataObject { key, size: 1, crc64nvme: [0; 8], payload: None, live_bytes: 1, version });
         }
-        let key = home.index(&name("tree"));
+        let key = home.index(&name("tree"), Suffix::Index);
         let version = put(&key, vec![1]).await;
         let index = IndexObject { key, size: 1, sha256: [0; 32], version };
         let bytes = u64::from(OBJECTS);

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::help;
 
 /// What opens encrypted backups.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(in crate::cli) struct Key {
     /// The private keys of an encrypted backup: a file of identities, or a pipe. Without this $PENSTOCK_IDENTITY_FILE, or `identity_file` of the configuration.
     #[arg(long, value_name = "FILE")]

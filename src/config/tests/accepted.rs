@@ -216,7 +216,9 @@ fn a_file_is_loaded_and_named_in_its_faults() {
     assert!(load(&vec![b'#'; 2 << 20]).unwrap_err().contains("longer than 1MiB"));
     let missing = Config::load(Path::new("/no/such/file"), &environment(&[])).unwrap_err().report();
     assert!(missing.message.starts_with("/no/such/file: could not read the file: "), "{missing:?}");
-    assert!(missing.remedy.is_some_and(|remedy| remedy.contains("config example") && remedy.contains("PENSTOCK_CONFIG")));
+    assert!(
+        missing.remedy.is_some_and(|remedy| remedy.contains("config example") && remedy.contains("PENSTOCK_CONFIG"))
+    );
 }
 
 #[test]

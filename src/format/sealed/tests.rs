@@ -13,7 +13,7 @@ fn sample() -> Manifest {
     let tree = SourceDescription::Tree { path: "/canary/tree".to_owned() };
     let key = ObjectKey::new("c/j/n/20261123T221300Z-4f9a2c/data.index.zst.age");
     let totals = Totals { chunks: 0, files: 0, plain_bytes: 0, digest: [0; 32] };
-    let mut content = stream(totals, IndexObject { key, size: 9, sha256: [0; 32] }, Vec::new());
+    let mut content = stream(totals, IndexObject { key, size: 9, sha256: [0; 32], version: None }, Vec::new());
     content.not_entered = NotEntered { count: 2, list: vec!["canary/proc".to_owned()] };
     let command = SourceDescription::Command { argv: vec!["canary-dump".to_owned(), "--all".to_owned()] };
     let failed = Report::new(Class::Source, "canary: no such table").remedy("create the canary");

@@ -131,6 +131,7 @@ impl Run<'_> {
             ancestors: self.ancestors_of(&chain, self.spec.parent, &stop, started),
             owner: Owner { chain, id },
             stop,
+            lock: None,
             parent: None,
             written: Vec::new(),
             first_failure: None,
@@ -142,7 +143,7 @@ impl Run<'_> {
         let (limit, stop) = (claims.claim_timeout, self.stop.clone());
         let late = |limit| Error::Late { volume: target.to_string(), limit };
         let result = Box::pin(limited(Some(limit), &stop, late, self.committed(target, claims))).await;
-        self.conclude(&result).await;
+        self.settle(&result).await;
         result
     }
 
@@ -158,6 +159,7 @@ impl Run<'_> {
             Form::Device => SourceDescription::File { path: text },
         };
         tracing::debug!(path = %path.display(), "volume found");
+        self.lock = self.location.new_lock().await?;
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
         let (stream, tally) = self.streamed(&item, &description, &open(target, claims, path, held)).await;
@@ -166,9 +168,8 @@ impl Run<'_> {
         manifest.items.push(Item { outcome, labels, ..Item::new(item, description, content) });
         manifest.warnings.append(tally.warnings);
         self.name_parent(&mut manifest);
-        self.seal(&mut manifest)?;
-        self.finish(&mut manifest)?;
-        self.commit(&manifest, &self.stop).await?;
+        let stop = self.stop.clone();
+        self.conclude(&mut manifest, &stop).await?;
         tracing::info!(outcome = manifest.outcome.as_str(), "volume saved");
         Ok(manifest)
     }

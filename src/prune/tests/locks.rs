@@ -84,7 +84,7 @@ impl World {
             keeper.created(&key, version.as_ref(), until);
             objects.push(DataObject { version, ..object(key, &[7; 10]) });
         }
-        let key = home.index(&Name::new("i").unwrap());
+        let key = home.index(&Name::new("i").unwrap(), crate::format::codec::Suffix::Index);
         let version = self.put(&key, vec![1; 10]).await;
         keeper.created(&key, version.as_ref(), until);
         let index = IndexObject { key, size: 10, sha256: [0; 32], version };

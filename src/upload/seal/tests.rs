@@ -25,8 +25,8 @@ use crate::location::{Location, memory};
 use crate::metrics::AbortReason;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Deleted, Download, Error as StoreError, ListedUpload, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
-    UploadHandle, UploadId, UploadedPart,
+    Deleted, Download, Error as StoreError, Hold, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload,
+    Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionPage, Versions,
 };
 
 /// Small, and no multiple of a chunk: chunks straddle parts.
@@ -77,13 +77,69 @@ impl Watched {
 }
 
 #[async_trait]
+impl Versions for Watched {
+    async fn get_version(
+        &self,
+        key: &ObjectKey,
+        version: &VersionId,
+        range: Option<Range<u64>>,
+    ) -> Result<Download, StoreError> {
+        self.inner.get_version(key, version, range).await
+    }
+
+    async fn head_version(&self, key: &ObjectKey, version: &VersionId) -> Result<ObjectInfo, StoreError> {
+        self.inner.head_version(key, version).await
+    }
+
+    async fn delete_version(&self, key: &ObjectKey, version: &VersionId) -> Result<(), StoreError> {
+        self.inner.delete_version(key, version).await
+    }
+
+    async fn copy_version(
+        &self,
+        key: &ObjectKey,
+        version: &VersionId,
+        size: u64,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, StoreError> {
+        self.inner.copy_version(key, version, size, lock).await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&str>) -> Result<VersionPage, StoreError> {
+        self.inner.list_versions(prefix, from).await
+    }
+
+    async fn lock(&self, key: &ObjectKey, version: Option<&VersionId>) -> Result<Option<Lock>, StoreError> {
+        self.inner.lock(key, version).await
+    }
+
+    async fn set_lock(&self, key: &ObjectKey, version: Option<&VersionId>, lock: Lock) -> Result<(), StoreError> {
+        self.inner.set_lock(key, version, lock).await
+    }
+
+    async fn hold(&self, key: &ObjectKey, version: Option<&VersionId>) -> Result<Hold, StoreError> {
+        self.inner.hold(key, version).await
+    }
+
+    async fn set_hold(&self, key: &ObjectKey, version: Option<&VersionId>, hold: Hold) -> Result<(), StoreError> {
+        self.inner.set_hold(key, version, hold).await
+    }
+}
+
+#[async_trait]
 impl Store for Watched {
     fn algorithm(&self) -> Algorithm {
         self.inner.algorithm()
     }
 
-    async fn put(&self, key: &ObjectKey, payload: Payload, overwrite: Overwrite) -> Result<(), StoreError> {
-        self.inner.put(key, payload, overwrite).await
+    async fn put_locked(
+        &self,
+        key: &ObjectKey,
+        payload: Payload,
+        overwrite: Overwrite,
+        lock: Option<Lock>,
+    ) -> Result<Option<VersionId>, StoreError> {
+        self.inner.put_locked(key, payload, overwrite, lock).await
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, StoreError> {
@@ -102,8 +158,8 @@ impl Store for Watched {
         self.inner.list(prefix, from).await
     }
 
-    async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, StoreError> {
-        self.inner.create_upload(key).await
+    async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, StoreError> {
+        self.inner.create_locked(key, lock).await
     }
 
     async fn upload_part(
@@ -131,7 +187,7 @@ impl Store for Watched {
         parts: &[UploadedPart],
         size: u64,
         checksum: Option<Checksum>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<VersionId>, StoreError> {
         self.inner.complete_upload(upload, parts, size, checksum).await
     }
 

@@ -42,7 +42,7 @@ fn file(path: &str, member_start: u64) -> FileEntry {
 fn of() -> Stream {
     let digest = Sha256::new().chain_update([1; 32]).chain_update([2; 32]).finalize().into();
     let totals = Totals { chunks: 2, files: 1, plain_bytes: 1200, digest };
-    let index = IndexObject { key: ObjectKey::new("i"), size: 1, sha256: [9; 32] };
+    let index = IndexObject { key: ObjectKey::new("i"), size: 1, sha256: [9; 32], version: None };
     stream(totals, index, vec![object(ObjectKey::new("o"), &[0; 600])])
 }
 
