@@ -28,9 +28,9 @@ build: ## the release binary, target/release/penstock
 
 # The tests ask a real Prometheus and a real browser; what is there already is not asked for again.
 .PHONY: test-tools
-test-tools: ## what the tests need from apt: age, prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
-	@if ! (command -v age && command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends age prometheus chromium fonts-dejavu-core systemd; fi
+test-tools: ## what the tests need from apt: age, gdb, prometheus with promtool, chromium, systemd-analyze (installs them system-wide)
+	@if ! (command -v age && command -v gcore && command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze) >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends age gdb prometheus chromium fonts-dejavu-core systemd; fi
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test
