@@ -400,5 +400,8 @@ async fn the_key_is_overwritten_with_the_entry() {
     std::fs::hard_link(&path, &other).unwrap();
     assert!(std::fs::read_to_string(&other).unwrap().contains("\"record\""));
     assert_eq!(world.process(2, &data, &[70_000], usize::MAX).await, End::Stored);
-    assert!(!path.exists() && std::fs::read(&other).unwrap().iter().all(|byte| *byte == 0));
+    // A record of the last part may come later.
+    let left = std::fs::read(&other).unwrap();
+    assert!(!path.exists() && left[..200].iter().all(|byte| *byte == 0), "{}", left.escape_ascii());
+    assert!(!left.windows(8).any(|window| window == b"\"record\""));
 }
