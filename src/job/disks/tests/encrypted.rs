@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::age::Identity;
+use crate::clock::Clock as _;
 use crate::format::manifest::{Moment, Outcome, SourceDescription};
 use crate::store;
 
@@ -14,9 +15,9 @@ async fn everything(world: &World) -> Vec<(String, Vec<u8>)> {
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                all.push((path.display().to_string(), std::fs::read(&path).unwrap()))
+                all.push((path.display().to_string(), std::fs::read(&path).unwrap()));
             }
         }
     }
@@ -51,7 +52,6 @@ async fn a_record_of_pending_snapshots_names_no_path_and_the_manifest_that_comes
     assert_eq!(with_canary(&held), Vec::<String>::new());
 
     // The next run writes the first one's manifest again.
-    use crate::clock::Clock as _;
     world.clock.run(world.clock.sleep(Duration::from_hours(2))).await;
     world.run().await.unwrap();
     assert_eq!(with_canary(&everything(&world).await), Vec::<String>::new());
