@@ -28,11 +28,11 @@ build: ## the release binary, target/release/penstock
 
 # The tests ask a real Prometheus and a real browser, and read archives with other programs; what is there already is not asked for again.
 .PHONY: test-tools
-test-tools: ## what the tests need from apt: age, prometheus with promtool, chromium, systemd-analyze, zstd, bsdtar, busybox, 7zz (installs them system-wide)
+test-tools: ## what the tests need from apt: age, gdb, prometheus with promtool, chromium, systemd-analyze, zstd, bsdtar, busybox, 7zz (installs them system-wide)
 	@if ! (command -v prometheus && command -v promtool && command -v chromium && command -v systemd-analyze && \
-	    command -v age && command -v zstd && command -v bsdtar && command -v busybox && command -v 7zz) >/dev/null; then \
+	    command -v age && command -v gcore && command -v zstd && command -v bsdtar && command -v busybox && command -v 7zz) >/dev/null; then \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-	    prometheus chromium fonts-dejavu-core systemd age zstd libarchive-tools busybox 7zip; fi
+	    prometheus chromium fonts-dejavu-core systemd age gdb zstd libarchive-tools busybox 7zip; fi
 
 # The tests come last, so that what cargo test says is what is seen last.
 .PHONY: test

@@ -30,13 +30,13 @@ impl Vault {
         let servers = Servers::start();
         let s3 = servers.s3(Scheme::Http);
         let folder = servers.folder();
-        let bare = Penstock::new(folder, "");
-        let make = |name: &str| {
+        let anywhere = Penstock::new(folder, "");
+        let generate = |name: &str| {
             let path = folder.join(name);
-            let made = bare.good(&["key", "generate", path.to_str().unwrap()]);
-            (path, made["recipient"].as_str().unwrap().to_owned(), made["fingerprint"].as_str().unwrap().to_owned())
+            let key = anywhere.good(&["key", "generate", path.to_str().unwrap()]);
+            (path, key["recipient"].as_str().unwrap().to_owned(), key["fingerprint"].as_str().unwrap().to_owned())
         };
-        let made = [make("operations.txt"), make("break-glass.txt")];
+        let pairs = [generate("operations.txt"), generate("break-glass.txt")];
         let tree = folder.join("tree");
         fs::create_dir(&tree).unwrap();
         fs::write(tree.join("small-name-canary.txt"), "content-canary-of-the-tree").unwrap();
@@ -45,8 +45,14 @@ impl Vault {
         for number in 0..40 {
             fs::write(tree.join(format!("file-{number}")), noise(30_000 + number, 100 + number as u64)).unwrap();
         }
-        let [one, two] = made;
-        Self { keys: [one.0, two.0], recipients: [one.1, two.1], fingerprints: [one.2, two.2], servers, s3, tree }
+        Self {
+            keys: pairs.each_ref().map(|(path, ..)| path.clone()),
+            recipients: pairs.each_ref().map(|(_, recipient, _)| recipient.clone()),
+            fingerprints: pairs.map(|(.., fingerprint)| fingerprint),
+            servers,
+            s3,
+            tree,
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {

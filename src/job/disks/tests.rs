@@ -1,5 +1,6 @@
 //! Whole runs with snapshots, on the store and the block service in memory, in virtual time.
 
+mod encrypted;
 mod exactly_once;
 mod selection;
 mod waiting;
@@ -11,6 +12,7 @@ use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Committed, Error, Hooks, Progress, Spec, run};
+use crate::age::Recipient;
 use crate::catalog::{Catalog, Scope};
 use crate::clock::Virtual;
 use crate::config::{self, Ebs, OnNoMatch, Source, SourceKind};
@@ -54,6 +56,7 @@ struct World {
     metrics: Metrics,
     folder: tempfile::TempDir,
     sources: Vec<Source>,
+    recipients: Vec<Recipient>,
     hooks: Hooks,
     memory: u64,
 }
@@ -68,6 +71,7 @@ impl World {
             metrics: Metrics::new(),
             folder: tempfile::tempdir().unwrap(),
             sources: vec![Source { name: name("data"), kind: SourceKind::Ebs(ebs) }],
+            recipients: Vec::new(),
             hooks: Hooks::default(),
             memory: 64 << 20,
         }
@@ -76,7 +80,11 @@ impl World {
     /// Another process each time: nothing is shared but the disk, the store and the block service.
     fn location(&self) -> Location {
         let remote = memory::Memory::new(self.store.clone()).with_disks(self.disks.clone());
-        let config = config::Location { name: "primary".to_owned(), ..memory::config("fleet") };
+        let mut config = config::Location { name: "primary".to_owned(), ..memory::config("fleet") };
+        if !self.recipients.is_empty() {
+            let recipients = config::Recipients::Inline(self.recipients.clone());
+            config.client_encryption = Some(config::ClientEncryption { recipients, index_identity_file: None });
+        }
         let process = Process::new(self.memory, 1, self.folder.path(), self.metrics.clone());
         let location = Location::new(Arc::new(remote), &config, (&name("prod"), &name("n1")), &process);
         location.with_clock(Arc::new(self.clock.clone()))
