@@ -52,6 +52,11 @@ impl State {
                 return answer(403, &refusal(403, "Forbidden", &message));
             }
         }
+        // A real server has no other form of this answer.
+        if request.header("accept").is_some_and(|accept| accept != "*/*") {
+            let message = "only the following media types are accepted: */*";
+            return answer(406, &refusal(406, "NotAcceptable", message));
+        }
         let kind = self.kinds.iter().find(|kind| kind.plural == "pods").unwrap();
         let Some(pod) = self.objects.get("pods").and_then(|pods| pods.get(&format!("{namespace}/{name}"))) else {
             return missing(kind, name);
