@@ -29,23 +29,23 @@ pub fn roles(needs: &[Need], account: &Account) -> Roles {
     let is_literal = |need: &&Need| {
         !need.namespaces.is_empty() && !need.namespaces.iter().any(|name| name.contains(['*', '?', '[', '{']))
     };
-    let mut roles = Roles::default();
+    let mut all = Roles::default();
     // Servers before 1.35 ask for `get` to run a command over a WebSocket, later ones for `create` too.
     let commands = [read("pods", &["get"]), read("pods/exec", &["create", "get"])];
     let (named, everywhere): (Vec<&Need>, Vec<&Need>) = hooked.into_iter().partition(is_literal);
     if !everywhere.is_empty() {
         rules[0]["verbs"] = json!(["get", "list"]);
         rules.push(commands[1].clone());
-        roles.notes.insert(
+        all.notes.insert(
             "pods/exec lets the agents run any command in any pod of these namespaces: name `namespaces` without a glob to grant it there only".to_owned(),
         );
     }
-    roles.manifests.extend(role_and_binding(account, "node", None, &rules));
+    all.manifests.extend(role_and_binding(account, "node", None, &rules));
     let namespaces: std::collections::BTreeSet<&String> = named.iter().flat_map(|need| &need.namespaces).collect();
     for namespace in namespaces.into_iter().filter(|_| everywhere.is_empty()) {
-        roles.manifests.extend(role_and_binding(account, "node", Some(namespace), &commands));
+        all.manifests.extend(role_and_binding(account, "node", Some(namespace), &commands));
     }
-    roles
+    all
 }
 
 #[cfg(test)]
@@ -54,13 +54,13 @@ mod tests {
 
     use super::*;
 
-    fn rights(roles: &Roles) -> Vec<String> {
-        let rules = |role: &Value| {
-            let within = role["metadata"]["namespace"].as_str().unwrap_or("*").to_owned();
-            let rules = role["rules"].as_array().cloned().unwrap_or_default();
-            rules.into_iter().map(move |rule| format!("{within} {} {}", rule["resources"], rule["verbs"]))
+    fn rights(of: &Roles) -> Vec<String> {
+        let lines = |manifest: &Value| {
+            let within = manifest["metadata"]["namespace"].as_str().unwrap_or("*").to_owned();
+            let granted = manifest["rules"].as_array().cloned().unwrap_or_default();
+            granted.into_iter().map(move |rule| format!("{within} {} {}", rule["resources"], rule["verbs"]))
         };
-        roles.manifests.iter().flat_map(rules).collect()
+        of.manifests.iter().flat_map(lines).collect()
     }
 
     #[test]

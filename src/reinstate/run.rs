@@ -113,7 +113,7 @@ impl Restore<'_> {
         self.progress.total.store(total as u64, Ordering::Relaxed);
         let mut work = Work { restore: self, archives, contents, target, filling: None };
         if let Some(data) = self.data {
-            work.filling = Some(Filling::begin(data, &work, &mut summary).await?);
+            work.filling = Some(Filling::begin(data, &work).await?);
         }
         for index in 0..work.contents.entries.len() {
             if let Some(reason) = work.contents.entries[index].left_out {

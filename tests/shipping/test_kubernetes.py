@@ -1,5 +1,6 @@
 """config/kubernetes: each overlay renders, is valid, is as hardened as it says, and holds a configuration that Penstock takes."""
 
+import copy
 import pathlib
 import re
 import shutil
@@ -368,7 +369,7 @@ class Claims(unittest.TestCase):
 
     def test_it_changes_nothing_else_of_the_agents(self):
         ours, theirs = self.rendered_with("claims"), kustomize(KUBERNETES / "overlays" / "pod-identity")
-        pod, other = pod_of(ours), pod_of(theirs)
+        pod, other = copy.deepcopy(pod_of(ours)), pod_of(theirs)
         self.assertIs(pod.pop("automountServiceAccountToken"), True)
         self.assertIs(other.pop("automountServiceAccountToken"), False)
         for each in (pod, other):

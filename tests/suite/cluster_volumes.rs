@@ -283,6 +283,10 @@ fn claims_have_their_data_before_their_workloads_are_there() {
     );
     site.assert_clean();
 
+    // Left by a run that was killed at its very end.
+    let left =
+        json!({ "metadata": { "name": "penstock-restore-old", "labels": { "backup.penstock/restore": "true" } } });
+    site.fake.make("/api/v1/namespaces/shop/configmaps", &left);
     // Somebody works with it: a second restore touches nothing.
     fs::write(site.node.file("shop.data/sub/file"), "newer").unwrap();
     let (code, again) = site.restore(&[]);
@@ -292,6 +296,7 @@ fn claims_have_their_data_before_their_workloads_are_there() {
         "{again:#}"
     );
     assert_eq!(fs::read_to_string(site.node.file("shop.data/sub/file")).unwrap(), "newer");
+    site.assert_clean();
 }
 
 #[test]

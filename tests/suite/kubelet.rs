@@ -23,9 +23,41 @@ struct Node {
     kubelet: PathBuf,
     s3: S3Server,
     _servers: Servers,
-    /// Not below /tmp: the API server's own files and the disks are where the kubelet's are.
+    /// Beside the kubelet's folder.
     disks: PathBuf,
+    /// The device of the claim `raw`.
+    device: Device,
     folder: tempfile::TempDir,
+}
+
+/// A loop device.
+struct Device(String);
+
+impl Device {
+    fn new(file: &Path) -> Self {
+        fs::File::create(file).unwrap().set_len(8 << 20).unwrap();
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().expect("losetup");
+        assert!(made.status.success(), "{made:?}");
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+
+    fn write(&self, content: &[u8]) {
+        let device = fs::OpenOptions::new().write(true).open(&self.0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&device, content, 0).unwrap();
+        device.sync_all().unwrap();
+    }
+
+    fn begins(&self) -> Vec<u8> {
+        let mut found = vec![0; 8];
+        std::io::Read::read_exact(&mut fs::File::open(&self.0).unwrap(), &mut found).unwrap();
+        found
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
 }
 
 fn variable(name: &str) -> PathBuf {
@@ -40,7 +72,8 @@ impl Node {
         let disks = kubelet.parent().unwrap().join("disks");
         let _ = fs::remove_dir_all(&disks);
         fs::create_dir_all(&disks).unwrap();
-        Self { kubeconfig, kubelet, s3, _servers: servers, disks, folder: tempfile::tempdir().unwrap() }
+        let device = Device::new(&disks.join("raw.img"));
+        Self { kubeconfig, kubelet, s3, _servers: servers, disks, device, folder: tempfile::tempdir().unwrap() }
     }
 
     fn kubectl(&self, arguments: &[&str], input: &Value) -> Output {
@@ -124,14 +157,16 @@ impl Node {
             self.volume("local", &json!({ "local": { "path": self.disks.join("local") } })),
             self.volume("host", &json!({ "hostPath": { "path": self.disks.join("host") } })),
             self.volume("idle", &json!({ "hostPath": { "path": self.disks.join("idle") } })),
+            block(self.volume("raw", &json!({ "local": { "path": self.device.0 } }))),
             claim("local"),
             claim("host"),
             claim("idle"),
+            block(claim("raw")),
         ]);
         let account = ["-n", "claims", "get", "serviceaccount", "default"];
         self.until("the service account", || self.kubectl(&account, &Value::Null).status.success());
-        self.apply(&[web("web-1"), web("web-2"), pod("other", &json!({}), &[("d", claimed("host"))])]);
-        for pod in ["web-1", "web-2", "other"] {
+        self.apply(&[web("web-1"), web("web-2"), pod("other", &json!({}), &[("d", claimed("host"))]), raw()]);
+        for pod in ["web-1", "web-2", "other", "raw"] {
             self.running(pod);
         }
     }
@@ -186,6 +221,20 @@ impl Node {
 fn claim(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name, "namespace": "claims" }, "spec": {
         "storageClassName": "local", "volumeName": format!("claims-{name}"), "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })
+}
+
+/// With `volumeMode: Block`.
+fn block(mut object: Value) -> Value {
+    object["spec"]["volumeMode"] = json!("Block");
+    object
+}
+
+/// A pod that has the claim `raw` as a device.
+fn raw() -> Value {
+    let mut pod = pod("raw", &json!({}), &[("d", claimed("raw"))]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([]);
+    pod["spec"]["containers"][0]["volumeDevices"] = json!([{ "name": "d", "devicePath": "/dev/raw" }]);
+    pod
 }
 
 fn claimed(name: &str) -> Value {
@@ -248,8 +297,9 @@ fn real() {
     node.empty();
 }
 
-/// Local volumes, a hostPath volume, an emptyDir that is named, two pods on one claim, a claim that nobody mounts, commands by exec.
+/// Local volumes, a hostPath volume, a block device, an emptyDir that is named, two pods on one claim, a claim that nobody mounts, commands by exec.
 fn saved(node: &Node) {
+    node.device.write(b"a device");
     node.done(&[
         "-n",
         "claims",
@@ -341,6 +391,7 @@ fn filled(node: &Node) {
         fs::remove_dir_all(node.disks.join(disk)).unwrap();
         fs::create_dir(node.disks.join(disk)).unwrap();
     }
+    node.device.write(&[0; 4096]);
     install(node);
     let restore =
         ["kubernetes", "restore", "cluster@latest", "--namespace", "claims", "--with-volumes", "--wait", "2m"];
@@ -351,11 +402,10 @@ fn filled(node: &Node) {
         let rows = restored["volumes"].as_array().unwrap_or_else(|| panic!("{restored:#}"));
         rows.iter().find(|row| row["claim"] == claim).map(|row| row["verdict"].clone()).unwrap_or_default()
     };
-    assert_eq!(
-        (verdict("local"), verdict("host"), verdict("idle")),
-        (json!("filled"), json!("filled"), json!("no-backup")),
-        "{restored:#}"
-    );
+    for (claim, expected) in [("local", "filled"), ("host", "filled"), ("raw", "filled"), ("idle", "no-backup")] {
+        assert_eq!(verdict(claim), expected, "{claim}: {restored:#}");
+    }
+    assert_eq!(node.device.begins(), b"a device");
     for pod in ["web-1", "other"] {
         node.running(pod);
     }

@@ -33,13 +33,8 @@ pub struct Chosen {
     pub bytes: u64,
     /// The content of a block device, not files.
     pub is_device: bool,
-}
-
-/// What the location has of each claim, and what the operator should read of that. Claims are as in the backup, `shop/data`.
-#[derive(Debug, Default)]
-pub(super) struct Choices {
-    pub(super) chosen: BTreeMap<String, Chosen>,
-    pub(super) notes: Vec<String>,
+    /// What the operator should read of the choice.
+    pub notes: Vec<String>,
 }
 
 fn named(entry: &Entry) -> String {
@@ -47,7 +42,7 @@ fn named(entry: &Entry) -> String {
     format!("{job}/{node}@{}", entry.id)
 }
 
-/// Looks for backups of `claims`, of whichever job, in one listing of the cluster's backups.
+/// Looks for backups of `claims`, of whichever job, in one listing of the cluster's backups. By claim as in the backup, `shop/data`.
 ///
 /// # Errors
 /// When the location cannot be read, or has more backups of claims than memory.
@@ -55,7 +50,7 @@ pub(super) async fn choose(
     catalog: &Catalog,
     claims: impl Iterator<Item = ClaimName>,
     as_of: AsOf,
-) -> Result<Choices, Error> {
+) -> Result<BTreeMap<String, Chosen>, Error> {
     let claims: BTreeMap<Name, String> = claims.map(|claim| (claim.chain(), claim.to_string())).collect();
     let mut found: BTreeMap<&str, Vec<Entry>> = BTreeMap::new();
     let mut memory = Memory::new(catalog.memory);
@@ -70,14 +65,7 @@ pub(super) async fn choose(
         .await?;
     let each = found.into_iter().map(|(claim, entries)| async move { one(catalog, claim, entries, as_of).await });
     let done: Vec<_> = stream::iter(each).buffered(PARALLEL).try_collect().await?;
-    let mut choices = Choices::default();
-    for (claim, chosen, notes) in done {
-        choices.notes.extend(notes);
-        if let Some(chosen) = chosen {
-            choices.chosen.insert(claim, chosen);
-        }
-    }
-    Ok(choices)
+    Ok(done.into_iter().flatten().collect())
 }
 
 async fn one(
@@ -85,7 +73,7 @@ async fn one(
     claim: &str,
     entries: Vec<Entry>,
     as_of: AsOf,
-) -> Result<(String, Option<Chosen>, Vec<String>), Error> {
+) -> Result<Option<(String, Chosen)>, Error> {
     let mut notes = Vec::new();
     for entry in ordered(entries, as_of, Entry::taken).into_iter().take(LOOKED_AT) {
         let manifest = match catalog.manifest(&entry).await {
@@ -97,7 +85,7 @@ async fn one(
             Err(error) => return Err(error),
         };
         // A backup in which the claim failed.
-        let Some(chosen) = of(&manifest, &entry) else { continue };
+        let Some(mut chosen) = of(&manifest, &entry) else { continue };
         if let AsOf::Time(time) = as_of
             && chosen.taken > time
         {
@@ -106,9 +94,10 @@ async fn one(
                 chosen.taken
             ));
         }
-        return Ok((claim.to_owned(), Some(chosen), notes));
+        chosen.notes = notes;
+        return Ok(Some((claim.to_owned(), chosen)));
     }
-    Ok((claim.to_owned(), None, notes))
+    Ok(None)
 }
 
 /// The backup with the name that a claim's annotation has.
@@ -130,6 +119,7 @@ fn of(manifest: &Manifest, entry: &Entry) -> Option<Chosen> {
         taken: entry.taken(),
         bytes: stream.plain_bytes,
         is_device: !item.source.is_tree(),
+        notes: Vec::new(),
     })
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::agent::{Kind, Template};
-use super::choice::{Choices, Chosen, choose, named_as};
+use super::choice::{Chosen, choose, named_as};
 use super::job::{self, Claim};
 use super::look::{State, done, look};
 use super::supplies::{self, delete, kind, listed, supply};
@@ -34,7 +34,8 @@ pub(in crate::reinstate) struct Filling<'a> {
     data: &'a Data<'a>,
     /// `None`: no claim has a backup.
     template: Option<Template>,
-    choices: Choices,
+    /// By claim, `shop/data` as in the backup.
+    chosen: BTreeMap<String, Chosen>,
     state: Mutex<Progress>,
     bytes: AtomicU64,
 }
@@ -53,11 +54,7 @@ struct Progress {
 
 impl<'a> Filling<'a> {
     /// Chooses the backups, and reads the agent. Changes nothing.
-    pub(in crate::reinstate) async fn begin(
-        data: &'a Data<'a>,
-        work: &Work<'_>,
-        summary: &mut Summary,
-    ) -> Result<Self, Error> {
+    pub(in crate::reinstate) async fn begin(data: &'a Data<'a>, work: &Work<'_>) -> Result<Self, Error> {
         work.restore.progress.set("looking for the backups of claims");
         let contents = &work.contents;
         let claims = contents
@@ -66,11 +63,10 @@ impl<'a> Filling<'a> {
             .filter(|entry| entry.left_out.is_none() && contents.kind_of(entry).filed.resource == CLAIMS);
         // A name that no claim can have has no backup.
         let claims = claims.filter_map(|entry| entry.key.parse::<ClaimName>().ok());
-        let mut choices =
+        let chosen =
             choose(data.catalog, claims, data.as_of).await.map_err(|error| Error::Data(error.report().into()))?;
-        summary.notes.append(&mut choices.notes);
-        let template = if choices.chosen.is_empty() { None } else { Some(template(data, &work.target).await?) };
-        Ok(Self { data, template, choices, state: Mutex::default(), bytes: AtomicU64::new(0) })
+        let template = if chosen.is_empty() { None } else { Some(template(data, &work.target).await?) };
+        Ok(Self { data, template, chosen, state: Mutex::default(), bytes: AtomicU64::new(0) })
     }
 
     fn state(&self) -> MutexGuard<'_, Progress> {
@@ -79,7 +75,7 @@ impl<'a> Filling<'a> {
 
     /// The annotation that a claim has from its creation until it is filled.
     pub(in crate::reinstate) fn mark(&self, claim: &str) -> Option<&str> {
-        self.choices.chosen.get(claim).map(|chosen| chosen.backup.as_str())
+        self.chosen.get(claim).map(|chosen| chosen.backup.as_str())
     }
 
     /// A claim is in the cluster, or would be.
@@ -103,17 +99,24 @@ impl<'a> Filling<'a> {
         let mut report = |claim: &str, chosen: Option<&Chosen>, outcome: &Outcome| {
             *summary.volumes.entry(outcome.word()).or_default() += 1;
             summary.losses += u64::from(outcome.is_loss());
+            if let (Outcome::Fill | Outcome::Filled { .. }, Some(chosen)) = (outcome, chosen) {
+                summary.notes.extend(chosen.notes.iter().cloned());
+            }
             output.volume(Volume { claim, chosen, outcome }).map_err(Error::Output)
         };
         let mut wanted = Vec::new();
         for (key, is_created) in pending {
+            if work.restore.effect == Effect::Real && self.chosen.contains_key(&key) {
+                // Also what a run left that was killed when the claim was filled.
+                self.data.made().insert(mapped(work, &key));
+            }
             match self.wanted(work, &key, is_created).await {
                 Ok((claim, chosen)) => wanted.push((claim, chosen)),
                 Err(outcome) => {
                     if let Outcome::Failed(_) = outcome {
                         self.hold(work, &key);
                     }
-                    report(&key, self.choices.chosen.get(&key), &outcome)?;
+                    report(&key, self.chosen.get(&key), &outcome)?;
                 }
             }
         }
@@ -139,8 +142,7 @@ impl<'a> Filling<'a> {
     }
 
     fn hold(&self, work: &Work<'_>, key: &str) {
-        let (namespace, _) = key.split_once('/').unwrap_or((key, ""));
-        self.state().held.insert(work.restore.options.mapping.namespace(namespace).to_owned());
+        self.state().held.insert(mapped(work, key));
     }
 
     /// The claim in the cluster and its backup, if it is to be filled; else why not.
@@ -148,7 +150,7 @@ impl<'a> Filling<'a> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         let namespace = work.restore.options.mapping.namespace(namespace).to_owned();
         let claim = Claim { key: key.to_owned(), namespace, name: name.to_owned(), is_block: false };
-        let chosen = self.choices.chosen.get(key);
+        let chosen = self.chosen.get(key);
         if chosen.is_none() && work.contents.excluded.contains(key) {
             return Err(Outcome::Excluded);
         }
@@ -203,7 +205,6 @@ impl<'a> Filling<'a> {
         let template = self.template.as_ref();
         let result = async {
             if let (Effect::Real, Some(template)) = (work.restore.effect, template) {
-                self.data.made().insert(claim.namespace.clone());
                 supply(&work.target, &self.data.jobs, &template.needs, &template.account, &claim.namespace).await?;
             }
             trial(work, claim, pod).await
@@ -311,6 +312,12 @@ impl<'a> Filling<'a> {
         let shown = format!("filling claims: {} of {total}, {} MiB; now {}", state.done, bytes >> 20, now.join(", "));
         work.restore.progress.set(shown);
     }
+}
+
+/// The namespace of a claim as the cluster has it.
+fn mapped(work: &Work<'_>, key: &str) -> String {
+    let (namespace, _) = key.split_once('/').unwrap_or((key, ""));
+    work.restore.options.mapping.namespace(namespace).to_owned()
 }
 
 /// Reads the DaemonSet that Jobs are like.

@@ -195,7 +195,13 @@ mod tests {
 
     fn chosen() -> Chosen {
         let taken = jiff::Timestamp::UNIX_EPOCH;
-        Chosen { backup: "volumes/claim.shop.data@20261123T221300Z-4f9a2c".into(), taken, bytes: 1, is_device: false }
+        Chosen {
+            backup: "volumes/claim.shop.data@20261123T221300Z-4f9a2c".into(),
+            taken,
+            bytes: 1,
+            is_device: false,
+            notes: Vec::new(),
+        }
     }
 
     fn template() -> Template {

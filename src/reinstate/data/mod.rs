@@ -57,7 +57,7 @@ pub struct Data<'a> {
     catalog: &'a Catalog,
     as_of: AsOf,
     jobs: Jobs,
-    /// Namespaces in which something was made for Jobs.
+    /// Namespaces in which something was made for Jobs, by this run or an earlier one.
     made: Mutex<BTreeSet<String>>,
 }
 
