@@ -82,7 +82,7 @@ impl Run<'_> {
             // However the waiting ended, the captured items are committed.
             stop = CancellationToken::new();
         }
-        self.lock_all(manifest).await?;
+        self.lock_all(manifest, &stop).await?;
         self.finish(manifest)?;
         self.commit(manifest, &stop).await?;
         self.note_lock();
