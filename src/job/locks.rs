@@ -4,6 +4,8 @@
 //! store may take a lock's headers and ignore them; then the locks are set afterwards. Objects of earlier backups are extended where that is
 //! due. What cannot be locked is a warning: a backup with a shorter lock is better than none.
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Error, Run};
 use crate::error::Classify as _;
 use crate::format::key::{Name, ObjectKey};
@@ -20,9 +22,9 @@ enum Doubt {
 }
 
 impl Run<'_> {
-    /// Locks all that `manifest` names, and adds a warning for what cannot be locked.
-    pub(super) async fn lock_all(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
-        let location = self.location.until(&self.stop);
+    /// Locks all that `manifest` names, and adds a warning for what cannot be locked. `stop` ends it.
+    pub(super) async fn lock_all(&mut self, manifest: &mut Manifest, stop: &CancellationToken) -> Result<(), Error> {
+        let location = self.location.until(stop);
         let (Some(lock), Some(mut keeper)) = (self.lock, Keeper::open(&location, &self.owner.chain)) else {
             return Ok(());
         };

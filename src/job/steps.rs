@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
 
     /// Locks what the backup needs, seals what is secret, and commits.
     pub(super) async fn conclude(&mut self, manifest: &mut Manifest, stop: &CancellationToken) -> Result<(), Error> {
-        self.lock_all(manifest).await?;
+        self.lock_all(manifest, stop).await?;
         self.seal(manifest)?;
         self.finish(manifest)?;
         self.commit(manifest, stop).await?;

@@ -315,6 +315,8 @@ impl Keeper<'_> {
     async fn keep_one(&mut self, catalog: &Catalog, entry: &Entry, now: Timestamp) -> Extended {
         let manifest = match catalog.manifest(entry).await {
             Ok(manifest) => manifest,
+            // Retention has deleted it meanwhile.
+            Err(error) if error.class() == Class::NotFound => return Extended::default(),
             Err(error) => {
                 // Its own lock at least.
                 let mut extended = self.extend(&[(&entry.key, None)], now).await;

@@ -31,6 +31,8 @@ const LOCKED: [&str; 7] = [
     OPTIONAL,
 ];
 
+const NO_LOCKS: &str = "enable versioning and Object Lock on the bucket (docs/security.md), or remove object_lock";
+
 /// A version that was written.
 struct Version {
     key: ObjectKey,
@@ -86,14 +88,15 @@ pub(super) async fn prove(proof: &mut Proof, writing: &Writing<'_>, wanted: Obje
 fn refused(error: Error) -> Report {
     let report = error.report();
     if report.class != Class::AccessDenied {
-        return report;
+        // Ceph says no more than "InvalidRequest" of a bucket without locks.
+        let remedy = report.remedy.clone().unwrap_or_else(|| NO_LOCKS.to_owned());
+        return report.remedy(remedy);
     }
     report.remedy("the same PUT without a lock succeeded: grant s3:PutObjectRetention on the bucket's objects (`penstock policy`)")
 }
 
 fn no_versions() -> Report {
-    Report::new(Class::Config, "the bucket keeps no versions, so nothing in it can be locked")
-        .remedy("enable versioning and Object Lock on the bucket (docs/security.md), or remove object_lock")
+    Report::new(Class::Config, "the bucket keeps no versions, so nothing in it can be locked").remedy(NO_LOCKS)
 }
 
 fn judge_optional(result: Result<(), Error>) -> Outcome {

@@ -302,6 +302,9 @@ fn drill(node: &Node, junk: Junk, pass: &dyn Fn()) {
     assert!(other.status.success() && !String::from_utf8_lossy(&other.stdout).contains(&ids[0]));
 
     // Without a time, what was put over a manifest is taken for it, and said to be none.
+    let (code, refused) = node.json(&["undelete", &ids[0]]);
+    assert_eq!(code, 65, "{refused}");
+    assert!(refused["error"]["remedy"].as_str().unwrap().contains("--as-of"), "{refused}");
     for id in &ids {
         let done = node.done(&[&["undelete", id][..], &as_of].concat());
         assert!(done["objects"].as_u64().unwrap() >= 3, "{done}");
