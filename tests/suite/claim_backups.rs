@@ -41,10 +41,11 @@ impl Agent {
         });
         let head = s3.toml("node-1", &folder.join("state"), &s3.url);
         let config = format!(
-            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[jobs.volumes]\nlocation = \"primary\"\n\
-             [[jobs.volumes.sources]]\ntype = \"claims\"\nname = \"claims\"\nkubelet_root = {:?}\nhost_paths = [{:?}]\n",
-            folder.join("kubelet"),
-            folder.join("disks"),
+            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = \"{}\"\n[jobs.volumes]\nlocation = \"primary\"\n\
+             [[jobs.volumes.sources]]\ntype = \"claims\"\nname = \"claims\"\nkubelet_root = \"{}\"\nhost_paths = [\"{}\"]\n",
+            kubeconfig.display(),
+            folder.join("kubelet").display(),
+            folder.join("disks").display(),
         );
         Self { penstock: Penstock::new(&folder, &config), volume }
     }

@@ -126,9 +126,11 @@ impl Node {
         let head = self.s3.toml("node-a", &folder.join("state"), &self.s3.url);
         let head = head.replace("memory = \"64MiB\"", &format!("memory = \"64MiB\"\n{more}"));
         let config = format!(
-            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = {:?}\n[jobs.volumes]\nlocation = \"primary\"\n\
-             [[jobs.volumes.sources]]\ntype = \"claims\"\nname = \"claims\"\nnamespaces = [\"claims\"]\nhooks = true\nkubelet_root = {:?}\nhost_paths = [{:?}]\n",
-            self.kubeconfig, self.kubelet, self.disks,
+            "{head}\n{STATIC_KEYS}\n[kubernetes]\nkubeconfig = \"{}\"\n[jobs.volumes]\nlocation = \"primary\"\n\
+             [[jobs.volumes.sources]]\ntype = \"claims\"\nname = \"claims\"\nnamespaces = [\"claims\"]\nhooks = true\nkubelet_root = \"{}\"\nhost_paths = [\"{}\"]\n",
+            self.kubeconfig.display(),
+            self.kubelet.display(),
+            self.disks.display(),
         );
         Penstock::new(&folder, &config)
     }
@@ -154,10 +156,10 @@ impl Node {
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "claims" } }),
             json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "local" },
                     "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer" }),
-            self.volume("local", &json!({ "local": { "path": self.disks.join("local") } })),
-            self.volume("host", &json!({ "hostPath": { "path": self.disks.join("host") } })),
-            self.volume("idle", &json!({ "hostPath": { "path": self.disks.join("idle") } })),
-            block(self.volume("raw", &json!({ "local": { "path": self.device.0 } }))),
+            Self::volume("local", &json!({ "local": { "path": self.disks.join("local") } })),
+            Self::volume("host", &json!({ "hostPath": { "path": self.disks.join("host") } })),
+            Self::volume("idle", &json!({ "hostPath": { "path": self.disks.join("idle") } })),
+            block(Self::volume("raw", &json!({ "local": { "path": self.device.0 } }))),
             claim("local"),
             claim("host"),
             claim("idle"),
@@ -171,7 +173,7 @@ impl Node {
         }
     }
 
-    fn volume(&self, name: &str, backing: &Value) -> Value {
+    fn volume(name: &str, backing: &Value) -> Value {
         let here = json!([{ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["node-a"] }] }]);
         let mut spec = json!({
             "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "local", "persistentVolumeReclaimPolicy": "Retain",
