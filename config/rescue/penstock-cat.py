@@ -108,7 +108,7 @@ class Decrypted:
         return Folder(self.scratch.name).read(os.path.basename(plain), start, end)
 
 
-# ---- zstd: an index is one frame, and so is a stored chunk ----
+# ---- zstd: an index is some frames, a stored chunk is one ----
 
 def decompress(what, frame):
     try:

@@ -1,5 +1,6 @@
 //! The arguments of the command line, with the text of `--help`.
 
+mod backup;
 mod key;
 mod kubernetes;
 mod site;
@@ -19,6 +20,7 @@ use crate::catalog::Selector;
 use crate::format::claim::ClaimName;
 use crate::format::key::Name;
 
+pub(super) use backup::Backup;
 pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
@@ -145,54 +147,6 @@ pub(super) enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-}
-
-/// Run jobs now, or back up paths, a command's output or standard input.
-///
-/// A job's name runs that job of the configuration. --name saves a path, a command's output or standard input, under the job name `adhoc`.
-#[derive(Debug, Args)]
-#[command(after_help = help::BACKUP)]
-#[expect(clippy::struct_excessive_bools, reason = "flags")]
-pub(super) struct Backup {
-    /// Job names; or, with --name, absolute paths, or `-` for standard input.
-    #[arg(value_name = "JOB|PATH|-")]
-    pub(super) targets: Vec<String>,
-    /// With --name: the command whose output to save.
-    #[arg(last = true, value_name = "ARGV")]
-    pub(super) argv: Vec<String>,
-    /// The location to write to; without this the job's own.
-    #[arg(long)]
-    pub(super) location: Option<String>,
-    /// The item's name: makes this an ad-hoc backup.
-    #[arg(long, value_name = "ITEM")]
-    pub(super) name: Option<Name>,
-    /// With a command or `-`: accept an empty output. Without this it is a failure.
-    #[arg(long, requires = "name")]
-    pub(super) allow_empty: bool,
-    /// Store everything again: a full backup needs no other, and is a plain archive for other tools.
-    #[arg(long)]
-    pub(super) full: bool,
-    /// Read every file, even if its size, times and inode have not changed; store what the last backup does not have.
-    #[arg(long, conflicts_with = "full")]
-    pub(super) force: bool,
-    /// Store everything in plain where the last backup is encrypted and the location has no recipients any more. Refused without this.
-    #[arg(long)]
-    pub(super) allow_plain: bool,
-    /// Store `penstock-cat.py` beside the cluster's backups too: with Python and zstd it reads all of them without Penstock.
-    #[arg(long)]
-    pub(super) rescue: bool,
-}
-
-impl Backup {
-    /// What --full and --force ask for, if one is given.
-    pub(super) fn reuse(&self) -> Option<crate::job::Reuse> {
-        use crate::job::Reuse;
-        match (self.full, self.force) {
-            (true, _) => Some(Reuse::Nothing),
-            (false, true) => Some(Reuse::Chunks),
-            (false, false) => None,
-        }
-    }
 }
 
 /// Ask the running daemon to run a job now.

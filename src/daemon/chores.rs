@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Runs until the daemon stops.
 pub(super) async fn run(daemon: Arc<Daemon>) {
     let stop = daemon.stop.clone();
-    let both = async { tokio::join!(rounds(Arc::clone(&daemon)), thaws(daemon)) };
+    let both = Box::pin(async { tokio::join!(rounds(Arc::clone(&daemon)), thaws(daemon)) });
     let _ = stop.run_until_cancelled(both).await;
 }
 

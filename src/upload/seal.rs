@@ -2,7 +2,7 @@
 //!
 //! Chunks are assigned in the order of the stream, sealed on threads of the runtime that may block, several at a time, and put into parts in
 //! order. (Not on the compression threads: their queue is full of frames that are to be made, so the uploader would wait behind work that
-//! waits for the uploader; docs/decisions/0081.)
+//! waits for the uploader; docs/decisions/0083.)
 //!
 //! Memory: runs of [`AT_A_TIME`] bytes, plain and sealed, or one longer run, and as many to use again; see [`SEALING`](crate::budget::stream::SEALING).
 

@@ -206,28 +206,34 @@ fn a_stranger_with_the_key_restores_it_and_one_without_finds_no_name() {
     }
     node.write("large", noise(17 << 20, 1));
     std::os::unix::fs::symlink(format!("{CANARY}-1"), node.tree().join("link")).unwrap();
-    std::os::unix::net::UnixListener::bind(node.tree().join(format!("{CANARY}-socket"))).unwrap();
-    let output = node.run(&["backup", "j"]);
-    // A socket cannot be saved: the warning names it.
-    assert!(String::from_utf8_lossy(&output.stderr).contains("socket"), "{output:?}");
+    let unreadable = node.tree().join(format!("{CANARY}-unreadable"));
+    fs::write(&unreadable, "nobody's").unwrap();
+    fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    // It cannot be read without the capabilities of root: the warning names it.
+    let plain = node.command(&["backup", "j"]);
+    let without = "-dac_override,-dac_read_search";
+    let mut command = Command::new("setpriv");
+    command.args([format!("--bounding-set={without}"), format!("--inh-caps={without}")]);
+    let output = command.arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unreadable"), "{output:?}");
     let id = fs::read_dir(node.s3.folder().join("test/j/node-1")).unwrap().next().unwrap().unwrap().file_name();
     let mut manifest = node.manifest(id.to_str().unwrap());
     assert_eq!(node.canaries(), Vec::<PathBuf>::new());
-    fs::remove_file(node.tree().join(format!("{CANARY}-socket"))).unwrap();
+    fs::remove_file(unreadable).unwrap();
     // Two objects, of several parts; together a whole archive.
     let (_, stream) = manifest.streams().next().unwrap();
     assert_eq!(stream.objects.len(), 2, "{:?}", node.objects());
     let whole: Vec<u8> = stream.objects.iter().flat_map(|object| node.decrypted(object.key.as_str())).collect();
     let mut expected = facts(&node.tree());
     let mut restored = facts(&node.unpacked("drill", &whole));
-    // The socket's removal changed the root.
+    // The file's removal changed the root.
     expected.remove(&b"."[..]);
     restored.remove(&b"."[..]);
     assert!(restored == expected);
     assert_eq!((manifest.warnings.count, manifest.warnings.list.len()), (1, 0));
     let identities = age::identities(&fs::read(&node.identity).unwrap()).unwrap();
     manifest.unseal(&identities).unwrap();
-    assert!(manifest.warnings.list[0].path.ends_with(&format!("{CANARY}-socket")));
+    assert!(manifest.warnings.list[0].path.ends_with(&format!("{CANARY}-unreadable")));
     let fingerprint = identities[0].recipient().fingerprint();
     let encryption = manifest.encryption.as_ref().unwrap();
     assert_eq!((&encryption.recipients, &encryption.readers), (&vec![fingerprint], &vec![fingerprint]));
@@ -258,7 +264,7 @@ fn a_node_deduplicates_what_it_cannot_read() {
     assert_eq!(third.parent.as_ref(), Some(&second.id));
     node.is_restored(&third);
     assert_eq!(node.canaries(), Vec::<PathBuf>::new());
-    let tables: Vec<String> = names(&node.state().join("tables/primary/j"));
+    let tables: Vec<String> = names(&node.state().join("tables/primary/j/node-1"));
     assert_eq!(tables.len(), 2, "one table, and what it is of: {tables:?}");
     // What no kept backup refers to is deleted; what the last one refers to stays.
     let pruned = node.run(&["prune"]);
@@ -300,9 +306,9 @@ fn without_its_table_a_backup_is_a_full_one_and_says_what_that_costs() {
     // Damage is no better, and a table of an older backup is: it is the parent then.
     let (third, _) = node.backup(&[]);
     assert_eq!(third.parent.as_ref(), Some(&second.id));
-    for name in names(&node.state().join("tables/primary/j")) {
+    for name in names(&node.state().join("tables/primary/j/node-1")) {
         if name.rsplit_once('.').is_some_and(|(_, kind)| kind == "index") {
-            fs::write(node.state().join("tables/primary/j").join(name), "damage").unwrap();
+            fs::write(node.state().join("tables/primary/j/node-1").join(name), "damage").unwrap();
         }
     }
     let (fourth, log) = node.backup(&[]);

@@ -136,7 +136,9 @@ fn cannot_be_looked_at(more: &str) {
     ));
     site.tree(&["pods/a/mount/f", "pods/b/mount/f", "deep/a/v/x/f", "deep/a/v/y/f", "deep/b/v/x/f"]);
     // A warning in each backup: none of them is the last good one, which would stay anyway.
-    let _socket = std::os::unix::net::UnixListener::bind(site.path("pods/b/mount/socket")).unwrap();
+    std::fs::write(site.path("pods/b/mount/secret"), "not nobody's").unwrap();
+    std::fs::set_permissions(site.path("pods/b/mount/secret"), std::os::unix::fs::PermissionsExt::from_mode(0))
+        .unwrap();
     let (code, first) = site.as_nobody(&["backup", "j"]);
     assert_eq!(code, 1, "{first}");
     let whole = ["deep-a_x", "deep-a_y", "deep-b_x", "t-a"].map(|name| (name, "success"));

@@ -40,6 +40,10 @@ pub(in crate::cli) struct ClaimData {
     /// annotations of the agent's; the role has to trust it.
     #[arg(long, value_name = "NAME", requires = "with_volumes")]
     pub(in crate::cli) job_service_account: Option<String>,
+    /// A Secret that each claim's namespace has, with the private key that opens encrypted backups under the key `identity`. Make it before
+    /// the restore and delete it afterwards: whoever may read Secrets there can read all that the key opens.
+    #[arg(long, value_name = "NAME", requires = "with_volumes")]
+    pub(in crate::cli) identity_secret: Option<String>,
     /// A label of the nodes on which Jobs may run; may be repeated. Without this, a Job runs where a pod of the claim ran: node selector,
     /// required node affinity and tolerations are those of a pod or workload of the backup that names the claim.
     #[arg(long, value_name = "K=V", requires = "with_volumes", value_parser = label)]
@@ -55,6 +59,7 @@ impl ClaimData {
             agent: self.agent.clone(),
             image: self.job_image.clone(),
             service_account: self.job_service_account.clone(),
+            identity_secret: self.identity_secret.clone(),
             node_selector: self.job_node_selector.iter().cloned().collect(),
             tolerations: self.job_toleration.clone(),
             copies_secrets: self.copy_secrets,

@@ -45,6 +45,8 @@ pub struct Jobs {
     pub image: Option<String>,
     /// One that is in each claim's namespace; without this, one is made with the annotations of the agent's.
     pub service_account: Option<String>,
+    /// A Secret in each claim's namespace with the private key of encrypted backups, under the key [`IDENTITY`].
+    pub identity_secret: Option<String>,
     pub node_selector: BTreeMap<String, String>,
     /// As in a pod's specification.
     pub tolerations: Vec<Value>,
@@ -80,6 +82,30 @@ impl Claim {
     /// Selects the pods of its Job.
     pub(super) fn selector(&self) -> String {
         format!("{OF}={}", self.digits())
+    }
+}
+
+/// Where a Job's container has the private key, and its name in the Secret.
+const IDENTITIES: &str = "/run/penstock-identity";
+const IDENTITY: &str = "identity";
+
+/// Mounts the Secret with the private key, and names the file to the program.
+fn give_identity(spec: &mut Value, secret: &str) {
+    let name = "penstock-identity";
+    let file = format!("{IDENTITIES}/{IDENTITY}");
+    let source =
+        json!({ "secretName": secret, "defaultMode": 0o400, "items": [{ "key": IDENTITY, "path": IDENTITY }] });
+    push(&mut spec["volumes"], json!({ "name": name, "secret": source }));
+    let container = &mut spec["containers"][0];
+    push(&mut container["volumeMounts"], json!({ "name": name, "mountPath": IDENTITIES, "readOnly": true }));
+    push(&mut container["env"], json!({ "name": "PENSTOCK_IDENTITY_FILE", "value": file }));
+}
+
+/// Appends to a list that may not be there.
+fn push(list: &mut Value, entry: Value) {
+    match list.as_array_mut() {
+        Some(list) => list.push(entry),
+        None => *list = json!([entry]),
     }
 }
 
@@ -133,6 +159,9 @@ pub(super) fn pod(
     }
     if let Some(volumes) = spec["volumes"].as_array_mut() {
         volumes.push(volume);
+    }
+    if let Some(secret) = &jobs.identity_secret {
+        give_identity(&mut spec, secret);
     }
     if let Some(placement) = placement {
         placement.apply(&mut spec);
@@ -219,6 +248,7 @@ mod tests {
         let jobs = Jobs {
             image: Some("mirror/p:1".into()),
             service_account: Some("filler".into()),
+            identity_secret: Some("key".into()),
             node_selector: BTreeMap::from([("pool".into(), "big".into())]),
             tolerations: vec![json!({ "key": "big" })],
             limit: Duration::from_secs(60),
@@ -232,6 +262,13 @@ mod tests {
         let container = &spec["containers"][0];
         assert_eq!((&container["image"], &spec["serviceAccountName"]), (&json!("mirror/p:1"), &json!("filler")));
         assert_eq!(container["args"][0], "--config=/c");
+        let key =
+            spec["volumes"].as_array().unwrap().iter().find(|volume| volume["secret"]["secretName"] == "key").unwrap();
+        let mount =
+            &container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == key["name"]).unwrap();
+        let file =
+            format!("{}/{}", mount["mountPath"].as_str().unwrap(), key["secret"]["items"][0]["path"].as_str().unwrap());
+        assert_eq!(container["env"], json!([{ "name": "PENSTOCK_IDENTITY_FILE", "value": file }]));
         assert_eq!(container["args"].as_array().unwrap().last().unwrap(), "--fill");
         let job = job(&claim(false), &chosen().backup, pod, jobs.limit);
         assert_eq!(job["spec"]["activeDeadlineSeconds"], 60);
