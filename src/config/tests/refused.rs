@@ -274,6 +274,7 @@ fn jobs() {
     }
 }
 
+/// Every section's faults at once, in the order of the file.
 #[test]
 fn everything_at_once() {
     let text = r#"cluster = "Prod"

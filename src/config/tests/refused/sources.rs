@@ -86,5 +86,3 @@ fn ebs_sources() {
     let faults = source("type = \"ebs\"\nname = \"t\"\nvolumes = [\"x\"]\nselect_tags = { a = \"\" }");
     assert_eq!(faults.len(), 2, "both the ID and the clash: {faults:#?}");
 }
-
-/// Every section's faults at once, in the order of the file.
