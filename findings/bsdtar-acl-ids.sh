@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # bsdtar of libarchive-tools 3.6.2-1+deb12u4, acl 2.3.1-3, GNU tar 1.34 (Debian 12).
-# User and group IDs of Linux have 32 bits. GNU tar and bsdtar both write an ACL into a SCHILY.acl.access record as text, with the whole ID.
-# bsdtar reads an ID from 2147483648 on as 2147483647: the access is given to another user, and the exit code is 0. It does so with its own
-# archives too. GNU tar brings the ID back. (Such IDs are common where containers have user namespaces.)
+# User and group IDs of Linux have 32 bits, and an ACL goes into an archive as text, in a SCHILY.acl.access record. From an archive of GNU tar
+# bsdtar reads an ID from 2147483648 on as 2147483647; into its own archives it writes such an ID as 0, which is root's. So the access is
+# given to another user, and the exit code is 0. GNU tar alone brings the ID back. (Such IDs are common where containers have user namespaces.)
 # Output seen:
 #   gnu to gnu: user:54321:r-- user:3000000000:rw-
 #   gnu to bsd: user:54321:r-- user:2147483647:rw-
-#   bsd to gnu: user:54321:r-- user:3000000000:rw-
-#   bsd to bsd: user:54321:r-- user:2147483647:rw-
+#   bsd to gnu: user:0:rw- user:54321:r--
+#   bsd to bsd: user:0:rw- user:54321:r--
 set -euo pipefail
 dir=$(mktemp -d "$PWD/finding.XXXXXX"); trap 'rm -rf "$dir"' EXIT # not in /tmp: a tmpfs may have no ACLs
 (cd "$dir"
