@@ -208,7 +208,7 @@ fn a_stranger_with_the_key_restores_it_and_one_without_finds_no_name() {
     std::os::unix::fs::symlink(format!("{CANARY}-1"), node.tree().join("link")).unwrap();
     let unreadable = node.tree().join(format!("{CANARY}-unreadable"));
     fs::write(&unreadable, "nobody's").unwrap();
-    fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     // It cannot be read without the capabilities of root: the warning names it.
     let plain = node.command(&["backup", "j"]);
     let without = "-dac_override,-dac_read_search";

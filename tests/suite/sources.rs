@@ -137,7 +137,7 @@ fn cannot_be_looked_at(more: &str) {
     site.tree(&["pods/a/mount/f", "pods/b/mount/f", "deep/a/v/x/f", "deep/a/v/y/f", "deep/b/v/x/f"]);
     // A warning in each backup: none of them is the last good one, which would stay anyway.
     std::fs::write(site.path("pods/b/mount/secret"), "not nobody's").unwrap();
-    std::fs::set_permissions(site.path("pods/b/mount/secret"), std::os::unix::fs::PermissionsExt::from_mode(0))
+    std::fs::set_permissions(site.path("pods/b/mount/secret"), std::os::unix::fs::PermissionsExt::from_mode(0o000))
         .unwrap();
     let (code, first) = site.as_nobody(&["backup", "j"]);
     assert_eq!(code, 1, "{first}");
