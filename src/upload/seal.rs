@@ -20,6 +20,9 @@ use crate::format::key::ObjectKey;
 /// The most bytes that are sealed at a time, unless one run is longer.
 const AT_A_TIME: usize = MAX_STORED as usize;
 
+/// A buffer that most runs fit.
+const BUFFER: usize = AT_A_TIME / 2;
+
 type SealedRun = Result<(Vec<u8>, Tags), Diverged>;
 
 /// One object's encryption.
@@ -125,7 +128,11 @@ impl Sealing {
     fn seal(&mut self, run: crate::age::Run) {
         let length = run.sealed_len();
         self.waiting += length;
+        // Here and not on the thread that seals: the C library keeps what many threads have allocated and freed, for each of them.
         let mut sealed = self.spare.pop().unwrap_or_default();
+        if sealed.capacity() < length {
+            sealed = Vec::with_capacity(length.max(BUFFER));
+        }
         let seal = move || {
             sealed.resize(length, 0);
             let tags = run.seal_into(&mut sealed)?;
@@ -153,7 +160,7 @@ impl Sealing {
     /// Gives a buffer back whose bytes are in parts.
     pub(super) fn reuse(&mut self, sealed: Vec<u8>) {
         let kept: usize = self.spare.iter().map(Vec::capacity).sum();
-        if kept + sealed.capacity() <= AT_A_TIME {
+        if kept + sealed.capacity() <= 2 * AT_A_TIME {
             self.spare.push(sealed);
         }
     }
