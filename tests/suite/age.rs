@@ -18,6 +18,8 @@ use penstock::age::{
 };
 use sha2::{Digest as _, Sha256};
 
+use crate::model::noise;
+
 #[expect(unreachable_pub, reason = "the fuzz target names it from another crate")]
 #[path = "../../fuzz/src/age_header.rs"]
 mod harness;
@@ -77,20 +79,6 @@ impl Peer {
             }
         }
     }
-}
-
-/// Bytes that neither repeat nor compress.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }
 
 fn encrypt(plain: &[u8], to: &[Recipient]) -> Vec<u8> {
@@ -166,14 +154,14 @@ fn every_border_and_several_recipients_there_and_back() {
     let desk = Desk::new();
     for peer in PEERS {
         for len in BORDERS {
-            desk.there_and_back(&noise(len), peer);
+            desk.there_and_back(&noise(len, 1), peer);
         }
     }
 }
 
 #[test]
 fn many_chunks_there_and_back_and_in_ranges() {
-    let (desk, plain) = (Desk::new(), noise(300 << 20));
+    let (desk, plain) = (Desk::new(), noise(300 << 20, 1));
     for peer in PEERS {
         desk.there_and_back(&plain, peer);
         let (file, sealed) = (desk.path("plain"), desk.path("sealed"));
@@ -218,9 +206,9 @@ fn a_wrong_key_is_refused_on_both_sides() {
 
 #[test]
 fn what_we_refuse_they_refuse() {
-    let (desk, sealed) = (Desk::new(), encrypt(&noise(3 * CHUNK + 5), &Desk::new().to()));
+    let (desk, sealed) = (Desk::new(), encrypt(&noise(3 * CHUNK + 5, 1), &Desk::new().to()));
     let (path, out) = (desk.path("sealed"), desk.path("out"));
-    let ours = encrypt(&noise(3 * CHUNK + 5), &desk.to());
+    let ours = encrypt(&noise(3 * CHUNK + 5, 1), &desk.to());
     let prefix = usize::try_from(Opened::read(&ours, &desk.keys).unwrap().layout().prefix()).unwrap();
     let chunk = CHUNK + 16;
     let mut swapped = ours.clone();
@@ -263,7 +251,7 @@ fn keys_of_age_keygen_are_read_and_ours_are_read_by_it() {
 
 #[test]
 fn an_object_that_was_resumed_is_read_by_others() {
-    let (desk, plain) = (Desk::new(), noise(5 * CHUNK + 9));
+    let (desk, plain) = (Desk::new(), noise(5 * CHUNK + 9, 1));
     let envelope = Envelope::new(&desk.to()).unwrap();
     let record = envelope.record();
     let mut object = envelope.prefix().to_vec();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::binary::Penstock;
 use crate::fake_kubernetes::{ADMIN, FakeKubernetes};
+use crate::model::noise;
 use crate::servers::{S3Server, STATIC_KEYS, Servers};
 
 /// One cluster with its nodes, whose kubelets keep their pods in one folder.
@@ -131,26 +132,12 @@ pub(crate) fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// Bytes that do not compress, the same for the same seed.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
 #[test]
 fn a_pod_that_moves_to_another_node_goes_on_with_its_claims_backups() {
     let cluster = Cluster::new();
     let folder = cluster.claim("shop/data");
     for number in 0..16_u64 {
-        fs::write(folder.join(format!("f-{number}")), noise(number + 1, 1 << 20)).unwrap();
+        fs::write(folder.join(format!("f-{number}")), noise(1 << 20, number + 1)).unwrap();
     }
     cluster.pod("shop/db-a", "n1", &json!({}), &[claimed("data", "data")]);
     let (one, two) = (cluster.agent("n1", ""), cluster.agent("n2", ""));
@@ -162,7 +149,7 @@ fn a_pod_that_moves_to_another_node_goes_on_with_its_claims_backups() {
     // The pod moves: another name, another UID, another node, whose agent has no state.
     cluster.remove("/api/v1/namespaces/shop/pods/db-a");
     cluster.pod("shop/db-b", "n2", &json!({}), &[claimed("data", "data")]);
-    fs::write(folder.join("new"), noise(99, 64 << 10)).unwrap();
+    fs::write(folder.join("new"), noise(64 << 10, 99)).unwrap();
     let before = cluster.s3.requests();
     assert_eq!(saved(&two.good(&["backup", "claims"])), set(["shop/data"]));
     let requests = cluster.s3.requests() - before;
@@ -180,7 +167,7 @@ fn a_pod_that_moves_to_another_node_goes_on_with_its_claims_backups() {
     let restored = one.good(&["restore", "--claim", "shop/data", "--to", out.to_str().unwrap()]);
     assert_eq!(restored["id"], second["id"]);
     for number in 0..16_u64 {
-        assert_eq!(fs::read(out.join(format!("f-{number}"))).unwrap(), noise(number + 1, 1 << 20));
+        assert_eq!(fs::read(out.join(format!("f-{number}"))).unwrap(), noise(1 << 20, number + 1));
     }
     let by_name = one.good(&["show", "claims/claim.shop.data@latest"]);
     assert_eq!(by_name["id"], second["id"]);

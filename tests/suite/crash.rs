@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -96,26 +95,9 @@ path = "{source}"
 
     /// Runs a backup and kills it; whether it was killed, or ended before its moment came.
     fn killed(&self, operation: Operation, count: usize, moment: Moment) -> bool {
-        let pid = Arc::new(AtomicI32::new(0));
-        let victim = Arc::clone(&pid);
-        let kill: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-            // The first request comes long after the process was started, but nothing says that we have been told its ID.
-            while victim.load(Ordering::Acquire) == 0 {
-                std::thread::yield_now();
-            }
-            let pid = rustix::process::Pid::from_raw(victim.load(Ordering::Acquire)).unwrap();
-            // It may have ended by itself.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        });
-        self.proxy.script(move |seen, before| {
-            (seen == operation && before == count).then(|| Fault::Hook(moment, Arc::clone(&kill)))
-        });
-        let mut child = Command::new(env!("CARGO_BIN_EXE_penstock"));
-        let child = child.arg("--config").arg(&self.config).args(["backup", "crash"]).stdin(Stdio::null());
-        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        pid.store(i32::try_from(child.id()).unwrap(), Ordering::Release);
-        let status = child.wait().unwrap();
-        self.proxy.behave();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_penstock"));
+        program.arg("--config").arg(&self.config).args(["backup", "crash"]);
+        let status = self.proxy.run_killed(&mut program, operation, count, moment);
         assert!(status.success() || status.code().is_none(), "{status}");
         !status.success()
     }

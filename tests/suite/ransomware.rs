@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::aws_client::connect;
 use crate::locking_s3::{BUCKET, Ignores, LockingS3};
+use crate::model::noise;
 use crate::servers::{ACCESS_KEY, SECRET_KEY, Scheme, Servers};
 
 /// A bucket that locks, and the keys to it.
@@ -43,7 +44,7 @@ impl Node {
         let tree = folder.join("tree");
         fs::create_dir_all(tree.join("sub")).unwrap();
         // More than one part, so that it is a multipart upload.
-        fs::write(tree.join("sub/large"), noise(7 << 20)).unwrap();
+        fs::write(tree.join("sub/large"), noise(7 << 20, 1)).unwrap();
         // Free a moment ago; another test of this process takes another.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let admin = format!("127.0.0.1:{port}");
@@ -171,25 +172,13 @@ path = "{tree}"
         let target = tempfile::tempdir_in(self.servers.folder()).unwrap();
         self.done(&[&["restore", id, "--to", target.path().to_str().unwrap()], arguments].concat());
         assert_eq!(fs::read_to_string(target.path().join("version")).unwrap(), version);
-        assert!(fs::read(target.path().join("sub/large")).unwrap() == noise(7 << 20), "{id}");
+        assert!(fs::read(target.path().join("sub/large")).unwrap() == noise(7 << 20, 1), "{id}");
     }
 
     /// A store with the agent's own credentials.
     fn attacker(&self) -> Arc<dyn Store> {
         connect(&self.location).store()
     }
-}
-
-/// Bytes that no compressor makes smaller.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[0]
-    };
-    (0..length).map(next).collect()
 }
 
 /// Whether the clock of a stand-in is the system's, or stands still until it is moved.

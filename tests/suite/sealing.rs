@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock::age::{self, Identity};
 use penstock::format::index::{self, Chunk, Record};
@@ -12,7 +10,7 @@ use penstock::format::manifest::{Manifest, Stream};
 use serde_json::Value;
 
 use crate::faults::noise;
-use crate::faults::proxy::{Fault, Moment, Operation, Proxy};
+use crate::faults::proxy::{Moment, Operation, Proxy};
 use crate::servers::{S3Server, STATIC_KEYS, Servers};
 use crate::tar::facts;
 
@@ -411,23 +409,8 @@ fn parts(node: &Node) -> Vec<(String, Vec<u8>)> {
 impl Node {
     /// Runs a backup that is killed with SIGKILL at a request.
     fn killed(&self, operation: Operation, count: usize, moment: Moment) {
-        let pid = Arc::new(AtomicI32::new(0));
-        let victim = Arc::clone(&pid);
-        let kill: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-            while victim.load(Ordering::Acquire) == 0 {
-                std::thread::yield_now();
-            }
-            let pid = rustix::process::Pid::from_raw(victim.load(Ordering::Acquire)).unwrap();
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        });
-        self.proxy.script(move |seen, before| {
-            (seen == operation && before == count).then(|| Fault::Hook(moment, Arc::clone(&kill)))
-        });
-        let mut child = self.command(&["backup", "j", "--full"]);
-        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        pid.store(i32::try_from(child.id()).unwrap(), Ordering::Release);
-        let status = child.wait().unwrap();
-        self.proxy.behave();
+        let mut program = self.command(&["backup", "j", "--full"]);
+        let status = self.proxy.run_killed(&mut program, operation, count, moment);
         assert!(status.code().is_none(), "{operation:?} {count}: {status}");
     }
 }

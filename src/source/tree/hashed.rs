@@ -156,30 +156,15 @@ fn short(hash: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn entry(path: &[u8], link: &[u8]) -> FileEntry {
-        let Meta { size, mode, uid, gid, mtime, ctime, inode, .. } = Meta::of_test(1);
-        FileEntry {
-            path: path.to_vec(),
-            kind: FileKind::Regular,
-            size,
-            mode,
-            uid,
-            gid,
-            mtime,
-            ctime,
-            inode,
-            device: 99,
-            link: link.to_vec(),
-            member_start: 1024,
-            content_start: 1536,
-            content_len: 10,
-        }
-    }
-
     #[test]
     fn members_are_found_by_their_names_only_while_they_are_the_same() {
         let names = Names::random().unwrap();
-        let listed = [entry(b"a", b""), entry(b"b", b""), entry(b"c/\xff", b""), entry(b"h", b"first")];
+        let listed = [
+            Meta::entry_of_test(b"a", b""),
+            Meta::entry_of_test(b"b", b""),
+            Meta::entry_of_test(b"c/\xff", b""),
+            Meta::entry_of_test(b"h", b"first"),
+        ];
         let hidden: Vec<FileEntry> = listed.iter().map(|file| names.hide(file)).collect();
         assert!(hidden.iter().zip(&listed).all(|(hidden, file)| hidden.path.len() == 16 && hidden.path != file.path));
         let doubtful = HashSet::from([names.hash(b"b")]);
@@ -208,7 +193,8 @@ mod tests {
     #[test]
     fn paths_that_are_one_when_shown_are_never_unchanged() {
         let names = Names::random().unwrap();
-        let hidden = [entry(b"\xfe", b""), entry(b"\xff", b"")].map(|file| names.hide(&file));
+        let hidden =
+            [Meta::entry_of_test(b"\xfe", b""), Meta::entry_of_test(b"\xff", b"")].map(|file| names.hide(&file));
         let hashed = Hashed::new(names, hidden.into_iter(), &HashSet::new());
         let late = FileTime { seconds: 2000, nanoseconds: 0 };
         assert!(hashed.unchanged(b"\xff", FileKind::Regular, b"", &Meta::of_test(1), late).is_none());

@@ -32,6 +32,9 @@ impl Meta {
 }
 
 #[cfg(test)]
+use crate::format::index::{FileEntry, FileKind};
+
+#[cfg(test)]
 impl Meta {
     /// A regular file with this many names.
     pub(crate) fn of_test(links: u64) -> Self {
@@ -49,6 +52,29 @@ impl Meta {
             device: 1,
             links,
             rdev: (0, 0),
+        }
+    }
+
+    /// Its member in an older backup.
+    pub(crate) fn entry_of_test(path: &[u8], link: &[u8]) -> FileEntry {
+        let Self { size, mode, uid, gid, mtime, ctime, inode, .. } = Self::of_test(1);
+        let (path, link, kind, device) = (path.to_vec(), link.to_vec(), FileKind::Regular, 99);
+        let (member_start, content_start, content_len) = (1024, 1536, 10);
+        FileEntry {
+            path,
+            kind,
+            size,
+            mode,
+            uid,
+            gid,
+            mtime,
+            ctime,
+            inode,
+            device,
+            link,
+            member_start,
+            content_start,
+            content_len,
         }
     }
 }

@@ -105,31 +105,11 @@ mod tests {
         Meta::of_test(1)
     }
 
-    fn entry(path: &str) -> FileEntry {
-        let Meta { size, mode, uid, gid, mtime, ctime, inode, .. } = meta();
-        FileEntry {
-            path: path.into(),
-            kind: FileKind::Regular,
-            size,
-            mode,
-            uid,
-            gid,
-            mtime,
-            ctime,
-            inode,
-            device: 99,
-            link: Vec::new(),
-            member_start: 0,
-            content_start: 512,
-            content_len: 10,
-        }
-    }
-
     #[test]
     fn only_what_is_the_same_in_everything_is_unchanged() {
         let settled = FileTime { seconds: 1000, nanoseconds: 6 };
         let later = |time: FileTime| FileTime { nanoseconds: time.nanoseconds + 1, ..time };
-        assert!(same(&entry("a"), &meta(), settled));
+        assert!(same(&Meta::entry_of_test(b"a", b""), &meta(), settled));
         for (what, changed) in [
             ("size", Meta { size: 11, ..meta() }),
             ("mode", Meta { mode: 0o600, ..meta() }),
@@ -139,16 +119,19 @@ mod tests {
             ("ctime", Meta { ctime: later(meta().ctime), ..meta() }),
             ("inode", Meta { inode: 8, ..meta() }),
         ] {
-            assert!(!same(&entry("a"), &changed, settled), "{what}");
+            assert!(!same(&Meta::entry_of_test(b"a", b""), &changed, settled), "{what}");
         }
-        assert!(same(&entry("a"), &Meta { device: 3, ..meta() }, settled), "a device's number says nothing");
-        assert!(!same(&entry("a"), &meta(), meta().ctime), "too close to the start");
+        assert!(
+            same(&Meta::entry_of_test(b"a", b""), &Meta { device: 3, ..meta() }, settled),
+            "a device's number says nothing"
+        );
+        assert!(!same(&Meta::entry_of_test(b"a", b""), &meta(), meta().ctime), "too close to the start");
     }
 
     #[test]
     fn the_lists_are_merged_in_the_order_of_the_walk() {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
-        let old = [".", "a", "a/gone", "a/x", "a-", "b", "d"].map(entry);
+        let old = [".", "a", "a/gone", "a/x", "a-", "b", "d"].map(|path| Meta::entry_of_test(path.as_bytes(), b""));
         let mut comparison =
             Comparison::new(Files::Listed(Box::new(old.into_iter())), settled, HashSet::from(["b".to_owned()]));
         let mut found = |path: &str| comparison.unchanged(path.as_bytes(), FileKind::Regular, b"", &meta()).is_some();
@@ -161,8 +144,7 @@ mod tests {
     #[test]
     fn a_link_that_leads_elsewhere_has_changed() {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
-        let links =
-            ["a", "b"].map(|path| FileEntry { kind: FileKind::HardLink, link: b"first".to_vec(), ..entry(path) });
+        let links = [b"a", b"b"].map(|path| FileEntry { kind: FileKind::HardLink, ..Meta::entry_of_test(path, b"first") });
         let mut comparison = Comparison::new(Files::Listed(Box::new(links.into_iter())), settled, HashSet::new());
         assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
         assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -119,6 +120,35 @@ impl Proxy {
     pub(crate) fn script(&self, script: impl Fn(Operation, usize) -> Option<Fault> + Send + Sync + 'static) {
         self.shared.seen.lock().unwrap().clear();
         *self.shared.script.lock().unwrap() = Box::new(script);
+    }
+
+    /// Runs a program that is killed with SIGKILL at that moment of that request; it may end by itself before.
+    pub(crate) fn run_killed(
+        &self,
+        program: &mut Command,
+        operation: Operation,
+        count: usize,
+        moment: Moment,
+    ) -> ExitStatus {
+        let pid = Arc::new(AtomicI32::new(0));
+        let victim = Arc::clone(&pid);
+        let kill: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            // The first request comes long after the process was started, but nothing says that we have been told its ID.
+            while victim.load(Ordering::Acquire) == 0 {
+                std::thread::yield_now();
+            }
+            let pid = rustix::process::Pid::from_raw(victim.load(Ordering::Acquire)).unwrap();
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        });
+        self.script(move |seen, before| {
+            (seen == operation && before == count).then(|| Fault::Hook(moment, Arc::clone(&kill)))
+        });
+        let mut child = program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        pid.store(i32::try_from(child.id()).unwrap(), Ordering::Release);
+        let status = child.wait().unwrap();
+        self.behave();
+        status
     }
 
     pub(crate) fn behave(&self) {
