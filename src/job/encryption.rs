@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use super::parent::Ancestor;
+use super::parent::{Ancestor, excusable};
 use super::{Error, Run};
 use crate::age::{Fingerprint, Recipient};
+use crate::error::Classify as _;
 use crate::format::codec;
 use crate::format::manifest::Manifest;
 use crate::format::sealed::Encryption;
@@ -63,16 +64,28 @@ impl Run<'_> {
         }
     }
 
-    /// Refuses a plain backup after an encrypted one.
+    /// Refuses a plain backup after an encrypted one, before anything of it is stored. Asks the tables that this node keeps, and then the chain,
+    /// also where the run is to be a full backup.
     ///
     /// # Errors
-    /// When it would be one, and is not allowed.
-    pub(super) fn check_plain(&self, last: &Ancestor) -> Result<(), Error> {
-        let plain = self.keys.is_none() && last.manifest.encryption.is_some();
-        if plain && !self.spec.allow_plain {
-            return Err(Error::Plain { job: self.spec.job.clone(), last: last.manifest.id.clone() });
+    /// When it would be one, and is not allowed; or when the chain cannot be read for a reason that would fail the run too.
+    pub(super) async fn check_plain(&mut self) -> Result<(), Error> {
+        if self.keys.is_some() || self.spec.allow_plain {
+            return Ok(());
         }
-        Ok(())
+        let refused = |last| Err(Error::Plain { job: self.spec.job.clone(), last });
+        if let Some(last) = self.tables.last() {
+            return refused(last);
+        }
+        match self.ancestors.newest().await {
+            Ok(Some(last)) if last.manifest.encryption.is_some() => refused(last.manifest.id.clone()),
+            Ok(_) => Ok(()),
+            Err(error) if excusable(error.class()) => {
+                tracing::warn!(%error, "could not read the last backup: whether it is encrypted, so that this one must be too, is not known");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The location, to read manifests and indexes of earlier backups.
@@ -93,19 +106,6 @@ impl Run<'_> {
             if let Err(error) = forgotten.await {
                 tracing::warn!(%error, "could not overwrite what the compression threads keep in memory");
             }
-        }
-    }
-
-    /// As [`Run::check_plain`], by the tables that this node keeps: for runs that read no earlier backup.
-    ///
-    /// # Errors
-    /// When the backup would be plain after an encrypted one, and is not allowed.
-    pub(super) fn check_plain_here(&self) -> Result<(), Error> {
-        match self.tables.last() {
-            Some(last) if self.keys.is_none() && !self.spec.allow_plain => {
-                Err(Error::Plain { job: self.spec.job.clone(), last })
-            }
-            _ => Ok(()),
         }
     }
 

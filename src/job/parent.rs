@@ -146,13 +146,14 @@ impl Streaming<'_, '_> {
         let (chunks, members) = match if kept { self.kept(&manifest.id, stream).await } else { None } {
             Some(Kept { chunks, files }) => (table_of(chunks, &rewritten), files.map(Members::Kept)),
             None if self.run.keys.as_ref().is_some_and(|keys| keys.recipients.index_identity.is_empty()) => {
+                self.full_again(&ancestor, "cannot be used");
                 return Ok((reservation, None));
             }
             None => {
                 let index = index::fetch(&self.run.reading(), stream).await?;
-                let (records, of_file) = (index.open(stream)?, index.clone());
+                let (records, of_file, count) = (index.open(stream)?, index.clone(), stream.chunks);
                 let chunks = tokio::task::spawn_blocking(move || {
-                    read_table(records, &of_file).map(|chunks| table_of(chunks, &rewritten))
+                    read_table(records, &of_file, count).map(|chunks| table_of(chunks, &rewritten))
                 });
                 let chunks = chunks.await.map_err(|_| download::Error::Stopped)??;
                 (chunks, doubtful(manifest, old).map(|doubtful| Members::Stored { index, doubtful }))
@@ -169,7 +170,6 @@ impl Streaming<'_, '_> {
         let mut passed: Option<Arc<Ancestor>> = None;
         while let Some((ancestor, deeper)) = self.run.ancestors.candidate(&self.tally.item, *depth).await? {
             *depth = deeper;
-            self.run.check_plain(&ancestor)?;
             if let Some(reason) = self.run.unrelated(&ancestor) {
                 tracing::warn!(item = %self.tally.item, last = %ancestor.manifest.id, "this is a full backup: {reason}");
                 return Ok(None);
@@ -182,13 +182,18 @@ impl Streaming<'_, '_> {
             passed.get_or_insert(ancestor);
         }
         if let Some(passed) = passed {
-            let again = stream_of(&passed.manifest, &self.tally.item).map_or(0, |(_, stream)| stream.stored_bytes);
-            tracing::warn!(
-                item = %self.tally.item, last = %passed.manifest.id, bytes = again,
-                "this is a full backup: the last one's table is not in state_dir, and there is no index_identity_file; what it shares with the last one ({again} bytes were stored then) is stored again"
-            );
+            self.full_again(&passed, "is not in state_dir");
         }
         Ok(None)
+    }
+
+    /// Says what it costs that the last backup's table cannot be used.
+    fn full_again(&self, last: &Ancestor, why: &str) {
+        let again = stream_of(&last.manifest, &self.tally.item).map_or(0, |(_, stream)| stream.stored_bytes);
+        tracing::warn!(
+            item = %self.tally.item, last = %last.manifest.id, bytes = again,
+            "this is a full backup: the last one's table {why}, and there is no index_identity_file; what it shares with the last one ({again} bytes were stored then) is stored again"
+        );
     }
 
     /// The table that the state directory has of a backup. `None`, with a warning, if it cannot be used.
@@ -287,14 +292,11 @@ impl Iterator for Files {
 }
 
 /// Reads and thereby checks the whole index. Blocks.
-fn read_table(mut records: Records, index: &IndexFile) -> Result<Vec<Chunk>, download::Error> {
-    let mut chunks = Vec::new();
+fn read_table(mut records: Records, index: &IndexFile, count: u64) -> Result<Vec<Chunk>, download::Error> {
+    // The reservation is for one table of that length, not for the two that growing would need.
+    let mut chunks = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
         if let index_format::Record::Chunk(chunk) = record {
-            // Grows by an eighth: the reservation is for one table, not for the two that doubling would need.
-            if chunks.len() == chunks.capacity() {
-                chunks.reserve_exact(1024 + chunks.len() / 8);
-            }
             chunks.push(chunk);
         }
     }

@@ -30,7 +30,8 @@ impl<'a> Run<'a> {
     pub(super) async fn backup(&mut self) -> Result<Manifest, Error> {
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };
-        self.check_plain_here()?;
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.check_plain()).await.ok_or(Error::Cancelled)??;
         tracing::info!("backup started");
         let records = Records::new(&self.location.process.state_dir);
         let lock = kinds::has_snapshots(self.spec).then(|| records.lock(&self.spec.job)).transpose();

@@ -4,11 +4,11 @@
 //! removed from the job, and its copies age out. An item below a directory that cannot be listed is neither: it fails under the name that
 //! it has in the previous backup, in every backup until the directory can be listed again.
 //!
-//! Costs one listing and one manifest, and only where something could not be listed.
+//! Costs one listing and one manifest at most, and only where something could not be listed.
 
 use std::sync::Arc;
 
-use super::parent::{Ancestor, Ancestors, Policy, Reuse};
+use super::parent::Ancestor;
 use super::{Error, Run};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::key::Name;
@@ -52,15 +52,12 @@ impl Run<'_> {
     /// Adds items that may be lost to `manifest`, as failed.
     pub(super) async fn add_lost(&mut self, unlisted: &[Unlisted], manifest: &mut Manifest) -> Result<(), Error> {
         let Some(first) = unlisted.first() else { return Ok(()) };
-        // Also if the next backup is a full one.
-        let policy = Policy { reuse: Reuse::Chunks, full_every: None, ..self.spec.parent };
-        let mut ancestors = Ancestors::new(&self.reading(), &self.owner.chain, policy, self.started);
-        let before: Option<Arc<Ancestor>> = match ancestors.newest().await {
+        let before: Option<Arc<Ancestor>> = match self.ancestors.newest().await {
             Ok(before) => before,
             Err(error) if super::parent::excusable(error.class()) => {
                 let message = format!("could not read the previous backup: its items may be missing here: {error}");
                 let mut tally = self.tally(&first.source);
-                tally.warn(&ancestors.home(), message);
+                tally.warn(&self.ancestors.home(), message);
                 manifest.warnings.append(tally.warnings);
                 None
             }

@@ -1,5 +1,6 @@
 //! The volumes of pods with the real binary: a fake API server, an S3, and folders of this machine in the place of a kubelet's.
 
+mod encrypted;
 mod hooks;
 mod losses;
 mod many;

@@ -368,6 +368,12 @@ fn switching_on_is_a_full_backup_and_switching_off_is_refused() {
     assert!(value["error"]["remedy"].as_str().unwrap().contains("--allow-plain"), "{value}");
     let full = node.run(&["backup", "j", "--full"]);
     assert_eq!(full.status.code(), Some(78), "a full backup is plain as well: {full:?}");
+    // Also where the node has forgotten its tables: the chain says so.
+    fs::remove_dir_all(node.state().join("tables")).unwrap();
+    for more in [&[][..], &["--full"], &["--force"]] {
+        let forgotten = node.run(&[&["backup", "j"], more].concat());
+        assert_eq!(forgotten.status.code(), Some(78), "{more:?}: {forgotten:?}");
+    }
     assert_eq!(node.objects(), before, "nothing was stored");
     let (allowed, log) = node.backup(&["--allow-plain"]);
     assert_eq!((allowed.parent, allowed.encryption), (None, None), "{log}");

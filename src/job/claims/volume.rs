@@ -159,6 +159,7 @@ impl Run<'_> {
             Form::Device => SourceDescription::File { path: text },
         };
         tracing::debug!(path = %path.display(), "volume found");
+        self.check_plain().await?;
         self.lock = self.location.new_lock().await?;
         let Owner { chain, id } = self.owner.clone();
         let mut manifest = Manifest { outcome: Outcome::Partial, ..Manifest::new(chain, id, self.started) };

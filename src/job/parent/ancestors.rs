@@ -1,6 +1,6 @@
 //! The backups that a run may be incremental to, newest first by [`catalog::date`]; read only as far as needed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,11 @@ pub(in crate::job) struct Ancestors {
     now: Timestamp,
     /// `None`: not listed yet.
     unread: Option<std::vec::IntoIter<Entry>>,
+    /// Whether this run is a full backup, whatever was read; `None`: not decided yet.
+    full: Option<bool>,
     read: Vec<Arc<Ancestor>>,
+    /// Why backups that [`Ancestors::newest`] passed over cannot be read: an item that would be incremental to one of them says so.
+    refused: VecDeque<catalog::Error>,
     /// How many pages the listing of the chain had.
     pages: u64,
     /// The backups whose objects are in `sizes`.
@@ -61,9 +65,9 @@ impl Ancestor {
 impl Ancestors {
     pub(in crate::job) fn new(location: &Location, chain: &Chain, policy: Policy, now: Timestamp) -> Self {
         let catalog = Catalog::new(location);
-        let unread = (policy.reuse == Reuse::Nothing).then(|| Vec::new().into_iter());
-        let (read, surveyed, sizes) = (Vec::new(), HashSet::new(), HashMap::new());
-        Self { catalog, chain: chain.clone(), policy, now, unread, read, pages: 0, surveyed, sizes }
+        let (unread, full) = (None, (policy.reuse == Reuse::Nothing).then_some(true));
+        let (read, refused, surveyed, sizes) = (Vec::new(), VecDeque::new(), HashSet::new(), HashMap::new());
+        Self { catalog, chain: chain.clone(), policy, now, unread, full, read, refused, pages: 0, surveyed, sizes }
     }
 
     /// Finds the newest backup that has the item, behind the first `depth` readable ones. Returns it with the depth to go on from.
@@ -72,9 +76,23 @@ impl Ancestors {
         item: &Name,
         mut depth: usize,
     ) -> Result<Option<(Arc<Ancestor>, usize)>, catalog::Error> {
+        if self.full != Some(true)
+            && let Some(error) = self.refused.pop_front()
+        {
+            return Err(error);
+        }
         loop {
-            if depth >= self.read.len() && !self.read_next().await? {
+            if self.full == Some(true) || (depth >= self.read.len() && !self.read_next().await?) {
                 return Ok(None);
+            }
+            if self.full.is_none() {
+                let last = Arc::clone(&self.read[0]);
+                let due = self.full_is_due(&last).await?;
+                self.full = Some(due);
+                if due {
+                    tracing::info!(every = ?self.policy.full_every, last = %base(&last.manifest), "a full backup is due: the last one is older than `full_every`");
+                    continue;
+                }
             }
             let ancestor = &self.read[depth];
             depth += 1;
@@ -84,16 +102,15 @@ impl Ancestors {
         }
     }
 
-    /// The newest readable backup. Logs those that are not.
+    /// The newest readable backup, also for a run that is to be a full one.
     pub(in crate::job) async fn newest(&mut self) -> Result<Option<Arc<Ancestor>>, catalog::Error> {
-        let mut refused = None;
         while self.read.is_empty() {
             match self.read_next().await {
                 Ok(true) => {}
-                Ok(false) => return refused.map_or(Ok(None), Err),
+                Ok(false) => return self.refused.back().cloned().map_or(Ok(None), Err),
                 Err(error) if excusable(error.class()) => {
-                    tracing::warn!(%error, "could not read an earlier backup: trying the one before it");
-                    refused = Some(error);
+                    tracing::debug!(%error, "could not read an earlier backup: trying the one before it");
+                    self.refused.push_back(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -116,13 +133,7 @@ impl Ancestors {
         {
             tracing::warn!(backup = %entry.id, %error, "could not read the sealed part of an earlier backup: its warnings are unknown");
         }
-        let ancestor = Ancestor { entry, manifest };
-        if self.read.is_empty() && self.full_is_due(&ancestor).await? {
-            tracing::info!(every = ?self.policy.full_every, last = %base(&ancestor.manifest), "a full backup is due: the last one is older than `full_every`");
-            self.unread = Some(Vec::new().into_iter());
-            return Ok(false);
-        }
-        self.read.push(Arc::new(ancestor));
+        self.read.push(Arc::new(Ancestor { entry, manifest }));
         Ok(true)
     }
 

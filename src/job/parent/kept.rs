@@ -232,18 +232,15 @@ impl Kept {
     fn read(file: File, names: Names, doubtful: Option<Vec<String>>, stream: &Stream) -> io::Result<Self> {
         let doubtful =
             doubtful.map(|list| list.iter().filter_map(|hash| Hash::try_from(hex::decode(hash).ok()?).ok()).collect());
-        let (mut chunks, mut failed) = (Vec::new(), None);
+        // Of the length that is reserved for it.
+        let mut chunks = Vec::with_capacity(usize::try_from(stream.chunks).unwrap_or_default());
+        let mut failed = None;
         let mut records = index::open(BufReader::new(file), stream).map_err(io::Error::other)?;
         let files = std::iter::from_fn(|| {
             loop {
                 match records.next_record() {
                     Ok(Some(Record::File(file))) => return Some(file),
-                    Ok(Some(Record::Chunk(chunk))) => {
-                        if chunks.len() == chunks.capacity() {
-                            chunks.reserve_exact(1024 + chunks.len() / 8);
-                        }
-                        chunks.push(chunk);
-                    }
+                    Ok(Some(Record::Chunk(chunk))) => chunks.push(chunk),
                     Ok(Some(Record::End { .. })) => {}
                     Ok(None) => return None,
                     Err(error) => {
@@ -254,7 +251,7 @@ impl Kept {
             }
         });
         let none = HashSet::new();
-        let hashed = Hashed::new(names, files, doubtful.as_ref().unwrap_or(&none));
+        let hashed = Hashed::new(names, files, stream.files, doubtful.as_ref().unwrap_or(&none));
         match failed {
             Some(error) => Err(io::Error::other(error)),
             None => Ok(Self { chunks, files: doubtful.is_some().then_some(hashed) }),
