@@ -234,8 +234,13 @@ impl Check<'_> {
             let found = finding(item, error)?;
             // A missing object is one finding, not one for each of its ranges.
             let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
+            // No range of the object opens with another try, and none of them is damaged by that.
+            let locked = found.class == Class::Identity;
             if !known {
                 self.add(found);
+            }
+            if locked {
+                return Ok(());
             }
             let Some(positions) = positions else { return Ok(()) };
             left = without(left, read, &positions);

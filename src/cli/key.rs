@@ -57,6 +57,10 @@ pub(super) fn unlock(location: &Location, manifest: &mut Manifest, need: Need) -
         let key = manifest.named().next().cloned().unwrap_or_else(|| ObjectKey::new(manifest.id.as_str()));
         return Err(Locked { key, recipients, held });
     }
+    if need == Need::Content && !encryption.readers.iter().any(|reader| held.contains(reader)) {
+        let readers: Vec<String> = encryption.readers.iter().map(Fingerprint::to_string).collect();
+        tracing::warn!(backup = %manifest.id, readers = readers.join(", "), "the identity opens what this backup stored, and not all of the earlier objects that it refers to: what is in these fails; the readers' identities open all");
+    }
     reveal(location, manifest);
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::error::{Classify as _, Report, ServiceError};
 use crate::format::key::Name;
 use crate::kube::{Client, Settings};
 use crate::limits::Bandwidth;
+use crate::location::keys;
 use crate::location::past::Past;
 use crate::location::{Connect, Location, Remote};
 use crate::metrics::{self, Metrics};
@@ -35,8 +36,18 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
 
 pub(super) fn check(path: &Path) -> Result<Done, Failure> {
     let config = load(path)?;
-    let text =
+    let mut text =
         format!("{}: valid; {} location(s), {} job(s)\n", path.display(), config.locations.len(), config.jobs.len());
+    for client_encryption in config.locations.values().filter_map(|location| location.client_encryption.as_ref()) {
+        match keys::Recipients::of(client_encryption) {
+            Ok(_) => {}
+            // The file may be checked on another machine than those that it is for.
+            Err(keys::Error::Read { path, error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+                text.push_str(&format!("not checked: {} is not on this machine\n", path.display()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(Done::new(text, serde_json::json!({ "ok": true, "file": path })))
 }
 

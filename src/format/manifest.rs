@@ -130,8 +130,9 @@ pub struct Stream {
     pub new_bytes: u64,
     pub chunks: u64,
     pub files: u64,
-    /// SHA-256 over the chunk digests in order.
-    #[serde(with = "hex::serde")]
+    /// SHA-256 over the chunk digests in order; [`SEALED_DIGEST`], and absent, in the readable part of an encrypted backup: it would
+    /// confirm a guess of the content.
+    #[serde(with = "hex::serde", default, skip_serializing_if = "is_sealed")]
     pub digest: [u8; 32],
     pub index: IndexObject,
     /// The data objects that the index refers to by position; some may be earlier backups'.
@@ -148,6 +149,13 @@ pub struct NotEntered {
     pub count: u64,
     /// Lossy UTF-8 of their paths.
     pub list: Vec<String>,
+}
+
+/// Says of a [`Stream::digest`] that it is not known here.
+pub const SEALED_DIGEST: [u8; 32] = [0; 32];
+
+fn is_sealed(digest: &[u8; 32]) -> bool {
+    *digest == SEALED_DIGEST
 }
 
 impl NotEntered {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster;
 use super::key::Name;
-use super::manifest::{Content, Item, Manifest, SourceDescription, Warning};
+use super::manifest::{Content, Item, Manifest, SEALED_DIGEST, SourceDescription, Warning};
 use super::round::{self, Ran, Unsaved};
 use crate::age::{self, Fingerprint, Identity, OpenError, Recipient};
 use crate::error::Report;
@@ -60,6 +60,9 @@ struct Secret {
     not_entered: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     round: Option<Round>,
+    /// Of the stream.
+    #[serde(with = "hex::serde", default)]
+    digest: [u8; 32],
 }
 
 /// What a round over a node's volumes says in words. Which claims there are is in the keys, and the next round needs it.
@@ -68,16 +71,22 @@ struct Round {
     unsaved: Vec<Unsaved>,
     notes: Vec<String>,
     commands: Vec<Ran>,
+    /// Why it is not known where the missing claims are, in their order.
+    unknown: Vec<String>,
 }
 
 impl Round {
     fn take(record: &mut round::Record) -> Self {
         let (unsaved, notes) = (std::mem::take(&mut record.unsaved), std::mem::take(&mut record.notes));
-        Self { unsaved, notes, commands: std::mem::take(&mut record.commands) }
+        let unknown = record.missing.iter_mut().map(|missing| std::mem::take(&mut missing.unknown)).collect();
+        Self { unsaved, notes, commands: std::mem::take(&mut record.commands), unknown }
     }
 
     fn put(self, record: &mut round::Record) {
         (record.unsaved, record.notes, record.commands) = (self.unsaved, self.notes, self.commands);
+        for (missing, unknown) in record.missing.iter_mut().zip(self.unknown) {
+            missing.unknown = unknown;
+        }
     }
 }
 
@@ -148,17 +157,17 @@ fn is_secret(item: &Item) -> bool {
 }
 
 fn secret(item: &Item) -> (Name, Secret) {
-    let not_entered = match &item.content {
-        Content::Stream { stream: Some(stream) } => stream.not_entered.list.clone(),
-        Content::Stream { stream: None } | Content::EbsSnapshot { .. } => Vec::new(),
+    let (not_entered, digest) = match &item.content {
+        Content::Stream { stream: Some(stream) } => (stream.not_entered.list.clone(), stream.digest),
+        Content::Stream { stream: None } | Content::EbsSnapshot { .. } => (Vec::new(), SEALED_DIGEST),
     };
     let Item { source, error, kubernetes, claims, .. } = item.clone();
     let round = claims.map(|mut claims| Round::take(&mut claims));
-    (item.name.clone(), Secret { source, error, kubernetes, not_entered, round })
+    (item.name.clone(), Secret { source, error, kubernetes, not_entered, round, digest })
 }
 
 fn reveal(item: &mut Item, secret: Secret) {
-    let Secret { source, error, kubernetes, not_entered, round } = secret;
+    let Secret { source, error, kubernetes, not_entered, round, digest } = secret;
     // What an item is restored as does not change.
     if std::mem::discriminant(&source) == std::mem::discriminant(&item.source) {
         item.source = source;
@@ -172,6 +181,7 @@ fn reveal(item: &mut Item, secret: Secret) {
     }
     if let Content::Stream { stream: Some(stream) } = &mut item.content {
         stream.not_entered.list = not_entered;
+        stream.digest = digest;
     }
 }
 
@@ -185,6 +195,7 @@ fn redact(item: &mut Item) {
     }
     if let Content::Stream { stream: Some(stream) } = &mut item.content {
         stream.not_entered.list.clear();
+        stream.digest = SEALED_DIGEST;
     }
 }
 

@@ -104,12 +104,17 @@ fn warn_of_readers(path: &Path) {
 /// # Errors
 /// When it cannot be read, or is neither.
 pub fn recipients_of_either(path: &Path) -> Result<Vec<Recipient>, Error> {
-    match age::recipients(&read(path, Class::Config)?) {
+    // Once: it may be a pipe.
+    let file = read(path, Class::Config)?;
+    let failed = |error| Error::Identities { path: path.to_owned(), error };
+    match age::recipients(&file) {
         Ok(recipients) => Ok(recipients),
         Err(error) if error.reason == Reason::Key(KeyError::IdentityForRecipient) => {
-            Ok(identities(path)?.iter().map(Identity::recipient).collect())
+            let identities = age::identities(&file).map_err(failed)?;
+            warn_of_readers(path);
+            Ok(identities.iter().map(Identity::recipient).collect())
         }
-        Err(error) => Err(Error::Identities { path: path.to_owned(), error }),
+        Err(error) => Err(failed(error)),
     }
 }
 

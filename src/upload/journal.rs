@@ -129,6 +129,10 @@ impl Journal {
                 here && *size == part_size && found.id.is_some() && theirs.is_sibling_of(&key) && to_the_same
             };
             let Some(found) = entries(&journal.folder)?.into_iter().rfind(fits) else { return Ok(None) };
+            if found.intent.sealed.is_some() && !found.is_whole()? {
+                tracing::warn!(key = %found.intent.key, "an interrupted upload's journal entry is damaged before its end, and may lack what was sent: it is not resumed; the sweeper aborts it");
+                return Ok(None);
+            }
             found.trim()?;
             found.parts().map(|parts| Some((found, parts)))
         });
@@ -255,7 +259,7 @@ impl Shared {
             };
             let written = || (&*self.file).write_all(&bytes).and_then(|()| self.file.sync_data());
             if let Err(error) = if bytes.is_empty() { Ok(()) } else { written() } {
-                tracing::warn!(path = %self.path.display(), %error, "could not record finished parts: if this upload is interrupted, it sends them again");
+                tracing::warn!(path = %self.path.display(), %error, "could not record finished parts: if this upload is interrupted, it sends them again; one of an encrypted object fails now");
                 let mut queue = self.queue();
                 *queue = Queue { failed: true, ..Queue::default() };
                 return;
@@ -308,6 +312,12 @@ impl Interrupted {
         let path = &self.entry.inner.path;
         let lines = record::read(path).map_err(state::Error::io("read", path))?;
         Ok(record::tags(lines))
+    }
+
+    /// Whether all that was recorded can be read, but for a torn tail.
+    fn is_whole(&self) -> Result<bool, Error> {
+        let path = &self.entry.inner.path;
+        Ok(record::is_whole_but_for_its_end(path).map_err(state::Error::io("read", path))?)
     }
 
     /// Cuts off a torn tail: what is written behind it would never be read.

@@ -189,18 +189,20 @@ impl ObjectWriter {
     /// The first failure of any part, and where a resumed encrypted object is not what it was. The caller must abort then.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         let Some(sealing) = &mut self.sealing else { return self.fill(&bytes).await };
-        let prefix = sealing.prefix();
-        sealing.push(bytes);
-        if let Some(prefix) = prefix {
+        if let Some(prefix) = sealing.prefix() {
             self.fill(&prefix).await?;
         }
-        self.fill_sealed().await
+        self.fill_sealed(bytes.len()).await?;
+        if let Some(sealing) = &mut self.sealing {
+            sealing.push(bytes);
+        }
+        Ok(())
     }
 
-    /// Puts what is sealed into parts.
-    async fn fill_sealed(&mut self) -> Result<(), Error> {
+    /// Puts into parts what is sealed, as far as there is no room for `coming` bytes more.
+    async fn fill_sealed(&mut self, coming: usize) -> Result<(), Error> {
         while let Some(sealing) = &mut self.sealing
-            && let Some(sealed) = sealing.next(&self.key).await?
+            && let Some(sealed) = sealing.next(&self.key, coming).await?
         {
             self.fill(&sealed).await?;
             if let Some(sealing) = &mut self.sealing {
@@ -356,7 +358,7 @@ impl ObjectWriter {
             sealing.end();
             let prefix = sealing.prefix();
             self.fill(&prefix.unwrap_or_default()).await?;
-            self.fill_sealed().await?;
+            self.fill_sealed(0).await?;
         }
         let payload = self.sealing.as_ref().map(Sealing::plain);
         let rest = self.filling.take();

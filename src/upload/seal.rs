@@ -4,7 +4,8 @@
 //! order. (Not on the compression threads: their queue is full of frames that are to be made, so the uploader would wait behind work that
 //! waits for the uploader; docs/decisions/0083.)
 //!
-//! Memory: runs of [`AT_A_TIME`] bytes, plain and sealed, or one longer run, and as many to use again; see [`SEALING`](crate::budget::stream::SEALING).
+//! Memory: buffers of [`AT_A_TIME`] bytes with what is sealed, or of one longer run; as much plain; and as much to use again. That is
+//! [`SEALING`](crate::budget::stream::SEALING).
 
 use std::collections::VecDeque;
 
@@ -17,11 +18,8 @@ use crate::age::{Diverged, Encryptor, Envelope, Interrupted, Layout, Recipient, 
 use crate::format::codec::MAX_STORED;
 use crate::format::key::ObjectKey;
 
-/// The most bytes that are sealed at a time, unless one run is longer.
+/// The most bytes in buffers of runs that are sealed, or wait to be put into parts, unless one run is longer.
 const AT_A_TIME: usize = MAX_STORED as usize;
-
-/// A buffer that most runs fit.
-const BUFFER: usize = AT_A_TIME / 2;
 
 type SealedRun = Result<(Vec<u8>, Tags), Diverged>;
 
@@ -35,11 +33,11 @@ pub(super) struct Sealing {
     prefix: Option<Bytes>,
     /// For the journal, until it has it.
     record: Option<Sealed>,
-    /// In order, with their sealed lengths.
+    /// In order, with the sizes of their buffers.
     runs: VecDeque<(usize, JoinHandle<SealedRun>)>,
-    /// The sealed bytes of `runs`.
+    /// The sum of these sizes.
     waiting: usize,
-    /// Buffers for the next runs, of [`AT_A_TIME`] bytes at most.
+    /// Buffers for the next runs, the oldest first; together of [`AT_A_TIME`] bytes at most.
     spare: Vec<Vec<u8>>,
     /// Plain bytes that were taken.
     plain: u64,
@@ -127,30 +125,38 @@ impl Sealing {
 
     fn seal(&mut self, run: crate::age::Run) {
         let length = run.sealed_len();
-        self.waiting += length;
         // Here and not on the thread that seals: the C library keeps what many threads have allocated and freed, for each of them.
-        let mut sealed = self.spare.pop().unwrap_or_default();
-        if sealed.capacity() < length {
-            sealed = Vec::with_capacity(length.max(BUFFER));
-        }
+        let mut sealed = self.buffer(length);
+        let size = sealed.capacity();
+        self.waiting += size;
         let seal = move || {
             sealed.resize(length, 0);
             let tags = run.seal_into(&mut sealed)?;
             Ok((sealed, tags))
         };
-        self.runs.push_back((length, tokio::task::spawn_blocking(seal)));
+        self.runs.push_back((size, tokio::task::spawn_blocking(seal)));
     }
 
-    /// The next sealed bytes, if more wait than may, or the payload has ended.
-    pub(super) async fn next(&mut self, key: &ObjectKey) -> Result<Option<Vec<u8>>, Error> {
-        let may_wait = if self.encryptor.is_some() { AT_A_TIME } else { 0 };
+    /// A buffer of that length, or one of at most four times as much that is there: a large one for each small run would be memory that
+    /// nobody counts on.
+    fn buffer(&mut self, length: usize) -> Vec<u8> {
+        let fits = |spare: &Vec<u8>| (length..=length.saturating_mul(4)).contains(&spare.capacity());
+        match self.spare.iter().position(fits) {
+            Some(found) => self.spare.remove(found),
+            None => Vec::with_capacity(length),
+        }
+    }
+
+    /// The next sealed bytes, if they have to make room for `coming` more, or the payload has ended.
+    pub(super) async fn next(&mut self, key: &ObjectKey, coming: usize) -> Result<Option<Vec<u8>>, Error> {
+        let may_wait = if self.encryptor.is_some() { AT_A_TIME.saturating_sub(coming) } else { 0 };
         if self.waiting <= may_wait {
             return Ok(None);
         }
-        let Some((length, run)) = self.runs.front_mut() else { return Ok(None) };
-        let (length, sealed) = (*length, run.await);
+        let Some((size, run)) = self.runs.front_mut() else { return Ok(None) };
+        let (size, sealed) = (*size, run.await);
         self.runs.pop_front();
-        self.waiting -= length;
+        self.waiting -= size;
         let sealed = sealed.map_err(|error| Error::Task { key: key.clone(), reason: error.to_string() })?;
         let (sealed, tags) = sealed.map_err(|Diverged { plain, .. }| Error::Diverged { key: key.clone(), plain })?;
         self.note(tags);
@@ -159,9 +165,9 @@ impl Sealing {
 
     /// Gives a buffer back whose bytes are in parts.
     pub(super) fn reuse(&mut self, sealed: Vec<u8>) {
-        let kept: usize = self.spare.iter().map(Vec::capacity).sum();
-        if kept + sealed.capacity() <= 2 * AT_A_TIME {
-            self.spare.push(sealed);
+        self.spare.push(sealed);
+        while self.spare.iter().map(Vec::capacity).sum::<usize>() > AT_A_TIME {
+            self.spare.remove(0);
         }
     }
 

@@ -69,7 +69,7 @@ impl Vault {
 {encryption}
 [locations.primary.upload]
 part_size = "5MiB"
-object_size = "5MiB"
+object_size = "7MiB"
 [admin]
 listen = "127.0.0.1:0"
 socket = "{socket}"
@@ -424,6 +424,9 @@ fn keys_are_made_once_for_their_owner_and_shown_without_the_secret() {
     let recipients = folder.path().join("recipients");
     fs::write(&recipients, format!("# operators\n{public}\n")).unwrap();
     assert_eq!(penstock.good(&["key", "show", recipients.to_str().unwrap()]), shown);
+    let pipe = format!("cat {name} | {} key show --output json /dev/stdin", env!("CARGO_BIN_EXE_penstock"));
+    let piped = Command::new("sh").args(["-c", &pipe]).output().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).unwrap(), shown, "through a pipe, which is read once");
     // Written for somebody else: age reads it.
     let read = Command::new("age-keygen").args(["-y", name]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), public);

@@ -12,7 +12,7 @@ fn encryption(recipients: &[Recipient]) -> Encryption {
 fn sample() -> Manifest {
     let tree = SourceDescription::Tree { path: "/canary/tree".to_owned() };
     let key = ObjectKey::new("c/j/n/20261123T221300Z-4f9a2c/data.index.zst.age");
-    let totals = Totals { chunks: 0, files: 0, plain_bytes: 0, digest: [0; 32] };
+    let totals = Totals { chunks: 0, files: 0, plain_bytes: 0, digest: [0xca; 32] };
     let mut content = stream(totals, IndexObject { key, size: 9, sha256: [0; 32], version: None }, Vec::new());
     content.not_entered = NotEntered { count: 2, list: vec!["canary/proc".to_owned()] };
     let command = SourceDescription::Command { argv: vec!["canary-dump".to_owned(), "--all".to_owned()] };
@@ -41,6 +41,7 @@ fn what_is_sealed_is_read_by_recipients_only_and_comes_back_whole() {
     let json = manifest.to_json();
     let text = String::from_utf8(json.clone()).unwrap();
     assert!(!text.contains("canary") && text.contains("\"features\""), "{text}");
+    assert!(!text.contains("cacaca"), "a digest of the content confirms a guess: {text}");
     let mut read = Manifest::parse(&json, &manifest.chain(), &manifest.id, "c/").unwrap();
     assert_eq!(read, manifest.redacted());
     assert_eq!(read.to_json(), json, "written again by one that cannot read it");

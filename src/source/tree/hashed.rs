@@ -81,17 +81,13 @@ struct Member {
 impl Hashed {
     pub const PER_FILE: usize = size_of::<Member>();
 
-    /// Of hidden entries ([`Names::hide`]). Those in `doubtful` are left out.
+    /// Of `count` hidden entries ([`Names::hide`]). Those in `doubtful` are left out.
     #[must_use]
-    pub fn new(names: Names, hidden: impl Iterator<Item = FileEntry>, doubtful: &HashSet<Hash>) -> Self {
-        let mut members = Vec::new();
+    pub fn new(names: Names, hidden: impl Iterator<Item = FileEntry>, count: u64, doubtful: &HashSet<Hash>) -> Self {
+        let mut members = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
         for file in hidden {
             if file.path.as_slice().try_into().is_ok_and(|path: Hash| doubtful.contains(&path)) {
                 continue;
-            }
-            // Grows by an eighth, as the table of chunks does.
-            if members.len() == members.capacity() {
-                members.reserve_exact(1024 + members.len() / 8);
             }
             let FileEntry { member_start, content_start, content_len, .. } = file;
             let (path, same, link) = (short(&file.path), names.same(&file), short(&file.link));
@@ -168,7 +164,7 @@ mod tests {
         let hidden: Vec<FileEntry> = listed.iter().map(|file| names.hide(file)).collect();
         assert!(hidden.iter().zip(&listed).all(|(hidden, file)| hidden.path.len() == 16 && hidden.path != file.path));
         let doubtful = HashSet::from([names.hash(b"b")]);
-        let hashed = Hashed::new(Names::of_key(*names.key()), hidden.into_iter(), &doubtful);
+        let hashed = Hashed::new(Names::of_key(*names.key()), hidden.into_iter(), 4, &doubtful);
         let late = FileTime { seconds: 2000, nanoseconds: 0 };
         let find = |path: &[u8], link: &[u8], meta: Meta, settled| {
             hashed.unchanged(path, FileKind::Regular, link, &meta, settled).map(|entry| entry.path)
@@ -195,7 +191,7 @@ mod tests {
         let names = Names::random().unwrap();
         let hidden =
             [Meta::entry_of_test(b"\xfe", b""), Meta::entry_of_test(b"\xff", b"")].map(|file| names.hide(&file));
-        let hashed = Hashed::new(names, hidden.into_iter(), &HashSet::new());
+        let hashed = Hashed::new(names, hidden.into_iter(), 2, &HashSet::new());
         let late = FileTime { seconds: 2000, nanoseconds: 0 };
         assert!(hashed.unchanged(b"\xff", FileKind::Regular, b"", &Meta::of_test(1), late).is_none());
     }

@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn a_link_that_leads_elsewhere_has_changed() {
         let settled = FileTime { seconds: 2000, nanoseconds: 0 };
-        let links = [b"a", b"b"].map(|path| FileEntry { kind: FileKind::HardLink, ..Meta::entry_of_test(path, b"first") });
+        let links =
+            [b"a", b"b"].map(|path| FileEntry { kind: FileKind::HardLink, ..Meta::entry_of_test(path, b"first") });
         let mut comparison = Comparison::new(Files::Listed(Box::new(links.into_iter())), settled, HashSet::new());
         assert!(comparison.unchanged(b"a", FileKind::HardLink, b"first", &meta()).is_some());
         assert!(comparison.unchanged(b"b", FileKind::HardLink, b"other", &meta()).is_none());

@@ -16,7 +16,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -205,6 +205,15 @@ pub(super) fn read(path: &Path) -> io::Result<impl Iterator<Item = Line>> {
 /// Bytes of the file up to the first record that is torn or wrong.
 pub(super) fn valid(path: &Path) -> io::Result<u64> {
     Ok(lines(path)?.map(|(length, _)| length).sum())
+}
+
+/// Whether at most one torn line follows the records. More is damage, which may hide the tags of what was sent.
+pub(super) fn is_whole_but_for_its_end(path: &Path) -> io::Result<bool> {
+    let valid = valid(path)?;
+    let (mut file, mut rest) = (File::open(path)?, Zeroizing::new(Vec::new()));
+    file.seek(io::SeekFrom::Start(valid))?;
+    file.take(MAX_LINE).read_to_end(&mut rest)?;
+    Ok(!rest.contains(&b'\n'))
 }
 
 /// With the length of each.

@@ -151,6 +151,23 @@ proptest! {
 }
 
 #[test]
+fn damage_before_the_end_is_told_from_a_torn_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("1.upload");
+    let encoded: Vec<Vec<u8>> = lines().iter().map(|line| record::encode(line).to_vec()).collect();
+    let whole = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        record::is_whole_but_for_its_end(&path).unwrap()
+    };
+    let all = encoded.concat();
+    assert!(whole(&all));
+    assert!(whole(&all[..all.len() - 4]), "a torn end");
+    let mut damaged = all.clone();
+    damaged[encoded[0].len() + 12] ^= 1;
+    assert!(!whole(&damaged), "the second line");
+}
+
+#[test]
 fn a_checksum_in_other_letters_is_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("1.upload");
