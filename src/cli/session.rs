@@ -43,7 +43,7 @@ pub(super) fn check(path: &Path) -> Result<Done, Failure> {
             Ok(_) => {}
             // The file may be checked on another machine than those that it is for.
             Err(keys::Error::Read { path, error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
-                text.push_str(&format!("not checked: {} is not on this machine\n", path.display()));
+                text = format!("{text}not checked: {} is not on this machine\n", path.display());
             }
             Err(error) => return Err(error.into()),
         }

@@ -442,6 +442,18 @@ fn keys_are_made_once_for_their_owner_and_shown_without_the_secret() {
     let (code, refused) = penstock.json(&["key", "show", sealed.to_str().unwrap()]);
     assert_eq!((code, message(&refused).0), (77, "identity"), "{refused}");
     assert!(refused["error"]["remedy"].as_str().unwrap().contains("age --decrypt"), "{refused}");
+    // A private key in the nodes' file of public ones: found before a run would.
+    let config = |file: &Path| {
+        let site = "cluster = \"c\"\nnode = \"n\"\n[locations.primary]\nprovider = \"aws\"\nbucket = \"bbb\"\nregion = \"us-east-1\"\n";
+        let text = format!("{site}[locations.primary.client_encryption]\nrecipients_file = \"{}\"\n", file.display());
+        Penstock::new(folder.path(), &text)
+    };
+    assert!(config(&recipients).run(&["config", "check"]).status.success());
+    let refused = config(&path).run(&["config", "check"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(78) && said.contains("identity") && !said.contains("AGE-SECRET"), "{said}");
+    let elsewhere = config(Path::new("/no/such/recipients")).run(&["config", "check"]);
+    assert!(elsewhere.status.success() && String::from_utf8_lossy(&elsewhere.stdout).contains("not checked"));
     for output in [made, piped] {
         assert!(!String::from_utf8_lossy(&output.stderr).contains("SECRET"));
     }
