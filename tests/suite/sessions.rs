@@ -235,6 +235,7 @@ fn told_by_a_daemon(servers: &Servers, s3: &S3Server, penstock: &Penstock, log_f
     };
     let log = servers.folder().join(format!("daemon-{log_format}.log"));
     let daemon = Daemon::start(penstock.command(&["-vvv", "--log-format", log_format, "run"]), log.clone());
+    daemon.allow_log("WARN", "could not read the last backup: whether it is encrypted");
     daemon.allow_log("WARN", "could not use an earlier backup as the parent");
     daemon.allow_log("ERROR", "could not delete an object of the failed backup");
     daemon.allow_log("ERROR", "AccessDenied: Access Denied");

@@ -270,7 +270,12 @@ async fn what_stays_wrong_fails_the_job_and_leaves_nothing() {
 async fn a_store_that_stays_down_fails_the_job_in_time_and_is_cleaned_up_later() {
     let house = House::with(Duration::from_secs(2), None);
     house.proxy.script(|operation, count| {
-        let up = operation == Operation::Create || (operation == Operation::UploadPart && count < 1);
+        let up = match operation {
+            Operation::Create => true,
+            // Of the chain, before anything is stored.
+            Operation::Read | Operation::UploadPart => count < 1,
+            _ => false,
+        };
         (!up).then_some(Fault::Drop)
     });
     let started = Instant::now();
