@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
 use crate::format::claim::Chained;
-use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
+use crate::format::key::{BackupId, BackupPrefix, Chain, DAMAGED, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::location::Location;
 use crate::store;
@@ -115,6 +115,13 @@ impl Entry {
 
     fn started(&self) -> Timestamp {
         self.id.started().unwrap_or(self.modified)
+    }
+
+    /// Where the record of the backup's damage is, if there is one.
+    #[must_use]
+    pub fn damaged(&self) -> ObjectKey {
+        let home = self.key.as_str().rsplit_once('/').map_or("", |(home, _)| home);
+        ObjectKey::new(format!("{home}/{DAMAGED}"))
     }
 
     /// The manifest's size.

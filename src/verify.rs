@@ -21,22 +21,24 @@
 mod tests;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::Entry;
 use crate::checksum::Checksum;
 use crate::download::index::{self, IndexFile};
-use crate::download::{self, Error, Progress, Selection, plain, sealed};
+use crate::download::{self, Error, Lost, Progress, Selection, plain, sealed};
 use crate::error::{Class, Classify as _};
+use crate::format::damage::{self, Places};
 use crate::format::index::Record;
 use crate::format::key::{Name, ObjectKey};
 use crate::format::manifest::{Content, DataObject, Item, Manifest, Stream};
 use crate::location::Location;
 use crate::snapshot;
+use crate::store::{self, Overwrite, Payload};
 
-/// After so many bad ranges the rest of a stream is not read.
+/// The most chunks of a stream that are listed.
 pub const MAX_CHUNK_FINDINGS: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Findings {
     /// Plain bytes that were read and checked; none at [`Depth::Structure`].
     pub bytes: u64,
     pub list: Vec<Finding>,
+    /// The chunks that cannot be read as they were stored.
+    pub lost: Places,
     /// Items that no identity opens: nothing is proven of their content. Why, with the first object of each that is locked.
     pub locked: Vec<Finding>,
 }
@@ -81,6 +85,15 @@ pub async fn snapshots(location: &Location, manifest: &Manifest) -> Result<Vec<F
         message: error.to_string(),
     };
     Ok(findings.into_iter().map(finding).collect())
+}
+
+/// Records beside the manifest which chunks are lost, so that the next backup of the chain stores them again.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn record(location: &Location, entry: &Entry, lost: &Places) -> Result<(), store::Error> {
+    let payload = Payload::new(damage::to_json(lost), location.store.algorithm());
+    location.store.put(&entry.damaged(), payload, Overwrite::Allow).await.map(drop)
 }
 
 /// Checks all streams of a backup, and whether it has its snapshots ([`snapshots`] asks EC2).
@@ -214,57 +227,44 @@ impl Check<'_> {
         index: IndexFile,
         bad: &BTreeSet<ObjectKey>,
     ) -> Result<(), Error> {
-        let mut left: Vec<Range<u64>> = std::iter::once(0..stream.plain_bytes).collect();
-        for _ in 0..MAX_CHUNK_FINDINGS {
-            let selection = Selection::Ranges(left.clone());
-            let mut reader = plain::read(self.location, stream, index.clone(), selection, self.cancel.clone());
-            let mut read = 0;
-            let error = loop {
-                match reader.next().await {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(bytes)) => {
-                        read += bytes.len() as u64;
-                        self.findings.bytes += bytes.len() as u64;
-                        (self.progress)(bytes.len() as u64);
-                    }
-                    Err(error) => break error,
+        let selection = Selection::Whole;
+        let mut reader = plain::read_past_damage(self.location, stream, index, selection, self.cancel.clone());
+        let mut count = 0;
+        loop {
+            let next = reader.next().await;
+            if let Ok(Some(bytes)) = &next {
+                self.findings.bytes += bytes.len() as u64;
+                (self.progress)(bytes.len() as u64);
+            }
+            for Lost { positions, object, offset, reason, class } in reader.take_lost() {
+                self.findings.bytes -= positions.end - positions.start;
+                let Some(object) = stream.objects.get(object as usize) else { continue };
+                self.findings.lost.entry(object.key.clone()).or_default().insert(offset);
+                // A missing object is one finding, not one for each of its chunks.
+                if class == Class::NotFound && bad.contains(&object.key) {
+                    continue;
                 }
-            };
-            let positions = error.positions();
-            let found = finding(item, error)?;
-            // A missing object is one finding, not one for each of its ranges.
-            let known = found.class == Class::NotFound && found.key.as_ref().is_some_and(|key| bad.contains(key));
-            // No range of the object opens with another try, and none of them is damaged by that.
-            let locked = found.class == Class::Identity;
-            if !known {
-                self.add(found);
+                count += 1;
+                if count <= MAX_CHUNK_FINDINGS {
+                    self.push(item, Some(object.key.clone()), class, reason);
+                }
             }
-            if locked {
-                return Ok(());
+            match next {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // An object that no identity opens is locked; no other try opens it.
+                Err(error) => {
+                    self.add(finding(item, error)?);
+                    break;
+                }
             }
-            let Some(positions) = positions else { return Ok(()) };
-            left = without(left, read, &positions);
         }
-        let message = format!("more than {MAX_CHUNK_FINDINGS} ranges are damaged; the rest was not read");
-        self.push(item, None, Class::Integrity, message);
+        if count > MAX_CHUNK_FINDINGS {
+            let more = count - MAX_CHUNK_FINDINGS;
+            self.push(item, None, Class::Integrity, format!("and {more} further chunks are damaged"));
+        }
         Ok(())
     }
-}
-
-/// The rest of `ranges` after their first `read` bytes and without `bad`. Bytes that were fetched with the bad ones are read again.
-fn without(ranges: Vec<Range<u64>>, mut read: u64, bad: &Range<u64>) -> Vec<Range<u64>> {
-    let mut left = Vec::new();
-    for range in ranges {
-        let done = read.min(range.end - range.start);
-        read -= done;
-        let range = range.start + done..range.end;
-        for part in [range.start..range.end.min(bad.start), range.start.max(bad.end)..range.end] {
-            if part.start < part.end {
-                left.push(part);
-            }
-        }
-    }
-    left
 }
 
 /// Checks one object; of an encrypted one also its header, and that the payload has the length that the manifest says.

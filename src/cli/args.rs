@@ -3,6 +3,7 @@
 mod backup;
 mod key;
 mod kubernetes;
+mod restore;
 mod site;
 mod snapshot;
 mod versions;
@@ -25,6 +26,7 @@ pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
 };
+pub(super) use restore::Restore;
 pub(super) use site::{Policy, Skipped, Validate};
 pub(super) use snapshot::{SnapshotCommand, SnapshotRestore};
 pub(super) use versions::{HoldBackup, Undelete};
@@ -300,47 +302,6 @@ pub(super) struct Show {
     /// List the files of its trees.
     #[arg(long)]
     pub(super) files: bool,
-}
-
-/// Write a backup's files below a directory, with owners, modes, times, links and attributes.
-#[derive(Debug, Args)]
-#[command(after_help = help::RESTORE)]
-pub(super) struct Restore {
-    #[command(flatten)]
-    pub(super) which: Which,
-    #[command(flatten)]
-    pub(super) place: Place,
-    #[command(flatten)]
-    pub(super) key: Key,
-    /// The directory to restore into; made where it does not exist.
-    #[arg(long, value_name = "DIR")]
-    pub(super) to: PathBuf,
-    /// Only this item; may be repeated.
-    #[arg(long, value_name = "ITEM")]
-    pub(super) item: Vec<Name>,
-    /// Only files and directories that match, as paths in the tree (`etc/*.conf`, `**/*.db`), in their directories; may be repeated.
-    #[arg(long, value_name = "GLOB")]
-    pub(super) include: Vec<String>,
-    /// Write into a directory that is not empty. Replaces existing files of the same type; an existing link in a directory's
-    /// place, or a directory in a file's, stays, and the restore leaves out and lists the file that belongs there.
-    #[arg(long)]
-    pub(super) overwrite: bool,
-    /// DIR is a volume or a block device to fill with one backup. It must be empty, but for `lost+found` (a device: begin with zeros), or
-    /// filled in part by an interrupted restore of the same backup, which goes on: until all is there, it has a mark that says so.
-    #[arg(long, conflicts_with_all = ["overwrite", "include"])]
-    pub(super) fill: bool,
-}
-
-impl Restore {
-    /// What the target may contain.
-    pub(super) fn onto(&self) -> crate::restore::Onto {
-        use crate::restore::Onto;
-        match (self.fill, self.overwrite) {
-            (true, _) => Onto::Fill,
-            (false, true) => Onto::Overwrite,
-            (false, false) => Onto::Empty,
-        }
-    }
 }
 
 /// Write an item's plain stream to standard output: for a tree a tar archive, for a file or a command its bytes.

@@ -67,17 +67,16 @@ fn text(
     manifest: &Manifest,
     fetch: impl Fn(&Stream) -> Result<index::IndexFile, download::Error>,
 ) -> Result<(), Failed> {
-    let listed = files(manifest, fetch, |item, file| {
-        let (kind, mode, size) = (kind(file.kind), mode(file), file.size);
-        let (time, name, path) = (time(file), &item.name, String::from_utf8_lossy(&file.path));
-        writeln!(
-            out,
-            "{kind:<12} {mode} {size:>14} {} {name}/{path}",
-            time.map_or_else(String::new, |at| at.to_string())
-        )
-    });
+    let listed = files(manifest, fetch, |item, file| line(out, item, file));
     out.flush()?;
     listed
+}
+
+pub(super) fn line(out: &mut impl Write, item: &Item, file: &FileEntry) -> io::Result<()> {
+    let (kind, mode, size) = (kind(file.kind), mode(file), file.size);
+    let (time, name, path) = (time(file), &item.name, String::from_utf8_lossy(&file.path));
+    let time = time.map_or_else(String::new, |at| at.to_string());
+    writeln!(out, "{kind:<12} {mode} {size:>14} {time} {name}/{path}")
 }
 
 /// Writes the manifest as JSON, with all files in `files`.

@@ -52,11 +52,12 @@ pub(in crate::cli) const RESTORE: &str = "\
 Examples:
   penstock restore volumes@latest --to /srv/restored
   penstock restore volumes@latest --to /srv/restored --identity operator.txt     an encrypted backup
-  penstock restore volumes@latest --item pods --include 'etc/**' --to /srv/restored
+  penstock restore volumes@latest --item pods --include 'etc/**' --exclude '*.log' --to /srv/restored --dry-run
   penstock restore --cluster prod-eu-1 volumes/ip-10-0-0-7@latest --to /srv/restored     on a fresh machine
   penstock restore --claim shop/data --to /srv/restored                                  the newest backup of one claim
 
 The files of one item go into DIR itself, those of several items into DIR/ITEM.
+What is damaged in the store is left out, and everything else is restored; the end lists it, with a backup that has it whole.
 Exit codes: 0 all restored as saved, 1 a file was left out or is not as saved, 65 data is damaged, 66 no such backup,
 73 DIR is not empty, or files in it block every file of the backup, 74 DIR cannot be written.";
 
@@ -73,6 +74,7 @@ Examples:
   penstock verify --all
   penstock verify --claim shop/data --data
 
+With --data, lost chunks are recorded beside the manifest, so that the next backup of the job there stores them again.
 Exit codes: 0 whole, 65 damaged, 66 missing.";
 
 pub(in crate::cli) const PRUNE: &str = "\

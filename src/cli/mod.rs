@@ -16,6 +16,7 @@ mod pages;
 mod progress;
 mod prune;
 mod read;
+mod restore;
 mod roles;
 mod session;
 mod snapshot;
@@ -109,7 +110,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
             Command::List(args) => read::list(&config, args, &cancel).await,
             Command::Show(args) => read::show(&config, args, cli.output, &cancel).await,
-            Command::Restore(args) => read::restore(&config, args, cli.output, &cancel).await,
+            Command::Restore(args) => restore::run(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,
             Command::Snapshot(SnapshotCommand::Restore(args)) => snapshot::restore(&config, args, &cancel).await,
             Command::Kubernetes(KubernetesCommand::Objects(args)) => {

@@ -1,5 +1,6 @@
-//! The commands that read backups: `list`, `show`, `restore`, `cat`, `verify`.
+//! The commands that read backups: `list`, `show`, `cat`, `verify`. (`restore` is in [`super::restore`].)
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +18,10 @@ use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
 use crate::config::{self, Config, SourceKind};
 use crate::error::{Class, Classify as _};
 use crate::format::claim::{Chained, ClaimName};
+use crate::format::damage::Places;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::key::Name;
-use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Outcome, Warning};
+use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Warning};
 use crate::location::Location;
 use crate::location::keys::Locked;
 use crate::restore as files;
@@ -90,7 +92,7 @@ fn selected(config: &Config, backup: Option<&Selector>, claim: Option<&ClaimName
 }
 
 /// Opens the location that stores the selected backup, and finds its manifest.
-async fn which(
+pub(super) async fn which(
     config: &Config,
     which: &args::Which,
     place: (&args::Place, &args::Key),
@@ -217,58 +219,8 @@ fn item_lines(item: &Item) -> Vec<String> {
     lines
 }
 
-pub(super) async fn restore(
-    config: &Config,
-    args: &args::Restore,
-    format: OutputFormat,
-    cancel: &CancellationToken,
-) -> Result<Done, Failure> {
-    let (catalog, mut manifest) = which(config, &args.which, (&args.place, &args.key), cancel).await?;
-    unlock(&catalog.location, &mut manifest, Need::Content)?;
-    let options = files::Options { items: args.item.clone(), include: args.include.clone(), onto: args.onto() };
-    let (done, count) = counter();
-    let expected = if args.item.is_empty() && args.include.is_empty() { plain_bytes(&manifest) } else { 0 };
-    let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = files::restore(&catalog.location, &manifest, &args.to, &options, cancel, &count);
-    let summary = progress::shown(format, "restore", state, work).await?;
-    for warning in &summary.warnings.list {
-        tracing::warn!(class = %warning.class, item = %warning.item, path = %warning.path, "{}", warning.message);
-    }
-    let left = match (summary.left_out, summary.altered) {
-        (0, 0) => String::new(),
-        (left_out, altered) => format!("; {left_out} left out, {altered} not as saved: see the warnings"),
-    };
-    let all = args.include.is_empty()
-        && args.item.is_empty()
-        && summary.left_out == 0
-        && manifest.items.iter().all(|item| item.outcome != Outcome::Failure);
-    let text = format!(
-        "restored {} of {}@{}: {} files, {} into {}{left}\n",
-        if all { "all" } else { "part" },
-        manifest.job,
-        manifest.id,
-        summary.files,
-        output::size(summary.bytes),
-        args.to.display()
-    );
-    let mut json = json!({
-        "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
-        "files": summary.files, "bytes": summary.bytes, "left_out": summary.left_out, "altered": summary.altered,
-        "warnings": summary.warnings,
-    });
-    if let Some(report) = summary.failure() {
-        if format == OutputFormat::Human {
-            output::print_failure(format, &report);
-        }
-        json["error"] = serde_json::to_value(&report).expect("a report has only strings");
-        return Ok(Done::new(text, json).code(report.class.exit_code()));
-    }
-    let done = Done::new(text, json);
-    Ok(if summary.warnings.count == 0 { done } else { done.something_failed() })
-}
-
 /// The number of bytes done so far, and the function that adds to it.
-fn counter() -> (Arc<AtomicU64>, crate::download::Progress) {
+pub(super) fn counter() -> (Arc<AtomicU64>, crate::download::Progress) {
     let done = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&done);
     let count = move |bytes| {
@@ -277,7 +229,7 @@ fn counter() -> (Arc<AtomicU64>, crate::download::Progress) {
     (done, Arc::new(count))
 }
 
-fn plain_bytes(manifest: &Manifest) -> u64 {
+pub(super) fn plain_bytes(manifest: &Manifest) -> u64 {
     manifest.streams().map(|(_, stream)| stream.plain_bytes).sum()
 }
 
@@ -324,13 +276,17 @@ pub(super) async fn verify(
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
     for (catalog, entry) in &entries {
-        let verdict = verify_one(catalog, entry, depth, format, cancel).await?;
+        let may_record = args.place.as_of.is_none();
+        let verdict = verify_one(catalog, (entry, may_record), depth, format, cancel).await?;
         let Verdict { findings, locked, .. } = &verdict;
         let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
         text.extend([name.as_str(), verdict.words(depth)]);
         let not_proven = locked.iter().filter(|_| depth == Depth::Data).map(|(class, ..)| class);
         if let Some(class) = findings.iter().map(|(class, _)| class).chain(not_proven).next() {
             first.get_or_insert(*class);
+        }
+        if let Some((note, _)) = &verdict.recorded {
+            text.extend(["  ", note.as_str(), "\n"]);
         }
         for (class, message) in findings {
             text.extend(["  ", class.as_str(), ": ", message.as_str(), "\n"]);
@@ -342,6 +298,7 @@ pub(super) async fn verify(
             "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": catalog.location.name(),
             "ok": findings.is_empty() && (locked.is_empty() || depth == Depth::Structure),
             "encrypted": verdict.encrypted,
+            "damage_recorded": verdict.recorded.as_ref().map(|(_, recorded)| recorded),
             "findings": findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect::<Vec<_>>(),
             "not_proven": locked.iter().map(|(class, item, message)| json!({ "class": class, "item": item, "message": message })).collect::<Vec<_>>(),
         }));
@@ -357,6 +314,8 @@ pub(super) async fn verify(
 struct Verdict {
     encrypted: bool,
     findings: Vec<(Class, String)>,
+    /// What becomes of lost chunks, and whether they were recorded for the next backup.
+    recorded: Option<(String, bool)>,
     /// Items whose content nobody here can read.
     locked: Vec<(Class, Name, String)>,
 }
@@ -372,9 +331,34 @@ impl Verdict {
     }
 }
 
+/// Records lost chunks beside the manifest. Says what follows.
+async fn record(catalog: &Catalog, entry: &Entry, lost: &Places) -> (String, bool) {
+    let chunks: usize = lost.values().map(HashSet::len).sum();
+    match check::record(&catalog.location, entry, lost).await {
+        Ok(()) => {
+            let key = entry.damaged();
+            (
+                format!(
+                    "recorded {chunks} lost chunks in {key}: the next backup of the job there stores again what it still has of them"
+                ),
+                true,
+            )
+        }
+        Err(error) => {
+            let chain = format!("{} on {}", entry.chain.job, entry.chain.node);
+            (
+                format!(
+                    "could not record {chunks} lost chunks ({error}): run `penstock backup --full` of the job {chain}, or later backups refer to them again"
+                ),
+                false,
+            )
+        }
+    }
+}
+
 async fn verify_one(
     catalog: &Catalog,
-    entry: &Entry,
+    (entry, may_record): (&Entry, bool),
     depth: Depth,
     format: OutputFormat,
     cancel: &CancellationToken,
@@ -384,7 +368,7 @@ async fn verify_one(
         // A manifest that is refused is a finding; one that cannot be fetched fails the command.
         Err(error @ crate::catalog::Error::Manifest { .. }) => {
             let findings = vec![(error.class(), error.to_string())];
-            return Ok(Verdict { encrypted: false, findings, locked: Vec::new() });
+            return Ok(Verdict { encrypted: false, findings, recorded: None, locked: Vec::new() });
         }
         Err(error) => return Err(error.into()),
     };
@@ -394,6 +378,8 @@ async fn verify_one(
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
     let work = check::verify(&catalog.location, &manifest, depth, cancel, &count);
     let found = progress::shown(format, "verify", state, work).await?;
+    let recorded =
+        if found.lost.is_empty() || !may_record { None } else { Some(record(catalog, entry, &found.lost).await) };
     let mut findings = found.list;
     findings.extend(check::snapshots(&catalog.location, &manifest).await?);
     let findings = findings.into_iter().map(|finding| (finding.class, finding.message)).collect();
@@ -401,5 +387,5 @@ async fn verify_one(
     let why = |message| locked.as_ref().map_or(message, Locked::to_string);
     let locked = found.locked.into_iter().map(|Finding { class, item, message, .. }| (class, item, why(message)));
     let locked = locked.collect();
-    Ok(Verdict { encrypted: manifest.encryption.is_some(), findings, locked })
+    Ok(Verdict { encrypted: manifest.encryption.is_some(), findings, recorded, locked })
 }

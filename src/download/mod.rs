@@ -15,7 +15,8 @@
 //!
 //! # What happens on failure
 //! The location's store repeats requests and bodies that break off; bytes with a wrong digest are fetched once more. The
-//! first failure ends the stream. Dropping the reader, or cancelling, ends its tasks.
+//! first failure ends the stream, unless it is read past damage ([`plain::read_past_damage`]). Dropping the reader, or
+//! cancelling, ends its tasks.
 
 pub mod index;
 pub mod input;
@@ -115,6 +116,18 @@ pub enum Error {
     NoObject(u32),
     #[error("the pipeline stopped unexpectedly")]
     Stopped,
+}
+
+/// A chunk that cannot be read as it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    pub positions: Range<u64>,
+    /// Position in the stream's objects.
+    pub object: u32,
+    /// Where the chunk is in its object; in the payload of an encrypted one.
+    pub offset: u64,
+    pub class: Class,
+    pub reason: String,
 }
 
 impl Error {

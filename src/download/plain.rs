@@ -7,6 +7,9 @@
 //!
 //! Groups take their buffers in stream order, before their requests are sent: the next group in the stream always has
 //! its buffers, so groups cannot wait for each other.
+//!
+//! [`read_past_damage`] gives zeros for a chunk that cannot be read as it was stored, and says which chunks those are. It asks for each chunk of
+//! such a group by itself, so that the chunks beside a damaged one are read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::index::IndexFile;
 use super::plan::{self, Extent, Form, Group, PLAIN, Piece, STORED};
 use super::sealed::{Headers, Part};
-use super::{Error, Selection, get_into, requests};
+use super::{Error, Lost, Selection, get_into, requests};
 use crate::age::PayloadError;
 use crate::budget::{Buffer, OwnBuffers};
-use crate::error::Classify as _;
+use crate::error::{Class, Classify as _};
 use crate::format::codec::Codec;
 use crate::format::manifest::Stream;
 use crate::location::Location;
@@ -51,9 +54,25 @@ impl<T> Task<Result<T, Error>> {
 /// The consumer's end.
 #[derive(Debug)]
 pub struct PlainReader {
-    plain: mpsc::Receiver<Bytes>,
+    plain: mpsc::Receiver<Slice>,
     driver: Option<Task<Result<(), Error>>>,
     cancel: CancellationToken,
+    lost: Vec<Lost>,
+}
+
+/// Plain bytes, and the lost chunks that begin with them: those of a whole group come with its first bytes.
+#[derive(Debug)]
+struct Slice {
+    bytes: Bytes,
+    lost: Vec<Lost>,
+}
+
+/// What a damaged chunk does to the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    Ends,
+    /// Zeros are given in its place.
+    Zeros,
 }
 
 /// Starts reading the part of `stream` that `selection` selects. Must be called within a tokio runtime; the reader
@@ -66,6 +85,29 @@ pub fn read(
     selection: Selection,
     cancel: CancellationToken,
 ) -> PlainReader {
+    start(location, stream, index, selection, cancel, Damage::Ends)
+}
+
+/// As [`read`], with zeros in the place of chunks that are missing or differ from what was stored: [`PlainReader::take_lost`] names them.
+#[must_use]
+pub fn read_past_damage(
+    location: &Location,
+    stream: &Stream,
+    index: IndexFile,
+    selection: Selection,
+    cancel: CancellationToken,
+) -> PlainReader {
+    start(location, stream, index, selection, cancel, Damage::Zeros)
+}
+
+fn start(
+    location: &Location,
+    stream: &Stream,
+    index: IndexFile,
+    selection: Selection,
+    cancel: CancellationToken,
+    damage: Damage,
+) -> PlainReader {
     let (sender, plain) = mpsc::channel(1);
     let (location, stream) = (location.clone(), Arc::new(stream.clone()));
     let drive = async move {
@@ -73,10 +115,10 @@ pub fn read(
         let pool = location.process.pool().map_err(failed)?;
         let requests = Arc::new(Semaphore::new(requests(&location).clamp(1, MAX_REQUESTS)));
         let headers = Arc::default();
-        Driver { location, pool, stream, requests, headers }.run(index, selection, sender).await
+        Driver { location, pool, stream, requests, headers, damage }.run(index, selection, sender).await
     };
     let driver = Some(Task(tokio::spawn(drive)));
-    PlainReader { plain, driver, cancel }
+    PlainReader { plain, driver, cancel, lost: Vec::new() }
 }
 
 impl PlainReader {
@@ -103,7 +145,16 @@ impl PlainReader {
         {
             driver.join().await?;
         }
-        Ok(next)
+        Ok(next.map(|Slice { bytes, lost }| {
+            self.lost.extend(lost);
+            bytes
+        }))
+    }
+
+    /// The chunks that zeros were given for, in stream order, each once. All that concern returned bytes are there, and maybe some of the
+    /// next few megabytes.
+    pub fn take_lost(&mut self) -> Vec<Lost> {
+        std::mem::take(&mut self.lost)
     }
 }
 
@@ -124,10 +175,17 @@ struct Driver {
     requests: Arc<Semaphore>,
     /// Of encrypted objects.
     headers: Arc<Headers>,
+    damage: Damage,
 }
 
+/// A group with its buffers for stored and plain bytes.
+type Filling = (Group, Buffer, Buffer);
+
+/// Why a group could not be read, and the positions of the failed chunks, if it concerns only some.
+type Unread = (Option<Range<u64>>, Error);
+
 impl Driver {
-    async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Bytes>) -> Result<(), Error> {
+    async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Slice>) -> Result<(), Error> {
         let budget = &self.location.process.budget;
         let (requests, bytes) = plan_memory(budget.total(), requests(&self.location));
         let reservation = Arc::new(budget.reserve(bytes).await?);
@@ -143,13 +201,14 @@ impl Driver {
         });
         // Separate tasks, so that they run on while the consumer is busy.
         let fetched = ready
-            .map(|(group, buffers)| Task(tokio::spawn(self.clone().fetch(group, buffers))).join())
+            .map(|(group, (stored, plain))| Task(tokio::spawn(self.clone().fetch((group, stored, plain)))).join())
             .buffered(requests);
         let mut fetched = std::pin::pin!(fetched);
         while let Some(group) = fetched.next().await {
-            let (group, plain) = group?;
+            let (group, plain, mut lost) = group?;
             for span in group.spans {
-                if sender.send(plain.slice(span)).await.is_err() {
+                let slice = Slice { bytes: plain.slice(span), lost: std::mem::take(&mut lost) };
+                if sender.send(slice).await.is_err() {
                     return Ok(());
                 }
             }
@@ -157,30 +216,74 @@ impl Driver {
         planner.await.map_err(|_| Error::Stopped)?
     }
 
-    async fn fetch(self, group: Group, buffers: (Buffer, Buffer)) -> Result<(Group, Bytes), Error> {
-        let all = group.positions.clone();
-        let fetched = self.fetch_checked(group, buffers).await;
-        fetched
-            .map_err(|(positions, error)| Error::Fetch { positions: positions.unwrap_or(all), error: Box::new(error) })
+    async fn fetch(self, filling: Filling) -> Result<(Group, Bytes, Vec<Lost>), Error> {
+        let ((group, stored, plain), filled) = self.fill(filling).await?;
+        match filled {
+            Ok(()) => Ok((group, plain.freeze(), Vec::new())),
+            Err((_, error)) if self.damage == Damage::Zeros && is_damage(&error) => {
+                self.fetch_apart(group, stored, plain, error).await
+            }
+            Err((positions, error)) => {
+                let positions = positions.unwrap_or_else(|| group.positions.clone());
+                Err(Error::Fetch { positions, error: Box::new(error) })
+            }
+        }
     }
 
-    /// An error comes with the positions of the failed chunks, if it concerns only some.
-    async fn fetch_checked(
+    /// Fetches the chunks of a damaged group one by one, with zeros for those that are damaged.
+    async fn fetch_apart(
         &self,
-        mut group: Group,
-        (mut stored, mut plain): (Buffer, Buffer),
-    ) -> Result<(Group, Bytes), (Option<Range<u64>>, Error)> {
+        group: Group,
+        mut stored: Buffer,
+        mut plain: Buffer,
+        error: Error,
+    ) -> Result<(Group, Bytes, Vec<Lost>), Error> {
+        let mut lost = Vec::new();
+        // The only chunk was asked for already.
+        let mut known = (group.pieces.len() == 1).then_some(error);
+        for piece in &group.pieces {
+            let filled;
+            if let Some(error) = known.take() {
+                filled = Err((None, error));
+            } else {
+                let alone = group.alone(piece);
+                ((_, stored, plain), filled) = self.fill((alone, stored, plain)).await?;
+            }
+            let length = piece.chunk.plain_len as usize;
+            match filled {
+                Ok(()) => {}
+                Err((_, error)) if is_damage(&error) => {
+                    plain.spare(length).fill(0);
+                    plain.commit(length);
+                    lost.push(Lost {
+                        positions: piece.position..piece.position + length as u64,
+                        object: piece.chunk.object,
+                        offset: piece.chunk.offset,
+                        class: error.class(),
+                        reason: error.to_string(),
+                    });
+                }
+                Err((positions, error)) => {
+                    let positions = positions.unwrap_or_else(|| group.positions.clone());
+                    return Err(Error::Fetch { positions, error: Box::new(error) });
+                }
+            }
+        }
+        Ok((group, plain.freeze(), lost))
+    }
+
+    /// Appends the group's plain bytes to the buffer for them, if all can be read.
+    async fn fill(&self, (mut group, mut stored, mut plain): Filling) -> Result<(Filling, Result<(), Unread>), Error> {
         let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(parts) => {
                     let opened;
-                    (group, stored, plain, opened) =
-                        self.open(group, parts, stored, plain).await.map_err(|error| (None, error))?;
+                    (group, stored, plain, opened) = self.open(group, parts, stored, plain).await?;
                     match opened {
                         Ok(()) => {
                             plain.commit(group.plain);
-                            return Ok((group, plain.freeze()));
+                            return Ok(((group, stored, plain), Ok(())));
                         }
                         Err(bad) => self.refused(&group, &bad),
                     }
@@ -189,7 +292,7 @@ impl Driver {
             };
             // The store repeats failed requests; bytes that fail their check are fetched once more here.
             if spoilt || !is_spoilt(&error) {
-                return Err((positions, error));
+                return Ok(((group, stored, plain), Err((positions, error))));
             }
             spoilt = true;
             tracing::debug!(%error, "could not fetch a group of chunks: fetching it once more");
@@ -273,6 +376,11 @@ fn is_spoilt(error: &Error) -> bool {
     matches!(error, Object { .. } | Body { .. } | Chunk { .. } | Header { .. } | Payload { .. })
 }
 
+/// Whether the object is at fault, so that its other chunks, and other objects, may be whole.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.class(), Class::Integrity | Class::NotFound)
+}
+
 fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plain: &mut [u8]) -> Result<(), Bad> {
     let mut at = 0;
     for (number, (extent, part)) in group.extents.iter().zip(parts).enumerate() {
@@ -300,9 +408,9 @@ mod tests {
     #[tokio::test]
     async fn after_a_cancellation_comes_nothing_more() {
         let (sender, plain) = mpsc::channel(1);
-        sender.send(Bytes::from_static(b"ready")).await.unwrap();
+        sender.send(Slice { bytes: Bytes::from_static(b"ready"), lost: Vec::new() }).await.unwrap();
         let (driver, cancel) = (Some(Task(tokio::spawn(std::future::pending()))), CancellationToken::new());
-        let mut reader = PlainReader { plain, driver, cancel: cancel.clone() };
+        let mut reader = PlainReader { plain, driver, cancel: cancel.clone(), lost: Vec::new() };
         cancel.cancel();
         assert!(matches!(reader.next().await, Err(Error::Cancelled)));
         assert!(sender.is_closed() && reader.next().await.unwrap().is_none());

@@ -122,6 +122,16 @@ impl Group {
         self.extents.iter().map(Extent::room).sum()
     }
 
+    /// A group of one of the pieces.
+    pub(super) fn alone(&self, piece: &Piece) -> Self {
+        let object = piece.chunk.object;
+        let extent = self.extents.iter().find(|extent| extent.object == object);
+        let form = extent.map_or(Form::Plain, |extent| extent.form);
+        let mut draft = Draft::default();
+        draft.push(piece.chunk, form, piece.position, Vec::new());
+        draft.finish(|_| form).expect("it has a piece")
+    }
+
     /// The stream positions of the first consecutive pieces in that extent.
     pub(super) fn first_of(&self, extent: usize) -> Option<Range<u64>> {
         let start: usize = self.extents.iter().take(extent).map(Extent::room).sum();

@@ -76,7 +76,7 @@ pub struct FileTime {
 }
 
 /// One member of a tree's tar stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// As in the archive: relative, without a leading `./`; the root itself is `.`.
     #[serde(with = "serde_bytes")]

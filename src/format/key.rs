@@ -212,12 +212,17 @@ pub const MANIFEST: &str = "manifest.json";
 /// The name of a deleted backup's manifest during the grace period (docs/decisions/0035).
 pub const DELETED: &str = "deleted.json";
 
+/// The name of the record of a backup's damage ([`super::damage`]).
+pub const DAMAGED: &str = "damaged.json";
+
 /// The kind of a backup's object, by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Manifest,
     /// The manifest of a backup that was deleted.
     Deleted,
+    /// The record of its damage.
+    Damaged,
     Index,
     Data,
 }
@@ -231,6 +236,9 @@ impl Kind {
         }
         if file == DELETED {
             return Some(Self::Deleted);
+        }
+        if file == DAMAGED {
+            return Some(Self::Damaged);
         }
         let is_numbered = |rest: &str| {
             rest.rsplit_once('.').is_some_and(|(item, number)| {
@@ -298,7 +306,7 @@ impl BackupPrefix {
     pub fn parse_manifest(prefix: &str, cluster: &Name, key: &ObjectKey) -> Option<(Self, Chain, BackupId)> {
         match Self::parse_object(prefix, cluster, key)? {
             (chain, id, Kind::Manifest) => Some((Self::new(prefix, &chain, &id), chain, id)),
-            (_, _, Kind::Deleted | Kind::Index | Kind::Data) => None,
+            (_, _, Kind::Deleted | Kind::Damaged | Kind::Index | Kind::Data) => None,
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod claim;
 pub mod cluster;
 pub mod codec;
+pub mod damage;
 pub mod ebs;
 pub mod index;
 pub mod key;

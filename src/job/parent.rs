@@ -1,7 +1,8 @@
 //! Finds the earlier backup that an item is incremental to.
 //!
 //! - **Which**: for each item, the last committed backup of the chain ([`crate::catalog::date`]) that has it and whose index can be read. A
-//!   listing shows its objects; chunks of an object that is missing or has another size are stored again.
+//!   listing shows its objects; chunks of an object that is missing or has another size are stored again. So are chunks that
+//!   `verify --data` has found damaged since ([`crate::format::damage`]).
 //! - **Compaction**: chunks are also stored again if less than `min_live` of their object is still referenced. Nothing else is needed: the
 //!   old object is deleted with the last backup that references it.
 //! - **Failure**: a manifest or index that is missing, damaged, denied or of another version is a warning, and the previous backup is tried;
@@ -142,9 +143,9 @@ impl Streaming<'_, '_> {
         }
         let reservation = budget.reserve(wanted).await?;
         self.run.ancestors.survey(&ancestor).await?;
-        let rewritten = self.rewritten(stream);
+        let again = self.again(stream);
         let (chunks, members) = match if kept { self.kept(&manifest.id, stream).await } else { None } {
-            Some(Kept { chunks, files }) => (table_of(chunks, &rewritten), files.map(Members::Kept)),
+            Some(Kept { chunks, files }) => (table_of(chunks, &again), files.map(Members::Kept)),
             None if self.run.keys.as_ref().is_some_and(|keys| keys.recipients.index_identity.is_empty()) => {
                 self.full_again(&ancestor, "cannot be used");
                 return Ok((reservation, None));
@@ -153,7 +154,7 @@ impl Streaming<'_, '_> {
                 let index = index::fetch(&self.run.reading(), stream).await?;
                 let (records, of_file, count) = (index.open(stream)?, index.clone(), stream.chunks);
                 let chunks = tokio::task::spawn_blocking(move || {
-                    read_table(records, &of_file, count).map(|chunks| table_of(chunks, &rewritten))
+                    read_table(records, &of_file, count).map(|chunks| table_of(chunks, &again))
                 });
                 let chunks = chunks.await.map_err(|_| download::Error::Stopped)??;
                 (chunks, doubtful(manifest, old).map(|doubtful| Members::Stored { index, doubtful }))
@@ -213,20 +214,27 @@ impl Streaming<'_, '_> {
         None
     }
 
-    /// For each of the stream's objects, whether its chunks are to be stored again.
-    fn rewritten(&mut self, stream: &Stream) -> Vec<bool> {
+    /// Which chunks of the stream's objects are to be stored again.
+    fn again(&mut self, stream: &Stream) -> Vec<Again> {
         let min_live = self.run.spec.parent.min_live;
         let judge = |object: &DataObject| {
             if let Some(complaint) = self.run.ancestors.complaint(object) {
                 let message = format!("an object of an earlier backup {complaint}: its chunks are stored again");
                 self.tally.warn(object.key.as_str(), message);
-                return true;
+                return Again::All;
             }
             if wasted(object, min_live) {
                 tracing::info!(key = %object.key, size = object.size, live = object.live_bytes, "compacting an object: its live chunks are stored again");
-                return true;
+                return Again::All;
             }
-            false
+            match self.run.ancestors.damaged(&object.key) {
+                None => Again::None,
+                Some(offsets) => {
+                    let count = offsets.len();
+                    tracing::warn!(key = %object.key, chunks = count, "`verify --data` found an object of an earlier backup damaged: its damaged chunks are stored again");
+                    Again::At(offsets.clone())
+                }
+            }
         };
         stream.objects.iter().map(judge).collect()
     }
@@ -303,8 +311,20 @@ fn read_table(mut records: Records, index: &IndexFile, count: u64) -> Result<Vec
     Ok(chunks)
 }
 
-fn table_of(chunks: Vec<Chunk>, rewritten: &[bool]) -> Result<ChunkTable, Vec<Chunk>> {
-    ChunkTable::new(chunks, |object| rewritten.get(object as usize).copied().unwrap_or(true))
+/// Which chunks of an object are stored again.
+enum Again {
+    None,
+    All,
+    /// Those at these offsets.
+    At(HashSet<u64>),
+}
+
+fn table_of(chunks: Vec<Chunk>, again: &[Again]) -> Result<ChunkTable, Vec<Chunk>> {
+    ChunkTable::new(chunks, |chunk| match again.get(chunk.object as usize) {
+        Some(Again::None) => false,
+        Some(Again::At(offsets)) => offsets.contains(&chunk.offset),
+        Some(Again::All) | None => true,
+    })
 }
 
 fn too_many(stream: &Stream, chunks: usize) -> download::Error {

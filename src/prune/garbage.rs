@@ -87,7 +87,7 @@ impl Judge<'_> {
     pub(super) fn verdict(&self, object: &Found) -> Verdict {
         let key = match object.kind {
             Kind::Manifest | Kind::Deleted => return Verdict::Stays,
-            Kind::Index | Kind::Data => self.keys.number(&object.key),
+            Kind::Damaged | Kind::Index | Kind::Data => self.keys.number(&object.key),
         };
         if self.named.binary_search(&key).is_ok() {
             return Verdict::Stays;

@@ -45,7 +45,8 @@ pub struct Summary {
 impl Summary {
     fn of(manifest: &Manifest, entry: &Entry, keys: &Keys) -> Self {
         let streams = || manifest.streams().map(|(_, stream)| stream);
-        let mut named: Vec<u64> = manifest.named().map(|key| keys.number(key)).collect();
+        let damage = entry.damaged();
+        let mut named: Vec<u64> = manifest.named().chain([&damage]).map(|key| keys.number(key)).collect();
         named.sort_unstable();
         named.dedup();
         Self {
@@ -135,7 +136,7 @@ pub(super) async fn tidy(ctx: &Context, chain: &Chain) -> Result<Option<usize>, 
     let visit = |found: Found| {
         let of_kind = match found.kind {
             Kind::Manifest => &mut committed,
-            Kind::Index | Kind::Data => &mut seen,
+            Kind::Damaged | Kind::Index | Kind::Data => &mut seen,
             Kind::Deleted => {
                 deleted = true;
                 return Ok(());
@@ -169,7 +170,7 @@ pub(super) async fn chain(ctx: &Context, chain: &Chain, now: Timestamp) -> Resul
                 memory.take(ENTRY)?;
                 deleted.push(found.clone());
             }
-            Kind::Index | Kind::Data => {}
+            Kind::Damaged | Kind::Index | Kind::Data => {}
         }
         if let Some(last) = active.get_mut(&found.id) {
             *last = found.modified.max(*last);

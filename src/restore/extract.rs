@@ -14,12 +14,13 @@
 //!
 //! # What happens on failure
 //! If this user lacks a permission or the file system does not support something, that member or attribute is left out,
-//! counted and listed ([`ledger`]), and the rest is restored. The first inconsistency in the archive, or a failure that
-//! would hit every later member, is an error that names the member and what was expected; the current member is removed
-//! again, earlier ones stay.
+//! counted and listed ([`ledger`]), and the rest is restored; so is a member that is damaged in the store
+//! ([`super::salvage`]). The first inconsistency in the archive, or a failure that would hit every later member, is an error
+//! that names the member and what was expected; the current member is removed again, earlier ones stay.
 
 mod access;
 mod attributes;
+pub(super) mod damage;
 mod data;
 mod known;
 mod ledger;
@@ -31,18 +32,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
 
 use self::attributes::{Place, apply};
+pub use self::damage::Damage;
 use self::data::Output;
 use self::ledger::Ledger;
 pub use self::ledger::Warning;
 use self::sink::{Sink, Wants};
 use self::target::{Found, Target};
 use super::refusal;
+use super::salvage::{Hurt, Sound, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::index::FileKind;
 use crate::tar::{self, Member, shown};
@@ -90,6 +94,9 @@ pub struct Summary {
     /// The number of all left-out members and altered attributes; `warnings` lists some 1000.
     pub warning_count: u64,
     pub warnings: Vec<Warning>,
+    /// How many members of `left_out` and `altered` are so because of damage, and the first [`damage::MOST`].
+    pub damaged: u64,
+    pub damage: Vec<Damage>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,12 +137,17 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(
 /// When the archive is malformed, would leave the target, or ends early, or when the target fails in a way that would
 /// hit every later member.
 pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Summary, Error> {
+    extract_whole(Sound(reader), target, options)
+}
+
+/// As [`extract`], of what is whole of a stream.
+pub(super) fn extract_whole(source: impl Source, target: &Path, options: &Options) -> Result<Summary, Error> {
     let root = match options.root {
         Root::Made => Root::Made,
         Root::There => make_root(target).map_err(failed("create the target", target.as_os_str().as_bytes()))?,
     };
     let mut extractor = extractor(target, options, root)?;
-    match sink::unpack(reader, &mut extractor).and_then(|()| extractor.finish()) {
+    match sink::unpack(source, &mut extractor).and_then(|()| extractor.finish()) {
         Ok(()) => Ok(extractor.summary()),
         Err(error) => {
             extractor.abandon();
@@ -155,6 +167,7 @@ fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extr
         summary: Summary::default(),
         ledger: Ledger::default(),
         output: None,
+        filled: None,
     })
 }
 
@@ -192,6 +205,8 @@ struct Extractor<'a> {
     ledger: Ledger,
     /// The file that is being written.
     output: Option<Output>,
+    /// The path of the current or the next file, if parts of it are lost, and these parts.
+    filled: Option<(Vec<u8>, Vec<Range<u64>>)>,
 }
 
 /// What to do to a directory at the end.
@@ -253,10 +268,25 @@ impl Sink for Extractor<'_> {
         let Some(output) = &mut self.output else { return Ok(()) };
         let done = output.finish();
         let done = done.and_then(|()| Ok(apply(&Place::Open(&output.file), &output.member, &mut self.ledger)?));
+        if let Some((path, lost)) = &self.filled
+            && *path == output.member.path
+        {
+            damage::mark(&output.file, lost);
+        }
         let path = std::mem::take(&mut output.member.path);
         self.settle(&path, done)
     }
+
+    fn hurt(&mut self, hurt: Hurt) -> Result<(), Error> {
+        self.damaged(hurt)
+    }
+
+    fn cut(&mut self) {
+        self.remove_output();
+    }
 }
+
+const INCOMPLETE: &str = "it is incomplete, and could not be removed";
 
 impl Extractor<'_> {
     /// Counts a complete member, or records why it was left out. An incomplete file is removed.
@@ -267,9 +297,13 @@ impl Extractor<'_> {
                 let wanted = !self.options.on_the_way.contains(path);
                 self.summary.files += u64::from(wanted);
                 self.summary.below += u64::from(wanted && !path.is_empty());
+                self.note_filled(path);
                 Ok(())
             }
             Err(Failure::LeftOut(refusal)) => {
+                if refusal.class == Class::Integrity {
+                    self.damage(path, None);
+                }
                 self.target.known.leave_out(path, refusal.class);
                 self.ledger.left_out(path, &refusal);
                 Ok(())
@@ -320,7 +354,7 @@ impl Extractor<'_> {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if self.target.remove(path).is_err() {
-                    self.ledger.altered(path, "it is incomplete, and could not be removed");
+                    self.ledger.altered(path, INCOMPLETE);
                 }
                 Err(failure)
             }
@@ -373,9 +407,7 @@ impl Extractor<'_> {
     /// Removes the incomplete file, and restores the modes of directories that existed before. Ignores errors: the
     /// caller reports the first one.
     fn abandon(&mut self) {
-        if let Some(output) = self.output.take() {
-            let _ = self.target.remove(&output.member.path);
-        }
+        self.remove_output();
         while let Some((path, directory)) = self.directories.pop_last() {
             if let Some(mode) = directory.before {
                 let _ = self.target.set_directory_mode(&path, mode);

@@ -11,34 +11,36 @@
 //!
 //! # What happens on failure
 //! A failure of one member leaves out that member or attribute, is counted and listed ([`refusal`]), and the rest is
-//! restored. Data that differs from what was stored, and a failure that would hit every later file, ends the restore: files
-//! that were unpacked before stay, an incomplete file is removed. An item that failed in the backup gives a warning, unless
-//! it was asked for by name.
+//! restored. So does damage in the store ([`salvage`]): a file whose bytes are missing or differ is left out, or has zeros
+//! for them, or comes from another backup ([`Options::heal`]). A failure that would hit every later file ends the restore:
+//! files that were unpacked before stay, an incomplete file is removed. An item that failed in the backup gives a warning,
+//! unless it was asked for by name.
 
+pub mod elsewhere;
 pub mod extract;
 mod failure;
 mod file;
 mod fill;
+mod job;
+pub mod preview;
 mod refusal;
+mod salvage;
 mod select;
 mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-use self::extract::Root;
 pub use self::failure::Error;
 use self::failure::local;
-use self::file::file_name;
+use self::job::{Job, Wanted};
 use self::refusal::Failure;
-use self::select::{Include, Selected};
-pub use self::summary::{Summary, Warning, Warnings};
+pub use self::salvage::Damaged;
+pub use self::summary::{DamagedFile, Outcome, Summary, Warning, Warnings};
 use crate::download::input::Input;
 use crate::download::plain;
 use crate::download::{self, Progress, Selection, index};
@@ -46,7 +48,6 @@ use crate::error::Class;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, Manifest, Stream};
 use crate::location::Location;
-use crate::tar;
 
 /// What the target may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,16 +65,27 @@ pub enum Onto {
 pub struct Options {
     /// Empty: all items.
     pub items: Vec<Name>,
-    /// Globs against a member's path; empty: all members.
+    /// Paths and globs of members; empty: all.
     pub include: Vec<String>,
+    /// Of what is included, what is left out.
+    pub exclude: Vec<String>,
     pub onto: Onto,
+    pub damaged: Damaged,
+    /// A backup whose files take the place of damaged ones.
+    pub heal: Option<Box<Manifest>>,
+}
+
+impl Options {
+    fn selects(&self) -> bool {
+        !self.include.is_empty() || !self.exclude.is_empty()
+    }
 }
 
 /// Restores a backup, or the part that `options` selects, into `target`.
 ///
 /// # Errors
-/// When the target has what [`Onto`] does not allow, the selection matches nothing, a byte cannot be read or differs
-/// from what was stored, or when the target fails in a way that would hit every later file.
+/// When the target has what [`Onto`] does not allow, the selection matches nothing, or the store or the target fails in a
+/// way that would hit every later file. Damage is no error: [`Summary::failure`] tells it.
 pub async fn restore(
     location: &Location,
     manifest: &Manifest,
@@ -82,7 +94,6 @@ pub async fn restore(
     cancel: &CancellationToken,
     progress: &Progress,
 ) -> Result<Summary, Error> {
-    let include = Include::new(&options.include)?;
     let mut summary = Summary::default();
     let items = choose(manifest, &options.items, &mut summary)?;
     let name = format!("{}/{}@{}", manifest.job, manifest.node, manifest.id);
@@ -94,19 +105,19 @@ pub async fn restore(
     }
     let (root, volume) = if let Some(path) = volume {
         let (volume, root) = blocking(move || fill::Volume::begin(&path, &name)).await?;
-        (root, Some(volume))
+        (Some(root), Some(volume))
     } else {
         let (dir, onto) = (target.to_owned(), options.onto);
-        (blocking(move || prepare(&dir, onto)).await?, None)
+        blocking(move || check(&dir, onto)).await?;
+        (None, None)
     };
-    let overwrite = options.onto != Onto::Empty;
     // Ends the threads behind this future when it is dropped.
     let cancel = cancel.child_token();
     let _guard = cancel.clone().drop_guard();
-    let mut job = Job { location, target, root, include, overwrite, cancel: &cancel, progress, summary };
+    let mut job = Job { location, target, root, options, cancel: &cancel, progress, summary };
     for (item, stream) in &items {
         let base = if items.len() == 1 { target.to_owned() } else { target.join(item.name.as_str()) };
-        match job.item(item, stream, base).await {
+        match job.item(item, stream, base.clone()).await {
             Ok(Wanted::Yes) => job.summary.items.push(item.name.clone()),
             Ok(Wanted::No) => {}
             Err(Failure::LeftOut(refusal)) => {
@@ -115,11 +126,18 @@ pub async fn restore(
             }
             Err(Failure::Ends(error)) => return Err(error),
         }
+        if let Some(from) = &options.heal {
+            job.heal(item, from, base).await?;
+        }
     }
-    if job.summary.items.is_empty() && job.include.is_some() {
-        return Err(Error::NotFound(format!("nothing in the backup {} matches --include", manifest.id)));
+    if job.summary.items.is_empty() && options.selects() {
+        return Err(Error::NotFound(format!(
+            "nothing in the backup {} matches --include and --exclude; expected paths as `penstock show --files` prints them, or globs",
+            manifest.id
+        )));
     }
-    if let Some(volume) = volume {
+    // With files missing it stays a volume that is not whole.
+    if let Some(volume) = volume.filter(|_| !job.summary.lacks_damaged()) {
         blocking(move || volume.end()).await?;
     }
     Ok(job.summary)
@@ -241,15 +259,14 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-/// Creates the target if it does not exist, accessible to its owner alone until its saved mode is set; checks that it
-/// is empty, if it has to be.
-fn prepare(target: &Path, onto: Onto) -> Result<Root, Error> {
-    let root = extract::make_root(target).map_err(local("create the target", target))?;
-    let mut entries = std::fs::read_dir(target).map_err(local("read the target", target))?;
-    if onto == Onto::Empty && entries.next().is_some() {
-        return Err(Error::NotEmpty { target: target.to_owned() });
+/// Checks that the target is empty, if it has to be. It is created when the first file is restored.
+fn check(target: &Path, onto: Onto) -> Result<(), Error> {
+    match std::fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+        Ok(empty) if empty || onto != Onto::Empty => Ok(()),
+        Ok(_) => Err(Error::NotEmpty { target: target.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(local("read the target", target)(error)),
     }
-    Ok(root)
 }
 
 async fn fetch_index(
@@ -270,86 +287,4 @@ where
     E: From<Error> + Send + 'static,
 {
     tokio::task::spawn_blocking(f).await.map_err(|_| E::from(download::Error::Stopped.into()))?
-}
-
-struct Job<'a> {
-    location: &'a Location,
-    target: &'a Path,
-    root: Root,
-    include: Option<Include>,
-    overwrite: bool,
-    cancel: &'a CancellationToken,
-    progress: &'a Progress,
-    summary: Summary,
-}
-
-/// Whether `--include` selects anything of an item.
-enum Wanted {
-    Yes,
-    No,
-}
-
-impl Job<'_> {
-    /// Restores one item into `base`.
-    async fn item(&mut self, item: &Item, stream: &Stream, base: PathBuf) -> Result<Wanted, Failure<Error>> {
-        let file_name = file_name(item);
-        if !item.source.is_tree() && self.include.as_ref().is_some_and(|globs| !globs.wants(file_name.as_bytes())) {
-            return Ok(Wanted::No);
-        }
-        let index = fetch_index(self.location, stream, self.cancel).await?;
-        if !item.source.is_tree() {
-            let _ = self.enter(&base).await?;
-            let overwrite = self.overwrite;
-            let mut input = self.read(stream, index, Selection::Whole);
-            let write = move || {
-                let written = file::write(&mut input, &base, &file_name, overwrite);
-                input.failure.map_or(written, |error| Err(Failure::Ends(error.into())))
-            };
-            let bytes = blocking(write).await?;
-            self.summary.add_file(bytes);
-            return Ok(Wanted::Yes);
-        }
-        let (selection, link_sources, on_the_way, end) = match &self.include {
-            None => (Selection::Whole, HashMap::new(), HashSet::new(), &[][..]),
-            Some(include) => {
-                let Selected { ranges, link_sources, on_the_way } =
-                    self.select(&index, stream, include.clone()).await?;
-                if ranges.is_empty() {
-                    return Ok(Wanted::No);
-                }
-                (Selection::Ranges(ranges), link_sources, on_the_way, &tar::END[..])
-            }
-        };
-        let root = self.enter(&base).await?;
-        let mut input = self.read(stream, index, selection);
-        let options = extract::Options { overwrite: self.overwrite, root, link_sources, on_the_way };
-        let name = item.name.clone();
-        let unpacked = blocking(move || {
-            let unpacked = extract::extract((&mut input).chain(end), &base, &options);
-            let download = input.failure.map(Box::new);
-            unpacked.map_err(|error| Error::Extract { item: name, error, download })
-        });
-        let unpacked = unpacked.await?;
-        self.summary.add(&item.name, unpacked);
-        Ok(Wanted::Yes)
-    }
-
-    /// Creates an item's directory. The target itself exists already, and may be a link: the operator chose it.
-    async fn enter(&self, base: &Path) -> Result<Root, Failure<Error>> {
-        if base == self.target {
-            return Ok(self.root);
-        }
-        let base = base.to_owned();
-        blocking(move || file::make_folder(&base)).await
-    }
-
-    async fn select(&self, index: &index::IndexFile, stream: &Stream, include: Include) -> Result<Selected, Error> {
-        let (index, stream) = (index.clone(), stream.clone());
-        blocking(move || select::select(&index, &stream, &include)).await
-    }
-
-    fn read(&self, stream: &Stream, index: index::IndexFile, selection: Selection) -> Input {
-        let reader = plain::read(self.location, stream, index, selection, self.cancel.clone());
-        Input::new(reader, Progress::clone(self.progress))
-    }
 }

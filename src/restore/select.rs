@@ -1,4 +1,4 @@
-//! Finds the members of a tree that `--include` selects, and their ranges in the stream: the matches, and their parent
+//! Finds the members of a tree that `--include` and `--exclude` select, and their ranges in the stream: the matches, and their parent
 //! directories, which keep others out as they did. Reads the index once, or twice if a hard link is selected without its
 //! first name. Memory: one range for each run of selected members and one path for each parent directory.
 
@@ -13,35 +13,84 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use super::Error;
 use crate::download::index::IndexFile;
 use crate::format::index::{FileEntry, FileKind, Record};
+use crate::format::key::Name;
 use crate::format::manifest::Stream;
 
-/// The globs of `--include`; a matching directory is selected with everything below it. `*` stays within a folder.
-#[derive(Debug, Clone)]
-pub(super) struct Include(GlobSet);
+/// Which members of one item are wanted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Choice {
+    /// `None`: all.
+    include: Option<Patterns>,
+    exclude: Option<Patterns>,
+    /// These paths alone.
+    exactly: Option<HashSet<Vec<u8>>>,
+}
 
-impl Include {
+impl Choice {
     /// `None` when everything is selected.
-    pub(super) fn new(globs: &[String]) -> Result<Option<Self>, Error> {
-        if globs.is_empty() {
-            return Ok(None);
-        }
-        let mut set = GlobSetBuilder::new();
-        for glob in globs {
-            let relative = glob.trim_start_matches("./").trim_matches('/');
-            let invalid = |error: globset::Error| Error::Usage(format!("--include {glob:?}: {}", error.kind()));
-            set.add(GlobBuilder::new(relative).literal_separator(true).build().map_err(invalid)?);
-        }
-        let set = set.build().map_err(|error| Error::Usage(format!("--include: {error}")))?;
-        Ok(Some(Self(set)))
+    pub(super) fn new(include: &[String], exclude: &[String], item: &Name) -> Result<Option<Self>, Error> {
+        let [include, exclude] = [Patterns::new(include, item)?, Patterns::new(exclude, item)?];
+        Ok((include.is_some() || exclude.is_some()).then_some(Self { include, exclude, exactly: None }))
     }
 
-    /// Whether the path, or one of its parent directories, matches. Not called for the root.
+    pub(super) fn exactly(paths: HashSet<Vec<u8>>) -> Self {
+        Self { exactly: Some(paths), ..Self::default() }
+    }
+
     pub(super) fn wants(&self, path: &[u8]) -> bool {
-        if path == b"." {
-            return false;
+        if let Some(exactly) = &self.exactly {
+            return exactly.contains(path);
         }
+        // The root is not called by any name.
+        let matches = |patterns: &Patterns| path != b"." && patterns.match_path(path);
+        self.include.as_ref().is_none_or(matches) && !self.exclude.as_ref().is_some_and(matches)
+    }
+}
+
+/// Globs and paths; a directory that matches stands for everything below it. `*` stays within a folder. A pattern without a slash
+/// matches in any folder. A path matches as it is, also one that a glob would not match, and with the item's name before it, as
+/// `show --files` prints it.
+#[derive(Debug, Clone)]
+struct Patterns {
+    globs: GlobSet,
+    paths: Vec<String>,
+}
+
+impl Patterns {
+    fn new(patterns: &[String], item: &Name) -> Result<Option<Self>, Error> {
+        if patterns.is_empty() {
+            return Ok(None);
+        }
+        let (mut set, mut paths) = (GlobSetBuilder::new(), Vec::new());
+        for pattern in patterns {
+            let below = pattern.strip_prefix(item.as_str()).filter(|rest| rest.starts_with('/'));
+            for pattern in [Some(pattern.as_str()), below].into_iter().flatten() {
+                let anchored = pattern.trim_end_matches('/').contains('/');
+                let relative = pattern.trim_start_matches("./").trim_matches('/');
+                paths.push(relative.to_owned());
+                let anywhere = if anchored { relative.to_owned() } else { format!("**/{relative}") };
+                // One that is no glob is a path all the same.
+                if let Ok(glob) = GlobBuilder::new(&anywhere).literal_separator(true).build() {
+                    set.add(glob);
+                }
+            }
+        }
+        let globs = set.build().map_err(|error| Error::Usage(format!("--include, --exclude: {error}")))?;
+        Ok(Some(Self { globs, paths }))
+    }
+
+    /// Whether the path, or one of its parent directories, matches.
+    fn match_path(&self, path: &[u8]) -> bool {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
-        ends.into_iter().any(|end| self.0.is_match(Path::new(OsStr::from_bytes(&path[..end]))))
+        ends.into_iter().any(|end| {
+            let path = &path[..end];
+            self.globs.is_match(Path::new(OsStr::from_bytes(path))) || self.is_there(path)
+        })
+    }
+
+    fn is_there(&self, path: &[u8]) -> bool {
+        let shown = String::from_utf8_lossy(path);
+        self.paths.iter().any(|there| *there == shown)
     }
 }
 
@@ -53,6 +102,8 @@ pub(super) struct Selected {
     pub(super) link_sources: HashMap<Vec<u8>, Vec<u8>>,
     /// See [`super::extract::Options::on_the_way`].
     pub(super) on_the_way: HashSet<Vec<u8>>,
+    /// Those of the paths of [`Choice::exactly`] that are there.
+    pub(super) found: HashSet<Vec<u8>>,
 }
 
 impl Selected {
@@ -126,17 +177,20 @@ fn below_root(path: &[u8]) -> &[u8] {
 }
 
 /// Blocks.
-pub(super) fn select(index: &IndexFile, stream: &Stream, include: &Include) -> Result<Selected, Error> {
+pub(super) fn select(index: &IndexFile, stream: &Stream, choice: &Choice) -> Result<Selected, Error> {
     let mut selected = Selected::default();
     let mut way = Way::default();
     let mut link_sources = HashMap::new();
     each_file(index, stream, |file| {
-        let wanted = include.wants(&file.path);
+        let wanted = choice.wants(&file.path);
         if wanted {
             selected.take(&file, &mut way);
+            if choice.exactly.is_some() {
+                selected.found.insert(file.path.clone());
+            }
         }
         way.enter(&file, if wanted { Taken::Yes } else { Taken::No });
-        if wanted && file.kind == FileKind::HardLink && !include.wants(&file.link) {
+        if wanted && file.kind == FileKind::HardLink && !choice.wants(&file.link) {
             link_sources.entry(file.link).or_insert(file.path);
         }
     })?;
@@ -145,7 +199,7 @@ pub(super) fn select(index: &IndexFile, stream: &Stream, include: &Include) -> R
         each_file(index, stream, |file| {
             let source = file.kind != FileKind::HardLink && link_sources.contains_key(&file.path);
             let on_the_way = file.kind == FileKind::Directory && selected.on_the_way.contains(below_root(&file.path));
-            if source || on_the_way || include.wants(&file.path) {
+            if source || on_the_way || choice.wants(&file.path) {
                 add(&mut with_sources, file.member());
             }
         })?;
@@ -161,7 +215,7 @@ fn add(ranges: &mut Vec<Range<u64>>, member: Range<u64>) {
     }
 }
 
-fn each_file(index: &IndexFile, stream: &Stream, mut f: impl FnMut(FileEntry)) -> Result<(), Error> {
+pub(super) fn each_file(index: &IndexFile, stream: &Stream, mut f: impl FnMut(FileEntry)) -> Result<(), Error> {
     let mut records = index.open(stream)?;
     while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
         if let Record::File(file) = record {
@@ -206,12 +260,12 @@ mod tests {
             ("c/{d/e/f,z}", vec![".", "c/", "c/d/", "c/d/e/", "c/d/e/f", "c/z"]),
             ("none", vec![]),
         ] {
-            let include = Include::new(&[glob.to_owned()]).unwrap().unwrap();
+            let choice = choice(&[glob], &[]);
             let (mut selected, mut way) = (Selected::default(), Way::default());
             for (number, path) in tree.iter().enumerate() {
                 let kind = if path.ends_with(['/', '.']) { FileKind::Directory } else { FileKind::Regular };
                 let file = entry(path.trim_end_matches('/'), kind, number as u64);
-                let wanted = include.wants(&file.path);
+                let wanted = choice.wants(&file.path);
                 if wanted {
                     selected.take(&file, &mut way);
                 }
@@ -228,27 +282,61 @@ mod tests {
                 let path = path.trim_end_matches('/').as_bytes();
                 selected.on_the_way.contains(below_root(path))
             };
-            let wanted = |path: &&str| include.wants(path.trim_end_matches('/').as_bytes());
+            let wanted = |path: &&str| choice.wants(path.trim_end_matches('/').as_bytes());
             assert!(found.iter().all(|path| on_the_way(path) != wanted(path)), "{glob}: {selected:?}");
         }
     }
 
+    fn choice(include: &[&str], exclude: &[&str]) -> Choice {
+        let [include, exclude] =
+            [include, exclude].map(|list| list.iter().map(|glob| (*glob).to_owned()).collect::<Vec<_>>());
+        Choice::new(&include, &exclude, &Name::new("item").unwrap()).unwrap().unwrap()
+    }
+
     #[test]
     fn a_matched_directory_brings_what_is_below_it() {
-        let include = |glob: &str| Include::new(&[glob.to_owned()]).unwrap().unwrap();
         for (glob, path, wanted) in [
             ("etc", "etc/a/b", true),
             ("/etc/", "etc", true),
+            ("/etc", "usr/etc", false),
             ("./etc/*.conf", "etc/a.conf", true),
             ("etc/*.conf", "etc/sub/a.conf", false),
             ("**/*.conf", "etc/sub/a.conf", true),
             ("etc", "etcetera", false),
             ("*", ".", false),
             ("?", ".", false),
+            // In any folder.
+            ("*.conf", "etc/sub/a.conf", true),
+            ("sub/", "etc/sub/a.conf", true),
+            ("b", "etc/sub/a.conf", false),
+            // As they are printed.
+            ("item/etc/a.conf", "etc/a.conf", true),
+            ("item/a", "item/a", true),
+            ("items/a", "a", false),
+            ("etc/a[1].conf", "etc/a[1].conf", true),
+            ("etc/a[1].conf", "etc/a1.conf", true),
+            ("etc/a[", "etc/a[", true),
+            ("etc/a[", "etc/a", false),
         ] {
-            assert_eq!(include(glob).wants(path.as_bytes()), wanted, "{glob} {path}");
+            assert_eq!(choice(&[glob], &[]).wants(path.as_bytes()), wanted, "{glob} {path}");
         }
-        assert!(Include::new(&[]).unwrap().is_none());
-        assert!(Include::new(&["a[".to_owned()]).is_err());
+        assert!(choice(&["etc/\u{fffd}"], &[]).wants(b"etc/\xff"), "as it is printed");
+        assert!(Choice::new(&[], &[], &Name::new("item").unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_excluded_is_so_with_all_below_it_whatever_is_included() {
+        for (include, path, wanted) in [
+            (&[][..], ".", true),
+            (&[], "etc/a", true),
+            (&[], "var/cache/a/b", false),
+            (&[], "etc/x.tmp", false),
+            (&["etc"], "etc/x.tmp", false),
+            (&["etc"], "etc/a", true),
+            (&["etc"], "usr/a", false),
+            (&["var/cache/a"], "var/cache/a/b", false),
+        ] {
+            assert_eq!(choice(include, &["var/cache", "*.tmp"]).wants(path.as_bytes()), wanted, "{include:?} {path}");
+        }
     }
 }

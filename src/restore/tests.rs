@@ -12,6 +12,8 @@ use crate::format::testing::{item, manifest, name};
 use crate::source::Source as _;
 use crate::source::tree::{Options as TreeOptions, TreeSource};
 
+mod damage;
+
 fn archive(root: &Path) -> (Vec<u8>, Vec<FileEntry>) {
     let mut source = TreeSource::new(root, &TreeOptions::default(), None).unwrap();
     let (mut bytes, mut files, mut buffer) = (Vec::new(), Vec::new(), vec![0; 10_000]);
@@ -191,21 +193,17 @@ async fn a_file_is_written_whole_or_not_at_all_and_through_no_link() {
     let (_, stream) = manifest.streams().next().unwrap();
     house.change(&stream.objects[1].key, |data| data[100] ^= 1).await;
     fs::remove_file(target.join("dump")).unwrap();
-    let error = run(&house, &manifest, &target, overwrite).await.unwrap_err();
-    assert_eq!(error.class(), Class::Integrity);
+    let summary = run(&house, &manifest, &target, overwrite.clone()).await.unwrap();
+    assert_eq!((summary.failure().unwrap().class, summary.left_out, summary.damaged), (Class::Integrity, 1, 1));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
-}
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_chunk_of_a_tree_keeps_its_class() {
-    let house = house(40 * MIB);
-    let manifest = manifest(vec![tree(&house).await]);
-    let (_, stream) = manifest.streams().next().unwrap();
-    house.change(&stream.objects[1].key, |data| data[100] ^= 1).await;
-    let dir = tempfile::tempdir().unwrap();
-    let report = run(&house, &manifest, dir.path(), Options::default()).await.unwrap_err().report();
-    assert_eq!(report.class, Class::Integrity);
-    assert!(report.message.contains(stream.objects[1].key.as_str()), "{}", report.message);
+    let fill = Options { damaged: Damaged::ZeroFill, ..overwrite };
+    let summary = run(&house, &manifest, &target, fill).await.unwrap();
+    let Outcome::Filled(zeros) = &summary.damage[0].outcome else { panic!("{summary:?}") };
+    let (mut expected, zeros) = (noise(30_000, 9), &zeros[0]);
+    expected[usize::try_from(zeros.start).unwrap()..usize::try_from(zeros.end).unwrap()].fill(0);
+    assert!(zeros.end - zeros.start == 1000 && fs::read(target.join("dump")).unwrap() == expected);
+    assert_eq!((summary.failure().unwrap().class, summary.left_out, summary.altered), (Class::Integrity, 0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

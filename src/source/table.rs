@@ -22,15 +22,15 @@ impl ChunkTable {
     /// Bytes a chunk costs.
     pub const PER_CHUNK: usize = size_of::<Chunk>() + size_of::<u32>();
 
-    /// `chunks` in stream order; chunks of an object for which `compacted` returns true are not found.
+    /// `chunks` in stream order; those for which `again` returns true are not found, so that they are stored again.
     ///
     /// # Errors
     /// Returns the chunks if there are more than 2^32: 4 PiB of the usual size.
-    pub fn new(mut chunks: Vec<Chunk>, compacted: impl Fn(u32) -> bool) -> Result<Self, Vec<Chunk>> {
+    pub fn new(mut chunks: Vec<Chunk>, again: impl Fn(&Chunk) -> bool) -> Result<Self, Vec<Chunk>> {
         let Ok(count) = u32::try_from(chunks.len()) else { return Err(chunks) };
         chunks.shrink_to_fit();
         let mut by_id = Vec::with_capacity(chunks.len());
-        by_id.extend((0..count).filter(|position| !compacted(chunks[*position as usize].object)));
+        by_id.extend((0..count).filter(|position| !again(&chunks[*position as usize])));
         let key = |position: &u32| {
             let chunk = &chunks[*position as usize];
             (chunk.id, chunk.object, chunk.offset)
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn chunks_are_found_by_name_and_a_copy_is_always_the_same_one() {
         let chunks = vec![chunk(9, 1, 50), chunk(3, 0, 0), chunk(9, 1, 10), chunk(5, 2, 0)];
-        let table = ChunkTable::new(chunks, |object| object == 2).unwrap();
+        let table = ChunkTable::new(chunks, |chunk| chunk.object == 2).unwrap();
         let find = |name| table.find(&ChunkId([name; 32]));
         assert_eq!((find(3), find(9), find(4)), (Some(1), Some(2), None));
         assert_eq!(find(5), None, "its object is let go");

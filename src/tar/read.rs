@@ -35,6 +35,10 @@ impl<R: Read> Reader<R> {
         Self { input, offset: 0, left: 0, padding: 0, what, segment, map: None, started: 0 }
     }
 
+    pub fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The next member; `None` after the end of the archive, which only zeros may follow. Skips the rest of the current
     /// member's data.
     ///

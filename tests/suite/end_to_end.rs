@@ -339,9 +339,93 @@ fn damage_is_found_and_named() {
     let (code, verified) = site.json(&["verify", "--data"]);
     assert_eq!(code, Some(65), "{verified}");
     assert!(verified.to_string().contains(&key), "{verified}");
-    let target = site.servers.folder().join("restored");
-    let (code, failed) = site.json(&["restore", "site@latest", "--to", target.to_str().unwrap()]);
-    assert_eq!((code, failed["error"]["class"].as_str()), (Some(65), Some("integrity")), "{failed}");
+}
+
+/// A restore past damage, and the way back to whole backups.
+#[test]
+fn damage_costs_only_what_is_damaged() {
+    let site = Site::new();
+    let backup = || {
+        let (code, saved) = site.json(&["backup", "site"]);
+        assert_eq!(code, Some(0), "{saved}");
+        format!("site@{}", saved["backups"][0]["id"].as_str().unwrap())
+    };
+    let restore = |backup: &str, to: &str, more: &[&str]| {
+        let target = site.servers.folder().join(to);
+        let (code, told) = site.json(&[&["restore", backup, "--to", target.to_str().unwrap()], more].concat());
+        (code.unwrap(), told, target)
+    };
+    let first = backup();
+    let key = site.objects().into_iter().find(|key| key.ends_with("/files.0002.tar.zst")).unwrap();
+    let object = site.s3.folder().join(&key);
+    let mut data = fs::read(&object).unwrap();
+    data[1_000_000] ^= 0x10;
+    fs::write(&object, data).unwrap();
+
+    let (code, told, target) = restore(&first, "first", &[]);
+    assert_eq!((code, told["error"]["class"].as_str()), (65, Some("integrity")), "{told}");
+    let damaged = |told: &Value, field: &str| -> Vec<(String, Value)> {
+        let list = told["damage"].as_array().unwrap();
+        list.iter().map(|file| (file["path"].as_str().unwrap().to_owned(), file[field].clone())).collect()
+    };
+    let both = |value: Value| vec![("big.bin".to_owned(), value.clone()), ("etc/linked.bin".to_owned(), value)];
+    assert_eq!(damaged(&told, "outcome"), both("left-out".into()));
+    assert_eq!(damaged(&told, "found_in"), both(Value::Null));
+    assert_eq!(fs::read(target.join("dump/dump")).unwrap(), b"the dump\n", "an item behind the damage");
+    assert_eq!(fs::read(target.join("files/etc/app/app.conf")).unwrap(), b"port = 1\n");
+    assert!(!target.join("files/big.bin").exists() && target.join("files/sparse.img").exists());
+
+    // Without a record the next backup refers to the damage again; with one it stores what is lost.
+    let (code, verified) = site.json(&["verify", &backup(), "--data"]);
+    assert_eq!((code, &verified["backups"][0]["damage_recorded"]), (Some(65), &Value::Bool(true)), "{verified}");
+    let whole = backup();
+    let (code, told, target) = restore(&whole, "whole", &[]);
+    assert_eq!(code, 0, "{told}");
+    same(&site.tree, &target.join("files"), "left-out.tmp");
+
+    let (code, told, _) = restore(&first, "again", &[]);
+    let id = whole.strip_prefix("site@").unwrap();
+    assert_eq!((code, damaged(&told, "found_in")), (65, both(id.into())), "{told}");
+    let (code, told, target) = restore(&first, "healed", &["--heal-from", &whole]);
+    assert_eq!((code, damaged(&told, "healed_from")), (1, both(id.into())), "{told}");
+    same(&site.tree, &target.join("files"), "left-out.tmp");
+
+    let (code, told, target) = restore(&first, "zeros", &["--damaged", "zero-fill"]);
+    assert_eq!((code, &damaged(&told, "outcome")[..]), (65, &[("big.bin".to_owned(), "zero-filled".into())][..]));
+    let zeros = &damaged(&told, "zeros")[0].1[0];
+    let range = ["start", "end"].map(|end| usize::try_from(zeros[end].as_u64().unwrap()).unwrap());
+    let mut expected = noise(21 << 20, 9);
+    expected[range[0]..range[1]].fill(0);
+    assert!(fs::read(target.join("files/etc/linked.bin")).unwrap() == expected);
+    let mut mark = [0; 64];
+    let length = rustix::fs::getxattr(target.join("files/big.bin"), "user.penstock.damaged", &mut mark).unwrap();
+    assert_eq!(mark[..length], *format!("{}-{}", range[0], range[1] - 1).as_bytes());
+}
+
+#[test]
+fn a_selection_is_shown_and_leaves_nothing_when_it_is_empty() {
+    let site = Site::new();
+    assert_eq!(site.json(&["backup", "site"]).0, Some(0));
+    let target = site.servers.folder().join("there");
+    let restore = |more: &[&str]| {
+        let (code, told) = site.json(&[&["restore", "site@latest", "--to", target.to_str().unwrap()], more].concat());
+        (code.unwrap(), told)
+    };
+    let (code, told) = restore(&["--include", "*.conf", "--dry-run"]);
+    assert_eq!((code, told["files"].as_u64(), target.exists()), (0, Some(1), false), "{told}");
+    for more in [&["--include", "nonesuch"][..], &["--include", "nonesuch", "--dry-run"], &["--exclude", "*"]] {
+        let (code, told) = restore(&[more, &["--item", "files"]].concat());
+        // `--exclude '*'` leaves the root, which is not called by any name.
+        let expected = if more[0] == "--exclude" { 0 } else { 66 };
+        assert_eq!((code, target.exists()), (expected, expected == 0), "{told}");
+    }
+    fs::remove_dir(&target).unwrap();
+    let (code, told) = restore(&["--item", "files", "--exclude", "files/etc/app", "--exclude", "big.bin"]);
+    assert_eq!((code, told["left_out"].as_u64()), (0, Some(0)), "{told}");
+    let mut there: Vec<_> = walk(&target).iter().map(|path| path.strip_prefix(&target).unwrap().to_owned()).collect();
+    there.sort();
+    assert_eq!(there, ["etc/link", "etc/linked.bin", "sparse.img"].map(PathBuf::from));
+    assert_eq!(fs::read(target.join("etc/linked.bin")).unwrap(), noise(21 << 20, 9));
 }
 
 #[test]

@@ -292,3 +292,44 @@ async fn an_upload_that_is_gone_is_begun_afresh() {
     world.check().await;
     world.sweep().await;
 }
+
+/// Damage that leaves an object's size alone shows in no listing: the record of `verify --data` tells the next run.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_found_damaged_is_stored_again_and_only_that() {
+    use penstock::catalog::{Catalog, Scope};
+    use penstock::verify::{self, Depth};
+
+    let mut world = World::new();
+    fs::write(world.path(20), noise(9_000_000, 99)).unwrap();
+    let first = incremental(&mut world).await;
+    let damaged = first.stream().objects[1].clone();
+    let mut data = object(&world, &damaged.key).await;
+    let middle = data.len() / 2;
+    data[middle] ^= 1;
+    replace(&world, &damaged.key, data).await;
+    let location = world.location(world.store.clone());
+    let progress: penstock::download::Progress = Arc::new(|_| {});
+    let cancel = CancellationToken::new();
+    let find = |manifest: Manifest| {
+        let (location, progress, cancel) = (location.clone(), progress.clone(), cancel.clone());
+        async move { verify::verify(&location, &manifest, Depth::Data, &cancel, &progress).await.unwrap() }
+    };
+    let found = find(first.manifest.clone()).await;
+    assert_eq!(found.lost.keys().collect::<Vec<_>>(), [&damaged.key]);
+
+    let second = incremental(&mut world).await;
+    assert_eq!(second.stream().new_bytes, 0, "nobody knows of it yet");
+    assert_eq!(find(second.manifest).await.list.len(), 1);
+
+    let entry = Catalog::new(&location).entries(Scope::default()).await.unwrap().remove(0);
+    verify::record(&location, &entry, &found.lost).await.unwrap();
+    // The backups before cannot be restored whole.
+    world.kept.clear();
+    let third = incremental(&mut world).await;
+    let new = third.stream().new_bytes;
+    assert!(new > 0 && new < damaged.size, "{new} of {}: the damaged chunk alone", damaged.size);
+    assert_eq!(find(third.manifest).await.list, []);
+    let fourth = incremental(&mut world).await;
+    assert_eq!(fourth.stream().new_bytes, 0, "once");
+    world.check().await;
+}

@@ -9,9 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Policy, Reuse, excusable};
 use crate::catalog::{self, Catalog, Entry, Found, Scope};
 use crate::error::Classify as _;
+use crate::format::damage::{self, Places};
 use crate::format::key::{BackupId, Chain, Kind, Name, ObjectKey, chain_prefix};
 use crate::format::manifest::{DataObject, Item, Manifest, Stream};
 use crate::location::Location;
+use crate::store;
 
 /// How many manifests are read to find an item: one that is in none of them counts as new.
 const LOOK_BACK: usize = 8;
@@ -39,6 +41,9 @@ pub(in crate::job) struct Ancestors {
     surveyed: HashSet<BackupId>,
     /// The sizes of their objects, by the listing.
     sizes: HashMap<ObjectKey, u64>,
+    /// The newest records of damage in the listing that were not read yet.
+    records: Vec<Found>,
+    damaged: Places,
 }
 
 /// An earlier backup.
@@ -67,7 +72,8 @@ impl Ancestors {
         let catalog = Catalog::new(location);
         let (unread, full) = (None, (policy.reuse == Reuse::Nothing).then_some(true));
         let (read, refused, surveyed, sizes) = (Vec::new(), VecDeque::new(), HashSet::new(), HashMap::new());
-        Self { catalog, chain: chain.clone(), policy, now, unread, full, read, refused, pages: 0, surveyed, sizes }
+        let (chain, records, damaged) = (chain.clone(), Vec::new(), Places::new());
+        Self { catalog, chain, policy, now, unread, full, read, refused, pages: 0, surveyed, sizes, records, damaged }
     }
 
     /// Finds the newest backup that has the item, behind the first `depth` readable ones. Returns it with the depth to go on from.
@@ -168,6 +174,9 @@ impl Ancestors {
             newest.extend(page.iter().filter(|found| found.kind == Kind::Manifest).map(Found::entry));
             newest.sort_by(|a, b| b.age().cmp(&a.age()));
             newest.truncate(LOOK_BACK);
+            self.records.extend(page.into_iter().filter(|found| found.kind == Kind::Damaged));
+            self.records.sort_by(|a, b| b.modified.cmp(&a.modified));
+            self.records.truncate(LOOK_BACK);
         }
         self.pages = pages.count();
         if let Some(later) = newest.first().filter(|entry| entry.taken().duration_since(self.now) > CLOCK_BEHIND) {
@@ -198,8 +207,37 @@ impl Ancestors {
                 self.sizes.extend(wanted.map(|found| (found.key, found.size)));
             }
         }
+        self.read_records(ancestor.entry.modified()).await?;
         self.surveyed.insert(ancestor.entry.id.clone());
         Ok(())
+    }
+
+    /// Reads the records of damage that are newer than a backup: it was made without knowing of them.
+    async fn read_records(&mut self, committed: Timestamp) -> Result<(), catalog::Error> {
+        let newer = |found: &mut Found| found.modified >= committed;
+        for Found { key, .. } in self.records.extract_if(.., newer).collect::<Vec<_>>() {
+            let read = store::read(&*self.catalog.location.store, &key, damage::MAX_SIZE).await;
+            match read.map(|bytes| damage::parse(&bytes)) {
+                Ok(Ok(places)) => {
+                    for (object, offsets) in places {
+                        self.damaged.entry(object).or_default().extend(offsets);
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%key, %error, "could not use a record of damage: chunks that it names are not stored again");
+                }
+                Err(error) if excusable(error.class()) => {
+                    tracing::warn!(%key, %error, "could not read a record of damage: chunks that it names are not stored again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where chunks of an object are that were found damaged.
+    pub(super) fn damaged(&self, object: &ObjectKey) -> Option<&HashSet<u64>> {
+        self.damaged.get(object)
     }
 
     /// The chain's prefix, as the path of a warning about it. (With an empty path, no file of the item would be trusted.)

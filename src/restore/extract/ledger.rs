@@ -68,12 +68,22 @@ impl Ledger {
         self.alter(path, message, MAX_OF_MANY);
     }
 
+    /// Records that the member is restored with a difference, because of damage in the store.
+    pub(super) fn damaged(&mut self, path: &[u8], message: &str) {
+        self.count_altered(path);
+        self.note(path, Class::Integrity, message, MAX_LISTED);
+    }
+
     fn alter(&mut self, path: &[u8], message: &str, limit: u64) {
+        self.count_altered(path);
+        self.note(path, Class::Local, message, limit);
+    }
+
+    fn count_altered(&mut self, path: &[u8]) {
         if self.last.as_deref() != Some(path) {
             self.altered += 1;
             self.last = Some(path.to_vec());
         }
-        self.note(path, Class::Local, message, limit);
     }
 
     fn note(&mut self, path: &[u8], class: Class, message: &str, limit: u64) {

@@ -1,10 +1,9 @@
-use std::io::Read;
-
 use super::BUFFER;
+use crate::restore::salvage::{Hurt, Source};
 use crate::tar::{self, Member};
 
 /// Receives the members of an archive. For each member it gets one call of `begin`; then, as long as it wants data, any
-/// number of calls of `data` and one of `end`. It is not called again after an error.
+/// number of calls of `data` and one of `end`, or one of `cut`. It is not called again after an error.
 pub(super) trait Sink {
     type Error: From<tar::Error>;
 
@@ -17,6 +16,12 @@ pub(super) trait Sink {
 
     /// Ends the member's data.
     fn end(&mut self) -> Result<(), Self::Error>;
+
+    /// A member is damaged: the current one, the next one, or one that is never begun.
+    fn hurt(&mut self, hurt: Hurt) -> Result<(), Self::Error>;
+
+    /// The rest of the current member cannot be read.
+    fn cut(&mut self);
 }
 
 /// Whether a sink wants more of the current member.
@@ -26,19 +31,40 @@ pub(super) enum Wants {
     Nothing,
 }
 
-/// Reads the whole archive from `input` into `sink`.
-pub(super) fn unpack<S: Sink>(input: impl Read, sink: &mut S) -> Result<(), S::Error> {
-    let mut archive = tar::Reader::new(input);
+/// Reads the whole archive from `source` into `sink`.
+pub(super) fn unpack<S: Sink>(mut source: impl Source, sink: &mut S) -> Result<(), S::Error> {
     let mut buffer = vec![0; BUFFER];
-    while let Some(member) = archive.next_member()? {
+    loop {
+        match members(&mut tar::Reader::new(&mut source), sink, &mut buffer) {
+            Err(error) if !source.pass_over() => return Err(error),
+            Err(_) => sink.cut(),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn members<S: Sink>(
+    archive: &mut tar::Reader<&mut impl Source>,
+    sink: &mut S,
+    buffer: &mut [u8],
+) -> Result<(), S::Error> {
+    loop {
+        let next = archive.next_member()?;
+        tell(archive, sink)?;
+        let Some(member) = next else { return Ok(()) };
         let mut wants = sink.begin(member)?;
         while wants == Wants::Data {
-            let Some((offset, length)) = archive.data(&mut buffer)? else {
+            let data = archive.data(buffer)?;
+            tell(archive, sink)?;
+            let Some((offset, length)) = data else {
                 sink.end()?;
                 break;
             };
             wants = sink.data(offset, &buffer[..length])?;
         }
     }
-    Ok(())
+}
+
+fn tell<S: Sink>(archive: &mut tar::Reader<&mut impl Source>, sink: &mut S) -> Result<(), S::Error> {
+    archive.input().take_hurt().into_iter().try_for_each(|hurt| sink.hurt(hurt))
 }

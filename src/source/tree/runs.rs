@@ -149,7 +149,10 @@ mod tests {
             let object = u32::try_from(number).unwrap();
             Chunk { id: ChunkId(id), plain_len, encoding: Encoding::Raw, object, offset: 0, stored_len: plain_len }
         };
-        Arc::new(ChunkTable::new(lengths.iter().enumerate().map(chunk).collect(), compacted).unwrap())
+        Arc::new(
+            ChunkTable::new(lengths.iter().enumerate().map(chunk).collect(), |chunk: &Chunk| compacted(chunk.object))
+                .unwrap(),
+        )
     }
 
     fn run(lengths: &[u64], members: &[(u64, u64)], compacted: impl Fn(u32) -> bool) -> Vec<String> {

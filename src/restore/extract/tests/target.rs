@@ -245,7 +245,7 @@ fn a_link_that_cannot_be_is_a_copy_and_further_ones_go_to_it() {
     let stream = archive(&[any(flags::REGULAR, "f"), any(flags::SYMLINK, "l"), any(flags::FIFO, "p")]);
     let options = Options::default();
     let mut extractor = extractor(&room.target(), &options, Root::There).unwrap();
-    sink::unpack(&stream[..], &mut extractor).unwrap();
+    sink::unpack(Sound(&stream[..]), &mut extractor).unwrap();
     extractor.finish().unwrap();
     let link = |path: &str, to: &str| {
         let bytes = archive(&[member(flags::HARD_LINK, path, 0o751, to, b"")]);
