@@ -6,7 +6,8 @@
 //! - **Nothing is overwritten.** A claim is filled only if this restore, or an earlier one that was interrupted, has created it: it has the annotation
 //!   [`UNFILLED`] until its data is there. In the Job, `penstock restore --fill` refuses a volume with other files.
 //! - **It goes on.** The annotation names the backup. Killed at any point and run again, the same backup is restored into the same claim, by the Job
-//!   that is still there or by a new one.
+//!   that is still there or by a new one. A text of somebody else's in its place is refused: it must name a backup of this claim.
+//! - **It is not done twice.** A Job that has ended well stays until the annotation is gone ([`mark`]).
 //! - **It leaves nothing.** Jobs, copies and service accounts are removed however the restore ends; after a kill by the next run.
 //!
 //! # What it costs
@@ -17,6 +18,7 @@ mod choice;
 mod fill;
 mod job;
 mod look;
+mod mark;
 mod placement;
 mod supplies;
 
