@@ -114,7 +114,7 @@ impl Run<'_> {
         let server = Server::new(Arc::clone(&cluster), Patience::default());
         let policy = Policy::of(claims).map_err(|fault| invalid(source, fault))?;
         let begun = Commands::begin(&process, &self.spec.job, &cluster, claims.hooks, commands::PATIENCE);
-        let mut commands = stop.run_until_cancelled(begun).await.ok_or(Error::Cancelled)??;
+        let mut commands = stop.run_until_cancelled(begun).await.ok_or(Error::Cancelled)?;
         let known = stop.run_until_cancelled(read(&server, &policy, self.location.node.as_str())).await;
         let known = known.ok_or(Error::Cancelled)?.map_err(|failure| unread(source, failure.report()))?;
         let Known { pods, facts, notes } = known;
@@ -124,6 +124,7 @@ impl Run<'_> {
         tracing::info!(volumes = decision.targets.len(), pods = pods.len(), "volumes of this node's pods found");
         let is_elsewhere = pods.is_empty();
         let mut done = Done::default();
+        done.troubles.extend(commands.as_ref().and_then(Commands::fault));
         self.volumes_of(&decision, claims, &server, &pods, commands.as_mut(), &mut done).await?;
         drop(pods);
         decision.went_away(&done.gone);
