@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A debt is written before the pod's `pre` command is run, and taken out after its `post` command has succeeded, or when the pod is gone. So
-//! the command may be run twice, and never not at all. It is run once more if `pre` may have ended after it. A command that fails stays owed: it is tried again at each start and before each
-//! run, as long as the pod is there, because nothing else thaws it.
+//! the command may be run twice, and never not at all. It is run once more if `pre` may have ended after it. A command that fails stays owed:
+//! it is tried again at each start and before each run, as long as the pod is there, because nothing else thaws it.
 
 use std::time::Duration;
 
