@@ -74,10 +74,10 @@ impl Tables {
             if chain.is_some_and(|chain| is_left(&chain)) && is_old(&path) {
                 match std::fs::remove_dir_all(&path) {
                     Ok(()) => {
-                        tracing::info!(path = %path.display(), "removed the tables of a volume that this node saves no more")
+                        tracing::info!(path = %path.display(), "removed the tables of a volume that this node saves no more");
                     }
                     Err(error) => {
-                        tracing::warn!(path = %path.display(), %error, "could not remove the tables of a volume that this node saves no more: the next run tries again")
+                        tracing::warn!(path = %path.display(), %error, "could not remove the tables of a volume that this node saves no more: the next run tries again");
                     }
                 }
             }
