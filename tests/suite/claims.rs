@@ -325,6 +325,9 @@ fn a_namespace_that_the_configuration_leaves_out_later_has_no_missing_claims() {
     fs::write(cluster.claim("shop/data").join("file"), "x").unwrap();
     cluster.pod("shop/db", "n1", &json!({}), &[claimed("v", "data")]);
     assert_eq!(saved(&cluster.agent("n1", "").good(&["backup", "claims"])), set(["shop/data"]));
+    // Scaled to zero, which would be missed in a namespace that is chosen.
+    cluster.remove("/api/v1/namespaces/shop/pods/db");
+    cluster.pod("shop/other", "n1", &json!({}), &[]);
     let agent = cluster.agent("n1", "exclude_namespaces = [\"shop\"]");
     assert_eq!(saved(&agent.good(&["backup", "claims"])), set([]));
     assert_eq!(record(&agent, "n1")["missing"], json!([]));
