@@ -45,7 +45,7 @@ impl Policy {
         })
     }
 
-    fn selects(&self, namespace: &str) -> bool {
+    pub(super) fn selects(&self, namespace: &str) -> bool {
         self.namespaces.is_match(namespace) && !self.exclude_namespaces.is_match(namespace)
     }
 }
@@ -434,6 +434,16 @@ pub(super) fn savers<'a>(policy: &'a Policy, pods: &'a [Pod], name: &'a ClaimNam
             && pod.spec.volumes.iter().any(|volume| is_it(choose(policy, pod, volume, &wishes)))
     };
     pods.iter().filter(has).map(|pod| pod.spec.node_name.as_str()).filter(|node| !node.is_empty())
+}
+
+/// Whether a pod has the claim, and its annotations leave it out.
+pub(super) fn is_left_out(policy: &Policy, pods: &[Pod], name: &ClaimName) -> bool {
+    let refuses = |pod: &Pod, volume: &PodVolume| {
+        claim_of(pod, volume).is_some_and(|claim| claim == name.name())
+            && matches!(choose(policy, pod, volume, &Wishes::of(pod)), Err((Reason::Excluded | Reason::NotNamed, _)))
+    };
+    let own = |pod: &&Pod| pod.metadata.namespace == name.namespace();
+    pods.iter().filter(own).any(|pod| pod.spec.volumes.iter().any(|volume| refuses(pod, volume)))
 }
 
 #[cfg(test)]

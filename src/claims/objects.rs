@@ -106,6 +106,12 @@ impl Pod {
         }
     }
 
+    /// Whether it is still the pod with this UID, and its containers have not ended for good.
+    #[must_use]
+    pub fn is_alive(&self, uid: &str) -> bool {
+        self.metadata.uid == uid && !matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
     /// The copy of a pod that the kubelet read from a file. Its folder has another UID than the object.
     #[must_use]
     pub fn is_mirror(&self) -> bool {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A debt is written before the pod's `pre` command is run, and taken out after its `post` command has succeeded, or when the pod is gone. So
-//! the command may be run twice, and never not at all. A command that fails stays owed: it is tried again at each start and before each
-//! run, as long as the pod is there, because nothing else thaws it.
+//! the command may be run twice, and never not at all. It is run once more if `pre` may have ended after it. A command that fails stays owed:
+//! it is tried again at each start and before each run, as long as the pod is there, because nothing else thaws it.
 
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub const VERSION: u32 = 1;
 
 /// Far above 500 pods with long commands.
 pub const MAX_SIZE: u64 = 64 << 20;
+
+/// The most time that one command of an earlier run gets. A pod whose command hangs must not keep the others frozen, nor runs waiting.
+const LATE: Duration = Duration::from_secs(30);
 
 /// The longest failure that is kept: the output of a command is somebody's text.
 const MAX_LAST: usize = 1024;
@@ -73,6 +76,13 @@ impl Debt {
         }
     }
 
+    /// As another process than the one that wrote it runs it.
+    #[must_use]
+    pub fn late_hook(&self) -> Hook {
+        let hook = self.hook();
+        Hook { timeout: hook.timeout.min(LATE), ..hook }
+    }
+
     /// The same command in the same container of the same pod.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -110,6 +120,8 @@ pub enum Paid {
     Gone,
     /// The command before it was never begun. A debt of an earlier run stays.
     NotDue,
+    /// It has succeeded, and must be run once more, for this reason.
+    Again(String),
     No(String),
 }
 
@@ -165,9 +177,9 @@ impl Ledger {
             match paid {
                 Paid::Yes | Paid::Gone => ledger.owed.retain(|known| !known.is_same(debt)),
                 Paid::NotDue => ledger.owed.retain(|known| !(known.is_same(debt) && known.run == debt.run)),
-                Paid::No(why) => {
+                Paid::Again(why) | Paid::No(why) => {
                     for known in ledger.owed.iter_mut().filter(|known| known.is_same(debt)) {
-                        known.tried = known.tried.saturating_add(1);
+                        known.tried = known.tried.saturating_add(u32::from(matches!(paid, Paid::No(_))));
                         known.last = why.chars().take(MAX_LAST).collect();
                     }
                 }
@@ -203,6 +215,10 @@ mod tests {
         let first = r#"{"version":1,"owed":[{"pod":{"namespace":"shop","name":"db-0","uid":"1"},"container":"db","command":["a","-u"],"timeout_ms":30000,"since":"2026-11-29T02:00:00Z","run":"20261129T020000Z-4f9a2c","tried":0}"#;
         assert!(text.starts_with(first), "{text}");
         assert_eq!(ledger.owed()[0].hook().command, ["a", "-u"]);
+        let day = Debt { timeout_ms: 86_400_000, ..debt("1", "a") };
+        assert_eq!((day.hook().timeout, day.late_hook().timeout), (Duration::from_hours(24), LATE));
+        let second = Debt { timeout_ms: 1000, ..debt("1", "a") };
+        assert_eq!(second.late_hook(), second.hook());
     }
 
     #[test]

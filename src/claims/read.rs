@@ -33,6 +33,11 @@ pub enum Wanted<'a> {
     PodsOn(&'a str),
     /// Of a namespace.
     Pods(&'a str),
+    /// The one of this name.
+    Pod {
+        namespace: &'a str,
+        name: &'a str,
+    },
     Claims(&'a str),
     Volumes,
 }
@@ -214,6 +219,7 @@ fn in_words(wanted: Wanted<'_>) -> String {
     match wanted {
         Wanted::PodsOn(node) => format!("the pods on {node}"),
         Wanted::Pods(namespace) => format!("the pods of {namespace}"),
+        Wanted::Pod { namespace, name } => format!("the pod {namespace}/{name}"),
         Wanted::Claims(namespace) => format!("the claims of {namespace}"),
         Wanted::Volumes => "the persistent volumes".to_owned(),
     }

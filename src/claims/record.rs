@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decide::{Answer, Decision, Policy, savers};
+use super::decide::{Answer, Decision, Policy, is_left_out, savers};
 use super::objects::{Claim, Pod};
 use super::wishes;
 use crate::format::claim::ClaimName;
@@ -31,12 +31,14 @@ impl Whereabouts {
     #[must_use]
     pub fn of(policy: &Policy, name: &ClaimName, claim: &Answer<Claim>, pods: &Answer<Vec<Pod>>) -> Self {
         match (claim, pods) {
+            _ if !policy.selects(name.namespace()) => Self::Gone,
             (Answer::Missing, _) => Self::Gone,
             (Answer::Found(claim), _) if wishes::excludes_itself(claim) => Self::Gone,
             (Answer::Failed(why), _) | (Answer::Found(_), Answer::Failed(why)) => Self::Unknown(why.clone()),
             (Answer::Found(_), Answer::Missing) => Self::Nowhere,
             (Answer::Found(_), Answer::Found(pods)) => match savers(policy, pods, name).next() {
                 Some(_) => Self::Mounted,
+                None if is_left_out(policy, pods, name) => Self::Gone,
                 None => Self::Nowhere,
             },
         }
@@ -204,6 +206,14 @@ mod tests {
         assert_eq!(of(there(), pods(pod("other", "db", "n2").claim("x", "data"))), Whereabouts::Nowhere);
         assert_eq!(of(there(), Answer::Failed("403".into())), Whereabouts::Unknown("403".into()));
         assert_eq!(of(Answer::Failed("500".into()), Answer::Missing), Whereabouts::Unknown("500".into()));
+        let leaves_out = pod("shop", "db", "n2").claim("x", "data").annotated("backup.penstock/exclude", "x");
+        assert_eq!(of(there(), pods(leaves_out)), Whereabouts::Gone, "by another node's pod, which is a choice too");
+        let others = Claims { namespaces: vec!["bank".into()], ..Claims::default() };
+        let elsewhere = Policy::of(&others).unwrap();
+        for pods in [Answer::Missing, Answer::Failed("403".into())] {
+            let at = Whereabouts::of(&elsewhere, &name("shop/data"), &there(), &pods);
+            assert_eq!(at, Whereabouts::Gone, "the configuration does not choose its namespace any more");
+        }
         let mut excluded = data().0;
         excluded.metadata.has_exclude_label = true;
         assert_eq!(of(Answer::Found(excluded), failed("403")), Whereabouts::Gone);

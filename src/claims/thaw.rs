@@ -8,7 +8,10 @@
 //!
 //! - What will be owed is durable **before** the first command is run.
 //! - `post` is run for each pod whose `pre` was begun, also if that failed: it may have frozen something first.
+//! - Where nobody knows whether `pre` has ended (a time limit, a lost connection), it may freeze the pod after `post`: this stays owed, and is run
+//!   once more by the next start, round or hour.
 //! - A `post` that fails stays owed.
+//! - A pod that is gone before its `pre` needs neither: its volumes are looked for without it.
 //! - A process that dies anywhere leaves the record; [`Thaw::of`] is what the next start runs.
 //!
 //! The caller asks for the [`action`](Thaw::action), does it, and says with [`done`](Thaw::done) how it went.
@@ -36,6 +39,8 @@ pub enum Action {
 pub enum Outcome {
     Done,
     Failed(String),
+    /// It was begun, and how it ended is not known: it may still run.
+    Unsure(String),
     /// There is no such pod any more.
     Gone,
 }
@@ -63,6 +68,8 @@ enum State {
 struct Due {
     debt: Debt,
     begun: bool,
+    /// Why `pre` may still run.
+    unsure: Option<String>,
     paid: Paid,
 }
 
@@ -85,7 +92,7 @@ impl Thaw {
         let pre = pods.iter().filter_map(|(pod, hooks)| Some((pod.clone(), hooks.pre.clone()?))).collect();
         let due = pods.iter().filter_map(|(pod, hooks)| {
             let debt = Debt::new(pod, hooks.post.as_ref()?, since, run);
-            Some(Due { debt, begun: false, paid: Paid::NotDue })
+            Some(Due { debt, begun: false, unsure: None, paid: Paid::NotDue })
         });
         Self { state: State::Owing, pre, due: due.collect(), stopped: false, doing: None, troubles: Vec::new() }
     }
@@ -93,7 +100,8 @@ impl Thaw {
     /// Pays what an earlier process left.
     #[must_use]
     pub fn of(ledger: &Ledger) -> Self {
-        let due = ledger.owed().iter().map(|debt| Due { debt: debt.clone(), begun: true, paid: Paid::NotDue });
+        let due = ledger.owed().iter();
+        let due = due.map(|debt| Due { debt: debt.clone(), begun: true, unsure: None, paid: Paid::NotDue });
         Self {
             state: State::Post(0),
             pre: Vec::new(),
@@ -157,7 +165,7 @@ impl Thaw {
         match action {
             Action::Owe(_) => match outcome {
                 Outcome::Done => self.state = State::Pre(0),
-                Outcome::Failed(why) => {
+                Outcome::Failed(why) | Outcome::Unsure(why) => {
                     self.trouble(
                         true,
                         format!("could not write down what must be run afterwards, so that nothing was run: {why}"),
@@ -168,12 +176,12 @@ impl Thaw {
             },
             Action::Pre(pod, hook) => self.pre_done(&pod, &hook, outcome),
             Action::Read => {
-                self.due.iter_mut().for_each(|due| due.begun = true);
+                self.due.iter_mut().filter(|due| due.paid != Paid::Gone).for_each(|due| due.begun = true);
                 self.state = State::Post(0);
             }
             Action::Post(debt) => self.post_done(&debt, outcome),
             Action::Settle(_) => {
-                if let Outcome::Failed(why) = outcome {
+                if let Outcome::Failed(why) | Outcome::Unsure(why) = outcome {
                     self.trouble(
                         false,
                         format!("could not write down what has been run, so that it is run again: {why}"),
@@ -187,13 +195,20 @@ impl Thaw {
 
     fn pre_done(&mut self, pod: &PodRef, hook: &Hook, outcome: Outcome) {
         let at = self.pre.iter().position(|(other, _)| other == pod).unwrap_or_default();
-        self.due.iter_mut().filter(|due| due.debt.pod.uid == pod.uid).for_each(|due| due.begun = true);
-        self.state = State::Pre(at + 1);
-        let why = match outcome {
-            Outcome::Done => return,
-            Outcome::Failed(why) => why,
-            Outcome::Gone => "the pod is gone".to_owned(),
+        let (is_gone, unsure) = match &outcome {
+            Outcome::Gone => (true, None),
+            Outcome::Unsure(why) => (false, Some(why.clone())),
+            Outcome::Done | Outcome::Failed(_) => (false, None),
         };
+        for due in self.due.iter_mut().filter(|due| due.debt.pod.uid == pod.uid) {
+            due.begun = !is_gone;
+            due.unsure.clone_from(&unsure);
+            if is_gone {
+                due.paid = Paid::Gone;
+            }
+        }
+        self.state = State::Pre(at + 1);
+        let (Outcome::Failed(why) | Outcome::Unsure(why)) = outcome else { return };
         let is_failure = hook.on_error == OnError::Fail;
         self.trouble(is_failure, format!("the pre hook of {}/{} failed: {why}", pod.namespace, pod.name));
         self.stopped |= is_failure;
@@ -203,13 +218,17 @@ impl Thaw {
         let at = self.due.iter().position(|due| due.debt.is_same(debt)).unwrap_or_default();
         self.state = State::Post(at + 1);
         let of = format!("the post hook of {}/{}", debt.pod.namespace, debt.pod.name);
+        let unsure = self.due.get(at).and_then(|due| due.unsure.clone());
         let paid = match outcome {
-            Outcome::Done => Paid::Yes,
+            Outcome::Done => match unsure {
+                Some(why) => Paid::Again(format!("pre may still run: {why}")),
+                None => Paid::Yes,
+            },
             Outcome::Gone => {
                 self.trouble(false, format!("{of} was not run: the pod is gone"));
                 Paid::Gone
             }
-            Outcome::Failed(why) => {
+            Outcome::Failed(why) | Outcome::Unsure(why) => {
                 self.trouble(false, format!("{of} failed, and is run again at the next start: {why}"));
                 Paid::No(why)
             }

@@ -30,5 +30,5 @@ pub struct Executed {
     pub output: String,
 }
 
-/// How much of a command's output is kept.
-pub const MAX_OUTPUT: usize = 4 << 10;
+/// How much of a command's output is kept, here and in the manifest of a backup. docs/pod-volumes.md names it.
+pub const MAX_OUTPUT: usize = 1 << 10;

@@ -306,7 +306,7 @@ pub trait Cluster: Send + Sync {
     /// Runs a command and waits for its end. The time limit is the caller's, which drops the future; the command itself may go on then.
     async fn exec(&self, exec: &Exec<'_>) -> Result<Executed, Failure>;
     /// The last `lines` of a pod's log.
-    async fn log(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure>;
+    async fn log(&self, namespace: &str, pod: &str, container: &str, lines: u32) -> Result<Bytes, Failure>;
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure>;
     async fn rules(&self, namespace: &str) -> Result<Rules, Failure>;
 }

@@ -9,7 +9,7 @@ use super::board::{Start, Verdict};
 use super::history::{About, History};
 use crate::catalog::Catalog;
 use crate::config;
-use crate::error::{Class, Classify as _, Report};
+use crate::error::{Class, Classify as _, Report, Retry};
 use crate::format::key::{Chain, Name};
 use crate::job::{self, Committed, Spec};
 use crate::location::Location;
@@ -66,22 +66,36 @@ impl Runner {
     /// Prunes after a good backup: its chain, and those of the volumes that it saved. A failure is logged and does not fail the backup:
     /// the next one prunes again.
     async fn retain(&self, location: &Location, start: &Start, committed: &Committed) {
-        let (job, stop) = (&start.job, &start.running.cancel);
         let is_good = |volume: &&job::Volume| volume.outcome != Outcome::Failure;
         let volumes = committed.volumes.iter().filter(is_good).map(|volume| volume.chain.clone());
         // A round is seldom good for long among hundreds of volumes, and its record holds none of their data.
         let may_prune = committed.is_good() || committed.is_round();
         let own = may_prune.then(|| location.node.clone());
+        let backups = self.prune_all(location, start, own.into_iter().chain(volumes)).await;
+        if let Some(backups) = backups.filter(|_| !committed.volumes.is_empty()) {
+            // Of all the chains, and not of the last one.
+            self.process.metrics.job(start.job.name.as_str()).backups(backups);
+        }
+    }
+
+    /// Prunes the volumes that a failed run has saved before it failed: they would have no end where each run fails. If the store is away, or
+    /// the daemon stops, the next run does it.
+    async fn retain_volumes(&self, location: &Location, start: &Start, failed: &job::Error) {
+        let class = failed.class();
+        if class != Class::Cancelled && class.retry() != Retry::BackOff {
+            self.prune_all(location, start, start.running.progress.claims.saved().into_iter()).await;
+        }
+    }
+
+    async fn prune_all(&self, location: &Location, start: &Start, nodes: impl Iterator<Item = Name>) -> Option<usize> {
+        let (job, stop) = (&start.job, &start.running.cancel);
         let mut backups = None;
-        for node in own.into_iter().chain(volumes) {
+        for node in nodes {
             let chain = Chain { node, ..location.chain(&job.name) };
             let kept = self.prune(location, job, &chain, stop).await;
             backups = kept.map(|kept| kept + backups.unwrap_or(0)).or(backups);
         }
-        if let Some(backups) = backups.filter(|_| !committed.volumes.is_empty()) {
-            // Of all the chains, and not of the last one.
-            self.process.metrics.job(job.name.as_str()).backups(backups);
-        }
+        backups
     }
 
     /// Returns how many backups are left, if it can tell.
@@ -132,7 +146,10 @@ impl Runner {
                 let backup = Some(committed.manifest.id.to_string());
                 Verdict { outcome, backup, error, good, encrypts }
             }
-            Err(error) => self.failed(start, job::outcome_of(&error), error.report()),
+            Err(error) => {
+                self.retain_volumes(location, start, &error).await;
+                self.failed(start, job::outcome_of(&error), error.report())
+            }
         };
         Verdict { encrypts, ..verdict }
     }

@@ -14,7 +14,7 @@
 mod commands;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,8 +23,10 @@ use jiff::Timestamp;
 use self::commands::Commands;
 pub use self::commands::thaw_left;
 use super::failure::Failed;
+use super::parent::Tables;
 use super::plan::Open;
 use super::{Error, Policy as Reusing, Reuse, Run};
+use crate::checksum::fingerprint;
 use crate::claims::api::Server;
 use crate::claims::decide::{Decision, PodRef, Policy, Target, decide};
 use crate::claims::group::{Group, groups};
@@ -35,6 +37,7 @@ use crate::claims::record::to_look_for;
 use crate::claims::thaw::{Action, Outcome as Went, Thaw};
 use crate::config::Claims;
 use crate::error::{Class, Classify as _, Report};
+use crate::format::claim::{Chained, ClaimName};
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{Content, Item, Manifest, Outcome, SourceDescription};
 use crate::format::round::{MOST, Record, Saved};
@@ -53,6 +56,8 @@ pub struct Progress {
     pub done: AtomicU64,
     pub failed: AtomicU64,
     current: Mutex<Option<String>>,
+    /// The chains that have a new backup, also if the run fails later.
+    saved: Mutex<Vec<Name>>,
 }
 
 impl Progress {
@@ -60,6 +65,12 @@ impl Progress {
     #[must_use]
     pub fn current(&self) -> Option<String> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The chains of the volumes that have a new backup.
+    #[must_use]
+    pub fn saved(&self) -> Vec<Name> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn show(&self, current: Option<String>) {
@@ -114,7 +125,7 @@ impl Run<'_> {
         let server = Server::new(Arc::clone(&cluster), Patience::default());
         let policy = Policy::of(claims).map_err(|fault| invalid(source, fault))?;
         let begun = Commands::begin(&process, &self.spec.job, &cluster, claims.hooks, commands::PATIENCE);
-        let mut commands = stop.run_until_cancelled(begun).await.ok_or(Error::Cancelled)??;
+        let mut commands = stop.run_until_cancelled(begun).await.ok_or(Error::Cancelled)?;
         let known = stop.run_until_cancelled(read(&server, &policy, self.location.node.as_str())).await;
         let known = known.ok_or(Error::Cancelled)?.map_err(|failure| unread(source, failure.report()))?;
         let Known { pods, facts, notes } = known;
@@ -124,6 +135,7 @@ impl Run<'_> {
         tracing::info!(volumes = decision.targets.len(), pods = pods.len(), "volumes of this node's pods found");
         let is_elsewhere = pods.is_empty();
         let mut done = Done::default();
+        done.troubles.extend(commands.as_ref().and_then(Commands::fault));
         self.volumes_of(&decision, claims, &server, &pods, commands.as_mut(), &mut done).await?;
         drop(pods);
         decision.went_away(&done.gone);
@@ -136,6 +148,7 @@ impl Run<'_> {
             ));
         }
         record.commands = commands.map(Commands::end).unwrap_or_default();
+        self.forget_tables(&record);
         self.metrics.claims(&record, done.lost.len());
         let (saved, failed) = (record.saved.len() - done.lost.len(), done.lost.len());
         tracing::info!(
@@ -163,7 +176,9 @@ impl Run<'_> {
         progress.total.store(targets.len() as u64, Ordering::Relaxed);
         let (hooks, faults) = if claims.hooks { hooks_of(pods, targets) } else { Default::default() };
         let round = Round { claims, server, targets, hooks };
-        for mut group in groups(targets, |pod| round.hooks.contains_key(pod)) {
+        let mut groups = groups(targets, |pod| round.hooks.contains_key(pod));
+        turn(&mut groups, self.owner.id.as_str());
+        for mut group in groups {
             // What was to be frozen and cannot be is not read.
             group.targets.retain(|at| {
                 let fault = targets[*at].pods.iter().find_map(|pod| Some((pod, faults.get(pod)?)));
@@ -177,6 +192,7 @@ impl Run<'_> {
             progress.done.store((done.saved.len() + done.gone.len()) as u64, Ordering::Relaxed);
             progress.failed.store(done.lost.len() as u64, Ordering::Relaxed);
         }
+        self.volumes.sort_by(|a, b| a.chain.cmp(&b.chain));
         progress.show(None);
         Ok(())
     }
@@ -235,6 +251,7 @@ impl Run<'_> {
             match self.save(target, round.claims).await {
                 Ok(volume) => {
                     done.saved.insert(target.chain.clone(), saved(target, Some(volume.backup.clone())));
+                    progress.saved.lock().unwrap_or_else(PoisonError::into_inner).push(target.chain.clone());
                     self.volumes.push(volume);
                 }
                 Err(error) if volume::is_fatal(&error) => return Err(error),
@@ -278,6 +295,15 @@ impl Run<'_> {
         let found = self.stop.run_until_cancelled(look_for(server, policy, &wanted)).await.ok_or(Error::Cancelled)?;
         let saved = std::mem::take(&mut done.saved);
         Ok(Record::new(decision, saved, before.as_deref(), &found, Timestamp::now()))
+    }
+
+    /// Removes what this node keeps of volumes that it saves no more.
+    fn forget_tables(&self, record: &Record) {
+        let missing = record.missing.iter().filter_map(|missing| missing.claim.parse::<ClaimName>().ok());
+        let kept: BTreeSet<Name> = record.saved.keys().cloned().chain(missing.map(|claim| claim.chain())).collect();
+        let is_left = |chain: &Name| Chained::of(chain).is_some() && !kept.contains(chain);
+        let (state_dir, job) = (&self.location.process.state_dir, &self.spec.job);
+        Tables::forget_chains(state_dir, self.location.name(), job, is_left);
     }
 
     /// Adds the record's item and the volumes that were lost.
@@ -328,6 +354,14 @@ fn invalid(source: &Name, fault: String) -> Error {
     Error::Item { item: source.clone(), error: source::Error::Invalid(fault).into() }
 }
 
+/// Begins with another group in each run: under a time limit, no volume is the last one every day.
+fn turn(groups: &mut [Group], run: &str) {
+    let of_run = u128::from_be_bytes(fingerprint(run.as_bytes()));
+    if let Some(first) = of_run.checked_rem(groups.len() as u128) {
+        groups.rotate_left(usize::try_from(first).unwrap_or_default());
+    }
+}
+
 type Hooks = (BTreeMap<PodRef, PodHooks>, BTreeMap<PodRef, String>);
 
 /// The commands of the pods whose volumes are saved, and the annotations that are none.
@@ -345,4 +379,24 @@ fn hooks_of(pods: &[Pod], targets: &[Target]) -> Hooks {
         }
     }
     (all, faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_is_the_first_of_some_run() {
+        let of = |count: usize| (0..count).map(|at| Group { targets: vec![at], ..Group::default() });
+        let mut first = BTreeSet::new();
+        for run in 0..200 {
+            let mut groups: Vec<Group> = of(5).collect();
+            turn(&mut groups, &format!("20261129T020000Z-{run:06x}"));
+            first.insert(groups[0].targets.clone());
+            groups.sort_by(|a, b| a.targets.cmp(&b.targets));
+            assert!(groups.into_iter().eq(of(5)), "none is lost");
+        }
+        assert_eq!(first.len(), 5);
+        turn(&mut [], "r");
+    }
 }

@@ -11,10 +11,10 @@ use crate::cluster::classify::Asked;
 const MOST: usize = 64 << 10;
 
 impl Client {
-    pub(super) async fn tail(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure> {
+    pub(super) async fn tail(&self, namespace: &str, pod: &str, container: &str, lines: u32) -> Result<Bytes, Failure> {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{}/log", encoded(pod));
         let asked = Asked { resource: "pods/log", namespace: Some(namespace), ..asked(&path) };
-        let uri = format!("{path}?tailLines={lines}&limitBytes={MOST}");
+        let uri = format!("{path}?container={}&tailLines={lines}&limitBytes={MOST}", encoded(container));
         let request = Asking { accept: "*/*", ..get(&uri) };
         self.send(&asked, request).await?.whole(&asked, 2 * MOST).await
     }

@@ -380,8 +380,8 @@ impl Cluster for Client {
         self.execute(exec).await
     }
 
-    async fn log(&self, namespace: &str, pod: &str, lines: u32) -> Result<Bytes, Failure> {
-        self.tail(namespace, pod, lines).await
+    async fn log(&self, namespace: &str, pod: &str, container: &str, lines: u32) -> Result<Bytes, Failure> {
+        self.tail(namespace, pod, container, lines).await
     }
 
     async fn access(&self, access: &Access<'_>) -> Result<Verdict, Failure> {

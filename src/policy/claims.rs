@@ -31,11 +31,10 @@ pub fn roles(needs: &[Need], account: &Account) -> Roles {
     };
     let mut all = Roles::default();
     // Servers before 1.35 ask for `get` to run a command over a WebSocket, later ones for `create` too.
-    let commands = [read("pods", &["get"]), read("pods/exec", &["create", "get"])];
+    let commands = read("pods/exec", &["create", "get"]);
     let (named, everywhere): (Vec<&Need>, Vec<&Need>) = hooked.into_iter().partition(is_literal);
     if !everywhere.is_empty() {
-        rules[0]["verbs"] = json!(["get", "list"]);
-        rules.push(commands[1].clone());
+        rules.push(commands.clone());
         all.notes.insert(
             "pods/exec lets the agents run any command in any pod of these namespaces: name `namespaces` without a glob to grant it there only".to_owned(),
         );
@@ -43,7 +42,7 @@ pub fn roles(needs: &[Need], account: &Account) -> Roles {
     all.manifests.extend(role_and_binding(account, "node", None, &rules));
     let namespaces: std::collections::BTreeSet<&String> = named.iter().flat_map(|need| &need.namespaces).collect();
     for namespace in namespaces.into_iter().filter(|_| everywhere.is_empty()) {
-        all.manifests.extend(role_and_binding(account, "node", Some(namespace), &commands));
+        all.manifests.extend(role_and_binding(account, "node", Some(namespace), std::slice::from_ref(&commands)));
     }
     all
 }
@@ -78,7 +77,7 @@ mod tests {
         assert_eq!(rights(&roles(&[need(&["*"], false)], &account)), read);
         let named = rights(&roles(&[need(&["*"], false), need(&["shop"], true)], &account));
         assert_eq!(named[..3], read);
-        assert_eq!(named[3..], [r#"shop ["pods"] ["get"]"#, r#"shop ["pods/exec"] ["create","get"]"#]);
+        assert_eq!(named[3..], [r#"shop ["pods/exec"] ["create","get"]"#]);
         let all = roles(&[need(&["shop"], true), need(&["team-*"], true)], &account);
         assert_eq!(rights(&all)[3], r#"* ["pods/exec"] ["create","get"]"#);
         assert_eq!((rights(&all).len(), all.notes.len()), (4, 1));

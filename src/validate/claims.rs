@@ -23,7 +23,7 @@ const NEEDED: [(&str, &str); 5] = [
 ];
 
 /// A WebSocket begins with a GET: older servers ask for one of the rights to `pods/exec`, newer ones for both.
-const FOR_HOOKS: [(&str, &str); 3] = [("get", "pods"), ("get", "pods/exec"), ("create", "pods/exec")];
+const FOR_HOOKS: [(&str, &str); 2] = [("get", "pods/exec"), ("create", "pods/exec")];
 
 pub(super) async fn source(proof: &mut Proof, cluster: &Arc<dyn Cluster>, name: &str, claims: &Claims, node: &Name) {
     let began = Instant::now();

@@ -106,6 +106,25 @@ impl Cluster {
         self.fake.state().touch("pods", |pod| pod["status"] = json!({ "phase": "Running" }));
     }
 
+    /// The agent of `n1` as a service account that has no rights yet.
+    fn unprivileged(&self, source: &str) -> Penstock {
+        let admin = self.config("n1", "", source);
+        let account = self.fake.kubeconfig(&self.servers, "agent", "sa:system:serviceaccount:penstock:node");
+        let admins = self.servers.folder().join("admin.kubeconfig");
+        let own = admin.replace(admins.to_str().unwrap(), account.to_str().unwrap());
+        assert_ne!(own, admin);
+        self.agent_of("n1", &own)
+    }
+
+    /// Gives that service account the rights of the printed roles, and no others.
+    fn grant_what_is_printed(&self, agent: &Penstock) {
+        let printed = agent.good(&["policy", "--kubernetes", "--service-account", "penstock/node"]);
+        for manifest in printed["items"].as_array().unwrap() {
+            let plural = format!("{}s", manifest["kind"].as_str().unwrap().to_lowercase());
+            self.fake.make(&format!("/apis/rbac.authorization.k8s.io/v1/{plural}"), manifest);
+        }
+    }
+
     pub(crate) fn uid(&self, pod: &str) -> String {
         let (namespace, name) = pod.split_once('/').unwrap();
         let pod = self.fake.state().object(&format!("/api/v1/namespaces/{namespace}/pods/{name}"));
@@ -257,12 +276,7 @@ fn the_printed_role_is_all_that_an_agent_needs_and_validate_says_what_is_missing
     let hooks = json!({ "pre.hook.backup.penstock/command": "freeze" });
     cluster.pod("shop/db", "n1", &hooks, &[claimed("data", "data")]);
     cluster.fake.state().commands = Some(std::sync::Arc::new(|_| (String::new(), Some(0))));
-    let admin = cluster.config("n1", "", "hooks = true");
-    let account = cluster.fake.kubeconfig(&cluster.servers, "agent", "sa:system:serviceaccount:penstock:node");
-    let own =
-        admin.replace(cluster.servers.folder().join("admin.kubeconfig").to_str().unwrap(), account.to_str().unwrap());
-    assert_ne!(own, admin);
-    let agent = cluster.agent_of("n1", &own);
+    let agent = cluster.unprivileged("hooks = true");
     let check = |name: &str| {
         let (_, answer) = agent.json(&["validate", "--skip", "ec2"]);
         let checks = answer["kubernetes"]["checks"].as_array().unwrap().clone();
@@ -271,13 +285,50 @@ fn the_printed_role_is_all_that_an_agent_needs_and_validate_says_what_is_missing
     };
     let (state, message) = check("claims claims: permissions");
     assert!(state == "failed" && message.contains("may not list pods, get persistentvolumeclaims"), "{message}");
-    let printed = agent.good(&["policy", "--kubernetes", "--service-account", "penstock/node"]);
-    for manifest in printed["items"].as_array().unwrap() {
-        let plural = format!("{}s", manifest["kind"].as_str().unwrap().to_lowercase());
-        cluster.fake.make(&format!("/apis/rbac.authorization.k8s.io/v1/{plural}"), manifest);
-    }
+    cluster.grant_what_is_printed(&agent);
     assert_eq!(check("claims claims: permissions").0, "passed");
     let (state, message) = check("claims claims: node");
     assert!(state == "passed" && message == "pods on the node n1: 1", "{message}");
     assert_eq!(saved(&agent.good(&["backup", "claims"])), set(["shop/data"]));
+}
+
+#[test]
+fn with_the_printed_role_a_pod_that_went_away_is_told_from_a_failure() {
+    for (source, annotations) in
+        [("", json!({})), ("hooks = true", json!({ "pre.hook.backup.penstock/command": "freeze" }))]
+    {
+        let cluster = Cluster::new();
+        cluster.fake.state().commands = Some(std::sync::Arc::new(|_| (String::new(), Some(0))));
+        fs::write(cluster.claim("shop/stays").join("file"), "x").unwrap();
+        let folder = cluster.claim("shop/goes");
+        cluster.pod("shop/stays", "n1", &annotations, &[claimed("v", "stays")]);
+        cluster.pod("shop/goes", "n1", &annotations, &[claimed("v", "goes")]);
+        let agent = cluster.unprivileged(source);
+        cluster.grant_what_is_printed(&agent);
+        cluster.fake.script(move |state, request, _| {
+            // The pods are known by then.
+            if request.uri.starts_with("/api/v1/persistentvolumes/pv-shop-goes") && folder.exists() {
+                state.remove("/api/v1/namespaces/shop/pods/goes");
+                fs::remove_dir(&folder).unwrap();
+            }
+            None
+        });
+        assert_eq!(saved(&agent.good(&["backup", "claims"])), set(["shop/stays"]), "{source}");
+        let of = record(&agent, "n1");
+        assert_eq!((&of["reasons"]["pod-ending"], &of["losses"]), (&json!(1), &json!(0)), "{of:#}");
+    }
+}
+
+#[test]
+fn a_namespace_that_the_configuration_leaves_out_later_has_no_missing_claims() {
+    let cluster = Cluster::new();
+    fs::write(cluster.claim("shop/data").join("file"), "x").unwrap();
+    cluster.pod("shop/db", "n1", &json!({}), &[claimed("v", "data")]);
+    assert_eq!(saved(&cluster.agent("n1", "").good(&["backup", "claims"])), set(["shop/data"]));
+    // Scaled to zero, which would be missed in a namespace that is chosen.
+    cluster.remove("/api/v1/namespaces/shop/pods/db");
+    cluster.pod("shop/other", "n1", &json!({}), &[]);
+    let agent = cluster.agent("n1", "exclude_namespaces = [\"shop\"]");
+    assert_eq!(saved(&agent.good(&["backup", "claims"])), set([]));
+    assert_eq!(record(&agent, "n1")["missing"], json!([]));
 }

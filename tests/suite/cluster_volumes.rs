@@ -1,6 +1,8 @@
 //! Restores of a cluster with the data of its claims: filled before their workloads, failed, held, killed, refused. A thread stands for the
 //! cluster's nodes, and runs the container of each Job as a process.
 
+mod trust;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -141,7 +143,9 @@ fn finish(fake: &FakeKubernetes, namespace: &str, name: &str, (code, message): (
     let phase = if code == 0 { "Succeeded" } else { "Failed" };
     let message = if code == 0 { String::new() } else { message };
     let ended = json!({ "terminated": { "exitCode": code, "message": message } });
-    set(&mut fake.state(), namespace, name, &json!({ "phase": phase, "containerStatuses": [{ "state": ended }] }));
+    // Admission added a container, whose name comes first.
+    let statuses = json!([{ "name": "a-proxy", "state": { "running": {} } }, { "name": "penstock", "state": ended }]);
+    set(&mut fake.state(), namespace, name, &json!({ "phase": phase, "containerStatuses": statuses }));
 }
 
 fn claim(name: &str) -> Value {

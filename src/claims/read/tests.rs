@@ -75,6 +75,7 @@ impl Api for Fake {
                     each(pod.as_bytes());
                 }
             }
+            Wanted::Pod { .. } => unreachable!("only commands ask for one pod"),
             Wanted::Claims(namespace) => {
                 for (_, claim) in self.claims.iter().filter(|(name, _)| name.namespace() == namespace) {
                     each(claim.as_bytes());

@@ -1,6 +1,7 @@
 //! Runs the commands of pods, and keeps the record of those that are owed: `hooks/JOB.json` below the state directory.
 //!
-//! The record is locked by whoever works with it: a run, or [`thaw_left`]. So nothing is thawed while a run reads it.
+//! The record is locked by whoever works with it: a run, or [`thaw_left`]. So nothing is thawed while a run reads it. A record that cannot be
+//! locked or read is left as it is, and no command is run: the volumes of pods with commands fail, and the others are saved.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,11 +10,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
 use crate::claims::api::Server;
 use crate::claims::decide::PodRef;
 use crate::claims::hooks::Hook;
-use crate::claims::objects::Pod;
 use crate::claims::owed::{Ledger, MAX_SIZE};
 use crate::claims::thaw::{Action, Outcome, Thaw};
 use crate::cluster::{Cluster, Exec, Executed};
@@ -32,19 +31,16 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How much of a command's output the manifest has.
-const OUTPUT: usize = 1 << 10;
-
 /// The commands of one job's pods.
 pub(super) struct Commands {
     cluster: Arc<dyn Cluster>,
     server: Server,
     path: PathBuf,
-    /// `Err`: the record cannot be read, and is not overwritten.
+    /// `Err`: the record cannot be locked or read, and is not overwritten.
     ledger: Result<Ledger, String>,
     ran: Vec<Ran>,
     metrics: metrics::Job,
-    _lock: Lock,
+    lock: Option<Lock>,
 }
 
 fn path_of(process: &Process, job: &Name) -> PathBuf {
@@ -70,9 +66,7 @@ pub async fn thaw_left(process: &Process) {
                 return;
             }
         };
-        if let Err(error) = Commands::begin(process, &job, &cluster, false, Duration::ZERO).await {
-            tracing::debug!(%job, %error, "commands that are owed to pods are left to the run that works with them");
-        }
+        drop(Commands::begin(process, &job, &cluster, false, Duration::ZERO).await);
     }
 }
 
@@ -90,31 +84,44 @@ impl Commands {
         cluster: &Arc<dyn Cluster>,
         are_on: bool,
         patience: Duration,
-    ) -> Result<Option<Self>, Error> {
+    ) -> Option<Self> {
         let path = path_of(process, job);
         if !are_on && !path.exists() {
-            return Ok(None);
+            return None;
         }
-        let local = |error| Error::Local { action: "lock the record of commands that are owed to pods", error };
-        state::make_folder(path.parent().unwrap_or(&path)).map_err(|error| local(io::Error::other(error)))?;
-        let lock = locked(&path.with_extension("lock"), patience).await.map_err(local)?;
+        let (ledger, lock) = match locked(&path, patience).await {
+            Ok(lock) => (read(&path), Some(lock)),
+            Err(error) => (Err(format!("could not lock the record {}: {error}", path.display())), None),
+        };
         let mut commands = Self {
             cluster: Arc::clone(cluster),
             server: Server::new(Arc::clone(cluster), Patience::default()),
-            ledger: read(&path),
+            ledger,
             path,
             ran: Vec::new(),
             metrics: process.metrics.job(job.as_str()),
-            _lock: lock,
+            lock,
         };
         commands.pay(job).await;
-        Ok(Some(commands))
+        Some(commands)
+    }
+
+    /// Why no command is run in this round.
+    pub(super) fn fault(&self) -> Option<String> {
+        let fault = self.ledger.as_ref().err()?;
+        let remedy =
+            if self.lock.is_some() { "; thaw the pods by hand if any is frozen, and remove the file" } else { "" };
+        Some(format!("no command is run in a pod, and what is owed to pods is not known: {fault}{remedy}"))
     }
 
     /// Runs what an earlier process left.
     async fn pay(&mut self, job: &Name) {
         let ledger = match &self.ledger {
             Ok(ledger) => ledger.clone(),
+            Err(fault) if self.lock.is_none() => {
+                tracing::debug!(%job, fault, "commands that are owed to pods are left to the run that works with them");
+                return;
+            }
             Err(fault) => {
                 tracing::error!(%job, path = %self.path.display(), fault, "could not read which commands are owed to pods: a pod may be frozen");
                 return;
@@ -131,7 +138,10 @@ impl Commands {
             if action == Action::End {
                 break;
             }
-            let outcome = self.act(&action, &never).await;
+            let outcome = match &action {
+                Action::Post(debt) => self.run("post", &debt.pod, &debt.late_hook()).await,
+                other => self.act(other, &never).await,
+            };
             thaw.done(outcome);
         }
         for trouble in thaw.troubles() {
@@ -146,7 +156,7 @@ impl Commands {
             Action::Settle(results) => self.change(|ledger| ledger.settled(results)).await,
             Action::Pre(pod, hook) => {
                 let outcome = stop.run_until_cancelled(self.run("pre", pod, hook)).await;
-                outcome.unwrap_or_else(|| Outcome::Failed("the run was stopped".to_owned()))
+                outcome.unwrap_or_else(|| Outcome::Unsure("the run was stopped".to_owned()))
             }
             Action::Post(debt) => self.run("post", &debt.pod, &debt.hook()).await,
             Action::Read | Action::End => Outcome::Done,
@@ -183,45 +193,44 @@ impl Commands {
     async fn run(&mut self, when: &'static str, pod: &PodRef, hook: &Hook) -> Outcome {
         let started = tokio::time::Instant::now();
         let ended = tokio::time::timeout(hook.timeout, self.execute(pod, hook)).await;
-        let (outcome, output) = match ended {
-            Ok(Ok(Some(Executed { failure: None, output }))) => (Outcome::Done, output),
-            Ok(Ok(Some(Executed { failure: Some(why), output }))) => (Outcome::Failed(quoted(&why, &output)), output),
-            Ok(Ok(None)) => (Outcome::Gone, String::new()),
-            Ok(Err(why)) => (Outcome::Failed(why), String::new()),
-            Err(_) => {
-                let why = format!("it took longer than {:?}; it may still run", hook.timeout);
-                (Outcome::Failed(why), String::new())
-            }
-        };
+        let (outcome, output) = ended.unwrap_or_else(|_| {
+            let why = format!("it took longer than {:?}; it may still run", hook.timeout);
+            (Outcome::Unsure(why), String::new())
+        });
         let failure = match &outcome {
             Outcome::Done => None,
-            Outcome::Failed(why) => Some(why.clone()),
+            Outcome::Failed(why) | Outcome::Unsure(why) => Some(why.clone()),
             Outcome::Gone => Some("the pod is gone".to_owned()),
         };
         let (name, seconds) = (format!("{}/{}", pod.namespace, pod.name), started.elapsed().as_secs());
         tracing::info!(when, pod = name, container = hook.container, seconds, failure, "command of a pod ended");
         if self.ran.len() < MOST {
-            let output = end_of(&output, OUTPUT).to_owned();
             self.ran.push(Ran { pod: name, when: when.to_owned(), seconds, failure, output });
         }
         outcome
     }
 
-    /// `None`: there is no such pod any more, or it has ended.
-    async fn execute(&self, pod: &PodRef, hook: &Hook) -> Result<Option<Executed>, String> {
-        let found = self.server.pod(&pod.namespace, &pod.name).await.map_err(|failure| failure.to_string())?;
-        let found = found.and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok());
-        let ended = |found: &Pod| matches!(found.status.phase.as_str(), "Succeeded" | "Failed");
-        if found.is_none_or(|found| found.metadata.uid != pod.uid || ended(&found)) {
-            return Ok(None);
+    /// How the command ended, and the end of its output.
+    async fn execute(&self, pod: &PodRef, hook: &Hook) -> (Outcome, String) {
+        let without = |outcome| (outcome, String::new());
+        match self.server.pod(&pod.namespace, &pod.name).await {
+            Ok(Some(found)) if found.is_alive(&pod.uid) => {}
+            Ok(_) => return without(Outcome::Gone),
+            Err(why) => return without(Outcome::Failed(why)),
         }
         let PodRef { namespace, name, .. } = pod;
         let exec = Exec { namespace, pod: name, container: &hook.container, command: &hook.command };
-        self.cluster.exec(&exec).await.map(Some).map_err(|failure| {
-            let report = failure.report();
-            let remedy = report.remedy.map_or_else(String::new, |remedy| format!(" ({remedy})"));
-            format!("{}{remedy}", report.message)
-        })
+        match self.cluster.exec(&exec).await {
+            Ok(Executed { failure: None, output }) => (Outcome::Done, output),
+            Ok(Executed { failure: Some(why), output }) => (Outcome::Failed(quoted(&why, &output)), output),
+            Err(failure) => {
+                let is_refused = failure.error.status.is_some_and(|status| (400..500).contains(&status));
+                let report = failure.report();
+                let remedy = report.remedy.map_or_else(String::new, |remedy| format!(" ({remedy})"));
+                let why = format!("{}{remedy}", report.message);
+                without(if is_refused { Outcome::Failed(why) } else { Outcome::Unsure(why) })
+            }
+        }
     }
 
     /// How the commands ended.
@@ -230,12 +239,14 @@ impl Commands {
     }
 }
 
-async fn locked(path: &Path, patience: Duration) -> io::Result<Lock> {
+/// Locks a record, for which it waits up to `patience`.
+async fn locked(path: &Path, patience: Duration) -> Result<Lock, String> {
+    state::make_folder(path.parent().unwrap_or(path)).map_err(|error| error.to_string())?;
     let until = tokio::time::Instant::now() + patience;
     loop {
-        match Lock::at(path)? {
+        match Lock::at(&path.with_extension("lock")).map_err(|error| error.to_string())? {
             Some(lock) => return Ok(lock),
-            None if tokio::time::Instant::now() >= until => return Err(io::ErrorKind::WouldBlock.into()),
+            None if tokio::time::Instant::now() >= until => return Err("another run works with it".to_owned()),
             None => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
@@ -259,14 +270,23 @@ fn read(path: &Path) -> Result<Ledger, String> {
 }
 
 fn quoted(why: &str, output: &str) -> String {
-    match end_of(output.trim(), OUTPUT) {
+    match output.trim() {
         "" => why.to_owned(),
         output => format!("{why}: {output}"),
     }
 }
 
-/// At most `most` bytes from the end.
-fn end_of(text: &str, most: usize) -> &str {
-    let from = (text.len().saturating_sub(most)..=text.len()).find(|at| text.is_char_boundary(*at));
-    &text[from.unwrap_or(text.len())..]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_that_another_run_holds_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hooks/volumes.json");
+        let held = locked(&path, Duration::ZERO).await.unwrap();
+        assert_eq!(locked(&path, Duration::ZERO).await.unwrap_err(), "another run works with it");
+        drop(held);
+        locked(&path, Duration::ZERO).await.unwrap();
+    }
 }

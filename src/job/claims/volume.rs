@@ -17,7 +17,6 @@ use super::Volume;
 use crate::claims::api::Server;
 use crate::claims::decide::Target;
 use crate::claims::look::Host;
-use crate::claims::objects::Pod;
 use crate::claims::place::{Fault, Form, Place};
 use crate::config::Claims;
 use crate::error::{Class, Classify as _, Report, Retry};
@@ -63,11 +62,8 @@ pub(super) async fn has_gone(target: &Target, server: &Server) -> bool {
     for pod in &target.pods {
         match server.pod(&pod.namespace, &pod.name).await {
             Ok(None) => {}
-            Ok(Some(bytes)) => match serde_json::from_slice::<Pod>(&bytes) {
-                Ok(found) if found.metadata.uid != pod.uid || found.metadata.deletion_timestamp.is_some() => {}
-                Ok(_) | Err(_) => return false,
-            },
-            Err(_) => return false,
+            Ok(Some(found)) if !found.is_alive(&pod.uid) || found.metadata.deletion_timestamp.is_some() => {}
+            Ok(Some(_)) | Err(_) => return false,
         }
     }
     !target.pods.is_empty()

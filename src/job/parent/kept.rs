@@ -5,7 +5,8 @@
 //! it, written last, says of which stored index it is, and has the hashes' key. So no name of a file is in the state directory; digests of
 //! chunks are, with which whoever takes the disk can confirm a guess of a whole chunk (docs/security.md).
 //!
-//! - **Which**: that of the last committed backup of each item. One whose backup may not have been committed stays until the next is.
+//! - **Which**: that of the last committed backup of each item. One whose backup may not have been committed stays until the next is. Those of a
+//!   claim that another node saves now go after [`LEFT`].
 //! - **Bounded**: a table that grows over [`MOST`] is not kept, and a disk that is full is a warning; the next backup is a full one then.
 //! - **Checked** against its own SHA-256, and as any index against the manifest: counts, sizes, and the digest of the chunks.
 
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -27,6 +29,9 @@ use crate::state;
 const FOLDER: &str = "tables";
 
 const VERSION: u32 = 1;
+
+/// How long a chain that this node does not write any more keeps its tables: its claim may come back, and would be stored whole then.
+const LEFT: Duration = Duration::from_hours(30 * 24);
 
 /// The most bytes of a table: that of some ten million chunks or files.
 const MOST: u64 = 1 << 30;
@@ -59,6 +64,24 @@ struct Description {
 impl Tables {
     pub(in crate::job) fn new(state_dir: &Path, location: &str, chain: &Chain) -> Self {
         Self(state_dir.join(FOLDER).join(location).join(chain.job.as_str()).join(chain.node.as_str()))
+    }
+
+    /// Removes the tables of chains of `job` that `is_left` names and that are older than [`LEFT`].
+    pub(in crate::job) fn forget_chains(state_dir: &Path, location: &str, job: &Name, is_left: impl Fn(&Name) -> bool) {
+        let Ok(entries) = std::fs::read_dir(state_dir.join(FOLDER).join(location).join(job.as_str())) else { return };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let chain = path.file_name().and_then(|name| name.to_str()?.parse::<Name>().ok());
+            if chain.is_some_and(|chain| is_left(&chain)) && is_old(&path) {
+                match std::fs::remove_dir_all(&path) {
+                    Ok(()) => {
+                        tracing::info!(path = %path.display(), "removed the tables of a volume that this node saves no more");
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "could not remove the tables of a volume that this node saves no more: the next run tries again");
+                    }
+                }
+            }
+        }
     }
 
     fn path(&self, item: &Name, backup: &BackupId, kind: &str) -> PathBuf {
@@ -136,6 +159,16 @@ impl Tables {
             }
         }
     }
+}
+
+/// Whether nothing in a folder has changed for [`LEFT`].
+fn is_old(folder: &Path) -> bool {
+    let rests = |path: &Path| {
+        let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+        changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > LEFT))
+    };
+    let entries = std::fs::read_dir(folder);
+    entries.is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| rests(&entry.path())))) && rests(folder)
 }
 
 /// The item and the backup of a file's name.

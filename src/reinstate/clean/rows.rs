@@ -156,6 +156,11 @@ pub const ROWS: &[Row] = &[
         "it is a node of the old cluster, and the new volume would wait for it"
     ),
     annotation!(CLAIMS, "pv.kubernetes.io/migrated-to", MIGRATED),
+    annotation!(
+        CLAIMS,
+        "backup.penstock/unfilled",
+        "it says that the old claim did not have its data yet: the restore that creates a claim sets it, and no other"
+    ),
     row(
         CONTENTS,
         "`spec.source.volumeHandle`",

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::checksum::fingerprint;
 
 /// The container of the manifests and the chart.
-const CONTAINER: &str = "penstock";
+pub(super) const CONTAINER: &str = "penstock";
 
 /// The subcommand of the agent: its arguments before are options that the Jobs have too.
 const RUN: &str = "run";

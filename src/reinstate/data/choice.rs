@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::catalog::{Catalog, ENTRY, Entry, Error, Memory, Scope, Selector};
 use crate::error::{Class, Classify as _};
 use crate::format::claim::ClaimName;
-use crate::format::key::{Chain, Kind, Name};
+use crate::format::key::{BackupId, Chain, Kind, Name};
 use crate::format::manifest::Manifest;
 
 /// Backups of one claim that are looked at for one that has the data.
@@ -100,7 +100,19 @@ async fn one(
     Ok(None)
 }
 
-/// The backup with the name that a claim's annotation has.
+/// Whether a text names one backup of this claim, in full. Whoever may change the claim may have written it.
+pub(super) fn is_own(backup: &str, claim: &str) -> bool {
+    let own = || {
+        let (chain, id) = backup.rsplit_once('@')?;
+        let (job, node) = chain.split_once('/')?;
+        let claim: ClaimName = claim.parse().ok()?;
+        Name::new(job).ok()?;
+        Some(node == claim.chain().as_str() && id.parse::<BackupId>().is_ok())
+    };
+    own().unwrap_or(false)
+}
+
+/// The backup with the name that a claim's annotation has, of which [`is_own`] is true.
 ///
 /// # Errors
 /// When there is none, or it has no data.
@@ -139,6 +151,25 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn an_annotation_names_one_backup_of_the_claim_itself_or_none() {
+        assert!(is_own("volumes/claim.shop.data@20261123T221300Z-4f9a2c", "shop/data"));
+        for other in [
+            "volumes/claim.bank.ledger@20261123T221300Z-4f9a2c",
+            "volumes/claim.shop.data.x@20261123T221300Z-4f9a2c",
+            "volumes/claim.shop.data@latest",
+            "volumes/node-1@20261123T221300Z-4f9a2c",
+            "claim.shop.data@20261123T221300Z-4f9a2c",
+            "/claim.shop.data@20261123T221300Z-4f9a2c",
+            "../claim.shop.data@20261123T221300Z-4f9a2c",
+            "20261123T221300Z-4f9a2c",
+            "--identity",
+            "",
+        ] {
+            assert!(!is_own(other, "shop/data"), "{other}");
+        }
     }
 
     proptest! {

@@ -8,15 +8,16 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::agent::{Kind, Template};
-use super::choice::{Chosen, choose, named_as};
+use super::agent::{CONTAINER, Kind, Template};
+use super::choice::{Chosen, choose, is_own, named_as};
 use super::job::{self, Claim};
 use super::look::{State, done, look};
+use super::mark::unmark;
 use super::supplies::{self, delete, kind, listed, supply};
 use super::{Data, LOOK, Outcome, START, UNFILLED, Volume, annotation};
-use crate::cluster::{Effect, FIELD_MANAGER, Failure, Object, Resource, Write};
+use crate::cluster::{Effect, Object, Resource, Write};
 use crate::error::{Class, Classify as _, Report};
-use crate::format::claim::ClaimName;
+use crate::format::claim::{ClaimName, shown};
 use crate::reinstate::run::Work;
 use crate::reinstate::target::Target;
 use crate::reinstate::{Error, Output, Summary};
@@ -149,7 +150,8 @@ impl<'a> Filling<'a> {
     async fn wanted(&self, work: &Work<'_>, key: &str, is_created: bool) -> Result<(Claim, Chosen), Outcome> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         let namespace = work.restore.options.mapping.namespace(namespace).to_owned();
-        let claim = Claim { key: key.to_owned(), namespace, name: name.to_owned(), is_block: false };
+        let claim =
+            Claim { key: key.to_owned(), namespace, name: name.to_owned(), uid: String::new(), is_block: false };
         let chosen = self.chosen.get(key);
         if chosen.is_none() && work.contents.excluded.contains(key) {
             return Err(Outcome::Excluded);
@@ -165,7 +167,9 @@ impl<'a> Filling<'a> {
                 _ => Err(Outcome::Failed(Report::new(Class::NotFound, "the claim is not in the cluster"))),
             };
         };
-        let claim = Claim { is_block: live.pointer("/spec/volumeMode").is_some_and(|mode| mode == "Block"), ..claim };
+        let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let is_block = live.pointer("/spec/volumeMode").is_some_and(|mode| mode == "Block");
+        let claim = Claim { uid, is_block, ..claim };
         let marked = match annotation(&live, UNFILLED) {
             None if is_created && chosen.is_none() => return Err(Outcome::NoBackup),
             None => return Err(Outcome::There),
@@ -173,12 +177,17 @@ impl<'a> Filling<'a> {
         };
         let chosen = match chosen.filter(|chosen| chosen.backup == marked) {
             Some(chosen) => chosen.clone(),
+            None if !is_own(marked, key) => return Err(Outcome::Failed(foreign(key, marked))),
             // An earlier run, which was interrupted, chose another one.
             None => named_as(self.data.catalog, marked).await.map_err(|error| {
                 let remedy = "delete the claim and run the same command again: it is filled from another backup";
                 Outcome::Failed(error.report().remedy(remedy))
             })?,
         };
+        if self.template.is_none() {
+            let message = format!("the backup {} was not there when the restore began", chosen.backup);
+            return Err(Outcome::Failed(Report::new(Class::Transient, message).remedy("run the same command again")));
+        }
         if claim.is_block != chosen.is_device {
             let (is, has) =
                 if claim.is_block { ("a block device", "files") } else { ("a file system", "a block device") };
@@ -191,8 +200,7 @@ impl<'a> Filling<'a> {
     fn pod(&self, work: &Work<'_>, claim: &Claim, chosen: &Chosen) -> Value {
         let cluster = self.data.catalog.location.cluster.as_str();
         let placement = work.contents.users.get(&claim.key);
-        // Without a template no claim has a backup, and none is filled.
-        let template = self.template.as_ref().expect("a claim that is filled has a backup, so that the agent was read");
+        let template = self.template.as_ref().expect("without a template no claim is filled");
         job::pod(template, &self.data.jobs, cluster, claim, chosen, placement)
     }
 
@@ -223,12 +231,13 @@ impl<'a> Filling<'a> {
         self.show(work, claim, 0, total);
         let made = self.make(work, claim, chosen, pod).await?;
         let state = self.watch(work, claim, total).await?;
+        let (cluster, patience) = (work.restore.cluster, work.restore.patience);
         self.bytes.fetch_add(chosen.bytes, Ordering::Relaxed);
         if let State::Done { .. } = state {
-            unmark(&work.target, claim).await.map_err(|failure| failure.report())?;
+            let unmarked = unmark(cluster, patience, (&claim.namespace, &claim.name), &claim.uid).await;
+            unmarked.map_err(|failure| failure.report())?;
         }
         // Its pod's hold on the volume ends with it.
-        let (cluster, patience) = (work.restore.cluster, work.restore.patience);
         if let Err(failure) = delete(cluster, patience, &supplies::jobs(), &made).await {
             tracing::warn!(claim = claim.key, error = %failure, "could not delete the Job: it is deleted at the end");
         }
@@ -255,6 +264,7 @@ impl<'a> Filling<'a> {
                 result => return result.map_err(|failure| failure.report()),
             }
             let Some(live) = work.target.get(&at).await.map_err(|failure| failure.report())? else { continue };
+            supplies::check_own(&at, &live)?;
             if live.pointer("/metadata/deletionTimestamp").is_none() {
                 let pods = self.pods(work, claim).await?;
                 if job::does(&live, claim, &chosen.backup) && !matches!(look(&live, &pods), State::Failed(_)) {
@@ -294,7 +304,7 @@ impl<'a> Filling<'a> {
                 State::Running(pod) => {
                     until = Instant::now() + START;
                     // Without the right to read logs there is a restore, but no progress of it.
-                    if let Ok(log) = work.restore.cluster.log(&claim.namespace, &pod, LINES).await {
+                    if let Ok(log) = work.restore.cluster.log(&claim.namespace, &pod, CONTAINER, LINES).await {
                         self.show(work, claim, done(&String::from_utf8_lossy(&log)).unwrap_or(0), total);
                     }
                 }
@@ -374,20 +384,13 @@ async fn trial(work: &Work<'_>, claim: &Claim, pod: &Value) -> Result<(), Report
     }
 }
 
-/// Removes the annotation: the claim has its data. Its fields have the managers of the backup, and no other.
-async fn unmark(target: &Target<'_>, claim: &Claim) -> Result<(), Failure> {
-    let resource = kind("", CLAIMS, "PersistentVolumeClaim");
-    let at = Object { resource: &resource, namespace: Some(&claim.namespace), name: &claim.name };
-    let patch = json!({ "metadata": { "annotations": { UNFILLED: null } } }).to_string();
-    let live = target.write(&at, &Write::Merge(patch.as_bytes()), Effect::Real).await?;
-    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    let others = managers.into_iter().flatten().filter(|entry| entry["manager"] != FIELD_MANAGER);
-    let others: Vec<&Value> = others.collect();
-    if managers.is_some_and(|all| all.len() > others.len()) && !others.is_empty() {
-        let patch = json!({ "metadata": { "managedFields": others } }).to_string();
-        target.write(&at, &Write::Merge(patch.as_bytes()), Effect::Real).await?;
-    }
-    Ok(())
+/// An annotation that nothing of Penstock's has written. A claim gets its own data, and no other's.
+fn foreign(claim: &str, marked: &str) -> Report {
+    let message =
+        format!("the claim's annotation {UNFILLED} is {:?}; expected the name of a backup of {claim}", shown(marked));
+    Report::new(Class::Conflict, message).remedy(
+        "somebody else wrote it: if the claim has its data, remove the annotation; else delete the claim; then run the same command again",
+    )
 }
 
 /// The newest warning about the Job or its pods: what keeps a volume from being mounted is said there only.

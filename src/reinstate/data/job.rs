@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::agent::{Template, digits};
+use super::agent::{CONTAINER, Template, digits};
 use super::choice::Chosen;
 use super::placement::Placement;
 
@@ -21,6 +21,9 @@ const OF: &str = "backup.penstock/restored-claim";
 /// On a Job: the backup from which it fills the claim.
 const FROM: &str = "backup.penstock/restored-backup";
 
+/// On a Job: the UID of the claim. One that was made anew under the same name is empty.
+const UID: &str = "backup.penstock/restored-claim-uid";
+
 /// The service account that is made for the Jobs of a namespace, if the operator names none.
 pub(super) const ACCOUNT: &str = "penstock-restore";
 
@@ -30,8 +33,8 @@ const VOLUME: &str = "/restore/volume";
 /// Attempts after the first, for failures that pass: the Job's controller waits 10, 20 and 40 s before them.
 const RETRIES: u32 = 3;
 
-/// A Job whose restore was killed and never run again removes itself so long after its end.
-const GONE: Duration = Duration::from_hours(24);
+/// The exit code of a restore that has ended, with warnings. Another attempt would find the volume filled.
+pub(super) const WITH_WARNINGS: i64 = 1;
 
 /// Owners, modes, links, extended attributes and devices of any user's files. All of them are among those of the Pod Security level `baseline`.
 const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
@@ -65,6 +68,8 @@ pub(super) struct Claim {
     pub(super) key: String,
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Empty in a plan.
+    pub(super) uid: String,
     /// `volumeMode: Block`.
     pub(super) is_block: bool,
 }
@@ -111,11 +116,31 @@ fn push(list: &mut Value, entry: Value) {
 
 /// Whether a Job that is there does the same.
 pub(super) fn does(job: &Value, claim: &Claim, backup: &str) -> bool {
-    let annotation = |name: &str| job["metadata"]["annotations"][name].as_str();
-    annotation(FROM) == Some(backup)
-        && job["spec"]["template"]["spec"]["volumes"].as_array().is_some_and(|volumes| {
-            volumes.iter().any(|volume| volume["persistentVolumeClaim"]["claimName"] == claim.name.as_str())
-        })
+    filled(job).is_some_and(|of| (of.claim, of.uid, of.backup) == (&claim.name, &claim.uid, backup))
+}
+
+/// What a Job fills, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filled<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) claim: &'a str,
+    pub(super) uid: &'a str,
+    pub(super) backup: &'a str,
+}
+
+pub(super) fn filled(job: &Value) -> Option<Filled<'_>> {
+    let metadata = &job["metadata"];
+    let annotation = |name: &str| metadata["annotations"][name].as_str();
+    let volumes = job["spec"]["template"]["spec"]["volumes"].as_array()?;
+    let claim = volumes.iter().find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())?;
+    let (uid, backup) = (annotation(UID)?, annotation(FROM)?);
+    Some(Filled { namespace: metadata["namespace"].as_str()?, claim, uid, backup })
+}
+
+/// Whether a pod is one of this Job.
+pub(super) fn is_of(pod: &Value, job: &Value) -> bool {
+    let of = |object: &Value| object["metadata"]["labels"][OF].as_str().map(str::to_owned);
+    of(pod).is_some() && of(pod) == of(job)
 }
 
 /// The Job's pod.
@@ -205,10 +230,14 @@ pub(super) fn job(claim: &Claim, backup: &str, pod: Value, limit: Duration) -> V
     let mut metadata = metadata(claim, backup);
     metadata["name"] = json!(claim.job());
     metadata["namespace"] = json!(claim.namespace);
+    metadata["annotations"][UID] = json!(claim.uid);
+    // Servers before 1.26 drop it. Nothing removes the Job by itself: it says that the claim has its data until the claim says so.
+    let with_warnings = json!({ "containerName": CONTAINER, "operator": "In", "values": [WITH_WARNINGS] });
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
         "spec": {
-            "backoffLimit": RETRIES, "activeDeadlineSeconds": limit.as_secs().max(1), "ttlSecondsAfterFinished": GONE.as_secs(),
+            "backoffLimit": RETRIES, "activeDeadlineSeconds": limit.as_secs().max(1),
+            "podFailurePolicy": { "rules": [{ "action": "FailJob", "onExitCodes": with_warnings }] },
             "template": pod,
         },
     })
@@ -219,7 +248,8 @@ mod tests {
     use super::*;
 
     fn claim(is_block: bool) -> Claim {
-        Claim { key: "shop/data".into(), namespace: "copy".into(), name: "data".into(), is_block }
+        let (namespace, name) = ("copy".into(), "data".into());
+        Claim { key: "shop/data".into(), namespace, name, uid: "u1".into(), is_block }
     }
 
     fn chosen() -> Chosen {
@@ -274,6 +304,9 @@ mod tests {
         assert_eq!(job["spec"]["activeDeadlineSeconds"], 60);
         assert!(does(&job, &claim(false), &chosen().backup));
         assert!(!does(&job, &claim(false), "volumes/claim.shop.data@other"));
+        let anew = Claim { uid: "u2".into(), ..claim(false) };
+        assert!(!does(&job, &anew, &chosen().backup), "its volume is empty");
+        assert!(job["spec"].get("ttlSecondsAfterFinished").is_none(), "{job}");
         assert!(!does(&json!({}), &claim(false), ""));
     }
 

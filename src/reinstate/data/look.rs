@@ -3,13 +3,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::agent::CONTAINER;
+use super::job::WITH_WARNINGS;
 use crate::error::{Class, Report};
 
 /// Of a message, as much as a report needs.
 const MOST: usize = 600;
-
-/// `finished, but something in it failed`.
-const WITH_WARNINGS: i64 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
@@ -37,9 +36,15 @@ fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     conditions.iter().find(|condition| condition["type"] == kind && condition["status"] == "True")
 }
 
+/// The state of the container that fills the volume. Whoever admits pods may have added others, and the kubelet sorts by name.
+fn container(pod: &Value) -> Option<&Value> {
+    let statuses = pod.pointer("/status/containerStatuses")?.as_array()?;
+    statuses.iter().find(|status| status["name"] == CONTAINER)?.get("state")
+}
+
 /// The end of the container: its exit code, and what it said.
 fn end(pod: &Value) -> Option<(i64, &str)> {
-    let ended = pod.pointer("/status/containerStatuses/0/state/terminated")?;
+    let ended = container(pod)?.get("terminated")?;
     Some((ended["exitCode"].as_i64()?, ended["message"].as_str().unwrap_or_default()))
 }
 
@@ -64,6 +69,10 @@ pub(super) fn look(job: &Value, pods: &[Value]) -> State {
     }
     if let Some(failed) = condition(job, "Failed") {
         let (reason, message) = (text(failed, "/reason"), cut(text(failed, "/message")));
+        // By the one rule of its policy, for a pod that is gone since.
+        if reason == "PodFailurePolicy" {
+            return State::Done { warnings: Some(warnings("")) };
+        }
         let class = if reason == "DeadlineExceeded" { Class::Timeout } else { Class::Transient };
         return State::Failed(
             Report::new(class, format!("its Job failed: {reason:.60}: {message}")).remedy(
@@ -90,7 +99,7 @@ fn waits(pod: &Value) -> String {
     if let Some(unscheduled) = unscheduled {
         return format!("its pod cannot be scheduled: {}", cut(text(unscheduled, "/message")));
     }
-    let waiting = pod.pointer("/status/containerStatuses/0/state/waiting").unwrap_or(&Value::Null);
+    let waiting = container(pod).and_then(|state| state.get("waiting")).unwrap_or(&Value::Null);
     let (reason, message) = (cut(text(waiting, "/reason")), cut(text(waiting, "/message")));
     match (reason.as_str(), message.as_str()) {
         ("", _) => "its pod has not started".to_owned(),
@@ -182,7 +191,10 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, phase: &str, state: Value) -> Value {
-        json!({ "metadata": { "name": name, "creationTimestamp": name }, "status": { "phase": phase, "containerStatuses": [{ "state": state }] } })
+        json!({ "metadata": { "name": name, "creationTimestamp": name }, "status": {
+            "phase": phase,
+            "containerStatuses": [{ "name": "a-proxy", "state": { "terminated": { "exitCode": 9 } } }, { "name": CONTAINER, "state": state }],
+        } })
     }
 
     fn ended(name: &str, code: i64, message: &str) -> Value {
@@ -237,6 +249,7 @@ mod tests {
             State::Done { warnings: Some("2 warnings: a: left out: no".into()) }
         );
         assert_eq!(look(&job("Complete", ""), &[]), State::Done { warnings: None });
+        assert!(matches!(look(&job("Failed", "PodFailurePolicy"), &[]), State::Done { warnings: Some(_) }));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - **Nothing is overwritten.** A claim is filled only if this restore, or an earlier one that was interrupted, has created it: it has the annotation
 //!   [`UNFILLED`] until its data is there. In the Job, `penstock restore --fill` refuses a volume with other files.
 //! - **It goes on.** The annotation names the backup. Killed at any point and run again, the same backup is restored into the same claim, by the Job
-//!   that is still there or by a new one.
+//!   that is still there or by a new one. A text of somebody else's in its place is refused: it must name a backup of this claim.
+//! - **It is not done twice.** A Job that has ended well stays until the annotation is gone ([`mark`]).
 //! - **It leaves nothing.** Jobs, copies and service accounts are removed however the restore ends; after a kill by the next run.
 //!
 //! # What it costs
@@ -17,6 +18,7 @@ mod choice;
 mod fill;
 mod job;
 mod look;
+mod mark;
 mod placement;
 mod supplies;
 
@@ -24,6 +26,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 pub use self::choice::{AsOf, Chosen};
@@ -31,18 +34,13 @@ pub(super) use self::fill::{CLAIMS, Filling};
 pub use self::job::Jobs;
 pub(super) use self::placement::{Placement, users};
 use crate::catalog::Catalog;
+use crate::claims::{objects, wishes};
 use crate::cluster::Cluster;
 use crate::error::Report;
 use crate::resources::patience::Patience;
 
 /// The annotation of a claim whose data is not there yet: the backup that it gets.
 pub(super) const UNFILLED: &str = "backup.penstock/unfilled";
-
-/// The annotation of a claim that no agent saves: it is none whose missing backup is a loss.
-const EXCLUDED: &str = "backup.penstock/exclude";
-
-/// Velero's label for the same.
-const VELEROS: &str = "velero.io/exclude-from-backup";
 
 /// Between two looks at a Job.
 const LOOK: Duration = Duration::from_secs(2);
@@ -127,12 +125,32 @@ pub struct Volume<'a> {
     pub outcome: &'a Outcome,
 }
 
-/// Whether agents leave this claim out.
+/// Whether agents leave this claim out: it is none whose missing backup is a loss.
 pub(super) fn is_excluded(claim: &Value) -> bool {
-    let label = claim.get("metadata").and_then(|metadata| metadata.get("labels")?.get(VELEROS));
-    annotation(claim, EXCLUDED) == Some("true") || label.is_some_and(|label| label == "true")
+    objects::Claim::deserialize(claim).is_ok_and(|claim| wishes::excludes_itself(&claim))
 }
 
 fn annotation<'a>(claim: &'a Value, name: &str) -> Option<&'a str> {
     claim.get("metadata")?.get("annotations")?.get(name)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_left_out_as_the_agents_leave_it_out() {
+        for value in ["true", " true ", "*"] {
+            assert!(
+                is_excluded(&json!({ "metadata": { "annotations": { "backup.penstock/exclude": value } } })),
+                "{value}"
+            );
+        }
+        let label =
+            json!({ "metadata": { "labels": { "velero.io/exclude-from-backup": "true" }, "annotations": null } });
+        assert!(is_excluded(&label));
+        assert!(!is_excluded(&json!({ "metadata": { "annotations": { "backup.penstock/exclude": "data" } } })));
+    }
 }

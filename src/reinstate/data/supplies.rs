@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::agent::{Kind, Need};
 use super::job::{ACCOUNT, Jobs, LABEL, LABELLED};
+use super::mark::settle;
 use crate::cluster::{Cluster, Effect, Failure, List, MAX_DOCUMENT, Object, Resource, Scope, Write};
 use crate::error::{Class, Classify as _, Report};
 use crate::reinstate::target::Target;
@@ -113,6 +114,23 @@ fn metadata(name: &str, namespace: &str, annotations: &Value) -> Value {
     json!({ "name": name, "namespace": namespace, "labels": { LABEL: "true" }, "annotations": annotations })
 }
 
+/// Whether an object that is there was made by a restore, and may be changed and deleted.
+pub(super) fn check_own(at: &Object<'_>, live: &Value) -> Result<(), Report> {
+    if live["metadata"]["labels"][LABEL] == "true" {
+        return Ok(());
+    }
+    let (kind, namespace) = (&at.resource.kind, at.namespace.unwrap_or_default());
+    let message =
+        format!("the {kind} {namespace}/{} is there, and no restore has made it: it has no label {LABELLED}", at.name);
+    let remedy = match kind.as_str() {
+        "ServiceAccount" => {
+            "name it with --job-service-account if the Jobs shall use it, or delete it, and run the same command again"
+        }
+        _ => "delete it, and run the same command again",
+    };
+    Err(Report::new(Class::Conflict, message).remedy(remedy))
+}
+
 /// Creates the object, or gives one that an earlier run left the same content.
 async fn put(
     target: &Target<'_>,
@@ -125,11 +143,15 @@ async fn put(
     let body = object.to_string();
     match target.write(&at, &Write::Create(body.as_bytes()), Effect::Real).await {
         Err(failure) if failure.is_there_already() => {
-            target
-                .write(&at, &Write::Merge(body.as_bytes()), Effect::Real)
-                .await
-                .map_err(|failure| failure.report())?;
-            Ok(())
+            let live = target.get(&at).await.map_err(|failure| failure.report())?;
+            let live = live.ok_or_else(|| failure.report())?;
+            check_own(&at, &live)?;
+            let mut object = object.clone();
+            // Another one in its place is not changed.
+            object["metadata"]["uid"] = live["metadata"]["uid"].clone();
+            let body = object.to_string();
+            let written = target.write(&at, &Write::Merge(body.as_bytes()), Effect::Real).await;
+            written.map(drop).map_err(|failure| failure.report())
         }
         Err(failure) => Err(failure.report()),
         Ok(_) => Ok(()),
@@ -160,27 +182,66 @@ pub(super) async fn remove(cluster: &dyn Cluster, patience: Patience, jobs: &Job
             kinds.extend(jobs.copies_secrets.then(|| of(Kind::Secret)));
             kinds.extend(jobs.service_account.is_none().then(accounts));
             for resource in kinds {
-                let found = patience.retried("list", || listed(cluster, &resource, namespace, LABELLED)).await;
-                let deleted = async {
-                    for object in &found? {
-                        delete(cluster, patience, &resource, object).await?;
-                    }
-                    Ok::<(), Failure>(())
-                };
-                if let Err(failure) = deleted.await {
-                    left(namespace, &format!("{}: {failure}", resource.name()));
+                if let Err(failure) = remove_kind(cluster, patience, &resource, namespace).await {
+                    left([namespace], &format!("{}: {failure}", resource.name()));
                 }
             }
         }
     };
     if tokio::time::timeout(REMOVAL, work).await.is_err() {
-        let all: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        left(&all.join(", "), "the server did not answer in time");
+        left(namespaces, "the server did not answer in time");
     }
 }
 
-fn left(namespace: &str, error: &str) {
-    let remedy =
-        format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABELLED}");
-    tracing::warn!(namespace, error, remedy, "could not remove what the restore made for its Jobs");
+/// Removes what has the label. A Job that has filled its claim goes when the claim says so.
+async fn remove_kind(
+    cluster: &dyn Cluster,
+    patience: Patience,
+    resource: &Resource,
+    namespace: &str,
+) -> Result<(), Failure> {
+    let labelled =
+        async |resource: &Resource| patience.retried("list", || listed(cluster, resource, namespace, LABELLED)).await;
+    let found = labelled(resource).await?;
+    let is_jobs = *resource == jobs();
+    let pods = if is_jobs && !found.is_empty() { labelled(&kind("", "pods", "Pod")).await? } else { Vec::new() };
+    let mut result = Ok(());
+    for object in &found {
+        let settled = if is_jobs { settle(cluster, patience, object, &pods).await } else { Ok(()) };
+        let deleted = match settled {
+            Ok(()) => delete(cluster, patience, resource, object).await,
+            Err(failure) => Err(failure),
+        };
+        result = result.and(deleted);
+    }
+    result
+}
+
+fn left<'a>(namespaces: impl IntoIterator<Item = &'a String>, error: &str) {
+    let namespaces: Vec<&str> = namespaces.into_iter().map(String::as_str).collect();
+    let remedy = remedy(&namespaces);
+    let namespaces = namespaces.join(", ");
+    tracing::warn!(namespaces, error, remedy, "could not remove what the restore made for its Jobs");
+}
+
+/// One command for each namespace: kubectl takes no list of them. Jobs go by the restore itself, which knows what they have done.
+fn remedy(namespaces: &[&str]) -> String {
+    let delete = |namespace: &&str| {
+        format!("kubectl --namespace {namespace} delete jobs,configmaps,secrets,serviceaccounts --selector {LABELLED}")
+    };
+    let all: Vec<String> = namespaces.iter().map(delete).collect();
+    format!("run the same restore again; without one, {}", all.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_has_a_command_for_each_namespace() {
+        let said = remedy(&["shop", "bank"]);
+        for namespace in ["shop", "bank"] {
+            assert_eq!(said.matches(&format!("kubectl --namespace {namespace} delete jobs")).count(), 1, "{said}");
+        }
+    }
 }

@@ -94,6 +94,10 @@ fn a_command_that_fails_fails_its_pods_volumes_and_nothing_else() {
     let (code, answer) = agent.json(&["backup", "claims"]);
     assert_eq!((code, saved(&answer)), (1, set(["shop/goes-on", "shop/plain"])), "{answer:#}");
     assert_eq!(answer["backups"][0]["failed_items"], json!(["claim.shop.fails", "claim.shop.late", "claim.shop.odd"]));
+    // What may still run may freeze the pod after its thaw, which is owed once more.
+    let owed = fs::read_to_string(cluster.path("state-n1/hooks/claims.json")).unwrap();
+    assert!(owed.contains("\"name\":\"late\"") && owed.contains("pre may still run: it took longer than"), "{owed}");
+    assert!(owed.contains("\"tried\":0") && !owed.contains("\"name\":\"fails\""), "{owed}");
     let log = log.lock().unwrap().clone();
     for pod in ["fails", "goes-on", "late"] {
         assert!(log.contains(&format!("shop/{pod} thaw")), "what may be frozen is thawed: {log:?}");
@@ -166,6 +170,45 @@ fn a_thaw_that_fails_stays_owed_until_it_succeeds_or_the_pod_is_another() {
     agent.good(&["backup", "claims"]);
     assert!(!owed.exists());
     assert_eq!(*log.lock().unwrap(), ["shop/db freeze", "shop/db thaw"]);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_switches_commands_off_and_stops_no_backup() {
+    let cluster = Cluster::new();
+    for claim in ["shop/frozen", "shop/plain"] {
+        fs::write(cluster.claim(claim).join("file"), "x").unwrap();
+    }
+    cluster.pod("shop/plain", "n1", &json!({}), &[claimed("v", "plain")]);
+    let log = commands(&cluster, |_| Some(0));
+    let agent = cluster.agent("n1", "hooks = true");
+    let owed = cluster.path("state-n1/hooks/claims.json");
+    fs::create_dir_all(owed.parent().unwrap()).unwrap();
+    fs::write(&owed, "{\"version\":9}").unwrap();
+    let said = |answer: &Value| answer["backups"][0]["warnings"].to_string();
+    let (code, answer) = agent.json(&["backup", "claims"]);
+    assert_eq!((code, saved(&answer)), (1, set(["shop/plain"])), "{answer:#}");
+    assert!(said(&answer).contains("no command is run in a pod"), "{answer:#}");
+    cluster.pod("shop/db", "n1", &hooks(&[]), &[claimed("v", "frozen")]);
+    let (code, answer) = agent.json(&["backup", "claims"]);
+    assert_eq!((code, saved(&answer)), (1, set(["shop/plain"])), "nothing is read unfrozen: {answer:#}");
+    assert_eq!(answer["backups"][0]["failed_items"], json!(["claim.shop.frozen"]));
+    // It cannot be locked either.
+    fs::remove_file(&owed).unwrap();
+    fs::remove_file(owed.with_extension("lock")).unwrap();
+    fs::create_dir(owed.with_extension("lock")).unwrap();
+    let (code, answer) = agent.json(&["backup", "claims"]);
+    assert_eq!((code, saved(&answer)), (1, set(["shop/plain"])), "{answer:#}");
+    assert!(said(&answer).contains("could not lock the record"), "{answer:#}");
+    assert!(log.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_documentation_says_how_much_of_an_output_is_kept() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pod-volumes.md")).unwrap();
+    let said: Vec<&str> = page.split_inclusive(" KiB").filter(|text| text.ends_with(" KiB")).collect();
+    let of_output: Vec<&&str> = said.iter().filter(|text| text.contains("its output, the last ")).collect();
+    assert_eq!(of_output.len(), 1, "{page}");
+    assert!(of_output[0].ends_with(&format!("its output, the last {} KiB", MAX_OUTPUT >> 10)), "{}", of_output[0]);
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! Retention and the commands by claim; claims that are gone; the way from globs over the kubelet's folders.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Cluster, claimed, saved, set};
+use crate::daemon_site::{get, wait_for};
 
 fn ids(listed: &Value) -> Vec<String> {
     listed["backups"].as_array().unwrap().iter().map(|backup| backup["id"].as_str().unwrap().to_owned()).collect()
@@ -95,4 +98,31 @@ fn a_job_with_globs_becomes_one_with_claims_and_loses_nothing() {
     let left = ids(&agent.good(&["list"]));
     assert_eq!(left.len(), 2, "the claim's, and the node's own: {left:?}");
     assert!(!left.contains(&old["id"].as_str().unwrap().to_owned()));
+}
+
+#[test]
+fn volumes_of_rounds_that_fail_as_a_whole_are_pruned_too() {
+    let cluster = Cluster::new();
+    fs::write(cluster.claim("shop/a").join("file"), "x").unwrap();
+    cluster.pod("shop/a", "n1", &json!({}), &[claimed("v", "a")]);
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    drop(tcp);
+    let admin = format!("[admin]\nlisten = \"{address}\"\nsocket = {:?}\n", cluster.path("control.sock"));
+    let config = cluster.config("n1", "retention = { keep_last = 1, grace = \"1h\" }", "");
+    let agent = cluster.agent_of("n1", &config.replacen("[limits]", &format!("{admin}[limits]"), 1));
+    // The round's own record is refused.
+    cluster.s3.refuse(|request| {
+        let is_own = matches!(request.method.as_str(), "PUT" | "POST") && request.uri.contains("/claims/n1/");
+        is_own.then(|| (403, "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>".to_owned()))
+    });
+    let mut daemon = agent.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("readiness", Duration::from_secs(60), || (get(&address, "/readyz", "").status == 200).then_some(()));
+    for _ in 0..3 {
+        let (_, answer) = agent.json(&["trigger", "claims", "--wait"]);
+        assert_eq!(answer["error"]["class"], "access-denied", "{answer:#}");
+    }
+    let _ = daemon.kill();
+    let _ = daemon.wait();
+    assert_eq!(ids(&agent.good(&["list", "--claim", "shop/a"])).len(), 1);
 }

@@ -128,3 +128,37 @@ fn only_the_last_committed_table_of_each_item_stays() {
     tables.committed(&plain);
     assert_eq!((files(&tables), tables.last()), (Vec::new(), None), "a plain backup needs none");
 }
+
+#[test]
+fn the_tables_of_a_volume_that_this_node_saves_no_more_go_after_a_month() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = |node: &str| Tables::new(dir.path(), "l", &Chain { node: name(node), ..chain() });
+    let age = |tables: &Tables, days: u64| {
+        let time = std::time::SystemTime::now() - Duration::from_hours(24 * days);
+        for entry in std::fs::read_dir(&tables.0).unwrap() {
+            File::options().write(true).open(entry.unwrap().path()).unwrap().set_modified(time).unwrap();
+        }
+        File::open(&tables.0).unwrap().set_modified(time).unwrap();
+    };
+    for (node, days) in [("claim.shop.moved", 31), ("claim.shop.away", 29), ("claim.shop.saved", 31), ("n", 31)] {
+        write(&tables(node), "volume", 1, [9; 32]).unwrap();
+        age(&tables(node), days);
+    }
+    // One whose folder is older than what was written last.
+    write(&tables("claim.shop.new"), "volume", 1, [9; 32]).unwrap();
+    age(&tables("claim.shop.new"), 31);
+    File::options()
+        .write(true)
+        .open(tables("claim.shop.new").path(&name("volume"), &id(1), "json"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
+    let is_left = |chain: &Name| chain.as_str() != "n" && chain.as_str() != "claim.shop.saved";
+    Tables::forget_chains(dir.path(), "l", &name("j"), is_left);
+    let left = |node: &str| tables(node).0.exists();
+    assert!(!left("claim.shop.moved"));
+    for node in ["claim.shop.away", "claim.shop.saved", "claim.shop.new", "n"] {
+        assert!(left(node), "{node}");
+    }
+    Tables::forget_chains(dir.path(), "another", &name("j"), |_| true);
+}
