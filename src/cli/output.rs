@@ -91,6 +91,19 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// The bytes of a file's name for people: whoever named the file decides nothing about the terminal.
+pub(super) fn printable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in String::from_utf8_lossy(name).chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 /// `1 object`, `2 objects`.
 pub(super) fn count(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
@@ -98,6 +111,9 @@ pub(super) fn count(count: u64, what: &str) -> String {
 
 /// Namespaces that `show` names; its JSON has all of them.
 const MOST_NAMESPACES: usize = 10;
+
+/// Items that a line names; of more it has the number.
+const MOST_ITEMS: usize = 4;
 
 /// One backup, as `list` and `backup` show it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
@@ -193,7 +209,8 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
     let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
-    let items: Vec<String> = manifest.items.iter().map(item_name).collect();
+    let items: Vec<String> = manifest.items.iter().take(MOST_ITEMS + 1).map(item_name).collect();
+    let items = if items.len() > MOST_ITEMS { count(manifest.items.len() as u64, "item") } else { items.join(",") };
     let failed = failed_items(manifest);
     let flag = match manifest.outcome {
         Outcome::Success => String::new(),
@@ -209,7 +226,7 @@ pub(super) fn row(manifest: &Manifest) -> String {
         size(plain),
         size(stored),
         size(new),
-        items.join(",")
+        items
     )
     .trim_end()
     .to_owned()
