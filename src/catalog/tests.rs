@@ -81,7 +81,10 @@ proptest! {
         }
         let fitting: Vec<&String> = ids.iter().filter(|id| id.starts_with(begin)).collect();
         match choice.made() {
-            Ok(entry) => prop_assert_eq!(fitting, [entry.unwrap().id.as_str()]),
+            Ok(entry) => {
+                let id = entry.unwrap().id.to_string();
+                prop_assert_eq!(fitting, [&id]);
+            }
             Err(error) => {
                 prop_assert!(fitting.len() > 1, "{error}");
                 let text = error.to_string();

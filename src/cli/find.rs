@@ -13,7 +13,7 @@ use super::key::{Need, unlock};
 use super::list::{ItemName, backups, fault, manifests};
 use super::output::{self, Done, printable};
 use super::read::chain_of;
-use super::rows::{Words, written};
+use super::rows::{Out, Words, written};
 use super::session::Session;
 use super::{Failure, progress};
 use crate::catalog::{Catalog, Entry, Memory, Scope};
@@ -42,8 +42,7 @@ pub(super) async fn run(
     let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
     let catalogs = session.catalogs(args.place.location.as_deref())?;
     let mut memory = Memory::new(config.limits.memory);
-    let since = args::Newest { limit: None, ..args.newest };
-    let entries = backups(config, &catalogs, scope, &args.place, since, &mut memory).await?;
+    let entries = backups(config, &catalogs, scope, &args.place, args.newest, &mut memory).await?;
     let (done, all) = (AtomicU64::new(0), entries.len() as u64);
     let search = Search {
         matcher,
@@ -55,28 +54,22 @@ pub(super) async fn run(
     };
     let state = || (done.load(Ordering::Relaxed), all, String::new());
     let (versions, faults) = progress::backups(format, "find", state, search.run(&entries)).await?;
-    let backups: Vec<Value> = entries.iter().map(|(catalog, entry)| of(catalog, entry)).collect();
-    let names: Vec<String> = entries.iter().map(|(_, entry)| name(entry)).collect();
-    let nothing = versions.is_empty();
+    let searched = done.load(Ordering::Relaxed);
+    let text = format!("none of {} has {}\n", output::count(all, "backup"), args.glob);
     let tail = Words {
-        text: if nothing {
-            format!("none of {} has {}\n", output::count(all, "backup"), args.glob)
-        } else {
-            String::new()
-        },
-        json: json!({ "searched": all, "errors": faults }),
+        text: if versions.is_empty() { text } else { String::new() },
+        json: json!({ "searched": searched, "errors": faults }),
         code: u8::from(!faults.is_empty()),
     };
-    let width = versions.iter().map(|version| names[version.newest].len()).max().unwrap_or(0).max("BACKUP".len());
+    let of = |(catalog, entry): (&Catalog, Entry)| (catalog.location.name().to_owned(), entry);
+    let backups: Vec<(String, Entry)> = entries.into_iter().map(of).collect();
+    let widths = versions.iter().map(|version| name(&backups[version.newest].1).len());
+    let width = widths.chain(["BACKUP".len()]).max().unwrap_or_default();
     let text = line(width, ["BACKUP", "BACKUPS", "MODIFIED (UTC)", "SIZE", "FILE"]) + "\n";
     let head = Words { text, ..Words::default() };
-    let work = move |rows: &mut super::rows::Out| {
+    let work = move |rows: &mut Out| {
         for version in &versions {
-            let oldest = &backups[version.oldest]["id"];
-            rows.row(
-                || row(width, &names[version.newest], version),
-                || found(&backups[version.newest], oldest, version),
-            )?;
+            rows.row(|| row(width, &backups[version.newest].1, version), || found(&backups, version))?;
         }
         Ok(tail)
     };
@@ -88,33 +81,34 @@ fn name(entry: &Entry) -> String {
     format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id)
 }
 
-fn of(catalog: &Catalog, entry: &Entry) -> Value {
-    let (job, node, location) = (&entry.chain.job, &entry.chain.node, catalog.location.name());
-    json!({ "id": entry.id, "job": job, "node": node, "location": location, "taken": entry.taken() })
-}
-
-fn found(backup: &Value, oldest: &Value, version: &Version) -> Value {
-    let mut json = backup.clone();
-    json["item"] = json!(version.item.as_str());
-    json["path"] = json!(String::from_utf8_lossy(&version.path));
-    json["type"] = json!(kind(version.kind));
-    json["size"] = json!(version.size);
-    json["mode"] = json!(format!("{:04o}", version.mode & 0o7777));
-    json["mtime"] = json!(time(version.mtime));
-    json["backups"] = json!(version.backups);
-    json["oldest"] = oldest.clone();
-    json
+fn found(backups: &[(String, Entry)], version: &Version) -> Value {
+    let (location, entry) = &backups[version.newest];
+    json!({
+        "id": entry.id,
+        "job": entry.chain.job,
+        "node": entry.chain.node,
+        "location": location,
+        "taken": entry.taken(),
+        "item": version.item.as_str(),
+        "path": String::from_utf8_lossy(&version.path),
+        "type": kind(version.kind),
+        "size": version.size,
+        "mode": format!("{:04o}", version.mode & 0o7777),
+        "mtime": time(version.mtime),
+        "backups": version.backups,
+        "oldest": backups[version.oldest].1.id,
+    })
 }
 
 fn line(width: usize, [backup, backups, modified, size, file]: [&str; 5]) -> String {
     format!("{backup:<width$}  {backups:>7}  {modified:<19}  {size:>11}  {file}")
 }
 
-fn row(width: usize, backup: &str, version: &Version) -> String {
+fn row(width: usize, backup: &Entry, version: &Version) -> String {
     let modified = time(version.mtime).map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
     let path = format!("{}/{}", version.item, printable(&version.path));
     let (count, size) = (version.backups.to_string(), output::size(version.size));
-    line(width, [backup, &count, &modified.unwrap_or_default(), &size, &path])
+    line(width, [&name(backup), &count, &modified.unwrap_or_default(), &size, &path])
 }
 
 /// The number of each backup's chain. Backups of one chain in two locations are two histories.
@@ -145,7 +139,7 @@ impl Search<'_> {
         while self.versions.go_on()
             && let Some((number, (catalog, _, manifest))) = manifests.next().await
         {
-            self.searched.store(number as u64, Ordering::Relaxed);
+            self.searched.store(number as u64 + 1, Ordering::Relaxed);
             if !self.versions.goes_on(self.chains[number]) {
                 continue;
             }

@@ -14,8 +14,8 @@ use crate::find::files;
 use crate::format::index::{FileEntry, FileKind, Record, order};
 use crate::format::manifest::Stream;
 
-/// The memory of a record in a list, besides its paths.
-const ENTRY: usize = 256;
+/// The memory of a record in a list that grows, besides its paths.
+const ENTRY: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_not_there_has_a_nearest() {
         for (path, nearest) in [
-            ("ect", Some("etc")),
+            ("etcc", Some("etc")),
             ("etc/host", Some("etc/hosts")),
             ("etc/nginx/c.conf", Some("etc/nginx/a.conf")),
             ("etc/hosts/x", None),
