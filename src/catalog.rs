@@ -3,24 +3,28 @@
 //! Everything kept of a listing is counted ([`Memory`]): beyond `limits.memory` it is an error. Finding one backup, or the newest of each
 //! chain, keeps nothing else.
 
+mod cache;
 pub mod date;
 mod memory;
+mod names;
+mod select;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
-use crate::format::claim::Chained;
 use crate::format::key::{BackupId, BackupPrefix, Chain, DAMAGED, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
 use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::location::Location;
 use crate::store;
+use cache::Cache;
 pub use memory::Memory;
+pub use names::Known;
+pub use select::Selector;
 pub use walk::Pages;
 
 /// Manifests fetched at a time.
@@ -38,6 +42,8 @@ pub struct Catalog {
     pub location: Location,
     /// How many bytes the data kept of a listing may take.
     pub memory: u64,
+    /// Manifests that were read before; `None`: each is read from the store.
+    cache: Option<Cache>,
 }
 
 /// Which of the cluster's chains to look at: the fewer, the fewer requests.
@@ -68,6 +74,8 @@ pub struct Found {
     pub kind: Kind,
     pub size: u64,
     pub modified: Timestamp,
+    /// Of a manifest.
+    pub etag: Option<String>,
 }
 
 impl Found {
@@ -80,6 +88,7 @@ impl Found {
             id: self.id.clone(),
             size: self.size,
             modified: self.modified,
+            etag: self.etag.clone(),
         }
     }
 }
@@ -92,6 +101,7 @@ pub struct Entry {
     pub id: BackupId,
     size: u64,
     modified: Timestamp,
+    etag: Option<String>,
 }
 
 impl Entry {
@@ -137,60 +147,6 @@ impl Entry {
     }
 }
 
-/// How a user names a backup: `ID`, `JOB@ID`, `JOB@latest` or `JOB/NODE@latest`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selector {
-    job: Option<Name>,
-    node: Option<Name>,
-    /// `None` is `latest`.
-    id: Option<BackupId>,
-}
-
-impl FromStr for Selector {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some((chain, id)) = text.rsplit_once('@') else {
-            let id = text.parse().map_err(|error| format!("{error}, JOB@latest, JOB@ID or JOB/NODE@latest"))?;
-            return Ok(Self { job: None, node: None, id: Some(id) });
-        };
-        let name = |what: &str, text: &str| Name::new(text).map_err(|error| format!("the {what} {text:?} {error}"));
-        let (job, node) = match chain.split_once('/') {
-            None => (name("job", chain)?, None),
-            Some((job, node)) => (name("job", job)?, Some(name("node", node)?)),
-        };
-        let id = if id == "latest" {
-            None
-        } else {
-            Some(id.parse().map_err(|error: crate::format::key::BackupIdError| error.to_string())?)
-        };
-        Ok(Self { job: Some(job), node, id })
-    }
-}
-
-impl Selector {
-    /// The newest backup of any job.
-    pub const NEWEST: Self = Self { job: None, node: None, id: None };
-
-    /// The same of `node`, and of `job` where it names none.
-    #[must_use]
-    pub fn of_node(self, node: Name, job: Option<&Name>) -> Self {
-        Self { job: self.job.or_else(|| job.cloned()), node: Some(node), id: self.id }
-    }
-
-    /// The job it names.
-    #[must_use]
-    pub fn job(&self) -> Option<&Name> {
-        self.job.as_ref()
-    }
-
-    /// The node it names.
-    #[must_use]
-    pub fn node(&self) -> Option<&Name> {
-        self.node.as_ref()
-    }
-}
-
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -203,8 +159,31 @@ pub enum Error {
     },
     #[error("no backup {what} in cluster {cluster}")]
     NotFound { what: String, cluster: Name },
+    #[error("{what} is the beginning of {count} ids of backups: {}", Candidates(candidates, *count))]
+    Ambiguous { what: String, count: usize, candidates: Vec<String> },
+    #[error("nothing is stored of {what} {name} in {place}{}", Meant(nearest.as_deref()))]
+    Unknown { what: &'static str, name: String, place: String, nearest: Option<String> },
     #[error("the listing has more backups and objects than fit into the {total} bytes of limits.memory")]
     Memory { total: u64 },
+}
+
+/// The ids that a shortened one may stand for.
+struct Candidates<'a>(&'a [String], usize);
+
+impl fmt::Display for Candidates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(named, count) = self;
+        f.write_str(&named.join(", "))?;
+        if *count > named.len() { write!(f, " and {} more", count - named.len()) } else { Ok(()) }
+    }
+}
+
+struct Meant<'a>(Option<&'a str>);
+
+impl fmt::Display for Meant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |name| write!(f, "; did you mean {name}?"))
+    }
 }
 
 impl Classify for Error {
@@ -218,9 +197,22 @@ impl Classify for Error {
                 .remedy("this backup cannot be used; `penstock list` shows the others"),
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string())
                 .remedy("`penstock list` shows the backups that exist; --cluster and --location look elsewhere"),
+            Self::Ambiguous { .. } => Report::new(Class::NotFound, self.to_string())
+                .remedy("give more of the id, or all of it; JOB@ID and JOB/NODE@ID look at fewer backups"),
+            Self::Unknown { .. } => Report::new(Class::NotFound, self.to_string()).remedy(
+                "`penstock stats` shows the jobs and nodes that have backups; --cluster and --location look elsewhere",
+            ),
             Self::Memory { .. } => Report::new(Class::Local, self.to_string())
                 .remedy("raise limits.memory, or ask for less with --job and --node"),
         }
+    }
+}
+
+impl Error {
+    /// The name that was probably meant.
+    #[must_use]
+    pub fn meant(&self) -> Option<&str> {
+        if let Self::Unknown { nearest, .. } = self { nearest.as_deref() } else { None }
     }
 }
 
@@ -228,7 +220,15 @@ impl Catalog {
     /// A catalog that may use all of `limits.memory`.
     #[must_use]
     pub fn new(location: &Location) -> Self {
-        Self { location: location.clone(), memory: location.process.budget.total() }
+        Self { location: location.clone(), memory: location.process.budget.total(), cache: None }
+    }
+
+    /// The same, with manifests that were read before, if there is a place for them.
+    #[must_use]
+    pub fn cached(self) -> Self {
+        let Location { process, config, .. } = &self.location;
+        let cache = Cache::open(&process.state_dir, config);
+        Self { cache, ..self }
     }
 
     /// Every committed backup, newest first.
@@ -354,7 +354,18 @@ impl Catalog {
     /// # Errors
     /// When it cannot be read.
     pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        store::read(&*self.location.store, &entry.key, entry.size).await
+        let Some(cache) = self.cache.clone().filter(|_| entry.etag.is_some()) else {
+            return store::read(&*self.location.store, &entry.key, entry.size).await;
+        };
+        let (cached, of) = (cache.clone(), entry.clone());
+        if let Ok(Some(bytes)) = tokio::task::spawn_blocking(move || cached.get(&of)).await {
+            return Ok(bytes);
+        }
+        let bytes = store::read(&*self.location.store, &entry.key, entry.size).await?;
+        let (of, kept) = (entry.clone(), bytes.clone());
+        // A failure is logged there.
+        let _ = tokio::task::spawn_blocking(move || cache.put(&of, &kept)).await;
+        Ok(bytes)
     }
 
     /// How many of these manifests may be read at a time: they may take an eighth of the memory.
@@ -368,75 +379,6 @@ impl Catalog {
     pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
         let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
         stream::iter(entries).map(read).buffered(self.parallel(entries))
-    }
-
-    /// Finds the backup that `selector` names. If the selector names no node, `latest` means that of `node`; other nodes' backups are
-    /// considered only if it has none.
-    ///
-    /// # Errors
-    /// When listing fails or there is no such backup.
-    pub async fn resolve(&self, selector: &Selector, node: &Name) -> Result<Entry, Error> {
-        let here = Scope { job: selector.job.as_ref(), node: Some(selector.node.as_ref().unwrap_or(node)) };
-        let anywhere = Scope { job: selector.job.as_ref(), node: selector.node.as_ref() };
-        // Without a job the shortest listing is the whole one.
-        let scopes =
-            if selector.job.is_some() && selector.node.is_none() { vec![here, anywhere] } else { vec![anywhere] };
-        for scope in scopes {
-            let mut choice = Choice { selector, node, best: None };
-            self.walk(scope, |found| {
-                choice.consider(&found);
-                Ok(())
-            })
-            .await?;
-            if let Some(entry) = choice.best {
-                return Ok(entry);
-            }
-        }
-        Err(Error::NotFound { what: selector.to_string(), cluster: self.location.cluster.clone() })
-    }
-}
-
-/// The best match for a selector so far: this node's newest, or else the newest of any node.
-struct Choice<'a> {
-    selector: &'a Selector,
-    node: &'a Name,
-    best: Option<Entry>,
-}
-
-impl Choice<'_> {
-    fn consider(&mut self, found: &Found) {
-        let Selector { job, node, id } = self.selector;
-        let scope = Scope { job: job.as_ref(), node: node.as_ref() };
-        let fits = scope.holds(&found.chain) && id.as_ref().is_none_or(|id| *id == found.id);
-        if found.kind != Kind::Manifest || !fits {
-            return;
-        }
-        let entry = found.entry();
-        let rank = |entry: &Entry| {
-            let (taken, id, chain) = entry.age();
-            (entry.chain.node == *self.node, taken, id.clone(), chain.clone())
-        };
-        if self.best.as_ref().is_none_or(|best| rank(best) < rank(&entry)) {
-            self.best = Some(entry);
-        }
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.job, &self.node) {
-            (Some(job), Some(node)) => write!(f, "{job}/{node}@")?,
-            (Some(job), None) => write!(f, "{job}@")?,
-            (None, Some(node)) => match Chained::of(node) {
-                Some(volume) => write!(f, "{volume}@")?,
-                None => write!(f, "{node}@")?,
-            },
-            (None, None) => {}
-        }
-        match &self.id {
-            Some(id) => write!(f, "{id}"),
-            None => f.write_str("latest"),
-        }
     }
 }
 

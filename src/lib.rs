@@ -6,7 +6,7 @@
 //! 1. [`cli`]: arguments in, exit code out.
 //! 2. [`daemon`]: when things run.
 //! 3. The commands' work: [`job`], [`restore`], [`reinstate`], [`verify`], [`validate`], [`prune`], [`undelete`], [`hold`],
-//!    [`stats`]; [`policy`]: its permissions.
+//!    [`stats`], [`find`]; [`policy`]: its permissions.
 //! 4. [`inventory`]: the API objects in a cluster's backup, which a restore into a cluster reads.
 //! 5. [`object_lock`]: keeps locked what backups need.
 //! 6. Shared by them: [`download`], from stored chunks back to plain bytes, [`catalog`] and [`retention`].
@@ -20,7 +20,7 @@
 //! 14. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
 //! 15. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
-//!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`].
+//!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`], [`pattern`].
 
 pub mod age;
 pub mod aws;
@@ -37,6 +37,7 @@ pub mod daemon;
 pub mod disks;
 pub mod download;
 pub mod error;
+pub mod find;
 pub mod format;
 pub mod hold;
 pub mod inventory;
@@ -48,6 +49,7 @@ pub mod metrics;
 pub mod nearest;
 pub mod network;
 pub mod object_lock;
+pub mod pattern;
 pub mod policy;
 pub mod process;
 pub mod prune;

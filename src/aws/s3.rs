@@ -40,7 +40,7 @@ use crate::format::key::ObjectKey;
 use crate::limits::Bandwidth;
 use crate::metrics;
 use crate::store::{
-    Deleted, Download, Error, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
+    Deleted, Download, Error, Folders, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
     UploadHandle, UploadId, UploadedPart, VersionId,
 };
 
@@ -191,6 +191,10 @@ impl Store for S3Store {
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
         self.page_of_objects(prefix, from).await
+    }
+
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error> {
+        self.page_of_folders(prefix, from).await
     }
 
     async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error> {

@@ -1,5 +1,8 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::select::Choice;
 use super::*;
 use crate::checksum::Algorithm;
 use crate::location::memory;
@@ -18,7 +21,7 @@ fn name(text: &str) -> Name {
 fn found(job: &str, node: &str, id: &str, kind: Kind, modified: &str) -> Found {
     let chain = Chain { cluster: name("c"), job: name(job), node: name(node) };
     let key = ObjectKey::new(id);
-    Found { key, chain, id: id.parse().unwrap(), kind, size: 1, modified: modified.parse().unwrap() }
+    Found { key, chain, id: id.parse().unwrap(), kind, size: 1, modified: modified.parse().unwrap(), etag: None }
 }
 
 #[test]
@@ -34,11 +37,11 @@ fn selectors() {
     ];
     let find = |text: &str, node: &str| {
         let (selector, node) = (text.parse().unwrap(), name(node));
-        let mut choice = Choice { selector: &selector, node: &node, best: None };
+        let mut choice = Choice::new(&selector, &node);
         for found in &listed {
             choice.consider(found);
         }
-        let entry = choice.best?;
+        let entry = choice.made().unwrap()?;
         Some(format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id))
     };
     assert_eq!(find("etcd@latest", "a"), Some(format!("etcd/a@{OLD}")), "this node's own comes first");
@@ -56,6 +59,73 @@ fn selectors() {
     for bad in ["latest", "", "@latest", "a@b", "A@latest", "a/b/c@latest"] {
         assert!(bad.parse::<Selector>().is_err(), "{bad}");
     }
+}
+
+proptest! {
+    /// A beginning stands for the one id that begins so, whichever chains are asked; and never for one of several.
+    #[test]
+    fn a_shortened_id_is_the_only_one_that_begins_so(
+        ids in proptest::collection::btree_set("2026112[23]T22130[01]Z-4f9a[0-3]c", 1..6),
+        at in any::<prop::sample::Index>(),
+        length in 4_usize..=23,
+    ) {
+        let ids: Vec<String> = ids.into_iter().collect();
+        let begin = &at.get(&ids)[..length];
+        let selector: Selector = format!("etcd@{begin}").parse().unwrap();
+        let node = name("a");
+        let mut choice = Choice::new(&selector, &node);
+        for id in &ids {
+            choice.consider(&found("etcd", "b", id, Kind::Manifest, "2026-11-23T22:14:00Z"));
+            choice.consider(&found("pods", "b", id, Kind::Manifest, "2026-11-23T22:14:00Z"));
+            choice.consider(&found("etcd", "b", id, Kind::Data, "2026-11-23T22:14:00Z"));
+        }
+        let fitting: Vec<&String> = ids.iter().filter(|id| id.starts_with(begin)).collect();
+        match choice.made() {
+            Ok(entry) => {
+                let id = entry.unwrap().id.to_string();
+                prop_assert_eq!(fitting, [&id]);
+            }
+            Err(error) => {
+                prop_assert!(fitting.len() > 1, "{error}");
+                let text = error.to_string();
+                prop_assert!(fitting.iter().all(|id| text.contains(&format!("etcd/b@{id}"))), "{text}");
+                prop_assert!(!text.contains("pods/"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_be_no_beginning_of_an_id_is_refused() {
+    for bad in ["202", "2026112x", "20261123t22", "20261123T221300Z-4f9a2c0", "4f9a2c", "etcd@202", "etcd@"] {
+        assert!(bad.parse::<Selector>().is_err(), "{bad}");
+    }
+    for good in ["2026", "20261123T", "etcd@20261123T2213", "etcd/n@20261123T221300Z-4f9a2"] {
+        let selector: Selector = good.parse().unwrap();
+        assert!(selector.is_shortened() && selector.to_string() == good, "{good}");
+    }
+    assert!(!NEW.parse::<Selector>().unwrap().is_shortened());
+}
+
+/// Many that fit are counted, and the newest are named.
+#[test]
+fn an_error_names_the_newest_of_many() {
+    let (selector, node) = ("2026".parse().unwrap(), name("a"));
+    let mut choice = Choice::new(&selector, &node);
+    for number in 0..100 {
+        choice.consider(&found(
+            "etcd",
+            "a",
+            &format!("20261123T2213{:02}Z-0000{number:02}", number % 60),
+            Kind::Manifest,
+            "2026-11-23T22:14:00Z",
+        ));
+    }
+    let error = choice.made().unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("2026 is the beginning of 100 ids") && text.ends_with(" and 92 more"), "{text}");
+    assert!(text.contains("etcd/a@20261123T221359Z-000059") && !text.contains("221300Z"), "{text}");
+    assert_eq!(error.report().class, Class::NotFound);
 }
 
 /// Backups of one job on two nodes, each stored when `stored` says.

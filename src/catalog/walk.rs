@@ -6,7 +6,7 @@
 
 use super::{Catalog, Error, Found, Scope};
 use crate::error::Class;
-use crate::format::key::{BackupPrefix, ObjectKey};
+use crate::format::key::{BackupPrefix, Kind, ObjectKey};
 use crate::store::{self, ListedObject, PAGING_REMEDY, Page};
 
 /// Successive pages without an object. A store may skip deleted objects, but not for ever.
@@ -44,9 +44,9 @@ impl<'a> Pages<'a> {
         }
         self.ended = page.next.is_none();
         self.from = page.next;
-        let found = |ListedObject { key, size, modified }| {
+        let found = |ListedObject { key, size, modified, etag }| {
             let (chain, id, kind) = BackupPrefix::parse_object(location.prefix(), &location.cluster, &key)?;
-            self.scope.holds(&chain).then_some(Found { key, chain, id, kind, size, modified })
+            self.scope.holds(&chain).then_some(Found { key, chain, id, kind, size, modified, etag: etag.filter(|_| kind == Kind::Manifest) })
         };
         Ok(Some(page.objects.into_iter().filter_map(found).collect()))
     }
@@ -94,6 +94,7 @@ mod tests {
             key: ObjectKey::new(format!("{key}")),
             size: 1,
             modified: jiff::Timestamp::UNIX_EPOCH,
+            etag: None,
         };
         Page { objects: key.map(object).into_iter().collect(), next: token.map(|token| token.to_string()) }
     }

@@ -1,6 +1,7 @@
 //! The arguments of the command line, with the text of `--help`.
 
 mod backup;
+mod find;
 mod key;
 mod kubernetes;
 mod restore;
@@ -22,6 +23,7 @@ use crate::format::claim::ClaimName;
 use crate::format::key::Name;
 
 pub(super) use backup::Backup;
+pub(super) use find::{Diff, Find, List, Ls, Newest};
 pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
@@ -95,6 +97,12 @@ pub(super) enum Command {
     List(List),
     /// Show one backup: its time, items, sizes, and the files that could not be read.
     Show(Show),
+    /// List a folder of a backup's trees.
+    Ls(Ls),
+    /// Find the backups that have a file: a line for each version of it.
+    Find(Find),
+    /// Show the files in which two backups differ.
+    Diff(Diff),
     /// Write a backup's files below a directory.
     Restore(Restore),
     /// Write an item's plain stream (a tree's is a tar archive) to standard output.
@@ -175,25 +183,6 @@ pub(super) struct Place {
     /// The bucket as it was then, deleted and overwritten objects too, if it keeps versions: 2026-11-23T22:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = versions::time)]
     pub(super) as_of: Option<Timestamp>,
-}
-
-/// List committed backups, newest first.
-///
-/// NEW is the size of the objects that a backup added to the bucket, STORED that of all it refers to, its own and earlier backups'.
-#[derive(Debug, Args)]
-#[command(after_help = help::LIST)]
-pub(super) struct List {
-    #[command(flatten)]
-    pub(super) place: Place,
-    /// Only this job's.
-    #[arg(long)]
-    pub(super) job: Option<Name>,
-    /// Only this node's.
-    #[arg(long)]
-    pub(super) node: Option<Name>,
-    /// Only this claim's: the volume of a pod that has backups of its own.
-    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
-    pub(super) claim: Option<ClaimName>,
 }
 
 /// Apply retention: delete the backups that no rule keeps, and the objects that no backup needs.

@@ -13,9 +13,12 @@ use super::args::OutputFormat;
 use super::output::Done;
 use crate::download::{self, index};
 use crate::error::Classify as _;
-use crate::format::index::{FileEntry, FileKind, Record};
+use crate::find;
+use crate::format::index::{FileEntry, FileKind, FileTime};
+use crate::format::key::Name;
 use crate::format::manifest::{Item, Manifest, Stream};
 use crate::location::Location;
+use crate::pattern::printable;
 
 /// Bytes written to standard output at a time.
 const BUFFER: usize = 64 << 10;
@@ -74,7 +77,7 @@ fn text(
 
 pub(super) fn line(out: &mut impl Write, item: &Item, file: &FileEntry) -> io::Result<()> {
     let (kind, mode, size) = (kind(file.kind), mode(file), file.size);
-    let (time, name, path) = (time(file), &item.name, String::from_utf8_lossy(&file.path));
+    let (time, name, path) = (time(file.mtime), &item.name, printable(&file.path));
     let time = time.map_or_else(String::new, |at| at.to_string());
     writeln!(out, "{kind:<12} {mode} {size:>14} {time} {name}/{path}")
 }
@@ -99,7 +102,7 @@ fn document(
         let mut before = "";
         out.write_all(b"[")?;
         listed = files(manifest, &fetch, |item, file| {
-            write!(out, "{before}{}", entry(item, file))?;
+            write!(out, "{before}{}", entry(&item.name, file))?;
             before = ",";
             Ok(())
         });
@@ -123,31 +126,26 @@ fn files(
 ) -> Result<(), Failed> {
     for (item, stream) in manifest.streams() {
         let index = fetch(stream)?;
-        let mut records = index.open(stream)?;
-        while let Some(record) = records.next_record().map_err(|error| index.refused(error))? {
-            if let Record::File(file) = record {
-                write(item, &file)?;
-            }
-        }
+        find::files(&index, stream, |file| Ok::<_, Failed>(write(item, &file)?))?;
     }
     Ok(())
 }
 
-fn entry(item: &Item, file: &FileEntry) -> Value {
+pub(super) fn entry(item: &Name, file: &FileEntry) -> Value {
     json!({
-        "item": item.name,
+        "item": item,
         "path": String::from_utf8_lossy(&file.path),
         "type": kind(file.kind),
         "size": file.size,
         "mode": mode(file),
         "uid": file.uid,
         "gid": file.gid,
-        "mtime": time(file),
+        "mtime": time(file.mtime),
         "link": (!file.link.is_empty()).then(|| String::from_utf8_lossy(&file.link)),
     })
 }
 
-const fn kind(kind: FileKind) -> &'static str {
+pub(super) const fn kind(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Regular => "file",
         FileKind::Directory => "directory",
@@ -159,19 +157,18 @@ const fn kind(kind: FileKind) -> &'static str {
     }
 }
 
-fn mode(file: &FileEntry) -> String {
+pub(super) fn mode(file: &FileEntry) -> String {
     format!("{:04o}", file.mode & 0o7777)
 }
 
-fn time(file: &FileEntry) -> Option<jiff::Timestamp> {
-    jiff::Timestamp::new(file.mtime.seconds, i32::try_from(file.mtime.nanoseconds).unwrap_or(0)).ok()
+pub(super) fn time(time: FileTime) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::new(time.seconds, i32::try_from(time.nanoseconds).unwrap_or(0)).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::download::testing::{MIB, SMALL, house, noise};
-    use crate::format::index::FileTime;
     use crate::format::manifest::{Content, SourceDescription};
     use crate::format::testing::{item, manifest};
 
@@ -207,7 +204,7 @@ mod tests {
         let fetch = |stream: &Stream| runtime.block_on(index::fetch(&house.location, stream));
 
         let mut expected = serde_json::to_value(&manifest).unwrap();
-        let entries = manifest.items.iter().flat_map(|item| files.iter().map(move |file| entry(item, file)));
+        let entries = manifest.items.iter().flat_map(|item| files.iter().map(move |file| entry(&item.name, file)));
         expected["files"] = entries.collect();
         let mut out = Vec::new();
         document(&mut out, &manifest, fetch).unwrap();

@@ -9,6 +9,7 @@ First steps:
   penstock restore etcd@latest --to /srv/restored           restore the newest
 
 BACKUP is an ID, JOB@latest, JOB@ID or JOB/NODE@latest. JOB@latest is this node's newest backup or, if this node has none, the newest of any node.
+An ID may be shortened to its first characters, at least four, if no other backup's begins so: etcd@20261123T22.
 
 Exit codes:
    0  success
@@ -33,14 +34,47 @@ Exit codes: 0 committed, 1 committed with warnings or without an item that faile
 
 pub(in crate::cli) const LIST: &str = "\
 Examples:
-  penstock list --job etcd
+  penstock list etcd
+  penstock list etcd --since 7d --limit 20
+  penstock list --item pods-web                             only backups that have this item
   penstock list --cluster prod-eu-2 --node ip-10-0-0-7
   penstock list --claim shop/data                           of one claim, whichever nodes its pods were on
   penstock list --output json | jq -r '.backups[0].id'
 
 PLAIN is what a restore writes, STORED what all chunks of the backup take in the bucket, NEW what this backup added to it: an incremental
-backup shares the rest with older ones.
-Exit codes: 0, or 1 where a manifest cannot be read (the others are listed).";
+backup shares the rest with older ones. Of more than four items their number is shown; `penstock show` names them.
+Exit codes: 0, 1 where a manifest cannot be read (the others are listed), 66 no such cluster, job or node.";
+
+pub(in crate::cli) const LS: &str = "\
+Examples:
+  penstock ls volumes@latest                                the root of the tree, or the items
+  penstock ls volumes@latest pods/etc/nginx
+  penstock ls 20261123T22 '*.conf'                          whatever matches, in any folder
+  penstock ls volumes@latest etc --recursive
+  penstock --output json ls volumes@latest etc | jq -r '.files[].path'
+
+Exit codes: 0, 65 the index is damaged, 66 no such backup, or no such path in it, 77 no key opens it.";
+
+pub(in crate::cli) const FIND: &str = "\
+Examples:
+  penstock find nginx.conf                                  in any folder, any backup, of any node
+  penstock find 'etc/nginx/*.conf' --job volumes --since 30d
+  penstock find '**/db/*.sqlite' --claim shop/data --limit 1
+  penstock --output json find nginx.conf | jq -r '.versions[] | [.id, .item, .path] | @tsv'
+
+Then `penstock restore JOB@ID --item ITEM --include PATH --to DIR` brings it back.
+Exit codes: 0, also where nothing matches; 1 a backup could not be searched (damaged, or no key opens it: see the log); 66 no such
+cluster, job or node.";
+
+pub(in crate::cli) const DIFF: &str = "\
+Examples:
+  penstock diff etcd@20261122 etcd@latest
+  penstock diff volumes/n1@latest volumes/n2@latest --item etc
+  penstock --output json diff etcd@20261122 etcd@latest | jq -e '.same'     exit code 0 where nothing differs
+
++ is a file that only the second backup has, - one that only the first has, ~ one that both have.
+Exit codes: 0 compared, whether or not they differ; 1 an item could not be compared; 65 an index is damaged; 66 no such backup; 77 no key
+opens it.";
 
 pub(in crate::cli) const SHOW: &str = "\
 Examples:
@@ -95,6 +129,8 @@ Examples:
   penstock delete --node ip-10-0-0-7 etcd@latest        of a node that is gone
   penstock delete --claim shop/data --all               everything of a claim that is gone
 
+A shortened ID must fit one backup of all that are looked at: those of the job, or of the whole cluster where no job is named. The result
+names what was deleted in full; --dry-run what would be.
 Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup.";
 
 pub(in crate::cli) const UNDELETE: &str = "\

@@ -1,16 +1,20 @@
 //! The command line: from arguments to an exit code.
 //!
 //! Only this module connects the adapters to the ports ([`session`]). Commands return their result as a [`Done`], which
-//! [`output`] prints; [`file_list`] and [`kubernetes`] print while they read, because their results may not fit in memory.
+//! [`output`] prints; [`file_list`], [`rows`] and [`kubernetes`] print while they read, because their results may not fit in memory.
 
 mod args;
 mod backup;
 mod daemon;
+mod diff;
 mod file_list;
+mod find;
 mod help;
 mod key;
 mod kubernetes;
+mod list;
 mod logging;
+mod ls;
 mod output;
 mod pages;
 mod progress;
@@ -18,6 +22,7 @@ mod prune;
 mod read;
 mod restore;
 mod roles;
+mod rows;
 mod session;
 mod snapshot;
 mod stats;
@@ -108,7 +113,10 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
         match &cli.command {
             Command::Run => daemon::run(cli, &config, levels, &cancel).await,
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
-            Command::List(args) => read::list(&config, args, &cancel).await,
+            Command::List(args) => list::run(&config, args, &cancel).await,
+            Command::Ls(args) => ls::run(&config, args, cli.output, &cancel).await,
+            Command::Find(args) => find::run(&config, args, cli.output, &cancel).await,
+            Command::Diff(args) => diff::run(&config, args, cli.output, &cancel).await,
             Command::Show(args) => read::show(&config, args, cli.output, &cancel).await,
             Command::Restore(args) => restore::run(&config, args, cli.output, &cancel).await,
             Command::Cat(args) => read::cat(&config, args, &cancel).await,

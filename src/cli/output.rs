@@ -99,6 +99,9 @@ pub(super) fn count(count: u64, what: &str) -> String {
 /// Namespaces that `show` names; its JSON has all of them.
 const MOST_NAMESPACES: usize = 10;
 
+/// Items that a line names; of more it has the number.
+const MOST_ITEMS: usize = 4;
+
 /// One backup, as `list` and `backup` show it.
 pub(super) fn summary(manifest: &Manifest, location: &str) -> Value {
     let sum = |value: fn(&crate::format::manifest::Stream) -> u64| {
@@ -193,7 +196,8 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let plain = manifest.streams().map(|(_, stream)| stream.plain_bytes).sum();
     let stored = manifest.streams().map(|(_, stream)| stream.stored_bytes).sum();
     let new = manifest.streams().map(|(_, stream)| stream.new_bytes).sum();
-    let items: Vec<String> = manifest.items.iter().map(item_name).collect();
+    let items: Vec<String> = manifest.items.iter().take(MOST_ITEMS + 1).map(item_name).collect();
+    let items = if items.len() > MOST_ITEMS { count(manifest.items.len() as u64, "item") } else { items.join(",") };
     let failed = failed_items(manifest);
     let flag = match manifest.outcome {
         Outcome::Success => String::new(),
@@ -209,7 +213,7 @@ pub(super) fn row(manifest: &Manifest) -> String {
         size(plain),
         size(stored),
         size(new),
-        items.join(",")
+        items
     )
     .trim_end()
     .to_owned()

@@ -31,6 +31,11 @@ const OBJECTS: Style = Style {
     unknown: "{prefix} {spinner} {human_pos} objects {elapsed} {msg}",
 };
 
+const BACKUPS: Style = Style {
+    known: "{prefix} [{bar:30}] {human_pos}/{human_len} backups {per_sec} ETA {eta} {msg}",
+    unknown: "{prefix} {spinner} {human_pos} backups {elapsed} {msg}",
+};
+
 /// Runs `work` while showing `position` of `length` (0: unknown), both in bytes, and `message`.
 pub(super) async fn shown<T>(
     format: OutputFormat,
@@ -49,6 +54,16 @@ pub(super) async fn objects<T>(
     work: impl Future<Output = T>,
 ) -> T {
     run(format, action, &OBJECTS, state, work).await
+}
+
+/// The same, with position and length in backups.
+pub(super) async fn backups<T>(
+    format: OutputFormat,
+    action: &'static str,
+    state: impl Fn() -> (u64, u64, String),
+    work: impl Future<Output = T>,
+) -> T {
+    run(format, action, &BACKUPS, state, work).await
 }
 
 async fn run<T>(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
+use super::list::must_be_known;
 use super::output::{self, Done};
 use super::read::{chain_of, whose};
 use super::session::Session;
@@ -74,6 +75,10 @@ pub(super) async fn prune(
         let message = format!("there is nothing of {named} in cluster {}", config.cluster);
         let report = Report::new(Class::NotFound, message).remedy("`penstock stats` shows the nodes that have backups");
         return Err(Failure::Report(report));
+    }
+    if args.job.is_some() && summary.is_empty() {
+        let catalogs = session.catalogs(args.location.as_deref())?;
+        must_be_known(config, &catalogs, Scope { job: args.job.as_ref(), node: None }, None).await?;
     }
     Ok(summary.done(args.dry_run))
 }
@@ -154,6 +159,10 @@ pub(super) async fn delete(
             None => selector.clone(),
         };
         let entry = session.catalog(location)?.resolve(selector, node).await?;
+        if selector.is_shortened() {
+            // What is deleted is said in full.
+            tracing::info!("{selector} is {}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
+        }
         if entry.chain.node != *node {
             let theirs = &entry.chain.node;
             return Err(Failure::Usage(format!(

@@ -1,11 +1,10 @@
-//! The commands that read backups: `list`, `show`, `cat`, `verify`. (`restore` is in [`super::restore`].)
+//! The commands that read backups: `show`, `cat`, `verify`.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +13,7 @@ use super::key::{Need, described, reveal, unlock};
 use super::output::{self, Done};
 use super::session::Session;
 use super::{Failure, file_list, progress};
-use crate::catalog::{Catalog, Entry, Memory, Scope, Selector};
+use crate::catalog::{Catalog, Entry, Scope, Selector};
 use crate::config::{self, Config, SourceKind};
 use crate::error::{Class, Classify as _};
 use crate::format::claim::{Chained, ClaimName};
@@ -27,48 +26,6 @@ use crate::location::keys::Locked;
 use crate::restore as files;
 use crate::snapshot::claim;
 use crate::verify::{self as check, Depth, Finding};
-
-pub(super) async fn list(config: &Config, args: &args::List, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
-    let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
-    let (mut found, mut faults) = (Vec::new(), Vec::new());
-    let mut memory = Memory::new(config.limits.memory);
-    for catalog in Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())? {
-        let entries = catalog.entries(scope).await?;
-        let mut manifests = catalog.manifests(&entries);
-        while let Some((entry, manifest)) = manifests.next().await {
-            match manifest {
-                // Keeps only the line: the manifest may be large.
-                Ok(manifest) => {
-                    let (taken, id, chain) = entry.age();
-                    let age = (taken, id.clone(), chain.clone());
-                    let (text, json) = (
-                        output::listed_row(&manifest, entry),
-                        output::listed(&manifest, entry, catalog.location.name()),
-                    );
-                    memory.take(text.len() + 4 * json.to_string().len())?;
-                    found.push((age, text, json));
-                }
-                // Every other one ends the same way.
-                Err(error) if error.class() == Class::Cancelled => return Err(error.into()),
-                Err(error) => {
-                    let report = error.report();
-                    tracing::error!(class = %report.class, "{}", report.message);
-                    faults.push(report);
-                }
-            }
-        }
-    }
-    // The backups of each location are already newest first.
-    found.sort_by(|(a, ..), (b, ..)| b.cmp(a));
-    let (mut text, mut backups) = (output::header(), Vec::new());
-    for (_, row, json) in found {
-        text.push_str(&row);
-        backups.push(json);
-    }
-    let done = Done::new(text, json!({ "backups": backups, "errors": faults }));
-    Ok(if faults.is_empty() { done } else { done.something_failed() })
-}
 
 /// In the place of the node's name: of a claim, or of a node.
 pub(super) fn chain_of(claim: Option<&ClaimName>, node: Option<&Name>) -> Option<Name> {

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{Manifest, Outcome};
 use crate::restore::{self as files, DamagedFile, Options, Summary, elsewhere};
+use crate::pattern::printable;
 use crate::tar;
 
 /// How many of the other backups of a chain are asked for damaged files, the newest first.
@@ -116,7 +117,7 @@ fn found_in<'a>(file: &DamagedFile, found: &'a Found) -> Option<&'a BackupId> {
 
 fn damaged_line(file: &DamagedFile, found: &Found) -> String {
     let slash = if file.path.is_empty() { "" } else { "/" };
-    let name = format!("{}{slash}{}", file.item, tar::shown(&file.path));
+    let name = format!("{}{slash}{}", file.item, printable(&file.path));
     let outcome = match &file.outcome {
         files::Outcome::LeftOut => match found_in(file, found) {
             Some(id) if file.path.is_empty() => format!("left out; {id} has it: restore that backup's item"),
@@ -126,7 +127,7 @@ fn damaged_line(file: &DamagedFile, found: &Found) -> String {
         files::Outcome::Filled(_) => "has zeros for what is lost".to_owned(),
         files::Outcome::Healed(id) => format!("restored as it is in {id}"),
     };
-    format!("damaged  {name:?}: {outcome}\n")
+    format!("damaged  {name}: {outcome}\n")
 }
 
 fn damaged_json(file: &DamagedFile, found: &Found) -> Value {

@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
 
     /// Opens a location whose requests end with the command's cancellation.
     pub(super) fn catalog(&mut self, location: &'a config::Location) -> Result<Catalog, Failure> {
-        Ok(Catalog::new(&self.open(location)?.until(self.cancel)))
+        Ok(Catalog::new(&self.open(location)?.until(self.cancel)).cached())
     }
 
     /// The location of that name, or the one of `job`.

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::args;
+use super::list::must_be_known;
 use super::output::{self, Done};
 use super::read::chain_of;
 use super::session::Session;
@@ -20,11 +21,14 @@ pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &Cancellati
     let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
-    for catalog in catalogs {
+    for catalog in &catalogs {
         let locks = catalog.location.config.object_lock.is_some();
         let look_at = if args.versions || locks { LookAt::Versions } else { LookAt::Objects };
-        let chains = stats::stats(&catalog, scope, look_at).await?;
+        let chains = stats::stats(catalog, scope, look_at).await?;
         all.extend(chains.into_iter().map(|(chain, stats)| ((catalog.location.name().to_owned(), chain), stats)));
+    }
+    if all.is_empty() {
+        must_be_known(config, &catalogs, scope, args.place.cluster.as_ref()).await?;
     }
     let total = stats::total(all.values());
     let mut text = line(

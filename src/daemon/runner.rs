@@ -45,7 +45,7 @@ impl Runner {
     pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Name]) {
         let Some(object_lock) = location.config.object_lock else { return location.endpoint.metrics().locks(None) };
         let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
-        let catalog = Catalog { location: location.clone(), memory: self.process.budget.total() / 2 };
+        let catalog = Catalog { memory: self.process.budget.total() / 2, ..Catalog::new(location).cached() };
         let mut first: Option<Timestamp> = None;
         for chain in jobs.iter().chain([&ad_hoc]).flat_map(|job| object_lock::chains(location, job)) {
             match object_lock::keep(&catalog, &chain, object_lock::When::IfDue).await {
@@ -108,7 +108,7 @@ impl Runner {
     ) -> Option<usize> {
         // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
         let memory = self.process.budget.total() / 2;
-        let catalog = Catalog { location: location.until(stop), memory };
+        let catalog = Catalog { memory, ..Catalog::new(&location.until(stop)).cached() };
         let context = prune::Context { catalog, grace: prune::grace_of(Some(job)) };
         match prune::prune(&context, chain, &prune::Rules::of(job), Timestamp::now(), stop).await {
             Ok(pruned) => {

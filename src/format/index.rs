@@ -10,6 +10,7 @@
 //! bounds lengths before it uses them; chunks must cover the stream without gaps, offsets must lie inside the objects that the
 //! manifest names, and the end record must agree with the manifest.
 
+use std::cmp::Ordering;
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,15 @@ impl FileEntry {
     pub fn member(&self) -> std::ops::Range<u64> {
         self.member_start..(self.content_start + self.content_len).next_multiple_of(512)
     }
+}
+
+/// The order of a tree's members: a directory, its content, then its siblings; names by their bytes.
+#[must_use]
+pub fn order(a: &[u8], b: &[u8]) -> Ordering {
+    let root = |path: &[u8]| path != b".";
+    // No name holds a NUL, so a slash that sorts as NUL comes before any byte that continues a name.
+    let bytes = |path| <[u8]>::iter(path).map(|byte| if *byte == b'/' { 0 } else { *byte });
+    root(a).cmp(&root(b)).then_with(|| bytes(a).cmp(bytes(b)))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

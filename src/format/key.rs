@@ -133,7 +133,21 @@ pub struct BackupId(String);
 #[error("{0:?} is not a backup id; expected the form 20261123T221300Z-4f9a2c")]
 pub struct BackupIdError(String);
 
+/// `0` stands for a digit, `x` for a hexadecimal one.
+const FORM: &[u8] = b"00000000T000000Z-xxxxxx";
+
 impl BackupId {
+    /// Whether an id may begin like this.
+    #[must_use]
+    pub fn may_begin(text: &str) -> bool {
+        let fits = |(have, form): (u8, &u8)| match form {
+            b'0' => have.is_ascii_digit(),
+            b'x' => have.is_ascii_digit() || (b'a'..=b'f').contains(&have),
+            literal => have == *literal,
+        };
+        text.len() <= FORM.len() && text.bytes().zip(FORM).all(fits)
+    }
+
     #[must_use]
     pub fn new(started: jiff::Timestamp, random: u32) -> Self {
         let fraction = started.subsec_nanosecond().unsigned_abs() / (1_000_000_000 / 256);
@@ -160,13 +174,7 @@ impl FromStr for BackupId {
     type Err = BackupIdError;
 
     fn from_str(id: &str) -> Result<Self, BackupIdError> {
-        const FORM: &[u8] = b"00000000T000000Z-xxxxxx";
-        let fits = |(have, form): (u8, &u8)| match form {
-            b'0' => have.is_ascii_digit(),
-            b'x' => have.is_ascii_digit() || (b'a'..=b'f').contains(&have),
-            literal => have == *literal,
-        };
-        if id.len() == FORM.len() && id.bytes().zip(FORM).all(fits) {
+        if id.len() == FORM.len() && Self::may_begin(id) {
             Ok(Self(id.to_owned()))
         } else {
             Err(BackupIdError(id.chars().take(64).collect()))

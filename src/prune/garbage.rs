@@ -152,7 +152,7 @@ mod tests {
             let id = BackupId::new(at(started), 0);
             let active = if listed { HashMap::from([(id.clone(), at(stored))]) } else { HashMap::new() };
             let key = ObjectKey::new("x");
-            let found = Found { key, chain, id, kind: Kind::Data, size: 1, modified: at(stored) };
+            let found = Found { key, chain, id, kind: Kind::Data, size: 1, modified: at(stored), etag: None };
             let (keys, grace) = (Keys::default(), Duration::from_hours(24));
             let judge =
                 Judge { keys: &keys, named: Vec::new(), tombstones: Vec::new(), active: &active, grace, now: at(0) };

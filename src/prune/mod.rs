@@ -143,6 +143,8 @@ impl Classify for Error {
                     catalog::Error::Manifest { .. }
                     | catalog::Error::Store(_)
                     | catalog::Error::NotFound { .. }
+                    | catalog::Error::Ambiguous { .. }
+                    | catalog::Error::Unknown { .. }
                     | catalog::Error::Memory { .. } => report,
                 }
             }

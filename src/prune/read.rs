@@ -85,7 +85,7 @@ impl Planned {
         let Entry { chain, id, .. } = &self.entry;
         let key = BackupPrefix::new(prefix, chain, id).deleted();
         let (chain, id, size) = (chain.clone(), id.clone(), self.entry.size());
-        let found = Found { key, chain, id, kind: Kind::Deleted, size, modified: now };
+        let found = Found { key, chain, id, kind: Kind::Deleted, size, modified: now, etag: None };
         Some(Tombstone { found, release, named: Arc::clone(&summary.named) })
     }
 }

@@ -39,7 +39,7 @@ pub(super) enum Wanted {
 impl Job<'_> {
     /// Restores one item into `base`. Damage of the whole item leaves it out: others may be whole.
     pub(super) async fn item(&mut self, item: &Item, stream: &Stream, base: PathBuf) -> Result<Wanted, Failure<Error>> {
-        let choice = Choice::new(&self.options.include, &self.options.exclude, &item.name)?;
+        let choice = Choice::new(&self.options.include, &self.options.exclude, &item.name);
         match self.chosen(item, stream, base, choice).await {
             Err(Failure::Ends(error)) if is_damage(&error) => {
                 let message = format!("damaged in the store, so that not all of it was restored: {error}");

@@ -32,7 +32,7 @@ pub fn preview(
 ) -> Result<Preview, Error> {
     let mut preview = Preview::default();
     for (item, stream) in choose(manifest, &options.items, &mut Summary::default())? {
-        let choice = Choice::new(&options.include, &options.exclude, &item.name)?;
+        let choice = Choice::new(&options.include, &options.exclude, &item.name);
         let wants = |path: &[u8]| choice.as_ref().is_none_or(|choice| choice.wants(path));
         let (mut told, mut tell) = (Ok(()), |entry: Option<&FileEntry>, bytes| {
             preview.files += 1;

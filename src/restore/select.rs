@@ -3,18 +3,14 @@
 //! first name. Memory: one range for each run of selected members and one path for each parent directory.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::Error;
 use crate::download::index::IndexFile;
 use crate::format::index::{FileEntry, FileKind, Record};
 use crate::format::key::Name;
 use crate::format::manifest::Stream;
+use crate::pattern::{Pattern, plain, printable};
 
 /// Which members of one item are wanted.
 #[derive(Debug, Clone, Default)]
@@ -28,9 +24,9 @@ pub(super) struct Choice {
 
 impl Choice {
     /// `None` when everything is selected.
-    pub(super) fn new(include: &[String], exclude: &[String], item: &Name) -> Result<Option<Self>, Error> {
-        let [include, exclude] = [Patterns::new(include, item)?, Patterns::new(exclude, item)?];
-        Ok((include.is_some() || exclude.is_some()).then_some(Self { include, exclude, exactly: None }))
+    pub(super) fn new(include: &[String], exclude: &[String], item: &Name) -> Option<Self> {
+        let [include, exclude] = [include, exclude].map(|list| Patterns::new(list, item));
+        (include.is_some() || exclude.is_some()).then_some(Self { include, exclude, exactly: None })
     }
 
     pub(super) fn exactly(paths: HashSet<Vec<u8>>) -> Self {
@@ -47,36 +43,22 @@ impl Choice {
     }
 }
 
-/// Globs and paths; a directory that matches stands for everything below it. `*` stays within a folder. A pattern without a slash
-/// matches in any folder. A path matches as it is, also one that a glob would not match, and with the item's name before it, as
-/// `show --files` prints it.
+/// Patterns, as [`crate::pattern`] says; a directory that matches stands for everything below it. A path matches as it is, also one that a
+/// glob would not match, and with the item's name before it, as `show --files` prints it.
 #[derive(Debug, Clone)]
 struct Patterns {
-    globs: GlobSet,
+    globs: Vec<Pattern>,
     paths: Vec<String>,
 }
 
 impl Patterns {
-    fn new(patterns: &[String], item: &Name) -> Result<Option<Self>, Error> {
-        if patterns.is_empty() {
-            return Ok(None);
-        }
-        let (mut set, mut paths) = (GlobSetBuilder::new(), Vec::new());
-        for pattern in patterns {
-            let below = pattern.strip_prefix(item.as_str()).filter(|rest| rest.starts_with('/'));
-            for pattern in [Some(pattern.as_str()), below].into_iter().flatten() {
-                let anchored = pattern.trim_end_matches('/').contains('/');
-                let relative = pattern.trim_start_matches("./").trim_matches('/');
-                paths.push(relative.to_owned());
-                let anywhere = if anchored { relative.to_owned() } else { format!("**/{relative}") };
-                // One that is no glob is a path all the same.
-                if let Ok(glob) = GlobBuilder::new(&anywhere).literal_separator(true).build() {
-                    set.add(glob);
-                }
-            }
-        }
-        let globs = set.build().map_err(|error| Error::Usage(format!("--include, --exclude: {error}")))?;
-        Ok(Some(Self { globs, paths }))
+    fn new(patterns: &[String], item: &Name) -> Option<Self> {
+        let below = |pattern: &String| pattern.strip_prefix(item.as_str()).filter(|rest| rest.starts_with('/')).map(str::to_owned);
+        let all: Vec<String> = patterns.iter().flat_map(|pattern| [Some(pattern.clone()), below(pattern)]).flatten().collect();
+        // One that is no glob is a path all the same.
+        let globs = all.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
+        let paths = all.iter().map(|pattern| plain(pattern).to_owned()).collect();
+        (!patterns.is_empty()).then_some(Self { globs, paths })
     }
 
     /// Whether the path, or one of its parent directories, matches.
@@ -84,13 +66,13 @@ impl Patterns {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
         ends.into_iter().any(|end| {
             let path = &path[..end];
-            self.globs.is_match(Path::new(OsStr::from_bytes(path))) || self.is_there(path)
+            self.globs.iter().any(|glob| glob.matches(path)) || self.is_there(path)
         })
     }
 
     fn is_there(&self, path: &[u8]) -> bool {
-        let shown = String::from_utf8_lossy(path);
-        self.paths.iter().any(|there| *there == shown)
+        let printed = printable(path);
+        self.paths.iter().any(|there| there.as_bytes() == path || *there == printed)
     }
 }
 
@@ -290,7 +272,7 @@ mod tests {
     fn choice(include: &[&str], exclude: &[&str]) -> Choice {
         let [include, exclude] =
             [include, exclude].map(|list| list.iter().map(|glob| (*glob).to_owned()).collect::<Vec<_>>());
-        Choice::new(&include, &exclude, &Name::new("item").unwrap()).unwrap().unwrap()
+        Choice::new(&include, &exclude, &Name::new("item").unwrap()).unwrap()
     }
 
     #[test]
@@ -321,7 +303,8 @@ mod tests {
             assert_eq!(choice(&[glob], &[]).wants(path.as_bytes()), wanted, "{glob} {path}");
         }
         assert!(choice(&["etc/\u{fffd}"], &[]).wants(b"etc/\xff"), "as it is printed");
-        assert!(Choice::new(&[], &[], &Name::new("item").unwrap()).unwrap().is_none());
+        assert!(choice(&["etc/a\\nb"], &[]).wants(b"etc/a\nb") && choice(&["etc/a\nb"], &[]).wants(b"etc/a\nb"));
+        assert!(Choice::new(&[], &[], &Name::new("item").unwrap()).is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::checksum::{Algorithm, Checksum};
 use crate::error::{Class, Retry};
 use crate::format::key::ObjectKey;
 use crate::store::{
-    Deleted, Download, Error, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
+    Deleted, Download, Error, Folders, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload, Store,
     UploadHandle, UploadId, UploadedPart, VersionId,
 };
 
@@ -89,6 +89,10 @@ impl Store for Retrying<dyn Store> {
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
         self.request(Call::s3("ListObjectsV2", &prefix), || self.inner.list(prefix, from)).await
+    }
+
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error> {
+        self.request(Call::s3("ListObjectsV2", &prefix), || self.inner.folders(prefix, from)).await
     }
 
     async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, Error> {

@@ -18,8 +18,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Deleted, Download, Error, Hold, ListedObject, ListedUpload, ListedVersion, Lock, ObjectInfo, Overwrite, Page,
-    PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionKind, VersionPage, Versions,
+    Deleted, Download, Error, Folders, Hold, ListedObject, ListedUpload, ListedVersion, Lock, ObjectInfo, Overwrite,
+    Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionKind, VersionPage,
+    Versions,
 };
 use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
@@ -155,7 +156,7 @@ fn choose(
         }
         *decided = Some(entry.key.clone());
         if let VersionKind::Object { size } = entry.kind {
-            let object = ListedObject { key: entry.key.clone(), size, modified: entry.modified };
+            let object = ListedObject { key: entry.key.clone(), size, modified: entry.modified, etag: None };
             shown.push((object, entry.version.clone()));
         }
     }
@@ -221,6 +222,11 @@ impl Store for AsOf {
         }
         let objects = shown.into_iter().map(|(object, _)| object).collect();
         Ok(Page { objects, next: next.map(|next| position(decided.as_ref(), &next)) })
+    }
+
+    /// Of the present: it only helps to find a name.
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error> {
+        self.inner.folders(prefix, from).await
     }
 
     async fn create_locked(&self, key: &ObjectKey, _: Option<Lock>) -> Result<UploadId, Error> {

@@ -8,7 +8,7 @@
 mod assemble;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +20,8 @@ use self::assemble::assemble;
 use self::versions::Bucket;
 pub use self::versions::Bypass;
 use super::{
-    Deleted, Download, Error, ListedObject, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload,
-    Store, UploadHandle, UploadId, UploadedPart, VersionId,
+    Deleted, Download, Error, Folders, ListedObject, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber,
+    Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId,
 };
 use crate::checksum::{Algorithm, Checksum};
 use crate::error::Class;
@@ -99,6 +99,13 @@ struct Object {
     size: u64,
     checksum: Option<Checksum>,
     modified: jiff::Timestamp,
+}
+
+impl Object {
+    fn listed(&self, key: &ObjectKey) -> ListedObject {
+        let etag = Some(format!("{:?} {}", self.checksum, self.modified));
+        ListedObject { key: key.clone(), size: self.size, modified: self.modified, etag }
+    }
 }
 
 #[derive(Debug)]
@@ -323,10 +330,24 @@ impl Store for MemoryStore {
                 .current_from(start)
                 .skip_while(|(key, _)| key.as_str() < prefix)
                 .take_while(|(key, _)| key.as_str().starts_with(prefix))
-                .map(|(key, object)| ListedObject { key: key.clone(), size: object.size, modified: object.modified });
+                .map(|(key, object)| object.listed(key));
             let objects: Vec<_> = rest.by_ref().take(self.page_size).collect();
             let next = rest.next().and_then(|_| objects.last().map(|last| last.key.as_str().to_owned()));
             Ok(Page { objects, next })
+        };
+        self.request("ListObjectsV2", prefix, list, |page, _| page).await
+    }
+
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error> {
+        let list = |state: &mut State| {
+            let keys = state.bucket.current_from(Bound::Included(ObjectKey::new(prefix)));
+            let keys = keys.skip_while(|(key, _)| key.as_str() < prefix).map(|(key, _)| key.as_str());
+            let names = keys.map_while(|key| key.strip_prefix(prefix)).filter_map(|rest| rest.split_once('/'));
+            let names: BTreeSet<String> = names.map(|(name, _)| name.to_owned()).collect();
+            let mut rest = names.into_iter().filter(|name| from.is_none_or(|from| name.as_str() > from));
+            let names: Vec<String> = rest.by_ref().take(self.page_size).collect();
+            let next = rest.next().and_then(|_| names.last().cloned());
+            Ok(Folders { names, next })
         };
         self.request("ListObjectsV2", prefix, list, |page, _| page).await
     }

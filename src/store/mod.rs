@@ -175,6 +175,16 @@ pub struct ListedObject {
     pub size: u64,
     /// When it was written, by the store's clock.
     pub modified: jiff::Timestamp,
+    /// Differs from that of any other object that had this key; `None` if the store, or this listing, does not say.
+    pub etag: Option<String>,
+}
+
+/// One page of the names between a prefix and the next slash.
+#[derive(Debug, Clone, Default)]
+pub struct Folders {
+    pub names: Vec<String>,
+    /// As [`Page::next`].
+    pub next: Option<String>,
 }
 
 /// An upload in progress, by any client.
@@ -208,6 +218,8 @@ pub trait Store: Versions {
     async fn delete(&self, key: &ObjectKey) -> Result<Deleted, Error>;
     /// Objects whose key starts with `prefix`; `from` is a previous page's `next`.
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error>;
+    /// The names between `prefix` and the next slash, as a listing of folders has them; `from` is a previous page's `next`. May repeat one.
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error>;
     /// As [`Store::create_locked`], without a lock.
     async fn create_upload(&self, key: &ObjectKey) -> Result<UploadId, Error> {
         self.create_locked(key, None).await

@@ -236,8 +236,33 @@ async fn listings(backend: &Backend) {
     let page = backend.store.list("s/", None).await.unwrap();
     let modified = page.objects[0].modified;
     assert!(jiff::Timestamp::now().duration_since(modified).abs() < jiff::SignedDuration::from_mins(5), "{modified}");
-    assert_eq!(page.objects, [ListedObject { key: ObjectKey::new("s/sized"), size: 5, modified }]);
+    let etag = page.objects[0].etag.clone();
+    assert!(etag.as_ref().is_some_and(|etag| !etag.is_empty()), "what tells an object from another one of its key");
+    assert_eq!(page.objects, [ListedObject { key: ObjectKey::new("s/sized"), size: 5, modified, etag }]);
     assert_eq!(page.next, None);
+    folders(backend).await;
+}
+
+/// The names of one level, whatever lies below each.
+async fn folders(backend: &Backend) {
+    for key in ["f/b/1/x", "f/a/1", "f/a/2/x", "f/a/3", "f/file", "f/c d/x", "fa/x"] {
+        backend.put(key, Bytes::new()).await;
+    }
+    for (prefix, expected) in [("f/", vec!["a", "b", "c d"]), ("f/a/", vec!["2"]), ("f", vec![""]), ("none/", vec![])] {
+        let (mut names, mut from) = (Vec::new(), None);
+        loop {
+            let page = backend.store.folders(prefix, from.as_deref()).await.unwrap();
+            names.extend(page.names);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        names.sort();
+        names.dedup();
+        names.retain(|name| prefix != "f" || name.is_empty());
+        assert_eq!(names, expected, "{prefix}");
+    }
 }
 
 async fn begin(backend: &Backend, key: &str) -> UploadHandle {

@@ -119,6 +119,23 @@ async fn files_in_bounded_memory(count: u64, limit: u64) {
         assert!(with <= without + limit, "{output}: {with} bytes, {without} without the files");
     }
 
+    let more: [&[&str]; 3] = [
+        &["ls", "j@latest", "srv/data", "--recursive"],
+        &["find", "no-such-file"],
+        &["--output", "json", "find", "**", "--limit", "1000"],
+    ];
+    for arguments in more {
+        let with = peak(measured(&penstock, arguments));
+        assert!(with <= without + limit, "{arguments:?}: {with} bytes, {without} without the files");
+    }
+    // Every file is a version: within limits.memory, or not at all.
+    if count <= 100_000 {
+        let with = peak(measured(&penstock, &["find", "**"]));
+        assert!(with <= without + limit + (64 << 20), "{with} bytes, {without} without the files");
+    } else {
+        assert_eq!(penstock.run(&["find", "**"]).status.code(), Some(74));
+    }
+
     let mut child = penstock.command(&["--output", "json", "show", "j@latest", "--files"]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     let shown: Shown = serde_json::from_reader(BufReader::new(child.stdout.take().unwrap())).unwrap();

@@ -32,6 +32,7 @@ mod fake_ec2;
 mod fake_kubernetes;
 mod faults;
 mod file_list;
+mod finding;
 mod frozen;
 mod imports;
 mod incremental;

@@ -12,14 +12,15 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use aws_sdk_s3::types::{EncodingType, MultipartUpload, Object, Part};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_sdk_s3::types::{CommonPrefix, EncodingType, MultipartUpload, Object, Part};
 
 use super::{Request, S3Store, gone, wire};
 use crate::checksum::Algorithm;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 use crate::store::{
-    Error, ListedObject, ListedUpload, PAGING_REMEDY, Page, PartNumber, UploadHandle, UploadId, UploadedPart,
+    Error, Folders, ListedObject, ListedUpload, PAGING_REMEDY, Page, PartNumber, UploadHandle, UploadId, UploadedPart,
 };
 
 /// The listing by prefix has only our own uploads: one for each stream that a crash has interrupted.
@@ -35,6 +36,22 @@ impl Request<'_> {
     }
 }
 
+/// Where the page after `from` leads.
+fn next_page(request: &Request<'_>, output: &ListObjectsV2Output, from: Option<&str>) -> Result<Option<String>, Error> {
+    let next = output.next_continuation_token().filter(|token| !token.is_empty());
+    // Without `IsTruncated`, a token means that there is more.
+    if !output.is_truncated().unwrap_or(next.is_some()) {
+        return Ok(None);
+    }
+    match next {
+        None => Err(request.stuck("the listing is truncated, but the reply has no token")),
+        Some(next) if from == Some(next) => {
+            Err(request.stuck("the listing does not advance: this page's token leads to the same page"))
+        }
+        Some(next) => Ok(Some(next.to_owned())),
+    }
+}
+
 impl S3Store {
     pub(super) async fn page_of_objects(&self, prefix: &str, from: Option<&str>) -> Result<Page, Error> {
         let request = self.request("ListObjectsV2", prefix);
@@ -45,18 +62,22 @@ impl S3Store {
         let keys = Keys::of(prefix, output.encoding_type(), keys);
         let objects = output.contents().iter().map(|object| listed_object(keys, object)).collect::<Option<Vec<_>>>();
         let objects = objects.ok_or_else(|| request.error(Class::Compat, "an entry has no key, no size or no date"))?;
-        let next = output.next_continuation_token().filter(|token| !token.is_empty());
-        // Without `IsTruncated`, a token means that there is more.
-        if !output.is_truncated().unwrap_or(next.is_some()) {
-            return Ok(Page { objects, next: None });
-        }
-        match next {
-            None => Err(request.stuck("the listing is truncated, but the reply has no token")),
-            Some(next) if from == Some(next) => {
-                Err(request.stuck("the listing does not advance: this page's token leads to the same page"))
-            }
-            Some(next) => Ok(Page { objects, next: Some(next.to_owned()) }),
-        }
+        Ok(Page { objects, next: next_page(&request, &output, from)? })
+    }
+
+    pub(super) async fn page_of_folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, Error> {
+        let request = self.request("ListObjectsV2", prefix);
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/");
+        let list = list.encoding_type(EncodingType::Url).set_continuation_token(from.map(str::to_owned));
+        let output = list.send().await.map_err(|error| request.failed(&error))?;
+        let folders = output.common_prefixes().iter().map(CommonPrefix::prefix);
+        // A store that knows no delimiter lists what is in the folders.
+        let found = folders.chain(output.contents().iter().map(Object::key));
+        let keys = Keys::of(prefix, output.encoding_type(), found.clone());
+        let name = |key: &str| Some(keys.read(key).strip_prefix(prefix)?.split_once('/')?.0.to_owned());
+        let mut names: Vec<String> = found.flatten().filter_map(name).collect();
+        names.dedup();
+        Ok(Folders { names, next: next_page(&request, &output, from)? })
     }
 
     /// `None` when there is no such upload.
@@ -215,7 +236,8 @@ fn listed_object(keys: Keys<'_>, object: &Object) -> Option<ListedObject> {
     let modified = object.last_modified()?;
     let nanos = i32::try_from(modified.subsec_nanos()).ok()?;
     let modified = jiff::Timestamp::new(modified.secs(), nanos).ok()?;
-    Some(ListedObject { key: ObjectKey::new(keys.read(object.key()?)), size, modified })
+    let etag = object.e_tag().map(str::to_owned);
+    Some(ListedObject { key: ObjectKey::new(keys.read(object.key()?)), size, modified, etag })
 }
 
 /// `None` for an entry that makes no sense, which is reported by the caller.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::hashed::Hashed;
 use super::meta::Meta;
-use crate::format::index::{FileEntry, FileKind, FileTime};
+use crate::format::index::{FileEntry, FileKind, FileTime, order};
 use crate::source::table::ChunkTable;
 
 /// The parts of the parent's stream that a tree needs.
@@ -87,14 +87,6 @@ fn same(entry: &FileEntry, meta: &Meta, settled: FileTime) -> bool {
         && entry.inode == meta.inode
         && meta.mtime < settled
         && meta.ctime < settled
-}
-
-/// The walk's order: a directory, its content, then its siblings; names by their bytes.
-fn order(a: &[u8], b: &[u8]) -> Ordering {
-    let root = |path: &[u8]| path != b".";
-    // No name holds a NUL, so a slash that sorts as NUL comes before any byte that continues a name.
-    let bytes = |path| <[u8]>::iter(path).map(|byte| if *byte == b'/' { 0 } else { *byte });
-    root(a).cmp(&root(b)).then_with(|| bytes(a).cmp(bytes(b)))
 }
 
 #[cfg(test)]

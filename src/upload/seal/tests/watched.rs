@@ -16,8 +16,8 @@ use crate::checksum::{Algorithm, Checksum};
 use crate::format::key::ObjectKey;
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Deleted, Download, Error as StoreError, Hold, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber, Payload,
-    Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionPage, Versions,
+    Deleted, Download, Error as StoreError, Folders, Hold, ListedUpload, Lock, ObjectInfo, Overwrite, Page, PartNumber,
+    Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionPage, Versions,
 };
 
 /// Notes every byte that a process sends, by its place in the object and by the upload that it is for.
@@ -144,6 +144,10 @@ impl Store for Watched {
 
     async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Page, StoreError> {
         self.inner.list(prefix, from).await
+    }
+
+    async fn folders(&self, prefix: &str, from: Option<&str>) -> Result<Folders, StoreError> {
+        self.inner.folders(prefix, from).await
     }
 
     async fn create_locked(&self, key: &ObjectKey, lock: Option<Lock>) -> Result<UploadId, StoreError> {
