@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 
 use crate::catalog::{self, Catalog, Entry, Memory, Scope};
-use crate::error::Class;
+use crate::error::{Class, Classify as _};
 use crate::format::key::ObjectKey;
 use crate::store::as_of::{AsOf, Moment};
 use crate::store::{self, Hold, Store, VersionId};
@@ -33,14 +33,22 @@ pub struct Done {
 /// # Errors
 /// When the backup cannot be read, or a request fails: then the rest is not done.
 pub async fn hold(catalog: &Catalog, entry: &Entry, hold: Hold) -> Result<Done, catalog::Error> {
-    let manifest = catalog.manifest(entry).await?;
+    let store = &catalog.location.store;
+    let read = match catalog.manifest_of(entry, None).await {
+        // Somebody has deleted it since it was listed.
+        Err(error) if error.class() == Class::NotFound => {
+            let version = AsOf::new(Arc::clone(store), Moment::BelowMarkers).find(&entry.key).await?;
+            catalog.manifest_of(entry, Some(&version)).await
+        }
+        read => read,
+    };
+    let (manifest, version) = read?;
     let shared = match hold {
         Hold::On => HashSet::new(),
         Hold::Off => others(catalog, entry).await?,
     };
     let named: HashSet<(&ObjectKey, Option<&VersionId>)> = manifest.versions().collect();
     let (stay, change): (Vec<_>, Vec<_>) = named.into_iter().partition(|(key, _)| shared.contains(*key));
-    let store = &catalog.location.store;
     let requests: Vec<_> = change.iter().map(|(key, version)| set(store, key, *version, hold)).collect();
     let mut requests = stream::iter(requests).buffer_unordered(PARALLEL);
     let mut done = Done { objects: 0, shared: stay.len() as u64 };
@@ -48,7 +56,7 @@ pub async fn hold(catalog: &Catalog, entry: &Entry, hold: Hold) -> Result<Done, 
         result?;
         done.objects += 1;
     }
-    set(store, &entry.key, None, hold).await?;
+    set(store, &entry.key, version.as_ref(), hold).await?;
     done.objects += 1;
     Ok(done)
 }
@@ -92,3 +100,6 @@ async fn others(catalog: &Catalog, entry: &Entry) -> Result<HashSet<ObjectKey>, 
     }
     Ok(named)
 }
+
+#[cfg(test)]
+mod tests;

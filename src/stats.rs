@@ -98,7 +98,9 @@ pub async fn stats(catalog: &Catalog, scope: Scope<'_>, versions: LookAt) -> Res
     if versions == LookAt::Versions
         && let Some(sums) = versions_of(catalog, scope, &mut memory).await?
     {
-        all.values_mut().for_each(|stats| stats.hidden_bytes = Some(0));
+        for stats in all.values_mut() {
+            stats.hidden_bytes = Some(0);
+        }
         // A chain of which everything is hidden is among these only.
         for (chain, bytes) in sums {
             let stats = all.entry(chain).or_default();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::checksum::{Algorithm, Checksum, sha256};
 use crate::error::Class;
-use crate::format::key::ObjectKey;
+use crate::format::key::{DELETED, MANIFEST, ObjectKey};
 
 /// How many keys' versions are remembered. When there are more, those known so far are forgotten and looked up again.
 const MAX_KNOWN: usize = 20_000;
@@ -148,7 +148,8 @@ impl AsOf {
         let records = locked(&self.recorded);
         let version = records.versions.get(&id(key)).cloned();
         // Of manifests and tombstones nothing is recorded.
-        if version.is_none() && records.overflowed && !key.as_str().ends_with(".json") {
+        let is_data = || !key.as_str().ends_with(MANIFEST) && !key.as_str().ends_with(DELETED);
+        if version.is_none() && records.overflowed && is_data() {
             let message =
                 format!("the manifests record more than {} versions: which one is right is not known", self.most);
             let remedy = Some("name one backup, or ask for less with --job and --node".to_owned());

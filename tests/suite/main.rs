@@ -39,6 +39,7 @@ mod kubelet;
 mod kubernetes;
 mod layouts;
 mod listings;
+mod lock_faults;
 mod lock_upkeep;
 mod locking_s3;
 mod memory;
