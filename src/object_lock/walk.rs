@@ -71,6 +71,8 @@ pub async fn keep(catalog: &Catalog, chain: &Chain, when: When) -> Result<Option
         if keeper.ledger.is_empty() && entries.is_empty() && Chained::of(&chain.node).is_some() {
             note(location, keeper.ledger.remove());
         }
+    } else {
+        keeper.save();
     }
     for failure in &all.failures.list {
         tracing::error!(key = %failure.key, class = %failure.report.class, remedy = failure.report.remedy, "{failure}");
