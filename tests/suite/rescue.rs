@@ -174,10 +174,13 @@ fn an_encrypted_backup_needs_its_identity() {
     assert_eq!(expected.status.code(), Some(0), "{expected:?}");
     assert!(found.stdout == expected.stdout);
 
-    // A child that fails says so, also while it is being written to.
+    // What a child says that fails is told, also where it did not read what it was given.
     let bin = folder.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    fs::write(bin.join("age"), "#!/bin/sh\necho boom >&2\nexit 3\n").unwrap();
+    // It decrypts the index, and reads nothing of the data.
+    let fake =
+        "#!/bin/sh\n[ -e \"$0.once\" ] && echo boom >&2 && exit 3\n: >\"$0.once\"\nPATH=${PATH#*:}; exec age \"$@\"\n";
+    fs::write(bin.join("age"), fake).unwrap();
     fs::set_permissions(bin.join("age"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let paths = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut failing = Command::new("python3");
