@@ -178,11 +178,12 @@ fn an_encrypted_backup_needs_its_identity() {
     let bin = folder.path().join("bin");
     fs::create_dir(&bin).unwrap();
     // It decrypts the index, and reads nothing of the data.
-    let fake =
-        "#!/bin/sh\n[ -e \"$0.once\" ] && echo boom >&2 && exit 3\n: >\"$0.once\"\nPATH=${PATH#*:}; exec age \"$@\"\n";
-    fs::write(bin.join("age"), fake).unwrap();
+    let path_variable = std::env::var("PATH").unwrap();
+    let real = std::env::split_paths(&path_variable).map(|folder| folder.join("age")).find(|file| file.exists());
+    let fake = "#!/bin/sh\n[ -e \"$0.once\" ] && echo boom >&2 && exit 3\n: >\"$0.once\"\nexec REAL \"$@\"\n";
+    fs::write(bin.join("age"), fake.replace("REAL", real.unwrap().to_str().unwrap())).unwrap();
     fs::set_permissions(bin.join("age"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let paths = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let paths = format!("{}:{path_variable}", bin.display());
     let mut failing = Command::new("python3");
     failing.args([SCRIPT, path.to_str().unwrap(), item, "--identity", file.to_str().unwrap()]).env("PATH", paths);
     let found = failing.output().unwrap();
