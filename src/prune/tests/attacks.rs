@@ -11,7 +11,7 @@ use crate::catalog::Scope;
 use crate::config::Retention;
 use crate::format::claim::ClaimName;
 use crate::format::key::{Chain, Name, ObjectKey};
-use crate::object_lock::{Extended, When, abandoned, chains, earliest, keep};
+use crate::object_lock::{Extended, Keeper, When, abandoned, chains, earliest, keep};
 use crate::prune::{self, Rules};
 use crate::store::{Overwrite, Payload, Store as _, VersionKind, Versions as _};
 
@@ -173,26 +173,27 @@ async fn what_penstock_deletes_is_not_missed() {
     }
 }
 
-/// One object that is refused does not end the walk; many do.
+/// One object that is refused, alone in its group, does not end a walk; many do (`a_refusal_names_what_will_be_unlocked_and_when`).
 #[tokio::test]
 async fn one_refused_object_does_not_end_a_walk() {
     let mut world = World::new();
     world.store.set_now(at(0));
-    for number in 0..5 {
-        world.back_up(at(i64::from(number)), number, 0).await;
-    }
-    world.store.set_now(at(7 * DAY));
-    let refused = world.newest[0].key.clone();
-    world.client.script(move |operation, key, _| {
-        (operation == "PutObjectRetention" && key == refused.as_str()).then(|| {
-            let no =
-                crate::store::Error::local(operation, ObjectKey::new(key), crate::error::Class::AccessDenied, "no");
+    world.back_up(at(0), 1, 0).await;
+    world.store.set_now(at(8 * DAY));
+    let [refused, other] = world.newest.as_slice() else { panic!() };
+    let key = refused.key.clone();
+    world.client.script(move |operation, at, _| {
+        (operation == "PutObjectRetention" && at == key.as_str()).then(|| {
+            let no = crate::store::Error::local(operation, key.clone(), crate::error::Class::AccessDenied, "no");
             crate::store::memory::Fault::Refuse(no)
         })
     });
-    // Each group is one object: the others of its backup are known already.
-    let kept = keep(&world.catalog(), &world.chain(), When::Always).await.unwrap().unwrap();
-    assert_eq!((kept.failures.count, kept.extended), (1, 19));
+    let mut keeper = Keeper::open(&world.location, &world.chain()).unwrap();
+    let now = world.store.now();
+    let first = keeper.extend(&[(&refused.key, refused.version.as_ref())], now).await;
+    assert_eq!((first.failures.count, first.extended), (1, 0));
+    let second = keeper.extend(&[(&other.key, other.version.as_ref())], now).await;
+    assert_eq!((second.failures.count, second.extended), (0, 1));
 }
 
 /// The chain of a claim that this node never saved is found in the bucket, once nobody writes to it any more; and forgotten when it is empty.
