@@ -5,6 +5,7 @@
 
 mod cache;
 pub mod date;
+mod manifests;
 mod memory;
 mod names;
 mod select;
@@ -13,12 +14,11 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::error::{Class, Classify, Report};
 use crate::format::key::{BackupId, BackupPrefix, Chain, DAMAGED, Kind, Name, ObjectKey, chain_prefix, cluster_prefix};
-use crate::format::manifest::{self, Manifest, ManifestError};
+use crate::format::manifest::ManifestError;
 use crate::location::Location;
 use crate::store;
 use cache::Cache;
@@ -26,12 +26,6 @@ pub use memory::Memory;
 pub use names::Known;
 pub use select::Selector;
 pub use walk::Pages;
-
-/// Manifests fetched at a time.
-const PARALLEL: usize = 16;
-
-/// The memory for reading a manifest, as a multiple of its length: its text and the parsed form, while vectors grow.
-const PARSED: u64 = 12;
 
 /// The memory of an [`Entry`] in a list.
 pub const ENTRY: usize = 512;
@@ -60,7 +54,7 @@ impl<'a> Scope<'a> {
         Self { job: Some(&chain.job), node: Some(&chain.node) }
     }
 
-    fn holds(&self, chain: &Chain) -> bool {
+    pub(crate) fn holds(&self, chain: &Chain) -> bool {
         self.job.is_none_or(|job| *job == chain.job) && self.node.is_none_or(|node| *node == chain.node)
     }
 }
@@ -298,25 +292,42 @@ impl Catalog {
     /// # Errors
     /// When listing fails, and the errors of `visit`.
     pub async fn walk(&self, scope: Scope<'_>, mut visit: impl FnMut(Found) -> Result<(), Error>) -> Result<(), Error> {
-        let mut pages = self.pages(scope);
-        while let Some(page) = pages.next().await? {
-            page.into_iter().try_for_each(&mut visit)?;
+        let jobs = self.jobs(scope).await;
+        let narrow = jobs.iter().flatten().map(|job| Scope { job: Some(job), ..scope });
+        for scope in narrow.chain(jobs.is_none().then_some(scope)) {
+            let mut pages = self.pages(scope);
+            while let Some(page) = pages.next().await? {
+                page.into_iter().try_for_each(&mut visit)?;
+            }
         }
         Ok(())
+    }
+
+    /// The jobs to look at one by one, where that spares listing every other node's objects; `None`: the scope is one prefix.
+    async fn jobs(&self, scope: Scope<'_>) -> Option<Vec<Name>> {
+        if scope.job.is_some() || scope.node.is_none() {
+            return None;
+        }
+        let names = self.names(&self.home()).await?;
+        Some(names.into_iter().filter_map(|name| Name::new(name).ok()).collect())
     }
 
     /// As [`Catalog::walk`], page by page.
     #[must_use]
     pub fn pages<'a>(&'a self, scope: Scope<'a>) -> Pages<'a> {
-        let prefix = match (scope.job, scope.node) {
+        Pages::new(self, scope, self.prefix(scope))
+    }
+
+    /// The prefix of all that is in `scope`, and maybe of more.
+    pub(crate) fn prefix(&self, scope: Scope<'_>) -> String {
+        match (scope.job, scope.node) {
             (Some(job), Some(node)) => {
                 let chain = Chain { node: node.clone(), ..self.location.chain(job) };
                 chain_prefix(self.location.prefix(), &chain)
             }
             (Some(job), None) => format!("{}{job}/", self.home()),
             (None, _) => self.home(),
-        };
-        Pages::new(self, scope, prefix)
+        }
     }
 
     /// The prefix of the cluster's backups.
@@ -328,57 +339,6 @@ impl Catalog {
     #[must_use]
     pub fn pages_of<'a>(&'a self, chain: &Chain, id: &BackupId) -> Pages<'a> {
         Pages::new(self, Scope::default(), BackupPrefix::new(self.location.prefix(), chain, id).as_str().to_owned())
-    }
-
-    /// Reads and checks one backup's manifest.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is not valid.
-    pub async fn manifest(&self, entry: &Entry) -> Result<Manifest, Error> {
-        let refused = |error| Error::Manifest { key: entry.key.clone(), error };
-        if entry.size > manifest::MAX_SIZE {
-            return Err(refused(ManifestError::TooLarge(entry.size)));
-        }
-        let bytes = self.bytes(entry).await?;
-        let manifest = Manifest::parse(&bytes, &entry.chain, &entry.id, &self.home()).map_err(refused)?;
-        for (key, version) in manifest.versions() {
-            if let Some(version) = version {
-                self.location.store.recorded(key, version);
-            }
-        }
-        Ok(manifest)
-    }
-
-    /// Reads a manifest without checking it.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, store::Error> {
-        let Some(cache) = self.cache.clone().filter(|_| entry.etag.is_some()) else {
-            return store::read(&*self.location.store, &entry.key, entry.size).await;
-        };
-        let (cached, of) = (cache.clone(), entry.clone());
-        if let Ok(Some(bytes)) = tokio::task::spawn_blocking(move || cached.get(&of)).await {
-            return Ok(bytes);
-        }
-        let bytes = store::read(&*self.location.store, &entry.key, entry.size).await?;
-        let (of, kept) = (entry.clone(), bytes.clone());
-        // A failure is logged there.
-        let _ = tokio::task::spawn_blocking(move || cache.put(&of, &kept)).await;
-        Ok(bytes)
-    }
-
-    /// How many of these manifests may be read at a time: they may take an eighth of the memory.
-    pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
-        let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
-        let fit = self.memory / 8 / PARSED.saturating_mul(largest);
-        usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
-    }
-
-    /// Reads the manifests of `entries`, in order, each with its own error. Only those being read are in memory.
-    pub fn manifests<'a>(&'a self, entries: &'a [Entry]) -> impl Stream<Item = (&'a Entry, Result<Manifest, Error>)> {
-        let read = move |entry: &'a Entry| async move { (entry, self.manifest(entry).await) };
-        stream::iter(entries).map(read).buffered(self.parallel(entries))
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::catalog::{Catalog, ENTRY, Entry, Error, Found, Memory, Scope};
 use crate::error::Class;
-use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, ObjectKey, chain_prefix};
+use crate::format::key::{BackupId, BackupPrefix, Chain, Kind, ObjectKey};
 use crate::format::manifest::Manifest;
 use crate::store::{self, PAGING_REMEDY, VersionKind};
 
@@ -92,20 +92,33 @@ pub async fn stats(catalog: &Catalog, scope: Scope<'_>, versions: LookAt) -> Res
         while let Some((entry, manifest)) = manifests.next().await {
             fold.add(entry, &manifest?, &mut memory)?;
         }
-        let mut stats = fold.finish(catalog, &chain).await?;
-        if versions == LookAt::Versions {
-            stats.hidden_bytes = hidden(catalog, &chain, stats.stored_bytes).await?;
-        }
+        let stats = fold.finish(catalog, &chain).await?;
         all.insert(chain, stats);
+    }
+    if versions == LookAt::Versions
+        && let Some(sums) = versions_of(catalog, scope, &mut memory).await?
+    {
+        for stats in all.values_mut() {
+            stats.hidden_bytes = Some(0);
+        }
+        // A chain of which everything is hidden is among these only.
+        for (chain, bytes) in sums {
+            let stats = all.entry(chain).or_default();
+            stats.hidden_bytes = Some(bytes.saturating_sub(stats.stored_bytes));
+        }
     }
     Ok(all)
 }
 
-/// Sums up the versions of a chain's objects, without the current ones of `stored` bytes. `None` if they cannot be listed.
-async fn hidden(catalog: &Catalog, chain: &Chain, stored: u64) -> Result<Option<u64>, Error> {
+/// Sums up the versions of each chain's objects, the current ones included. `None` if they cannot be listed.
+async fn versions_of(
+    catalog: &Catalog,
+    scope: Scope<'_>,
+    memory: &mut Memory,
+) -> Result<Option<BTreeMap<Chain, u64>>, Error> {
     let location = &catalog.location;
-    let (prefix, mut from) = (chain_prefix(location.prefix(), chain), None);
-    let (mut all, mut last): (u64, Option<ObjectKey>) = (0, None);
+    let (prefix, mut from) = (catalog.prefix(scope), None);
+    let (mut all, mut last): (BTreeMap<Chain, u64>, Option<ObjectKey>) = (BTreeMap::new(), None);
     loop {
         let page = match location.store.list_versions(&prefix, from.as_deref()).await {
             Ok(page) => page,
@@ -115,16 +128,20 @@ async fn hidden(catalog: &Catalog, chain: &Chain, stored: u64) -> Result<Option<
             }
             Err(error) => return Err(error.into()),
         };
-        let ours = |key: &ObjectKey| BackupPrefix::parse_object(location.prefix(), &location.cluster, key).is_some();
-        for entry in page.entries.iter().filter(|entry| ours(&entry.key)) {
-            if let VersionKind::Object { size } = entry.kind {
-                all = all.saturating_add(size);
+        for entry in &page.entries {
+            let VersionKind::Object { size } = entry.kind else { continue };
+            let parsed = BackupPrefix::parse_object(location.prefix(), &location.cluster, &entry.key);
+            let Some((chain, ..)) = parsed.filter(|(chain, ..)| scope.holds(chain)) else { continue };
+            if !all.contains_key(&chain) {
+                memory.take(ENTRY)?;
             }
+            let sum = all.entry(chain).or_default();
+            *sum = sum.saturating_add(size);
         }
         let end = page.entries.last().map(|entry| entry.key.clone());
         from = page.next;
         if from.is_none() {
-            return Ok(Some(all.saturating_sub(stored)));
+            return Ok(Some(all));
         }
         if end < last {
             let message = "the store's listing of versions does not advance";

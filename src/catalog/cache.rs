@@ -51,7 +51,11 @@ impl Cache {
         let of_user = user_folder(|name| std::env::var_os(name).map(PathBuf::from));
         // A state directory that is not there yet is not made by somebody who only reads.
         let of_state = state_dir.is_dir().then(|| state_dir.join("cache"));
-        let folder = [of_state, of_user].into_iter().flatten().map(|above| above.join("manifests")).find(|folder| is_ours(folder))?;
+        let folder = [of_state, of_user]
+            .into_iter()
+            .flatten()
+            .map(|above| above.join("manifests"))
+            .find(|folder| is_ours(folder))?;
         Some(Self { folder: folder.into(), location: location.into(), room: Arc::new(AtomicU64::new(0)) })
     }
 
@@ -84,10 +88,15 @@ impl Cache {
 
     /// Keeps a manifest as it was read. Blocks.
     pub(super) fn put(&self, entry: &Entry, bytes: &[u8]) {
-        let Some(etag) = entry.etag.as_deref().filter(|_| entry.size <= LARGEST && bytes.len() as u64 == entry.size) else { return };
+        let Some(etag) = entry.etag.as_deref().filter(|_| entry.size <= LARGEST && bytes.len() as u64 == entry.size)
+        else {
+            return;
+        };
         match self.write(&self.path(entry, etag), &self.identity(entry, etag).chain_update(bytes).finalize(), bytes) {
             Ok(written) => self.make_room(written),
-            Err(error) => tracing::debug!(key = %entry.key, %error, "could not keep a manifest: the next command reads it again"),
+            Err(error) => {
+                tracing::debug!(key = %entry.key, %error, "could not keep a manifest: the next command reads it again")
+            }
         }
     }
 
@@ -242,7 +251,8 @@ mod tests {
     #[test]
     fn the_users_folder_is_absolute_or_none() {
         let of = |xdg: Option<&str>, home: Option<&str>| {
-            user_folder(|name| if name == "HOME" { home } else { xdg }.map(PathBuf::from)).map(|path| path.display().to_string())
+            user_folder(|name| if name == "HOME" { home } else { xdg }.map(PathBuf::from))
+                .map(|path| path.display().to_string())
         };
         assert_eq!(of(Some("/x"), Some("/h")).as_deref(), Some("/x/penstock"));
         assert_eq!(of(Some("x"), Some("/h")).as_deref(), Some("/h/.cache/penstock"));

@@ -70,7 +70,7 @@ impl Catalog {
     }
 
     /// The names between `prefix` and the next slash. `None` where they cannot be listed, or are too many.
-    async fn names(&self, prefix: &str) -> Option<BTreeSet<String>> {
+    pub(super) async fn names(&self, prefix: &str) -> Option<BTreeSet<String>> {
         let (mut names, mut from) = (BTreeSet::new(), None);
         for _ in 0..MAX_PAGES {
             let Folders { names: page, next } = match self.location.store.folders(prefix, from.as_deref()).await {

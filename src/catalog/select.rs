@@ -125,9 +125,9 @@ impl Catalog {
     pub async fn resolve(&self, selector: &Selector, node: &Name) -> Result<Entry, Error> {
         let anywhere = selector.scope();
         let here = Scope { node: Some(selector.node.as_ref().unwrap_or(node)), ..anywhere };
-        // Without a job the shortest listing is the whole one.
-        let scopes =
-            if selector.job.is_some() && selector.node.is_none() { vec![here, anywhere] } else { vec![anywhere] };
+        // The beginning of an id must fit only one backup of all.
+        let here_first = selector.node.is_none() && !(selector.job.is_none() && selector.is_shortened());
+        let scopes = if here_first { vec![here, anywhere] } else { vec![anywhere] };
         for scope in scopes {
             let mut choice = Choice::new(selector, node);
             self.walk(scope, |found| {

@@ -46,7 +46,15 @@ impl<'a> Pages<'a> {
         self.from = page.next;
         let found = |ListedObject { key, size, modified, etag }| {
             let (chain, id, kind) = BackupPrefix::parse_object(location.prefix(), &location.cluster, &key)?;
-            self.scope.holds(&chain).then_some(Found { key, chain, id, kind, size, modified, etag: etag.filter(|_| kind == Kind::Manifest) })
+            self.scope.holds(&chain).then_some(Found {
+                key,
+                chain,
+                id,
+                kind,
+                size,
+                modified,
+                etag: etag.filter(|_| kind == Kind::Manifest),
+            })
         };
         Ok(Some(page.objects.into_iter().filter_map(found).collect()))
     }

@@ -53,7 +53,7 @@ async fn run_all(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let (mut text, mut backups, mut errors) = (output::header(), Vec::new(), Vec::new());
-    let (mut partial, mut first_failure) = (false, None);
+    let (mut partial, mut first_failure, mut only) = (false, None, None);
     for (location, spec) in planned {
         let location = open.iter().find(|open| open.name() == location.name).expect("each location in use is open");
         match run_one(location, spec, format, cancel).await {
@@ -70,7 +70,7 @@ async fn run_all(
                 }
                 backups.push(backup);
             }
-            Err(error) if planned.len() == 1 => return Err(error.into()),
+            Err(error) if planned.len() == 1 => only = Some(error),
             Err(error) => {
                 let report = error.report();
                 tracing::error!(job = %spec.job, class = %report.class, "{}", report.message);
@@ -82,13 +82,18 @@ async fn run_all(
             break;
         }
     }
-    if rescue && !cancel.is_cancelled() {
+    // A location that did not answer the only job is not asked again.
+    let unreachable = only.as_ref().is_some_and(|error| error.report().class.retry() == Retry::BackOff);
+    if rescue && !cancel.is_cancelled() && !unreachable {
         for location in open {
             if let Err(report) = put_script(location).await {
                 first_failure.get_or_insert(report.class);
                 errors.push(serde_json::json!({ "location": location.name(), "error": report }));
             }
         }
+    }
+    if let Some(error) = only {
+        return Err(error.into());
     }
     let done = Done::new(text, serde_json::json!({ "backups": backups, "errors": errors }));
     Ok(match first_failure {

@@ -25,8 +25,8 @@ use crate::find::files;
 use crate::find::versions::{Version, Versions};
 use crate::format::key::{Chain, Name};
 use crate::format::manifest::{Item, Manifest, SourceDescription, Stream};
-use crate::pattern::{Pattern, plain};
 use crate::pattern::printable;
+use crate::pattern::{Pattern, plain};
 
 /// Indexes of one backup that are fetched at a time.
 const FETCHED: usize = 4;

@@ -15,7 +15,7 @@ use super::read::{chain_of, whose};
 use super::session::Session;
 use super::{Failure, session};
 use crate::catalog::{self, Scope};
-use crate::config::{self, Config, SourceKind};
+use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::Chained;
 use crate::format::key::{BackupId, Chain, Name};
@@ -50,20 +50,26 @@ pub(super) async fn prune(
             let did = if args.dry_run {
                 Did::Nothing(prune::survey(&ctx, &plan).await?)
             } else {
-                let did = Did::All(prune::apply(&ctx, &plan).await);
-                // What stays is kept locked.
-                let kept = object_lock::keep(&ctx.catalog, &target.chain, object_lock::When::IfDue).await;
-                let kept = kept.map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
-                summary.unlocked += kept.map_or(0, |kept| kept.failures.count);
-                did
+                Did::All(prune::apply(&ctx, &plan).await)
             };
             Ok((plan, did))
         };
-        match prune::bounded(work, cancel).await {
+        let result = prune::bounded(work, cancel).await;
+        let pruned = result.is_ok();
+        match result {
             Ok((plan, _)) if plan.is_empty() => {}
             Ok((plan, did)) => summary.chain(target.location, &target.rules.zone, &plan, &did),
             Err(error) if targets.len() == 1 => return Err(error.into()),
             Err(error) => summary.failed(target.location, &target.chain, error.report()),
+        }
+        if pruned && !args.dry_run {
+            // What stays is kept locked. What was deleted is reported in any case.
+            let keep = object_lock::keep(&ctx.catalog, &target.chain, object_lock::When::IfDue);
+            let keep = async { keep.await.map_err(|error| prune::Error::Locks { chain: target.chain.clone(), error }) };
+            match prune::bounded(keep, cancel).await {
+                Ok(kept) => summary.unlocked += kept.map_or(0, |kept| kept.failures.count),
+                Err(error) => summary.failed(target.location, &target.chain, error.report()),
+            }
         }
         if cancel.is_cancelled() {
             break;
@@ -114,11 +120,10 @@ async fn add_volumes<'a>(
     session: &mut Session<'a>,
     targets: &mut Vec<Target<'a>>,
 ) -> Result<(), Failure> {
-    let saves = |job: &config::Job| job.sources.iter().any(|source| matches!(source.kind, SourceKind::Claims(_)));
     let mut more = Vec::new();
     for target in &*targets {
         let job = &target.chain.job;
-        if !config.jobs.get(job).is_some_and(saves) {
+        if !config.jobs.get(job).is_some_and(config::Job::saves_claims) {
             continue;
         }
         let scope = Scope { job: Some(job), node: None };

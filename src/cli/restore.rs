@@ -16,8 +16,8 @@ use crate::catalog::{Catalog, Scope};
 use crate::config::Config;
 use crate::format::key::{BackupId, Name};
 use crate::format::manifest::{Manifest, Outcome};
-use crate::restore::{self as files, DamagedFile, Options, Summary, elsewhere};
 use crate::pattern::printable;
+use crate::restore::{self as files, DamagedFile, Options, Summary, elsewhere};
 use crate::tar;
 
 /// How many of the other backups of a chain are asked for damaged files, the newest first.

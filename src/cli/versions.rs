@@ -62,6 +62,12 @@ pub(super) async fn hold(
 ) -> Result<Done, Failure> {
     let place = Place { location: args.location.clone(), cluster: args.cluster.clone(), as_of: None };
     let catalog = read::open(config, (&place, &args::Key::default()), &args.backup, cancel)?;
+    if catalog.location.config.object_lock.is_none() {
+        let name = catalog.location.name();
+        let message = format!("location {name} has no object_lock: retention would delete a backup that is held there");
+        let remedy = format!("set [locations.{name}.object_lock] (docs/security.md), also for the agent that prunes");
+        return Err(Failure::Report(Report::new(Class::Config, message).remedy(remedy)));
+    }
     let entry = catalog.resolve(&args.backup, &catalog.location.node).await?;
     let wanted = if args.release { Hold::Off } else { Hold::On };
     let hold::Done { objects, shared } = hold::hold(&catalog, &entry, wanted).await?;

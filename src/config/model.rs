@@ -321,6 +321,14 @@ pub struct Job {
     pub sources: Vec<Source>,
 }
 
+impl Job {
+    /// Whether it saves the volumes of pods.
+    #[must_use]
+    pub fn saves_claims(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source.kind, super::SourceKind::Claims(_)))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
     #[default]

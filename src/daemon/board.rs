@@ -128,9 +128,9 @@ impl Board {
     }
 
     /// The jobs that back up to this location.
-    pub(super) fn jobs_at(&self, location: &str) -> Vec<Name> {
-        let there = self.jobs.iter().filter(|(_, entry)| entry.job.location == location);
-        there.map(|(name, _)| name.clone()).collect()
+    pub(super) fn jobs_at(&self, location: &str) -> Vec<Arc<config::Job>> {
+        let there = self.jobs.values().filter(|entry| entry.job.location == location);
+        there.map(|entry| Arc::clone(&entry.job)).collect()
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = (&Name, &Running)> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Daemon;
+use super::runner::Searched;
 
 /// Between two rounds at a location.
 const EVERY: Duration = Duration::from_hours(1);
@@ -34,9 +35,11 @@ async fn thaws(daemon: Arc<Daemon>) {
 
 async fn rounds(daemon: Arc<Daemon>) {
     let mut last: HashMap<String, Instant> = HashMap::new();
+    let mut searched: HashMap<String, Searched> = HashMap::new();
     loop {
         let locations = daemon.lock().locations.clone();
         last.retain(|name, _| locations.contains_key(name));
+        searched.retain(|name, _| locations.contains_key(name));
         for (name, location) in locations {
             let due = last.get(&name).is_none_or(|at| at.elapsed() >= EVERY);
             if due && location.health().is_up() {
@@ -46,7 +49,8 @@ async fn rounds(daemon: Arc<Daemon>) {
                     (inside.board.about_to_run(), inside.board.jobs_at(&name))
                 };
                 daemon.runner.chores(&location.open, &spared).await;
-                daemon.runner.keep_locked(&location.open, &jobs).await;
+                let searched = searched.entry(name).or_default();
+                daemon.runner.keep_locked(&location.open, &jobs, searched).await;
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;

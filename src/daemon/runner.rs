@@ -1,8 +1,11 @@
 //! Runs one job, as a task that the scheduler starts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Start, Verdict};
@@ -19,6 +22,13 @@ use crate::process::Process;
 use crate::prune;
 use crate::snapshot::recover;
 use crate::upload::sweep::{self, Mode};
+
+/// How often a bucket is searched for claims whose backups nobody extends: a search lists the chains of all nodes.
+const SEARCHED_EVERY: Duration = Duration::from_hours(24);
+
+/// When that was done last at a location.
+#[derive(Debug, Default)]
+pub(super) struct Searched(Option<Instant>);
 
 /// State that every run shares.
 #[derive(Debug, Clone)]
@@ -40,18 +50,37 @@ impl Runner {
         recover::all(location).await;
     }
 
-    /// Extends the locks of what the backups of these jobs need, and of ad-hoc ones, and publishes when the first ends. A failure is
-    /// logged: the next round tries again.
-    pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Name]) {
+    /// Extends the locks of what the backups of these jobs need, and of ad-hoc ones, and publishes when the first ends. Once a day it
+    /// also looks for claims whose backups nobody extends any more. A failure is logged: the next round tries again.
+    pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Arc<config::Job>], searched: &mut Searched) {
         let Some(object_lock) = location.config.object_lock else { return location.endpoint.metrics().locks(None) };
         let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
-        let catalog = Catalog { memory: self.process.budget.total() / 2, ..Catalog::new(location).cached() };
+        let catalog = Catalog { memory: self.process.budget.total() / 2, ..Catalog::new(location) };
+        let names = jobs.iter().map(|job| &job.name).chain([&ad_hoc]);
+        let mut chains: BTreeSet<Chain> = names.flat_map(|job| object_lock::chains(location, job)).collect();
+        if searched.0.is_none_or(|at| at.elapsed() >= SEARCHED_EVERY) {
+            let mut all = true;
+            for job in jobs.iter().filter(|job| job.saves_claims()) {
+                match object_lock::abandoned(&catalog, &job.name).await {
+                    Ok(found) => chains.extend(found),
+                    Err(error) => {
+                        self.history.failed(About::Location, location.name(), &error.report());
+                        all = false;
+                    }
+                }
+            }
+            // From their first extension on they have a ledger, and so are among the chains that are known here.
+            searched.0 = if all { Some(Instant::now()) } else { searched.0 };
+        }
         let mut first: Option<Timestamp> = None;
-        for chain in jobs.iter().chain([&ad_hoc]).flat_map(|job| object_lock::chains(location, job)) {
+        for chain in chains {
             match object_lock::keep(&catalog, &chain, object_lock::When::IfDue).await {
                 Ok(Some(extended)) => first = first.into_iter().chain(extended.earliest).min(),
                 Ok(None) => {}
-                Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
+                Err(error) => {
+                    self.history.failed(About::Location, location.name(), &error.report());
+                    first = first.into_iter().chain(object_lock::earliest(location, &chain)).min();
+                }
             }
         }
         let first = first.map(|end| (end.as_duration().as_secs_f64(), object_lock.period));

@@ -31,6 +31,12 @@ impl VersionId {
         id.filter(|id| *id != "null").and_then(|id| Self::new(id).ok())
     }
 
+    /// The version of an object that was written while its bucket kept no versions.
+    #[must_use]
+    pub fn null() -> Self {
+        Self("null".to_owned())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -31,9 +31,14 @@ impl Run<'_> {
         let now = location.store_time().await?;
         let mut doubt = None;
         for (key, version) in self.samples(manifest) {
-            doubt = doubt.or(self.doubt(&key, version.as_ref(), lock).await.map(|doubt| (key, doubt)));
+            let found = self.doubt(&key, version.as_ref(), lock).await.map(|doubt| (key, doubt));
+            // What is known of one kind of object outweighs what is not known of the other.
+            if doubt.is_none() || matches!(found, Some((_, Doubt::Unlocked(_)))) {
+                doubt = found;
+            }
         }
-        if !matches!(doubt, Some((_, Doubt::Unlocked(_)))) {
+        // Otherwise the locks are set now.
+        if doubt.is_none() {
             for (key, version) in manifest.versions().filter(|(key, _)| self.is_own(key)) {
                 keeper.created(key, version, lock.until);
             }
@@ -55,10 +60,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Notes the lock of the manifest, which has been written.
-    pub(super) fn note_lock(&self) {
-        if let (Some(lock), Some(mut keeper)) = (self.lock, Keeper::open(self.location, &self.owner.chain)) {
-            keeper.created(&self.home.manifest(), None, lock.until);
+    /// Notes the lock of the manifest, which has been written in this version.
+    pub(super) fn note_lock(&self, version: Option<&VersionId>, lock: Option<Lock>) {
+        if let (Some(lock), Some(mut keeper)) = (lock, Keeper::open(self.location, &self.owner.chain)) {
+            keeper.committed(&self.home.manifest(), version, lock.until);
             keeper.save();
         }
     }

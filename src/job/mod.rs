@@ -48,7 +48,7 @@ use crate::location::Location;
 use crate::metrics;
 use crate::resources::lister;
 use crate::snapshot::{self, Owner};
-use crate::store::{Lock, Overwrite, Payload, Store as _};
+use crate::store::{Lock, Overwrite, Payload, Store as _, VersionId};
 use crate::upload::{self, journal::Journal};
 
 pub use self::claims::{Volume, thaw_left};
@@ -379,8 +379,13 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the manifest, which makes the backup visible, and reads back that it did: a gateway may confirm a PUT and drop it. Once the
-    /// PUT is sent, `stop` ends neither request before [`CLEAN_UP_DEADLINE`] has passed.
-    async fn commit(&self, manifest: &Manifest, stop: &CancellationToken) -> Result<(), Error> {
+    /// PUT is sent, `stop` ends neither request before [`CLEAN_UP_DEADLINE`] has passed. Returns the manifest's version.
+    async fn commit(
+        &self,
+        manifest: &Manifest,
+        lock: Option<Lock>,
+        stop: &CancellationToken,
+    ) -> Result<Option<VersionId>, Error> {
         let key = &self.home.manifest();
         if stop.is_cancelled() {
             return Err(Error::Cancelled);
@@ -393,7 +398,7 @@ impl<'a> Run<'a> {
             tokio::time::sleep(CLEAN_UP_DEADLINE).await;
         };
         let commit = async {
-            let put = store.put_locked(key, payload.clone(), Overwrite::Refuse, self.lock).await.map(drop);
+            let put = store.put_locked(key, payload.clone(), Overwrite::Refuse, lock).await;
             let found = store.head(key).await;
             // A single wrong answer must not leave a good backup in doubt.
             let differs = found.as_ref().is_ok_and(|object| !object.is(payload.size(), payload.checksum));
@@ -406,15 +411,15 @@ impl<'a> Run<'a> {
         // An attempt whose answer was lost may have succeeded, whatever a later one got: the key decides, since the id is random and nobody else
         // writes it. An attempt may also arrive later, unless the service refused it.
         match (put, found) {
-            (_, Ok(object)) if object.is(payload.size(), payload.checksum) => Ok(()),
+            (_, Ok(object)) if object.is(payload.size(), payload.checksum) => Ok(object.version),
             (Err(error), Err(missing)) if missing.class == Class::NotFound && error.is_refusal() => Err(error.into()),
             // An object with another checksum may still be this manifest: everything that it names must stay.
             (Err(error), _) => Err(undecided(error.report())),
-            (Ok(()), Err(denied)) if denied.class == Class::AccessDenied => {
+            (Ok(version), Err(denied)) if denied.class == Class::AccessDenied => {
                 tracing::warn!(%key, error = %denied, "the manifest was written, but cannot be read back: grant s3:GetObject");
-                Ok(())
+                Ok(version)
             }
-            (Ok(()), found) => Err(undecided(failure::unconfirmed(found, payload.size()))),
+            (Ok(_), found) => Err(undecided(failure::unconfirmed(found, payload.size()))),
         }
     }
 

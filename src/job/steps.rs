@@ -99,8 +99,10 @@ impl<'a> Run<'a> {
         self.lock_all(manifest, stop).await?;
         self.seal(manifest)?;
         self.finish(manifest)?;
-        self.commit(manifest, stop).await?;
-        self.note_lock();
+        // The run may have taken days.
+        let lock = self.location.new_lock().await?;
+        let version = self.commit(manifest, lock, stop).await?;
+        self.note_lock(version.as_ref(), lock);
         Ok(())
     }
 

@@ -28,6 +28,10 @@ const ENTRY: u64 = 40;
 /// In the end of a record: nothing needs the object, but a deletion must wait for its lock.
 const NOT_NEEDED: u64 = 1 << 63;
 
+/// In the end of a record: it is about a backup and not about a version, named by its manifest's key. While it is needed, the chain must
+/// show the manifest or its tombstone.
+const BACKUP: u64 = 1 << 62;
+
 /// The name of the record that says when the chain was last read as a whole.
 const WALKED: Id = Id([0; ID]);
 
@@ -44,6 +48,12 @@ impl Id {
         Self(id)
     }
 
+    /// A short name of a backup.
+    pub(super) fn of_backup(bucket: &str, manifest: &ObjectKey) -> Self {
+        // No key of an object that Penstock writes has a line feed.
+        Self::of(bucket, &ObjectKey::new(format!("{manifest}\nbackup")), None)
+    }
+
     /// How much earlier than the last it is due.
     pub(super) const fn share(self) -> Share {
         Share::from_be_bytes([self.0[0], self.0[1]])
@@ -54,6 +64,16 @@ impl Id {
 struct Known {
     until: u64,
     needed: bool,
+    /// Needed by what was read since [`Ledger::begin`].
+    seen: bool,
+    backup: bool,
+}
+
+impl Known {
+    /// An end without flags.
+    fn new(until: Timestamp) -> Self {
+        Self { until: seconds(until), needed: true, seen: true, backup: false }
+    }
 }
 
 #[derive(Debug)]
@@ -69,7 +89,8 @@ pub(super) struct Ledger {
 fn record(id: Id, known: Known) -> [u8; RECORD] {
     let mut record = [0; RECORD];
     record[..ID].copy_from_slice(&id.0);
-    let until = known.until | if known.needed { 0 } else { NOT_NEEDED };
+    let flags = if known.needed { 0 } else { NOT_NEEDED } | if known.backup { BACKUP } else { 0 };
+    let until = known.until | flags;
     record[ID..ID + 8].copy_from_slice(&until.to_be_bytes());
     let checksum = crc32c([&record[..ID + 8]]);
     record[ID + 8..].copy_from_slice(&checksum.to_be_bytes());
@@ -84,7 +105,13 @@ fn parse(record: &[u8]) -> Option<(Id, Known)> {
     }
     let (id, until) = body.split_at(ID);
     let until = u64::from_be_bytes(until.try_into().ok()?);
-    Some((Id(id.try_into().ok()?), Known { until: until & !NOT_NEEDED, needed: until & NOT_NEEDED == 0 }))
+    let known = Known {
+        until: until & !(NOT_NEEDED | BACKUP),
+        needed: until & NOT_NEEDED == 0,
+        seen: false,
+        backup: until & BACKUP != 0,
+    };
+    Some((Id(id.try_into().ok()?), known))
 }
 
 fn time(seconds: u64) -> Timestamp {
@@ -144,12 +171,23 @@ impl Ledger {
 
     /// Notes that an object is needed, and locked until then.
     pub(super) fn note(&mut self, id: Id, until: Timestamp) {
-        self.add(id, Known { until: seconds(until), needed: true });
+        self.add(id, Known::new(until));
+    }
+
+    /// Notes that a backup exists, whose manifest is locked until then.
+    pub(super) fn note_backup(&mut self, id: Id, until: Timestamp) {
+        let known = Known { backup: true, ..Known::new(until) };
+        let same = |known: &Known| known.backup && known.needed && known.until == seconds(until);
+        if self.known.get(&id).is_some_and(same) {
+            self.still_needed(id);
+        } else {
+            self.add(id, known);
+        }
     }
 
     /// Notes that nothing needs an object, which is locked until then.
     pub(super) fn note_garbage(&mut self, id: Id, until: Timestamp) {
-        self.add(id, Known { until: seconds(until), needed: false });
+        self.add(id, Known { needed: false, seen: false, ..Known::new(until) });
     }
 
     fn add(&mut self, id: Id, known: Known) {
@@ -160,32 +198,52 @@ impl Ledger {
 
     /// The objects that are needed, with the ends of their locks.
     pub(super) fn needed(&self) -> impl Iterator<Item = (Id, Timestamp)> {
-        self.known.iter().filter(|(_, known)| known.needed).map(|(id, known)| (*id, time(known.until)))
+        let objects = self.known.iter().filter(|(_, known)| known.needed && !known.backup);
+        objects.map(|(id, known)| (*id, time(known.until)))
+    }
+
+    /// Whether it is a backup, or a version, that was needed when the chain was last read.
+    pub(super) fn is_needed(&self, id: Id) -> bool {
+        self.known.get(&id).is_some_and(|known| known.needed)
+    }
+
+    /// The backups whose manifests are still locked, and that were not seen since [`Ledger::begin`].
+    pub(super) fn unseen(&self, now: Timestamp) -> impl Iterator<Item = Id> {
+        let over = seconds(now);
+        let unseen = move |known: &Known| known.backup && known.needed && !known.seen && known.until > over;
+        self.known.iter().filter(move |(_, known)| unseen(known)).map(|(id, _)| *id)
+    }
+
+    /// Whether nothing is known that is of use.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     pub(super) const fn walked(&self) -> Option<Timestamp> {
         self.walked
     }
 
-    /// Begins to read the chain as a whole: what is not noted again is not needed.
+    /// Begins to read the chain as a whole.
     pub(super) fn begin(&mut self) {
-        self.known.values_mut().for_each(|known| known.needed = false);
+        self.known.values_mut().for_each(|known| known.seen = false);
     }
 
     /// Notes that an object whose end is known is needed.
     pub(super) fn still_needed(&mut self, id: Id) {
         if let Some(known) = self.known.get_mut(&id) {
-            known.needed = true;
+            (known.needed, known.seen) = (true, true);
         }
     }
 
-    /// The chain has been read as a whole: writes the file anew, without what is neither needed nor locked.
+    /// The chain has been read as a whole: what was not noted since [`Ledger::begin`] is not needed. Writes the file anew, without what is
+    /// neither needed nor locked.
     pub(super) fn end(&mut self, now: Timestamp) -> Result<(), state::Error> {
         let over = seconds(now);
+        self.known.values_mut().for_each(|known| known.needed = known.seen);
         self.known.retain(|_, known| known.needed || known.until > over);
         self.walked = Some(now);
         self.unwritten.clear();
-        let walked = record(WALKED, Known { until: over, needed: true });
+        let walked = record(WALKED, Known::new(now));
         let mut bytes = Vec::with_capacity(RECORD * (self.known.len() + 1));
         bytes.extend_from_slice(&walked);
         self.known.iter().for_each(|(id, known)| bytes.extend_from_slice(&record(*id, *known)));
@@ -211,6 +269,15 @@ impl Ledger {
         append().map_err(state::Error::io("append to", &self.path))?;
         self.unwritten.clear();
         Ok(())
+    }
+
+    /// Deletes the file.
+    pub(super) fn remove(&mut self) -> Result<(), state::Error> {
+        self.unwritten.clear();
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(state::Error::io("remove", &self.path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn make_folder(&self) -> Result<(), state::Error> {

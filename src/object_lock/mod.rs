@@ -6,35 +6,42 @@
 //!
 //! - **Cost**: one request for each object and half period. The ends of locks are remembered in the state directory ([`ledger`]); one
 //!   that is not known is extended. [`keep`] reads the chain's listing and manifests only when something is due, and once a day.
-//! - **Failure**: a refused extension is counted and reported with the date until which the object stays locked; the others go on. If a
-//!   whole group is refused (a missing permission), the rest is counted and not tried.
+//! - **Failure**: a refused extension is counted and reported with the date until which the object stays locked; the others go on. If
+//!   [`EVIDENCE`] objects are refused and none is extended (a missing permission), the rest is counted and not tried.
+//! - **Attack**: a backup that was seen, and whose manifest is overwritten or hidden now without a tombstone, is a failure, and what it
+//!   needs goes on being extended: the module [`walk`].
 //! - **Memory**: the ledger's, and one manifest. [`PARALLEL`] requests at a time.
 //! - **Crash**: every group of extensions is noted when it is done; what was lost is extended once more.
 
 mod ledger;
+mod walk;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::ledger::{Id, Ledger};
-use crate::catalog::{self, Catalog, Entry, Scope};
+use crate::catalog::{self, Catalog, Found, Scope};
 use crate::config::{LockMode, ObjectLock};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::Chained;
 use crate::format::key::{Chain, Name, ObjectKey};
-use crate::location::{Location, TRIED_EVERY};
+use crate::location::Location;
 use crate::metrics::Outcome;
 use crate::state;
 use crate::store::{self, Lock, Store, VersionId};
+pub use walk::{When, keep};
 
 /// Requests at a time: far below what S3 takes, so that backups are not disturbed.
 const PARALLEL: usize = 8;
 
 /// How many objects are extended before it is noted.
 const GROUP: usize = 256;
+
+/// How many objects must be refused before nothing more is tried: one alone may have a lock or a policy of its own.
+const EVIDENCE: usize = 8;
 
 /// How many failures are kept with their text. All are counted.
 const MAX_FAILURES: usize = 20;
@@ -47,6 +54,8 @@ pub struct Keeper<'a> {
     ledger: Ledger,
     /// Objects whose extension was refused: they are counted once, and not tried again.
     refused: HashSet<Id>,
+    /// Refusals for a reason that others would meet, since the last success.
+    in_a_row: usize,
     /// Why nothing more is tried.
     given_up: Option<Report>,
 }
@@ -113,7 +122,7 @@ impl<'a> Keeper<'a> {
     pub fn open(location: &'a Location, chain: &Chain) -> Option<Self> {
         let object_lock = location.config.object_lock?;
         let ledger = Ledger::open(&path(location, chain), location.process.budget.total());
-        Some(Self { location, object_lock, ledger, refused: HashSet::new(), given_up: None })
+        Some(Self { location, object_lock, ledger, refused: HashSet::new(), in_a_row: 0, given_up: None })
     }
 
     fn id(&self, key: &ObjectKey, version: Option<&VersionId>) -> Id {
@@ -123,6 +132,30 @@ impl<'a> Keeper<'a> {
     /// Notes an object that was created with a lock until then.
     pub fn created(&mut self, key: &ObjectKey, version: Option<&VersionId>, until: Timestamp) {
         self.ledger.note(self.id(key, version), until);
+    }
+
+    /// Notes a backup, whose manifest was written with a lock until then.
+    pub fn committed(&mut self, manifest: &ObjectKey, version: Option<&VersionId>, until: Timestamp) {
+        self.created(manifest, version, until);
+        // Where the version is not remembered, for want of memory, it could not be told from another.
+        if self.ledger.until(self.id(manifest, version)).is_some() {
+            self.ledger.note_backup(self.backup(manifest), until);
+        }
+    }
+
+    /// Notes that a backup was deleted without a tombstone.
+    pub fn deleted(&mut self, manifest: &ObjectKey) {
+        self.ledger.note_garbage(self.backup(manifest), Timestamp::UNIX_EPOCH);
+    }
+
+    /// The name of a backup.
+    fn backup(&self, manifest: &ObjectKey) -> Id {
+        Id::of_backup(&self.location.config.bucket, manifest)
+    }
+
+    /// When the first lock ends of what was needed when the chain was last read, as far as is known.
+    fn earliest(&self) -> Option<Timestamp> {
+        self.ledger.needed().map(|(_, until)| until).min()
     }
 
     /// Until when garbage is locked, if that is known and not over.
@@ -179,14 +212,13 @@ impl<'a> Keeper<'a> {
         extended.failed(key, until, report);
     }
 
-    /// Gives up if all fail for a reason that the next group would meet, too.
     async fn extend_group(&mut self, group: &[Due], now: Timestamp, extended: &mut Extended) {
         let lock = self.object_lock.grant(now);
         let store = &*self.location.store;
         // All futures are made before they are polled: a stream of a closure is not `Send` enough for a task (rust-lang/rust#102211).
         let requests: Vec<_> = group.iter().map(|due| extend(store, due, lock)).collect();
         let mut requests = stream::iter(requests).buffer_unordered(PARALLEL);
-        let (mut good, mut reason) = (0_u64, None);
+        let mut good = 0_u64;
         while let Some((due, result)) = requests.next().await {
             match result {
                 Ok(until) => {
@@ -194,19 +226,22 @@ impl<'a> Keeper<'a> {
                     self.ledger.note(due.id, until);
                     extended.saw(until);
                     good += 1;
+                    self.in_a_row = 0;
                 }
                 Err(error) => {
                     let report = error.report();
-                    self.refuse(&due.key, due.id, now, report.clone(), extended);
-                    reason = Some(report);
+                    let lasts = matches!(report.class, Class::AccessDenied | Class::Compat | Class::Config);
+                    self.in_a_row += usize::from(lasts);
+                    if self.in_a_row >= EVIDENCE {
+                        self.given_up.get_or_insert_with(|| report.clone());
+                    }
+                    self.refuse(&due.key, due.id, now, report, extended);
                 }
             }
         }
         drop(requests);
         extended.extended += good;
         self.save();
-        let lasts = |report: &Report| matches!(report.class, Class::AccessDenied | Class::Compat | Class::Config);
-        self.given_up = self.given_up.take().or(reason.filter(|report| good == 0 && lasts(report)));
     }
 }
 
@@ -257,75 +292,41 @@ pub fn chains(location: &Location, job: &Name) -> Vec<Chain> {
     std::iter::once(own).chain(volumes).collect()
 }
 
+/// The chains of claims that the bucket has and nobody seems to extend: the claim is gone, or its node is. Those of a job that saves
+/// claims are anybody's; one whose newest object is younger than a quarter of the period has a node that saves it and extends its locks.
+///
+/// # Errors
+/// When the store's time cannot be had or the job's chains cannot be listed.
+pub async fn abandoned(catalog: &Catalog, job: &Name) -> Result<Vec<Chain>, catalog::Error> {
+    let Some(object_lock) = catalog.location.config.object_lock else { return Ok(Vec::new()) };
+    let now = catalog.location.store_time().await?;
+    let (mut memory, mut newest) = (catalog::Memory::new(catalog.memory), BTreeMap::new());
+    let visit = |found: Found| {
+        if Chained::of(&found.chain.node).is_some() {
+            if !newest.contains_key(&found.chain) {
+                memory.take(catalog::ENTRY)?;
+            }
+            let modified = newest.entry(found.chain).or_insert(found.modified);
+            *modified = found.modified.max(*modified);
+        }
+        Ok(())
+    };
+    catalog.walk(Scope { job: Some(job), node: None }, visit).await?;
+    let quarter = SignedDuration::try_from(object_lock.period / 4).unwrap_or(SignedDuration::MAX);
+    newest.retain(|_, modified| now.duration_since(*modified) > quarter);
+    Ok(newest.into_keys().collect())
+}
+
+/// When the first lock ends of what a chain needed when it was last read, as far as is known: for when [`keep`] fails.
+#[must_use]
+pub fn earliest(location: &Location, chain: &Chain) -> Option<Timestamp> {
+    Keeper::open(location, chain)?.earliest()
+}
+
 fn note(location: &Location, result: Result<(), state::Error>) {
     if let Err(error) = result {
         location.process.metrics.state_not_written();
         tracing::warn!(%error, "could not note when locks end: their objects are extended once more than needed");
-    }
-}
-
-/// Whether [`keep`] reads the chain at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// If something is due, or a day has passed.
-    IfDue,
-    Always,
-}
-
-/// Extends the locks of all that the committed backups of `chain` need, their manifests included. `None` if the location locks nothing.
-///
-/// # Errors
-/// When the store's time cannot be had or the chain cannot be listed. A manifest that cannot be read is one of the failures.
-pub async fn keep(catalog: &Catalog, chain: &Chain, when: When) -> Result<Option<Extended>, catalog::Error> {
-    let location = &catalog.location;
-    let Some(mut keeper) = Keeper::open(location, chain) else { return Ok(None) };
-    let now = location.store_time().await?;
-    let daily = keeper.ledger.walked().is_none_or(|walked| {
-        let ago = now.duration_since(walked);
-        ago.is_negative() || ago.unsigned_abs() >= TRIED_EVERY
-    });
-    let due = || keeper.ledger.needed().any(|(id, until)| keeper.object_lock.is_due(until, now, id.share()));
-    if when == When::IfDue && !daily && !due() {
-        let mut nothing = Extended::default();
-        keeper.ledger.needed().for_each(|(_, until)| nothing.saw(until));
-        return Ok(Some(nothing));
-    }
-    let entries = catalog.entries(Scope::of(chain)).await?;
-    keeper.ledger.begin();
-    let mut all = Extended::default();
-    for entry in &entries {
-        let extended = keeper.keep_one(catalog, entry, now).await;
-        all.add(extended);
-    }
-    // What could not be read may be needed: it is not forgotten.
-    if all.failures.count == 0 {
-        note(location, keeper.ledger.end(now));
-    }
-    for failure in &all.failures.list {
-        tracing::error!(key = %failure.key, class = %failure.report.class, remedy = failure.report.remedy, "{failure}");
-    }
-    if all.extended > 0 || all.failures.count > 0 {
-        let (extended, failed) = (all.extended, all.failures.count);
-        tracing::info!(job = %chain.job, node = %chain.node, extended, failed, "locks extended");
-    }
-    Ok(Some(all))
-}
-
-impl Keeper<'_> {
-    async fn keep_one(&mut self, catalog: &Catalog, entry: &Entry, now: Timestamp) -> Extended {
-        let manifest = match catalog.manifest(entry).await {
-            Ok(manifest) => manifest,
-            // Retention has deleted it meanwhile.
-            Err(error) if error.class() == Class::NotFound => return Extended::default(),
-            Err(error) => {
-                // Its own lock at least.
-                let mut extended = self.extend(&[(&entry.key, None)], now).await;
-                extended.failed(&entry.key, None, error.report());
-                return extended;
-            }
-        };
-        let objects: Vec<_> = manifest.versions().chain([(&entry.key, None)]).collect();
-        self.extend(&objects, now).await
     }
 }
 

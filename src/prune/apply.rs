@@ -76,6 +76,8 @@ async fn delete_backup<'a>(ctx: &Context, backup: &'a Planned) -> (&'a Entry, Re
 async fn collect(ctx: &Context, plan: &Plan, deleted: &HashSet<&BackupId>, pruned: &mut Pruned) {
     let judge = plan.judge(deleted);
     let mut freeing = Freeing::new(ctx, plan);
+    let unread = plan.to_delete().filter(|backup| backup.summary.is_none() && deleted.contains(&backup.entry.id));
+    freeing.deleted(unread.map(|backup| &backup.entry.key));
     let mut garbage = Garbage::default();
     let mut pages = read::pages(ctx, &plan.chain);
     loop {

@@ -82,6 +82,14 @@ impl<'a> Freeing<'a> {
         }
     }
 
+    /// Remembers that these backups are gone, without a tombstone.
+    pub(super) fn deleted<'k>(&mut self, manifests: impl Iterator<Item = &'k ObjectKey>) {
+        if let Some(keeper) = &mut self.keeper {
+            manifests.for_each(|manifest| keeper.deleted(manifest));
+            keeper.save();
+        }
+    }
+
     pub(super) fn save(&mut self) {
         if let Some(keeper) = &mut self.keeper {
             keeper.save();
@@ -97,12 +105,12 @@ async fn hide(store: &dyn Store, key: &ObjectKey) -> Result<Freed, Error> {
 }
 
 /// Whether a backup is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Held {
     No,
     Yes,
     /// The role may not ask (`s3:GetObjectLegalHold`).
-    Unknown,
+    Unknown(Error),
 }
 
 /// Asks whether a legal hold is on a backup's manifest, where the location locks objects.
@@ -118,10 +126,7 @@ pub(super) async fn held(location: &Location, entry: &Entry) -> Result<Held, Err
         Ok(Hold::Off) => Ok(Held::No),
         // Not there any more, or a store without holds.
         Err(error) if matches!(error.class, Class::NotFound | Class::Compat) => Ok(Held::No),
-        Err(error) if error.class == Class::AccessDenied => {
-            tracing::warn!(backup = %entry.id, %error, "could not ask whether the backup is held: it stays");
-            Ok(Held::Unknown)
-        }
+        Err(error) if error.class == Class::AccessDenied => Ok(Held::Unknown(error)),
         Err(error) => Err(error),
     }
 }

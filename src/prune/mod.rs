@@ -123,8 +123,22 @@ pub enum Error {
     },
     #[error("no backup {id} of job {} on node {}", chain.job, chain.node)]
     NotFound { chain: Chain, id: BackupId },
+    /// The chain was pruned.
+    #[error("could not extend the locks of the job {} on node {}: {error}", chain.job, chain.node)]
+    Locks {
+        chain: Chain,
+        #[source]
+        error: catalog::Error,
+    },
     #[error("backup {id} of job {} on node {} is held", chain.job, chain.node)]
     Held { chain: Chain, id: BackupId },
+    #[error("could not ask whether backup {id} of job {} on node {} is held: {error}", chain.job, chain.node)]
+    PerhapsHeld {
+        chain: Chain,
+        id: BackupId,
+        #[source]
+        error: store::Error,
+    },
     #[error("cancelled; the next run continues")]
     Cancelled,
     #[error("pruning did not finish within {0:?}; the next run continues")]
@@ -148,6 +162,8 @@ impl Classify for Error {
                     | catalog::Error::Memory { .. } => report,
                 }
             }
+            Self::Locks { error, .. } => Report { message: self.to_string(), ..error.report() },
+            Self::PerhapsHeld { error, .. } => Report { message: self.to_string(), ..error.report() },
             Self::NotFound { .. } => Report::new(Class::NotFound, self.to_string()),
             Self::Held { id, .. } => Report::new(Class::Conflict, self.to_string())
                 .remedy(format!("`penstock hold {id} --release` ends the hold")),
@@ -312,7 +328,10 @@ pub async fn plan(ctx: &Context, chain: &Chain, rules: &Rules, now: Timestamp) -
         match locked::held(&ctx.catalog.location, &backup.entry).await.map_err(|error| failed(error.into()))? {
             Held::No => {}
             Held::Yes => backup.reasons.push(Reason::Held),
-            Held::Unknown => backup.reasons.push(Reason::PerhapsHeld),
+            Held::Unknown(error) => {
+                tracing::warn!(backup = %backup.entry.id, remedy = error.remedy, %error, "could not ask whether the backup is held: it stays");
+                backup.reasons.push(Reason::PerhapsHeld);
+            }
         }
     }
     let (grace, release) = (ctx.grace, release(now, ctx.grace));
@@ -338,8 +357,13 @@ pub async fn plan_deletion(
     for (entry, read) in manifests {
         let named = ids.contains(&entry.id);
         let failed = |error: store::Error| Error::Chain { chain: chain.clone(), error: error.into() };
-        if named && locked::held(&ctx.catalog.location, &entry).await.map_err(failed)? == Held::Yes {
-            return Err(Error::Held { chain: chain.clone(), id: entry.id.clone() });
+        if named {
+            let (chain, id) = (chain.clone(), entry.id.clone());
+            match locked::held(&ctx.catalog.location, &entry).await.map_err(failed)? {
+                Held::No => {}
+                Held::Yes => return Err(Error::Held { chain, id }),
+                Held::Unknown(error) => return Err(Error::PerhapsHeld { chain, id, error }),
+            }
         }
         let summary = match read {
             Ok(summary) => Some(summary),

@@ -1,3 +1,4 @@
+mod attacks;
 mod locks;
 mod model;
 mod runs;

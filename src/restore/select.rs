@@ -53,8 +53,11 @@ struct Patterns {
 
 impl Patterns {
     fn new(patterns: &[String], item: &Name) -> Option<Self> {
-        let below = |pattern: &String| pattern.strip_prefix(item.as_str()).filter(|rest| rest.starts_with('/')).map(str::to_owned);
-        let all: Vec<String> = patterns.iter().flat_map(|pattern| [Some(pattern.clone()), below(pattern)]).flatten().collect();
+        let below = |pattern: &String| {
+            pattern.strip_prefix(item.as_str()).filter(|rest| rest.starts_with('/')).map(str::to_owned)
+        };
+        let all: Vec<String> =
+            patterns.iter().flat_map(|pattern| [Some(pattern.clone()), below(pattern)]).flatten().collect();
         // One that is no glob is a path all the same.
         let globs = all.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
         let paths = all.iter().map(|pattern| plain(pattern).to_owned()).collect();

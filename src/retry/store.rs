@@ -73,10 +73,10 @@ impl Store for Retrying<dyn Store> {
         let get = || self.inner.get(key, range.clone());
         let mut attempts = self.attempts();
         let call = Call::s3("GetObject", key);
-        let Download { length, body } = self.watched(call, &mut attempts, get, |_| {}).await?;
+        let Download { length, version, body } = self.watched(call, &mut attempts, get, |_| {}).await?;
         let resuming =
             Resuming { store: self.clone(), key: key.clone(), attempts, rest: start..start + length, length, body };
-        Ok(Download { length, body: Box::pin(stream::unfold(Some(resuming), Resuming::step)) })
+        Ok(Download { length, version, body: Box::pin(stream::unfold(Some(resuming), Resuming::step)) })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
@@ -192,7 +192,7 @@ impl Resuming {
         self.store.again(call, &mut self.attempts, error).await?;
         let rest = &self.rest;
         let get = || self.store.inner.get(&self.key, Some(rest.clone()));
-        let Download { length, body } = self.store.watched(call, &mut self.attempts, get, |_| {}).await?;
+        let Download { length, body, .. } = self.store.watched(call, &mut self.attempts, get, |_| {}).await?;
         if length != rest.end - rest.start {
             let message = format!("the rest of the body has {length} bytes; expected {}", rest.end - rest.start);
             return Err(self.error(Class::Integrity, message));

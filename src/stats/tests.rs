@@ -128,3 +128,27 @@ async fn the_newest_is_the_one_that_was_taken_last() {
     let poor = Catalog { memory: 2000, ..catalog };
     assert_eq!(stats(&poor, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Local);
 }
+
+/// A chain of which a bucket with versions shows nothing any more is stored all the same.
+#[tokio::test]
+async fn a_chain_that_is_hidden_whole_is_counted() {
+    let store = Arc::new(MemoryStore::new());
+    store.keep_versions();
+    for node in ["a", "b"] {
+        put(&store, &format!("c/j/{node}/{FIRST}/i.0001.zst"), vec![0; 100]).await;
+    }
+    let of_a = commit(&store, "a", FIRST, &[]).await + 110;
+    let gone = store.keys().into_iter().filter(|key| key.as_str().starts_with("c/j/b/"));
+    for key in gone {
+        store.delete(&key).await.unwrap();
+    }
+    put(&store, &format!("c/j/a/{FIRST}/i.0002.zst"), vec![0; 7]).await;
+    store.delete(&ObjectKey::new(format!("c/j/a/{FIRST}/i.0002.zst"))).await.unwrap();
+    let catalog = Catalog::new(&memory::open(Arc::clone(&store) as _, "", 1 << 20));
+    let all = stats(&catalog, Scope::default(), LookAt::Versions).await.unwrap();
+    let of = |node: &str| (all[&chain(node)].stored_bytes, all[&chain(node)].hidden_bytes);
+    assert_eq!((of("a"), of("b")), ((of_a, Some(7)), (0, Some(100))));
+    let node = name("a");
+    let one = stats(&catalog, Scope { job: None, node: Some(&node) }, LookAt::Versions).await.unwrap();
+    assert_eq!(one.keys().collect::<Vec<_>>(), [&chain("a")]);
+}

@@ -7,7 +7,7 @@
 //! - **Nothing can be written**: every other request fails.
 //!
 //! Needs `s3:ListBucketVersions` and `s3:GetObjectVersion`. Costs one listing more for a key that is neither recorded nor was listed.
-//! Memory: some hundred bytes for each of [`MAX_KNOWN`] keys, and a page.
+//! Memory: some hundred bytes for each of [`MAX_KNOWN`] keys, about a hundred for each of [`MAX_RECORDED`], and a page.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,12 +22,16 @@ use super::{
     Page, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId, VersionKind, VersionPage,
     Versions,
 };
-use crate::checksum::{Algorithm, Checksum};
+use crate::checksum::{Algorithm, Checksum, sha256};
 use crate::error::Class;
-use crate::format::key::ObjectKey;
+use crate::format::key::{DELETED, MANIFEST, ObjectKey};
 
 /// How many keys' versions are remembered. When there are more, those known so far are forgotten and looked up again.
 const MAX_KNOWN: usize = 20_000;
+
+/// How many recorded versions are remembered. When there are more, an object whose record is not among them cannot be read: it might be
+/// read as somebody has replaced it.
+const MAX_RECORDED: usize = 200_000;
 
 /// Pages of versions of one key. Whoever may write may put many versions over an object, but not for ever.
 const MAX_PAGES: usize = 10_000;
@@ -65,7 +69,25 @@ pub struct AsOf {
     inner: Arc<dyn Store>,
     moment: Moment,
     known: Mutex<HashMap<ObjectKey, VersionId>>,
-    recorded: Mutex<HashMap<ObjectKey, VersionId>>,
+    recorded: Mutex<Records>,
+    most: usize,
+}
+
+/// A digest of a key.
+type Id = [u8; 16];
+
+/// What manifests recorded.
+#[derive(Default)]
+struct Records {
+    versions: HashMap<Id, VersionId>,
+    /// Whether there were more.
+    overflowed: bool,
+}
+
+fn id(key: &ObjectKey) -> Id {
+    let mut id = Id::default();
+    id.copy_from_slice(&sha256([key.as_str().as_bytes()])[..size_of::<Id>()]);
+    id
 }
 
 impl fmt::Debug for AsOf {
@@ -74,7 +96,7 @@ impl fmt::Debug for AsOf {
     }
 }
 
-fn locked(map: &Mutex<HashMap<ObjectKey, VersionId>>) -> MutexGuard<'_, HashMap<ObjectKey, VersionId>> {
+fn locked<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each entry is valid on its own.
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -90,7 +112,7 @@ fn remember(map: &Mutex<HashMap<ObjectKey, VersionId>>, key: &ObjectKey, version
 impl AsOf {
     #[must_use]
     pub fn new(inner: Arc<dyn Store>, moment: Moment) -> Self {
-        Self { inner, moment, known: Mutex::default(), recorded: Mutex::default() }
+        Self { inner, moment, known: Mutex::default(), recorded: Mutex::default(), most: MAX_RECORDED }
     }
 
     /// Finds the version of `key` at the moment.
@@ -123,15 +145,25 @@ impl AsOf {
     }
 
     /// The version that a manifest recorded.
-    fn recorded_of(&self, key: &ObjectKey) -> Option<VersionId> {
-        locked(&self.recorded).get(key).cloned()
+    fn recorded_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, Error> {
+        let records = locked(&self.recorded);
+        let version = records.versions.get(&id(key)).cloned();
+        // Of manifests and tombstones nothing is recorded.
+        let is_data = || !key.as_str().ends_with(MANIFEST) && !key.as_str().ends_with(DELETED);
+        if version.is_none() && records.overflowed && is_data() {
+            let message =
+                format!("the manifests record more than {} versions: which one is right is not known", self.most);
+            let remedy = Some("name one backup, or ask for less with --job and --node".to_owned());
+            return Err(Error { remedy, ..Error::local("GetObjectVersion", key, Class::Local, message) });
+        }
+        Ok(version)
     }
 
     /// Forgets a record, if `answer` says that there is no such version: the bucket is a copy of the one that was written to. Then the
     /// version of the moment is read.
     fn usable<T>(&self, key: &ObjectKey, answer: Result<T, Error>) -> Option<Result<T, Error>> {
         if answer.as_ref().is_err_and(|error| error.class == Class::NotFound) {
-            locked(&self.recorded).remove(key);
+            locked(&self.recorded).versions.remove(&id(key));
             return None;
         }
         Some(answer)
@@ -192,7 +224,7 @@ impl Store for AsOf {
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        if let Some(version) = self.recorded_of(key)
+        if let Some(version) = self.recorded_of(key)?
             && let Some(answer) = self.usable(key, self.inner.get_version(key, &version, range.clone()).await)
         {
             return answer;
@@ -201,7 +233,7 @@ impl Store for AsOf {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
-        if let Some(version) = self.recorded_of(key)
+        if let Some(version) = self.recorded_of(key)?
             && let Some(answer) = self.usable(key, self.inner.head_version(key, &version).await)
         {
             return answer;
@@ -310,7 +342,13 @@ impl Versions for AsOf {
     }
 
     fn recorded(&self, key: &ObjectKey, version: &VersionId) {
-        remember(&self.recorded, key, version);
+        let mut records = locked(&self.recorded);
+        let id = id(key);
+        if records.versions.len() >= self.most && !records.versions.contains_key(&id) {
+            records.overflowed = true;
+        } else {
+            records.versions.insert(id, version.clone());
+        }
     }
 }
 

@@ -221,7 +221,7 @@ impl MemoryStore {
             (length, vec![whole.slice(..at.min(whole.len()))], Some(Err(error)))
         };
         let (length, pieces, cut) = self.request(operation, key.as_str(), read, spoil).await?;
-        Ok(Download { length, body: Box::pin(stream::iter(pieces.into_iter().map(Ok).chain(cut))) })
+        Ok(Download { length, version: None, body: Box::pin(stream::iter(pieces.into_iter().map(Ok).chain(cut))) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -302,8 +302,13 @@ impl Store for MemoryStore {
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Download, Error> {
-        let get = |state: &mut State| state.bucket.read("GetObject", key, None, range.clone());
-        self.download("GetObject", key, get).await
+        let mut version = None;
+        let get = |state: &mut State| {
+            version = state.bucket.info(key, None).ok().and_then(|info| info.version);
+            state.bucket.read("GetObject", key, None, range.clone())
+        };
+        let download = self.download("GetObject", key, get).await?;
+        Ok(Download { version, ..download })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {

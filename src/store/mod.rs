@@ -137,6 +137,8 @@ impl ObjectInfo {
 /// A body that is being received. `length` is the body's, not the object's.
 pub struct Download {
     pub length: u64,
+    /// The version that is received; `None` in a bucket that keeps none.
+    pub version: Option<VersionId>,
     pub body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
 }
 
@@ -145,7 +147,15 @@ pub struct Download {
 /// # Errors
 /// The request's error; [`Class::Integrity`] if the object is longer.
 pub async fn read(store: &dyn Store, key: &ObjectKey, limit: u64) -> Result<Vec<u8>, Error> {
-    let Download { length, mut body } = store.get(key, None).await?;
+    collect(store.get(key, None).await?, key, limit).await
+}
+
+/// Receives a body of at most `limit` bytes.
+///
+/// # Errors
+/// As [`read`].
+pub async fn collect(download: Download, key: &ObjectKey, limit: u64) -> Result<Vec<u8>, Error> {
+    let Download { length, mut body, .. } = download;
     let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
     while let Some(piece) = body.try_next().await? {
         if (bytes.len() + piece.len()) as u64 > limit {

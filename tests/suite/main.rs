@@ -40,6 +40,7 @@ mod kubelet;
 mod kubernetes;
 mod layouts;
 mod listings;
+mod lock_faults;
 mod lock_upkeep;
 mod locking_s3;
 mod memory;

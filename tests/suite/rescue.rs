@@ -173,6 +173,22 @@ fn an_encrypted_backup_needs_its_identity() {
     let expected = penstock.run(&["cat", "files@latest", "--item", item]);
     assert_eq!(expected.status.code(), Some(0), "{expected:?}");
     assert!(found.stdout == expected.stdout);
+
+    // What a child says that fails is told, also where it did not read what it was given.
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    // It decrypts the index, and reads nothing of the data.
+    let path_variable = std::env::var("PATH").unwrap();
+    let real = std::env::split_paths(&path_variable).map(|folder| folder.join("age")).find(|file| file.exists());
+    let fake = "#!/bin/sh\n[ -e \"$0.once\" ] && echo boom >&2 && exit 3\n: >\"$0.once\"\nexec REAL \"$@\"\n";
+    fs::write(bin.join("age"), fake.replace("REAL", real.unwrap().to_str().unwrap())).unwrap();
+    fs::set_permissions(bin.join("age"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let paths = format!("{}:{path_variable}", bin.display());
+    let mut failing = Command::new("python3");
+    failing.args([SCRIPT, path.to_str().unwrap(), item, "--identity", file.to_str().unwrap()]).env("PATH", paths);
+    let found = failing.output().unwrap();
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    assert!(said(&found).contains("boom"), "{}", said(&found));
 }
 
 #[test]
@@ -187,6 +203,13 @@ fn the_script_is_put_beside_the_backups_and_reads_them_from_there() {
     assert_eq!(site.penstock.good(&["list"])["backups"].as_array().unwrap().len(), 1);
     assert!(stored.exists());
     assert_eq!(site.items().len(), 1);
+
+    // Also when the only job fails.
+    fs::remove_file(&stored).unwrap();
+    site.s3.deny(|request| request.method != "GET" && request.uri.contains("/raw/"));
+    let (code, said) = site.penstock.json(&["backup", "raw", "--rescue"]);
+    assert_eq!((code, said["error"]["class"].as_str()), (77, Some("access-denied")), "{said:#}");
+    assert!(stored.exists());
 
     site.s3.deny(|request| request.method == "PUT" && request.uri.contains("penstock-cat.py"));
     let (code, said) = site.penstock.json(&["backup", "raw", "--rescue"]);
@@ -230,8 +253,89 @@ fn what_is_damaged_or_missing_is_said_and_nothing_wrong_is_written() {
     }
     assert!(site.cat(&backup, "files").stdout == whole);
     let found = site.cat(&backup, "file");
-    assert_eq!(found.status.code(), Some(1));
+    assert_eq!(found.status.code(), Some(2));
     assert!(said(&found).contains("no item file; the backup has files, broken"), "{}", said(&found));
+}
+
+/// Changes the manifest of a copy.
+fn change(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn what_makes_no_sense_is_damage() {
+    let site = Site::new();
+    site.backup("raw");
+    let backup = site.items()[0].0.clone();
+    let folder = site.copy().join(&backup);
+    let right = fs::read(folder.join("manifest.json")).unwrap();
+    // An object that lies outside of the chain, which is there.
+    let outside = site.copy().join("test/raw/node-1/secret/dump.0001.bin");
+    fs::create_dir(outside.parent().unwrap()).unwrap();
+    let data = objects(&folder).into_iter().find(|path| path.to_str().unwrap().ends_with("0001.bin")).unwrap();
+    fs::copy(data, &outside).unwrap();
+    for key in ["fleet/west/test/raw/node-1/secret/dump.0001.bin", "fleet/west/test/raw/node-1/../secret/dump.0001.bin"]
+    {
+        change(&folder, |manifest| manifest["items"][0]["stream"]["objects"][0]["key"] = key.into());
+        let found = site.cat(&backup, "dump");
+        assert_eq!(found.status.code(), Some(65), "{}", said(&found));
+        assert!(said(&found).contains("not an object of test/raw/node-1"), "{}", said(&found));
+    }
+    for spoil in [
+        |manifest: &mut Value| manifest["items"] = 1.into(),
+        |manifest: &mut Value| {
+            drop(manifest.as_object_mut().unwrap().remove("outcome"));
+        },
+    ] {
+        change(&folder, spoil);
+        let found = site.cat(&backup, "dump");
+        assert_eq!(found.status.code(), Some(65), "{}", said(&found));
+        fs::write(folder.join("manifest.json"), &right).unwrap();
+    }
+    let nowhere = script(&["/nowhere/at/all"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{}", said(&nowhere));
+    assert_eq!(script(&[]).status.code(), Some(2));
+}
+
+/// A frame of a gigabyte that is said to be ten bytes.
+#[test]
+fn a_chunk_is_not_decompressed_beyond_its_size() {
+    let site = Site::new();
+    site.backup("raw");
+    let backup = site.items()[0].0.clone();
+    let folder = site.copy().join(&backup);
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 1 << 30), 1).unwrap();
+    let varint = |mut value: usize| {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
+            value >>= 7;
+        }
+        bytes.push(u8::try_from(value).unwrap());
+        bytes
+    };
+    let framed = |record: Vec<u8>| [u32::try_from(record.len()).unwrap().to_le_bytes().to_vec(), record].concat();
+    let chunk = [vec![0], vec![7; 32], vec![10, 1, 0, 0], varint(bomb.len())].concat();
+    let index = [b"PSTKIDX1".to_vec(), framed(chunk), framed(vec![2, 1, 0, 10])].concat();
+    let index = zstd::encode_all(&index[..], 1).unwrap();
+    let of = |end: &str| objects(&folder).into_iter().find(|path| path.to_str().unwrap().ends_with(end)).unwrap();
+    fs::write(of("0001.bin"), &bomb).unwrap();
+    fs::write(of("index.zst"), &index).unwrap();
+    change(&folder, |manifest| {
+        let stream = &mut manifest["items"][0]["stream"];
+        stream["index"]["size"] = index.len().into();
+        stream["index"]["sha256"] = hex::encode(penstock::checksum::sha256([&index[..]])).into();
+        (stream["chunks"], stream["files"], stream["plain_bytes"]) = (1.into(), 0.into(), 10.into());
+        stream["digest"] = hex::encode(penstock::checksum::sha256([&[7; 32][..]])).into();
+    });
+    let limited = "ulimit -v 400000; exec python3 \"$@\"";
+    let path = folder.to_str().unwrap().to_owned();
+    let found = Command::new("sh").args(["-c", limited, "sh", SCRIPT, &path, "dump"]).output().unwrap();
+    assert_eq!(found.status.code(), Some(65), "{}", said(&found));
+    assert!(said(&found).contains("not the chunk that the index names"), "{}", said(&found));
 }
 
 #[test]

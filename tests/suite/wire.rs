@@ -12,7 +12,7 @@ use penstock::config::Location;
 use penstock::disks::{SnapshotFilter, VolumeFilter};
 use penstock::error::Class;
 use penstock::format::key::ObjectKey;
-use penstock::store::{Error, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart};
+use penstock::store::{Error, Overwrite, PartNumber, Payload, Store, UploadHandle, UploadId, UploadedPart, VersionId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::aws_client::{ROLE_B, chained, connect, hop};
@@ -365,6 +365,18 @@ async fn a_body_without_a_length_is_counted() {
     .await;
     assert_eq!(ranged.head(&key()).await.unwrap().size, 10);
     assert_eq!(read(&*ranged, None).await.unwrap(), b"abcdefghij");
+    // Of the version that was asked for.
+    let versions = of(|head| {
+        if head.starts_with("HEAD") {
+            return vec![b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec()];
+        }
+        let size = if head.contains("versionId=v1") { 10 } else { 99 };
+        chunked(&format!("206 Partial Content\r\ncontent-range: bytes 0-0/{size}"), &[b"a"])
+    })
+    .await;
+    let version = VersionId::new("v1").unwrap();
+    assert_eq!(versions.head_version(&key(), &version).await.unwrap().size, 10);
+    assert_eq!(versions.head(&key()).await.unwrap().size, 99);
     // A server that does not know ranges sends all of it.
     let ignored = of(|_| chunked("200 OK", &[b"abcde", b"fghij"])).await;
     let error = read(&*ignored, Some(2..6)).await.unwrap_err();

@@ -11,6 +11,7 @@ use crate::aws::failure::Call;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
 use crate::metrics;
+use crate::store::VersionId;
 
 pub(super) struct Incoming {
     pub(super) resource: String,
@@ -50,9 +51,10 @@ impl Incoming {
 
 impl S3Store {
     /// The object's size from the reply to a range, for when a proxy removes Content-Length from the answers to HEAD.
-    pub(super) async fn size_by_range(&self, key: &ObjectKey) -> Result<u64, Error> {
+    pub(super) async fn size_by_range(&self, key: &ObjectKey, version: Option<&VersionId>) -> Result<u64, Error> {
         let request = self.request("HeadObject", key.as_str());
-        let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send().await;
+        let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0");
+        let get = get.set_version_id(version.map(ToString::to_string)).send().await;
         let range = get.as_ref().ok().and_then(|output| shown(output.content_range()?));
         range.and_then(|range| range.total).ok_or_else(|| Error {
             remedy: Some("check that no proxy or gateway removes Content-Length from the answers to HEAD".to_owned()),

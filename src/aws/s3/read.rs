@@ -21,7 +21,7 @@ impl S3Store {
         let request = self.request("GetObject", key.as_str());
         // HTTP has no empty ranges.
         if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(Download { length: 0, body: Box::pin(stream::empty()) });
+            return Ok(Download { length: 0, version: None, body: Box::pin(stream::empty()) });
         }
         let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let get = self.client.get_object().bucket(&self.bucket).key(key.as_str()).set_range(header);
@@ -34,6 +34,7 @@ impl S3Store {
             Ok(None) => self.info(key, version).await?.size,
             Err((class, message)) => return Err(request.error(class, message)),
         };
+        let version = VersionId::lasting(output.version_id());
         let incoming = Incoming {
             resource: request.call.resource.clone(),
             trust: self.trust.clone(),
@@ -41,7 +42,7 @@ impl S3Store {
             body: output.body,
             left: length,
         };
-        Ok(Download { length, body: Box::pin(stream::unfold(Some(incoming), Incoming::step)) })
+        Ok(Download { length, version, body: Box::pin(stream::unfold(Some(incoming), Incoming::step)) })
     }
 
     pub(super) async fn info(&self, key: &ObjectKey, version: Option<&VersionId>) -> Result<ObjectInfo, Error> {
@@ -55,7 +56,7 @@ impl S3Store {
         let output = head.send().await.map_err(|error| versions::about(version, request.failed(&error)))?;
         let size = match output.content_length().and_then(|size| u64::try_from(size).ok()) {
             Some(size) => size,
-            None => self.size_by_range(key).await?,
+            None => self.size_by_range(key, version).await?,
         };
         let headers = (output.checksum_crc64_nvme(), output.checksum_crc32_c(), output.checksum_sha256());
         let checksum = wire::checksum(self.algorithm, headers.0, headers.1, headers.2)

@@ -24,27 +24,29 @@ use crate::prune::{self, Rules};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{self, Lock, Overwrite, Payload, Store as _, VersionId, VersionKind, Versions as _};
 
-const HOUR: i64 = 3600;
+pub(super) const HOUR: i64 = 3600;
 const PERIOD: Duration = Duration::from_hours(24 * 10);
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
 /// A chain in a location that locks its objects, on a clock of its own.
-struct World {
+pub(super) struct World {
     /// Without faults.
-    store: Arc<MemoryStore>,
-    client: Arc<MemoryStore>,
-    location: Location,
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) client: Arc<MemoryStore>,
+    pub(super) location: Location,
+    /// Whose chain it is.
+    pub(super) node: Name,
     /// Whether extensions are refused.
     refuses: Arc<AtomicBool>,
     /// The objects of the newest backup.
-    newest: Vec<DataObject>,
+    pub(super) newest: Vec<DataObject>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         store.keep_locks();
         let client = Arc::new(store.client());
@@ -57,11 +59,12 @@ impl World {
         let object_lock = Some(ObjectLock { mode: LockMode::Compliance, period: PERIOD });
         let config = crate::config::Location { object_lock, ..memory::config("") };
         let location = Memory::new(client.clone()).with_clock(Arc::clone(&store)).open(&config, 1 << 20);
-        Self { store, client, location, refuses, newest: Vec::new() }
+        let node = location.node.clone();
+        Self { store, client, location, node, refuses, newest: Vec::new() }
     }
 
-    fn chain(&self) -> Chain {
-        self.location.chain(&Name::new("j").unwrap())
+    pub(super) fn chain(&self) -> Chain {
+        Chain { node: self.node.clone(), ..self.location.chain(&Name::new("j").unwrap()) }
     }
 
     async fn put(&self, key: &ObjectKey, data: Vec<u8>) -> Option<VersionId> {
@@ -71,7 +74,7 @@ impl World {
     }
 
     /// A backup as a job makes it: two objects of its own, those of the parent that `refers` has a bit for, locks, then the manifest.
-    async fn back_up(&mut self, started: Timestamp, number: u32, refers: u8) {
+    pub(super) async fn back_up(&mut self, started: Timestamp, number: u32, refers: u8) {
         let (chain, id) = (self.chain(), BackupId::new(started, number));
         let home = BackupPrefix::new("", &chain, &id);
         let parents = self.newest.drain(..).enumerate().filter(|(bit, _)| refers & (1 << (bit % 8)) != 0);
@@ -94,12 +97,12 @@ impl World {
         let manifest = manifest_of(chain, id, vec![item("i", SourceDescription::Stdin, Some(stream))]);
         let now = self.location.store_time().await.unwrap();
         keeper.extend(&manifest.versions().collect::<Vec<_>>(), now).await;
-        self.put(&home.manifest(), manifest.to_json()).await;
-        keeper.created(&home.manifest(), None, until);
+        let version = self.put(&home.manifest(), manifest.to_json()).await;
+        keeper.committed(&home.manifest(), version.as_ref(), until);
         keeper.save();
     }
 
-    fn catalog(&self) -> Catalog {
+    pub(super) fn catalog(&self) -> Catalog {
         Catalog::new(&self.location)
     }
 

@@ -96,6 +96,33 @@ async fn a_recorded_version_is_read_whatever_was_put_over_it() {
     assert_eq!(body(&past, &key).await.unwrap(), b"spoilt");
 }
 
+/// Records that do not fit are not replaced by what the time shows.
+#[tokio::test]
+async fn what_is_not_remembered_is_an_error() {
+    let memory = Arc::new(MemoryStore::new());
+    memory.keep_versions();
+    let keys = ["k/1", "k/2", "k/3", "k/manifest.json"].map(ObjectKey::new);
+    let mut past = AsOf::new(memory.clone(), Moment::BelowMarkers);
+    past.most = 2;
+    for key in &keys {
+        let payload = Payload::new("good", memory.algorithm());
+        let version = memory.put_locked(key, payload, Overwrite::Allow, None).await.unwrap().unwrap();
+        memory.put(key, Payload::new("spoilt", memory.algorithm()), Overwrite::Allow).await.unwrap();
+        if !key.as_str().ends_with("json") {
+            past.recorded(key, &version);
+        }
+    }
+    let [one, two, three, manifest] = &keys;
+    assert_eq!(
+        (body(&past, one).await.unwrap(), body(&past, two).await.unwrap()),
+        (b"good".to_vec(), b"good".to_vec())
+    );
+    for refused in [past.get(three, None).await.err().unwrap(), past.head(three).await.unwrap_err()] {
+        assert_eq!(refused.class, Class::Local, "{refused}");
+    }
+    assert_eq!(body(&past, manifest).await.unwrap(), b"spoilt");
+}
+
 #[tokio::test]
 async fn below_its_markers_every_object_is_shown_and_nothing_can_be_changed() {
     let memory = Arc::new(MemoryStore::new());

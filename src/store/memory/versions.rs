@@ -342,7 +342,8 @@ impl Versions for MemoryStore {
         range: Option<Range<u64>>,
     ) -> Result<Download, Error> {
         let get = |state: &mut State| state.bucket.read("GetObjectVersion", key, Some(version), range.clone());
-        self.download("GetObjectVersion", key, get).await
+        let download = self.download("GetObjectVersion", key, get).await?;
+        Ok(Download { version: VersionId::lasting(Some(version.as_str())), ..download })
     }
 
     async fn head_version(&self, key: &ObjectKey, version: &VersionId) -> Result<ObjectInfo, Error> {
