@@ -52,7 +52,7 @@ pub(super) async fn run(
     };
     let names = [&before, &after].into_iter().flat_map(|manifest| &manifest.items).map(|item| item.name.clone());
     let names: BTreeSet<Name> = names.filter(|name| args.item.as_ref().is_none_or(|item| item == name)).collect();
-    let (fetch_before, fetch_after) = (fetcher(&before_in.location), fetcher(&after_in.location));
+    let (fetch_before, fetch_after) = (fetcher(before_in.location), fetcher(after_in.location));
     let memory = Memory::new(config.limits.memory);
     let work = move |rows: &mut Out| {
         let [added, removed, changed] = [Total::default(); 3];

@@ -92,6 +92,10 @@ pub(super) async fn must_be_known(
 ) -> Result<(), Failure> {
     let mut known = Known::default();
     let own = cluster.is_none_or(|cluster| *cluster == config.cluster);
+    let configured = scope.job.is_some_and(|job| config.jobs.contains_key(job));
+    if own && configured && scope.node.is_none_or(|node| *node == config.node) {
+        return Ok(());
+    }
     if own {
         let jobs = config.jobs.keys().map(ToString::to_string).collect();
         known = Known { cluster: true, jobs, nodes: [config.node.to_string()].into() };

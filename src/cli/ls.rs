@@ -43,7 +43,7 @@ pub(super) async fn run(
     let head = Words { json, ..Words::default() };
     let depth = if args.recursive { Depth::All } else { Depth::One };
     let only_tree = matches!(&*manifest.items, [item] if item.source.is_tree());
-    let fetch = fetcher(&catalog.location);
+    let fetch = fetcher(catalog.location);
     let Some(path) = args.path.clone().or_else(|| (only_tree || args.recursive).then(String::new)) else {
         return written(format, ("files", head), move |rows| items(&manifest, rows)).await;
     };

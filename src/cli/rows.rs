@@ -151,8 +151,8 @@ fn all<W: Write>(rows: &mut Rows<W>, work: impl FnOnce(&mut Rows<W>) -> Result<W
 }
 
 /// Fetches indexes from a thread that may block.
-pub(super) fn fetcher(location: &Location) -> impl Fn(&Stream) -> Result<index::IndexFile, download::Error> + use<> {
-    let (location, runtime) = (location.clone(), Handle::current());
+pub(super) fn fetcher(location: Location) -> impl Fn(&Stream) -> Result<index::IndexFile, download::Error> {
+    let runtime = Handle::current();
     move |stream: &Stream| runtime.block_on(index::fetch(&location, stream))
 }
 
