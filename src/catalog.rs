@@ -217,6 +217,12 @@ impl Catalog {
         Self { location: location.clone(), memory: location.process.budget.total(), cache: None }
     }
 
+    /// The same, within so many bytes.
+    #[must_use]
+    pub fn within(self, memory: u64) -> Self {
+        Self { memory, ..self }
+    }
+
     /// The same, with manifests that were read before, if there is a place for them.
     #[must_use]
     pub fn cached(self) -> Self {

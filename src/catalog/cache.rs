@@ -95,7 +95,7 @@ impl Cache {
         match self.write(&self.path(entry, etag), &self.identity(entry, etag).chain_update(bytes).finalize(), bytes) {
             Ok(written) => self.make_room(written),
             Err(error) => {
-                tracing::debug!(key = %entry.key, %error, "could not keep a manifest: the next command reads it again")
+                tracing::debug!(key = %entry.key, %error, "could not keep a manifest: the next command reads it again");
             }
         }
     }

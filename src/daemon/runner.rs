@@ -55,7 +55,7 @@ impl Runner {
     pub(super) async fn keep_locked(&self, location: &Location, jobs: &[Arc<config::Job>], searched: &mut Searched) {
         let Some(object_lock) = location.config.object_lock else { return location.endpoint.metrics().locks(None) };
         let ad_hoc = Name::new(config::AD_HOC).expect("a constant name");
-        let catalog = Catalog { memory: self.process.budget.total() / 2, ..Catalog::new(location) };
+        let catalog = Catalog::new(location).within(self.process.budget.total() / 2);
         let names = jobs.iter().map(|job| &job.name).chain([&ad_hoc]);
         let mut chains: BTreeSet<Chain> = names.flat_map(|job| object_lock::chains(location, job)).collect();
         if searched.0.is_none_or(|at| at.elapsed() >= SEARCHED_EVERY) {
@@ -137,7 +137,7 @@ impl Runner {
     ) -> Option<usize> {
         // Half, because the streams of other jobs may use the whole budget meanwhile, and prune's memory comes on top.
         let memory = self.process.budget.total() / 2;
-        let catalog = Catalog { memory, ..Catalog::new(&location.until(stop)).cached() };
+        let catalog = Catalog::new(&location.until(stop)).within(memory).cached();
         let context = prune::Context { catalog, grace: prune::grace_of(Some(job)) };
         match prune::prune(&context, chain, &prune::Rules::of(job), Timestamp::now(), stop).await {
             Ok(pruned) => {

@@ -125,7 +125,7 @@ async fn the_newest_is_the_one_that_was_taken_last() {
     assert_eq!((of("a").newest, of("a").oldest, of("a").full_bytes), (id(SECOND), id(AHEAD), 55));
     assert_eq!(of("a").dead_bytes, 0, "what is lost is not live, and not dead either");
     assert_eq!((total(all.values()).newest, total(all.values()).oldest), (id(SECOND), id(FIRST)));
-    let poor = Catalog { memory: 2000, ..catalog };
+    let poor = catalog.within(2000);
     assert_eq!(stats(&poor, Scope::default(), LookAt::Objects).await.unwrap_err().class(), Class::Local);
 }
 

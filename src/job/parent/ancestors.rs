@@ -175,7 +175,7 @@ impl Ancestors {
             newest.sort_by(|a, b| b.age().cmp(&a.age()));
             newest.truncate(LOOK_BACK);
             self.records.extend(page.into_iter().filter(|found| found.kind == Kind::Damaged));
-            self.records.sort_by(|a, b| b.modified.cmp(&a.modified));
+            self.records.sort_by_key(|found| std::cmp::Reverse(found.modified));
             self.records.truncate(LOOK_BACK);
         }
         self.pages = pages.count();
