@@ -28,6 +28,7 @@ mod snapshot;
 mod stats;
 mod sweep;
 mod validate;
+mod verify;
 mod versions;
 
 use std::process::ExitCode;
@@ -133,7 +134,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
             Command::Kubernetes(KubernetesCommand::Restore(args)) => {
                 kubernetes::restore(&config, args, cli.output, &cancel).await
             }
-            Command::Verify(args) => read::verify(&config, args, cli.output, &cancel).await,
+            Command::Verify(args) => verify::run(&config, args, cli.output, &cancel).await,
             Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
             Command::Trigger(args) => {
                 let trigger = daemon::trigger(&config, args, cli.output);

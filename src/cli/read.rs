@@ -1,31 +1,25 @@
-//! The commands that read backups: `show`, `cat`, `verify`.
+//! The commands that read one backup: `show`, `cat`; and how they find it.
 
-use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
 use super::key::{Need, described, reveal, unlock};
 use super::output::{self, Done};
 use super::session::Session;
-use super::{Failure, file_list, progress};
-use crate::catalog::{Catalog, Entry, Scope, Selector};
+use super::{Failure, file_list};
+use crate::catalog::{Catalog, Selector};
 use crate::config::{self, Config, SourceKind};
-use crate::error::{Class, Classify as _};
 use crate::format::claim::{Chained, ClaimName};
-use crate::format::damage::Places;
 use crate::format::ebs::EbsSnapshot;
 use crate::format::key::Name;
 use crate::format::manifest::{Content, Item, MAX_NOT_ENTERED, Manifest, NotEntered, Warning};
 use crate::location::Location;
-use crate::location::keys::Locked;
 use crate::restore as files;
 use crate::snapshot::claim;
-use crate::verify::{self as check, Depth, Finding};
 
 /// In the place of the node's name: of a claim, or of a node.
 pub(super) fn chain_of(claim: Option<&ClaimName>, node: Option<&Name>) -> Option<Name> {
@@ -33,7 +27,11 @@ pub(super) fn chain_of(claim: Option<&ClaimName>, node: Option<&Name>) -> Option
 }
 
 /// The backup that the arguments name.
-fn selected(config: &Config, backup: Option<&Selector>, claim: Option<&ClaimName>) -> Result<Selector, Failure> {
+pub(super) fn selected(
+    config: &Config,
+    backup: Option<&Selector>,
+    claim: Option<&ClaimName>,
+) -> Result<Selector, Failure> {
     let selector = backup.cloned().unwrap_or(Selector::NEWEST);
     let Some(claim) = claim else { return Ok(selector) };
     if let Some(node) = selector.node() {
@@ -198,151 +196,4 @@ pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &Cancellation
     let stdout = tokio::fs::File::from_std(stdout.into());
     files::cat(&catalog.location, &manifest, args.item.as_ref(), stdout, cancel).await?;
     Ok(Done::text(""))
-}
-
-pub(super) async fn verify(
-    config: &Config,
-    args: &args::Verify,
-    format: OutputFormat,
-    cancel: &CancellationToken,
-) -> Result<Done, Failure> {
-    let selector =
-        args.backup.as_ref().map(|backup| selected(config, Some(backup), args.claim.as_ref())).transpose()?;
-    let node = chain_of(args.claim.as_ref(), None);
-    let scope = Scope { job: None, node: node.as_ref() };
-    let catalogs = if let Some(selector) = &selector {
-        vec![open(config, (&args.place, &args.key), selector, cancel)?]
-    } else {
-        let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
-        session.catalogs(args.place.location.as_deref())?
-    };
-    let mut entries = Vec::new();
-    for catalog in &catalogs {
-        let found = match &selector {
-            Some(selector) => vec![catalog.resolve(selector, &config.node).await?],
-            None if args.all => catalog.entries(scope).await?,
-            None => catalog.newest(scope).await?,
-        };
-        entries.extend(found.into_iter().map(|entry| (catalog, entry)));
-    }
-    if entries.is_empty() {
-        let cluster = args.place.cluster.clone().unwrap_or_else(|| config.cluster.clone());
-        let what = args.claim.as_ref().map_or_else(|| "at all".to_owned(), |claim| format!("of the claim {claim}"));
-        return Err(crate::catalog::Error::NotFound { what, cluster }.into());
-    }
-    let depth = if args.data { Depth::Data } else { Depth::Structure };
-    let (mut text, mut results, mut first) = (String::new(), Vec::new(), None);
-    for (catalog, entry) in &entries {
-        let may_record = args.place.as_of.is_none();
-        let verdict = verify_one(catalog, (entry, may_record), depth, format, cancel).await?;
-        let Verdict { findings, locked, .. } = &verdict;
-        let name = format!("{}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
-        text.extend([name.as_str(), verdict.words(depth)]);
-        let not_proven = locked.iter().filter(|_| depth == Depth::Data).map(|(class, ..)| class);
-        if let Some(class) = findings.iter().map(|(class, _)| class).chain(not_proven).next() {
-            first.get_or_insert(*class);
-        }
-        if let Some((note, _)) = &verdict.recorded {
-            text.extend(["  ", note.as_str(), "\n"]);
-        }
-        for (class, message) in findings {
-            text.extend(["  ", class.as_str(), ": ", message.as_str(), "\n"]);
-        }
-        for (_, item, message) in locked {
-            text.extend(["  not proven: the content of ", item.as_str(), ": ", message.as_str(), "\n"]);
-        }
-        results.push(json!({
-            "id": entry.id, "job": entry.chain.job, "node": entry.chain.node, "location": catalog.location.name(),
-            "ok": findings.is_empty() && (locked.is_empty() || depth == Depth::Structure),
-            "encrypted": verdict.encrypted,
-            "damage_recorded": verdict.recorded.as_ref().map(|(_, recorded)| recorded),
-            "findings": findings.iter().map(|(class, message)| json!({ "class": class, "message": message })).collect::<Vec<_>>(),
-            "not_proven": locked.iter().map(|(class, item, message)| json!({ "class": class, "item": item, "message": message })).collect::<Vec<_>>(),
-        }));
-    }
-    let done = Done::new(text, json!({ "ok": first.is_none(), "data": args.data, "backups": results }));
-    Ok(match first {
-        Some(class) => done.code(class.exit_code()),
-        None => done,
-    })
-}
-
-/// What verifying one backup found.
-struct Verdict {
-    encrypted: bool,
-    findings: Vec<(Class, String)>,
-    /// What becomes of lost chunks, and whether they were recorded for the next backup.
-    recorded: Option<(String, bool)>,
-    /// Items whose content nobody here can read.
-    locked: Vec<(Class, Name, String)>,
-}
-
-impl Verdict {
-    fn words(&self, depth: Depth) -> &'static str {
-        match (self.findings.is_empty(), self.locked.is_empty(), depth) {
-            (false, ..) => ": DAMAGED\n",
-            (true, false, Depth::Data) => ": NOT PROVEN\n",
-            (true, false, Depth::Structure) => ": ok as far as it can be seen without the key\n",
-            (true, true, _) => ": ok\n",
-        }
-    }
-}
-
-/// Records lost chunks beside the manifest. Says what follows.
-async fn record(catalog: &Catalog, entry: &Entry, lost: &Places) -> (String, bool) {
-    let chunks: usize = lost.values().map(HashSet::len).sum();
-    match check::record(&catalog.location, entry, lost).await {
-        Ok(()) => {
-            let key = entry.damaged();
-            (
-                format!(
-                    "recorded {chunks} lost chunks in {key}: the next backup of the job there stores again what it still has of them"
-                ),
-                true,
-            )
-        }
-        Err(error) => {
-            let chain = format!("{} on {}", entry.chain.job, entry.chain.node);
-            (
-                format!(
-                    "could not record {chunks} lost chunks ({error}): run `penstock backup --full` of the job {chain}, or later backups refer to them again"
-                ),
-                false,
-            )
-        }
-    }
-}
-
-async fn verify_one(
-    catalog: &Catalog,
-    (entry, may_record): (&Entry, bool),
-    depth: Depth,
-    format: OutputFormat,
-    cancel: &CancellationToken,
-) -> Result<Verdict, Failure> {
-    let mut manifest = match catalog.manifest(entry).await {
-        Ok(manifest) => manifest,
-        // A manifest that is refused is a finding; one that cannot be fetched fails the command.
-        Err(error @ crate::catalog::Error::Manifest { .. }) => {
-            let findings = vec![(error.class(), error.to_string())];
-            return Ok(Verdict { encrypted: false, findings, recorded: None, locked: Vec::new() });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let locked = unlock(&catalog.location, &mut manifest, Need::Index).err();
-    let (done, count) = counter();
-    let expected = if depth == Depth::Data { plain_bytes(&manifest) } else { 0 };
-    let state = || (done.load(Ordering::Relaxed), expected, String::new());
-    let work = check::verify(&catalog.location, &manifest, depth, cancel, &count);
-    let found = progress::shown(format, "verify", state, work).await?;
-    let recorded =
-        if found.lost.is_empty() || !may_record { None } else { Some(record(catalog, entry, &found.lost).await) };
-    let mut findings = found.list;
-    findings.extend(check::snapshots(&catalog.location, &manifest).await?);
-    let findings = findings.into_iter().map(|finding| (finding.class, finding.message)).collect();
-    // What names the recipients says more than what one object says.
-    let why = |message| locked.as_ref().map_or(message, Locked::to_string);
-    let locked = found.locked.into_iter().map(|Finding { class, item, message, .. }| (class, item, why(message)));
-    let locked = locked.collect();
-    Ok(Verdict { encrypted: manifest.encryption.is_some(), findings, recorded, locked })
 }

@@ -51,6 +51,7 @@ pub(super) async fn run(
         exclude: args.exclude.clone(),
         onto: args.onto(),
         damaged: args.damaged,
+        read_back: args.verify,
         heal,
     };
     if args.dry_run {
@@ -81,8 +82,10 @@ fn told(args: &args::Restore, manifest: &Manifest, summary: &Summary, found: &Fo
         && args.item.is_empty()
         && summary.left_out == 0
         && manifest.items.iter().all(|item| item.outcome != Outcome::Failure);
+    let read_back =
+        if args.verify { format!("; {} read back", output::count(summary.read_back, "file")) } else { String::new() };
     let mut text = format!(
-        "restored {} of {}@{}: {} files, {} into {}{left}\n",
+        "restored {} of {}@{}: {} files, {} into {}{read_back}{left}\n",
         if all { "all" } else { "part" },
         manifest.job,
         manifest.id,
@@ -96,7 +99,7 @@ fn told(args: &args::Restore, manifest: &Manifest, summary: &Summary, found: &Fo
     }
     let mut json = json!({
         "id": manifest.id, "job": manifest.job, "node": manifest.node, "target": args.to,
-        "files": summary.files, "bytes": summary.bytes, "left_out": summary.left_out, "altered": summary.altered,
+        "files": summary.files, "bytes": summary.bytes, "left_out": summary.left_out, "read_back": summary.read_back, "altered": summary.altered,
         "warnings": summary.warnings, "damaged": summary.damaged,
         "damage": summary.damage.iter().map(|file| damaged_json(file, found)).collect::<Vec<_>>(),
     });

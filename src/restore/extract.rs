@@ -25,6 +25,7 @@ mod data;
 mod known;
 mod ledger;
 mod links;
+mod read_back;
 mod sink;
 mod target;
 
@@ -37,14 +38,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
+use sha2::{Digest as _, Sha256};
 
 use self::attributes::{Place, apply};
 pub use self::damage::Damage;
+use self::damage::INCOMPLETE;
 use self::data::Output;
 use self::ledger::Ledger;
 pub use self::ledger::Warning;
+use self::read_back::Written;
 use self::sink::{Sink, Wants};
-use self::target::{Found, Target};
+use self::target::{Found, Target, meanwhile};
 use super::refusal;
 use super::salvage::{Hurt, Sound, Source};
 use crate::error::{Class, Classify, Report};
@@ -74,6 +78,8 @@ pub struct Options {
     /// Directories of the archive (empty: its root) that are not selected themselves: restored as saved if this restore
     /// creates them, left as they are if they existed before, not counted.
     pub on_the_way: HashSet<Vec<u8>>,
+    /// Whether what was written is read back and compared.
+    pub read_back: bool,
     /// Paths in the archive and the paths to write instead. For a hard link whose first name is not selected: the data
     /// goes to the first of the selected names.
     pub link_sources: HashMap<Vec<u8>, Vec<u8>>,
@@ -91,6 +97,8 @@ pub struct Summary {
     /// Members that were restored with differences.
     pub altered: u64,
     pub bytes: u64,
+    /// Files that were read back, and were as they were written.
+    pub read_back: u64,
     /// The number of all left-out members and altered attributes; `warnings` lists some 1000.
     pub warning_count: u64,
     pub warnings: Vec<Warning>,
@@ -142,12 +150,11 @@ pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Su
 
 /// As [`extract`], of what is whole of a stream.
 pub(super) fn extract_whole(source: impl Source, target: &Path, options: &Options) -> Result<Summary, Error> {
-    let root = match options.root {
-        Root::Made => Root::Made,
-        Root::There => make_root(target).map_err(failed("create the target", target.as_os_str().as_bytes()))?,
-    };
+    let make = || make_root(target).map_err(failed("create the target", target.as_os_str().as_bytes()));
+    let root = if options.root == Root::Made { Root::Made } else { make()? };
     let mut extractor = extractor(target, options, root)?;
-    match sink::unpack(source, &mut extractor).and_then(|()| extractor.finish()) {
+    let unpacked = sink::unpack(source, &mut extractor).and_then(|()| extractor.read_back());
+    match unpacked.and_then(|()| extractor.finish()) {
         Ok(()) => Ok(extractor.summary()),
         Err(error) => {
             extractor.abandon();
@@ -158,8 +165,10 @@ pub(super) fn extract_whole(source: impl Source, target: &Path, options: &Option
 
 fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extractor<'a>, Error> {
     let opened = Target::open(target, options.overwrite);
+    let written = options.read_back.then(Written::new).transpose();
     Ok(Extractor {
         target: opened.map_err(failed("open the target", target.as_os_str().as_bytes()))?,
+        written: written.map_err(failed("make a temporary file for", b"--verify"))?,
         options,
         root,
         directories: BTreeMap::new(),
@@ -203,6 +212,8 @@ struct Extractor<'a> {
     copies: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     summary: Summary,
     ledger: Ledger,
+    /// What is to be read back.
+    written: Option<Written>,
     /// The file that is being written.
     output: Option<Output>,
     /// The path of the current or the next file, if parts of it are lost, and these parts.
@@ -211,7 +222,7 @@ struct Extractor<'a> {
 
 /// What to do to a directory at the end.
 struct Directory {
-    /// `None` for a parent directory that existed before.
+    /// `None`: it existed before.
     attributes: Option<Box<Member>>,
     /// Its mode before the restore, if it was changed for the time of the restore.
     before: Option<u32>,
@@ -254,6 +265,9 @@ impl Sink for Extractor<'_> {
         match output.write(bytes, offset) {
             Ok(()) => {
                 self.summary.bytes += bytes.len() as u64;
+                if let Some(written) = &mut self.written {
+                    written.digest.update(bytes);
+                }
                 Ok(Wants::Data)
             }
             failed => {
@@ -273,6 +287,9 @@ impl Sink for Extractor<'_> {
         {
             damage::mark(&output.file, lost);
         }
+        if let (Some(written), Ok(())) = (&mut self.written, &done) {
+            written.add(&output.member)?;
+        }
         let path = std::mem::take(&mut output.member.path);
         self.settle(&path, done)
     }
@@ -285,8 +302,6 @@ impl Sink for Extractor<'_> {
         self.remove_output();
     }
 }
-
-const INCOMPLETE: &str = "it is incomplete, and could not be removed";
 
 impl Extractor<'_> {
     /// Counts a complete member, or records why it was left out. An incomplete file is removed.
@@ -344,6 +359,9 @@ impl Extractor<'_> {
     fn file(&mut self, member: Member) -> Result<(), Failure> {
         let file = File::from(self.target.create_file(&member.path)?);
         let sparse = member.map.is_some();
+        if let Some(written) = &mut self.written {
+            written.digest = Sha256::new();
+        }
         let output = self.output.insert(Output::new(file, member));
         if sparse { output.set_length() } else { Ok(()) }
     }
@@ -421,12 +439,6 @@ impl Extractor<'_> {
         let warnings = self.ledger.into_list();
         Summary { left_out, first_left_out, altered, warning_count: count, warnings, ..self.summary }
     }
-}
-
-/// The mode of an existing directory while members are written into it: open to its owner, and to others no further
-/// than before, nor than its `saved` mode.
-fn meanwhile(before: u32, saved: Option<u32>) -> u32 {
-    (before & saved.map_or(0o7777, |saved| saved | 0o7000)) | 0o700
 }
 
 fn c_string(member: &[u8], bytes: &[u8]) -> Result<CString, Error> {

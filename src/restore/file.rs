@@ -1,11 +1,13 @@
 //! Restores items that are one file, and creates the folders of several items.
 
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, statat};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, PersistError};
 
 use super::extract::{self, Root};
@@ -61,7 +63,12 @@ pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
 
 /// Writes one file, which appears under its name when it is complete. It has no saved owner and mode, so it is this
 /// user's alone.
-pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bool) -> Result<u64, Failure<Error>> {
+pub(super) fn write(
+    mut reader: impl Read,
+    dir: &Path,
+    name: &str,
+    (overwrite, read_back): (bool, bool),
+) -> Result<u64, Failure<Error>> {
     let path = dir.join(name);
     if let Some(found) = found(&path)? {
         refusal::in_the_way(found, FileType::RegularFile).map_err(Failure::LeftOut)?;
@@ -74,7 +81,7 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
     let mut temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
     let mut buffer = vec![0; BUFFER];
-    let mut total = 0;
+    let (mut total, mut digest) = (0, Sha256::new());
     loop {
         let count = match reader.read(&mut buffer) {
             Ok(0) => break,
@@ -83,6 +90,9 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
             Err(error) => return Err(local("read", "the stream")(error).into()),
         };
         io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("write", &path))?;
+        if read_back {
+            digest.update(&buffer[..count]);
+        }
         total += count as u64;
     }
     match temporary.as_file().sync_all() {
@@ -90,8 +100,28 @@ pub(super) fn write(mut reader: impl Read, dir: &Path, name: &str, overwrite: bo
         Err(error) if unsupported(&error) => {}
         Err(error) => return Err(step("write", &path)(error)),
     }
+    if read_back {
+        check(temporary.as_file(), &mut buffer, digest).map_err(step("read back", &path))?;
+    }
     persist(temporary, &path, overwrite).map_err(step("rename the temporary file to", &path))?;
     Ok(total)
+}
+
+/// Reads a file back from the disk, which must give what it took.
+fn check(file: &File, buffer: &mut [u8], expected: Sha256) -> io::Result<()> {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    let (mut offset, mut found) = (0, Sha256::new());
+    loop {
+        match file.read_at(buffer, offset)? {
+            0 => break,
+            count => {
+                found.update(&buffer[..count]);
+                offset += count as u64;
+            }
+        }
+    }
+    let same = found.finalize() == expected.finalize();
+    if same { Ok(()) } else { Err(io::Error::other("its content is not what was written")) }
 }
 
 fn unsupported(error: &io::Error) -> bool {

@@ -90,10 +90,11 @@ impl Job<'_> {
     ) -> Result<Wanted, Failure<Error>> {
         let _ = self.enter(&base).await?;
         let (overwrite, damaged) = (self.overwrites(), self.options.damaged);
+        let read_back = self.options.read_back;
         let members = Members::of_file(&index, stream, &file_name);
         let mut input = self.read(stream, index, members, Selection::Whole);
         let write = move || {
-            let written = file::write(&mut input, &base, &file_name, overwrite);
+            let written = file::write(&mut input, &base, &file_name, (overwrite, read_back));
             let lost = std::mem::take(&mut input.lost);
             match input.failure {
                 Some(error) => Err(Failure::Ends(error.into())),
@@ -105,7 +106,7 @@ impl Job<'_> {
             }
         };
         let (bytes, lost) = blocking(write).await?;
-        self.summary.add_file(bytes);
+        self.summary.add_file(bytes, read_back);
         if !lost.is_empty() {
             self.summary.filled(&item.name, stream, &lost);
         }
@@ -129,7 +130,8 @@ impl Job<'_> {
         };
         let members = Members::of_tree(&index, stream);
         let mut input = self.read(stream, index, members, selection);
-        let options = extract::Options { overwrite: self.overwrites(), root, link_sources, on_the_way };
+        let (overwrite, read_back) = (self.overwrites(), self.options.read_back);
+        let options = extract::Options { overwrite, root, on_the_way, read_back, link_sources };
         let name = item.name.clone();
         let unpacked = blocking(move || {
             let unpacked = extract::extract_whole(&mut input, &base, &options);

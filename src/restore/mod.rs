@@ -71,6 +71,8 @@ pub struct Options {
     pub exclude: Vec<String>,
     pub onto: Onto,
     pub damaged: Damaged,
+    /// Whether what was written is read back and compared.
+    pub read_back: bool,
     /// A backup whose files take the place of damaged ones.
     pub heal: Option<Box<Manifest>>,
 }
@@ -167,7 +169,7 @@ async fn onto_device(
         let written = fill::device(&mut input, &path, length, &backup);
         input.failure.map_or(written, |error| Err(error.into()))
     });
-    summary.add_file(bytes.await?);
+    summary.add_file(bytes.await?, false);
     summary.items.push(item.name.clone());
     Ok(summary)
 }

@@ -24,6 +24,8 @@ pub struct Summary {
     /// Members that were restored with differences.
     pub altered: u64,
     pub bytes: u64,
+    /// Files that were read back, and were as they were written.
+    pub read_back: u64,
     pub warnings: Warnings,
     /// Members that are damaged in the store, and items that are not trees; of `left_out` and `altered`, and those that were healed.
     pub damaged: u64,
@@ -152,7 +154,8 @@ impl Summary {
         self.warn(item, String::new(), refusal.class, refusal.message);
     }
 
-    pub(super) fn add_file(&mut self, bytes: u64) {
+    pub(super) fn add_file(&mut self, bytes: u64, read_back: bool) {
+        self.read_back += u64::from(read_back);
         self.files += 1;
         self.below += 1;
         self.bytes += bytes;
@@ -164,6 +167,7 @@ impl Summary {
         self.left_out += unpacked.left_out;
         self.altered += unpacked.altered;
         self.bytes += unpacked.bytes;
+        self.read_back += unpacked.read_back;
         self.warnings.count += unpacked.warning_count;
         self.damaged += unpacked.damaged - unpacked.damage.len() as u64;
         for extract::Damage { path, filled } in unpacked.damage {

@@ -12,6 +12,7 @@ use crate::restore::Damaged;
 /// Write a backup's files below a directory, with owners, modes, times, links and attributes.
 #[derive(Debug, Args)]
 #[command(after_help = help::RESTORE)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 pub(in crate::cli) struct Restore {
     #[command(flatten)]
     pub(in crate::cli) which: Which,
@@ -35,6 +36,9 @@ pub(in crate::cli) struct Restore {
     /// Only list what would be restored.
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,
+    /// Read back from the disk what was written, and compare: needs the time of a second read.
+    #[arg(long)]
+    pub(in crate::cli) verify: bool,
     /// What becomes of files that are damaged in the store, once all others are restored.
     #[arg(long, value_enum, default_value_t)]
     pub(in crate::cli) damaged: Damaged,

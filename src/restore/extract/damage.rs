@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rustix::fs::XattrFlags;
 
-use super::{Error, Extractor, Failure, INCOMPLETE, target};
+use super::{Error, Extractor, Failure, target};
 use crate::error::Class;
 use crate::format::index::FileKind;
 use crate::restore::refusal::Refusal;
@@ -21,6 +21,8 @@ pub struct Damage {
 
 /// The most damaged members that are kept.
 pub(in crate::restore) const MOST: usize = 100_000;
+
+pub(super) const INCOMPLETE: &str = "it is incomplete, and could not be removed";
 
 /// The extended attribute of a file that has zeros for what is lost; its value has the ranges, as text.
 const MARK: &str = "user.penstock.damaged";

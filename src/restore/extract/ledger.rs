@@ -74,6 +74,11 @@ impl Ledger {
         self.note(path, Class::Integrity, message, MAX_LISTED);
     }
 
+    /// Records that a member is not what was written.
+    pub(super) fn differs(&mut self, path: &[u8], message: &str) {
+        self.alter(path, message, MAX_LISTED);
+    }
+
     fn alter(&mut self, path: &[u8], message: &str, limit: u64) {
         self.count_altered(path);
         self.note(path, Class::Local, message, limit);

@@ -74,6 +74,12 @@ pub(super) fn verdict(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -
     }
 }
 
+/// The mode of an existing directory while members are written into it: open to its owner, and to others no further
+/// than before, nor than its `saved` mode.
+pub(super) fn meanwhile(before: u32, saved: Option<u32>) -> u32 {
+    (before & saved.map_or(0o7777, |saved| saved | 0o7000)) | 0o700
+}
+
 pub(super) struct Target {
     root: OwnedFd,
     overwrite: bool,
@@ -275,6 +281,11 @@ impl Target {
         let (parent, name) = self.enter(path, Missing::Fail)?;
         let name = if path.is_empty() { b"." } else { name };
         Ok((parent.try_clone_to_owned().map_err(failed("open", path))?, c_string(path, name)?))
+    }
+
+    /// Flushes the file system that the target is on.
+    pub(super) fn flush(&self) -> Result<(), Errno> {
+        rustix::fs::syncfs(&self.root)
     }
 
     /// `None` if this user may not read an existing directory.

@@ -240,6 +240,31 @@ fn names_that_the_file_system_does_not_take_cost_those_members_only() {
 }
 
 #[test]
+fn what_the_disk_does_not_give_back_is_found() {
+    let room = Room::new();
+    let stream = archive(&[
+        member(flags::REGULAR, "same", 0o600, "", b"one"),
+        member(flags::REGULAR, "changed", 0o600, "", b"two"),
+        member(flags::REGULAR, "longer", 0o600, "", b"three"),
+        member(flags::REGULAR, "gone", 0o600, "", b""),
+        any(flags::SYMLINK, "link"),
+    ]);
+    let options = Options { read_back: true, ..Options::default() };
+    let mut extractor = extractor(&room.target(), &options, Root::There).unwrap();
+    sink::unpack(Sound(&stream[..]), &mut extractor).unwrap();
+    let at = |path: &str| room.target().join(path);
+    fs::write(at("changed"), b"tow").unwrap();
+    fs::write(at("longer"), b"three and more").unwrap();
+    fs::remove_file(at("gone")).unwrap();
+    extractor.read_back().unwrap();
+    extractor.finish().unwrap();
+    let summary = extractor.summary();
+    assert_eq!((summary.read_back, summary.altered, summary.files), (1, 3, 5), "{summary:?}");
+    let told: Vec<_> = summary.warnings.iter().map(|warning| warning.path.to_str().unwrap()).collect();
+    assert_eq!(told, ["changed", "longer", "gone"]);
+}
+
+#[test]
 fn a_link_that_cannot_be_is_a_copy_and_further_ones_go_to_it() {
     let room = Room::new();
     let stream = archive(&[any(flags::REGULAR, "f"), any(flags::SYMLINK, "l"), any(flags::FIFO, "p")]);
