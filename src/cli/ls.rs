@@ -49,7 +49,7 @@ pub(super) async fn run(
     };
     let looked = look(&manifest, &path, depth)?;
     let work = move |rows: &mut Out| {
-        let (mut found, mut near) = (false, None);
+        let (mut found, mut near) = (false, None::<String>);
         for (item, stream, mut folders) in looked {
             files(&fetch(&stream)?, &stream, |file| {
                 let shown = folders.iter_mut().find_map(|folder| folder.shows(&file));
@@ -61,8 +61,9 @@ pub(super) async fn run(
                 .map_err(Failed::from)
             })?;
             found |= folders.iter().any(Folder::found);
-            let meant = folders.iter().filter_map(Folder::nearest);
-            near = nearest(&path, near.into_iter().chain(meant.map(|path| format!("{item}/{path}"))));
+            let meant = folders.iter().filter_map(Folder::nearest).map(|path| format!("{item}/{path}"));
+            // The deeper, the more of the path is there.
+            near = near.into_iter().chain(meant).max_by_key(|path| path.matches('/').count());
         }
         if found { Ok(Words::default()) } else { Err(Failed::Report(not_there(&manifest, &path, near))) }
     };
