@@ -7,7 +7,7 @@ use crate::format::manifest::{self, Manifest, ManifestError};
 use crate::store::{self, VersionId};
 
 /// Manifests fetched at a time.
-const PARALLEL: usize = 64;
+const PARALLEL: usize = 100;
 
 /// The memory for reading a manifest, as a multiple of its length: its text and the parsed form, while vectors grow.
 const PARSED: u64 = 12;

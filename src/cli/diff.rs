@@ -43,7 +43,7 @@ pub(super) async fn run(
     if let Some(item) = &args.item {
         let mut wanted = ItemName::new(item);
         if !wanted.is_in(&before) && !wanted.is_in(&after) {
-            return Err(wanted.missing("neither backup has"));
+            return Err(wanted.missing("neither backup has").into());
         }
     }
     let head = Words {

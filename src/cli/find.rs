@@ -161,7 +161,7 @@ impl Search<'_> {
             }
         }
         if let Some(wanted) = wanted.filter(|_| !seen && self.faults.is_empty() && !entries.is_empty()) {
-            return Err(wanted.missing("no backup has"));
+            return Err(wanted.missing("no backup has").into());
         }
         Ok((self.versions.into_found(), self.faults))
     }

@@ -2,21 +2,29 @@
 
 use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use super::args::{self, Newest, Place};
+use super::args::{self, Newest, OutputFormat, Place};
 use super::output::{self, Done};
 use super::read::chain_of;
+use super::rows::{Out, Words, written};
 use super::session::Session;
 use crate::catalog::{self, Catalog, ENTRY, Entry, Known, Memory, Scope};
 use crate::config::Config;
-use crate::error::{Class, Report};
+use crate::error::{Class, Classify, Report};
 use crate::format::key::Name;
 use crate::format::manifest::Manifest;
 use crate::nearest::nearest;
 
-pub(super) async fn run(config: &Config, args: &args::List, cancel: &CancellationToken) -> Result<Done, Failure> {
+/// Writes while it reads, so that memory does not grow with what is in the manifests.
+pub(super) async fn run(
+    config: &Config,
+    args: &args::List,
+    format: OutputFormat,
+    cancel: &CancellationToken,
+) -> Result<Done, Failure> {
     let node = chain_of(args.claim.as_ref(), args.node.as_ref());
     let scope = Scope { job: args.named.as_ref().or(args.job.as_ref()), node: node.as_ref() };
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
@@ -25,34 +33,36 @@ pub(super) async fn run(config: &Config, args: &args::List, cancel: &Cancellatio
     if args.item.is_none() {
         entries.truncate(args.newest.most());
     }
-    let mut wanted = args.item.as_ref().map(ItemName::new);
-    let (mut text, mut backups, mut faults) = (output::header(), Vec::new(), Vec::new());
-    let mut manifests = std::pin::pin!(manifests(&entries));
-    while backups.len() < args.newest.most()
-        && let Some((catalog, entry, manifest)) = manifests.next().await
-    {
-        let manifest = match manifest {
-            Ok(manifest) => manifest,
-            Err(error) => {
-                faults.push(fault(error)?);
-                continue;
+    let (runtime, item, most) = (Handle::current(), args.item.clone(), args.newest.most());
+    // By number, so that both can go to the thread that writes.
+    let number = |catalog: &Catalog| catalogs.iter().position(|other| std::ptr::eq(other, catalog)).unwrap_or_default();
+    let numbered: Vec<(usize, Entry)> = entries.into_iter().map(|(catalog, entry)| (number(catalog), entry)).collect();
+    let head = Words { text: output::header(), ..Words::default() };
+    let work = move |rows: &mut Out| {
+        let of = |(number, entry): (usize, Entry)| (&catalogs[number], entry);
+        let entries: Vec<(&Catalog, Entry)> = numbered.into_iter().map(of).collect();
+        let (mut wanted, mut faults) = (item.as_ref().map(ItemName::new), Vec::new());
+        let mut manifests = std::pin::pin!(manifests(&entries));
+        while rows.count() < most as u64
+            && let Some((catalog, entry, manifest)) = runtime.block_on(manifests.next())
+        {
+            match manifest {
+                Ok(manifest) => {
+                    if wanted.as_mut().is_none_or(|wanted| wanted.is_in(&manifest)) {
+                        let row = || output::listed_row(&manifest, entry).trim_end().to_owned();
+                        rows.row(row, || output::listed(&manifest, entry, catalog.location.name()))?;
+                    }
+                }
+                Err(error) => faults.push(fault(error)?),
             }
-        };
-        if wanted.as_mut().is_some_and(|wanted| !wanted.is_in(&manifest)) {
-            continue;
         }
-        // Keeps only the line: the manifest may be large.
-        let (row, json) =
-            (output::listed_row(&manifest, entry), output::listed(&manifest, entry, catalog.location.name()));
-        memory.take(row.len() + 4 * json.to_string().len())?;
-        text.push_str(&row);
-        backups.push(json);
-    }
-    if let Some(wanted) = wanted.filter(|_| backups.is_empty() && faults.is_empty() && !entries.is_empty()) {
-        return Err(wanted.missing("no backup has"));
-    }
-    let done = Done::new(text, json!({ "backups": backups, "errors": faults }));
-    Ok(if faults.is_empty() { done } else { done.something_failed() })
+        if let Some(wanted) = wanted.filter(|_| rows.count() == 0 && faults.is_empty() && !entries.is_empty()) {
+            return Err(wanted.missing("no backup has").into());
+        }
+        let text = if rows.count() == 0 { output::header() } else { String::new() };
+        Ok(Words { text, json: json!({ "errors": faults }), code: u8::from(!faults.is_empty()) })
+    };
+    written(format, ("backups", head), work).await
 }
 
 /// The backups of `scope` in all of `catalogs`, newest first.
@@ -133,14 +143,13 @@ pub(super) fn manifests<'a>(
 }
 
 /// Logs and keeps the failure of one backup; fails where every other one ends the same way.
-pub(super) fn fault(error: impl Into<Failure>) -> Result<Report, Failure> {
-    match error.into() {
-        Failure::Report(report) if report.class != Class::Cancelled => {
-            tracing::error!(class = %report.class, "{}", report.message);
-            Ok(report)
-        }
-        failure => Err(failure),
+pub(super) fn fault(error: impl Classify) -> Result<Report, Report> {
+    let report = error.report();
+    if report.class == Class::Cancelled {
+        return Err(report);
     }
+    tracing::error!(class = %report.class, "{}", report.message);
+    Ok(report)
 }
 
 /// The item that is looked for, and the most similar one so far.
@@ -164,10 +173,9 @@ impl<'a> ItemName<'a> {
     }
 
     /// The error of a command that found no such item.
-    pub(super) fn missing(self, whose: &str) -> Failure {
+    pub(super) fn missing(self, whose: &str) -> Report {
         let meant = self.nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"));
         Report::new(Class::NotFound, format!("{whose} an item {}{meant}", self.wanted))
             .remedy("`penstock show BACKUP` names the items of a backup")
-            .into()
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(
     if let Some(item) = &args.item {
         let mut wanted = ItemName::new(item);
         if !wanted.is_in(&manifest) {
-            return Err(wanted.missing(&format!("the backup {} does not have", manifest.id)));
+            return Err(wanted.missing(&format!("the backup {} does not have", manifest.id)).into());
         }
         manifest.items.retain(|one| one.name == *item);
     }

@@ -114,7 +114,7 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
         match &cli.command {
             Command::Run => daemon::run(cli, &config, levels, &cancel).await,
             Command::Backup(args) => backup::run(&config, args, cli.output, &cancel).await,
-            Command::List(args) => list::run(&config, args, &cancel).await,
+            Command::List(args) => list::run(&config, args, cli.output, &cancel).await,
             Command::Ls(args) => ls::run(&config, args, cli.output, &cancel).await,
             Command::Find(args) => find::run(&config, args, cli.output, &cancel).await,
             Command::Diff(args) => diff::run(&config, args, cli.output, &cancel).await,

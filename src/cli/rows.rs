@@ -32,6 +32,12 @@ impl From<io::Error> for Failed {
     }
 }
 
+impl From<Report> for Failed {
+    fn from(report: Report) -> Self {
+        Self::Report(report)
+    }
+}
+
 impl From<download::Error> for Failed {
     fn from(error: download::Error) -> Self {
         Self::Report(error.report())
