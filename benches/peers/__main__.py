@@ -15,13 +15,14 @@ from .p4 import row_incremental
 from .p6 import row_scale, row_small_files
 from .p7 import row_requests
 from .p8 import row_idle
+from .p9 import row_fleet
 from .penstock import Penstock
 from .report import Report
 from .servers import read_back_store
 from .table import write
 from .tools import install
 
-ROWS = {f"P{number}" for number in range(1, 9)}
+ROWS = {f"P{number}" for number in range(1, 10)}
 # The rows that --base compares, and those that are run when --only names none.
 COMPARED, COMPARED_BY_DEFAULT = {"P1", "P2", "P3", "P4", "P5"}, ["P1", "P3", "P4"]
 
@@ -41,6 +42,8 @@ def arguments():
     parser.add_argument("--factors", type=numbers, default=[1, 4, 16], help="P6: lengths in units")
     parser.add_argument("--scale-rounds", type=int, default=3, help="P6")
     parser.add_argument("--small-files", type=int, default=0, help="P6: so many files of 4 KiB; 1000000 takes ten minutes and 5 GiB")
+    parser.add_argument("--fleet", type=numbers, default=[100, 300, 30], help="P9: nodes, backups of each, ms before each answer")
+    parser.add_argument("--fleet-rounds", type=int, default=3, help="P9")
     parser.add_argument("--idle-seconds", type=int, default=60, help="P8")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/benchmarks.md alone")
     options = parser.parse_args()
@@ -78,6 +81,8 @@ def run(options, report, builds):
         attempt("P1, P2", row_uploads, builds)
     if "P6" in only:
         attempt("P6", row_scale, builds[0])
+    if "P9" in only:
+        attempt("P9", row_fleet, builds[0])
     if not only & {"P3", "P4", "P5", "P6", "P7", "P8"}:
         return
     try:
