@@ -175,6 +175,35 @@ async fn in_one_second_a_right_clock_is_newer() {
 }
 
 #[tokio::test]
+async fn a_manifest_is_asked_for_once_and_again_when_it_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let mut location = memory::open(Arc::clone(&store) as _, "", 1 << 20);
+    location.process.state_dir = dir.path().to_owned();
+    let key = ObjectKey::new(format!("c/etcd/a/{NEW}/manifest.json"));
+    let put = async |text: &'static str| {
+        store.put(&key, Payload::new(text, Algorithm::Crc64nvme), Overwrite::Allow).await.unwrap();
+    };
+    // As a process of its own.
+    let read = async || {
+        let catalog = Catalog::new(&location).cached();
+        let entries = catalog.entries(Scope::default()).await.unwrap();
+        let bytes = catalog.bytes(entries.first()?).await.unwrap();
+        Some(String::from_utf8(bytes).unwrap())
+    };
+    put("one").await;
+    for _ in 0..3 {
+        assert_eq!(read().await.as_deref(), Some("one"));
+    }
+    assert_eq!(store.requests("GetObject"), 1);
+    put("two").await;
+    assert_eq!((read().await.as_deref(), read().await.as_deref()), (Some("two"), Some("two")));
+    assert_eq!(store.requests("GetObject"), 2);
+    store.delete(&key).await.unwrap();
+    assert_eq!(read().await, None, "gone at once");
+}
+
+#[tokio::test]
 async fn the_memory_of_a_listing_is_bounded() {
     let ids: Vec<String> = (0..100).map(|n| format!("20261123T2213{:02}Z-00{n:04x}", n % 60)).collect();
     let backups: Vec<_> = ids.iter().map(|id| ("a", id.as_str(), "2026-11-23T22:14:00Z")).collect();
