@@ -213,7 +213,9 @@ impl Diff<'_> {
         } else {
             format!(
                 "{} added ({plus}), {} removed ({minus}), {} changed ({before} before, {after} after)\n",
-                added.files, removed.files, changed.files
+                output::entries(added.files),
+                removed.files,
+                changed.files
             )
         };
         for (name, has_failed) in &not_compared {

@@ -82,11 +82,11 @@ fn told(args: &args::Restore, manifest: &Manifest, summary: &Summary, found: &Fo
         && summary.left_out == 0
         && manifest.items.iter().all(|item| item.outcome != Outcome::Failure);
     let mut text = format!(
-        "restored {} of {}@{}: {} files, {} into {}{left}\n",
+        "restored {} of {}@{}: {}, {} into {}{left}\n",
         if all { "all" } else { "part" },
         manifest.job,
         manifest.id,
-        summary.files,
+        output::entries(summary.files),
         output::size(summary.bytes),
         args.to.display()
     );
@@ -207,18 +207,23 @@ async fn preview(
                 None => writeln!(out, "{}", item.name),
             }
         })?;
-        out.flush().map_err(|error| Failure::local("write the result", &error))?;
-        Ok::<_, Failure>(listed)
+        out.flush().map_err(files::written)?;
+        Ok(listed)
     };
     let listed = tokio::task::spawn_blocking(list).await;
-    let listed = listed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let listed = match listed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        Ok(listed) => listed,
+        // The reader of the pipe has seen enough (`… | head`).
+        Err(error) if files::Error::is_closed_pipe(&error) => return Ok(Done::text("")),
+        Err(error) => return Err(error.into()),
+    };
     if listed.files == 0 {
         let message = format!("nothing in the backup {id} matches --include and --exclude");
         return Err(files::Error::NotFound(message).into());
     }
     let text = format!(
-        "would restore {} files, {} of {job}@{id} into {}\n",
-        listed.files,
+        "would restore {}, {} of {job}@{id} into {}\n",
+        output::entries(listed.files),
         output::size(listed.bytes),
         args.to.display()
     );
