@@ -17,8 +17,8 @@ use super::{Failure, session};
 use crate::catalog::{self, Scope};
 use crate::config::{self, Config};
 use crate::error::{Class, Report};
-use crate::format::key::{BackupId, Chain};
-use crate::prune::{self, Context, Plan, Pruned, Reclaim};
+use crate::format::key::{BackupId, Chain, DELETED};
+use crate::prune::{self, Context, Count, Plan, Pruned, Reclaim};
 
 /// Backups that the question, and the way back, name.
 const MOST_NAMED: usize = 10;
@@ -138,24 +138,27 @@ async fn confirm(named: &[String], cancel: &CancellationToken) -> Result<(), Fai
 /// How to undo the deletion.
 fn undo(location: &config::Location, plan: &Plan, done: &Pruned, grace: Duration) -> Vec<String> {
     let Chain { job, node, .. } = &plan.chain;
-    let deleted = plan.backups.iter().map(|backup| &backup.entry).filter(|entry| done.deleted.contains(&entry.id));
-    let deleted: Vec<_> = deleted.take(MOST_NAMED).collect();
-    if deleted.is_empty() {
-        return Vec::new();
+    let deleted = || plan.backups.iter().filter(|backup| done.deleted.contains(&backup.entry.id));
+    if done.hidden != Count::default() {
+        let commands = deleted().map(|backup| format!("    penstock undelete {job}/{node}@{}", backup.entry.id));
+        return way_back("while the bucket keeps what is hidden", commands);
     }
-    if done.hidden.objects > 0 {
-        let commands = deleted.iter().map(|entry| format!("    penstock undelete {job}/{node}@{}", entry.id));
-        let head = "  to undo it, while the bucket keeps what is hidden:".to_owned();
-        return std::iter::once(head).chain(commands).collect();
-    }
-    if grace.is_zero() {
-        return vec!["  this cannot be undone: the bucket keeps no versions, and there is no grace period".to_owned()];
-    }
-    let commands = deleted.iter().map(|entry| {
-        let manifest = format!("s3://{}/{}", location.bucket, entry.key);
+    // Of a manifest that cannot be read no copy is left.
+    let copied = deleted().filter(|backup| backup.summary.is_some() && !grace.is_zero());
+    let commands = copied.map(|backup| {
+        let manifest = format!("s3://{}/{}", location.bucket, backup.entry.key);
         let folder = manifest.rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("    aws s3 cp {folder}/deleted.json {manifest}")
+        format!("    aws s3 cp {folder}/{DELETED} {manifest}")
     });
-    let head = format!("  to undo it, within {}:", humantime::format_duration(grace));
-    std::iter::once(head).chain(commands).collect()
+    let lines = way_back(&format!("within {}", humantime::format_duration(grace)), commands);
+    if lines.is_empty() && deleted().next().is_some() {
+        return vec!["  this cannot be undone: the bucket keeps no versions, and no copy of the manifest".to_owned()];
+    }
+    lines
+}
+
+fn way_back(when: &str, commands: impl Iterator<Item = String>) -> Vec<String> {
+    let mut commands = commands.take(MOST_NAMED).peekable();
+    let head = commands.peek().map(|_| format!("  to undo it, {when}:"));
+    head.into_iter().chain(commands).collect()
 }

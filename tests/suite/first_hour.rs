@@ -106,7 +106,11 @@ fn the_failure_of_the_only_item_is_printed_once() {
     let node = node.here();
     let output = node.run(&["backup", "broken"]);
     let told = words(&output.stderr);
-    assert_eq!((output.status.code(), told.matches("no such table").count()), (Some(74), 1), "{told}");
+    assert_eq!(
+        (output.status.code(), told.matches("stderr ended with: no such table").count()),
+        (Some(74), 1),
+        "{told}"
+    );
     assert!(!told.contains('\u{1b}'), "no colours in a pipe: {told:?}");
 }
 
@@ -144,6 +148,11 @@ fn a_deletion_says_how_to_undo_it_and_that_works() {
     fs::copy(&files[0], &files[1]).unwrap();
     assert_eq!(list(&node), 2);
     node.good(&["verify", &gone, "--data"]);
+    // Nor is there a copy of a manifest that cannot be read.
+    let damaged = id(&node.good(&["backup", "site"]));
+    fs::write(root.join(format!("fleet/test/site/node-1/{damaged}/manifest.json")), "{").unwrap();
+    let told = text(&node, &["delete", &damaged]);
+    assert!(told.contains("this cannot be undone") && !told.contains("aws s3 cp"), "{told}");
     // Without a grace period there is no way back.
     let told = text(&node, &["delete", &kept, "--now"]);
     assert!(told.contains("this cannot be undone") && !told.contains("aws s3 cp"), "{told}");
