@@ -213,9 +213,7 @@ impl Diff<'_> {
         } else {
             format!(
                 "{} added ({plus}), {} removed ({minus}), {} changed ({before} before, {after} after)\n",
-                output::entries(added.files),
-                removed.files,
-                changed.files
+                added.files, removed.files, changed.files
             )
         };
         for (name, has_failed) in &not_compared {

@@ -82,6 +82,7 @@ impl Classify for Error {
 }
 
 /// A failure to write the output.
+#[must_use]
 pub fn written(error: io::Error) -> Error {
     local("write to", "the output")(error)
 }
