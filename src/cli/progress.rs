@@ -192,7 +192,7 @@ mod tests {
                 let drawn = terminal.0.lock().unwrap().clone();
                 let longest = drawn.lines().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
                 assert!((20..=80).contains(&longest), "{longest}: {drawn:?}");
-                assert!(drawn.contains("123.4"), "the message begins: {drawn:?}");
+                assert!(drawn.contains(" 123."), "the message begins: {drawn:?}");
             }
         }
     }

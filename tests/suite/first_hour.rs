@@ -164,6 +164,7 @@ fn a_deletion_says_how_to_undo_it_and_that_works() {
 fn a_deletion_in_a_bucket_that_keeps_versions_is_undone_by_undelete() {
     let site = Site::new();
     let s3 = LockingS3::start(&site.servers);
+    s3.memory.keep_versions();
     let head = site.s3.toml("node-1", &site.servers.folder().join("state"), &s3.url);
     let head = head.replace(&format!("bucket = \"{}\"", site.s3.bucket), &format!("bucket = \"{BUCKET}\""));
     let node = site.node(&head);
