@@ -10,6 +10,7 @@ pub mod kubernetes;
 use serde_json::{Value, json};
 
 use crate::config::Location;
+use crate::format::key::{Name, cluster_prefix};
 use crate::site::Ec2Action;
 
 /// Actions on a location's objects; `penstock validate` proves each.
@@ -60,18 +61,30 @@ fn document(statements: Vec<Value>) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-/// The minimal permissions of the location's role. `kms_key` is the key of the bucket's or the location's encryption.
+/// The ARN of every object below a key prefix. A policy takes `*`, `?` and `${…}` for more than themselves.
+fn below(bucket: &str, prefix: &str) -> String {
+    let escaped = prefix.replace('$', "${$}").replace('*', "${*}").replace('?', "${?}");
+    format!("{bucket}/{escaped}*")
+}
+
+/// The minimal permissions of the location's role in one cluster. `kms_key` is the key of the bucket's or the location's encryption.
 ///
 /// # Errors
 /// When `kms_key` is not an ARN: IAM takes neither an ID nor an alias.
-pub fn permissions(location: &Location, kms_key: Option<&str>, snapshots: Snapshots) -> Result<Value, Error> {
+pub fn permissions(
+    location: &Location,
+    cluster: &Name,
+    kms_key: Option<&str>,
+    snapshots: Snapshots,
+) -> Result<Value, Error> {
     let bucket = format!("arn:{}:s3:::{}", partition(&location.region), location.bucket);
+    let objects = below(&bucket, &cluster_prefix(&location.prefix, cluster));
+    // ListBucket is for the whole bucket: with a condition on s3:prefix, S3 would answer 403 in the place of 404 to GetObject.
     let mut statements = vec![
-        json!({ "Sid": "Objects", "Effect": "Allow", "Action": OBJECT_ACTIONS, "Resource": format!("{bucket}/*") }),
+        json!({ "Sid": "Objects", "Effect": "Allow", "Action": OBJECT_ACTIONS, "Resource": objects }),
         json!({ "Sid": "Bucket", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket }),
     ];
     if location.object_lock.is_some() {
-        let objects = format!("{bucket}/*");
         statements.push(json!({ "Sid": "Locks", "Effect": "Allow", "Action": LOCK_ACTIONS, "Resource": objects }));
         statements.push(json!({ "Sid": "Versions", "Effect": "Allow", "Action": VERSION_ACTIONS, "Resource": bucket }));
     }
@@ -180,11 +193,30 @@ mod tests {
         Config::parse(&text, &BTreeMap::new()).unwrap().locations.remove("primary").unwrap()
     }
 
+    fn cluster() -> Name {
+        Name::new("prod-eu-1").unwrap()
+    }
+
+    #[test]
+    fn the_role_reaches_only_what_is_below_its_cluster() {
+        let of = |prefix: &str| {
+            let lock = "object_lock = { mode = \"governance\", period = \"14d\" }";
+            let text = format!("region = \"eu-west-1\"\nprefix = \"{prefix}\"\n{lock}");
+            let policy = permissions(&location(&text), &cluster(), None, Snapshots::No).unwrap();
+            let statements = policy["Statement"].as_array().unwrap().clone();
+            let named = |sid: &str| statements.iter().find(|one| one["Sid"] == sid).unwrap()["Resource"].clone();
+            assert_eq!(named("Objects"), named("Locks"));
+            named("Objects")
+        };
+        assert_eq!(of("fleet/eu"), "arn:aws:s3:::acme-backups/fleet/eu/prod-eu-1/*");
+        assert_eq!(of("a*b?c$d"), "arn:aws:s3:::acme-backups/a${*}b${?}c${$}d/prod-eu-1/*");
+    }
+
     #[test]
     fn the_role_has_exactly_the_listed_permissions() {
-        let policy = permissions(&location("region = \"eu-west-1\""), None, Snapshots::Yes).unwrap();
+        let policy = permissions(&location("region = \"eu-west-1\""), &cluster(), None, Snapshots::Yes).unwrap();
         let expected = json!({ "Version": "2012-10-17", "Statement": [
-            { "Sid": "Objects", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups/*", "Action": [
+            { "Sid": "Objects", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups/prod-eu-1/*", "Action": [
                 "s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"] },
             { "Sid": "Bucket", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups", "Action": "s3:ListBucket" },
             { "Sid": "Snapshots", "Effect": "Allow", "Resource": "*", "Action": ["ec2:DescribeVolumes",
@@ -196,14 +228,15 @@ mod tests {
     #[test]
     fn a_key_adds_the_actions_of_a_multipart_upload() {
         let key = "arn:aws-cn:kms:cn-north-1:222222222222:key/1";
-        let policy = permissions(&location("region = \"cn-north-1\""), Some(key), Snapshots::No).unwrap();
+        let policy = permissions(&location("region = \"cn-north-1\""), &cluster(), Some(key), Snapshots::No).unwrap();
         let statements = policy["Statement"].as_array().unwrap();
         assert_eq!(statements.len(), 3);
-        assert_eq!(statements[0]["Resource"], "arn:aws-cn:s3:::acme-backups/*");
+        assert_eq!(statements[0]["Resource"], "arn:aws-cn:s3:::acme-backups/prod-eu-1/*");
         assert_eq!(statements[2]["Action"], json!(["kms:GenerateDataKey", "kms:Decrypt"]));
         assert_eq!(statements[2]["Resource"], key);
         for bad in ["alias/backups", "1234", "arn:aws:kms:eu-west-1:222222222222:alias/x", "arn:aws:s3:::x"] {
-            let error = permissions(&location("region = \"eu-west-1\""), Some(bad), Snapshots::No).unwrap_err();
+            let error =
+                permissions(&location("region = \"eu-west-1\""), &cluster(), Some(bad), Snapshots::No).unwrap_err();
             assert_eq!(error, Error::Key(bad.to_owned()));
         }
     }

@@ -196,9 +196,12 @@ pub(super) struct Prune {
     /// Only this job.
     #[arg(long)]
     pub(super) job: Option<Name>,
-    /// Another node's backups instead of this one's. Be sure that nothing else prunes them.
+    /// Another node's backups instead of this one's, by the rules of this node's configuration.
     #[arg(long)]
     pub(super) node: Option<Name>,
+    /// The backups of every node of the cluster, those that are gone too, by the rules of this node's configuration.
+    #[arg(long, conflicts_with_all = ["node", "claim", "grace"])]
+    pub(super) all_nodes: bool,
     /// Only the backups of this claim.
     #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
     pub(super) claim: Option<ClaimName>,
@@ -217,6 +220,7 @@ pub(super) struct Prune {
 ///
 /// Newer backups stay whole, even if the deleted one was the full one: an object is deleted only when no other backup needs it. As with
 /// `prune`, objects that only the deleted backups need stay for the grace period.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[derive(Debug, Args)]
 #[command(after_help = help::DELETE)]
 pub(super) struct Delete {
@@ -241,6 +245,9 @@ pub(super) struct Delete {
     /// Delete at once what only these backups need, without a grace period: a restore of one of them in progress fails.
     #[arg(long)]
     pub(super) now: bool,
+    /// Do not ask. Without this a person on a terminal is asked; a script never is.
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 /// Show the space that the backups of each job and node use in the bucket.

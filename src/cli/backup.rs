@@ -121,7 +121,7 @@ async fn run_one(
     let done = Arc::new(Progress::default());
     let state = || {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let mut message = format!("{} files, {} stored", read(&done.files), output::size(read(&done.stored)));
+        let mut message = format!("{} sent, {}", output::size(read(&done.sent)), output::entries(read(&done.files)));
         let snapshots = read(&done.snapshots.snapshots);
         if snapshots > 0 {
             message = format!("{message}, {} of {snapshots} snapshots complete", read(&done.snapshots.completed));

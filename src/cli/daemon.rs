@@ -1,6 +1,7 @@
 //! `penstock run`, and the commands that ask the daemon: `status`, `trigger`, `reload`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Cli, OutputFormat, Trigger};
 use super::logging::Levels;
-use super::output::{self, Done};
+use super::output::{self, Colour, Done, painted};
 use super::session::{self, Aws};
 use super::{Failure, progress};
 use crate::config::Config;
@@ -45,8 +46,8 @@ fn unexpected(answer: &Answer) -> Failure {
     }
 }
 
-pub(super) async fn status(config: &Config) -> Result<Done, Failure> {
-    match Client::send(&config.admin.socket, &Request::Status).await?.answer().await? {
+pub(super) async fn status(socket: &Path) -> Result<Done, Failure> {
+    match Client::send(socket, &Request::Status).await?.answer().await? {
         Answer::Status(status) => {
             let json = serde_json::to_value(&status).expect("it came as JSON");
             Ok(Done::new(text(&status), json))
@@ -62,9 +63,9 @@ pub(super) async fn reload(config: &Config) -> Result<Done, Failure> {
     }
 }
 
-pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputFormat) -> Result<Done, Failure> {
+pub(super) async fn trigger(socket: &Path, args: &Trigger, format: OutputFormat) -> Result<Done, Failure> {
     let request = Request::Trigger { job: args.job.clone() };
-    let mut client = Client::send(&config.admin.socket, &request).await?;
+    let mut client = Client::send(socket, &request).await?;
     match client.answer().await? {
         Answer::Queued if args.wait => {}
         Answer::Queued => {
@@ -90,8 +91,9 @@ pub(super) async fn trigger(config: &Config, args: &Trigger, format: OutputForma
 }
 
 fn shown(run: &RunningStatus) -> (u64, u64, String) {
-    let (stored, listing) = (output::size(run.stored_bytes), output::listing(run.objects, run.listing.as_deref()));
-    let message = format!("{} files, {stored} stored{}{listing}", run.files, snapshots(run));
+    let (sent, entries) = (output::size(run.stored_bytes), output::entries(run.files));
+    let listing = output::listing(run.objects, run.listing.as_deref());
+    let message = format!("{sent} sent, {entries}{}{listing}", snapshots(run));
     (run.plain_bytes, run.expected_bytes.unwrap_or(0), message)
 }
 
@@ -119,17 +121,22 @@ fn text(status: &Status) -> String {
 
 fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
     let now = status.now;
-    let ready = status.not_ready.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("NOT READY: {why}"));
+    let not_ready = |why| format!("{}: {why}", painted("NOT READY", Colour::Bad));
+    let ready = status.not_ready.as_ref().map_or_else(|| painted("ready", Colour::Good), not_ready);
     writeln!(text, "penstock {} on {}/{}: {ready}", status.version, status.cluster, status.node)?;
     if let Some(refused) = &status.configuration.refused {
         writeln!(text, "the configuration was refused, the old one stays in force:\n{}", refused.report.message)?;
     }
     writeln!(text, "\n{:<16} {:<8} {:<12} CREDENTIALS", "LOCATION", "STATE", "CHECKED")?;
     for location in &status.locations {
-        let state = location.up.map_or("unknown", |up| if up { "up" } else { "DOWN" });
+        let state = match location.up {
+            Some(true) => painted(&format!("{:<8}", "up"), Colour::Good),
+            Some(false) => painted(&format!("{:<8}", "DOWN"), Colour::Bad),
+            None => format!("{:<8}", "unknown"),
+        };
         let expiry = location.credentials_expire.map_or_else(String::new, |at| format!(", until {}", when(at, now)));
         let (name, credentials) = (&location.name, &location.credentials);
-        writeln!(text, "{name:<16} {state:<8} {:<12} {credentials}{expiry}", or_dash(location.last_check, now))?;
+        writeln!(text, "{name:<16} {state} {:<12} {credentials}{expiry}", or_dash(location.last_check, now))?;
         if let Some(failed) = &location.error {
             write_failed(text, failed)?;
         }
@@ -138,8 +145,10 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
     for job in &status.jobs {
         let next = job.retry.or(job.next_run);
         let (finished, outcome) = match &job.last {
-            Some(last) => (Some(last.finished), last.outcome.as_str()),
-            None => (None, "-"),
+            Some(last) => {
+                (Some(last.finished), painted(&format!("{:<12}", last.outcome.as_str()), colour(last.outcome)))
+            }
+            None => (None, format!("{:<12}", "-")),
         };
         let runs = match (&job.running, job.waiting_since) {
             (Some(run), _) => running(run),
@@ -147,13 +156,21 @@ fn write_text(text: &mut String, status: &Status) -> std::fmt::Result {
             (None, None) => String::new(),
         };
         let [next, finished, success] = [next, finished, job.last_success].map(|at| or_dash(at, now));
-        let line = format!("{:<16} {next:<12} {finished:<12} {outcome:<12} {success:<12} {runs}", job.name);
+        let line = format!("{:<16} {next:<12} {finished:<12} {outcome} {success:<12} {runs}", job.name);
         writeln!(text, "{}", line.trim_end())?;
         if let Some(failed) = job.last.as_ref().and_then(|last| last.error.as_ref()) {
             write_failed(text, failed)?;
         }
     }
     Ok(())
+}
+
+const fn colour(outcome: Outcome) -> Colour {
+    match outcome {
+        Outcome::Success => Colour::Good,
+        Outcome::Partial | Outcome::Cancelled => Colour::Warn,
+        Outcome::Failure => Colour::Bad,
+    }
 }
 
 fn running(run: &RunningStatus) -> String {

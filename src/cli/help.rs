@@ -11,6 +11,8 @@ First steps:
 BACKUP is an ID, JOB@latest, JOB@ID or JOB/NODE@latest. JOB@latest is this node's newest backup or, if this node has none, the newest of any node.
 An ID may be shortened to its first characters, at least four, if no other backup's begins so: etcd@20261123T22.
 
+Colours are for terminals only; NO_COLOR=1 switches them off.
+
 Exit codes:
    0  success
    1  finished, but an item failed or was left out: see the warnings
@@ -92,6 +94,7 @@ Examples:
 
 The files of one item go into DIR itself, those of several items into DIR/ITEM.
 What is damaged in the store is left out, and everything else is restored; the end lists it, with a backup that has it whole.
+An entry is a file, a folder, a link, or whatever else a tree holds; any other item is one entry.
 Exit codes: 0 all restored as saved, 1 a file was left out or is not as saved, 65 data is damaged, 66 no such backup,
 73 DIR is not empty, or files in it block every file of the backup, 74 DIR cannot be written.";
 
@@ -99,7 +102,9 @@ pub(in crate::cli) const CAT: &str = "\
 Examples:
   penstock cat etcd@latest > snapshot.db
   penstock cat volumes@latest --item pods | tar -t
-  penstock cat --claim shop/data | tar -t";
+  penstock cat --claim shop/data | tar -t
+
+Where the reader of the pipe closes it (`| head`), `cat` ends without a message and with 141, as a program that SIGPIPE ends.";
 
 pub(in crate::cli) const VERIFY: &str = "\
 Examples:
@@ -117,7 +122,11 @@ Examples:
   penstock prune --job etcd
   penstock prune --node ip-10-0-0-7     of a node that is gone, by this node's rules
   penstock prune --claim shop/data
+  penstock prune --all-nodes --dry-run  of every node of the cluster, those that are gone too
 
+--all-nodes says of each history how old its newest backup is: a node that is gone makes no more, and its last backups stay until
+`penstock delete --node NODE` deletes them. It uses this node's retention for every node, and never a shorter grace period. A node
+that backs up or prunes meanwhile is not disturbed.
 Of a job that saves claims, the backups of every claim are pruned, whichever node made them.
 
 Exit codes: 0 done, 1 an object could not be deleted (see the log), 65 a manifest cannot be read, 66 no such node, 77 permission.";
@@ -130,8 +139,10 @@ Examples:
   penstock delete --claim shop/data --all               everything of a claim that is gone
 
 A shortened ID must fit one backup of all that are looked at: those of the job, or of the whole cluster where no job is named. The result
-names what was deleted in full; --dry-run what would be.
-Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup.";
+names what was deleted in full; --dry-run what would be. It also says how to undo it: with `penstock undelete` where the bucket keeps versions,
+otherwise within the grace period, and with --now not at all. On a terminal `delete` asks first; --yes answers.
+Exit codes: 0 done, 1 an object could not be deleted (see the log), 2 another node's backup without --node, 66 no such backup,
+75 the answer was not yes: nothing was deleted.";
 
 pub(in crate::cli) const UNDELETE: &str = "\
 Examples:
@@ -174,6 +185,7 @@ Examples:
   penstock status
   penstock --output json status | jq '.jobs[] | {name, next_run}'
 
+Where the configuration file has faults, this shows the daemon that its [admin] names all the same.
 Exit codes: 0; 66 if no daemon listens; 75 if one listens and does not answer within ten seconds.";
 
 pub(in crate::cli) const TRIGGER: &str = "\

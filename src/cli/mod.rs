@@ -6,6 +6,7 @@
 mod args;
 mod backup;
 mod daemon;
+mod delete;
 mod diff;
 mod file_list;
 mod find;
@@ -102,7 +103,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
-    let config = session::load(&cli.config)?;
+    let config = match session::load(&cli.config) {
+        Ok(config) => config,
+        Err(faults) => return without_config(cli, faults),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -135,14 +139,17 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
                 kubernetes::restore(&config, args, cli.output, &cancel).await
             }
             Command::Verify(args) => verify::run(&config, args, cli.output, &cancel).await,
-            Command::Status => cancel.run_until_cancelled(daemon::status(&config)).await.unwrap_or_else(cancelled),
+            Command::Status => {
+                let status = daemon::status(&config.admin.socket);
+                cancel.run_until_cancelled(status).await.unwrap_or_else(cancelled)
+            }
             Command::Trigger(args) => {
-                let trigger = daemon::trigger(&config, args, cli.output);
+                let trigger = daemon::trigger(&config.admin.socket, args, cli.output);
                 cancel.run_until_cancelled(trigger).await.unwrap_or_else(cancelled)
             }
             Command::Reload => cancel.run_until_cancelled(daemon::reload(&config)).await.unwrap_or_else(cancelled),
             Command::Prune(args) => prune::prune(&config, args, cli.output, &cancel).await,
-            Command::Delete(args) => prune::delete(&config, args, cli.output, &cancel).await,
+            Command::Delete(args) => delete::run(&config, args, cli.output, &cancel).await,
             Command::Undelete(args) => versions::undelete(&config, args, &cancel).await,
             Command::Hold(args) => versions::hold(&config, args, &cancel).await,
             Command::Stats(args) => stats::run(&config, args, &cancel).await,
@@ -158,6 +165,18 @@ fn run(cli: &Cli, levels: &Levels) -> Result<Done, Failure> {
     // A read of standard input cannot be interrupted: do not wait for a thread that is in one.
     runtime.shutdown_background();
     result
+}
+
+/// `status` shows the daemon, which goes on with its old configuration, also where the file has faults now.
+fn without_config(cli: &Cli, faults: Failure) -> Result<Done, Failure> {
+    let (Command::Status, Failure::Report(report)) = (&cli.command, &faults) else { return Err(faults) };
+    let socket = config::Config::socket(&cli.config, &config::System);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::local("start the runtime", &error))?;
+    // Where no daemon answers, the file is the trouble.
+    let Ok(done) = runtime.block_on(daemon::status(&socket)) else { return Err(faults) };
+    tracing::warn!(socket = %socket.display(), "the configuration file has faults; this is the daemon's status all the same: {}", report.message);
+    Ok(done)
 }
 
 fn cancelled() -> Result<Done, Failure> {

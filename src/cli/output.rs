@@ -1,7 +1,7 @@
 //! Prints results to standard output, failures to standard error (or, with `--output json`, standard output).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -20,6 +20,9 @@ use crate::snapshot::claim;
 
 /// The command finished, but a part of its work failed.
 const SOMETHING_FAILED: u8 = 1;
+
+/// What a shell shows of a program that SIGPIPE ended: the stream was not written to its end, because nobody reads it.
+pub(super) const CLOSED_PIPE: u8 = 141;
 
 /// The result of a command that did its work.
 #[derive(Debug)]
@@ -76,7 +79,8 @@ pub(super) fn print_failure(format: OutputFormat, report: &Report) {
     match format {
         OutputFormat::Json => drop(writeln!(std::io::stdout(), "{}", json!({ "error": report }))),
         OutputFormat::Human => {
-            eprintln!("penstock: {}", report.message);
+            let name = paint("penstock:", Colour::Bad, io::stderr().is_terminal());
+            eprintln!("{name} {}", report.message);
             if let Some(remedy) = &report.remedy {
                 eprintln!("  what to do: {remedy}");
             }
@@ -84,6 +88,42 @@ pub(super) fn print_failure(format: OutputFormat, report: &Report) {
             eprintln!("  class: {}{id}", report.class);
         }
     }
+}
+
+/// How a word is shown on a terminal.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Colour {
+    Good,
+    Warn,
+    Bad,
+}
+
+impl From<Outcome> for Colour {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::Good,
+            Outcome::Partial | Outcome::Cancelled => Self::Warn,
+            Outcome::Failure => Self::Bad,
+        }
+    }
+}
+
+/// The text for standard output, in colour if that is a terminal and `NO_COLOR` is not set.
+pub(super) fn painted(text: &str, colour: impl Into<Colour>) -> String {
+    paint(text, colour.into(), io::stdout().is_terminal())
+}
+
+fn paint(text: &str, colour: Colour, terminal: bool) -> String {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if !terminal || variable("NO_COLOR").is_some() || variable("TERM").is_none_or(|term| term == "dumb") {
+        return text.to_owned();
+    }
+    let code = match colour {
+        Colour::Good => 32,
+        Colour::Warn => 33,
+        Colour::Bad => 31,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
 }
 
 /// A size with a binary unit and three digits.
@@ -94,6 +134,11 @@ pub(super) fn size(bytes: u64) -> String {
 /// `1 object`, `2 objects`.
 pub(super) fn count(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The entries of trees, as people read it: files, folders, links, and what else a tree holds; any other item is one.
+pub(super) fn entries(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "entry" } else { "entries" })
 }
 
 /// Namespaces that `show` names; its JSON has all of them.
@@ -201,8 +246,8 @@ pub(super) fn row(manifest: &Manifest) -> String {
     let failed = failed_items(manifest);
     let flag = match manifest.outcome {
         Outcome::Success => String::new(),
-        outcome if failed.is_empty() => outcome.as_str().to_owned(),
-        outcome => format!("{}: without {}", outcome.as_str(), some_of(&failed)),
+        outcome if failed.is_empty() => painted(outcome.as_str(), outcome),
+        outcome => format!("{}: without {}", painted(outcome.as_str(), outcome), some_of(&failed)),
     };
     format!(
         "{}  {:<12} {:<16} {}  {:>11} {:>11} {:>11}  {} {flag}",

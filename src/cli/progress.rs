@@ -21,19 +21,20 @@ struct Style {
     unknown: &'static str,
 }
 
+/// The message comes last, cut at the terminal's edge: a line that wraps is drawn anew instead of over itself.
 const BYTES: Style = Style {
-    known: "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}",
-    unknown: "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {msg}",
+    known: "{prefix} [{bar:10}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {wide_msg}",
+    unknown: "{prefix} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed} {wide_msg}",
 };
 
 const OBJECTS: Style = Style {
-    known: "{prefix} [{bar:30}] {human_pos}/{human_len} objects {per_sec} ETA {eta} {msg}",
-    unknown: "{prefix} {spinner} {human_pos} objects {elapsed} {msg}",
+    known: "{prefix} [{bar:10}] {human_pos}/{human_len} objects {per_sec} ETA {eta} {wide_msg}",
+    unknown: "{prefix} {spinner} {human_pos} objects {elapsed} {wide_msg}",
 };
 
 const BACKUPS: Style = Style {
-    known: "{prefix} [{bar:30}] {human_pos}/{human_len} backups {per_sec} ETA {eta} {msg}",
-    unknown: "{prefix} {spinner} {human_pos} backups {elapsed} {msg}",
+    known: "{prefix} [{bar:10}] {human_pos}/{human_len} backups {per_sec} ETA {eta} {wide_msg}",
+    unknown: "{prefix} {spinner} {human_pos} backups {elapsed} {wide_msg}",
 };
 
 /// Runs `work` while showing `position` of `length` (0: unknown), both in bytes, and `message`.
@@ -78,7 +79,6 @@ async fn run<T>(
         None,
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    let styled = |template| ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ");
     bar.set_prefix(action);
     if terminal {
         *lock() = Some(bar.clone());
@@ -91,12 +91,7 @@ async fn run<T>(
             result = &mut work => break result,
             _ = ticks.tick() => {
                 let (position, length, message) = state();
-                bar.set_style(styled(if length > 0 { style.known } else { style.unknown }));
-                if length > 0 {
-                    bar.set_length(length.max(position));
-                }
-                bar.set_position(position);
-                bar.set_message(message.clone());
+                show(&bar, style, position, length, message.clone());
                 if !terminal {
                     tracing::info!(done = position, expected = length, "{action}: {message}");
                 }
@@ -106,6 +101,16 @@ async fn run<T>(
     bar.finish_and_clear();
     *lock() = None;
     result
+}
+
+fn show(bar: &ProgressBar, style: &Style, position: u64, length: u64, message: String) {
+    let template = if length > 0 { style.known } else { style.unknown };
+    bar.set_style(ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> "));
+    if length > 0 {
+        bar.set_length(length.max(position));
+    }
+    bar.set_position(position);
+    bar.set_message(message);
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
@@ -125,5 +130,69 @@ impl Write for LogWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal of 80 columns that keeps what is written.
+    #[derive(Debug, Clone, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)?;
+            self.write_str("\n")
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            self.write_str("\n")
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_is_wide() {
+        let message =
+            "123.45 GiB sent, 12345678 entries, 3 of 12 volumes, 1 failed, saving shop/a-claim-with-a-long-name";
+        for (style, most) in [(&BYTES, 1 << 46), (&OBJECTS, 1_000), (&BACKUPS, 1_000)] {
+            for (position, length) in [(0, most), (most / 3, most), (most, most), (most, 0)] {
+                let terminal = Terminal::default();
+                let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 255);
+                let bar = ProgressBar::with_draw_target(None, target);
+                bar.set_prefix("restore");
+                show(&bar, style, position, length, message.to_owned());
+                bar.force_draw();
+                let drawn = terminal.0.lock().unwrap().clone();
+                let longest = drawn.lines().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
+                assert!((20..=80).contains(&longest), "{longest}: {drawn:?}");
+            }
+        }
     }
 }

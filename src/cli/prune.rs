@@ -1,6 +1,5 @@
-//! `penstock prune` and `penstock delete`.
+//! `penstock prune`, and what it and `penstock delete` print.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,9 +17,9 @@ use crate::catalog::{self, Scope};
 use crate::config::{self, Config};
 use crate::error::{Class, Classify as _, Report};
 use crate::format::claim::Chained;
-use crate::format::key::{BackupId, Chain, Name};
+use crate::format::key::{Chain, Name};
 use crate::object_lock;
-use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Reclaim, Rules, Survey};
+use crate::prune::{self, Context, Count, Garbage, Plan, Planned, Pruned, Rules, Survey};
 use crate::retention::{Reason, some_of};
 
 /// A chain in a location, with its rules.
@@ -40,8 +39,9 @@ pub(super) async fn prune(
     let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
     let mut targets = targets(config, args)?;
     if args.node.is_none() && args.claim.is_none() {
-        add_volumes(config, &mut session, &mut targets).await?;
+        add_chains(config, &mut session, &mut targets, args.all_nodes).await?;
     }
+    summary.ages = args.all_nodes;
     for target in &targets {
         let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
@@ -114,106 +114,48 @@ fn targets<'a>(config: &'a Config, args: &args::Prune) -> Result<Vec<Target<'a>>
     Ok(targets)
 }
 
-/// Adds the volumes' chains of jobs that save claims: any node may prune them, and of a claim that is gone nobody else does.
-async fn add_volumes<'a>(
+/// Adds the volumes' chains of jobs that save claims: any node may prune them, and of a claim that is gone nobody else does. With
+/// `all_nodes` those of the other nodes too: of a node that is gone nobody else does either.
+async fn add_chains<'a>(
     config: &'a Config,
     session: &mut Session<'a>,
     targets: &mut Vec<Target<'a>>,
+    all_nodes: bool,
 ) -> Result<(), Failure> {
     let mut more = Vec::new();
     for target in &*targets {
-        let job = &target.chain.job;
-        if !config.jobs.get(job).is_some_and(config::Job::saves_claims) {
+        let Chain { job, node, .. } = &target.chain;
+        let saves_claims = config.jobs.get(job).is_some_and(config::Job::saves_claims);
+        if !saves_claims && !all_nodes {
             continue;
         }
         let scope = Scope { job: Some(job), node: None };
-        let chains = session.catalog(target.location)?.chains(scope).await?;
-        let volumes = chains.into_iter().filter(|chain| Chained::of(&chain.node).is_some());
-        more.extend(volumes.map(|chain| Target { chain, rules: target.rules.clone(), ..*target }));
+        let mut chains = session.catalog(target.location)?.chains(scope).await?;
+        chains.retain(|chain| match Chained::of(&chain.node) {
+            Some(_) => saves_claims,
+            None => all_nodes && chain.node != *node,
+        });
+        more.extend(chains.into_iter().map(|chain| Target { chain, rules: target.rules.clone(), ..*target }));
     }
     targets.append(&mut more);
     Ok(())
 }
 
-pub(super) async fn delete(
-    config: &Config,
-    args: &args::Delete,
-    format: OutputFormat,
-    cancel: &CancellationToken,
-) -> Result<Done, Failure> {
-    let node = &chain_of(args.claim.as_ref(), args.node.as_ref()).unwrap_or_else(|| config.node.clone());
-    let (mut session, mut summary, now) = (Session::new(config, cancel), Summary::new(format), Timestamp::now());
-    // Finds every backup before it deletes one.
-    let mut selected: BTreeMap<(&str, Chain), Vec<BackupId>> = BTreeMap::new();
-    if args.all {
-        for location in session::locations(config, args.location.as_deref())? {
-            let scope = Scope { job: None, node: Some(node) };
-            for entry in session.catalog(location)?.entries(scope).await? {
-                selected.entry((&location.name, entry.chain)).or_default().push(entry.id);
-            }
-        }
-        if let (Some(claim), true) = (&args.claim, selected.is_empty()) {
-            let what = format!("of the claim {claim}");
-            return Err(catalog::Error::NotFound { what, cluster: config.cluster.clone() }.into());
-        }
-    }
-    for selector in &args.backups {
-        let location = session::location_of(config, args.location.as_deref(), selector.job())?;
-        let selector = &match &args.claim {
-            Some(claim) => selector.clone().of_node(claim.chain(), None),
-            None => selector.clone(),
-        };
-        let entry = session.catalog(location)?.resolve(selector, node).await?;
-        if selector.is_shortened() {
-            // What is deleted is said in full.
-            tracing::info!("{selector} is {}/{}@{}", entry.chain.job, entry.chain.node, entry.id);
-        }
-        if entry.chain.node != *node {
-            let theirs = &entry.chain.node;
-            return Err(Failure::Usage(format!(
-                "{selector} is {}/{theirs}@{}, another node's; add --node {theirs} if that is the one to delete",
-                entry.chain.job, entry.id
-            )));
-        }
-        let ids = selected.entry((&location.name, entry.chain)).or_default();
-        if !ids.contains(&entry.id) {
-            ids.push(entry.id);
-        }
-    }
-    for ((location, chain), ids) in &selected {
-        let location = &config.locations[*location];
-        let grace = prune::grace_of(config.jobs.get(&chain.job));
-        let ctx = Context { catalog: session.catalog(location)?, grace };
-        let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
-        let work = async {
-            let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
-            summary.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
-            let did = if args.dry_run {
-                Did::Nothing(prune::survey(&ctx, &plan).await?)
-            } else {
-                Did::All(prune::apply(&ctx, &plan).await)
-            };
-            Ok((plan, did))
-        };
-        let (plan, did) = prune::bounded(work, cancel).await?;
-        summary.chain(location, &TimeZone::UTC, &plan, &did);
-    }
-    Ok(summary.done(args.dry_run))
-}
-
 /// The result of a plan.
-enum Did {
+pub(super) enum Did {
     /// A dry run: the objects that would be garbage.
     Nothing(Survey),
     All(Pruned),
 }
 
 /// The command's output, chain by chain.
-struct Summary {
+pub(super) struct Summary {
     format: OutputFormat,
     /// Memory reserved for the output, in bytes.
     paid: usize,
-    lines: Vec<String>,
+    /// Each chain's line names its newest backup: a node that is gone makes no more.
+    ages: bool,
+    pub(super) lines: Vec<String>,
     chains: Vec<Value>,
     errors: Vec<Value>,
     /// The class of the first chain that failed as a whole.
@@ -233,10 +175,11 @@ fn output_bytes(format: OutputFormat, backup: &Planned) -> usize {
 }
 
 impl Summary {
-    const fn new(format: OutputFormat) -> Self {
+    pub(super) const fn new(format: OutputFormat) -> Self {
         Self {
             format,
             paid: 0,
+            ages: false,
             lines: Vec::new(),
             chains: Vec::new(),
             errors: Vec::new(),
@@ -247,7 +190,7 @@ impl Summary {
     }
 
     /// Reserves memory for the plan's output, before anything is deleted.
-    fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
+    pub(super) fn pay(&mut self, plan: &mut Plan) -> Result<(), catalog::Error> {
         let each = plan.backups.iter().map(|backup| output_bytes(self.format, backup));
         let bytes = self.paid + each.sum::<usize>();
         plan.memory.take(bytes)?;
@@ -266,7 +209,7 @@ impl Summary {
         self.errors.push(json!({ "location": location.name, "job": job, "node": node, "error": report }));
     }
 
-    fn chain(&mut self, location: &config::Location, zone: &TimeZone, plan: &Plan, did: &Did) {
+    pub(super) fn chain(&mut self, location: &config::Location, zone: &TimeZone, plan: &Plan, did: &Did) {
         let Chain { job, node, .. } = &plan.chain;
         let planned = plan.backups.iter().filter(|backup| !backup.stays()).count();
         let (deleted, kept, objects, bytes, waiting, pruned) = match did {
@@ -279,8 +222,13 @@ impl Summary {
         let would = if pruned.is_none() { "would delete" } else { "deleted" };
         let whose = whose(node);
         let gone = if pruned.is_none() { "would go" } else { "are gone" };
+        let newest = plan
+            .backups
+            .first()
+            .filter(|_| self.ages)
+            .map_or_else(String::new, |newest| format!("; the newest is of {}", shown(newest.entry.taken(), zone)));
         self.lines.push(format!(
-            "{job} {whose} in {}: {would} {}, {kept} stay; {}, {}, {gone}",
+            "{job} {whose} in {}: {would} {}, {kept} stay; {}, {}, {gone}{newest}",
             location.name,
             output::count(deleted as u64, "backup"),
             output::count(objects, "object"),
@@ -318,7 +266,7 @@ impl Summary {
         }));
     }
 
-    fn done(self, dry_run: bool) -> Done {
+    pub(super) fn done(self, dry_run: bool) -> Done {
         let mut lines = self.lines;
         if self.unlocked > 0 {
             lines.push(format!("{} locks could not be extended: see the log", self.unlocked));
@@ -337,6 +285,10 @@ impl Summary {
     }
 }
 
+fn shown(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string()
+}
+
 fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
     let id = &backup.entry.id;
     let verdict = match (backup.stays(), pruned) {
@@ -345,7 +297,7 @@ fn row(backup: &Planned, zone: &TimeZone, pruned: Option<&Pruned>) -> String {
         (false, Some(pruned)) if pruned.deleted.contains(id) => "deleted",
         (false, Some(_)) => "FAILED",
     };
-    let taken = backup.entry.taken().to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+    let taken = shown(backup.entry.taken(), zone);
     let (plain, mut state) = match &backup.summary {
         Some(summary) => (output::size(summary.plain_bytes), reasons(backup)),
         None => (String::new(), vec!["its manifest cannot be read".to_owned()]),
@@ -382,7 +334,7 @@ fn kept_locked(locked: prune::Locked, zone: &TimeZone) -> Option<String> {
 
 fn wait(waiting: &Garbage, zone: &TimeZone) -> Option<String> {
     let until = waiting.until?;
-    let until = until.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+    let until = shown(until, zone);
     let count = output::count(waiting.waiting.objects, "object");
     let size = output::size(waiting.waiting.bytes);
     Some(format!("  {count}, {size}, that nothing needs any more: the last may go at {until}"))

@@ -109,7 +109,7 @@ fn readable(manifest: &Manifest, location: &Location) -> String {
     let took = took.round(jiff::Unit::Millisecond).unwrap_or(took);
     let parent = parent.as_ref().map_or_else(|| "none: a full backup".to_owned(), ToString::to_string);
     let mut lines = vec![
-        format!("backup    {id}: {}", outcome.as_str()),
+        format!("backup    {id}: {}", output::painted(outcome.as_str(), *outcome)),
         format!("job       {job}, {}, cluster {cluster}", whose(node)),
         format!("when      {when}, took {took:#}"),
         format!("parent    {parent}"),
@@ -129,7 +129,12 @@ fn readable(manifest: &Manifest, location: &Location) -> String {
 }
 
 fn item_lines(item: &Item) -> Vec<String> {
-    let mut lines = vec![format!("item      {} ({}): {}", item.name, item.source, item.outcome.as_str())];
+    let mut lines = vec![format!(
+        "item      {} ({}): {}",
+        item.name,
+        item.source,
+        output::painted(item.outcome.as_str(), item.outcome)
+    )];
     if let Some(error) = &item.error {
         lines.push(format!("          {}: {}", error.class, error.message));
         lines.extend(error.remedy.iter().map(|remedy| format!("          what to do: {remedy}")));
@@ -157,8 +162,9 @@ fn item_lines(item: &Item) -> Vec<String> {
         }
         Content::Stream { stream: Some(stream) } => {
             let [plain, stored, new] = [stream.plain_bytes, stream.stored_bytes, stream.new_bytes].map(output::size);
-            let (files, objects) = (stream.files, output::count(stream.objects.len() as u64, "object"));
-            lines.push(format!("          {plain} plain, {stored} stored, {new} new; {files} files; {objects}"));
+            let (entries, objects) =
+                (output::entries(stream.files), output::count(stream.objects.len() as u64, "object"));
+            lines.push(format!("          {plain} plain, {stored} stored, {new} new; {entries}; {objects}"));
             let NotEntered { count, list } = &stream.not_entered;
             if *count > 0 {
                 lines.push(format!(
@@ -194,6 +200,10 @@ pub(super) async fn cat(config: &Config, args: &args::Cat, cancel: &Cancellation
     let stdout = std::io::stdout().as_fd().try_clone_to_owned();
     let stdout = stdout.map_err(|error| Failure::local("open standard output", &error))?;
     let stdout = tokio::fs::File::from_std(stdout.into());
-    files::cat(&catalog.location, &manifest, args.item.as_ref(), stdout, cancel).await?;
-    Ok(Done::text(""))
+    match files::cat(&catalog.location, &manifest, args.item.as_ref(), stdout, cancel).await {
+        Ok(_) => Ok(Done::text("")),
+        // The reader of the pipe has seen enough (`penstock cat … | head`).
+        Err(error) if error.is_closed_pipe() => Ok(Done::text("").code(output::CLOSED_PIPE)),
+        Err(error) => Err(error.into()),
+    }
 }

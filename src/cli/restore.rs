@@ -85,11 +85,11 @@ fn told(args: &args::Restore, manifest: &Manifest, summary: &Summary, found: &Fo
     let read_back =
         if args.verify { format!("; {} read back", output::count(summary.read_back, "file")) } else { String::new() };
     let mut text = format!(
-        "restored {} of {}@{}: {} files, {} into {}{read_back}{left}\n",
+        "restored {} of {}@{}: {}, {} into {}{read_back}{left}\n",
         if all { "all" } else { "part" },
         manifest.job,
         manifest.id,
-        summary.files,
+        output::entries(summary.files),
         output::size(summary.bytes),
         args.to.display()
     );
@@ -210,18 +210,23 @@ async fn preview(
                 None => writeln!(out, "{}", item.name),
             }
         })?;
-        out.flush().map_err(|error| Failure::local("write the result", &error))?;
-        Ok::<_, Failure>(listed)
+        out.flush().map_err(files::written)?;
+        Ok(listed)
     };
     let listed = tokio::task::spawn_blocking(list).await;
-    let listed = listed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let listed = match listed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        Ok(listed) => listed,
+        // The reader of the pipe has seen enough (`… | head`).
+        Err(error) if files::Error::is_closed_pipe(&error) => return Ok(Done::text("")),
+        Err(error) => return Err(error.into()),
+    };
     if listed.files == 0 {
         let message = format!("nothing in the backup {id} matches --include and --exclude");
         return Err(files::Error::NotFound(message).into());
     }
     let text = format!(
-        "would restore {} files, {} of {job}@{id} into {}\n",
-        listed.files,
+        "would restore {}, {} of {job}@{id} into {}\n",
+        output::entries(listed.files),
         output::size(listed.bytes),
         args.to.display()
     );

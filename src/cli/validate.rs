@@ -108,7 +108,7 @@ pub(super) fn policy(config: &Config, args: &Policy) -> Result<Done, Failure> {
         return Err(Failure::Usage(message));
     }
     let snapshots = if args.skip.contains(&Skipped::Ec2) { Snapshots::No } else { Snapshots::Yes };
-    policy::permissions(location, key, snapshots).map(Done::json).map_err(refused)
+    policy::permissions(location, &config.cluster, key, snapshots).map(Done::json).map_err(refused)
 }
 
 fn trusted(args: &Policy) -> Vec<Trusted> {

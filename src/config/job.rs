@@ -91,7 +91,8 @@ fn known_location(location: &str, locations: &BTreeSet<String>) -> Result<String
         return Ok(location.to_owned());
     }
     let known = locations.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
-    Err(format!("is {}, which is not under [locations]; expected {known}", shown(location)))
+    let expected = if known.is_empty() { "add [locations.NAME]".to_owned() } else { format!("expected {known}") };
+    Err(format!("is {}, which is not under [locations]; {expected}", shown(location)))
 }
 
 fn time_limit(section: &Section, key: &'static str) -> Option<Duration> {

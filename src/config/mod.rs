@@ -62,6 +62,8 @@ const MIN_BANDWIDTH: u64 = 64 << 10;
 
 const DEFAULT_MEMORY: u64 = 256 * MIB;
 
+const DEFAULT_SOCKET: &str = "/run/penstock/control.sock";
+
 impl Config {
     /// Reads and checks the file.
     ///
@@ -79,6 +81,15 @@ impl Config {
                 Err(Faults::new(path, vec![Fault { line, column, key: String::new(), message }]))
             }
         }
+    }
+
+    /// The daemon's control socket, also of a file with faults: the one that its `[admin]` names, or the default.
+    #[must_use]
+    pub fn socket(path: &Path, environment: &dyn Environment) -> PathBuf {
+        let bytes = read_file(path).unwrap_or_default();
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        let read = reader::read(text, environment, |section| section.table("admin", admin).socket);
+        read.value.unwrap_or_else(|| DEFAULT_SOCKET.into())
     }
 
     /// Checks a configuration that is not in a file.
@@ -186,7 +197,7 @@ fn admin(section: &Section) -> Admin {
         let expected = "expected an IP address and a port, such as \"127.0.0.1:9632\"";
         text.parse().map_err(|_| format!("is {}; {expected}", values::shown(text)))
     });
-    let socket = section.path("socket").unwrap_or_else(|| PathBuf::from("/run/penstock/control.sock"));
+    let socket = section.path("socket").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let (certificate, key) = (section.path("tls_certificate"), section.path("tls_key"));
     let alone = |key, other| section.fault(key, format!("is set without {other}; expected both"));
     let tls = match (certificate, key) {

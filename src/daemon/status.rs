@@ -210,7 +210,7 @@ pub(super) fn running_status(running: &Running) -> RunningStatus {
         cause: running.cause.as_str().to_owned(),
         plain_bytes: progress.plain.load(Ordering::Relaxed),
         expected_bytes: (expected > 0).then_some(expected),
-        stored_bytes: progress.stored.load(Ordering::Relaxed),
+        stored_bytes: progress.sent.load(Ordering::Relaxed),
         files: progress.files.load(Ordering::Relaxed),
         warnings: progress.warnings.load(Ordering::Relaxed),
         snapshots: progress.snapshots.snapshots.load(Ordering::Relaxed),

@@ -88,7 +88,8 @@ impl Streaming<'_, '_> {
         let thread = |error| Error::Local { action: "start the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
         let recipients = self.run.keys.as_ref().map(|keys| Arc::clone(&keys.recipients.data));
-        let uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size)).encrypting(recipients);
+        let mut uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size)).encrypting(recipients);
+        uploader.sent = Arc::clone(&self.run.progress.sent);
         let suffix = spec.codec.suffix(description.is_tree());
         let keeper = self.run.keys.as_ref().and_then(|_| self.keeper());
         let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;

@@ -119,7 +119,9 @@ impl Spec {
 pub struct Progress {
     /// Plain bytes that have been cut, hashed and handed to the upload.
     pub plain: AtomicU64,
-    pub stored: AtomicU64,
+    /// Bytes of the run's objects that the store has: what waits for its upload does not count.
+    pub sent: Arc<AtomicU64>,
+    /// Entries of trees: files, folders, links, and what else they hold.
     pub files: AtomicU64,
     pub warnings: AtomicU64,
     /// Expected plain bytes; 0 while unknown.
@@ -301,6 +303,8 @@ struct Run<'a> {
     lock: Option<Lock>,
     /// The first failure of an item.
     first_failure: Option<Error>,
+    /// The run has one item.
+    is_only: bool,
     /// The volumes that were saved, each by a backup of its own.
     volumes: Vec<Volume>,
 }
@@ -344,6 +348,7 @@ impl<'a> Run<'a> {
             written: Vec::new(),
             lock: None,
             first_failure: None,
+            is_only: false,
             volumes: Vec::new(),
         })
     }

@@ -65,7 +65,8 @@ impl<'a> Run<'a> {
         }
         let streams = kinds::streams(spec, &process.cluster, &self.progress.objects, &mut plan);
         stop.run_until_cancelled(streams).await.ok_or(Error::Cancelled)??;
-        let Plan { streams, failed, unlisted, warnings, .. } = plan;
+        let Plan { streams, failed, unlisted, warnings, snapshots, .. } = plan;
+        self.is_only = streams.len() + failed.len() + snapshots.len() == 1 && unlisted.is_empty();
         for (source, message) in warnings {
             let mut tally = self.tally(&source);
             tally.warn("", message);
@@ -150,7 +151,10 @@ impl<'a> Run<'a> {
             self.metrics.snapshot_ended(Outcome::Failure, Some(report.class), None);
             report.message = snapshot.to_string();
         }
-        tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "item failed: the backup does not contain it");
+        // Of a run's only item the failure is the run's, which the caller reports.
+        if !self.is_only {
+            tracing::error!(item = %name, class = %report.class, remedy = report.remedy, %error, "item failed: the backup does not contain it");
+        }
         self.first_failure.get_or_insert(error);
         let content = Content::none(&source);
         Item { outcome: Outcome::Failure, error: Some(report), ..Item::new(name, source, content) }

@@ -73,7 +73,6 @@ impl Tally<'_> {
     /// Counts a chunk that was read, and is stored in `stored` bytes.
     pub(super) fn stored(&self, plain: u64, stored: u64) {
         add(&self.progress.plain, plain);
-        add(&self.progress.stored, stored);
         self.metrics.read(plain);
         self.metrics.stored(stored);
     }

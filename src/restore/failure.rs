@@ -41,6 +41,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the reader of the pipe that is written to has closed it.
+    #[must_use]
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Local { error, .. } if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
 impl Classify for Error {
     fn report(&self) -> Report {
         let class = match self {
@@ -71,6 +79,12 @@ impl Classify for Error {
         };
         Report::new(class, self.to_string())
     }
+}
+
+/// A failure to write the output.
+#[must_use]
+pub fn written(error: io::Error) -> Error {
+    local("write to", "the output")(error)
 }
 
 pub(super) fn local(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {

@@ -35,8 +35,8 @@ use std::path::Path;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-pub use self::failure::Error;
 use self::failure::local;
+pub use self::failure::{Error, written};
 use self::job::{Job, Wanted};
 use self::refusal::Failure;
 pub use self::salvage::Damaged;
@@ -193,17 +193,16 @@ pub async fn cat(
     };
     let index = fetch_index(location, stream, cancel).await?;
     let mut reader = plain::read(location, stream, index, Selection::Whole, cancel.clone());
-    let failed = |error| local("write to", "the output")(error);
     let mut total = 0;
     while let Some(bytes) = reader.next().await? {
         total += bytes.len() as u64;
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(download::Error::Cancelled.into()),
-            written = out.write_all(&bytes) => written.map_err(failed)?,
+            written = out.write_all(&bytes) => written.map_err(failure::written)?,
         }
     }
-    out.flush().await.map_err(failed)?;
+    out.flush().await.map_err(failure::written)?;
     Ok(total)
 }
 

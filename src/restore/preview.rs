@@ -49,7 +49,7 @@ pub fn preview(
         } else if wants(super::file::file_name(item).as_bytes()) {
             told = tell(None, stream.plain_bytes);
         }
-        told.map_err(failure::local("write to", "the output"))?;
+        told.map_err(failure::written)?;
     }
     Ok(preview)
 }

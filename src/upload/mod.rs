@@ -23,6 +23,7 @@ pub mod sweep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,13 +57,15 @@ pub struct Uploader {
     own: OwnBuffers,
     /// To whom objects are encrypted; `None`: they are not.
     recipients: Option<Arc<[Recipient]>>,
+    /// Counts the bytes that the store has.
+    pub sent: Arc<AtomicU64>,
 }
 
 impl Uploader {
     /// `own` is the memory of one part at least.
     #[must_use]
     pub fn new(location: Location, journal: Journal, own: OwnBuffers) -> Self {
-        Self { store: location.patient(), location, journal, own, recipients: None }
+        Self { store: location.patient(), location, journal, own, recipients: None, sent: Arc::default() }
     }
 
     /// Encrypts objects to these recipients. The stream needs [`SEALING`](crate::budget::stream::SEALING) more.
@@ -77,6 +80,11 @@ impl Uploader {
 
     fn metrics(&self) -> &metrics::Location {
         self.location.endpoint.metrics()
+    }
+
+    fn uploaded(&self, bytes: u64) {
+        self.metrics().uploaded(bytes);
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -284,16 +292,16 @@ impl ObjectWriter {
         self.in_flight.spawn(async move {
             let (sent, payload) = part.seal(number, uploader.store.algorithm(), &upload.key).await?;
             if let Some(stored) = stored.filter(|stored| sent.is(stored, &chunks)) {
+                uploader.sent.fetch_add(sent.size, Ordering::Relaxed);
                 return Ok((sent, stored.uploaded));
             }
             if let Some(recorded) = recorded {
                 recorded.durable().await?;
             }
-            let (metrics, started) = (uploader.metrics(), Instant::now());
-            let in_flight = metrics.part_in_flight();
+            let (in_flight, started) = (uploader.metrics().part_in_flight(), Instant::now());
             let answer = uploader.store.send_part(launch, &upload, number, &payload).await?;
             in_flight.arrived(started.elapsed());
-            metrics.uploaded(sent.size);
+            uploader.uploaded(sent.size);
             if let Some(entry) = entry {
                 entry.finished(Part { uploaded: answer.clone(), crc64nvme: sent.crc64nvme, chunks });
             }
@@ -387,7 +395,7 @@ impl ObjectWriter {
         let (sent, payload) = part.seal(PartNumber::FIRST, store.algorithm(), &self.key).await?;
         let lock = self.uploader.location.new_lock().await?;
         let version = store.put_locked(&self.key, payload, Overwrite::Allow, lock).await?;
-        self.uploader.metrics().uploaded(sent.size);
+        self.uploader.uploaded(sent.size);
         Ok(Written { key: self.key.clone(), size: sent.size, crc64nvme: sent.crc64nvme, payload: None, version })
     }
 

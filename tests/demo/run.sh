@@ -51,6 +51,7 @@ fi
 if [[ -n ${PENSTOCK:-} ]]; then
   binary=$(realpath "$PENSTOCK")
 else
+  say "  the first build compiles everything, with optimisation: about eight minutes on two cores. PENSTOCK=path takes a binary that is there"
   run cargo build --locked --release
   binary=$(cargo metadata --locked --no-deps --format-version 1 |
     "$venv/bin/python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/penstock
@@ -401,6 +402,14 @@ cat <<S
   less .demo/run/bucket/${objects[0]%/*}/manifest.json
   cat .demo/run/bucket/${objects[0]%/*}/tree.*.tar.zst | zstd -d | tar -tv | less
   tests/demo/run.sh --keep      # the same, and the server stays up for commands of your own
+== What comes next
+  README.md, "Quick start"      the same against a bucket of yours: a role, a configuration, the first backup
+  docs/install-hosts.md, docs/install-eks.md, docs/install-kubernetes.md
+                                the daemon, on machines and in clusters
+  docs/restore-drill.md         the restore, before you need it
+== How to remove it
+  rm -rf .demo                  # everything that the demo made or installed; nothing is left running
+  cargo clean                   # what was compiled
 S
 if [[ ${1:-} == --keep ]]; then
   say "

@@ -218,6 +218,7 @@ class Chart(unittest.TestCase):
             ({"hostPaths": ["srv"]}, "/hostPaths/0"),
             ({"hostPaths": ["/srv", "/etc/"]}, "hostPaths[1]"),
             ({"image": {"tag": "a b"}}, "/image/tag"),
+            ({"image": {"repository": ""}}, "/image/repository"),
             ({"image": {"tag": "@sha256:" + "0" * 64}}, "/image/tag"),
             ({"resources": {"limits": {"memory": 512}}}, "/resources/limits/memory"),
             ({"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "x"}}}, "role-arn"),

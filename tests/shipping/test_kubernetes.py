@@ -146,7 +146,13 @@ class Overlays(unittest.TestCase):
             with self.subTest(overlay=name):
                 pod = pod_of(objects)
                 self.assertEqual(pod["tolerations"], [{"operator": "Exists"}])
-                one(objects, "PriorityClass", pod["priorityClassName"])
+                self.assertEqual(one(objects, "PriorityClass", pod["priorityClassName"])["preemptionPolicy"], "Never")
+                # A pod that tolerates every taint would wait for each Fargate node, which runs no DaemonSets.
+                affinity = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+                rules = [rule for term in affinity["nodeSelectorTerms"] for rule in term["matchExpressions"]]
+                fargate = {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"]}
+                control_plane = {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}
+                self.assertEqual(rules, [control_plane if name == "control-plane" else fargate])
                 # The daemon takes 25 s to cancel what runs (docs/daemon.md, Stop).
                 self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], 30)
                 rolling = one(objects, "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"]

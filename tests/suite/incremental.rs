@@ -319,7 +319,7 @@ async fn what_verify_found_damaged_is_stored_again_and_only_that() {
 
     let second = incremental(&mut world).await;
     assert_eq!(second.stream().new_bytes, 0, "nobody knows of it yet");
-    assert_eq!(find(second.manifest).await.list.len(), 1);
+    assert_eq!(find(second.manifest).await.lost.len(), 1);
 
     let entry = Catalog::new(&location).entries(Scope::default()).await.unwrap().remove(0);
     verify::record(&location, &entry, &found.lost).await.unwrap();

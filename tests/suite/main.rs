@@ -33,6 +33,7 @@ mod fake_kubernetes;
 mod faults;
 mod file_list;
 mod finding;
+mod first_hour;
 mod frozen;
 mod imports;
 mod incremental;

@@ -313,6 +313,30 @@ fn other_nodes_are_touched_only_by_name() {
 }
 
 #[test]
+fn one_command_prunes_the_nodes_that_are_gone_too() {
+    let site = Site::new();
+    let gone: Vec<String> = (0..3).map(|number| site.backup("node-1", "files", number)).collect();
+    let mine = site.backup("node-2", "files", 3);
+    let of_no_rules: Vec<String> = (0..3).map(|number| site.backup("node-1", "kept", number)).collect();
+    for more in [&["--node", "node-1"][..], &["--claim", "a/b"], NO_GRACE] {
+        assert_eq!(site.run("node-2", &[&["prune", "--all-nodes"], more].concat()).status.code(), Some(2), "{more:?}");
+    }
+    let plan = site.done("node-2", &["prune", "--all-nodes", "--job", "files", "--dry-run"]);
+    let nodes: BTreeSet<&str> =
+        plan["chains"].as_array().unwrap().iter().map(|c| c["node"].as_str().unwrap()).collect();
+    assert_eq!((nodes, site.ids(&[]).len()), (BTreeSet::from(["node-1", "node-2"]), 7), "{plan}");
+    let told = String::from_utf8(site.run("node-2", &["prune", "--all-nodes"]).stdout).unwrap();
+    let line = told
+        .lines()
+        .find(|line| line.starts_with("files on node-1 in primary: deleted 1 backup, 2 stay"))
+        .expect(&told);
+    assert!(line.contains("; the newest is of 20"), "{line}");
+    let left = site.ids(&[]);
+    assert!(left.contains(&mine) && of_no_rules.iter().all(|id| left.contains(id)), "{left:?}");
+    assert_eq!(gone.iter().filter(|id| left.contains(*id)).count(), 2, "{left:?}");
+}
+
+#[test]
 fn one_backup_is_deleted_and_the_others_stay_whole() {
     let site = Site::new();
     let ids: Vec<String> = (0..3).map(|number| site.backup("node-1", "files", number)).collect();

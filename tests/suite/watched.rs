@@ -83,7 +83,9 @@ fn every_alert_fires_where_it_should_and_has_a_test_and_a_runbook() {
             .any(|case| case.trim_start().starts_with("exp_alerts:"));
         assert!(fires, "no test in which {alert} fires");
     }
-    let sections = runbooks.lines().filter_map(|line| line.strip_prefix("## "));
+    // What no alert tells has a section that is called otherwise.
+    let sections =
+        runbooks.lines().filter_map(|line| line.strip_prefix("## ")).filter(|name| name.starts_with("Penstock"));
     assert_eq!(sections.filter(|section| !alerts.contains(section)).count(), 0, "a runbook for no alert");
 }
 

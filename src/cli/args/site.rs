@@ -29,7 +29,7 @@ pub(in crate::cli) enum Skipped {
 
 /// Print IAM policies for a location, or a cluster's roles, ready to paste.
 ///
-/// Without options: what the location's role may do, and nothing more. `--trust --account 333333333333 --external-id ID` prints the
+/// Without options: what the location's role may do in this cluster, below PREFIX/CLUSTER/ of the bucket, and nothing more. `--trust --account 333333333333 --external-id ID` prints the
 /// trust policy of that role: for one account (`--account` its own, with `--role` of the nodes or pods), for several
 /// (`--account` the one that has to name the external ID, `--also` each that need not), or for a user outside AWS (`--user`). `--caller` prints
 /// what the base credentials, and each role before the last, need in order to assume the next one. `--kubernetes` prints what the agents

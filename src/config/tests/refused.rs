@@ -20,6 +20,18 @@ fn replaced(line: &str, with: &str, expected: &str) {
 }
 
 #[test]
+fn the_singular_of_locations_is_said_in_whole_sentences() {
+    assert_eq!(
+        bad(&BASE.replace("[locations.", "[location.")),
+        [
+            "1:1 locations: has no location; add [locations.NAME]",
+            "2:2 location: is not a known key; did you mean `locations`?",
+            "7:12 jobs.etcd.location: is \"primary\", which is not under [locations]; add [locations.NAME]",
+        ]
+    );
+}
+
+#[test]
 fn top_and_names() {
     for (line, with, expected) in [
         ("cluster = \"c\"", "", "1:1 cluster: is missing; name the cluster"),

@@ -103,9 +103,10 @@ fn page(html: &mut String, status: &Status) -> fmt::Result {
             "<p class=\"note\"><strong>The configuration was refused, the old one stays in force:</strong> {message}</p>"
         )?;
     }
+    // What a telephone shows before it scrolls: whether the last runs succeeded, and when.
+    jobs(html, status)?;
     running(html, status)?;
     locations(html, status)?;
-    jobs(html, status)?;
     errors(html, status)?;
     writeln!(
         html,
@@ -121,7 +122,10 @@ fn running(html: &mut String, status: &Status) -> fmt::Result {
     if status.jobs.iter().all(|job| job.running.is_none() && job.waiting_since.is_none()) {
         return html.write_str("<p class=\"quiet\">Nothing runs.</p>");
     }
-    table(html, &["Job", "Since", "Progress", "Read", "Stored", "Files", "Objects", "Warnings", "Snapshots, volumes"])?;
+    table(
+        html,
+        &["Job", "Since", "Progress", "Read", "Stored", "Entries", "Objects", "Warnings", "Snapshots, volumes"],
+    )?;
     for job in &status.jobs {
         let name = Escaped(&job.name);
         if let Some(since) = job.waiting_since {
@@ -197,7 +201,7 @@ fn locations(html: &mut String, status: &Status) -> fmt::Result {
 
 fn jobs(html: &mut String, status: &Status) -> fmt::Result {
     html.write_str("<h2>Jobs</h2>")?;
-    table(html, &["Job", "Location", "Schedule", "Next run", "Last run", "Outcome", "Last success"])?;
+    table(html, &["Job", "Outcome", "Last success", "Last run", "Next run", "Schedule", "Location"])?;
     for job in &status.jobs {
         let JobStatus { name, location, schedule, time_zone, next_run, retry, last, last_success, .. } = job;
         let schedule = schedule.as_ref().map(|cron| format!("<code>{}</code> {}", Escaped(cron), Escaped(time_zone)));
@@ -209,12 +213,12 @@ fn jobs(html: &mut String, status: &Status) -> fmt::Result {
             html,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             Escaped(name),
-            Escaped(location),
-            or_dash(schedule),
-            or_dash(next),
-            or_dash(last.as_ref().map(|last| When(last.finished, status.now))),
             or_dash(last.as_ref().map(outcome)),
             or_dash(last_success.map(|at| When(at, status.now))),
+            or_dash(last.as_ref().map(|last| When(last.finished, status.now))),
+            or_dash(next),
+            or_dash(schedule),
+            Escaped(location),
         )?;
     }
     html.write_str("</table></div>")
@@ -317,5 +321,10 @@ mod tests {
         assert!(!html.contains("<script"), "{html}");
         assert!(html.contains("&lt;script&gt;") && html.contains("value=\"5\" max=\"5\""));
         assert!(html.contains("<td>2 of 3</td>"), "{html}");
+        // In the order in which a telephone shows them.
+        let first =
+            ["<h2>Jobs", ">Job<", ">Outcome<", ">Last success<", ">Schedule<", "<h2>Running now", "<h2>Locations"];
+        let places: Vec<_> = first.map(|text| html.find(text).expect(text)).into();
+        assert!(places.is_sorted(), "{places:?}");
     }
 }

@@ -131,6 +131,7 @@ impl Run<'_> {
             parent: None,
             written: Vec::new(),
             first_failure: None,
+            is_only: false,
             volumes: Vec::new(),
         }
     }
