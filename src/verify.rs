@@ -14,7 +14,7 @@
 //! downloaded, on [`crate::download::plain`]'s memory.
 //!
 //! # What happens on failure
-//! An object that is missing or differs is a [`Finding`]. A failure that proves nothing about the backup (an unreachable service, a
+//! An object that is missing or differs is a [`Finding`]; one that differs only where this backup has nothing is none, if the data was read. A failure that proves nothing about the backup (an unreachable service, a
 //! missing permission) is an error.
 
 #[cfg(test)]
@@ -107,8 +107,8 @@ pub async fn verify(
     cancel: &CancellationToken,
     progress: &Progress,
 ) -> Result<Findings, Error> {
-    let mut check =
-        Check { location, full: manifest.parent.is_none(), cancel, progress, findings: Findings::default() };
+    let (full, findings) = (manifest.parent.is_none(), Findings::default());
+    let mut check = Check { location, full, cancel, progress, findings, unlike: Vec::new() };
     for item in &manifest.items {
         check.findings.items += 1;
         let there = match &item.content {
@@ -135,7 +135,11 @@ struct Check<'a> {
     cancel: &'a CancellationToken,
     progress: &'a Progress,
     findings: Findings,
+    /// Objects that differ somewhere, and of which the backup needs a part: [`Depth::Data`] reads that part.
+    unlike: Vec<Finding>,
 }
+
+const CRC: &str = "the CRC-64/NVME";
 
 /// Turns an error that proves the backup damaged, or locked, into a finding; returns any other.
 fn finding(item: &Name, error: Error) -> Result<Finding, Error> {
@@ -172,18 +176,35 @@ impl Check<'_> {
         let index = match index {
             Ok(index) => index,
             Err(error) => {
-                self.add(finding(&item.name, error)?);
+                self.unread(finding(&item.name, error)?);
                 return Ok(());
             }
         };
         if let Err(error) = self.index(&item.name, stream, &index).await {
-            self.add(finding(&item.name, error)?);
+            self.unread(finding(&item.name, error)?);
             return Ok(());
         }
-        match depth {
-            Depth::Structure => Ok(()),
-            Depth::Data => self.data(&item.name, stream, index, &bad).await,
+        if depth == Depth::Structure {
+            return Ok(());
         }
+        let all_read = self.data(&item.name, stream, index, &bad).await?;
+        for found in std::mem::take(&mut self.unlike) {
+            let lost = found.key.as_ref().is_none_or(|key| self.findings.lost.contains_key(key));
+            if lost || !all_read {
+                self.add(found);
+            } else {
+                tracing::info!("{}; this backup's part of it is whole", found.message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds why the content cannot be read, and what only reading it could have excused.
+    fn unread(&mut self, found: Finding) {
+        for unlike in std::mem::take(&mut self.unlike) {
+            self.add(unlike);
+        }
+        self.add(found);
     }
 
     /// Checks the objects. Returns the keys of those that are missing or differ.
@@ -203,10 +224,16 @@ impl Check<'_> {
             };
             let Some((object, found)) = next else { return Ok(bad) };
             self.findings.objects += 1;
-            if let Err(error) = found {
-                self.add(finding(item, error)?);
-                bad.insert(object.key.clone());
+            let Err(error) = found else { continue };
+            let part = object.live_bytes < object.payload_len();
+            let is_checksum = matches!(error, Error::Object { field: CRC, .. });
+            let found = finding(item, error)?;
+            if depth == Depth::Data && part && is_checksum {
+                self.unlike.push(found);
+            } else {
+                self.add(found);
             }
+            bad.insert(object.key.clone());
         }
     }
 
@@ -220,17 +247,18 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Reads every chunk. Returns whether all could be asked for.
     async fn data(
         &mut self,
         item: &Name,
         stream: &Stream,
         index: IndexFile,
         bad: &BTreeSet<ObjectKey>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let selection = Selection::Whole;
         let mut reader = plain::read_past_damage(self.location, stream, index, selection, self.cancel.clone());
         let mut count = 0;
-        loop {
+        let all_read = loop {
             let next = reader.next().await;
             if let Ok(Some(bytes)) = &next {
                 self.findings.bytes += bytes.len() as u64;
@@ -251,19 +279,19 @@ impl Check<'_> {
             }
             match next {
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => break true,
                 // An object that no identity opens is locked; no other try opens it.
                 Err(error) => {
                     self.add(finding(item, error)?);
-                    break;
+                    break false;
                 }
             }
-        }
+        };
         if count > MAX_CHUNK_FINDINGS {
             let more = count - MAX_CHUNK_FINDINGS;
             self.push(item, None, Class::Integrity, format!("and {more} further chunks are damaged"));
         }
-        Ok(())
+        Ok(all_read)
     }
 }
 
@@ -297,7 +325,7 @@ fn compare(object: &DataObject, size: u64, checksum: Option<Checksum>) -> Result
     let expected = u64::from_be_bytes(object.crc64nvme);
     match checksum {
         Some(Checksum::Crc64nvme(found)) if found != expected => {
-            Err(differs("the CRC-64/NVME", format!("{expected:016x}"), format!("{found:016x}")))
+            Err(differs(CRC, format!("{expected:016x}"), format!("{found:016x}")))
         }
         Some(Checksum::Crc64nvme(_) | Checksum::Crc32c(_) | Checksum::Sha256(_)) | None => Ok(()),
     }
