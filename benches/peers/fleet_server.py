@@ -26,8 +26,9 @@ def started(name):
     return f"{name[:4]}-{name[4:6]}-{name[6:8]}T{name[9:11]}:{name[11:13]}:{name[13:15]}Z"
 
 
-def manifest(cluster, job, node, name):
-    home = f"{cluster}/{job}/{node}/{name}"
+def manifest(key):
+    home = key.rpartition("/")[0]
+    cluster, job, node, name = home.split("/")[-4:]
     digest = hashlib.sha256(home.encode()).hexdigest()
     item = {"name": "files", "source": {"type": "tree", "path": "/var/lib"}, "outcome": "success", "kind": "stream", "stream": {
         "plain_bytes": 1 << 30, "stored_bytes": 400 << 20, "new_bytes": 400 << 20, "chunks": 1024, "files": 10_000, "digest": digest,
@@ -47,7 +48,7 @@ def keys():
             yield f"{home}/manifest.json", None
 
 
-KEYS = sorted((key, len(manifest(*key.split("/")[:4])) if size is None else size) for key, size in keys())
+KEYS = sorted((key, len(manifest(key)) if size is None else size) for key, size in keys())
 
 
 def listing(query):
@@ -65,7 +66,7 @@ def listing(query):
             at = bisect.bisect_left(KEYS, (folder[:-1] + "0", 0))
             continue
         etag = hashlib.md5(key.encode()).hexdigest()
-        contents.append(f"<Contents><Key>{key}</Key><LastModified>{started(key.split('/')[3])}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
+        contents.append(f"<Contents><Key>{key}</Key><LastModified>{started(key.split('/')[-2])}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
                         f"<Size>{size}</Size></Contents>")
     more = any(key.startswith(prefix) for key, _ in KEYS[at:at + 1])
     token = f"<NextContinuationToken>{at}</NextContinuationToken>" if more else ""
@@ -87,8 +88,8 @@ async def serve(reader, writer):
             await asyncio.sleep(WAIT)
             if listed:
                 status, body, etag = "200 OK", listing(query), ""
-            elif key.endswith("manifest.json") and len(parts := key.split("/")) == 5:
-                status, body, etag = "200 OK", manifest(*parts[:4]), f'ETag: "{hashlib.md5(key.encode()).hexdigest()}"\r\n'
+            elif key.endswith("/manifest.json"):
+                status, body, etag = "200 OK", manifest(key), f'ETag: "{hashlib.md5(key.encode()).hexdigest()}"\r\n'
             else:
                 status, body, etag = "404 Not Found", b"<Error><Code>NoSuchKey</Code></Error>", ""
             headers = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nContent-Type: application/xml\r\n{etag}" \
