@@ -66,8 +66,10 @@ pub struct Findings {
     /// Plain bytes that were read and checked; none at [`Depth::Structure`].
     pub bytes: u64,
     pub list: Vec<Finding>,
-    /// The chunks that cannot be read as they were stored.
+    /// The chunks that cannot be read as they were stored: the objects, and the first [`damage::MAX_CHUNKS`] places in them.
     pub lost: Places,
+    /// How often such a chunk is in the streams.
+    pub lost_chunks: u64,
     /// Items that no identity opens: nothing is proven of their content. Why, with the first object of each that is locked.
     pub locked: Vec<Finding>,
 }
@@ -87,13 +89,16 @@ pub async fn snapshots(location: &Location, manifest: &Manifest) -> Result<Vec<F
     Ok(findings.into_iter().map(finding).collect())
 }
 
-/// Records beside the manifest which chunks are lost, so that the next backup of the chain stores them again.
+/// Records beside the manifest which chunks are lost, so that the next backup of the chain stores them again. Returns how many the record
+/// has: one record has not room for all of a large damage.
 ///
 /// # Errors
 /// When the store refuses it.
-pub async fn record(location: &Location, entry: &Entry, lost: &Places) -> Result<(), store::Error> {
-    let payload = Payload::new(damage::to_json(lost), location.store.algorithm());
-    location.store.put(&entry.damaged(), payload, Overwrite::Allow).await.map(drop)
+pub async fn record(location: &Location, entry: &Entry, lost: &Places) -> Result<usize, store::Error> {
+    let (json, chunks) = damage::to_json(lost);
+    let payload = Payload::new(json, location.store.algorithm());
+    location.store.put(&entry.damaged(), payload, Overwrite::Allow).await?;
+    Ok(chunks)
 }
 
 /// Checks all streams of a backup, and whether it has its snapshots ([`snapshots`] asks EC2).
@@ -267,7 +272,11 @@ impl Check<'_> {
             for Lost { positions, object, offset, reason, class } in reader.take_lost() {
                 self.findings.bytes -= positions.end - positions.start;
                 let Some(object) = stream.objects.get(object as usize) else { continue };
-                self.findings.lost.entry(object.key.clone()).or_default().insert(offset);
+                let places = self.findings.lost.entry(object.key.clone()).or_default();
+                if self.findings.lost_chunks < damage::MAX_CHUNKS as u64 {
+                    places.insert(offset);
+                }
+                self.findings.lost_chunks += 1;
                 // A missing object is one finding, not one for each of its chunks.
                 if class == Class::NotFound && bad.contains(&object.key) {
                     continue;

@@ -23,7 +23,7 @@ use crate::format::claim::ClaimName;
 use crate::format::key::Name;
 
 pub(super) use backup::Backup;
-pub(super) use find::{Diff, Find, List, Ls, Newest};
+pub(super) use find::{Diff, Find, List, Ls, Newest, Whose};
 pub(super) use key::{Key, KeyCommand, KeyGenerate, KeyShow};
 pub(super) use kubernetes::{
     KubernetesCommand, KubernetesDiff, KubernetesObjects, KubernetesPlan, KubernetesRestore, Recreation,
@@ -263,15 +263,8 @@ pub(super) struct Stats {
     /// Count HIDDEN too, as in a location with object_lock: needs s3:ListBucketVersions.
     #[arg(long)]
     pub(super) versions: bool,
-    /// Only this job's.
-    #[arg(long)]
-    pub(super) job: Option<Name>,
-    /// Only this node's.
-    #[arg(long)]
-    pub(super) node: Option<Name>,
-    /// Only this claim's: the volume of a pod that has backups of its own.
-    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
-    pub(super) claim: Option<ClaimName>,
+    #[command(flatten)]
+    pub(super) whose: Whose,
 }
 
 /// Which backup.

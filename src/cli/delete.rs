@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{self, OutputFormat};
 use super::output::{self, Done};
-use super::prune::{Did, Summary};
+use super::prune::{Did, Summary, carry_out};
 use super::read::chain_of;
 use super::session::Session;
 use super::{Failure, session};
@@ -47,12 +47,7 @@ pub(super) async fn run(
         let reclaim = if args.now { Reclaim::AtOnce } else { Reclaim::AfterGrace };
         let work = async {
             let mut plan = prune::plan_deletion(&ctx, chain, ids, reclaim, now).await?;
-            summary.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
-            let did = if args.dry_run {
-                Did::Nothing(prune::survey(&ctx, &plan).await?)
-            } else {
-                Did::All(prune::apply(&ctx, &plan).await)
-            };
+            let did = carry_out(&ctx, &mut plan, &mut summary, args.dry_run).await?;
             Ok((plan, did))
         };
         let (plan, did) = prune::bounded(work, cancel).await?;

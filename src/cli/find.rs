@@ -12,7 +12,6 @@ use super::file_list::{kind, time};
 use super::key::{Need, unlock};
 use super::list::{ItemName, backups, fault, manifests};
 use super::output::{self, Done};
-use super::read::chain_of;
 use super::rows::{Out, Words, written};
 use super::session::Session;
 use super::{Failure, progress};
@@ -38,8 +37,8 @@ pub(super) async fn run(
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
     let matcher = Matcher::new(&args.glob)?;
-    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
-    let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
+    let node = args.whose.node();
+    let scope = Scope { job: args.whose.job.as_ref(), node: node.as_ref() };
     let mut session = Session::reading(config, &args.place, cancel).with_key(&args.key)?;
     let catalogs = session.catalogs(args.place.location.as_deref())?;
     let mut memory = Memory::new(config.limits.memory);

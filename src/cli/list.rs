@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use super::args::{self, Newest, OutputFormat, Place};
 use super::output::{self, Done};
-use super::read::chain_of;
 use super::rows::{Out, Words, written};
 use super::session::Session;
 use crate::catalog::{self, Catalog, ENTRY, Entry, Known, Memory, Scope};
@@ -25,8 +24,8 @@ pub(super) async fn run(
     format: OutputFormat,
     cancel: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
-    let scope = Scope { job: args.named.as_ref().or(args.job.as_ref()), node: node.as_ref() };
+    let node = args.whose.node();
+    let scope = Scope { job: args.named.as_ref().or(args.whose.job.as_ref()), node: node.as_ref() };
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
     let mut memory = Memory::new(config.limits.memory);
     let mut entries = backups(config, &catalogs, scope, &args.place, args.newest, &mut memory).await?;

@@ -30,6 +30,17 @@ struct Target<'a> {
     grace: Duration,
 }
 
+/// Does what a plan says, or finds out what it would free.
+pub(super) async fn carry_out(
+    ctx: &Context,
+    plan: &mut Plan,
+    summary: &mut Summary,
+    dry_run: bool,
+) -> Result<Did, prune::Error> {
+    summary.pay(plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
+    Ok(if dry_run { Did::Nothing(prune::survey(ctx, plan).await?) } else { Did::All(prune::apply(ctx, plan).await) })
+}
+
 pub(super) async fn prune(
     config: &Config,
     args: &args::Prune,
@@ -46,12 +57,7 @@ pub(super) async fn prune(
         let ctx = Context { catalog: session.catalog(target.location)?, grace: target.grace };
         let work = async {
             let mut plan = prune::plan(&ctx, &target.chain, &target.rules, now).await?;
-            summary.pay(&mut plan).map_err(|error| prune::Error::Chain { chain: plan.chain.clone(), error })?;
-            let did = if args.dry_run {
-                Did::Nothing(prune::survey(&ctx, &plan).await?)
-            } else {
-                Did::All(prune::apply(&ctx, &plan).await)
-            };
+            let did = carry_out(&ctx, &mut plan, &mut summary, args.dry_run).await?;
             Ok((plan, did))
         };
         let result = prune::bounded(work, cancel).await;

@@ -9,7 +9,6 @@ use super::Failure;
 use super::args;
 use super::list::must_be_known;
 use super::output::{self, Done};
-use super::read::chain_of;
 use super::session::Session;
 use crate::catalog::Scope;
 use crate::config::Config;
@@ -17,8 +16,8 @@ use crate::format::key::Chain;
 use crate::stats::{self, LookAt, Stats};
 
 pub(super) async fn run(config: &Config, args: &args::Stats, cancel: &CancellationToken) -> Result<Done, Failure> {
-    let node = chain_of(args.claim.as_ref(), args.node.as_ref());
-    let scope = Scope { job: args.job.as_ref(), node: node.as_ref() };
+    let node = args.whose.node();
+    let scope = Scope { job: args.whose.job.as_ref(), node: node.as_ref() };
     let mut all: BTreeMap<(String, Chain), Stats> = BTreeMap::new();
     let catalogs = Session::reading(config, &args.place, cancel).catalogs(args.place.location.as_deref())?;
     for catalog in &catalogs {

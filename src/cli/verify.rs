@@ -1,6 +1,5 @@
 //! `penstock verify`.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt as _, stream};
@@ -17,7 +16,7 @@ use crate::catalog::{Catalog, Entry, Scope};
 use crate::config::Config;
 use crate::download::index;
 use crate::error::{Class, Classify as _};
-use crate::format::damage::Places;
+use crate::format::damage::{self, Places};
 use crate::format::key::Name;
 use crate::location::keys::Locked;
 use crate::verify::{self as check, Depth, Finding};
@@ -153,17 +152,17 @@ impl Verdict {
 }
 
 /// Records lost chunks beside the manifest. Says what follows.
-async fn record(catalog: &Catalog, entry: &Entry, lost: &Places) -> (String, bool) {
-    let chunks: usize = lost.values().map(HashSet::len).sum();
+async fn record(catalog: &Catalog, entry: &Entry, (lost, chunks): (&Places, u64)) -> (String, bool) {
     match check::record(&catalog.location, entry, lost).await {
-        Ok(()) => {
+        Ok(recorded) => {
             let key = entry.damaged();
-            (
-                format!(
-                    "recorded {chunks} lost chunks in {key}: the next backup of the job there stores again what it still has of them"
-                ),
-                true,
-            )
+            let all = recorded as u64 >= lost.values().map(|places| places.len() as u64).sum()
+                && chunks <= damage::MAX_CHUNKS as u64;
+            let rest = if all { "" } else { "; there are more: `penstock backup --full` stores all again" };
+            let message = format!(
+                "recorded {recorded} lost chunks in {key}: the next backup of the job there stores again what it still has of them{rest}"
+            );
+            (message, all)
         }
         Err(error) => {
             let chain = format!("{} on {}", entry.chain.job, entry.chain.node);
@@ -199,8 +198,11 @@ async fn verify_one(
     let state = || (done.load(Ordering::Relaxed), expected, String::new());
     let work = check::verify(&catalog.location, &manifest, depth, cancel, &count);
     let found = if depth == Depth::Data { progress::shown(format, "verify", state, work).await? } else { work.await? };
-    let recorded =
-        if found.lost.is_empty() || !may_record { None } else { Some(record(catalog, entry, &found.lost).await) };
+    let recorded = if found.lost.is_empty() || !may_record {
+        None
+    } else {
+        Some(record(catalog, entry, (&found.lost, found.lost_chunks)).await)
+    };
     let mut findings = found.list;
     findings.extend(check::snapshots(&catalog.location, &manifest).await?);
     let findings = findings.into_iter().map(|finding| (finding.class, finding.message)).collect();

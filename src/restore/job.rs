@@ -145,8 +145,19 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Restores the damaged files of an item as they are in another backup.
+    /// Restores the damaged files of an item as they are in another backup. If that one is damaged too, they stay away.
     pub(super) async fn heal(&mut self, item: &Item, from: &Manifest, base: PathBuf) -> Result<(), Error> {
+        match self.take_from(item, from, base).await {
+            Err(error) if is_damage(&error) => {
+                let message = format!("could not take the damaged files from {}: {error}", from.id);
+                self.summary.warn(&item.name, String::new(), Class::Integrity, message);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn take_from(&mut self, item: &Item, from: &Manifest, base: PathBuf) -> Result<(), Error> {
         let wanted = self.summary.to_heal(&item.name);
         let found = from.streams().find(|(other, _)| other.name == item.name && other.source.is_tree());
         let Some((item, stream)) = found.filter(|_| !wanted.is_empty() && item.source.is_tree()) else { return Ok(()) };

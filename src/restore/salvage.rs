@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::download::index::{IndexFile, Records};
 use crate::download::plain::PlainReader;
 use crate::download::{self, Lost, Progress, Selection};
-use crate::format::index::{FileEntry, FileKind, Record};
+use crate::format::index::{FileEntry, FileKind, IndexError, Record};
 use crate::format::manifest::Stream;
 use crate::tar;
 
@@ -33,6 +33,10 @@ pub enum Damaged {
 /// The most ranges of one file, and the most lost chunks, that are kept.
 const MOST_RANGES: usize = 100;
 pub(super) const MOST_CHUNKS: usize = 100_000;
+
+/// The most bytes of the names of damaged members that are ahead at a time: those of one group of chunks. A member takes 512 bytes at least,
+/// so only an index that was made up has more.
+const MOST_NAMES: usize = 64 << 20;
 
 /// A damaged member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,11 +159,12 @@ impl Salvage {
     /// Finds the members that a lost chunk touches, of what is selected and not read yet.
     fn find(&mut self, chunk: &Range<u64>) -> Result<(), download::Error> {
         let Self { members, left, ahead, how, .. } = self;
+        let mut names: usize = ahead.iter().map(|ahead| ahead.hurt.path.len()).sum();
         members.touched(chunk, |file| {
             let member = file.member();
             let next = left.partition_point(|range| range.end <= member.start);
             if left.get(next).is_none_or(|range| range.start >= member.end) {
-                return;
+                return Ok(());
             }
             let data_alone = chunk.start >= file.content_start;
             // The data of a sparse file begins with its map.
@@ -180,10 +185,15 @@ impl Salvage {
                     // With more to tell.
                     known.told = false;
                 }
-                return;
+                return Ok(());
+            }
+            names += file.path.len();
+            if names > MOST_NAMES {
+                return Err("has too many long names".to_owned());
             }
             let hurt = Hurt { path: file.path.clone(), kind: file.kind, filled: fills.then(|| vec![part]) };
             ahead.push_back(Ahead { hurt, member, passed: false, told: false });
+            Ok(())
         })
     }
 
@@ -302,7 +312,11 @@ impl Members {
     }
 
     /// Calls `each` with every member that has a header or data in these positions, which begin no earlier than those of the last call.
-    fn touched(&mut self, positions: &Range<u64>, mut each: impl FnMut(&FileEntry)) -> Result<(), download::Error> {
+    fn touched(
+        &mut self,
+        positions: &Range<u64>,
+        mut each: impl FnMut(&FileEntry) -> Result<(), String>,
+    ) -> Result<(), download::Error> {
         loop {
             if self.next.is_none() {
                 self.next = self.read()?;
@@ -310,7 +324,7 @@ impl Members {
             let Some(file) = self.next.as_ref().filter(|file| file.member_start < positions.end) else { return Ok(()) };
             let end = file.content_start + file.content_len;
             if end > positions.start {
-                each(file);
+                each(file).map_err(|reason| self.index.refused(IndexError::Record { record: 0, reason }))?;
             }
             if end > positions.end {
                 return Ok(());

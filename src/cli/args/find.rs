@@ -21,7 +21,19 @@ pub(in crate::cli) struct List {
     pub(in crate::cli) named: Option<Name>,
     #[command(flatten)]
     pub(in crate::cli) place: Place,
-    /// As JOB.
+    #[command(flatten)]
+    pub(in crate::cli) whose: Whose,
+    /// Only backups that have this item, also where it failed.
+    #[arg(long, value_name = "ITEM")]
+    pub(in crate::cli) item: Option<Name>,
+    #[command(flatten)]
+    pub(in crate::cli) newest: Newest,
+}
+
+/// Whose backups to look at.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct Whose {
+    /// Only this job's.
     #[arg(long)]
     pub(in crate::cli) job: Option<Name>,
     /// Only this node's.
@@ -30,11 +42,13 @@ pub(in crate::cli) struct List {
     /// Only this claim's: the volume of a pod that has backups of its own.
     #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
     pub(in crate::cli) claim: Option<ClaimName>,
-    /// Only backups that have this item, also where it failed.
-    #[arg(long, value_name = "ITEM")]
-    pub(in crate::cli) item: Option<Name>,
-    #[command(flatten)]
-    pub(in crate::cli) newest: Newest,
+}
+
+impl Whose {
+    /// In the place of the node's name: of a claim, or of a node.
+    pub(in crate::cli) fn node(&self) -> Option<Name> {
+        self.claim.as_ref().map(ClaimName::chain).or_else(|| self.node.clone())
+    }
 }
 
 /// How far back to look.
@@ -106,15 +120,8 @@ pub(in crate::cli) struct Find {
     pub(in crate::cli) place: Place,
     #[command(flatten)]
     pub(in crate::cli) key: Key,
-    /// Only this job's backups.
-    #[arg(long)]
-    pub(in crate::cli) job: Option<Name>,
-    /// Only this node's.
-    #[arg(long)]
-    pub(in crate::cli) node: Option<Name>,
-    /// Only this claim's: the volume of a pod that has backups of its own.
-    #[arg(long, value_name = "NAMESPACE/CLAIM", conflicts_with = "node")]
-    pub(in crate::cli) claim: Option<ClaimName>,
+    #[command(flatten)]
+    pub(in crate::cli) whose: Whose,
     /// Only this item.
     #[arg(long, value_name = "ITEM")]
     pub(in crate::cli) item: Option<Name>,

@@ -18,6 +18,9 @@ use crate::store;
 /// How many manifests are read to find an item: one that is in none of them counts as new.
 const LOOK_BACK: usize = 8;
 
+/// The most records of damage that are kept of a listing.
+const RECORDS: usize = 1000;
+
 /// A backup that is dated later than the run by more than this is logged.
 const CLOCK_BEHIND: SignedDuration = SignedDuration::from_mins(1);
 
@@ -176,7 +179,7 @@ impl Ancestors {
             newest.truncate(LOOK_BACK);
             self.records.extend(page.into_iter().filter(|found| found.kind == Kind::Damaged));
             self.records.sort_by_key(|found| std::cmp::Reverse(found.modified));
-            self.records.truncate(LOOK_BACK);
+            self.records.truncate(RECORDS);
         }
         self.pages = pages.count();
         if let Some(later) = newest.first().filter(|entry| entry.taken().duration_since(self.now) > CLOCK_BEHIND) {
@@ -216,6 +219,10 @@ impl Ancestors {
     async fn read_records(&mut self, committed: Timestamp) -> Result<(), catalog::Error> {
         let newer = |found: &mut Found| found.modified >= committed;
         for Found { key, .. } in self.records.extract_if(.., newer).collect::<Vec<_>>() {
+            if self.damaged.values().map(HashSet::len).sum::<usize>() >= damage::MAX_CHUNKS {
+                tracing::warn!(%key, "did not read a record of damage, for others name enough: chunks that it names are not stored again; a full backup does");
+                break;
+            }
             let read = store::read(&*self.catalog.location.store, &key, damage::MAX_SIZE).await;
             match read.map(|bytes| damage::parse(&bytes)) {
                 Ok(Ok(places)) => {

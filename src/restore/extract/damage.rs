@@ -19,8 +19,9 @@ pub struct Damage {
     pub filled: Option<Vec<Range<u64>>>,
 }
 
-/// The most damaged members that are kept.
+/// The most damaged members that are kept, and the most bytes of their paths.
 pub(in crate::restore) const MOST: usize = 100_000;
+const MOST_BYTES: usize = 16 << 20;
 
 pub(super) const INCOMPLETE: &str = "it is incomplete, and could not be removed";
 
@@ -74,7 +75,8 @@ impl Extractor<'_> {
 
     pub(super) fn damage(&mut self, path: &[u8], filled: Option<Vec<Range<u64>>>) {
         self.summary.damaged += 1;
-        if self.summary.damage.len() < MOST {
+        self.ledger.damaged_names += path.len();
+        if self.summary.damage.len() < MOST && self.ledger.damaged_names <= MOST_BYTES {
             self.summary.damage.push(Damage { path: path.to_vec(), filled });
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Ledger {
     pub(super) first_left_out: Option<Warning>,
     pub(super) altered: u64,
     pub(super) count: u64,
+    /// Bytes of the paths of damaged members.
+    pub(super) damaged_names: usize,
     list: Vec<Warning>,
     listed: u64,
     kinds: BTreeMap<String, Kind>,

@@ -214,6 +214,18 @@ async fn damaged_files_come_from_another_backup() {
     assert_eq!((healed, summary.left_out, summary.damaged), (hit.len(), 1, hit.len() as u64 + 1));
     assert!(summary.failure().unwrap().message.contains("1 left out"), "{:?}", summary.failure());
 
+    // The other one's index is gone: what was whole is there all the same.
+    let (_, lost_index) = other.streams().next().unwrap();
+    let index = house.object(&lost_index.index.key).await;
+    house.store.delete(&lost_index.index.key).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let heal = Options { heal: Some(Box::new(other.clone())), ..Options::default() };
+    let unhealed = run(&house, &manifest, dir.path(), heal).await.unwrap();
+    assert_eq!((unhealed.damaged, unhealed.left_out), (hit.len() as u64 + 1, hit.len() as u64 + 1));
+    assert!(unhealed.warnings.list.iter().any(|warning| warning.message.contains("could not take")), "{unhealed:?}");
+    assert_eq!(content(&dir.path().join("tree")).len(), before.len() - hit.len());
+    house.put(&lost_index.index.key, index).await;
+
     let paths = hit.iter().map(|path| path.clone().into_bytes()).collect();
     let found = |manifest| {
         elsewhere::find(
