@@ -10,8 +10,8 @@ pub mod kubernetes;
 use serde_json::{Value, json};
 
 use crate::config::Location;
+use crate::format::ebs::{CLUSTER_TAG, RESTORE_TAG};
 use crate::format::key::{Name, cluster_prefix};
-use crate::site::Ec2Action;
 
 /// Actions on a location's objects; `penstock validate` proves each.
 const OBJECT_ACTIONS: [&str; 5] =
@@ -96,10 +96,36 @@ pub fn permissions(
         statements.push(json!({ "Sid": "Key", "Effect": "Allow", "Action": KEY_ACTIONS, "Resource": key }));
     }
     if snapshots == Snapshots::Yes {
-        let actions: Vec<_> = Ec2Action::ALL.iter().map(|action| format!("ec2:{}", action.as_str())).collect();
-        statements.push(json!({ "Sid": "Snapshots", "Effect": "Allow", "Action": actions, "Resource": "*" }));
+        statements.extend(snapshot_statements(partition(&location.region), cluster));
     }
     Ok(document(statements))
+}
+
+/// The role takes snapshots of any volume, deletes and opens those of its cluster alone, and makes volumes only as restores do.
+///
+/// It tags nothing but what it creates: whoever may tag any snapshot may call it the cluster's, and delete it. EC2 lists everything or
+/// nothing.
+fn snapshot_statements(partition: &str, cluster: &Name) -> [Value; 7] {
+    let every = |kind: &str| format!("arn:{partition}:ec2:*:*:{kind}/*");
+    let (volume, snapshot) = (every("volume"), every("snapshot"));
+    let with = |key: &str| json!({ "StringEquals": { format!("{key}/{CLUSTER_TAG}"): cluster } });
+    let restored = json!({ "Null": { format!("aws:RequestTag/{RESTORE_TAG}"): "false" } });
+    let created = json!({ "StringEquals": { "ec2:CreateAction": ["CreateSnapshot", "CreateVolume"] } });
+    let describe = ["ec2:DescribeVolumes", "ec2:DescribeSnapshots"];
+    [
+        json!({ "Sid": "Describe", "Effect": "Allow", "Action": describe, "Resource": "*" }),
+        json!({ "Sid": "Read", "Effect": "Allow", "Action": "ec2:CreateSnapshot", "Resource": volume }),
+        json!({ "Sid": "Snapshot", "Effect": "Allow", "Action": "ec2:CreateSnapshot", "Resource": snapshot,
+                "Condition": with("aws:RequestTag") }),
+        json!({ "Sid": "Tag", "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": [volume, snapshot],
+                "Condition": created }),
+        json!({ "Sid": "Prune", "Effect": "Allow", "Action": "ec2:DeleteSnapshot", "Resource": snapshot,
+                "Condition": with("ec2:ResourceTag") }),
+        json!({ "Sid": "Open", "Effect": "Allow", "Action": "ec2:CreateVolume", "Resource": snapshot,
+                "Condition": with("ec2:ResourceTag") }),
+        json!({ "Sid": "Restore", "Effect": "Allow", "Action": "ec2:CreateVolume", "Resource": volume,
+                "Condition": restored }),
+    ]
 }
 
 /// Who may assume the role.
@@ -219,8 +245,19 @@ mod tests {
             { "Sid": "Objects", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups/prod-eu-1/*", "Action": [
                 "s3:GetObject", "s3:DeleteObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"] },
             { "Sid": "Bucket", "Effect": "Allow", "Resource": "arn:aws:s3:::acme-backups", "Action": "s3:ListBucket" },
-            { "Sid": "Snapshots", "Effect": "Allow", "Resource": "*", "Action": ["ec2:DescribeVolumes",
-                "ec2:DescribeSnapshots", "ec2:CreateTags", "ec2:CreateVolume", "ec2:CreateSnapshot", "ec2:DeleteSnapshot"] },
+            { "Sid": "Describe", "Effect": "Allow", "Action": ["ec2:DescribeVolumes", "ec2:DescribeSnapshots"], "Resource": "*" },
+            { "Sid": "Read", "Effect": "Allow", "Action": "ec2:CreateSnapshot", "Resource": "arn:aws:ec2:*:*:volume/*" },
+            { "Sid": "Snapshot", "Effect": "Allow", "Action": "ec2:CreateSnapshot", "Resource": "arn:aws:ec2:*:*:snapshot/*",
+              "Condition": { "StringEquals": { "aws:RequestTag/penstock:cluster": "prod-eu-1" } } },
+            { "Sid": "Tag", "Effect": "Allow", "Action": "ec2:CreateTags",
+              "Resource": ["arn:aws:ec2:*:*:volume/*", "arn:aws:ec2:*:*:snapshot/*"],
+              "Condition": { "StringEquals": { "ec2:CreateAction": ["CreateSnapshot", "CreateVolume"] } } },
+            { "Sid": "Prune", "Effect": "Allow", "Action": "ec2:DeleteSnapshot", "Resource": "arn:aws:ec2:*:*:snapshot/*",
+              "Condition": { "StringEquals": { "ec2:ResourceTag/penstock:cluster": "prod-eu-1" } } },
+            { "Sid": "Open", "Effect": "Allow", "Action": "ec2:CreateVolume", "Resource": "arn:aws:ec2:*:*:snapshot/*",
+              "Condition": { "StringEquals": { "ec2:ResourceTag/penstock:cluster": "prod-eu-1" } } },
+            { "Sid": "Restore", "Effect": "Allow", "Action": "ec2:CreateVolume", "Resource": "arn:aws:ec2:*:*:volume/*",
+              "Condition": { "Null": { "aws:RequestTag/penstock:restore": "false" } } },
         ]});
         assert_eq!(policy, expected);
     }

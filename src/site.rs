@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::disks::Tags;
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
 use crate::format::version::VersionId;
@@ -62,22 +63,20 @@ pub enum Handshake {
     },
 }
 
-/// The IAM actions that snapshots and volumes need.
+/// The IAM actions that snapshots and volumes need. Where one creates something with tags, EC2 asks for CreateTags as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ec2Action {
     DescribeVolumes,
     DescribeSnapshots,
-    CreateTags,
     CreateVolume,
     CreateSnapshot,
     DeleteSnapshot,
 }
 
 impl Ec2Action {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::DescribeVolumes,
         Self::DescribeSnapshots,
-        Self::CreateTags,
         Self::CreateVolume,
         Self::CreateSnapshot,
         Self::DeleteSnapshot,
@@ -88,12 +87,19 @@ impl Ec2Action {
         match self {
             Self::DescribeVolumes => "DescribeVolumes",
             Self::DescribeSnapshots => "DescribeSnapshots",
-            Self::CreateTags => "CreateTags",
             Self::CreateVolume => "CreateVolume",
             Self::CreateSnapshot => "CreateSnapshot",
             Self::DeleteSnapshot => "DeleteSnapshot",
         }
     }
+}
+
+/// What a dry run tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    Given,
+    /// Refused for a snapshot that does not exist, as it is where the policy has a condition on the snapshot's tags.
+    Unknown,
 }
 
 #[async_trait]
@@ -128,6 +134,6 @@ pub trait Site: Send + Sync {
     /// [`Class::NotFound`]: crate::error::Class::NotFound
     async fn version_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, ServiceError>;
 
-    /// Asks EC2 whether it would do this, without doing it.
-    async fn dry_run(&self, action: Ec2Action) -> Result<(), ServiceError>;
+    /// Asks EC2 whether it would do this to what has these tags, without doing it.
+    async fn dry_run(&self, action: Ec2Action, tags: &Tags) -> Result<Permission, ServiceError>;
 }

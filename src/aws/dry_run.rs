@@ -1,25 +1,41 @@
 //! Asks EC2 with `DryRun` whether it would allow an action: nothing is created, and `DryRunOperation` means yes.
 //!
 //! The named volumes and snapshots do not exist. EC2 authorises an action before it looks for them, so "not found" means
-//! yes as well.
+//! yes as well. Only a deletion is asked about for a snapshot that is there, if the cluster has one: the policy that Penstock
+//! prints has a condition on its tags, and what does not exist has none.
 
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification, VolumeType};
+use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification, VolumeType};
 
 use super::decide::DRY_RUN;
 use super::failure::Call;
-use crate::site::Ec2Action;
+use crate::disks::Tags;
+use crate::error::Class;
+use crate::format::ebs::CLUSTER_TAG;
+use crate::site::{Ec2Action, Permission};
 use crate::store;
 
 /// A volume ID and a snapshot ID of the right form.
 const VOLUME: &str = "vol-0123456789abcdef0";
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
 
+/// `tags` are those of the snapshots that are created and may be deleted, and of the volumes that are made of them.
+///
 /// # Errors
 /// The service's refusal, classed.
-pub(super) async fn ask(client: &Client, action: Ec2Action, region: &str, call: &Call<'_>) -> Result<(), store::Error> {
-    let tag = || Tag::builder().key("penstock").value("validate").build();
-    let tags = |kind| TagSpecification::builder().resource_type(kind).tags(tag()).build();
+pub(super) async fn ask(
+    client: &Client,
+    action: Ec2Action,
+    tags: &Tags,
+    region: &str,
+    call: &Call<'_>,
+) -> Result<Permission, store::Error> {
+    let tag = |(key, value): (&String, &String)| Tag::builder().key(key).value(value).build();
+    let tagged = |kind| {
+        let tags = tags.iter().map(tag).collect();
+        TagSpecification::builder().resource_type(kind).set_tags(Some(tags)).build()
+    };
+    let mut made_up = false;
     let result = match action {
         Ec2Action::DescribeVolumes => {
             client.describe_volumes().dry_run(true).send().await.map(drop).map_err(|error| call.sdk(&error))
@@ -28,29 +44,37 @@ pub(super) async fn ask(client: &Client, action: Ec2Action, region: &str, call: 
             let ask = client.describe_snapshots().owner_ids("self").dry_run(true);
             ask.send().await.map(drop).map_err(|error| call.sdk(&error))
         }
-        Ec2Action::CreateTags => {
-            let ask = client.create_tags().resources(SNAPSHOT).tags(tag()).dry_run(true);
-            ask.send().await.map(drop).map_err(|error| call.sdk(&error))
-        }
         Ec2Action::CreateVolume => {
             let zone = format!("{region}a");
             let ask = client.create_volume().size(1).volume_type(VolumeType::Gp3).availability_zone(zone);
-            let ask = ask.tag_specifications(tags(ResourceType::Volume)).dry_run(true);
+            let ask = ask.tag_specifications(tagged(ResourceType::Volume)).dry_run(true);
             ask.send().await.map(drop).map_err(|error| call.sdk(&error))
         }
         Ec2Action::CreateSnapshot => {
-            let ask = client.create_snapshot().volume_id(VOLUME).tag_specifications(tags(ResourceType::Snapshot));
+            let ask = client.create_snapshot().volume_id(VOLUME).tag_specifications(tagged(ResourceType::Snapshot));
             ask.dry_run(true).send().await.map(drop).map_err(|error| call.sdk(&error))
         }
         Ec2Action::DeleteSnapshot => {
-            let ask = client.delete_snapshot().snapshot_id(SNAPSHOT).dry_run(true);
+            let own = own_snapshot(client, tags).await;
+            made_up = own.is_none();
+            let ask = client.delete_snapshot().snapshot_id(own.as_deref().unwrap_or(SNAPSHOT)).dry_run(true);
             ask.send().await.map(drop).map_err(|error| call.sdk(&error))
         }
     };
     match result {
-        Err(error) if !error.code.as_deref().is_some_and(is_yes) => Err(error),
-        _ => Ok(()),
+        Err(error) if error.code.as_deref().is_some_and(is_yes) => Ok(Permission::Given),
+        Err(error) if made_up && error.class == Class::AccessDenied => Ok(Permission::Unknown),
+        Err(error) => Err(error),
+        Ok(()) => Ok(Permission::Given),
     }
+}
+
+/// A snapshot of the cluster. `None` also where the listing fails: whether it may list is a question of its own.
+async fn own_snapshot(client: &Client, tags: &Tags) -> Option<String> {
+    let of_cluster = Filter::builder().name(format!("tag:{CLUSTER_TAG}")).values(tags.get(CLUSTER_TAG)?).build();
+    // EC2 takes no smaller page.
+    let listing = client.describe_snapshots().owner_ids("self").filters(of_cluster).max_results(5).send().await.ok()?;
+    listing.snapshots.unwrap_or_default().into_iter().find_map(|snapshot| snapshot.snapshot_id)
 }
 
 fn is_yes(code: &str) -> bool {

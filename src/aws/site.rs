@@ -9,9 +9,10 @@ use super::dry_run;
 use super::failure::Call;
 use super::handshake::shake;
 use super::http::host_and_port;
+use crate::disks::Tags;
 use crate::error::Class;
 use crate::format::key::ObjectKey;
-use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
+use crate::site::{Certificate, Ec2Action, Handshake, Permission, Service, Site, Step};
 use crate::store::{self, VersionId};
 
 impl AwsLocation {
@@ -117,10 +118,10 @@ impl Site for AwsLocation {
         self.store.version_of(key).await
     }
 
-    async fn dry_run(&self, action: Ec2Action) -> Result<(), store::Error> {
+    async fn dry_run(&self, action: Ec2Action, tags: &Tags) -> Result<Permission, store::Error> {
         let trust = self.trust().to_string();
         let call =
             Call { service: Classed::Ec2, operation: action.as_str(), resource: "(dry run)".to_owned(), trust: &trust };
-        dry_run::ask(&self.ec2, action, &self.addresses.region, &call).await
+        dry_run::ask(&self.ec2, action, tags, &self.addresses.region, &call).await
     }
 }

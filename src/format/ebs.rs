@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 /// EC2 User Guide, "Tag restrictions": tags on a resource.
 pub const MAX_TAGS: usize = 50;
 
+/// A tag of every snapshot: its cluster. Policies have conditions on it.
+pub const CLUSTER_TAG: &str = "penstock:cluster";
+
+/// A tag of every volume that a restore makes: the restore's token. Policies have conditions on it.
+pub const RESTORE_TAG: &str = "penstock:restore";
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found:?} is not {expected}")]
 pub struct IdError {

@@ -357,7 +357,7 @@ impl Extractor<'_> {
     }
 
     fn file(&mut self, member: Member) -> Result<(), Failure> {
-        let file = File::from(self.target.create_file(&member.path)?);
+        let file = File::from(self.target.create_file(&member)?);
         let sparse = member.map.is_some();
         if let Some(written) = &mut self.written {
             written.digest = Sha256::new();

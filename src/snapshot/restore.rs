@@ -13,7 +13,7 @@ use super::{Error, Owner, claim, select, tags, wait};
 use crate::backoff::Backoff;
 use crate::disks::{self, Encryption, NewVolume, Snapshot, SnapshotState, Tags, Volume, VolumeFilter, VolumeState};
 use crate::error::Retry;
-use crate::format::ebs::EbsSnapshot;
+use crate::format::ebs::{EbsSnapshot, RESTORE_TAG};
 use crate::format::manifest::{Content, Item, Manifest};
 use crate::location::Location;
 
@@ -164,7 +164,7 @@ fn client_token(new: &NewVolume, copy: &str) -> String {
 fn volume_tags(owner: &Owner, original: &EbsSnapshot, new: &NewVolume) -> Tags {
     let mut own = tags::of_volume(owner, &original.volume_id);
     own.insert(tags::SOURCE_SNAPSHOT.to_owned(), original.snapshot_id.to_string());
-    own.insert(tags::RESTORE.to_owned(), new.client_token.clone());
+    own.insert(RESTORE_TAG.to_owned(), new.client_token.clone());
     let (tags, left_out) = tags::fill(own, &new.tags);
     let (tags, more) = tags::fill(tags, &original.tags);
     if left_out + more > 0 {
@@ -219,7 +219,7 @@ pub(super) fn check(original: &EbsSnapshot, seen: Option<&Snapshot>) -> Result<(
 }
 
 async fn make(location: &Location, new: &NewVolume) -> Result<(Volume, Made), Error> {
-    let token = (tags::RESTORE.to_owned(), new.client_token.clone());
+    let token = (RESTORE_TAG.to_owned(), new.client_token.clone());
     let filter = VolumeFilter { tags: [token].into(), ..VolumeFilter::default() };
     let earlier = select::list(&*location.disks, &filter).await?;
     if let Some(volume) = earlier.into_iter().find(|volume| !matches!(volume.state, VolumeState::Unusable(_))) {
@@ -343,7 +343,7 @@ mod tests {
             assert!(tokens.insert(token(&other)), "{other:?}");
         }
         let new = request(&owner(), &gp3, &plain).unwrap();
-        assert_eq!(new.tags[tags::RESTORE], new.client_token);
+        assert_eq!(new.tags[RESTORE_TAG], new.client_token);
         assert_eq!(new.tags["Name"], "db");
         assert_eq!(new.tags["penstock:source-snapshot"], "snap-0123456789abcdef0");
         assert!(!new.tags.contains_key("aws:x"));

@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use super::Owner;
 use crate::config::Ebs;
 use crate::disks::{Snapshot, Tags, Volume};
-use crate::format::ebs::{MAX_TAGS, VolumeId};
+use crate::format::ebs::{CLUSTER_TAG, MAX_TAGS, VolumeId};
 use crate::format::key::Chain;
 
 const OWN: &str = "penstock:";
-const CLUSTER: &str = "penstock:cluster";
 const JOB: &str = "penstock:job";
 const NODE: &str = "penstock:node";
 pub const BACKUP_ID: &str = "penstock:backup-id";
 pub(super) const SOURCE_VOLUME: &str = "penstock:source-volume";
 pub(super) const SOURCE_SNAPSHOT: &str = "penstock:source-snapshot";
-pub(super) const RESTORE: &str = "penstock:restore";
 
 /// The tags that the EBS CSI driver writes on a volume, and the labels of an item for them.
 const LABELS: [(&str, &str); 3] = [
@@ -44,7 +42,7 @@ fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> Tags {
 /// The tags of every snapshot of a chain.
 pub(super) fn of_chain(chain: &Chain) -> Tags {
     let Chain { cluster, job, node } = chain;
-    pairs([(CLUSTER, cluster.as_str()), (JOB, job.as_str()), (NODE, node.as_str())])
+    pairs([(CLUSTER_TAG, cluster.as_str()), (JOB, job.as_str()), (NODE, node.as_str())])
 }
 
 /// The tags of every snapshot of a backup.

@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Location;
 use crate::error::{Class, Classify as _, Report};
+use crate::format::ebs::{CLUSTER_TAG, RESTORE_TAG};
 use crate::location as opened;
-use crate::site::{Certificate, Ec2Action, Handshake, Service, Site, Step};
+use crate::site::{Certificate, Ec2Action, Handshake, Permission, Service, Site, Step};
 
 /// A certificate that expires sooner is a warning.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -37,6 +38,9 @@ const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// A clock that is off by this much is a warning; STS refuses a clock that is off by five minutes.
 const SKEW_NOTED: u64 = 60_000;
 const SKEW_REFUSED: u64 = 300_000;
+
+const NO_SNAPSHOT: &str = "EC2 refuses it for a snapshot that does not exist, and so it does where the policy has a condition on the \
+                           snapshot's tags: run validate again when the cluster has its first snapshot";
 
 /// What `--skip` leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,7 +202,7 @@ pub async fn prove(opened: &opened::Location, site: &dyn Site, skip: Skip, cance
             locks::prove(&mut proof, &writing, wanted, now).await;
         }
         if skip == Skip::Nothing {
-            ec2(&mut proof, site, known).await;
+            ec2(&mut proof, opened, site, known).await;
         }
     };
     let cancelled = tokio::select! {
@@ -345,7 +349,9 @@ fn judge_region(configured: &str, found: Option<&str>, elsewhere: bool) -> Outco
     }
 }
 
-async fn ec2(proof: &mut Proof, site: &dyn Site, known: Known) {
+async fn ec2(proof: &mut Proof, opened: &opened::Location, site: &dyn Site, known: Known) {
+    let tags = [(CLUSTER_TAG, opened.cluster.as_str()), (RESTORE_TAG, "validate")];
+    let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     for action in Ec2Action::ALL {
         let name = format!("ec2:{}", action.as_str());
         if known == Known::No {
@@ -353,8 +359,12 @@ async fn ec2(proof: &mut Proof, site: &dyn Site, known: Known) {
             continue;
         }
         let began = Instant::now();
-        let result = site.dry_run(action).await;
-        let found = result.map(|()| Found::Good("allowed (dry run)".to_owned())).map_err(|error| error.report());
+        let result = site.dry_run(action, &tags).await;
+        let found = result.map(|permission| match permission {
+            Permission::Given => Found::Good("allowed (dry run)".to_owned()),
+            Permission::Unknown => Found::Odd(NO_SNAPSHOT.to_owned()),
+        });
+        let found = found.map_err(|error| error.report());
         proof.add(name, began.elapsed(), found);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use penstock::aws::{AwsLocation, Error as ConnectError};
 use penstock::checksum::Algorithm;
 use penstock::config::{CertificateMode, Credentials, Encryption, EncryptionMode, Hop, Location, Secret, SecretSource};
+use penstock::disks::Tags;
 use penstock::error::{Class, Classify as _};
 use penstock::format::key::ObjectKey;
 use penstock::metrics::Metrics;
@@ -432,9 +433,9 @@ async fn what_is_in_files_is_read_again_when_a_service_calls_the_session_expired
         ..chained(&servers.s3(Scheme::Https), &sts, vec![hop])
     };
     let aws = connect(&location);
-    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
+    aws.dry_run(Ec2Action::DescribeVolumes, &Tags::new()).await.unwrap();
     write("second");
-    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
+    aws.dry_run(Ec2Action::DescribeVolumes, &Tags::new()).await.unwrap();
     assert_eq!(ec2.seen().len(), 3, "the refused request was made again");
     let read = |name: &str| sts.seen().iter().filter_map(|request| field(request, name)).collect::<Vec<_>>();
     assert_eq!(read("WebIdentityToken"), ["first.jwt", "second.jwt"]);
@@ -455,17 +456,17 @@ async fn ec2_trusts_the_private_ca_too() {
         .scripted(Scheme::Https, in_turn([answer(412, "DryRunOperation"), answer(403, "UnauthorizedOperation")]));
     let location = Location { ec2_url: Some(ec2.url.clone()), ..server.location() };
     let aws = connect(&location);
-    aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap();
+    aws.dry_run(Ec2Action::DescribeVolumes, &Tags::new()).await.unwrap();
     assert_eq!(field(&ec2.seen()[0], "Action").as_deref(), Some("DescribeVolumes"));
     assert_eq!(field(&ec2.seen()[0], "DryRun").as_deref(), Some("true"));
-    let denied = aws.dry_run(Ec2Action::DescribeVolumes).await.unwrap_err();
+    let denied = aws.dry_run(Ec2Action::DescribeVolumes, &Tags::new()).await.unwrap_err();
     assert_eq!((denied.class, denied.request_id.as_deref()), (Class::AccessDenied, Some("scripted-1")));
     assert!(denied.remedy.unwrap().contains("ec2:DescribeVolumes"));
 
     let other = servers.folder().join("other.pem");
     std::fs::write(&other, authority("another CA").1).unwrap();
     let error = connect(&Location { certificate: Some(other), ..location })
-        .dry_run(Ec2Action::DescribeVolumes)
+        .dry_run(Ec2Action::DescribeVolumes, &Tags::new())
         .await
         .unwrap_err();
     assert_eq!(error.class, Class::Tls, "{error}");

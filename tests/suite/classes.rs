@@ -3,6 +3,7 @@
 use penstock::aws::AwsLocation;
 use penstock::checksum::Algorithm;
 use penstock::config::{Encryption, EncryptionMode, Location};
+use penstock::disks::Tags;
 use penstock::error::{Class, ServiceError};
 use penstock::format::key::ObjectKey;
 use penstock::metrics::Metrics;
@@ -116,7 +117,7 @@ async fn ask(servers: &Servers, row: &Row, metrics: &Metrics) -> ServiceError {
         At::Get => store.get(&key, None).await.map(|_| ()).unwrap_err(),
         At::Create => store.create_upload(&key).await.unwrap_err(),
         At::List | At::AssumeRole => store.list("", None).await.unwrap_err(),
-        At::CreateSnapshot => aws.dry_run(Ec2Action::CreateSnapshot).await.unwrap_err(),
+        At::CreateSnapshot => aws.dry_run(Ec2Action::CreateSnapshot, &Tags::new()).await.unwrap_err(),
         At::NewVolume => aws.disks().new_volume(&"vol-01234567".parse().unwrap()).await.unwrap_err(),
     }
 }

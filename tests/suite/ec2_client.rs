@@ -6,9 +6,10 @@ use penstock::aws::AwsLocation;
 use penstock::disks::{Disks, Encryption, NewSnapshot, NewVolume, SnapshotFilter, SnapshotState, Tags, VolumeFilter};
 use penstock::error::{Class, Classify as _};
 use penstock::metrics::Metrics;
+use penstock::site::{Ec2Action, Permission, Site as _};
 
-use crate::fake_ec2::{FakeEc2, When, refusal};
-use crate::servers::{Scheme, Servers};
+use crate::fake_ec2::{FakeEc2, FakeSnapshot, State, When, refusal};
+use crate::servers::{Answer, Scheme, Servers};
 
 struct Site {
     _servers: Servers,
@@ -197,4 +198,64 @@ async fn a_volume_that_vanishes_after_its_creation_was_denied_its_key() {
     let error = site.disks.new_volume(&volume.id).await.unwrap_err();
     assert_eq!((error.class, error.code.as_deref()), (Class::KmsDenied, Some("InvalidVolume.NotFound")));
     assert!(error.remedy.unwrap().starts_with("inferred"));
+}
+
+/// EC2 with the policy that Penstock prints: what is created needs the cluster's tag (or a restore's), what is deleted has it.
+fn judged_by_tags(state: &mut State, action: &str) -> Answer {
+    let tags: Vec<_> = (1..).map_while(|n| state.asked.get(&format!("TagSpecification.1.Tag.{n}.Key"))).collect();
+    let tagged = |wanted: &str| tags.iter().any(|key| *key == wanted);
+    let allowed = match action {
+        "CreateSnapshot" => tagged("penstock:cluster"),
+        "CreateVolume" => tagged("penstock:restore"),
+        "DeleteSnapshot" => state.snapshots.iter().any(|snapshot| snapshot.id == state.asked["SnapshotId"]),
+        _ => true,
+    };
+    if allowed {
+        refusal(412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+    } else {
+        refusal(403, "UnauthorizedOperation", "You are not authorized to perform this operation.")
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_carries_the_tags_that_a_policy_asks_for() {
+    let servers = Servers::start();
+    let ec2 = FakeEc2::start(&servers, Scheme::Https);
+    let mut location = servers.s3(Scheme::Https).location();
+    location.ec2_url = Some(ec2.server.url.clone());
+    let site = AwsLocation::connect(&location, Metrics::new().location("test")).unwrap();
+    ec2.script(|state, when, action, _| {
+        let dry = state.asked.contains_key("DryRun");
+        (when == When::Before && dry).then(|| judged_by_tags(state, action))
+    });
+    let tags: Tags = [("penstock:cluster", "prod"), ("penstock:restore", "validate")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    for action in Ec2Action::ALL {
+        let expected = if action == Ec2Action::DeleteSnapshot { Permission::Unknown } else { Permission::Given };
+        assert_eq!(site.dry_run(action, &tags).await.unwrap(), expected, "{action:?} without a snapshot");
+    }
+    // Another cluster's snapshot says nothing of this one's.
+    let snapshot = |id: &str, cluster: &str| FakeSnapshot {
+        id: id.to_owned(),
+        volume: "vol-0123456789abcdef0".to_owned(),
+        tags: [("penstock:cluster".to_owned(), cluster.to_owned())].into(),
+        state: "completed",
+        message: "",
+        looks: 0,
+    };
+    ec2.state().snapshots.push(snapshot("snap-00000000000000001", "other"));
+    assert_eq!(site.dry_run(Ec2Action::DeleteSnapshot, &tags).await.unwrap(), Permission::Unknown);
+    ec2.state().snapshots.push(snapshot("snap-00000000000000002", "prod"));
+    assert_eq!(site.dry_run(Ec2Action::DeleteSnapshot, &tags).await.unwrap(), Permission::Given);
+    assert_eq!(ec2.state().asked["SnapshotId"], "snap-00000000000000002");
+    assert_eq!(ec2.state().snapshots.len(), 2, "a dry run deletes nothing");
+    // With a snapshot of its own, a refusal is one.
+    ec2.script(|state, when, action, _| {
+        let deletion = action == "DeleteSnapshot" && state.asked.contains_key("DryRun");
+        (when == When::Before && deletion).then(|| refusal(403, "UnauthorizedOperation", "You are not authorized."))
+    });
+    let refused = site.dry_run(Ec2Action::DeleteSnapshot, &tags).await.unwrap_err();
+    assert_eq!(refused.class, Class::AccessDenied);
+    assert!(refused.remedy.unwrap().contains("ec2:DeleteSnapshot"));
 }

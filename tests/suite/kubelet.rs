@@ -1,6 +1,8 @@
 //! Volumes of real pods: `make kubernetes` starts a kubelet with containers beside the API server (tests/kubelet.sh), and runs this as root.
 //! The agent is a process of this machine, which is the node; the Jobs of a restore are pods, in an image of this binary.
 
+mod restore_job;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -296,6 +298,7 @@ fn real() {
     deleted_while_read(&node);
     without_a_pod(&node);
     filled(&node);
+    restore_job::twice(&node);
     node.empty();
 }
 

@@ -4,6 +4,8 @@
 //! inherited from the target are removed, before the mode could activate them; then the mode, never wider than saved; then
 //! the saved ACLs; then the time. Until the mode is set, only the owner can open the file. Attributes that cannot be set
 //! are counted, and so are those that a file system accepts but does not store.
+//!
+//! What a new file has already is not set: each of these calls is a transaction of the file system.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -39,7 +41,8 @@ pub(super) enum Place<'a> {
 /// # Errors
 /// When the target fails in a way that would hit every later member.
 pub(super) fn apply(place: &Place<'_>, member: &Member, ledger: &mut Ledger) -> Result<(), Error> {
-    let mut setter = Setter { place, member, ledger };
+    let new = place.stat().ok();
+    let mut setter = Setter { place, member, ledger, new };
     let owned = setter.owner()?;
     for (name, value) in &member.attributes.xattrs {
         setter.xattr(name, value)?;
@@ -54,6 +57,8 @@ struct Setter<'a> {
     place: &'a Place<'a>,
     member: &'a Member,
     ledger: &'a mut Ledger,
+    /// What the file has, as long as nothing was set that may change its mode.
+    new: Option<Stat>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,10 @@ impl Setter<'_> {
 
     fn owner(&mut self) -> Result<Owned, Error> {
         let (uid, gid) = (self.member.uid, self.member.gid);
+        if self.new.is_some_and(|stat| (stat.st_uid, stat.st_gid) == (uid, gid)) {
+            return Ok(Owned::BOTH);
+        }
+        self.new = None;
         let errno = match self.place.set_owner(Some(uid), Some(gid)) {
             Ok(()) => return Ok(Owned::BOTH),
             Err(errno) if ends(errno) => return Err(failed("set the owner of", &self.member.path)(errno)),
@@ -130,11 +139,21 @@ impl Setter<'_> {
             self.say(cut);
         }
         let mut mode = plan.mode;
-        if let Err(errno) = self.place.remove_acls(self.member.kind) {
-            self.say(&format!("could not remove the ACL that the target gave it, so its group has no access: {errno}"));
-            mode &= !0o070;
+        match self.place.remove_acls(self.member.kind) {
+            Ok(0) => {}
+            Ok(_) => self.new = None,
+            Err(errno) => {
+                self.new = None;
+                self.say(&format!(
+                    "could not remove the ACL that the target gave it, so its group has no access: {errno}"
+                ));
+                mode &= !0o070;
+            }
         }
-        let set = self.set("its mode", self.place.set_mode(mode))?;
+        let set = match self.new {
+            Some(stat) if stat.st_mode & 0o7777 == mode => Done::Yes,
+            _ => self.set("its mode", self.place.set_mode(mode))?,
+        };
         if let Some((acl, left)) = plan.acl
             && self.xattr(ACCESS_ACL, &acl)? == Done::Yes
         {
@@ -205,30 +224,34 @@ impl Place<'_> {
         }
     }
 
-    /// Removes ACLs that were inherited from the target or existed before. Fails if an ACL stays.
-    pub(super) fn remove_acls(&self, kind: FileKind) -> Result<(), Errno> {
+    /// Removes ACLs that were inherited from the target or existed before, and returns their number. Fails if an ACL stays.
+    pub(super) fn remove_acls(&self, kind: FileKind) -> Result<usize, Errno> {
         let names: &[&CStr] = if kind == FileKind::Directory { &[ACCESS_ACL, DEFAULT_ACL] } else { &[ACCESS_ACL] };
+        let mut number = 0;
         for name in names {
+            if matches!(self.length_of(name), Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS)) {
+                continue;
+            }
             let removed = match self {
                 Self::Open(file) => fremovexattr(file, *name),
                 Self::Name(parent, file) => lremovexattr(path_below(parent.as_fd(), file), *name),
             };
             match removed {
-                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
+                Ok(()) => number += 1,
+                Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
                 // File systems without ACLs return various errors.
-                Err(errno) if self.has_xattr(name) => return Err(errno),
+                Err(errno) if self.length_of(name).is_ok_and(|length| length > 0) => return Err(errno),
                 Err(_) => {}
             }
         }
-        Ok(())
+        Ok(number)
     }
 
-    fn has_xattr(&self, name: &CStr) -> bool {
-        let length = match self {
-            Self::Open(file) => fgetxattr_query(file, name),
-            Self::Name(parent, file) => lgetxattr_query(path_below(parent.as_fd(), file), name),
-        };
-        length.is_ok_and(|length| length > 0)
+    fn length_of(&self, attribute: &CStr) -> Result<usize, Errno> {
+        match self {
+            Self::Open(file) => fgetxattr_query(file, attribute),
+            Self::Name(parent, file) => lgetxattr_query(path_below(parent.as_fd(), file), attribute),
+        }
     }
 
     fn set_mtime(&self, time: FileTime) -> Result<(), Errno> {

@@ -82,7 +82,7 @@ impl Extractor<'_> {
             openat(&parent, &name, flags, Mode::empty()).map_err(verdict("read the first name of", &member.path))?;
         let from = File::from(opened);
         copy.attributes = xattr::Reader::default().read(xattr::Target::Open(from.as_fd())).0;
-        let mut to = Output::new(File::from(self.target.create_file(&copy.path)?), copy);
+        let mut to = Output::new(File::from(self.target.create_file(&copy)?), copy);
         let done = self.copy_data(&from, &mut to);
         let done = done.and_then(|()| Ok(apply(&Place::Open(&to.file), &to.member, &mut self.ledger)?));
         self.removed_unless(done, &to.member.path)

@@ -149,10 +149,23 @@ impl Target {
         Ok(self.way.last().and_then(|(_, fd)| fd.as_ref()).unwrap_or(&self.root).as_fd())
     }
 
-    pub(super) fn create_file(&mut self, path: &[u8]) -> Result<OwnedFd, Failure> {
+    /// Creates a file for its owner alone, or with its saved mode where nobody else can reach it.
+    pub(super) fn create_file(&mut self, member: &Member) -> Result<OwnedFd, Failure> {
+        let path = &member.path;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = |parent: BorrowedFd<'_>, name: &CStr| openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+        // A user's own attributes can be set only on what its mode lets the owner write.
+        let mode = if self.is_private(split(path).0) && member.attributes.xattrs.is_empty() {
+            Mode::from_raw_mode(member.mode & 0o777)
+        } else {
+            Mode::RUSR | Mode::WUSR
+        };
+        let make = |parent: BorrowedFd<'_>, name: &CStr| openat(parent, name, flags, mode);
         self.create(path, FileType::RegularFile, make)?.map_err(verdict("create", path))
+    }
+
+    /// Whether this restore created a directory, so that only this user can enter it until the end. The target itself may have been there.
+    fn is_private(&self, directory: &[u8]) -> bool {
+        !directory.is_empty() && self.known.is_fresh(directory)
     }
 
     pub(super) fn create_special(&mut self, member: &Member) -> Result<(), Failure> {
