@@ -40,6 +40,6 @@ def row_shaped(options, report, penstock):
         report.sections.append(f"The sink itself took {of_sink / sent:.2f} s of CPU a GiB.")
     for own, peer in zip(fixed, peers):
         mine, theirs = by_name([own], own.name), by_name([peer], peer.name)
-        report.target(f"P14 wall s, {peer.name}'s", figure(mine, "wall"), figure(theirs, "wall"))
+        report.target(f"P14 wall s, against {peer.name}'s", figure(mine, "wall"), figure(theirs, "wall"))
     report.target("P14 wall s, concurrency = 0, against 1.1 x the best fixed", figure(by_name([auto], auto.name), "wall"),
                   figure(best(fixed), "wall", 1.1))
