@@ -51,9 +51,12 @@ def delete_all(journal):
     """The same for each client and round. Without a journal, ext4 gives out no inode that was deleted within the last minutes, and
     looks at each of them whenever a file is created."""
     unmount()
-    subprocess.run(["cp", "--sparse=always", FULL, IMAGE], check=True)
+    # A new file: a loop device may hold the old one for a while.
+    subprocess.run(["cp", "--remove-destination", "--sparse=always", FULL, IMAGE], check=True)
     if not journal:
-        subprocess.run(["tune2fs", "-O", "^has_journal", IMAGE], check=True, capture_output=True)
+        done = subprocess.run(["tune2fs", "-O", "^has_journal", IMAGE], check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"tune2fs: {done.stderr.strip()}")
     mount(IMAGE)
     subprocess.run(["rm", "-rf", os.path.join(MOUNT, "deleted")], check=True)
 
