@@ -11,11 +11,12 @@ from .common import BENCH, environment
 
 
 class Client:
-    """One program in one row. `command` is an argv list or, for a pipeline, a bash text; `before` and `after` are not measured."""
+    """One program in one row. `command` is an argv list or, for a pipeline, a bash text; `before` and `after` are not measured.
+    `watch` is called with the process's id while it runs, and returns when it has ended."""
 
-    def __init__(self, name, command, env=None, before=None, after=None, note="", peer=True):
+    def __init__(self, name, command, env=None, before=None, after=None, watch=None, peer=True):
         self.name, self.command, self.env = name, command, env or environment()
-        self.before, self.after, self.note, self.peer = before, after, note, peer
+        self.before, self.after, self.watch, self.peer = before, after, watch, peer
         self.runs, self.failure, self.stored = [], None, []
 
     def shown(self):
@@ -31,6 +32,8 @@ def measure(client, log):
     with open(log, "wb") as out:
         start = time.monotonic()
         process = subprocess.Popen(argv, env=client.env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        if client.watch:
+            client.watch(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import statistics
 import subprocess
 
 from .common import BENCH, BUCKET, GIB, MIB, Unavailable, environment
@@ -11,6 +10,7 @@ from .data import source_tree, tree_facts
 from .measuring import Client, take_turns
 from .others import aws_classic, rustic, rustic_options
 from .p5 import row_restore
+from .p10 import row_after_deletions
 from .report import by_name, figure
 
 
@@ -24,9 +24,9 @@ def tree_clients(options, report, builds, s3, tree):
         prefix, source = one.prefix("p3"), f'type = "tree"\nname = "tree"\npath = "{tree}"'
         clients.append(one.backup("", one.config("p3", s3.url, source, memory="128MiB"), before=lambda prefix=prefix: s3.clear(prefix),
                                   after=stored(prefix)))
-    if options.base:
+    if options.base_only:
         return clients
-    for one in builds:
+    for one in builds[:1]:
         prefix = one.prefix("p3-encrypted")
         config = one.config("p3-encrypted", s3.url, source, memory="128MiB", encrypted=True)
         clients.append(one.backup(", encrypted", config, before=lambda prefix=prefix: s3.clear(prefix), after=stored(prefix)))
@@ -75,7 +75,9 @@ def row_trees(options, report, builds, s3):
     for name, peer in (("rustic", rustic_), ("restic", restic_)):
         report.target(f"P3 with encryption, CPU s, against 1/3 of {name}'s", figure(sealed, "cpu"), figure(peer, "cpu", 1 / 3))
     report.target("P3 with encryption, wall s, against 1/4 of restic's", figure(sealed, "wall"), figure(restic_, "wall", 1 / 4))
-    stored = [statistics.median(client.stored) / MIB if client and client.stored else None for client in (own, rustic_)]
-    report.target("P3 stored MiB, against 1.1 x rustic's", stored[0], stored[1] * 1.1 if stored[1] else None)
+    stored = [[size / MIB * factor for size in client.stored] if client and client.stored else None for client, factor in ((own, 1), (rustic_, 1.1))]
+    report.target("P3 stored MiB, against 1.1 x rustic's", *stored)
     if "P5" in options.only:
         row_restore(options, report, builds, s3, clients, size)
+    if "P10" in options.only:
+        row_after_deletions(options, report, builds, s3, clients, size)

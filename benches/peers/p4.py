@@ -24,15 +24,15 @@ def row_incremental(options, report, builds, s3):
     source = f'type = "tree"\nname = "tree"\npath = "{tree}"'
     setting = {"memory": "128MiB", "incremental": True}
     firsts = [(one.name, one.prefix("p4"), [], one.command(one.config("p4", s3.url, source, **setting), "backup", "bench")) for one in builds]
-    firsts += [] if options.base else [
+    firsts += [] if options.base_only else [
         (f"{one.name}, encrypted", one.prefix("p4-encrypted"), [],
-         one.command(one.config("p4-encrypted", s3.url, source, encrypted=True, **setting), "backup", "bench")) for one in builds]
+         one.command(one.config("p4-encrypted", s3.url, source, encrypted=True, **setting), "backup", "bench")) for one in builds[:1]]
     ours = len(firsts)
-    if shutil.which("restic") and not options.base:
+    if shutil.which("restic") and not options.base_only:
         base = ["restic", "-r", f"s3:{s3.url}/{BUCKET}/restic4", "-q"]
         firsts.append(("restic", "restic4", [*base, "init"], [*base, "backup", tree]))
     with contextlib.suppress(Unavailable):
-        if options.base:
+        if options.base_only:
             raise Unavailable("the base is compared, no other program")
         base = [rustic(), *rustic_options(s3, root="rustic4")]
         firsts.append(("rustic", "rustic4", [*base, "init"], [*base, "backup", tree]))
@@ -65,7 +65,7 @@ def row_incremental(options, report, builds, s3):
     with nginx("proxy", 18080, s3.url.removeprefix("http://"), count=True) as (port, log):
         # Its own state directory and prefix: the first run of it is not what is counted.
         for what, name, more in (("", "p4-counted", {}), (" with encryption", "p4-counted-encrypted", {"encrypted": True})):
-            if more and options.base:
+            if more and options.base_only:
                 continue
             config = builds[0].config(name, f"http://127.0.0.1:{port}", source, **setting, **more)
             argv = builds[0].command(config, "backup", "bench")

@@ -6,6 +6,7 @@ import os
 from .common import BUCKET, GIB, MIB
 from .data import random_file, small_files
 from .measuring import Client, take_turns
+from .report import figure, spread
 from .servers import nginx
 
 
@@ -28,16 +29,17 @@ def row_scale(options, report, penstock):
             report.broken = True
             lines.append(f"| {client.name} | failed: {client.failure.replace('|', '/')} | | |")
             continue
-        per_gib = client.median("cpu") / (factor * options.scale_mib * MIB / GIB)
-        flat.append((per_gib, client.median("rss")))
-        lines.append(f"| {client.name} | {client.median('wall'):.2f} | {per_gib:.2f} | {client.median('rss'):.0f} |")
+        amount = factor * options.scale_mib * MIB / GIB
+        for run in client.runs:
+            run["per_gib"] = run["cpu"] / amount
+        flat.append(client)
+        lines.append(f"| {client.name} | {spread(client, 'wall')} | {spread(client, 'per_gib')} | {client.median('rss'):.0f} |")
     report.sections.append("\n".join(lines))
     report.commands.append(f"P6: `{clients[0].shown()}`, the job's command being `cat` of a random file, repeated")
     if len(flat) > 1:
-        cpu = [one for one, _ in flat]
-        report.target("P6 CPU a GiB, largest against 1.05 x smallest", max(cpu), min(cpu) * 1.05)
-        rss = [one for _, one in flat]
-        report.target("P6 RSS MiB, largest against 1.05 x smallest", max(rss), min(rss) * 1.05)
+        for field, name in (("per_gib", "CPU a GiB"), ("rss", "RSS MiB")):
+            flat.sort(key=lambda client: client.median(field))
+            report.target(f"P6 {name}, largest against 1.05 x smallest", figure(flat[-1], field), figure(flat[0], field, 1.05))
     if max(options.factors) * options.scale_mib * MIB < 64 * GIB:
         report.skip("P6", "64 GiB: --factors 1,4,16,64")
 

@@ -10,6 +10,7 @@ import sys
 
 from .common import BENCH, ROOT, environment
 from .measuring import Client, take_turns
+from .report import figure, spread
 from .servers import port_or_free, wait_for
 
 
@@ -54,17 +55,16 @@ def row_fleet(options, report, penstock):
                 report.broken = True
                 continue
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(one.requests.items()))
-            wall, cpu, rss = (one.median(field) for field in ("wall", "cpu", "rss"))
-            lines.append(f"| {one.name} | {wall:.2f} | {cpu:.2f} | {rss:.0f} | {kinds} |")
+            lines.append(f"| {one.name} | {spread(one, 'wall')} | {spread(one, 'cpu')} | {one.median('rss'):.0f} | {kinds} |")
         report.sections.append("\n".join(lines))
         first, again, *_ = clients
         # Before manifests were kept: a GET each, 16 at a time.
         total, before = nodes * backups, nodes * backups * wait / 1000 / 16
         if not first.failure and not again.failure:
             report.target("P9 list again, requests", sum(again.requests.values()), total / 50)
-            report.target("P9 list again, wall s", again.median("wall"), before / 10)
-            report.target("P9 list first, wall s", first.median("wall"), before / 4)
-            report.target("P9 RSS MiB", max(one.median("rss") for one in (first, again)), 64.0)
+            report.target("P9 list again, wall s", figure(again, "wall"), before / 10)
+            report.target("P9 list first, wall s", figure(first, "wall"), before / 4)
+            report.target("P9 RSS MiB", [max(both) for both in zip(figure(first, "rss"), figure(again, "rss"))], 64.0)
     finally:
         server.terminate()
         server.wait()

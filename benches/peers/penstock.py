@@ -27,7 +27,8 @@ class Penstock:
         with open(self.identity()) as file:
             return next(line.rsplit(" ", 1)[1].strip() for line in file if line.startswith("# public key:"))
 
-    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", incremental=False, encrypted=False):
+    def config(self, name, url, source, compression="zstd", ca=None, sign="never", memory="64MiB", incremental=False, encrypted=False,
+               concurrency=8):
         """A configuration file of its own for each client, and a prefix; `source` is the TOML of the job's one source."""
         state = os.path.join(self.directory, f"state-{name}")
         to = f'[locations.bench.client_encryption]\nrecipients = ["{self.recipient()}"]' if encrypted else ""
@@ -54,6 +55,7 @@ secret_access_key_file = "{self.directory}/key"
 {to}
 [locations.bench.upload]
 part_size = "16MiB"
+concurrency = {concurrency}
 sign_payload = "{sign}"
 [jobs.bench]
 location = "bench"

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 from .common import BENCH, BIN, BUCKET, ROOT, Unavailable, environment
@@ -79,6 +80,21 @@ def read_back_store():
         yield s3
     finally:
         subprocess.run([script, "stop", directory], env=env, check=False)
+
+
+@contextlib.contextmanager
+def file_store(directory, wait=0, rate=None):
+    """file_store.py on what is in `directory`, which stays: its URL, and the process."""
+    os.makedirs(directory, exist_ok=True)
+    port = port_or_free(18100)
+    script = os.path.join(ROOT, "benches", "peers", "file_store.py")
+    server = subprocess.Popen([sys.executable, script, str(port), directory, str(wait), *([str(rate)] if rate else [])])
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.terminate()
+        server.wait()
 
 
 class S3:
