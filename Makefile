@@ -171,8 +171,9 @@ $(PACKAGERS):
 	rm -rf .tools/build
 	touch $@
 
+# Not optimised: it compiles in half the time, and runs for seconds.
 $(DENY):
-	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root .tools/cargo-deny-$(CARGO_DENY_VERSION) --target-dir .tools/build
+	$(CARGO) install --debug cargo-deny --version $(CARGO_DENY_VERSION) --locked --root .tools/cargo-deny-$(CARGO_DENY_VERSION) --target-dir .tools/build
 	rm -rf .tools/build
 
 $(FUZZ):

@@ -3,11 +3,17 @@
 use crate::format::codec::MAX_STORED;
 use crate::format::index::MAX_CHUNK;
 
-/// A block of the reader has room for two chunks, so that the rest at its end (copied to the next block) is a small part of it.
-pub const BLOCK: usize = 2 * MAX_CHUNK as usize;
+/// A block of the reader has room for several chunks of the usual size, so that few of them begin in one and end in the next.
+pub const BLOCK: usize = MAX_CHUNK as usize / 2 * 3;
 
 /// One block is cut and hashed while the other is filled.
 pub const BLOCKS: usize = 2;
+
+/// Room for a chunk that begins in one block and ends in the next.
+pub const JOINT: usize = MAX_CHUNK as usize;
+
+/// What the reader needs before anything is encoded.
+pub const READING: u64 = (BLOCKS * BLOCK + JOINT) as u64;
 
 /// One frame that is being made, and one that is being sent.
 const LEAST_WINDOW: usize = 2;
@@ -34,15 +40,14 @@ pub const fn least(part_size: u64) -> u64 {
 }
 
 const fn bytes(window: usize, part_size: u64) -> u64 {
-    (BLOCKS * BLOCK) as u64 + window as u64 * MAX_STORED as u64 + part_size
+    READING + window as u64 * MAX_STORED as u64 + part_size
 }
 
 /// Plans for a budget of `total` bytes and a pool of `threads`. The window is one chunk for each thread and two to queue, or fewer where
 /// the pipeline would take more than half of the budget, or leave no room for a part.
 #[must_use]
 pub fn plan(total: u64, part_size: u64, threads: usize) -> Plan {
-    let blocks = (BLOCKS * BLOCK) as u64;
-    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(blocks) / u64::from(MAX_STORED);
+    let frames = (total / 2).min(total.saturating_sub(part_size)).saturating_sub(READING) / u64::from(MAX_STORED);
     let affordable = usize::try_from(frames).unwrap_or(MOST_WINDOW);
     let window = (threads + 2).min(affordable).clamp(LEAST_WINDOW, MOST_WINDOW);
     Plan { window, bytes: bytes(window, part_size) }

@@ -1,6 +1,6 @@
 //! A stream's plain bytes as a blocking reader.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use bytes::{Buf as _, Bytes};
 use tokio::runtime::Handle;
@@ -25,9 +25,9 @@ impl Input {
     }
 }
 
-impl Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() && !buffer.is_empty() {
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.rest.is_empty() {
             // Releases its buffer before the next one is requested.
             self.rest = Bytes::new();
             match self.runtime.block_on(self.reader.next()) {
@@ -39,9 +39,19 @@ impl Read for Input {
                 }
             }
         }
-        let count = self.rest.len().min(buffer.len());
-        self.rest.copy_to_slice(&mut buffer[..count]);
+        Ok(&self.rest)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rest.advance(count);
         (self.progress)(count as u64);
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
         Ok(count)
     }
 }

@@ -28,7 +28,8 @@ use super::{Error, Lost, Selection, get_into, requests};
 use crate::age::PayloadError;
 use crate::budget::{Buffer, OwnBuffers};
 use crate::error::{Class, Classify as _};
-use crate::format::codec::Codec;
+use crate::format::codec::{self, Codec, FrameError};
+use crate::format::index::Chunk;
 use crate::format::manifest::Stream;
 use crate::location::Location;
 
@@ -390,14 +391,16 @@ fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plai
         }
         at += extent.room();
     }
+    let bad = |piece: &Piece, error: FrameError| Bad::Piece { piece: piece.clone(), reason: error.to_string() };
+    let mut decoded: Vec<(&Chunk, &[u8])> = Vec::with_capacity(group.pieces.len());
     for piece in &group.pieces {
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        let opened = Codec::open(&piece.chunk, from, into);
-        opened.map_err(|error| Bad::Piece { piece: piece.clone(), reason: error.to_string() })?;
+        Codec::decode(&piece.chunk, from, into).map_err(|error| bad(piece, error))?;
+        decoded.push((&piece.chunk, into));
     }
-    Ok(())
+    codec::check(decoded.iter().copied()).map_err(|(number, error)| bad(&group.pieces[number], error))
 }
 
 #[cfg(test)]

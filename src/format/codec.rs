@@ -153,12 +153,12 @@ impl Codec {
         }
     }
 
-    /// Decodes `chunk`'s stored bytes into `plain` (of `chunk.plain_len` bytes), which they must fill exactly, and checks its
-    /// name. Never writes past the end of `plain`, whatever length the frame states.
+    /// Decodes `chunk`'s stored bytes into `plain` (of `chunk.plain_len` bytes), which they must fill exactly. Never writes past the end of
+    /// `plain`, whatever length the frame states. Whether it is that chunk is for [`check`] to say.
     ///
     /// # Errors
-    /// When `stored` is not that chunk.
-    pub fn open(chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), FrameError> {
+    /// When `stored` is not the stored form of so many bytes.
+    pub fn decode(chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), FrameError> {
         let expected = plain.len();
         let found = match chunk.encoding {
             Encoding::Raw => {
@@ -172,15 +172,21 @@ impl Codec {
                 decompress(stored, plain).map_err(|error| FrameError::Zstd { expected, reason: error.to_string() })?
             }
         };
-        if found != expected {
-            return Err(FrameError::Length { expected, found });
-        }
-        let found = digest(plain);
-        if found != chunk.id {
-            return Err(FrameError::Digest { expected: chunk.id, found });
-        }
-        Ok(())
+        if found == expected { Ok(()) } else { Err(FrameError::Length { expected, found }) }
     }
+}
+
+/// Checks the names of decoded chunks, together as [`digests`].
+///
+/// # Errors
+/// The number of the first that has another, and why.
+pub fn check<'a>(
+    chunks: impl ExactSizeIterator<Item = (&'a Chunk, &'a [u8])> + Clone,
+) -> Result<(), (usize, FrameError)> {
+    let found = digests(chunks.clone().map(|(_, plain)| plain));
+    let wrong = chunks.zip(found).enumerate().find(|(_, ((chunk, _), found))| chunk.id != *found);
+    wrong
+        .map_or(Ok(()), |(number, ((chunk, _), found))| Err((number, FrameError::Digest { expected: chunk.id, found })))
 }
 
 #[must_use]
@@ -370,6 +376,11 @@ mod tests {
         }
     }
 
+    fn open(chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), FrameError> {
+        Codec::decode(chunk, stored, plain)?;
+        check(std::iter::once((chunk, &*plain))).map_err(|(_, error)| error)
+    }
+
     fn codecs() -> impl Strategy<Value = Codec> {
         let compression =
             prop_oneof![Just(Compression::None), (1_u32..4).prop_map(|level| Compression::Zstd { level })];
@@ -382,7 +393,7 @@ mod tests {
             let (encoding, stored) = codec.encode(plain.clone()).unwrap();
             prop_assert!(stored.len() <= max_stored(u32::try_from(plain.len()).unwrap()) as usize);
             let mut out = vec![0; plain.len()];
-            Codec::open(&chunk(&plain, encoding, stored.len()), &stored, &mut out).unwrap();
+            open(&chunk(&plain, encoding, stored.len()), &stored, &mut out).unwrap();
             prop_assert_eq!(&out, &plain);
         }
 
@@ -393,7 +404,7 @@ mod tests {
             let at = at.index(stored.len());
             stored[at] ^= 1 << bit;
             let mut out = vec![0; plain.len()];
-            let opened = Codec::open(&described, &stored, &mut out);
+            let opened = open(&described, &stored, &mut out);
             // Flipping a bit that zstd does not use leaves the bytes right.
             prop_assert!(opened.is_err() || out == plain);
         }
@@ -408,10 +419,29 @@ mod tests {
     }
 
     #[test]
+    fn the_first_wrong_chunk_is_named() {
+        let plain = [vec![1; 5000], vec![2; 70], vec![3; 900], vec![4; 5000]];
+        let chunks: Vec<Chunk> = plain.iter().map(|plain| chunk(plain, Encoding::Raw, plain.len())).collect();
+        let whole = chunks.iter().zip(plain.iter().map(Vec::as_slice));
+        assert_eq!(check(whole.clone()), Ok(()));
+        for wrong in 0..plain.len() {
+            // All later ones are wrong too.
+            let given = whole
+                .clone()
+                .enumerate()
+                .map(|(at, (chunk, plain))| (chunk, if at < wrong { plain } else { &plain[1..] }));
+            let given: Vec<_> = given.collect();
+            let (number, error) = check(given.iter().copied()).unwrap_err();
+            assert_eq!(number, wrong);
+            assert!(matches!(error, FrameError::Digest { expected, .. } if expected == chunks[wrong].id), "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_bomb_stays_within_its_buffer() {
         let stored = compress(&vec![0; 4 << 20], 1).unwrap();
         let mut out = vec![0; 1000];
-        let refused = Codec::open(&chunk(&[0; 1000], Encoding::Zstd, stored.len()), &stored, &mut out);
+        let refused = open(&chunk(&[0; 1000], Encoding::Zstd, stored.len()), &stored, &mut out);
         assert!(matches!(refused, Err(FrameError::Zstd { expected: 1000, .. })), "{refused:?}");
     }
 }

@@ -199,7 +199,7 @@ fn ranges(members: &[Member]) -> Vec<Range<u64>> {
 }
 
 fn read_members(
-    input: impl std::io::Read,
+    input: impl std::io::BufRead,
     count: usize,
     each: &mut impl FnMut(Object, Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -211,7 +211,9 @@ fn read_members(
         let mut bytes = vec![0; usize::try_from(member.size).unwrap_or_default()];
         let mut filled = 0;
         while filled < bytes.len() {
-            let Some((_, length)) = reader.data(&mut bytes[filled..]).map_err(Error::Archive)? else { break };
+            let Some((_, length)) = reader.data().map_err(Error::Archive)? else { break };
+            let into = &mut bytes[filled..filled + length];
+            reader.take(length, |data| into.copy_from_slice(data)).map_err(Error::Archive)?;
             filled += length;
         }
         let refused = |reason: String| Error::Refused { member: shown(&member.path), reason };

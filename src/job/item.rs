@@ -13,7 +13,7 @@ use super::spool::Spool;
 use super::tally::Tally;
 use super::{Error, Streaming};
 use crate::budget::OwnBuffers;
-use crate::budget::stream::{self, BLOCK, BLOCKS, Plan, SEALING};
+use crate::budget::stream::{self, BLOCK, BLOCKS, JOINT, Plan, READING, SEALING};
 use crate::format::cluster::Record;
 use crate::format::codec::Suffix;
 use crate::format::index::{self, Chunk};
@@ -62,9 +62,10 @@ impl Streaming<'_, '_> {
             () = stop.cancelled() => return Err(Error::Cancelled),
             parent = self.parent(bytes) => parent?,
         };
-        // A source that never answers keeps its thread, and with it the blocks and the parent's table, but no more.
+        // A source that never answers keeps its threads, and with them the blocks and the parent's table, but no more.
         let mut reading = reservation;
-        let rest = reading.split(bytes - (BLOCKS * BLOCK) as u64).expect("the plan has more than the blocks");
+        let rest = reading.split(bytes - READING).expect("the plan has more than the blocks");
+        let joint = reading.split(JOINT as u64).expect("the reader's memory has room for a chunk");
         let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |of, count, capacity| OwnBuffers::new(budget.clone(), Arc::new(of), count, capacity);
         // Ends a command also when the upload fails; dropped at the end of this function.
@@ -82,6 +83,7 @@ impl Streaming<'_, '_> {
             codec: spec.codec,
             pool,
             blocks: own(reading, BLOCKS, BLOCK),
+            joint: own(joint, 1, JOINT),
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };

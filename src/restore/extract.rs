@@ -9,7 +9,7 @@
 //! target that others can enter should be mounted `nodev,nosuid`, as with any archive.
 //!
 //! # What it costs
-//! One buffer of [`BUFFER`] bytes, one header, a sparse file's map, a few hundred bytes for each directory, some bytes for
+//! One header, a sparse file's map, a few hundred bytes for each directory, some bytes for
 //! each member that is left out, and two paths for each hard link that has to be a copy.
 //!
 //! # What happens on failure
@@ -32,7 +32,7 @@ mod target;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -57,7 +57,7 @@ use crate::tar::{self, Member, shown};
 
 type Failure = refusal::Failure<Error>;
 
-/// Size of the buffer between the archive and a file.
+/// Bytes that are read or written at once where nothing else says how many.
 const BUFFER: usize = 256 << 10;
 
 /// Who creates the target directory.
@@ -145,7 +145,7 @@ fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(
 /// When the archive is malformed, would leave the target, or ends early, or when the target fails in a way that would
 /// hit every later member.
 pub fn extract(reader: impl Read, target: &Path, options: &Options) -> Result<Summary, Error> {
-    extract_whole(Sound(reader), target, options)
+    extract_whole(Sound(BufReader::with_capacity(BUFFER, reader)), target, options)
 }
 
 /// As [`extract`], of what is whole of a stream.

@@ -1,7 +1,7 @@
 //! Restores items that are one file, and creates the folders of several items.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::failure::{Error, local};
 use super::refusal::{self, Failure, Refusal};
 use crate::format::manifest::{Item, Target};
 
-/// Size of the buffer between the stream and a file.
+/// Size of the buffer for reading back.
 const BUFFER: usize = 256 << 10;
 
 /// The file name under which a file, command or stdin item is restored.
@@ -64,7 +64,7 @@ pub(super) fn make_folder(folder: &Path) -> Result<Root, Failure<Error>> {
 /// Writes one file, which appears under its name when it is complete. It has no saved owner and mode, so it is this
 /// user's alone.
 pub(super) fn write(
-    mut reader: impl Read,
+    mut reader: impl BufRead,
     dir: &Path,
     name: &str,
     (overwrite, read_back): (bool, bool),
@@ -80,19 +80,20 @@ pub(super) fn write(
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
     let mut temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
-    let mut buffer = vec![0; BUFFER];
     let (mut total, mut digest) = (0, Sha256::new());
     loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
+        let bytes = match reader.fill_buf() {
+            Ok([]) => break,
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(local("read", "the stream")(error).into()),
         };
-        io::Write::write_all(&mut temporary, &buffer[..count]).map_err(step("write", &path))?;
+        io::Write::write_all(&mut temporary, bytes).map_err(step("write", &path))?;
         if read_back {
-            digest.update(&buffer[..count]);
+            digest.update(bytes);
         }
+        let count = bytes.len();
+        reader.consume(count);
         total += count as u64;
     }
     match temporary.as_file().sync_all() {
@@ -101,18 +102,19 @@ pub(super) fn write(
         Err(error) => return Err(step("write", &path)(error)),
     }
     if read_back {
-        check(temporary.as_file(), &mut buffer, digest).map_err(step("read back", &path))?;
+        check(temporary.as_file(), digest).map_err(step("read back", &path))?;
     }
     persist(temporary, &path, overwrite).map_err(step("rename the temporary file to", &path))?;
     Ok(total)
 }
 
 /// Reads a file back from the disk, which must give what it took.
-fn check(file: &File, buffer: &mut [u8], expected: Sha256) -> io::Result<()> {
+fn check(file: &File, expected: Sha256) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     let (mut offset, mut found) = (0, Sha256::new());
     loop {
-        match file.read_at(buffer, offset)? {
+        match file.read_at(&mut buffer, offset)? {
             0 => break,
             count => {
                 found.update(&buffer[..count]);

@@ -7,7 +7,7 @@
 //! Costs one pass over the index, from the first damage on, however much is damaged.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use bytes::{Buf as _, Bytes};
@@ -49,7 +49,7 @@ pub(super) struct Hurt {
 }
 
 /// A stream that may be damaged.
-pub(super) trait Source: Read {
+pub(super) trait Source: BufRead {
     /// The damaged members that were found since the last call, none later than the bytes that were read.
     fn take_hurt(&mut self) -> Vec<Hurt> {
         Vec::new()
@@ -70,7 +70,17 @@ impl<R: Read> Read for Sound<R> {
     }
 }
 
-impl<R: Read> Source for Sound<R> {}
+impl<R: BufRead> BufRead for Sound<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
+    }
+}
+
+impl<R: BufRead> Source for Sound<R> {}
 
 pub(super) struct Salvage {
     reader: PlainReader,
@@ -231,11 +241,8 @@ impl Salvage {
     }
 }
 
-impl Read for Salvage {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
+impl BufRead for Salvage {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while let Some(range) = self.left.front().cloned() {
             if self.rest.is_empty() && !self.fetch()? {
                 self.left.clear();
@@ -248,19 +255,30 @@ impl Read for Salvage {
                 self.advance(usize::try_from(most.min(end - range.start)).unwrap_or(usize::MAX));
                 continue;
             };
-            let count = usize::try_from(most.min(sound)).unwrap_or(usize::MAX).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.rest[..count]);
-            self.advance(count);
-            (self.progress)(count as u64);
-            return Ok(count);
+            let count = usize::try_from(most.min(sound)).unwrap_or(usize::MAX);
+            return Ok(&self.rest[..count]);
         }
         // Whether the stream ended as it should is known only now.
         if self.rest.is_empty() && self.fetch()? {
             return Err(io::Error::other("the stream is longer than its index says"));
         }
-        let count = self.tail.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.tail[..count]);
-        self.tail = &self.tail[count..];
+        Ok(self.tail)
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.left.is_empty() {
+            self.tail = &self.tail[count..];
+        } else {
+            self.advance(count);
+            (self.progress)(count as u64);
+        }
+    }
+}
+
+impl Read for Salvage {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
         Ok(count)
     }
 }

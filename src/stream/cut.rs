@@ -56,11 +56,17 @@ pub enum More {
 /// The length of the first chunk of `data`; `None` if it depends on bytes that have not arrived.
 #[must_use]
 pub fn first_chunk(data: &[u8], more: More) -> Option<usize> {
-    let end = data.len().min(MAX);
-    if end > MIN
-        && let Some(length) = border(&data[MIN - WINDOW..end])
+    first_chunk_beyond(data, 0, more)
+}
+
+/// The same for `data` whose first `known` bytes have been looked at: no chunk ends within them.
+#[must_use]
+pub fn first_chunk_beyond(data: &[u8], known: usize, more: More) -> Option<usize> {
+    let (start, end) = (known.max(MIN), data.len().min(MAX));
+    if end > start
+        && let Some(length) = border(&data[start - WINDOW..end])
     {
-        return Some(MIN + length);
+        return Some(start + length);
     }
     let decided = end == MAX || (more == More::No && end > 0);
     decided.then_some(end)
@@ -196,6 +202,21 @@ mod tests {
             let data = noise(6 << 20, seed);
             if let Some(early) = first_chunk(&data[..seen], More::Maybe) {
                 prop_assert_eq!(Some(early), first_chunk(&data, More::Maybe));
+            }
+        }
+
+        #[test]
+        fn a_border_does_not_depend_on_where_the_search_goes_on(seed in 1_u64.., steps in proptest::collection::vec(1_usize..2 << 20, 1..9)) {
+            let data = noise(5 << 20, seed);
+            let (mut known, mut seen) = (0, 0);
+            for step in steps {
+                seen = (seen + step).min(data.len());
+                let found = first_chunk_beyond(&data[..seen], known, More::Maybe);
+                prop_assert_eq!(found, first_chunk(&data[..seen], More::Maybe));
+                if found.is_some() {
+                    break;
+                }
+                known = seen;
             }
         }
     }

@@ -1,24 +1,25 @@
 //! The pipeline from a source to frames in order.
 //!
 //! ```text
-//! source ─ read and cut (one thread) ─┬─ hash, look up, compress ─┬─ frames and references, in stream order
-//!                                     └─ hash, look up, compress ─┘  (the pool)
+//! source ─ read (one thread) ─ cut (one thread) ─┬─ hash, look up, compress ─┬─ frames and references, in stream order
+//!                                                └─ hash, look up, compress ─┘  (the pool)
 //! ```
 //!
 //! Memory: [`BLOCKS`](crate::budget::stream::BLOCKS) blocks of [`BLOCK`](crate::budget::stream::BLOCK) bytes from the stream's own
-//! buffers, and frames of at most `window` times the largest chunk; see [`crate::budget::stream`]. A slow consumer stops the reader:
-//! every queue is bounded.
+//! buffers, one chunk that begins in a block and ends in the next, and frames of at most `window` times the largest chunk; see
+//! [`crate::budget::stream`]. A slow consumer stops the reader: every queue is bounded.
 //!
-//! Failure: the source's first error ends the stream. When the consumer drops the [`Encoder`], the thread ends at its next chunk; a
-//! source that blocks must be interrupted by its own means.
+//! Failure: the source's first error ends the stream. When the consumer drops the [`Encoder`], the threads end at their next chunk or
+//! block; a source that blocks must be interrupted by its own means.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as blocking};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::cut::{self, More};
+use super::read::{Filled, Reader};
 use crate::budget::{Buffer, OwnBuffers};
 use crate::format::cluster::Record;
 use crate::format::codec::{self, Codec, Encoding, max_stored};
@@ -26,15 +27,11 @@ use crate::format::index::{ChunkId, FileEntry, MAX_CHUNK};
 use crate::source::table::ChunkTable;
 use crate::source::{self, Mark, Source, Warning};
 
-/// The smallest read from the source, so that each small read of a pipe does not cut the whole block again.
-const READ: usize = 1 << 20;
-
-/// The most marks in a block before it is cut, even if it is not full: a source that reuses everything yields no bytes to
-/// fill it.
-const MAX_MARKS: usize = 256;
-
 /// The most events between the cutter and the consumer. Memory bounds the chunks among them.
 const QUEUE: usize = 512;
+
+/// Bytes of a block that are copied to a rest before it is searched for a border again.
+const STEP: usize = 128 << 10;
 
 /// Chunks that one thread hashes together, which is faster than one by one ([`codec::digests`]).
 const BATCH: usize = 4;
@@ -49,6 +46,7 @@ pub struct Options {
     pub pool: Arc<rayon::ThreadPool>,
     /// See [`crate::budget::stream`].
     pub blocks: OwnBuffers,
+    pub joint: OwnBuffers,
     /// Memory between the cutter and the consumer, in chunks of the largest size; at least 1.
     pub window: usize,
     /// Chunks that need not be stored again.
@@ -136,11 +134,12 @@ impl Encoder {
         let (sender, pending) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
         let memory = Arc::new(Semaphore::new(options.window * units(MAX_CHUNK as usize)));
-        std::thread::Builder::new().name("penstock-read".to_owned()).spawn(move || {
-            let mut cutter = Cutter { source, options, runtime, memory, sender };
-            // Fails only if the encoder was dropped.
-            let _ = cutter.run();
-        })?;
+        let (filled, blocks) = blocking::sync_channel(1);
+        let mut reader = Reader { source, blocks: options.blocks.clone(), runtime: runtime.clone(), filled };
+        let mut cutter = Cutter { blocks, rest: None, options, runtime, memory, sender };
+        // Both fail only if the encoder was dropped.
+        std::thread::Builder::new().name("penstock-cut".to_owned()).spawn(move || cutter.run().ok())?;
+        std::thread::Builder::new().name("penstock-read".to_owned()).spawn(move || reader.run().ok())?;
         Ok(Self { pending, current: None, ended: false })
     }
 
@@ -170,10 +169,12 @@ impl Encoder {
 }
 
 /// The encoder was dropped.
-struct Gone;
+pub(super) struct Gone;
 
 struct Cutter {
-    source: Box<dyn Source>,
+    blocks: blocking::Receiver<Result<Filled, source::Error>>,
+    /// The bytes behind the last border, of which no end of a chunk is certain.
+    rest: Option<Buffer>,
     options: Options,
     runtime: tokio::runtime::Handle,
     /// Counts in [`UNIT`]s the memory between the cutter and the consumer.
@@ -183,63 +184,29 @@ struct Cutter {
 
 impl Cutter {
     fn run(&mut self) -> Result<(), Gone> {
-        let mut block = self.block();
-        let mut marks = Vec::new();
-        loop {
-            let more = match self.fill(&mut block, &mut marks) {
-                Ok(more) => more,
+        // The reader ends before it has sent the last block only if it panics: the consumer is told that the pipeline stopped.
+        while let Ok(filled) = self.blocks.recv() {
+            let Filled { block, marks, said, more } = match filled {
+                Ok(filled) => filled,
                 Err(error) => return self.send(Pending::Failed(error)),
             };
-            self.annotations()?;
-            let bytes = block.freeze();
-            let used = self.cut(&bytes, marks.drain(..), more)?;
+            for event in said {
+                self.send(Pending::Ready(event))?;
+            }
+            self.cut(&block, marks, more)?;
             if more == More::No {
                 return self.send(Pending::End);
             }
-            block = self.block();
-            block.fill(&bytes[used..]);
-        }
-    }
-
-    fn block(&self) -> Buffer {
-        self.options.blocks.blocking_get(&self.runtime)
-    }
-
-    /// Reads until the block is full or has [`MAX_MARKS`] marks, or the source has ended.
-    fn fill(&mut self, block: &mut Buffer, marks: &mut Vec<(usize, Mark)>) -> Result<More, source::Error> {
-        while block.room() > 0 && marks.len() < MAX_MARKS {
-            let count = self.source.read(block.spare(READ))?;
-            block.commit(count);
-            let found = self.source.take_marks();
-            if count == 0 && found.is_empty() {
-                return Ok(More::No);
-            }
-            marks.extend(found.into_iter().map(|mark| (block.len(), mark)));
-        }
-        Ok(More::Maybe)
-    }
-
-    fn annotations(&mut self) -> Result<(), Gone> {
-        for file in self.source.take_entries() {
-            self.send(Pending::Ready(Event::File(file)))?;
-        }
-        for warning in self.source.take_warnings() {
-            self.send(Pending::Ready(Event::Warning(warning)))?;
-        }
-        for path in self.source.take_not_entered() {
-            self.send(Pending::Ready(Event::NotEntered(path)))?;
-        }
-        if let Some(record) = self.source.take_record() {
-            self.send(Pending::Ready(Event::Record(record)))?;
         }
         Ok(())
     }
 
-    /// Cuts off every chunk whose end is certain; returns how many bytes they have.
-    fn cut(&self, block: &Bytes, marks: impl Iterator<Item = (usize, Mark)>, more: More) -> Result<usize, Gone> {
+    /// Cuts off every chunk whose end is certain.
+    fn cut(&mut self, block: &Bytes, marks: Vec<(usize, Mark)>, more: More) -> Result<(), Gone> {
         let (mut used, mut batch) = (0, Vec::with_capacity(BATCH));
         for (at, mark) in marks {
-            used += self.chunks(&block.slice(used..at), More::No, &mut batch)?;
+            self.chunks(&block.slice(used..at), More::No, &mut batch)?;
+            used = at;
             match mark {
                 Mark::Border => {}
                 Mark::Taken(chunks) => {
@@ -250,23 +217,55 @@ impl Cutter {
                 }
             }
         }
-        used += self.chunks(&block.slice(used..), more, &mut batch)?;
-        self.encode(&mut batch)?;
-        Ok(used)
+        self.chunks(&block.slice(used..), more, &mut batch)?;
+        self.encode(&mut batch)
     }
 
-    fn chunks(&self, bytes: &Bytes, more: More, batch: &mut Vec<Plain>) -> Result<usize, Gone> {
+    /// Cuts the rest and the bytes that follow it, and keeps what is left of them as the next rest.
+    fn chunks(&mut self, bytes: &Bytes, more: More, batch: &mut Vec<Plain>) -> Result<(), Gone> {
         let mut used = 0;
-        while let Some(length) = cut::first_chunk(&bytes[used..], more) {
-            let plain = bytes.slice(used..used + length);
-            used += length;
-            let memory = self.memory(length, batch)?;
-            batch.push(Plain { plain, memory });
-            if batch.len() == BATCH {
-                self.encode(batch)?;
-            }
+        if let Some(rest) = self.rest.take() {
+            let before = rest.len();
+            let Some((joined, length)) = self.join(rest, bytes, more) else { return Ok(()) };
+            used = length - before;
+            self.push(joined.slice(..length), batch)?;
         }
-        Ok(used)
+        while let Some(length) = cut::first_chunk(&bytes[used..], more) {
+            self.push(bytes.slice(used..used + length), batch)?;
+            used += length;
+        }
+        if used < bytes.len() {
+            // The one before may be in the batch.
+            self.encode(batch)?;
+            let mut rest = self.options.joint.blocking_get(&self.runtime);
+            rest.fill(&bytes[used..]);
+            self.rest = Some(rest);
+        }
+        Ok(())
+    }
+
+    /// Adds bytes to a rest up to the end of its chunk, and returns them with the chunk's length. Keeps the rest if that end is not among them.
+    fn join(&mut self, mut rest: Buffer, bytes: &[u8], more: More) -> Option<(Bytes, usize)> {
+        let (mut taken, mut known) = (0, rest.len());
+        loop {
+            let end = bytes.len().min(taken + STEP);
+            taken += rest.fill(&bytes[taken..end]);
+            let more = if taken == bytes.len() { more } else { More::Maybe };
+            if let Some(length) = cut::first_chunk_beyond(rest.as_slice(), known, more) {
+                return Some((rest.freeze(), length));
+            }
+            if taken == bytes.len() {
+                self.rest = Some(rest);
+                return None;
+            }
+            known = rest.len();
+        }
+    }
+
+    fn push(&self, plain: Bytes, batch: &mut Vec<Plain>) -> Result<(), Gone> {
+        let memory = self.memory(plain.len(), batch)?;
+        batch.push(Plain { plain, memory });
+        if batch.len() == BATCH { self.encode(batch) } else { Ok(()) }
     }
 
     /// Reserves memory for a chunk's stored form. Sends the batch before waiting: its own memory may be what is
@@ -373,12 +372,13 @@ mod tests {
                 [Some(chunk), taken].into_iter().flatten()
             })
             .collect();
-        let (budget, bytes) = (Budget::new(1 << 30), (stream::BLOCKS * stream::BLOCK) as u64);
-        let reservation = Arc::new(budget.reserve(bytes).await.unwrap());
+        let budget = Budget::new(1 << 30);
+        let reservation = Arc::new(budget.reserve(stream::READING).await.unwrap());
         let options = Options {
             codec: Codec::default(),
             pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            blocks: OwnBuffers::new(budget, reservation, stream::BLOCKS, stream::BLOCK),
+            blocks: OwnBuffers::new(budget.clone(), Arc::clone(&reservation), stream::BLOCKS, stream::BLOCK),
+            joint: OwnBuffers::new(budget, reservation, 1, stream::JOINT),
             window: 1,
             parent: None,
         };

@@ -4,7 +4,7 @@
 //! know, because a reader that guesses where a member ends restores wrong data. It checks every length before it uses
 //! it; memory is at most one PAX header of 1 MiB and one sparse map of 16 MiB.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use super::pax::Pax;
@@ -21,7 +21,7 @@ pub struct Reader<R> {
     left: u64,
     padding: u64,
     /// The part being read, for a message.
-    what: String,
+    what: What,
     /// The file offset of the next byte of data, and how many bytes follow it there.
     segment: Segment,
     /// A sparse file's segments, and how many were started.
@@ -29,9 +29,15 @@ pub struct Reader<R> {
     started: usize,
 }
 
-impl<R: Read> Reader<R> {
+enum What {
+    Part(&'static str),
+    /// The data of the member with this path.
+    Data(Vec<u8>),
+}
+
+impl<R: BufRead> Reader<R> {
     pub fn new(input: R) -> Self {
-        let (what, segment) = (String::new(), Segment::default());
+        let (what, segment) = (What::Part("nothing"), Segment::default());
         Self { input, offset: 0, left: 0, padding: 0, what, segment, map: None, started: 0 }
     }
 
@@ -47,7 +53,7 @@ impl<R: Read> Reader<R> {
     pub fn next_member(&mut self) -> Result<Option<Member>, Error> {
         self.skip()?;
         let at = self.offset;
-        "a header or the two blocks of zeros at the end".clone_into(&mut self.what);
+        self.what = What::Part("a header or the two blocks of zeros at the end");
         let Some(block) = self.block()? else {
             self.end()?;
             return Ok(None);
@@ -60,7 +66,7 @@ impl<R: Read> Reader<R> {
         if header.size > MAX_PAX as u64 {
             return Err(malformed(format!("its PAX header has {} bytes; expected at most {MAX_PAX}", header.size)));
         }
-        "a PAX header".clone_into(&mut self.what);
+        self.what = What::Part("a PAX header");
         self.expect(header.size);
         let mut records = vec![0; usize::try_from(header.size).unwrap_or(MAX_PAX)];
         self.exact(&mut records)?;
@@ -95,7 +101,7 @@ impl<R: Read> Reader<R> {
         if kind != FileKind::Directory && path.ends_with(b"/") {
             return Err(Error::refused(&path, "its name ends with a slash; only a directory's does"));
         }
-        self.what = format!("{:?}", shown(&path));
+        self.what = What::Data(path.clone());
         self.expect(content);
         if let Some(size) = apparent {
             self.map = Some(Map::new(self, &path).read(size)?.into());
@@ -120,36 +126,53 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// Reads the next bytes of the member's data into the start of `buffer`, which is not empty; returns their file
-    /// offset and number. `None` at the data's end.
+    /// The file offset and the number of the next bytes of the member's data, as many as the input has at hand, for [`Reader::take`].
+    /// `None` at the data's end.
     ///
     /// # Errors
     /// When the input ends early or cannot be read.
-    pub fn data(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>, Error> {
+    pub fn data(&mut self) -> Result<Option<(u64, usize)>, Error> {
         while self.segment.length == 0 {
             let Some(next) = self.map.as_deref().and_then(|map| map.get(self.started)) else { return Ok(None) };
             self.segment = *next;
             self.started += 1;
         }
-        let wanted = usize::try_from(self.segment.length).map_or(buffer.len(), |length| length.min(buffer.len()));
-        let length = self.stored(&mut buffer[..wanted])?;
-        let offset = self.segment.offset;
-        self.segment = Segment { offset: offset + length as u64, length: self.segment.length - length as u64 };
-        Ok(Some((offset, length)))
+        let there = self.there()?;
+        let length = usize::try_from(self.segment.length).map_or(there, |length| length.min(there));
+        Ok(Some((self.segment.offset, length)))
     }
 
-    /// The next stored bytes of the current part; 0 at its end.
-    fn stored(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        if wanted == 0 {
+    /// Gives `each` the bytes that [`Reader::data`] has just announced, and moves on.
+    ///
+    /// # Errors
+    /// When the input cannot be read.
+    pub fn take<T>(&mut self, length: usize, each: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+        let bytes = self.peek()?;
+        let length = length.min(bytes.len());
+        let taken = each(&bytes[..length]);
+        self.pass(length);
+        let Segment { offset, length: rest } = self.segment;
+        self.segment = Segment { offset: offset + length as u64, length: rest.saturating_sub(length as u64) };
+        Ok(taken)
+    }
+
+    /// How many stored bytes of the current part are at hand; 0 at its end.
+    fn there(&mut self) -> Result<usize, Error> {
+        if self.left == 0 {
             return Ok(0);
         }
-        let length = self.read(&mut buffer[..wanted])?;
-        if length == 0 {
+        let there = self.peek()?.len();
+        if there == 0 {
             return Err(self.truncated(self.left));
         }
-        self.left -= length as u64;
-        Ok(length)
+        Ok(usize::try_from(self.left).map_or(there, |left| left.min(there)))
+    }
+
+    /// Moves on in the current part.
+    fn pass(&mut self, length: usize) {
+        self.input.consume(length);
+        self.offset += length as u64;
+        self.left = self.left.saturating_sub(length as u64);
     }
 
     pub(super) const fn left(&self) -> u64 {
@@ -164,10 +187,15 @@ impl<R: Read> Reader<R> {
 
     /// Reads the rest of the current member.
     fn skip(&mut self) -> Result<(), Error> {
-        let mut buffer = [0; 4096];
-        while self.stored(&mut buffer)? > 0 {}
-        self.left = std::mem::take(&mut self.padding);
-        while self.stored(&mut buffer)? > 0 {}
+        for next in [std::mem::take(&mut self.padding), 0] {
+            loop {
+                match self.there()? {
+                    0 => break,
+                    length => self.pass(length),
+                }
+            }
+            self.left = next;
+        }
         Ok(())
     }
 
@@ -182,11 +210,14 @@ impl<R: Read> Reader<R> {
     pub(super) fn exact(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.stored(&mut buffer[filled..])? {
+            let length = self.there()?.min(buffer.len() - filled);
+            if length == 0 {
                 // The caller asked for more bytes than the member has.
-                0 => return Err(self.truncated((buffer.len() - filled) as u64)),
-                length => filled += length,
+                return Err(self.truncated((buffer.len() - filled) as u64));
             }
+            buffer[filled..filled + length].copy_from_slice(&self.peek()?[..length]);
+            self.pass(length);
+            filled += length;
         }
         Ok(())
     }
@@ -196,34 +227,40 @@ impl<R: Read> Reader<R> {
         if self.block()?.is_some() {
             return Err(Error::Header { offset: at, reason: "it follows one block of zeros; expected two".to_owned() });
         }
-        let mut rest = [0; 8192];
         loop {
             let at = self.offset;
-            let length = self.read(&mut rest)?;
-            if length == 0 {
+            let rest = self.peek()?;
+            if rest.is_empty() {
                 return Ok(());
             }
-            if rest[..length].iter().any(|byte| *byte != 0) {
+            if rest.iter().any(|byte| *byte != 0) {
                 let reason = "data follows the end of the archive; expected zeros".to_owned();
                 return Err(Error::Header { offset: at, reason });
             }
+            let length = rest.len();
+            self.pass(length);
         }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        loop {
-            match self.input.read(buffer) {
-                Ok(length) => {
-                    self.offset += length as u64;
-                    return Ok(length);
-                }
+    /// The bytes at hand; empty at the input's end.
+    fn peek(&mut self) -> Result<&[u8], Error> {
+        let failed = loop {
+            match self.input.fill_buf() {
+                Ok(_) => break None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::Read { offset: self.offset, error }),
+                Err(error) => break Some(error),
             }
-        }
+        };
+        let offset = self.offset;
+        // What is at hand is given again.
+        failed.map_or_else(|| self.input.fill_buf(), Err).map_err(|error| Error::Read { offset, error })
     }
 
     fn truncated(&self, missing: u64) -> Error {
-        Error::Truncated { offset: self.offset, what: self.what.clone(), missing }
+        let what = match &self.what {
+            What::Part(part) => (*part).to_owned(),
+            What::Data(path) => format!("{:?}", shown(path)),
+        };
+        Error::Truncated { offset: self.offset, what, missing }
     }
 }

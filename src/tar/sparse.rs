@@ -5,7 +5,7 @@
 //! in a hole.
 
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::BufRead;
 
 use sha2::{Digest as _, Sha256};
 
@@ -50,7 +50,7 @@ pub(super) struct Map<'a, R> {
     position: usize,
 }
 
-impl<'a, R: Read> Map<'a, R> {
+impl<'a, R: BufRead> Map<'a, R> {
     pub(super) fn new(reader: &'a mut Reader<R>, path: &'a [u8]) -> Self {
         Self { reader, path, block: [0; BLOCK], position: BLOCK }
     }

@@ -3,9 +3,10 @@ use super::*;
 
 fn read_all(mut archive: &[u8]) -> Result<(), Error> {
     let mut reader = Reader::new(&mut archive);
-    let mut buffer = [0; 700];
     while reader.next_member()?.is_some() {
-        while reader.data(&mut buffer)?.is_some() {}
+        while let Some((_, length)) = reader.data()? {
+            reader.take(length.min(700), |_| ())?;
+        }
     }
     Ok(())
 }

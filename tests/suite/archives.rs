@@ -1,7 +1,7 @@
 //! The tar codec: what is written is read back equal, and written as it always was.
 
 use std::ffi::CString;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::sync::Arc;
 
 use penstock::format::index::{FileKind, FileTime};
@@ -15,16 +15,15 @@ use proptest::sample::select;
 type Contents = Vec<(Member, Vec<(u64, Vec<u8>)>)>;
 
 fn read_all(archive: impl Read, step: usize) -> Result<Contents, Error> {
-    let mut reader = Reader::new(archive);
+    let mut reader = Reader::new(BufReader::with_capacity(step, archive));
     let mut contents = Vec::new();
-    let mut buffer = vec![0; step];
     while let Some(member) = reader.next_member()? {
         let mut data: Vec<(u64, Vec<u8>)> = Vec::new();
-        while let Some((offset, length)) = reader.data(&mut buffer)? {
-            match data.last_mut() {
-                Some((start, bytes)) if *start + bytes.len() as u64 == offset => bytes.extend(&buffer[..length]),
-                _ => data.push((offset, buffer[..length].to_vec())),
-            }
+        while let Some((offset, length)) = reader.data()? {
+            reader.take(length, |piece| match data.last_mut() {
+                Some((start, bytes)) if *start + bytes.len() as u64 == offset => bytes.extend(piece),
+                _ => data.push((offset, piece.to_vec())),
+            })?;
         }
         contents.push((member, data));
     }

@@ -203,7 +203,15 @@ fn whole_demo(site: &Site, penstock: &Penstock) {
 /// A snapshot of a volume, a new volume from it, and the end of both backups and their snapshots.
 fn disks(site: &Site, penstock: &Penstock) {
     let backup = || penstock.good(&["backup", "disks"])["backups"][0]["id"].as_str().unwrap().to_owned();
+    // Whether a snapshot may be deleted is judged by its tags, so it takes one to ask.
+    let may_delete = || {
+        let proof = penstock.good(&["validate"]);
+        let checks = proof["locations"][0]["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "ec2:DeleteSnapshot").unwrap()["state"].clone()
+    };
+    let before = may_delete();
     let (first, second) = (backup(), backup());
+    assert_eq!((before, may_delete()), (json!("warning"), json!("passed")));
     penstock.good(&["verify", "--all"]);
     let restore = |id: &str| {
         penstock.json(&["snapshot", "restore", id, "--volume", site.volume(), "--availability-zone", "eu-west-1b"])

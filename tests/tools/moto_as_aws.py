@@ -5,7 +5,9 @@
 - A role's trust policy counts from every account, a missing external ID is not a right one, and a principal may be an account, or a
   role whose session calls: see `trusts`. moto looks at the policy only where caller and role share an account, takes a missing
   external ID for a right one, and knows a principal only by its exact ARN.
-- HeadBucket needs s3:ListBucket, and whoever tags what he creates in EC2 needs ec2:CreateTags.
+- HeadBucket needs s3:ListBucket.
+- Actions of EC2 are judged by resources and by conditions on tags, and whoever tags what he creates needs ec2:CreateTags. moto asks about
+  the resource `*`, and knows no conditions.
 - The root element of the answer to ListParts is a ListPartsResult. moto's is a ListPartsResponse, which no SDK takes.
 
 Signatures and policies are checked only where moto is told to (INITIAL_NO_AUTH_ACTION_COUNT, /moto-api/reset-auth).
@@ -17,6 +19,7 @@ import re
 
 from moto import server
 from moto.core.authorization import ActionAuthenticatorMixin
+from moto.ec2.models import ec2_backends
 from moto.iam import access_control
 from moto.iam.models import iam_backends
 
@@ -50,21 +53,63 @@ def trusts(statement, caller, external_id):
     return statement["Effect"] == "Allow" and (wanted is None or external_id in listed(wanted))
 
 
+def asked_of_ec2(request):
+    """Each action of a request to EC2 with the resource and the condition keys that AWS judges it by (Service Authorization Reference)."""
+    def given(name):
+        value = request._data.get(name)
+        return value[0] if isinstance(value, list) else value
+
+    def tags_of(snapshot):
+        found = ec2_backends[request.account_id][request._region].snapshots.get(snapshot)
+        return {f"ec2:ResourceTag/{tag['key']}": tag["value"] for tag in found.get_tags()} if found else {}
+    action, new = request._action.partition(":")[2], {}
+    for name in request._data:
+        if re.fullmatch(r"TagSpecification\.1\.Tag\.\d+\.Key", name):
+            new[f"aws:RequestTag/{given(name)}"] = given(name[:-3] + "Value")
+    volume = f"arn:aws:ec2:{request._region}:{request.account_id}:volume/"
+    snapshot = f"arn:aws:ec2:{request._region}::snapshot/"
+    asked, made = {
+        "CreateSnapshot": lambda: ([(volume + given("VolumeId"), {}), (snapshot + "new", new)], snapshot),
+        "CreateVolume": lambda: ([(volume + "new", new), (snapshot + given("SnapshotId"), tags_of(given("SnapshotId")))]
+                                 if given("SnapshotId") else [(volume + "new", new)], volume),
+        "DeleteSnapshot": lambda: ([(snapshot + given("SnapshotId"), tags_of(given("SnapshotId")))], None),
+    }.get(action, lambda: ([("*", {})], None))()
+    asked = [(f"ec2:{action}", *one) for one in asked]
+    if made and new:
+        asked.append(("ec2:CreateTags", made + "new", {**new, "ec2:CreateAction": action}))
+    return asked
+
+
+def allows(statement, action, resource, context):
+    """Whether a statement allows this; what it says by other operators than these two, moto_as_aws does not know."""
+    def matches(pattern, text):
+        return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), text)
+    conditions = [(operator, key, wanted) for operator, keys in statement.get("Condition", {}).items() for key, wanted in keys.items()]
+    judged = {"StringEquals": lambda key, wanted: context.get(key) in listed(wanted),
+              "Null": lambda key, wanted: (key not in context) == (wanted == "true")}
+    return (statement["Effect"] == "Allow" and any(matches(one, action) for one in listed(statement["Action"]))
+            and any(matches(one, resource) for one in listed(statement["Resource"]))
+            and all(judged[operator](key, wanted) for operator, key, wanted in conditions))
+
+
 def check_action_permitted(self, resource):
     """In place of moto's: the identity's policies first, then, for AssumeRole, the role's own trust policy."""
     if self._action == "sts:GetCallerIdentity":
         return
     if self._action == "s3:HeadBucket":
         self._action = "s3:ListBucket"
-    actions = [self._action]
-    if self._service == "ec2" and any(name.startswith("TagSpecification.") for name in self._data):
-        actions.append("ec2:CreateTags")
+    if self._service == "ec2":
+        documents = [access_control.IAMPolicy(policy)._policy_json for policy in self._access_key.collect_policies()]
+        statements = [statement for document in documents for statement in listed(document["Statement"])]
+        for self._action, *asked in asked_of_ec2(self):
+            if not any(allows(statement, self._action, *asked) for statement in statements):
+                self._raise_access_denied()
+        return
     policies = [access_control.IAMPolicy(policy) for policy in self._access_key.collect_policies()]
-    for self._action in actions:
-        results = [policy.is_action_permitted(self._action, resource) for policy in policies]
-        permitted = access_control.PermissionResult.PERMITTED in results
-        if access_control.PermissionResult.DENIED in results or not permitted:
-            self._raise_access_denied()
+    results = [policy.is_action_permitted(self._action, resource) for policy in policies]
+    permitted = access_control.PermissionResult.PERMITTED in results
+    if access_control.PermissionResult.DENIED in results or not permitted:
+        self._raise_access_denied()
     if self._action != "sts:AssumeRole":
         return
     roles = iam_backends[resource.split(":")[4]][PARTITION].roles.values()

@@ -1,4 +1,3 @@
-use super::BUFFER;
 use crate::restore::salvage::{Hurt, Source};
 use crate::tar::{self, Member};
 
@@ -33,9 +32,8 @@ pub(super) enum Wants {
 
 /// Reads the whole archive from `source` into `sink`.
 pub(super) fn unpack<S: Sink>(mut source: impl Source, sink: &mut S) -> Result<(), S::Error> {
-    let mut buffer = vec![0; BUFFER];
     loop {
-        match members(&mut tar::Reader::new(&mut source), sink, &mut buffer) {
+        match members(&mut tar::Reader::new(&mut source), sink) {
             Err(error) if !source.pass_over() => return Err(error),
             Err(_) => sink.cut(),
             Ok(()) => return Ok(()),
@@ -43,24 +41,20 @@ pub(super) fn unpack<S: Sink>(mut source: impl Source, sink: &mut S) -> Result<(
     }
 }
 
-fn members<S: Sink>(
-    archive: &mut tar::Reader<&mut impl Source>,
-    sink: &mut S,
-    buffer: &mut [u8],
-) -> Result<(), S::Error> {
+fn members<S: Sink>(archive: &mut tar::Reader<&mut impl Source>, sink: &mut S) -> Result<(), S::Error> {
     loop {
         let next = archive.next_member()?;
         tell(archive, sink)?;
         let Some(member) = next else { return Ok(()) };
         let mut wants = sink.begin(member)?;
         while wants == Wants::Data {
-            let data = archive.data(buffer)?;
+            let data = archive.data()?;
             tell(archive, sink)?;
             let Some((offset, length)) = data else {
                 sink.end()?;
                 break;
             };
-            wants = sink.data(offset, &buffer[..length])?;
+            wants = archive.take(length, |bytes| sink.data(offset, bytes))??;
         }
     }
 }
