@@ -28,7 +28,7 @@ use crate::retry::pace::Pace;
 use crate::retry::{Endpoint, PATIENCE, Policy, Retrying};
 use crate::store::Store;
 
-pub use self::lock::{ALLOWANCE, Share, TRIED_EVERY};
+pub use self::lock::{ALLOWANCE, READ_EVERY, Share, TRIED_EVERY};
 
 /// Connects locations; `cli` plugs the adapter in.
 pub trait Connect: Send + Sync {

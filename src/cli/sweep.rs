@@ -11,7 +11,7 @@ use super::{Failure, args};
 use crate::config::{self, Config};
 use crate::error::{Class, Report};
 use crate::location::Location;
-use crate::upload::sweep::{self, Fate, Mode, Swept};
+use crate::upload::sweep::{self, Fate, Mode, Reach, Swept};
 
 pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Failure> {
     let mode = match args {
@@ -21,7 +21,7 @@ pub(super) async fn run(config: &Config, args: args::Sweep) -> Result<Done, Fail
     };
     let cancel = CancellationToken::new();
     let open = open(&mut Session::new(config, &cancel), config.locations.values())?;
-    let swept = sweep::sweep(&config.state_dir, &open, &BTreeSet::new(), mode).await?;
+    let swept = sweep::sweep(&config.state_dir, &open, &BTreeSet::new(), mode, Reach::Bucket).await?.uploads;
     let text = if swept.is_empty() { "no interrupted uploads\n".to_owned() } else { swept.iter().map(line).collect() };
     let done =
         Done::new(text, json!({ "dry_run": args.dry_run, "uploads": swept.iter().map(value).collect::<Vec<_>>() }));
@@ -54,9 +54,9 @@ pub(super) fn open<'a>(
 
 /// Aborts the uploads that earlier backups left. A failure is logged and does not fail the backup.
 pub(super) async fn after_backup(config: &Config, open: &[Location]) {
-    match sweep::sweep(&config.state_dir, open, &BTreeSet::new(), Mode::Abort).await {
-        Ok(swept) if swept.is_empty() => {}
-        Ok(swept) => tracing::info!(uploads = swept.len(), "aborted interrupted uploads"),
+    match sweep::sweep(&config.state_dir, open, &BTreeSet::new(), Mode::Abort, Reach::Bucket).await {
+        Ok(sweep) if sweep.uploads.is_empty() => {}
+        Ok(sweep) => tracing::info!(uploads = sweep.uploads.len(), "aborted interrupted uploads"),
         Err(error) => tracing::error!(%error, "could not sweep interrupted uploads: the next sweep tries again"),
     }
 }

@@ -1,8 +1,8 @@
 //! Keeps the open locations, and checks each of them.
 //!
-//! A task for each location checks its credentials every [`CREDENTIALS_EVERY`], which also renews them before a job would
-//! have to wait for that, and its bucket every [`CHECK_EVERY`], by listing an empty prefix. It logs a result that differs
-//! from the one before. Nothing waits for these tasks: a job makes its own requests.
+//! A task for each location checks its credentials every [`CREDENTIALS_EVERY`], which makes no request while they are valid, and its
+//! bucket every [`CHECK_EVERY`], by listing an empty prefix (docs/decisions/0094). It logs a result that differs from the one before.
+//! Nothing waits for these tasks: a job makes its own requests.
 //!
 //! A location that leaves the configuration, or changes, stays open while a run uses it, but its checks end: its metrics and status
 //! now describe its replacement.
@@ -10,15 +10,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Fingerprint;
 use super::history::{About, History};
+use crate::backoff::{Backoff, between, random};
 use crate::config;
 use crate::error::{Class, Classify as _, Report, ServiceError};
 use crate::format::key::cluster_prefix;
@@ -26,9 +26,10 @@ use crate::location::{self, Connect};
 use crate::process::Process;
 
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(30);
-const CHECK_EVERY: Duration = Duration::from_mins(5);
-/// Between two checks while the last one failed.
-const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Between two checks of a bucket that answers: at least and at most, at random, so that nodes that came up together drift apart.
+const CHECK_EVERY: (Duration, Duration) = (Duration::from_mins(15), Duration::from_mins(20));
+/// Pauses after a failed check.
+const AGAIN_AFTER: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_mins(1), (75, 100));
 /// The adapter's own timeouts end a request before this.
 const LONGEST_CHECK: Duration = Duration::from_mins(2);
 
@@ -75,6 +76,15 @@ impl Health {
     }
 }
 
+/// When a bucket is checked again.
+#[derive(Debug, Default)]
+pub(super) struct Rhythm {
+    /// `None`: now.
+    due: Option<Instant>,
+    /// Consecutive failures.
+    failures: u32,
+}
+
 /// One open location and the task that checks it, which ends with it.
 pub(super) struct Location {
     pub(super) open: location::Location,
@@ -107,8 +117,7 @@ pub(super) fn open(
             let open = location::Location::open(connect, wanted, (&config.cluster, &config.node), process)?;
             let expiry = open.remote.certificate_expiry().map(|expiry| expiry.as_duration().as_secs_f64());
             open.endpoint.metrics().certificate_expiry(expiry);
-            let probe = cluster_prefix(&wanted.prefix, &config.cluster) + EMPTY;
-            Arc::new(Location { open, certificate, probe, health: Mutex::default(), task: Mutex::default() })
+            Arc::new(Location::new(open, certificate))
         };
         opened.insert(name.clone(), location);
     }
@@ -121,6 +130,11 @@ pub(super) fn files(config: &config::Config) -> impl Iterator<Item = PathBuf> {
 }
 
 impl Location {
+    pub(super) fn new(open: location::Location, certificate: Option<Fingerprint>) -> Self {
+        let probe = cluster_prefix(open.prefix(), &open.cluster) + EMPTY;
+        Self { open, certificate, probe, health: Mutex::default(), task: Mutex::default() }
+    }
+
     pub(super) fn health(&self) -> Health {
         self.lock().clone()
     }
@@ -139,13 +153,14 @@ impl Location {
             // Keeps no reference while it sleeps, so that it ends when the last user drops the location.
             let (location, history, stop) = (Arc::downgrade(self), history.clone(), stop.clone());
             let task = async move {
-                let mut last_good = None;
+                let mut rhythm = Rhythm::default();
                 while let Some(location) = location.upgrade() {
-                    let pause = location.check(&history, &mut last_good).await;
+                    let pause = location.check(&history, &mut rhythm).await;
+                    let sleep = location.open.clock.sleep(pause);
                     drop(location);
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
+                        () = sleep => {}
                     }
                 }
             };
@@ -160,22 +175,30 @@ impl Location {
         }
     }
 
-    /// Returns the time until the next check.
-    async fn check(&self, history: &History, last_good: &mut Option<Instant>) -> Duration {
+    /// Returns the time until the next call.
+    pub(super) async fn check(&self, history: &History, rhythm: &mut Rhythm) -> Duration {
+        let clock = &self.open.clock;
         let credentials = self.within_time(self.open.remote.credentials()).await;
         let usable = credentials.as_ref().map(drop).map_err(Clone::clone);
         self.note_credentials(credentials, history);
-        if usable.is_ok() && last_good.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
-            return CREDENTIALS_EVERY;
+        let left = rhythm.due.map(|due| due.saturating_duration_since(clock.now())).unwrap_or_default();
+        if usable.is_ok() && !left.is_zero() {
+            return left.min(CREDENTIALS_EVERY);
         }
         let store = self.open.remote.store();
         let result = match usable {
             Ok(()) => self.within_time(store.list(&self.probe, None)).await.map(drop),
             Err(fault) => Err(fault),
         };
-        *last_good = result.is_ok().then(Instant::now);
+        let is_good = result.is_ok();
         self.note_check(result, history);
-        if last_good.is_some() { CREDENTIALS_EVERY } else { AGAIN_AFTER }
+        if is_good {
+            let (least, most) = CHECK_EVERY;
+            *rhythm = Rhythm { due: Some(clock.now() + between(least, most, random())), failures: 0 };
+            return CREDENTIALS_EVERY;
+        }
+        *rhythm = Rhythm { due: None, failures: rhythm.failures.saturating_add(1) };
+        AGAIN_AFTER.pause(rhythm.failures - 1, random())
     }
 
     async fn within_time<T>(&self, check: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Report> {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Start, Verdict};
@@ -21,14 +20,23 @@ use crate::object_lock;
 use crate::process::Process;
 use crate::prune;
 use crate::snapshot::recover;
-use crate::upload::sweep::{self, Mode};
+use crate::upload::sweep::{self, Mode, Reach};
 
-/// How often a bucket is searched for claims whose backups nobody extends: a search lists the chains of all nodes.
+/// How often a bucket is searched for what is in no record of this node. A search lists what all nodes have there.
 const SEARCHED_EVERY: Duration = Duration::from_hours(24);
 
-/// When that was done last at a location.
+/// When a location was last searched, and nothing was left to do.
 #[derive(Debug, Default)]
-pub(super) struct Searched(Option<Instant>);
+pub(super) struct Searched {
+    /// For uploads that are in no journal.
+    uploads: Option<Instant>,
+    /// For claims whose backups nobody extends.
+    claims: Option<Instant>,
+}
+
+fn is_due(last: Option<Instant>, now: Instant) -> bool {
+    last.is_none_or(|last| now.duration_since(last) >= SEARCHED_EVERY)
+}
 
 /// State that every run shares.
 #[derive(Debug, Clone)]
@@ -38,12 +46,21 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// Aborts the uploads and recovers the snapshots that earlier runs left. `spared` jobs keep their uploads, to resume them.
-    pub(super) async fn chores(&self, location: &Location, spared: &BTreeSet<Name>) {
-        match sweep::sweep(&self.process.state_dir, std::slice::from_ref(location), spared, Mode::Abort).await {
-            Ok(swept) if swept.is_empty() => {}
-            Ok(swept) => {
-                tracing::info!(location = location.name(), uploads = swept.len(), "aborted interrupted uploads");
+    /// Aborts the uploads and recovers the snapshots that earlier runs left. `spared` jobs keep their uploads, to resume them. Once a
+    /// day, and as long as uploads are left, it also looks for those that are in no journal.
+    pub(super) async fn chores(&self, location: &Location, spared: &BTreeSet<Name>, searched: &mut Searched) {
+        let now = location.clock.now();
+        let reach = if is_due(searched.uploads, now) { Reach::Bucket } else { Reach::Journal };
+        let (state_dir, locations) = (&self.process.state_dir, std::slice::from_ref(location));
+        match sweep::sweep(state_dir, locations, spared, Mode::Abort, reach).await {
+            Ok(sweep) => {
+                if reach == Reach::Bucket && sweep.is_complete() {
+                    searched.uploads = Some(now);
+                }
+                if !sweep.uploads.is_empty() {
+                    let uploads = sweep.uploads.len();
+                    tracing::info!(location = location.name(), uploads, "aborted interrupted uploads");
+                }
             }
             Err(error) => self.history.failed(About::Location, location.name(), &error.report()),
         }
@@ -58,7 +75,8 @@ impl Runner {
         let catalog = Catalog::new(location).within(self.process.budget.total() / 2);
         let names = jobs.iter().map(|job| &job.name).chain([&ad_hoc]);
         let mut chains: BTreeSet<Chain> = names.flat_map(|job| object_lock::chains(location, job)).collect();
-        if searched.0.is_none_or(|at| at.elapsed() >= SEARCHED_EVERY) {
+        let now = location.clock.now();
+        if is_due(searched.claims, now) {
             let mut all = true;
             for job in jobs.iter().filter(|job| job.saves_claims()) {
                 match object_lock::abandoned(&catalog, &job.name).await {
@@ -70,7 +88,7 @@ impl Runner {
                 }
             }
             // From their first extension on they have a ledger, and so are among the chains that are known here.
-            searched.0 = if all { Some(Instant::now()) } else { searched.0 };
+            searched.claims = if all { Some(now) } else { searched.claims };
         }
         let mut first: Option<Timestamp> = None;
         for chain in chains {
@@ -195,3 +213,6 @@ impl Runner {
         Verdict { outcome, backup: None, error: Some(report), good: None, encrypts: false }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,9 @@
 //!   reads the index with the index's identity; without either the backup is a full one, which the log says.
 //! - **Memory**: [`ChunkTable::PER_CHUNK`] for each chunk, reserved together with the stream's own. If the whole budget is too small for it,
 //!   the backup is a full one, with a warning. Of the listing only the newest backups and the sizes of their objects are kept.
-//! - **Requests**: one listing of the chain, one GET of the manifest, one listing of the objects that it names (of the backups that
-//!   they were made for, or of the chain, whichever is shorter), one GET of each item's index; and with `full_every` one listing of the
-//!   full backup.
+//! - **Requests**: one listing of the chain, one GET of the manifest, if the listing had several pages one of the objects that the
+//!   manifest names (of the backups that they were made for, or of the chain, whichever is shorter), one GET of each item's index; and with
+//!   `full_every` one listing of the full backup.
 
 mod ancestors;
 mod kept;

@@ -5,7 +5,8 @@
 //! backups need, by each prune and, hourly, by the daemon ([`keep`]).
 //!
 //! - **Cost**: one request for each object and half period. The ends of locks are remembered in the state directory ([`ledger`]); one
-//!   that is not known is extended. [`keep`] reads the chain's listing and manifests only when something is due, and once a day.
+//!   that is not known is extended. [`keep`] reads the chain's listing and manifests once a day, and when something is due, but then at
+//!   most each six hours.
 //! - **Failure**: a refused extension is counted and reported with the date until which the object stays locked; the others go on. If
 //!   [`EVIDENCE`] objects are refused and none is extended (a missing permission), the rest is counted and not tried.
 //! - **Attack**: a backup that was seen, and whose manifest is overwritten or hidden now without a tombstone, is a failure, and what it

@@ -22,7 +22,7 @@ use crate::error::{Class, Classify as _};
 use crate::format::claim::Chained;
 use crate::format::key::{BackupPrefix, Chain, Kind, ObjectKey, chain_prefix};
 use crate::format::manifest::Manifest;
-use crate::location::TRIED_EVERY;
+use crate::location::{READ_EVERY, TRIED_EVERY};
 use crate::metrics::Outcome;
 use crate::store::{ListedVersion, VersionId, VersionKind};
 
@@ -32,7 +32,7 @@ const MAX_PAGES: usize = 10_000;
 /// Whether [`keep`] reads the chain at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// If something is due, or a day has passed.
+    /// If something is due and the last reading is [`READ_EVERY`] ago, or a day has passed.
     IfDue,
     Always,
 }
@@ -45,12 +45,10 @@ pub async fn keep(catalog: &Catalog, chain: &Chain, when: When) -> Result<Option
     let location = &catalog.location;
     let Some(mut keeper) = Keeper::open(location, chain) else { return Ok(None) };
     let now = location.store_time().await?;
-    let daily = keeper.ledger.walked().is_none_or(|walked| {
-        let ago = now.duration_since(walked);
-        ago.is_negative() || ago.unsigned_abs() >= TRIED_EVERY
-    });
+    let walked = keeper.ledger.walked().map(|walked| now.duration_since(walked));
+    let is_past = |time| walked.is_none_or(|ago| ago.is_negative() || ago.unsigned_abs() >= time);
     let due = || keeper.ledger.needed().any(|(id, until)| keeper.object_lock.is_due(until, now, id.share()));
-    if when == When::IfDue && !daily && !due() {
+    if when == When::IfDue && !is_past(TRIED_EVERY) && !(is_past(READ_EVERY) && due()) {
         return Ok(Some(Extended { earliest: keeper.earliest(), ..Extended::default() }));
     }
     let Listed { entries, deleted } = listed(catalog, chain, &keeper).await?;

@@ -177,6 +177,11 @@ impl MemoryStore {
         client.requests.get(operation).copied().unwrap_or_default()
     }
 
+    #[must_use]
+    pub fn all_requests(&self) -> usize {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).requests.values().sum()
+    }
+
     async fn request<T>(
         &self,
         operation: &'static str,

@@ -44,6 +44,31 @@ pub enum Mode {
     DryRun,
 }
 
+/// Where a sweep looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// In the state directory's journal.
+    Journal,
+    /// In the bucket too, for uploads that are in no journal: this lists the uploads of all nodes.
+    Bucket,
+}
+
+/// The result of a sweep.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    pub uploads: Vec<Swept>,
+    /// A search of a bucket failed.
+    unsearched: bool,
+}
+
+impl Sweep {
+    /// Whether everything was looked for, and no upload is left for a later sweep.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.unsearched && !self.uploads.iter().any(|one| one.fate.is_left())
+    }
+}
+
 /// The outcome of one interrupted upload.
 #[derive(Debug, Clone)]
 pub enum Fate {
@@ -90,7 +115,7 @@ pub struct Swept {
     pub fate: Fate,
 }
 
-/// Sweeps the state directory's journal and, as far as the policy permits, the locations. The jobs `spared` are about to run, and
+/// Sweeps the state directory's journal and, if `reach` says so and the policy permits, the locations. The jobs `spared` are about to run, and
 /// resume their uploads themselves. Needs no lock on the directory: a daemon, a backup or another sweep may run at the same time.
 ///
 /// # Errors
@@ -100,20 +125,28 @@ pub async fn sweep(
     locations: &[Location],
     spared: &BTreeSet<Name>,
     mode: Mode,
-) -> Result<Vec<Swept>, journal::Error> {
+    reach: Reach,
+) -> Result<Sweep, journal::Error> {
     let places: Vec<Place<'_>> = locations.iter().map(|location| Place { location, spared }).collect();
     let now = Timestamp::now();
     let dir = state_dir.to_owned();
     let entries = tokio::task::spawn_blocking(move || journal::interrupted(&dir)).await;
     let entries = entries.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let entries = stream::iter(entries).map(|entry| entry_swept(entry, &places, mode, now));
-    let mut swept: Vec<Swept> = entries.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await.concat();
+    let uploads = entries.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await.concat();
+    let mut sweep = Sweep { uploads, unsearched: false };
     for place in places {
-        swept.extend(strays(state_dir, place, mode, now).await);
-        let left = swept.iter().filter(|one| one.location == place.location.name() && one.fate.is_left()).count();
+        if reach == Reach::Bucket {
+            match strays(state_dir, place, mode, now).await {
+                Some(strays) => sweep.uploads.extend(strays),
+                None => sweep.unsearched = true,
+            }
+        }
+        let left =
+            sweep.uploads.iter().filter(|one| one.location == place.location.name() && one.fate.is_left()).count();
         place.location.endpoint.metrics().interrupted_uploads(left);
     }
-    Ok(swept)
+    Ok(sweep)
 }
 
 async fn entry_swept(entry: Interrupted, places: &[Place<'_>], mode: Mode, now: Timestamp) -> Vec<Swept> {
@@ -272,15 +305,16 @@ impl Place<'_> {
     }
 }
 
-/// Aborts uploads of this node that are in no journal. If they cannot be found, the sweep goes on without them.
-async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) -> Vec<Swept> {
+/// Aborts uploads of this node that are in no journal. `None`: they could not be looked for, and the sweep goes on without them. Where
+/// uploads may not be listed there are none.
+async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) -> Option<Vec<Swept>> {
     let location = place.location.name();
     let prefix = key::cluster_prefix(place.location.prefix(), &place.location.cluster);
     let listed = match place.list(&prefix).await {
         Ok(listed) => listed.unwrap_or_default(),
         Err(error) => {
             tracing::debug!(location, %error, "could not list uploads: uploads that are in no journal are not looked for");
-            return Vec::new();
+            return None;
         }
     };
     // Read after the listing, which cannot have uploads begun from now on.
@@ -288,7 +322,7 @@ async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) 
         Ok(known) => known,
         Err(error) => {
             tracing::warn!(%error, "could not read the journal: uploads that are in no journal are not looked for");
-            return Vec::new();
+            return None;
         }
     };
     let mut swept = Vec::new();
@@ -305,7 +339,7 @@ async fn strays(state_dir: &Path, place: Place<'_>, mode: Mode, now: Timestamp) 
             swept.push(Swept { location: location.to_owned(), key, id: Some(id), begun: initiated, fate });
         }
     }
-    swept
+    Some(swept)
 }
 
 /// Zero for a time in the future: after a clock is set back, nothing counts as old.

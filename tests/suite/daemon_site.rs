@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use crate::servers::{ACCESS_KEY, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Servers};
+use crate::servers::{
+    ACCESS_KEY, S3Server, SECRET_KEY, SESSION_ACCESS_KEY, SESSION_SECRET_KEY, Scheme, Scripted, Servers,
+};
 
 /// `primary` has static keys; `secondary` assumes a role, for which it needs [`EXTERNAL_ID`].
 pub(crate) struct Site {
@@ -21,7 +23,7 @@ pub(crate) struct Site {
     pub(crate) secondary: S3Server,
     pub(crate) config: PathBuf,
     pub(crate) address: String,
-    sts: String,
+    sts: Scripted,
     sts_down: Arc<AtomicBool>,
     session_seconds: Arc<AtomicU64>,
 }
@@ -76,7 +78,7 @@ impl Site {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let config = folder.join("penstock.toml");
-        let site = Self { servers, primary, secondary, config, address, sts: sts.url, sts_down, session_seconds };
+        let site = Self { servers, primary, secondary, config, address, sts, sts_down, session_seconds };
         site.configure("", JOBS, EXTERNAL_ID);
         site
     }
@@ -98,7 +100,7 @@ impl Site {
                  sts_url = \"{}\"\nforce_path_style = true\n\
                  credentials = {{ source = \"static\", access_key_id = \"{ACCESS_KEY}\", secret_access_key = \"{SECRET_KEY}\" }}\n\
                  upload = {{ part_size = \"5MiB\" }}\n",
-                s3.bucket, s3.url, self.sts
+                s3.bucket, s3.url, self.sts.url
             )
         };
         let role = "arn:aws:iam::222222222222:role/BackupWriter";
@@ -116,6 +118,11 @@ impl Site {
     /// How long the sessions last that STS gives from here on; a day if nobody says.
     pub(crate) fn sessions_last(&self, time: Duration) {
         self.session_seconds.store(time.as_secs(), Ordering::Relaxed);
+    }
+
+    /// How often STS was asked.
+    pub(crate) fn sts_requests(&self) -> usize {
+        self.sts.seen().len()
     }
 
     /// Whether STS answers from here on.

@@ -34,6 +34,7 @@ mod faults;
 mod file_list;
 mod finding;
 mod first_hour;
+mod fleet;
 mod frozen;
 mod imports;
 mod incremental;

@@ -26,7 +26,7 @@ use penstock::prune;
 use penstock::restore::{self, restore};
 use penstock::store::Store;
 use penstock::store::memory::MemoryStore;
-use penstock::upload::sweep::{Mode, sweep};
+use penstock::upload::sweep::{Mode, Reach, sweep};
 use penstock::verify::{Depth, verify};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -250,7 +250,8 @@ impl World {
         let location = self.location(self.store.clone());
         let journal = self.state().join("uploads");
         for _ in 0..1000 {
-            sweep(&self.state(), std::slice::from_ref(&location), &BTreeSet::new(), Mode::Abort).await.unwrap();
+            let (locations, none) = (std::slice::from_ref(&location), BTreeSet::new());
+            sweep(&self.state(), locations, &none, Mode::Abort, Reach::Bucket).await.unwrap();
             if fs::read_dir(&journal).map_or(0, Iterator::count) == 0 {
                 break;
             }

@@ -42,7 +42,7 @@ pub(in crate::job) struct Ancestors {
     pages: u64,
     /// The backups whose objects are in `sizes`.
     surveyed: HashSet<BackupId>,
-    /// The sizes of their objects, by the listing.
+    /// The sizes of their objects, by the listing; of the whole chain's, if its listing was a single page.
     sizes: HashMap<ObjectKey, u64>,
     /// The newest records of damage in the listing that were not read yet.
     records: Vec<Found>,
@@ -171,9 +171,12 @@ impl Ancestors {
     /// The chain's newest backups, newest first.
     async fn list(&mut self) -> Result<Vec<Entry>, catalog::Error> {
         let scope = Scope::of(&self.chain);
-        let mut newest: Vec<Entry> = Vec::new();
+        let (mut newest, mut sizes): (Vec<Entry>, HashMap<_, _>) = Default::default();
         let mut pages = self.catalog.pages(scope);
         while let Some(page) = pages.next().await? {
+            if pages.count() == 1 {
+                sizes = page.iter().map(|found| (found.key.clone(), found.size)).collect();
+            }
             newest.extend(page.iter().filter(|found| found.kind == Kind::Manifest).map(Found::entry));
             newest.sort_by(|a, b| b.age().cmp(&a.age()));
             newest.truncate(LOOK_BACK);
@@ -182,6 +185,9 @@ impl Ancestors {
             self.records.truncate(RECORDS);
         }
         self.pages = pages.count();
+        if self.pages == 1 {
+            self.sizes = sizes;
+        }
         if let Some(later) = newest.first().filter(|entry| entry.taken().duration_since(self.now) > CLOCK_BEHIND) {
             tracing::warn!(
                 backup = %later.id, taken = %later.taken(), now = %self.now,
@@ -191,7 +197,7 @@ impl Ancestors {
         Ok(newest)
     }
 
-    /// Lists the objects that a backup names.
+    /// Lists the objects that a backup names, unless the listing of the chain was a single page: then they are known.
     pub(super) async fn survey(&mut self, ancestor: &Ancestor) -> Result<(), catalog::Error> {
         if self.surveyed.contains(&ancestor.entry.id) {
             return Ok(());
@@ -199,7 +205,9 @@ impl Ancestors {
         let named: HashSet<&ObjectKey> = ancestor.manifest.named().collect();
         let homes: BTreeSet<BackupId> = named.iter().filter_map(|key| home_of(key)).collect();
         let scope = Scope::of(&self.chain);
-        let listings = if (homes.len() as u64) < self.pages {
+        let listings = if self.pages == 1 {
+            Vec::new()
+        } else if (homes.len() as u64) < self.pages {
             homes.iter().map(|id| self.catalog.pages_of(&self.chain, id)).collect()
         } else {
             vec![self.catalog.pages(scope)]

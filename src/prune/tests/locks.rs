@@ -121,7 +121,11 @@ impl World {
     }
 
     fn extensions(&self) -> usize {
-        self.client.requests("PutObjectRetention")
+        self.requests("PutObjectRetention")
+    }
+
+    fn requests(&self, operation: &str) -> usize {
+        self.client.requests(operation)
     }
 }
 
@@ -224,6 +228,7 @@ async fn extensions_are_few_and_spread() {
     }
     let hours = 2 * i64::try_from(PERIOD.as_secs()).unwrap() / HOUR;
     let (mut rounds, mut busiest) = (0, 0);
+    assert_eq!(world.requests("ListObjectsV2"), 0);
     for hour in 0..hours {
         world.store.set_now(at(hour * HOUR));
         let before = world.extensions();
@@ -235,7 +240,10 @@ async fn extensions_are_few_and_spread() {
     }
     // 20 days; the first extension after five to six, and each further one as long after.
     assert!(world.extensions() <= objects * 4 && world.extensions() >= objects * 2, "{}", world.extensions());
-    assert!(busiest < objects / 5 && rounds > 40, "{busiest} in one of {rounds} rounds");
+    assert!(busiest < objects / 2 && rounds >= 9, "{busiest} in one of {rounds} rounds");
+    // Once a day, and at most each six hours while something is due: 18 hours in each pass over the objects.
+    let reads = world.requests("ListObjectsV2");
+    assert!((20..=20 + 4 * 4).contains(&reads), "{reads}");
     // Without the ledger, one extension of each.
     std::fs::remove_dir_all(world.location.process.state_dir.join("locks")).unwrap();
     let before = world.extensions();
@@ -243,6 +251,32 @@ async fn extensions_are_few_and_spread() {
     assert_eq!(world.extensions() - before, objects);
     keep(&world.catalog(), &world.chain(), When::Always).await.unwrap();
     assert_eq!(world.extensions() - before, objects);
+}
+
+/// A month of daily backups with an agent that looks each hour: what the last day costs (docs/sizing.md).
+#[tokio::test]
+async fn a_chain_is_read_four_times_a_day_at_most() {
+    const OPERATIONS: [&str; 4] = ["ListObjectsV2", "GetObject", "PutObjectRetention", "HeadObject"];
+    let mut world = World::new();
+    let mut days = Vec::new();
+    for day in 0..30 {
+        for hour in 24 * day..24 * (day + 1) {
+            world.store.set_now(at(hour * HOUR));
+            if hour % 24 == 0 {
+                world.back_up(at(hour * HOUR), u32::try_from(day).unwrap(), 0).await;
+            }
+            let kept = keep(&world.catalog(), &world.chain(), When::IfDue).await.unwrap().unwrap();
+            assert_eq!(kept.failures.count, 0);
+        }
+        days.push(OPERATIONS.map(|operation| world.requests(operation)));
+    }
+    for (day, (before, after)) in days.iter().zip(&days[1..]).enumerate() {
+        let [lists, gets, extensions, heads] = std::array::from_fn(|at| after[at] - before[at]);
+        // On day `day + 1` there are `day + 2` backups of four objects, and each object is extended after five to six days.
+        assert!((1..=4).contains(&lists) && heads == 0, "{lists} on day {day}");
+        assert!(gets >= lists * (day + 1) && gets <= lists * (day + 2), "{gets} on day {day}");
+        assert!(extensions <= 4 * (day + 2) / 4, "{extensions} on day {day}");
+    }
 }
 
 #[tokio::test]

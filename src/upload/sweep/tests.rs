@@ -68,14 +68,14 @@ impl House {
 
     async fn sweep(&self, refuses: Refuses, mode: Mode) -> Vec<&'static str> {
         let locations = [self.location(refuses)];
-        let swept = sweep(self.state.path(), &locations, &BTreeSet::new(), mode).await.unwrap();
-        swept.iter().map(|one| one.fate.as_str()).collect()
+        let sweep = sweep(self.state.path(), &locations, &BTreeSet::new(), mode, Reach::Bucket).await.unwrap();
+        sweep.uploads.iter().map(|one| one.fate.as_str()).collect()
     }
 
     async fn strays(&self, refuses: &'static [(&'static str, Class)], now: Timestamp) -> Vec<Swept> {
         let location = self.location(refuses);
         let place = Place { location: &location, spared: &BTreeSet::new() };
-        strays(self.state.path(), place, Mode::Abort, now).await
+        strays(self.state.path(), place, Mode::Abort, now).await.unwrap()
     }
 
     fn entries(&self) -> usize {
@@ -220,7 +220,8 @@ async fn another_locations_entry_is_not_aborted_here() {
     house.crash("a", 4).await;
     let mut elsewhere = house.location(&[]);
     Arc::make_mut(&mut elsewhere.config).bucket = "other".to_owned();
-    let swept = sweep(house.state.path(), &[elsewhere], &BTreeSet::new(), Mode::Abort).await.unwrap();
+    let none = BTreeSet::new();
+    let swept = sweep(house.state.path(), &[elsewhere], &none, Mode::Abort, Reach::Journal).await.unwrap().uploads;
     let Fate::Failed(report) = &swept[0].fate else { panic!("{swept:?}") };
     assert_eq!(report.class, Class::Config);
     assert!(report.message.contains("primary") && report.message.contains("bucket b"), "{}", report.message);
@@ -236,7 +237,7 @@ async fn a_job_that_is_about_to_run_keeps_the_uploads_of_its_volumes_too() {
     }
     let spared = BTreeSet::from([Name::new("job").unwrap()]);
     let locations = [house.location(&[])];
-    let swept = sweep(house.state.path(), &locations, &spared, Mode::Abort).await.unwrap();
+    let swept = sweep(house.state.path(), &locations, &spared, Mode::Abort, Reach::Bucket).await.unwrap().uploads;
     let is_spared = |one: &&Swept| matches!(one.fate, Fate::Spared);
     let of: BTreeSet<&str> =
         swept.iter().filter(is_spared).map(|one| one.key.as_str().split('/').nth(3).unwrap()).collect();

@@ -23,7 +23,7 @@ use penstock::location::{Location, memory};
 use penstock::metrics::Metrics;
 use penstock::process::Process;
 use penstock::store::Store;
-use penstock::upload::sweep::{self, Mode};
+use penstock::upload::sweep::{self, Mode, Reach};
 use penstock::{download, verify};
 use tokio_util::sync::CancellationToken;
 
@@ -123,10 +123,8 @@ impl House {
     }
 
     async fn sweep(&self) {
-        let swept =
-            sweep::sweep(&self.servers.folder().join("state"), &[self.past_the_proxy()], &BTreeSet::new(), Mode::Abort)
-                .await
-                .unwrap();
+        let (state, locations, none) = (self.servers.folder().join("state"), [self.past_the_proxy()], BTreeSet::new());
+        let swept = sweep::sweep(&state, &locations, &none, Mode::Abort, Reach::Bucket).await.unwrap().uploads;
         assert!(
             swept.iter().all(|one| !matches!(one.fate, sweep::Fate::Failed(_) | sweep::Fate::Unknown)),
             "{swept:?}"

@@ -171,3 +171,24 @@ async fn a_parents_objects_are_listed() {
         );
     }
 }
+
+/// What was listed with the chain need not be listed again.
+#[tokio::test]
+async fn a_chain_of_one_page_is_listed_once() {
+    let world = World(Arc::new(MemoryStore::with_limits(5 << 20, 9)));
+    let full = world.backup("files", 0, 0, None).await;
+    let middle = world.backup("files", DAY, DAY, Some(&full)).await;
+    world.backup("files", 2 * DAY, 2 * DAY, Some(&middle)).await;
+    let gone = full.streams().next().unwrap().1.objects[0].key.clone();
+    for expected in [None, Some("is missing".to_owned())] {
+        let before = world.0.requests("ListObjectsV2");
+        let mut ancestors = world.ancestors(None, 3 * DAY);
+        let (ancestor, _) = ancestors.candidate(&name("files"), 0).await.unwrap().unwrap();
+        ancestors.survey(&ancestor).await.unwrap();
+        let objects = &ancestor.manifest.streams().next().unwrap().1.objects;
+        let complaints: Vec<_> = objects.iter().map(|object| ancestors.complaint(object)).collect();
+        assert_eq!(complaints, [expected, None, None]);
+        assert_eq!(world.0.requests("ListObjectsV2") - before, 1);
+        world.0.delete(&gone).await.unwrap();
+    }
+}
