@@ -4,14 +4,15 @@
 //! for each backup. The live bytes of an object are the most that any one manifest states. That is exact for a chain in which each backup
 //! is incremental to the one before it; after a backup whose parent was skipped as damaged it can be too little.
 //!
-//! Memory: some hundred bytes for each backup, and for each object that one chain's manifests name.
+//! Memory: some hundred bytes for each backup, and for each object that the manifests of [`CHAINS`] chains name, or of one, where those of
+//! several do not fit.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -54,9 +55,18 @@ pub enum LookAt {
     Versions,
 }
 
+/// Chains looked at together.
+const CHAINS: u64 = 8;
+
+/// What the listing shows of a chain.
 #[derive(Default)]
-struct Fold {
+struct Shown {
     entries: Vec<Entry>,
+    stats: Stats,
+}
+
+/// What the manifests of a chain add up to.
+struct Fold {
     /// The live bytes of each object.
     live: HashMap<ObjectKey, u64>,
     stats: Stats,
@@ -68,33 +78,22 @@ struct Fold {
 /// When listing fails or a manifest cannot be read: without it every figure would be wrong.
 pub async fn stats(catalog: &Catalog, scope: Scope<'_>, versions: LookAt) -> Result<BTreeMap<Chain, Stats>, Error> {
     let mut memory = Memory::new(catalog.memory);
-    let mut chains: BTreeMap<Chain, Fold> = BTreeMap::new();
+    let mut chains: BTreeMap<Chain, Shown> = BTreeMap::new();
     let visit = |found: Found| {
         if !chains.contains_key(&found.chain) {
             memory.take(2 * ENTRY)?;
         }
-        let fold = chains.entry(found.chain.clone()).or_default();
-        fold.stats.stored_bytes = fold.stats.stored_bytes.saturating_add(found.size);
+        let shown = chains.entry(found.chain.clone()).or_default();
+        shown.stats.stored_bytes = shown.stats.stored_bytes.saturating_add(found.size);
         if found.kind == Kind::Manifest {
             memory.take(ENTRY)?;
-            fold.stats.live_bytes = fold.stats.live_bytes.saturating_add(found.size);
-            fold.entries.push(found.entry());
+            shown.stats.live_bytes = shown.stats.live_bytes.saturating_add(found.size);
+            shown.entries.push(found.entry());
         }
         Ok(())
     };
     catalog.walk(scope, visit).await?;
-    let mut all = BTreeMap::new();
-    for (chain, mut fold) in chains {
-        let mut entries = std::mem::take(&mut fold.entries);
-        entries.sort_by(|a, b| a.age().cmp(&b.age()));
-        let mut memory = memory.clone();
-        let mut manifests = catalog.manifests(&entries);
-        while let Some((entry, manifest)) = manifests.next().await {
-            fold.add(entry, &manifest?, &mut memory)?;
-        }
-        let stats = fold.finish(catalog, &chain).await?;
-        all.insert(chain, stats);
-    }
+    let mut all = each(catalog, chains, &memory).await?;
     if versions == LookAt::Versions
         && let Some(sums) = versions_of(catalog, scope, &mut memory).await?
     {
@@ -106,6 +105,38 @@ pub async fn stats(catalog: &Catalog, scope: Scope<'_>, versions: LookAt) -> Res
             let stats = all.entry(chain).or_default();
             stats.hidden_bytes = Some(bytes.saturating_sub(stats.stored_bytes));
         }
+    }
+    Ok(all)
+}
+
+/// Adds up each chain, several together.
+async fn each(
+    catalog: &Catalog,
+    chains: BTreeMap<Chain, Shown>,
+    memory: &Memory,
+) -> Result<BTreeMap<Chain, Stats>, Error> {
+    let part = catalog.clone().within(catalog.memory / CHAINS);
+    let part = &part;
+    let figures: Vec<_> = chains
+        .into_iter()
+        .map(|(chain, mut shown)| async move {
+            shown.entries.sort_by(|a, b| a.age().cmp(&b.age()));
+            let stats = shown.add_up(part, &chain, memory.share(CHAINS)).await;
+            (chain, shown, stats)
+        })
+        .collect();
+    let mut figures = stream::iter(figures).buffer_unordered(usize::try_from(CHAINS).unwrap_or(1));
+    let (mut all, mut large) = (BTreeMap::new(), Vec::new());
+    while let Some((chain, shown, stats)) = figures.next().await {
+        match stats {
+            Err(Error::Memory { .. }) => large.push((chain, shown)),
+            stats => drop(all.insert(chain, stats?)),
+        }
+    }
+    drop(figures);
+    for (chain, shown) in large {
+        let stats = shown.add_up(catalog, &chain, memory.clone()).await?;
+        all.insert(chain, stats);
     }
     Ok(all)
 }
@@ -149,6 +180,17 @@ async fn versions_of(
             return Err(store::Error { remedy: Some(PAGING_REMEDY.to_owned()), ..error }.into());
         }
         last = end;
+    }
+}
+
+impl Shown {
+    async fn add_up(&self, catalog: &Catalog, chain: &Chain, mut memory: Memory) -> Result<Stats, Error> {
+        let mut fold = Fold { live: HashMap::new(), stats: self.stats.clone() };
+        let mut manifests = catalog.manifests(&self.entries);
+        while let Some((entry, manifest)) = manifests.next().await {
+            fold.add(entry, &manifest?, &mut memory)?;
+        }
+        fold.finish(catalog, chain).await
     }
 }
 

@@ -3,11 +3,11 @@
 use crate::format::codec::MAX_STORED;
 use crate::format::index::MAX_CHUNK;
 
-/// A block of the reader has room for several chunks of the usual size, so that few of them begin in one and end in the next.
-pub const BLOCK: usize = MAX_CHUNK as usize / 2 * 3;
+/// A block of the reader has room for some chunks of the usual size, so that not every one begins in one block and ends in the next.
+pub const BLOCK: usize = MAX_CHUNK as usize;
 
-/// One block is cut and hashed while the other is filled.
-pub const BLOCKS: usize = 2;
+/// While one block is filled, one is cut, and one is hashed.
+pub const BLOCKS: usize = 3;
 
 /// Room for a chunk that begins in one block and ends in the next.
 pub const JOINT: usize = MAX_CHUNK as usize;

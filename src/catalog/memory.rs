@@ -15,6 +15,12 @@ impl Memory {
         Self { left: total, total }
     }
 
+    /// One of so many equal parts of what is left.
+    #[must_use]
+    pub const fn share(&self, parts: u64) -> Self {
+        Self { left: self.left / parts, total: self.total }
+    }
+
     /// # Errors
     /// When less than that is left.
     pub fn take(&mut self, bytes: usize) -> Result<(), Error> {

@@ -81,6 +81,18 @@ async fn bytes_are_live_as_long_as_one_backup_needs_them() {
     };
     assert_eq!(of("a"), expected);
     assert_eq!((of("b").stored_bytes, of("b").dead_bytes), (other + 10, 0));
+    // Chains that do not fit into a part of the memory are added up one by one.
+    let mut least = None;
+    for memory in (1000..20_000).step_by(500) {
+        match stats(&catalog.clone().within(memory), Scope::default(), LookAt::Objects).await {
+            Ok(found) => {
+                least.get_or_insert(memory);
+                assert_eq!(found, all, "{memory} bytes");
+            }
+            Err(error) => assert!(least.is_none() && error.class() == Class::Local, "{memory} bytes: {error}"),
+        }
+    }
+    assert!(least.unwrap() < 6000, "{least:?}");
     let sum = total(all.values());
     assert_eq!((sum.backups, sum.stored_bytes, sum.full_bytes), (3, stored + other + 10, 650));
     assert_eq!((sum.oldest, sum.newest), (expected.oldest, expected.newest));

@@ -1,7 +1,8 @@
 //! Targets that are not empty, that others share, or whose file system supports less than the backup's.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, lsetxattr, mknodat};
@@ -297,4 +298,37 @@ fn a_file_too_large_for_the_file_system_is_left_out_and_nothing_of_it_stays() {
     assert_eq!((summary.left_out, summary.files, summary.altered), (1, 1, 0), "{summary:?}");
     assert!(summary.warnings[0].message.contains("size"), "{summary:?}");
     assert!(!room.target().join("f").exists() && room.target().join("z").exists());
+}
+
+#[test]
+fn a_file_has_its_mode_from_the_beginning_only_where_nobody_else_can_go() {
+    let room = Room::new();
+    fs::create_dir(room.target().join("there")).unwrap();
+    fs::set_permissions(room.target().join("there"), fs::Permissions::from_mode(0o777)).unwrap();
+    let file = |path: &str| member(flags::REGULAR, path, 0o4750, "", b"secret");
+    let stream =
+        archive(&[any(flags::DIRECTORY, "made"), file("made/f"), file("made/implied/f"), file("there/f"), file("f")]);
+    let options = Options::default();
+    let mut extractor = extractor(&room.target(), &options, Root::There).unwrap();
+    let mut reader = tar::Reader::new(&stream[..]);
+    let mut seen = Vec::new();
+    while let Some(member) = reader.next_member().unwrap() {
+        let path = room.target().join(OsStr::from_bytes(&member.path));
+        if extractor.begin(member).unwrap() == Wants::Data {
+            let above = path.parent().unwrap();
+            seen.push((mode(&path), above != room.target() && mode(above) == 0o700));
+            extractor.end().unwrap();
+            assert_eq!(mode(&path), 0o4750);
+        }
+    }
+    let umask = 0o750 & !umask();
+    assert_eq!(seen, [(umask, true), (umask, true), (0o600, false), (0o600, false)]);
+    extractor.finish().unwrap();
+}
+
+/// What the mode of a new file lacks in this process.
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    u32::from_str_radix(line.trim(), 8).unwrap()
 }
