@@ -3,13 +3,13 @@
 //! `validate` checks a location with it; `aws` implements it. A method asks the real service, and changes nothing there
 //! unless its documentation says so.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::disks::Tags;
 use crate::error::ServiceError;
 use crate::format::key::ObjectKey;
 use crate::format::version::VersionId;
@@ -135,5 +135,5 @@ pub trait Site: Send + Sync {
     async fn version_of(&self, key: &ObjectKey) -> Result<Option<VersionId>, ServiceError>;
 
     /// Asks EC2 whether it would do this to what has these tags, without doing it.
-    async fn dry_run(&self, action: Ec2Action, tags: &Tags) -> Result<Permission, ServiceError>;
+    async fn dry_run(&self, action: Ec2Action, tags: &BTreeMap<String, String>) -> Result<Permission, ServiceError>;
 }
