@@ -196,6 +196,8 @@ impl Node {
             "claims-local",
             "claims-host",
             "claims-idle",
+            "claims-raw",
+            "claims-target",
             "--ignore-not-found",
             "--timeout=120s",
         ]);

@@ -32,8 +32,6 @@ pub(super) fn twice(node: &Node) {
     assert_eq!(run(node, "/restore/data", &["--overwrite"]), "Complete");
     assert_eq!(fs::read_to_string(disk.join("data/file")).unwrap(), "one\n");
     node.done(&AGAIN);
-    node.done(&["-n", "penstock", "delete", "pvc", "restore-target", "--timeout=120s"]);
-    node.done(&["delete", "pv", "claims-target", "--timeout=120s"]);
 }
 
 /// The objects of a claim `target`, in the agents' namespace under the name that the Job uses.
