@@ -55,7 +55,7 @@ pub enum LookAt {
     Versions,
 }
 
-/// Chains looked at together.
+/// The most chains looked at together.
 const CHAINS: u64 = 8;
 
 /// What the listing shows of a chain.
@@ -115,17 +115,18 @@ async fn each(
     chains: BTreeMap<Chain, Shown>,
     memory: &Memory,
 ) -> Result<BTreeMap<Chain, Stats>, Error> {
-    let part = catalog.clone().within(catalog.memory / CHAINS);
-    let part = &part;
+    let fit = catalog.parallel(chains.values().flat_map(|shown| &shown.entries));
+    let together = (fit as u64).min(CHAINS);
+    let part = &catalog.clone().within(catalog.memory / together);
     let figures: Vec<_> = chains
         .into_iter()
         .map(|(chain, mut shown)| async move {
             shown.entries.sort_by(|a, b| a.age().cmp(&b.age()));
-            let stats = shown.add_up(part, &chain, memory.share(CHAINS)).await;
+            let stats = shown.add_up(part, &chain, memory.share(together)).await;
             (chain, shown, stats)
         })
         .collect();
-    let mut figures = stream::iter(figures).buffer_unordered(usize::try_from(CHAINS).unwrap_or(1));
+    let mut figures = stream::iter(figures).buffer_unordered(usize::try_from(together).unwrap_or(1));
     let (mut all, mut large) = (BTreeMap::new(), Vec::new());
     while let Some((chain, shown, stats)) = figures.next().await {
         match stats {

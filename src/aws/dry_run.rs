@@ -2,7 +2,7 @@
 //!
 //! The named volumes and snapshots do not exist. EC2 authorises an action before it looks for them, so "not found" means
 //! yes as well. Only a deletion is asked about for a snapshot that is there, if the cluster has one: the policy that Penstock
-//! prints has a condition on its tags, and what does not exist has none.
+//! prints has a condition on its tags, and what does not exist has none. A volume is asked for from that snapshot too.
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification, VolumeType};
@@ -46,7 +46,11 @@ pub(super) async fn ask(
         }
         Ec2Action::CreateVolume => {
             let zone = format!("{region}a");
-            let ask = client.create_volume().size(1).volume_type(VolumeType::Gp3).availability_zone(zone);
+            // From a snapshot, if there is one: that takes a permission on the snapshot too.
+            let own = own_snapshot(client, tags).await;
+            let size = own.is_none().then_some(1);
+            let ask = client.create_volume().set_snapshot_id(own).set_size(size).volume_type(VolumeType::Gp3);
+            let ask = ask.availability_zone(zone);
             let ask = ask.tag_specifications(tagged(ResourceType::Volume)).dry_run(true);
             ask.send().await.map(drop).map_err(|error| call.sdk(&error))
         }
@@ -72,9 +76,9 @@ pub(super) async fn ask(
 /// A snapshot of the cluster. `None` also where the listing fails: whether it may list is a question of its own.
 async fn own_snapshot(client: &Client, tags: &Tags) -> Option<String> {
     let of_cluster = Filter::builder().name(format!("tag:{CLUSTER_TAG}")).values(tags.get(CLUSTER_TAG)?).build();
-    // EC2 takes no smaller page.
-    let listing = client.describe_snapshots().owner_ids("self").filters(of_cluster).max_results(5).send().await.ok()?;
-    listing.snapshots.unwrap_or_default().into_iter().find_map(|snapshot| snapshot.snapshot_id)
+    let listing = client.describe_snapshots().owner_ids("self").filters(of_cluster).into_paginator();
+    // A page may be empty and not be the last one.
+    listing.items().send().next().await?.ok()?.snapshot_id
 }
 
 fn is_yes(code: &str) -> bool {

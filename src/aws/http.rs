@@ -37,8 +37,8 @@ pub const LOOK: Duration = Duration::from_secs(5);
 /// S3 closes an idle connection after some tens of seconds; keeping it longer only makes the next request fail.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
-/// Idle connections for requests other than parts (STS, EC2, listings).
-const POOL_SPARE: usize = 8;
+/// Idle connections for requests other than parts: so many manifests are read at a time, and a connection that is not kept is a handshake.
+const POOL_SPARE: usize = 100;
 
 /// The settings that the client and its trust are made from.
 #[derive(Debug, Clone)]

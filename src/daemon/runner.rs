@@ -54,7 +54,9 @@ impl Runner {
         let (state_dir, locations) = (&self.process.state_dir, std::slice::from_ref(location));
         match sweep::sweep(state_dir, locations, spared, Mode::Abort, reach).await {
             Ok(sweep) => {
-                if reach == Reach::Bucket && sweep.is_complete() {
+                if !sweep.is_complete() {
+                    searched.uploads = None;
+                } else if reach == Reach::Bucket {
                     searched.uploads = Some(now);
                 }
                 if !sweep.uploads.is_empty() {

@@ -136,7 +136,7 @@ pub trait Disks: Send + Sync {
     async fn snapshots(&self, filter: &SnapshotFilter, from: Option<&str>) -> Result<Page<Snapshot>, Error>;
     /// Starts a snapshot; the implementation does not repeat it.
     async fn create_snapshot(&self, new: &NewSnapshot) -> Result<Snapshot, Error>;
-    /// Succeeds also when there is no such snapshot.
+    /// Succeeds also when there is no such snapshot, which takes a second request where EC2 refuses to say so.
     async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Error>;
     async fn create_volume(&self, new: &NewVolume) -> Result<Volume, Error>;
     /// The instance this process runs on.

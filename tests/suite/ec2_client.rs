@@ -259,3 +259,17 @@ async fn a_dry_run_carries_the_tags_that_a_policy_asks_for() {
     assert_eq!(refused.class, Class::AccessDenied);
     assert!(refused.remedy.unwrap().contains("ec2:DeleteSnapshot"));
 }
+
+#[tokio::test]
+async fn a_deletion_is_done_where_the_snapshot_is_gone_also_if_a_tag_is_asked_for() {
+    let site = site();
+    let snapshot = site.disks.create_snapshot(&new_snapshot()).await.unwrap().id;
+    site.ec2.script(|_, when, action, _| {
+        (when == When::Before && action == "DeleteSnapshot").then(|| refusal(403, "UnauthorizedOperation", "No."))
+    });
+    let refused = site.disks.delete_snapshot(&snapshot).await.unwrap_err();
+    assert_eq!(refused.class, Class::AccessDenied, "it is there");
+    site.ec2.state().snapshots.clear();
+    site.disks.delete_snapshot(&snapshot).await.unwrap();
+    assert_eq!(site.ec2.state().actions[3..], ["DeleteSnapshot", "DescribeSnapshots"]);
+}

@@ -46,11 +46,22 @@ pub(super) fn apply(place: &Place<'_>, member: &Member, ledger: &mut Ledger) -> 
     let owned = setter.owner()?;
     for (name, value) in &member.attributes.xattrs {
         setter.xattr(name, value)?;
+        // Some are access rights of another kind.
+        setter.new = None;
     }
     let mode = if member.kind == FileKind::Symlink { None } else { setter.access(owned)? };
     let timed = setter.set("its time", place.set_mtime(member.mtime))?;
     setter.check(owned, mode, timed);
     Ok(())
+}
+
+/// What a place had of POSIX ACLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acls {
+    /// The file system knows them, and the place had none: its mode says who has access.
+    NoneThere,
+    /// It had one, or the file system may have access rights of another kind, which setting the mode replaces.
+    Other,
 }
 
 struct Setter<'a> {
@@ -140,8 +151,8 @@ impl Setter<'_> {
         }
         let mut mode = plan.mode;
         match self.place.remove_acls(self.member.kind) {
-            Ok(0) => {}
-            Ok(_) => self.new = None,
+            Ok(Acls::NoneThere) => {}
+            Ok(Acls::Other) => self.new = None,
             Err(errno) => {
                 self.new = None;
                 self.say(&format!(
@@ -224,27 +235,27 @@ impl Place<'_> {
         }
     }
 
-    /// Removes ACLs that were inherited from the target or existed before, and returns their number. Fails if an ACL stays.
-    pub(super) fn remove_acls(&self, kind: FileKind) -> Result<usize, Errno> {
+    /// Removes ACLs that were inherited from the target or existed before. Fails if an ACL stays.
+    pub(super) fn remove_acls(&self, kind: FileKind) -> Result<Acls, Errno> {
         let names: &[&CStr] = if kind == FileKind::Directory { &[ACCESS_ACL, DEFAULT_ACL] } else { &[ACCESS_ACL] };
-        let mut number = 0;
+        let mut acls = Acls::NoneThere;
         for name in names {
-            if matches!(self.length_of(name), Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS)) {
+            if self.length_of(name) == Err(Errno::NODATA) {
                 continue;
             }
+            acls = Acls::Other;
             let removed = match self {
                 Self::Open(file) => fremovexattr(file, *name),
                 Self::Name(parent, file) => lremovexattr(path_below(parent.as_fd(), file), *name),
             };
             match removed {
-                Ok(()) => number += 1,
-                Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
+                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
                 // File systems without ACLs return various errors.
                 Err(errno) if self.length_of(name).is_ok_and(|length| length > 0) => return Err(errno),
                 Err(_) => {}
             }
         }
-        Ok(number)
+        Ok(acls)
     }
 
     fn length_of(&self, attribute: &CStr) -> Result<usize, Errno> {

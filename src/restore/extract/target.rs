@@ -153,19 +153,15 @@ impl Target {
     pub(super) fn create_file(&mut self, member: &Member) -> Result<OwnedFd, Failure> {
         let path = &member.path;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // A user's own attributes can be set only on what its mode lets the owner write.
-        let mode = if self.is_private(split(path).0) && member.attributes.xattrs.is_empty() {
-            Mode::from_raw_mode(member.mode & 0o777)
-        } else {
-            Mode::RUSR | Mode::WUSR
+        // The group's bits of a mode with an ACL are not the group's. A user's own attributes can be set only on what its mode lets the
+        // owner write.
+        let is_simple = member.attributes.access_acl.is_none() && member.attributes.xattrs.is_empty();
+        let make = |parent: BorrowedFd<'_>, name: &CStr| {
+            let has_mode = is_simple && is_private(parent);
+            let mode = if has_mode { Mode::from_raw_mode(member.mode & 0o777) } else { Mode::RUSR | Mode::WUSR };
+            openat(parent, name, flags, mode)
         };
-        let make = |parent: BorrowedFd<'_>, name: &CStr| openat(parent, name, flags, mode);
         self.create(path, FileType::RegularFile, make)?.map_err(verdict("create", path))
-    }
-
-    /// Whether this restore created a directory, so that only this user can enter it until the end. The target itself may have been there.
-    fn is_private(&self, directory: &[u8]) -> bool {
-        !directory.is_empty() && self.known.is_fresh(directory)
     }
 
     pub(super) fn create_special(&mut self, member: &Member) -> Result<(), Failure> {
@@ -323,6 +319,11 @@ impl Target {
         let name = if path.is_empty() { b"." } else { name };
         chmod(parent, name, mode).map_err(verdict("set the mode of", path))
     }
+}
+
+/// Whether only this user can enter a directory, as those that this restore makes until its end.
+fn is_private(directory: BorrowedFd<'_>) -> bool {
+    fstat(directory).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0)
 }
 
 /// For a name that exists in a directory that this restore created.
