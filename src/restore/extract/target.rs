@@ -323,7 +323,10 @@ impl Target {
 
 /// Whether only this user can enter a directory, as those that this restore makes until its end.
 fn is_private(directory: BorrowedFd<'_>) -> bool {
-    fstat(directory).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0)
+    fstat(directory).is_ok_and(|stat| {
+        stat.st_uid == rustix::process::geteuid().as_raw()
+            && !Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO)
+    })
 }
 
 /// For a name that exists in a directory that this restore created.
