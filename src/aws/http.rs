@@ -30,6 +30,7 @@ use crate::config::CertificateMode;
 use crate::error::Classify as _;
 use crate::metrics;
 use crate::network::Proxy;
+use crate::store::READS;
 
 /// How often the bundle's file is checked for changes.
 pub const LOOK: Duration = Duration::from_secs(5);
@@ -37,8 +38,8 @@ pub const LOOK: Duration = Duration::from_secs(5);
 /// S3 closes an idle connection after some tens of seconds; keeping it longer only makes the next request fail.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
-/// Idle connections for requests other than parts: so many manifests are read at a time, and a connection that is not kept is a handshake.
-const POOL_SPARE: usize = 100;
+/// Idle connections for requests other than parts.
+const POOL_SPARE: usize = READS;
 
 /// The settings that the client and its trust are made from.
 #[derive(Debug, Clone)]

@@ -4,10 +4,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{Catalog, Entry, Error};
 use crate::format::manifest::{self, Manifest, ManifestError};
-use crate::store::{self, VersionId};
-
-/// Manifests fetched at a time.
-const PARALLEL: usize = 100;
+use crate::store::{self, READS, VersionId};
 
 /// The memory for reading a manifest, as a multiple of its length: its text and the parsed form, while vectors grow.
 const PARSED: u64 = 12;
@@ -77,7 +74,7 @@ impl Catalog {
     pub(crate) fn parallel<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> usize {
         let largest = entries.into_iter().map(Entry::size).max().unwrap_or(0).max(1);
         let fit = self.memory / 8 / PARSED.saturating_mul(largest);
-        usize::try_from(fit).unwrap_or(PARALLEL).clamp(1, PARALLEL)
+        usize::try_from(fit).unwrap_or(READS).clamp(1, READS)
     }
 
     /// Reads the manifests of `entries`, in order, each with its own error. Only those being read are in memory.

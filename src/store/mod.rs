@@ -24,6 +24,10 @@ pub use crate::error::ServiceError as Error;
 use crate::format::key::ObjectKey;
 pub use versions::{Hold, ListedVersion, Lock, VersionId, VersionKind, VersionPage, Versions};
 
+/// Small objects, as manifests, that are read at a time. A store keeps so many connections: one that is not kept is a handshake for the
+/// next request.
+pub const READS: usize = 100;
+
 /// The remedy for a listing that does not advance as S3's do.
 pub(crate) const PAGING_REMEDY: &str =
     "the store does not page as S3 does, or a proxy removes the query: ask its operator (docs/stores.md)";

@@ -332,7 +332,7 @@ impl Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, stream};
+    use crate::budget::{Budget, Reservation, stream};
 
     /// Pieces of this length, each filled with one number and followed by its mark.
     struct Pieces(std::vec::IntoIter<(usize, Mark)>, u8, Vec<Mark>, usize);
@@ -355,6 +355,58 @@ mod tests {
         }
     }
 
+    /// Bytes without a pattern, in reads of this length at most.
+    struct Noise(Bytes, usize);
+
+    impl Source for Noise {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, source::Error> {
+            let next = self.0.split_to(self.0.len().min(self.1).min(buffer.len()));
+            buffer[..next.len()].copy_from_slice(&next);
+            Ok(next.len())
+        }
+    }
+
+    fn options(window: usize, reservation: Reservation, budget: Budget) -> Options {
+        let reservation = Arc::new(reservation);
+        Options {
+            codec: Codec::default(),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            blocks: OwnBuffers::new(budget.clone(), Arc::clone(&reservation), stream::BLOCKS, stream::BLOCK),
+            joint: OwnBuffers::new(budget, reservation, 1, stream::JOINT),
+            window,
+            parent: None,
+        }
+    }
+
+    /// Borders depend on the content alone: neither on blocks, nor on how it is read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn borders_do_not_depend_on_blocks() {
+        let mut state = 42_u64;
+        let words = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state ^ (state >> 29)).to_le_bytes()
+        });
+        // In the middle there is a chunk of the greatest length, longer than what is left of a block.
+        let noise: Vec<u8> = words.take(20 << 17).flatten().collect();
+        let data = Bytes::from([&noise[..10 << 20], &[0; 6 << 20], &noise[10 << 20..]].concat());
+        let (mut expected, mut at) = (Vec::new(), 0);
+        while let Some(length) = cut::first_chunk(&data[at..], More::No) {
+            expected.push(codec::digest(&data[at..at + length]));
+            at += length;
+        }
+        for step in [usize::MAX, 1_000_003, 65_536] {
+            let budget = Budget::new(1 << 30);
+            let options = options(4, budget.reserve(stream::READING).await.unwrap(), budget);
+            let mut encoder = Encoder::start(Box::new(Noise(data.clone(), step)), options).unwrap();
+            let mut found = Vec::new();
+            while let Some(event) = encoder.next().await.unwrap() {
+                let Event::Frame(frame) = event else { panic!("{event:?}") };
+                found.push(frame.id);
+            }
+            assert!(found == expected, "reads of {step}: {} chunks, expected {}", found.len(), expected.len());
+        }
+    }
+
     /// Memory for one chunk of the largest size: batches wait for each other's memory, and for a queue full of reused chunks.
     #[tokio::test(flavor = "multi_thread")]
     async fn little_memory_and_a_full_queue_only_slow_it_down() {
@@ -373,15 +425,7 @@ mod tests {
             })
             .collect();
         let budget = Budget::new(1 << 30);
-        let reservation = Arc::new(budget.reserve(stream::READING).await.unwrap());
-        let options = Options {
-            codec: Codec::default(),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            blocks: OwnBuffers::new(budget.clone(), Arc::clone(&reservation), stream::BLOCKS, stream::BLOCK),
-            joint: OwnBuffers::new(budget, reservation, 1, stream::JOINT),
-            window: 1,
-            parent: None,
-        };
+        let options = options(1, budget.reserve(stream::READING).await.unwrap(), budget);
         let source = Pieces(pieces.into_iter(), 0, Vec::new(), 0);
         let mut encoder = Encoder::start(Box::new(source), options).unwrap();
         let (mut seen, mut run) = (Vec::new(), 0);

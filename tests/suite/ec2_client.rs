@@ -249,6 +249,10 @@ async fn a_dry_run_carries_the_tags_that_a_policy_asks_for() {
     ec2.state().snapshots.push(snapshot("snap-00000000000000002", "prod"));
     assert_eq!(site.dry_run(Ec2Action::DeleteSnapshot, &tags).await.unwrap(), Permission::Given);
     assert_eq!(ec2.state().asked["SnapshotId"], "snap-00000000000000002");
+    // A volume of a snapshot takes a permission on both.
+    assert_eq!(site.dry_run(Ec2Action::CreateVolume, &tags).await.unwrap(), Permission::Given);
+    let asked = ec2.state().asked.clone();
+    assert_eq!((asked["SnapshotId"].as_str(), asked.get("Size")), ("snap-00000000000000002", None));
     assert_eq!(ec2.state().snapshots.len(), 2, "a dry run deletes nothing");
     // With a snapshot of its own, a refusal is one.
     ec2.script(|state, when, action, _| {

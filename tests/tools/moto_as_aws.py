@@ -80,14 +80,14 @@ def asked_of_ec2(request):
     return asked
 
 
-def allows(statement, action, resource, context):
-    """Whether a statement allows this; what it says by other operators than these two, moto_as_aws does not know."""
+def concerns(statement, action, resource, context):
+    """Whether a statement speaks of this; conditions by other operators than these two, moto_as_aws does not know."""
     def matches(pattern, text):
         return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), text)
     conditions = [(operator, key, wanted) for operator, keys in statement.get("Condition", {}).items() for key, wanted in keys.items()]
     judged = {"StringEquals": lambda key, wanted: context.get(key) in listed(wanted),
               "Null": lambda key, wanted: (key not in context) == (wanted == "true")}
-    return (statement["Effect"] == "Allow" and any(matches(one, action) for one in listed(statement["Action"]))
+    return (any(matches(one, action) for one in listed(statement["Action"]))
             and any(matches(one, resource) for one in listed(statement["Resource"]))
             and all(judged[operator](key, wanted) for operator, key, wanted in conditions))
 
@@ -102,7 +102,8 @@ def check_action_permitted(self, resource):
         documents = [access_control.IAMPolicy(policy)._policy_json for policy in self._access_key.collect_policies()]
         statements = [statement for document in documents for statement in listed(document["Statement"])]
         for self._action, *asked in asked_of_ec2(self):
-            if not any(allows(statement, self._action, *asked) for statement in statements):
+            effects = {statement["Effect"] for statement in statements if concerns(statement, self._action, *asked)}
+            if effects != {"Allow"}:
                 self._raise_access_denied()
         return
     policies = [access_control.IAMPolicy(policy) for policy in self._access_key.collect_policies()]
