@@ -388,7 +388,7 @@ mod tests {
         });
         // In the middle there is a chunk of the greatest length, longer than what is left of a block.
         let noise: Vec<u8> = words.take(20 << 17).flatten().collect();
-        let data = Bytes::from([&noise[..10 << 20], &[0; 6 << 20], &noise[10 << 20..]].concat());
+        let data = Bytes::from([&noise[..10 << 20], &vec![0; 6 << 20], &noise[10 << 20..]].concat());
         let (mut expected, mut at) = (Vec::new(), 0);
         while let Some(length) = cut::first_chunk(&data[at..], More::No) {
             expected.push(codec::digest(&data[at..at + length]));
