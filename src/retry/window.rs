@@ -1,9 +1,9 @@
-//! Limits how many parts one stream has in flight at a location: additive increase, multiplicative decrease.
+//! Limits how many parts one stream has in flight at a location: slow start, then additive increase, multiplicative decrease.
 //!
-//! As in TCP (Chiu and Jain 1989), each window's worth of parts that arrive while the window was full widens it by one; a throttled or
-//! lost part halves it, once for all the parts that were in flight together. A
-//! configured `concurrency` is its start and its maximum; `0` starts at [`FIRST`], with a maximum of
-//! [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
+//! As in TCP (Jacobson 1988), only parts that arrive while the window was full widen it: by one each until the first part is throttled or
+//! lost, so that the window doubles in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
+//! it, once for all the parts that were in flight together. A configured `concurrency` is its start and its maximum; `0` starts at
+//! [`FIRST`], with a maximum of [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
 use std::time::Instant;
 
@@ -53,7 +53,8 @@ impl Window {
 
     pub(super) fn arrived(&mut self, launch: Launch) {
         if launch.full {
-            self.size = (self.size + 1.0 / self.size).min(self.most);
+            let more = if self.halved.is_none() { 1.0 } else { 1.0 / self.size };
+            self.size = (self.size + more).min(self.most);
         }
     }
 
@@ -104,10 +105,27 @@ mod tests {
     }
 
     #[test]
-    fn success_widens_it_by_one_a_window_up_to_the_maximum() {
+    fn it_doubles_until_the_first_failure() {
         let now = Instant::now();
         let mut window = auto();
-        for expected in [8, 9, 10, 11] {
+        for expected in [8, 16, 32, 64, 64] {
+            let size = window.size();
+            assert_eq!(size, expected);
+            (0..size).for_each(|_| window.arrived(window.launch(size - 1, now)));
+        }
+        let mut launch = window.launch(63, now);
+        window.failed(&mut launch, Class::Throttled, now);
+        assert_eq!(window.size(), 32);
+        (0..32).for_each(|_| window.arrived(window.launch(31, now)));
+        assert_eq!(window.size(), 32, "no longer one for each part");
+    }
+
+    #[test]
+    fn after_a_failure_success_widens_it_by_one_a_window_up_to_the_maximum() {
+        let now = Instant::now();
+        let mut window = auto();
+        window.failed(&mut Launch { at: now, full: true }, Class::Throttled, now);
+        for expected in [4, 5, 6, 7] {
             assert_eq!(window.size(), expected);
             let size = window.size();
             // One more than a window, since 1/size shrinks on the way.
