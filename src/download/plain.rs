@@ -1,12 +1,12 @@
 //! Reads a stream's plain bytes in order, within a memory budget.
 //!
-//! Memory: for each of `n` concurrent requests one buffer for stored bytes and one for plain bytes, and one more for
-//! plain bytes, which the consumer may keep while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is as many as
+//! Memory: for each of `n` concurrent requests one buffer for stored bytes and one for plain bytes, and one more, which
+//! the consumer may keep while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is as many as
 //! fit into three quarters of the budget, so that others get the rest, but at least 1 and at most [`MAX_REQUESTS`] and
 //! the location's own limit. All memory is reserved before anything is read.
 //!
 //! Groups take their buffers in stream order, before their requests are sent: the next group in the stream always has
-//! its buffers, so groups cannot wait for each other.
+//! its buffers, so groups cannot wait for each other. What is stored as it is is given to the consumer where it was fetched.
 //!
 //! [`read_past_damage`] gives zeros for a chunk that cannot be read as it was stored, and says which chunks those are. It asks for each chunk of
 //! such a group by itself, so that the chunks beside a damaged one are read.
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::index::IndexFile;
-use super::plan::{self, Extent, Form, Group, PLAIN, Piece, STORED};
+use super::plan::{self, Extent, Form, Group, Piece, STORED};
 use super::sealed::{Headers, Part};
 use super::{Error, Lost, Selection, get_into, requests};
 use crate::age::PayloadError;
@@ -159,12 +159,17 @@ impl PlainReader {
     }
 }
 
+/// Two for each of so many requests, and the consumer's.
+const fn buffers(requests: usize) -> usize {
+    2 * requests + 1
+}
+
 /// The number of concurrent requests, and the bytes that they need.
 fn plan_memory(budget: u64, concurrency: usize) -> (usize, u64) {
-    let share = (budget / 4 * 3).saturating_sub(PLAIN as u64) / (STORED + PLAIN) as u64;
+    let share = (budget / 4 * 3).saturating_sub(STORED as u64) / (2 * STORED) as u64;
     let most = concurrency.clamp(1, MAX_REQUESTS);
     let requests = usize::try_from(share).map_or(most, |share| share.clamp(1, most));
-    (requests, (requests * (STORED + PLAIN) + PLAIN) as u64)
+    (requests, (buffers(requests) * STORED) as u64)
 }
 
 #[derive(Debug, Clone)]
@@ -179,7 +184,7 @@ struct Driver {
     damage: Damage,
 }
 
-/// A group with its buffers for stored and plain bytes.
+/// A group with its buffers for stored and plain bytes, either of which has room for both.
 type Filling = (Group, Buffer, Buffer);
 
 /// Why a group could not be read, and the positions of the failed chunks, if it concerns only some.
@@ -190,20 +195,16 @@ impl Driver {
         let budget = &self.location.process.budget;
         let (requests, bytes) = plan_memory(budget.total(), requests(&self.location));
         let reservation = Arc::new(budget.reserve(bytes).await?);
-        let stored = OwnBuffers::new(budget.clone(), Arc::clone(&reservation), requests, STORED);
-        let plain = OwnBuffers::new(budget.clone(), reservation, requests + 1, PLAIN);
+        let buffers = OwnBuffers::new(budget.clone(), reservation, buffers(requests), STORED);
         let (group_sender, groups) = mpsc::channel(requests);
         let stream = Arc::clone(&self.stream);
         let planner = tokio::task::spawn_blocking(move || plan::run(&index, &stream, selection, &group_sender));
-        let ready = stream::unfold((groups, stored, plain), |(mut groups, stored, plain)| async move {
-            let group = groups.recv().await?;
-            let buffers = (stored.get().await, plain.get().await);
-            Some(((group, buffers), (groups, stored, plain)))
+        let ready = stream::unfold((groups, buffers), |(mut groups, buffers)| async move {
+            let filling = (groups.recv().await?, buffers.get().await, buffers.get().await);
+            Some((filling, (groups, buffers)))
         });
         // Separate tasks, so that they run on while the consumer is busy.
-        let fetched = ready
-            .map(|(group, (stored, plain))| Task(tokio::spawn(self.clone().fetch((group, stored, plain)))).join())
-            .buffered(requests);
+        let fetched = ready.map(|filling| Task(tokio::spawn(self.clone().fetch(filling))).join()).buffered(requests);
         let mut fetched = std::pin::pin!(fetched);
         while let Some(group) = fetched.next().await {
             let (group, plain, mut lost) = group?;
@@ -218,13 +219,18 @@ impl Driver {
     }
 
     async fn fetch(self, filling: Filling) -> Result<(Group, Bytes, Vec<Lost>), Error> {
-        let ((group, stored, plain), filled) = self.fill(filling).await?;
-        match filled {
-            Ok(()) => Ok((group, plain.freeze(), Vec::new())),
-            Err((_, error)) if self.damage == Damage::Zeros && is_damage(&error) => {
+        let in_place = filling.0.in_place();
+        let ((group, mut stored, plain), filled) = self.fill(filling, in_place.clone()).await?;
+        match (filled, in_place) {
+            (Ok(()), None) => Ok((group, plain.freeze(), Vec::new())),
+            (Ok(()), Some(range)) => {
+                stored.commit(range.end);
+                Ok((group, stored.freeze().slice(range), Vec::new()))
+            }
+            (Err((_, error)), _) if self.damage == Damage::Zeros && is_damage(&error) => {
                 self.fetch_apart(group, stored, plain, error).await
             }
-            Err((positions, error)) => {
+            (Err((positions, error)), _) => {
                 let positions = positions.unwrap_or_else(|| group.positions.clone());
                 Err(Error::Fetch { positions, error: Box::new(error) })
             }
@@ -248,7 +254,7 @@ impl Driver {
                 filled = Err((None, error));
             } else {
                 let alone = group.alone(piece);
-                ((_, stored, plain), filled) = self.fill((alone, stored, plain)).await?;
+                ((_, stored, plain), filled) = self.fill((alone, stored, plain), None).await?;
             }
             let length = piece.chunk.plain_len as usize;
             match filled {
@@ -273,17 +279,22 @@ impl Driver {
         Ok((group, plain.freeze(), lost))
     }
 
-    /// Appends the group's plain bytes to the buffer for them, if all can be read.
-    async fn fill(&self, (mut group, mut stored, mut plain): Filling) -> Result<(Filling, Result<(), Unread>), Error> {
+    /// Appends the group's plain bytes to the buffer for them, if all can be read; or leaves them `in_place`.
+    async fn fill(
+        &self,
+        (mut group, mut stored, mut plain): Filling,
+        in_place: Option<Range<usize>>,
+    ) -> Result<(Filling, Result<(), Unread>), Error> {
+        let for_plain = if in_place.is_some() { 0 } else { group.plain };
         let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
                 Ok(parts) => {
                     let opened;
-                    (group, stored, plain, opened) = self.open(group, parts, stored, plain).await?;
+                    (group, stored, plain, opened) = self.open((group, stored, plain), parts, for_plain).await?;
                     match opened {
                         Ok(()) => {
-                            plain.commit(group.plain);
+                            plain.commit(for_plain);
                             return Ok(((group, stored, plain), Ok(())));
                         }
                         Err(bad) => self.refused(&group, &bad),
@@ -347,17 +358,16 @@ impl Driver {
         (positions, error)
     }
 
-    /// Decrypts, decompresses and checks a group on the pool.
+    /// Decrypts, decompresses and checks a group on the pool. Without room `for_plain` bytes, they stay where they are.
     async fn open(
         &self,
-        group: Group,
+        (group, mut stored, mut plain): Filling,
         parts: Vec<Option<Part>>,
-        mut stored: Buffer,
-        mut plain: Buffer,
+        for_plain: usize,
     ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
         self.pool.spawn(move || {
-            let result = open_group(&group, &parts, stored.spare(group.stored()), plain.spare(group.plain));
+            let result = open_group(&group, &parts, stored.spare(group.stored()), plain.spare(for_plain));
             // Fails only if nobody waits for the result any more.
             let _ = sender.send((group, stored, plain, result));
         });
@@ -392,11 +402,16 @@ fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plai
         at += extent.room();
     }
     let bad = |piece: &Piece, error: FrameError| Bad::Piece { piece: piece.clone(), reason: error.to_string() };
+    let in_place = plain.is_empty();
     let mut decoded: Vec<(&Chunk, &[u8])> = Vec::with_capacity(group.pieces.len());
     for piece in &group.pieces {
+        let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
+        if in_place {
+            decoded.push((&piece.chunk, from));
+            continue;
+        }
         let into;
         (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
-        let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
         Codec::decode(&piece.chunk, from, into).map_err(|error| bad(piece, error))?;
         decoded.push((&piece.chunk, into));
     }

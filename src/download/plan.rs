@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use super::index::IndexFile;
 use crate::age::{CHUNK, SEALED_CHUNK};
+use crate::format::codec::Encoding;
 use crate::format::index::{Chunk, Record};
 use crate::format::manifest::{DataObject, Stream};
 
@@ -120,6 +121,19 @@ impl Group {
     /// Bytes to fetch.
     pub(super) fn stored(&self) -> usize {
         self.extents.iter().map(Extent::room).sum()
+    }
+
+    /// Where the plain bytes are among the fetched ones, if no piece is compressed and each follows the one before.
+    pub(super) fn in_place(&self) -> Option<Range<usize>> {
+        let start = self.pieces.first()?.start;
+        let mut end = start;
+        for Piece { chunk, start, .. } in &self.pieces {
+            if chunk.encoding != Encoding::Raw || chunk.stored_len != chunk.plain_len || *start != end {
+                return None;
+            }
+            end += chunk.plain_len as usize;
+        }
+        Some(start..end)
     }
 
     /// A group of one of the pieces.

@@ -12,13 +12,11 @@ use sha2::{Digest, Sha256};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
+use super::forgetful::Forgetful;
 use super::index::{Chunk, ChunkId, MAX_CHUNK};
 
 /// Bytes of a SHA-256 block.
 const HASH_BLOCK: usize = 64;
-
-/// The longest block of a zstd frame.
-const BLOCK: usize = 128 << 10;
 
 /// The levels of zstd that a job may ask for.
 pub const LEVELS: RangeInclusive<u32> = 1..=19;
@@ -230,84 +228,6 @@ pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Chunk
         first = Some(long);
     }
     ids
-}
-
-/// A compressor that does not remember. zstd copies the literals of a block into its context's memory, which it keeps, and in the end frees
-/// without zeroing it: what is to be forgotten is overwritten with what nobody wants to know. Where the literals are depends on the size of
-/// the memory, which therefore never changes, and on that of a block, so a frame that is shorter than a block is overwritten at once.
-pub struct Forgetful {
-    compressor: Compressor<'static>,
-    frames: u32,
-}
-
-/// zstd makes a context smaller that was too large for 128 frames.
-const KEEPS_ITS_SIZE: u32 = 100;
-
-impl Forgetful {
-    /// # Errors
-    /// When zstd cannot get memory or refuses the level.
-    pub fn new(level: i32) -> io::Result<Self> {
-        Self::of(Compressor::new(level)?)
-    }
-
-    fn of(compressor: Compressor<'static>) -> io::Result<Self> {
-        let mut new = Self { compressor, frames: 0 };
-        new.grow()?;
-        Ok(new)
-    }
-
-    /// The longest frame gives the context its full size.
-    fn grow(&mut self) -> io::Result<()> {
-        self.compressor.compress(&vec![0; MAX_CHUNK as usize]).map(drop)
-    }
-
-    /// One frame.
-    ///
-    /// # Errors
-    /// When zstd cannot get memory.
-    pub fn compress(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
-        self.frames += 1;
-        if self.frames == KEEPS_ITS_SIZE {
-            self.grow()?;
-            self.frames = 0;
-        }
-        let frame = self.compressor.compress(plain)?;
-        if plain.len() < BLOCK {
-            self.compressor.compress(&noise(plain.len()))?;
-        }
-        Ok(frame)
-    }
-
-    /// Overwrites what zstd has of the last chunks.
-    fn forget(&mut self) {
-        // Longer frames than the first have other parameters at some levels.
-        for zeros in [0, 3 * BLOCK] {
-            let plain = [vec![0; zeros], noise(2 * BLOCK)].concat();
-            if let Err(error) = self.compressor.compress(&plain) {
-                tracing::warn!(%error, "could not overwrite what zstd keeps of the last chunks in memory");
-            }
-        }
-    }
-}
-
-/// Nothing in it repeats, so all of it is literals.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut noise: Vec<u8> = std::iter::repeat_with(&mut next).take(length.div_ceil(8)).flatten().collect();
-    noise.truncate(length);
-    noise
-}
-
-impl Drop for Forgetful {
-    fn drop(&mut self) {
-        self.forget();
-    }
 }
 
 /// Overwrites what this thread's compressor has of the last chunks.

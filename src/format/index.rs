@@ -16,7 +16,8 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codec::{Encoding, Forgetful, max_stored};
+use super::codec::{Encoding, max_stored};
+use super::forgetful::Forgetful;
 use super::manifest::{DataObject, SEALED_DIGEST, Stream};
 
 const MAGIC: &[u8; 8] = b"PSTKIDX1";

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod codec;
 pub mod damage;
 pub mod ebs;
+mod forgetful;
 pub mod index;
 pub mod key;
 pub mod manifest;

@@ -13,6 +13,7 @@ use tempfile::{NamedTempFile, PersistError};
 use super::extract::{self, Root};
 use super::failure::{Error, local};
 use super::refusal::{self, Failure, Refusal};
+use super::writeback::{Writeback, unsupported};
 use crate::format::manifest::{Item, Target};
 
 /// Size of the buffer for reading back.
@@ -80,7 +81,7 @@ pub(super) fn write(
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
     let mut temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
-    let (mut total, mut digest) = (0, Sha256::new());
+    let (mut total, mut digest, mut writeback) = (0, Sha256::new(), Writeback::default());
     loop {
         let bytes = match reader.fill_buf() {
             Ok([]) => break,
@@ -93,14 +94,11 @@ pub(super) fn write(
             digest.update(bytes);
         }
         let count = bytes.len();
+        writeback.wrote(temporary.as_file(), count).map_err(step("write", &path))?;
         reader.consume(count);
         total += count as u64;
     }
-    match temporary.as_file().sync_all() {
-        Ok(()) => {}
-        Err(error) if unsupported(&error) => {}
-        Err(error) => return Err(step("write", &path)(error)),
-    }
+    writeback.end(temporary.as_file()).map_err(step("write", &path))?;
     if read_back {
         check(temporary.as_file(), digest).map_err(step("read back", &path))?;
     }
@@ -124,10 +122,6 @@ fn check(file: &File, expected: Sha256) -> io::Result<()> {
     }
     let same = found.finalize() == expected.finalize();
     if same { Ok(()) } else { Err(io::Error::other("its content is not what was written")) }
-}
-
-fn unsupported(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP))
 }
 
 fn persist(temporary: NamedTempFile, path: &Path, overwrite: bool) -> io::Result<()> {

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, Timestamps};
 
 use super::extract::{self, Root};
 use super::failure::{Error, local};
+use super::writeback::Writeback;
 
 /// The file in a volume that is being filled.
 const MARK: &str = ".penstock-restore";
@@ -129,6 +130,7 @@ fn onto(device: &File, mut reader: impl Read, path: &Path, length: u64, backup: 
     begin(device, path, size, backup)?;
     let write = |bytes: &[u8], at: u64| device.write_all_at(bytes, at).map_err(local("write", path));
     let (mut head, mut buffer, mut total) = (Vec::with_capacity(HEAD), vec![0; BUFFER], 0_u64);
+    let mut writeback = Writeback::default();
     loop {
         let count = match reader.read(&mut buffer) {
             Ok(0) => break,
@@ -140,10 +142,11 @@ fn onto(device: &File, mut reader: impl Read, path: &Path, length: u64, backup: 
         head.extend_from_slice(for_head);
         if !rest.is_empty() {
             write(rest, total + for_head.len() as u64)?;
+            writeback.wrote(device, rest.len()).map_err(local("flush", path))?;
         }
         total += count as u64;
     }
-    device.sync_all().map_err(local("flush", path))?;
+    writeback.end(device).map_err(local("flush", path))?;
     head.resize(HEAD.min(usize::try_from(size).unwrap_or(HEAD)), 0);
     write(&head, 0)?;
     device.sync_all().map_err(local("flush", path))?;

@@ -29,6 +29,7 @@ mod select;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod writeback;
 
 use std::path::Path;
 

@@ -55,6 +55,20 @@ fn a_repeated_chunk_is_fetched_once() {
 }
 
 #[test]
+fn only_uncompressed_neighbours_in_their_order_are_in_place() {
+    let raw = |object, offset| Chunk { encoding: Encoding::Raw, ..chunk(object, offset, 10, 10) };
+    let in_place = |chunks: &[Chunk]| groups(Selection::Whole, chunks)[0].in_place();
+    assert_eq!(in_place(&[raw(0, 5), raw(0, 15), raw(1, 0)]), Some(0..30));
+    assert_eq!(in_place(&[raw(0, 15), raw(0, 5)]), None, "not in the stream's order");
+    assert_eq!(in_place(&[raw(0, 0), raw(0, 11)]), None, "a gap");
+    assert_eq!(in_place(&[raw(0, 0), raw(0, 0)]), None, "fetched once, needed twice");
+    assert_eq!(in_place(&[raw(0, 0), chunk(0, 10, 10, 10)]), None, "compressed");
+    let sealed =
+        |offset| groups_of(Selection::Whole, &[Form::Sealed], &[raw(0, offset), raw(0, offset + 10)])[0].in_place();
+    assert_eq!(sealed(CHUNK as u64 + 7), Some(7..27));
+}
+
+#[test]
 fn an_encrypted_object_is_fetched_in_whole_chunks_of_age_and_none_twice() {
     const AGE: u64 = CHUNK as u64;
     let forms = [Form::Sealed, Form::Plain, Form::Sealed];
