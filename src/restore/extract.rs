@@ -10,7 +10,8 @@
 //!
 //! # What it costs
 //! One header, a sparse file's map, a few hundred bytes for each directory, some bytes for
-//! each member that is left out, and two paths for each hard link that has to be a copy.
+//! each member that is left out, two paths for each hard link that has to be a copy, and 4 MiB of small files that another thread
+//! writes ([`finish`]).
 //!
 //! # What happens on failure
 //! If this user lacks a permission or the file system does not support something, that member or attribute is left out,
@@ -22,6 +23,8 @@ mod access;
 mod attributes;
 pub(super) mod damage;
 mod data;
+mod files;
+mod finish;
 mod known;
 mod ledger;
 mod links;
@@ -37,13 +40,10 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::FileType;
-use sha2::{Digest as _, Sha256};
-
 use self::attributes::{Place, apply};
 pub use self::damage::Damage;
-use self::damage::INCOMPLETE;
 use self::data::Output;
+use self::finish::Finisher;
 use self::ledger::Ledger;
 pub use self::ledger::Warning;
 use self::read_back::Written;
@@ -54,6 +54,7 @@ use super::salvage::{Hurt, Sound, Source};
 use crate::error::{Class, Classify, Report};
 use crate::format::index::FileKind;
 use crate::tar::{self, Member, shown};
+use rustix::fs::FileType;
 
 type Failure = refusal::Failure<Error>;
 
@@ -176,6 +177,8 @@ fn extractor<'a>(target: &Path, options: &'a Options, root: Root) -> Result<Extr
         summary: Summary::default(),
         ledger: Ledger::default(),
         output: None,
+        finisher: None,
+        holds: false,
         filled: None,
     })
 }
@@ -216,6 +219,10 @@ struct Extractor<'a> {
     written: Option<Written>,
     /// The file that is being written.
     output: Option<Output>,
+    /// Writes small files; `None` before the first.
+    finisher: Option<Finisher>,
+    /// Whether it holds the file that is being written.
+    holds: bool,
     /// The path of the current or the next file, if parts of it are lost, and these parts.
     filled: Option<(Vec<u8>, Vec<Range<u64>>)>,
 }
@@ -240,6 +247,10 @@ impl Sink for Extractor<'_> {
             return Err(refused(b".", "it is the target itself; expected a directory"));
         }
         let path = member.path.clone();
+        if self.options.overwrite {
+            // It may be replaced.
+            self.wait_for(&path)?;
+        }
         // Its content was restored under this name already, or was left out under it.
         if member.kind == FileKind::HardLink
             && target::checked(&member.link)
@@ -261,37 +272,11 @@ impl Sink for Extractor<'_> {
     }
 
     fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<Wants, Error> {
-        let Some(output) = &mut self.output else { return Ok(Wants::Nothing) };
-        match output.write(bytes, offset) {
-            Ok(()) => {
-                self.summary.bytes += bytes.len() as u64;
-                if let Some(written) = &mut self.written {
-                    written.digest.update(bytes);
-                }
-                Ok(Wants::Data)
-            }
-            failed => {
-                let path = std::mem::take(&mut output.member.path);
-                self.settle(&path, failed)?;
-                Ok(Wants::Nothing)
-            }
-        }
+        self.file_data(offset, bytes)
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let Some(output) = &mut self.output else { return Ok(()) };
-        let done = output.finish();
-        let done = done.and_then(|()| Ok(apply(&Place::Open(&output.file), &output.member, &mut self.ledger)?));
-        if let Some((path, lost)) = &self.filled
-            && *path == output.member.path
-        {
-            damage::mark(&output.file, lost);
-        }
-        if let (Some(written), Ok(())) = (&mut self.written, &done) {
-            written.add(&output.member)?;
-        }
-        let path = std::mem::take(&mut output.member.path);
-        self.settle(&path, done)
+        self.file_end()
     }
 
     fn hurt(&mut self, hurt: Hurt) -> Result<(), Error> {
@@ -304,9 +289,13 @@ impl Sink for Extractor<'_> {
 }
 
 impl Extractor<'_> {
-    /// Counts a complete member, or records why it was left out. An incomplete file is removed.
+    /// Counts a complete member, or records why it was left out: an incomplete file is removed.
     fn settle(&mut self, path: &[u8], done: Result<(), Failure>) -> Result<(), Error> {
-        let done = if self.output.take().is_some() { self.removed_unless(done, path) } else { done };
+        self.remove_output();
+        self.count(path, done)
+    }
+
+    fn count(&mut self, path: &[u8], done: Result<(), Failure>) -> Result<(), Error> {
         match done {
             Ok(()) => {
                 let wanted = !self.options.on_the_way.contains(path);
@@ -356,29 +345,6 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    fn file(&mut self, member: Member) -> Result<(), Failure> {
-        let file = File::from(self.target.create_file(&member)?);
-        let sparse = member.map.is_some();
-        if let Some(written) = &mut self.written {
-            written.digest = Sha256::new();
-        }
-        let output = self.output.insert(Output::new(file, member));
-        if sparse { output.set_length() } else { Ok(()) }
-    }
-
-    /// Removes an incomplete file. Returns the first error.
-    fn removed_unless(&mut self, done: Result<(), Failure>, path: &[u8]) -> Result<(), Failure> {
-        match done {
-            Ok(()) => Ok(()),
-            Err(failure) => {
-                if self.target.remove(path).is_err() {
-                    self.ledger.altered(path, INCOMPLETE);
-                }
-                Err(failure)
-            }
-        }
-    }
-
     fn special(&mut self, member: &Member) -> Result<(), Failure> {
         self.target.create_special(member)?;
         let (parent, name) = self.target.locate(&member.path)?;
@@ -387,6 +353,7 @@ impl Extractor<'_> {
     }
 
     fn finish(&mut self) -> Result<(), Error> {
+        self.wait()?;
         // Finishes inner directories first, before an outer one's mode could prevent it.
         while let Some((path, directory)) = self.directories.pop_last() {
             match self.finish_directory(&path, &directory) {
@@ -422,10 +389,11 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the incomplete file, and restores the modes of directories that existed before. Ignores errors: the
-    /// caller reports the first one.
+    /// Removes the incomplete file, completes those before it, and restores the modes of directories that existed before. Ignores errors:
+    /// the caller reports the first one.
     fn abandon(&mut self) {
         self.remove_output();
+        let _ = self.wait();
         while let Some((path, directory)) = self.directories.pop_last() {
             if let Some(mode) = directory.before {
                 let _ = self.target.set_directory_mode(&path, mode);

@@ -1,7 +1,7 @@
 //! Limits how many parts one stream has in flight at a location: slow start, then additive increase, multiplicative decrease.
 //!
 //! As in TCP (Jacobson 1988), only parts that arrive while the window was full widen it: by one each until the first part is throttled or
-//! lost, so that the window doubles in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
+//! lost, so that the window grows by half or more in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
 //! it, once for all the parts that were in flight together. A configured `concurrency` is its start and its maximum; `0` starts at
 //! [`FIRST`], with a maximum of [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
@@ -111,7 +111,8 @@ mod tests {
         for expected in [8, 16, 32, 64, 64] {
             let size = window.size();
             assert_eq!(size, expected);
-            (0..size).for_each(|_| window.arrived(window.launch(size - 1, now)));
+            let together = window.launch(size - 1, now);
+            (0..size).for_each(|_| window.arrived(together));
         }
         let mut launch = window.launch(63, now);
         window.failed(&mut launch, Class::Throttled, now);

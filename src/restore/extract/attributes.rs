@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::access::{self, Owned};
-use super::ledger::Ledger;
+use super::ledger::{Difference, Ledger, Of};
 use super::{Error, failed};
 use crate::format::index::{FileKind, FileTime};
 use crate::restore::refusal::ends;
@@ -36,13 +36,21 @@ pub(super) enum Place<'a> {
     Name(&'a OwnedFd, &'a CStr),
 }
 
-/// Sets the attributes of `member` on `place`.
+/// Sets the attributes of `member` on `place`, and records what could not be set.
 ///
 /// # Errors
 /// When the target fails in a way that would hit every later member.
 pub(super) fn apply(place: &Place<'_>, member: &Member, ledger: &mut Ledger) -> Result<(), Error> {
+    let mut differences = Vec::new();
+    let done = set(place, member, &mut differences);
+    ledger.differences(&member.path, differences);
+    done
+}
+
+/// As [`apply`], for whoever has no ledger.
+pub(super) fn set(place: &Place<'_>, member: &Member, differences: &mut Vec<Difference>) -> Result<(), Error> {
     let new = place.stat().ok();
-    let mut setter = Setter { place, member, ledger, new };
+    let mut setter = Setter { place, member, differences, new };
     let owned = setter.owner()?;
     for (name, value) in &member.attributes.xattrs {
         setter.xattr(name, value)?;
@@ -67,7 +75,7 @@ pub(super) enum Acls {
 struct Setter<'a> {
     place: &'a Place<'a>,
     member: &'a Member,
-    ledger: &'a mut Ledger,
+    differences: &'a mut Vec<Difference>,
     /// What the file has, as long as nothing was set that may change its mode.
     new: Option<Stat>,
 }
@@ -79,8 +87,12 @@ enum Done {
 }
 
 impl Setter<'_> {
-    fn say(&mut self, message: &str) {
-        self.ledger.altered(&self.member.path, message);
+    fn say(&mut self, message: impl Into<String>) {
+        self.differences.push(Difference { message: message.into(), of: Of::Some });
+    }
+
+    fn say_of_many(&mut self, message: String) {
+        self.differences.push(Difference { message, of: Of::Many });
     }
 
     /// Checks the result of setting `what`, and counts a failure.
@@ -89,7 +101,7 @@ impl Setter<'_> {
             Ok(()) => Ok(Done::Yes),
             Err(errno) if ends(errno) => Err(failed("set the attributes of", &self.member.path)(errno)),
             Err(errno) => {
-                self.say(&format!("could not restore {what}: {errno}"));
+                self.say(format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
         }
@@ -119,7 +131,7 @@ impl Setter<'_> {
             Owned { user: false, group: true } => "its owner",
             Owned { user: true, group: false } => "its group",
         };
-        self.ledger.altered_like_many(&self.member.path, &format!("could not restore {what}: {errno}"));
+        self.say_of_many(format!("could not restore {what}: {errno}"));
         Ok(owned)
     }
 
@@ -128,7 +140,7 @@ impl Setter<'_> {
         match self.place.set_xattr(name, value) {
             // The inode has no room for it; the disk need not be full.
             Err(errno @ Errno::NOSPC) => {
-                self.say(&format!("could not restore {what}: {errno}"));
+                self.say(format!("could not restore {what}: {errno}"));
                 Ok(Done::No)
             }
             other => self.set(&what, other),
@@ -142,12 +154,12 @@ impl Setter<'_> {
         let (saved, default) = (of(&attributes.access_acl), of(&attributes.default_acl));
         for acl in [&saved, &default].into_iter().flatten() {
             if let Err(reason) = acl {
-                self.ledger.altered(&self.member.path, &format!("could not restore its ACL: {reason}"));
+                self.say(format!("could not restore its ACL: {reason}"));
             }
         }
         let plan = access::plan(self.member.mode, saved.as_ref(), owned);
         for cut in &plan.cut {
-            self.say(cut);
+            self.say(*cut);
         }
         let mut mode = plan.mode;
         match self.place.remove_acls(self.member.kind) {
@@ -155,7 +167,7 @@ impl Setter<'_> {
             Ok(Acls::Other) => self.new = None,
             Err(errno) => {
                 self.new = None;
-                self.say(&format!(
+                self.say(format!(
                     "could not remove the ACL that the target gave it, so its group has no access: {errno}"
                 ));
                 mode &= !0o070;
@@ -181,14 +193,13 @@ impl Setter<'_> {
         let Ok(stat) = self.place.stat() else { return };
         let keeps = "the file system stored another value";
         if owned == Owned::BOTH && (stat.st_uid, stat.st_gid) != (self.member.uid, self.member.gid) {
-            let message = format!("could not restore its owner and group: {keeps}");
-            self.ledger.altered_like_many(&self.member.path, &message);
+            self.say_of_many(format!("could not restore its owner and group: {keeps}"));
         }
         if mode.is_some_and(|mode| mode != stat.st_mode & 0o7777) {
-            self.say(&format!("could not restore its mode: {keeps}"));
+            self.say(format!("could not restore its mode: {keeps}"));
         }
         if timed == Done::Yes && seconds(&stat).abs_diff(self.member.mtime.seconds) > CLOCK {
-            self.say(&format!("could not restore its time: {keeps}"));
+            self.say(format!("could not restore its time: {keeps}"));
         }
     }
 }

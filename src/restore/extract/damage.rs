@@ -64,15 +64,6 @@ impl Extractor<'_> {
         }
     }
 
-    /// Removes the file that is being written.
-    pub(super) fn remove_output(&mut self) {
-        if let Some(output) = self.output.take()
-            && self.target.remove(&output.member.path).is_err()
-        {
-            self.ledger.altered(&output.member.path, INCOMPLETE);
-        }
-    }
-
     pub(super) fn damage(&mut self, path: &[u8], filled: Option<Vec<Range<u64>>>) {
         self.summary.damaged += 1;
         self.ledger.damaged_names += path.len();

@@ -28,6 +28,20 @@ pub struct Warning {
     pub message: String,
 }
 
+/// What of a restored member is not as it was saved.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) message: String,
+    pub(super) of: Of,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Some,
+    /// Nearly every member has it, or none.
+    Many,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) left_out: u64,
@@ -66,8 +80,10 @@ impl Ledger {
         self.alter(path, message, MAX_ALIKE);
     }
 
-    pub(super) fn altered_like_many(&mut self, path: &[u8], message: &str) {
-        self.alter(path, message, MAX_OF_MANY);
+    pub(super) fn differences(&mut self, path: &[u8], differences: Vec<Difference>) {
+        for Difference { message, of } in differences {
+            self.alter(path, &message, if of == Of::Many { MAX_OF_MANY } else { MAX_ALIKE });
+        }
     }
 
     /// Records that the member is restored with a difference, because of damage in the store.
@@ -130,8 +146,8 @@ mod tests {
         for number in 0..1200_u32 {
             let path = number.to_string().into_bytes();
             ledger.left_out(&path, &refusal);
-            ledger.altered(&path, "its mode");
-            ledger.altered_like_many(&path, "its owner");
+            let difference = |message: &str, of| Difference { message: message.to_owned(), of };
+            ledger.differences(&path, vec![difference("its mode", Of::Some), difference("its owner", Of::Many)]);
         }
         for number in 0..200 {
             ledger.altered(b"x", &format!("its attribute {number}"));

@@ -27,6 +27,7 @@ impl Extractor<'_> {
             Some(instead) => checked(instead)?,
             None => first,
         };
+        self.wait_for(&first)?;
         if let Some(class) = self.target.known.left_out(&first) {
             let message = "left out: it is a hard link to a file that was left out".to_owned();
             return Err(Failure::LeftOut(Refusal { class, message }));

@@ -3,13 +3,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
+mod small;
 mod target;
 
 use std::path::PathBuf;
 
 use super::*;
 use crate::tar::END;
-use crate::tar::testing::{flags, map, pax, raw};
+use crate::tar::testing::{flags, map, pax, raw, seal};
 
 struct Room {
     dir: tempfile::TempDir,
@@ -46,6 +47,25 @@ impl Room {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 2);
         assert_eq!(fs::read_dir(self.dir.path()).unwrap().count(), 2);
     }
+}
+
+/// A member that this user owns, so that the tests need no root.
+fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = raw(kind, path, link, data);
+    bytes[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    bytes[108..116].copy_from_slice(format!("{uid:07o}\0").as_bytes());
+    bytes[116..124].copy_from_slice(format!("{gid:07o}\0").as_bytes());
+    seal(&mut bytes);
+    bytes
+}
+
+fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+    [members.concat(), END.to_vec()].concat()
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().permissions().mode() & 0o7777
 }
 
 fn file(path: &str) -> Vec<u8> {

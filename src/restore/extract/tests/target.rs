@@ -9,30 +9,15 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, lsetxattr, mknodat}
 
 use super::*;
 use crate::tar::acl;
-use crate::tar::testing::{seal, sparse};
+use crate::tar::testing::sparse;
 use crate::tar::xattr::{ACCESS_ACL, DEFAULT_ACL};
 
 const KINDS: [u8; 4] = [flags::REGULAR, flags::DIRECTORY, flags::SYMLINK, flags::FIFO];
-
-/// A member that this user owns, so that the tests need no root.
-fn member(kind: u8, path: &str, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
-    let mut bytes = raw(kind, path, link, data);
-    bytes[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    bytes[108..116].copy_from_slice(format!("{uid:07o}\0").as_bytes());
-    bytes[116..124].copy_from_slice(format!("{gid:07o}\0").as_bytes());
-    seal(&mut bytes);
-    bytes
-}
 
 fn any(kind: u8, path: &str) -> Vec<u8> {
     let link = if kind == flags::SYMLINK { "somewhere" } else { "" };
     let data: &[u8] = if kind == flags::REGULAR { b"new" } else { b"" };
     member(kind, path, 0o751, link, data)
-}
-
-fn archive(members: &[Vec<u8>]) -> Vec<u8> {
-    [members.concat(), END.to_vec()].concat()
 }
 
 fn make(kind: u8, path: &Path) {
@@ -46,10 +31,6 @@ fn make(kind: u8, path: &Path) {
 
 fn type_of(path: &Path) -> fs::FileType {
     path.symlink_metadata().unwrap().file_type()
-}
-
-fn mode(path: &Path) -> u32 {
-    path.symlink_metadata().unwrap().mode() & 0o7777
 }
 
 #[test]
@@ -326,6 +307,7 @@ fn a_file_has_its_mode_from_the_beginning_only_where_nobody_else_can_go() {
             let above = path.parent().unwrap();
             seen.push((mode(&path), above != room.target() && mode(above) == 0o700));
             extractor.end().unwrap();
+            extractor.wait().unwrap();
             assert_eq!(mode(&path), 0o4750);
         }
     }
