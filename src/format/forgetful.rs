@@ -7,6 +7,7 @@
 use std::io;
 
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
 
 use super::index::MAX_CHUNK;
 
@@ -45,13 +46,14 @@ impl Forgetful {
 
     /// The longest frame gives the context its full size.
     fn grow(&mut self) -> io::Result<()> {
-        self.fill(&ZEROS)
+        // Zeros become a few hundred bytes.
+        self.fill(&ZEROS, BLOCK)
     }
 
-    /// Compresses into [`Forgetful::out`].
-    fn fill(&mut self, plain: &[u8]) -> io::Result<()> {
+    /// Compresses into [`Forgetful::out`], which has at least so much room.
+    fn fill(&mut self, plain: &[u8], room: usize) -> io::Result<()> {
         self.out.clear();
-        self.out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.out.reserve(room);
         self.compressor.compress_to_buffer(plain, &mut self.out).map(drop)
     }
 
@@ -65,10 +67,10 @@ impl Forgetful {
             self.grow()?;
             self.frames = 0;
         }
-        self.fill(plain)?;
+        self.fill(plain, compress_bound(plain.len()))?;
         let frame = self.out.clone();
         if plain.len() < BLOCK {
-            self.fill(&noise(plain.len()))?;
+            self.fill(&noise(plain.len()), compress_bound(plain.len()))?;
         }
         Ok(frame)
     }
@@ -78,7 +80,7 @@ impl Forgetful {
         // Longer frames than the first have other parameters at some levels.
         for zeros in [0, 3 * BLOCK] {
             let plain = [vec![0; zeros], noise(2 * BLOCK)].concat();
-            if let Err(error) = self.fill(&plain) {
+            if let Err(error) = self.fill(&plain, compress_bound(plain.len())) {
                 tracing::warn!(%error, "could not overwrite what zstd keeps of the last chunks in memory");
             }
         }

@@ -12,6 +12,7 @@ use tempfile::{NamedTempFile, PersistError};
 
 use super::extract::{self, Root};
 use super::failure::{Error, local};
+use super::near;
 use super::refusal::{self, Failure, Refusal};
 use super::writeback::{Writeback, unsupported};
 use crate::format::manifest::{Item, Target};
@@ -79,7 +80,7 @@ pub(super) fn write(
     }
     // Removed when dropped.
     let temporary = tempfile::Builder::new().prefix(".penstock-").tempfile_in(dir);
-    let mut temporary = temporary.map_err(step("create", &path))?;
+    let temporary = temporary.map_err(step("create", &path))?;
     extract::remove_acls(temporary.as_file(), FileType::RegularFile);
     let (mut total, mut digest, mut writeback) = (0, Sha256::new(), Writeback::default());
     loop {
@@ -89,7 +90,7 @@ pub(super) fn write(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(local("read", "the stream")(error).into()),
         };
-        io::Write::write_all(&mut temporary, bytes).map_err(step("write", &path))?;
+        near::write_all_at(temporary.as_file(), bytes, total).map_err(step("write", &path))?;
         if read_back {
             digest.update(bytes);
         }

@@ -35,7 +35,7 @@ const HEAD: usize = 4096;
 /// Bytes at a device's beginning that must be zero. btrfs has its superblock at 64 KiB.
 const LOOKED_AT: usize = 1 << 20;
 
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 256 << 10;
 
 /// A mark's longest text: a backup's name.
 const LONGEST: usize = 1024;

@@ -22,6 +22,7 @@ mod failure;
 mod file;
 mod fill;
 mod job;
+mod near;
 pub mod preview;
 mod refusal;
 mod salvage;

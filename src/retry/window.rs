@@ -1,7 +1,7 @@
 //! Limits how many parts one stream has in flight at a location: slow start, then additive increase, multiplicative decrease.
 //!
 //! As in TCP (Jacobson 1988), only parts that arrive while the window was full widen it: by one each until the first part is throttled or
-//! lost, so that the window grows by half or more in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
+//! lost, so that the window doubles in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
 //! it, once for all the parts that were in flight together. A configured `concurrency` is its start and its maximum; `0` starts at
 //! [`FIRST`], with a maximum of [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
@@ -10,8 +10,8 @@ use std::time::Instant;
 use crate::config::Concurrency;
 use crate::error::Class;
 
-/// Saturates most links at 16 MiB a part.
-const FIRST: f64 = 8.0;
+/// Saturates most links at 16 MiB a part, and doubles twice for the longest.
+const FIRST: f64 = 16.0;
 
 #[derive(Debug, Clone)]
 pub struct Window {
@@ -48,7 +48,9 @@ impl Window {
     }
 
     pub(super) fn launch(&self, in_flight: usize, now: Instant) -> Launch {
-        Launch { at: now, full: in_flight + 1 >= self.size() }
+        // While it doubles, parts come in no faster than it grows: half of it is full.
+        let share = if self.halved.is_none() { 2 } else { 1 };
+        Launch { at: now, full: (in_flight + 1) * share >= self.size() }
     }
 
     pub(super) fn arrived(&mut self, launch: Launch) {
@@ -89,13 +91,13 @@ mod tests {
             now += Duration::from_millis(10);
             window.failed(launch, Class::Throttled, now);
         }
-        assert_eq!(window.size(), 4);
+        assert_eq!(window.size(), 8);
         // The same parts fail again after their pause: the store is still slow.
         now += Duration::from_secs(1);
         for launch in &mut launches {
             window.failed(launch, Class::Throttled, now);
         }
-        assert_eq!(window.size(), 2);
+        assert_eq!(window.size(), 4);
         for _ in 0..10 {
             now += Duration::from_secs(1);
             let mut launch = window.launch(0, now);
@@ -108,7 +110,7 @@ mod tests {
     fn it_doubles_until_the_first_failure() {
         let now = Instant::now();
         let mut window = auto();
-        for expected in [8, 16, 32, 64, 64] {
+        for expected in [16, 32, 64, 64] {
             let size = window.size();
             assert_eq!(size, expected);
             let together = window.launch(size - 1, now);
@@ -126,7 +128,7 @@ mod tests {
         let now = Instant::now();
         let mut window = auto();
         window.failed(&mut Launch { at: now, full: true }, Class::Throttled, now);
-        for expected in [4, 5, 6, 7] {
+        for expected in [8, 9, 10, 11] {
             assert_eq!(window.size(), expected);
             let size = window.size();
             // One more than a window, since 1/size shrinks on the way.
@@ -144,11 +146,11 @@ mod tests {
         let mut window = auto();
         let launch = window.launch(2, Instant::now());
         (0..1000).for_each(|_| window.arrived(launch));
-        assert_eq!(window.size(), 8);
+        assert_eq!(window.size(), 16);
         let mut launch = window.launch(0, Instant::now());
         for class in [Class::Integrity, Class::CredentialsExpired, Class::AccessDenied] {
             window.failed(&mut launch, class, Instant::now());
         }
-        assert_eq!(window.size(), 8, "neither does a failure that is not congestion");
+        assert_eq!(window.size(), 16, "neither does a failure that is not congestion");
     }
 }

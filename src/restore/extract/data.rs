@@ -1,12 +1,12 @@
 //! Writes bytes into a new file, with holes if the file system supports them and zeros otherwise.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 
 use rustix::io::Errno;
 
 use super::target::verdict;
 use super::{BUFFER, Failure};
+use crate::restore::near;
 use crate::restore::refusal::ends;
 use crate::tar::Member;
 
@@ -68,7 +68,7 @@ impl Output {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Failure> {
-        let written = self.file.write_all_at(bytes, offset);
+        let written = near::write_all_at(&self.file, bytes, offset);
         // Only a call that wrote nothing has no error number.
         let errno = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         written.map_err(|error| verdict("write", &self.member.path)(errno(error)))
@@ -81,6 +81,8 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     fn output(size: u64) -> Output {
