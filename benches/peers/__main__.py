@@ -52,6 +52,7 @@ def arguments():
     parser.add_argument("--shape", type=numbers, default=[60, 60], help="P14: ms before each answer, MB/s of each connection")
     parser.add_argument("--in-flight", type=numbers, default=[4, 8, 16, 32], help="P14: parts")
     parser.add_argument("--fleet", type=numbers, default=[100, 300, 30], help="P9: nodes, backups of each, ms before each answer")
+    parser.add_argument("--chains", type=int, default=1000, help="P9: of the backups that are verified")
     parser.add_argument("--fleet-rounds", type=int, default=5, help="P9")
     parser.add_argument("--idle-seconds", type=int, default=60, help="P8")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/benchmarks.md alone")

@@ -42,7 +42,7 @@ def manifest(key):
 def keys():
     for node in range(NODES):
         for number in range(BACKUPS):
-            home = f"{CLUSTER}/files/node-{node:03}/{backup_id(number)}"
+            home = f"{CLUSTER}/files/node-{node:04}/{backup_id(number)}"
             yield f"{home}/files.0001.tar.zst", 400 << 20
             yield f"{home}/files.index.zst", 1000
             yield f"{home}/manifest.json", None

@@ -9,10 +9,11 @@ use super::*;
 use crate::restore::refusal::Refusal;
 
 /// Sizes around the longest that is held.
-const SIZES: [usize; 6] = [0, 1, 700, 40_000, SMALL as usize, SMALL as usize + 1];
+const SIZES: [u64; 6] = [0, 1, 700, 40_000, SMALL, SMALL + 1];
 
 fn content(number: usize) -> Vec<u8> {
-    (0..SIZES[number % SIZES.len()]).map(|at| (at * 7 + number) as u8).collect()
+    let size = usize::try_from(SIZES[number % SIZES.len()]).unwrap();
+    (0..=250).cycle().skip(number).take(size).collect()
 }
 
 fn name(number: usize) -> String {
