@@ -190,6 +190,11 @@ type Filling = (Group, Buffer, Buffer);
 /// Why a group could not be read, and the positions of the failed chunks, if it concerns only some.
 type Unread = (Option<Range<u64>>, Error);
 
+fn failed(group: &Group, (positions, error): Unread) -> Error {
+    let positions = positions.unwrap_or_else(|| group.positions.clone());
+    Error::Fetch { positions, error: Box::new(error) }
+}
+
 impl Driver {
     async fn run(self, index: IndexFile, selection: Selection, sender: mpsc::Sender<Slice>) -> Result<(), Error> {
         let budget = &self.location.process.budget;
@@ -220,7 +225,7 @@ impl Driver {
 
     async fn fetch(self, filling: Filling) -> Result<(Group, Bytes, Vec<Lost>), Error> {
         let in_place = filling.0.in_place();
-        let ((group, mut stored, plain), filled) = self.fill(filling, in_place.clone()).await?;
+        let ((group, mut stored, plain), filled) = self.fill(filling, in_place.is_some()).await?;
         match (filled, in_place) {
             (Ok(()), None) => Ok((group, plain.freeze(), Vec::new())),
             (Ok(()), Some(range)) => {
@@ -230,10 +235,7 @@ impl Driver {
             (Err((_, error)), _) if self.damage == Damage::Zeros && is_damage(&error) => {
                 self.fetch_apart(group, stored, plain, error).await
             }
-            (Err((positions, error)), _) => {
-                let positions = positions.unwrap_or_else(|| group.positions.clone());
-                Err(Error::Fetch { positions, error: Box::new(error) })
-            }
+            (Err(unread), _) => Err(failed(&group, unread)),
         }
     }
 
@@ -254,7 +256,7 @@ impl Driver {
                 filled = Err((None, error));
             } else {
                 let alone = group.alone(piece);
-                ((_, stored, plain), filled) = self.fill((alone, stored, plain), None).await?;
+                ((_, stored, plain), filled) = self.fill((alone, stored, plain), false).await?;
             }
             let length = piece.chunk.plain_len as usize;
             match filled {
@@ -270,10 +272,7 @@ impl Driver {
                         reason: error.to_string(),
                     });
                 }
-                Err((positions, error)) => {
-                    let positions = positions.unwrap_or_else(|| group.positions.clone());
-                    return Err(Error::Fetch { positions, error: Box::new(error) });
-                }
+                Err(unread) => return Err(failed(&group, unread)),
             }
         }
         Ok((group, plain.freeze(), lost))
@@ -283,9 +282,9 @@ impl Driver {
     async fn fill(
         &self,
         (mut group, mut stored, mut plain): Filling,
-        in_place: Option<Range<usize>>,
+        in_place: bool,
     ) -> Result<(Filling, Result<(), Unread>), Error> {
-        let for_plain = if in_place.is_some() { 0 } else { group.plain };
+        let for_plain = if in_place { None } else { Some(group.plain) };
         let mut spoilt = false;
         loop {
             let (positions, error) = match self.get(&group.extents, stored.spare(group.stored())).await {
@@ -294,7 +293,7 @@ impl Driver {
                     (group, stored, plain, opened) = self.open((group, stored, plain), parts, for_plain).await?;
                     match opened {
                         Ok(()) => {
-                            plain.commit(for_plain);
+                            plain.commit(for_plain.unwrap_or(0));
                             return Ok(((group, stored, plain), Ok(())));
                         }
                         Err(bad) => self.refused(&group, &bad),
@@ -363,11 +362,12 @@ impl Driver {
         &self,
         (group, mut stored, mut plain): Filling,
         parts: Vec<Option<Part>>,
-        for_plain: usize,
+        for_plain: Option<usize>,
     ) -> Result<(Group, Buffer, Buffer, Result<(), Bad>), Error> {
         let (sender, opened) = oneshot::channel();
         self.pool.spawn(move || {
-            let result = open_group(&group, &parts, stored.spare(group.stored()), plain.spare(for_plain));
+            let room = for_plain.map(|length| plain.spare(length));
+            let result = open_group(&group, &parts, stored.spare(group.stored()), room);
             // Fails only if nobody waits for the result any more.
             let _ = sender.send((group, stored, plain, result));
         });
@@ -392,7 +392,13 @@ fn is_damage(error: &Error) -> bool {
     matches!(error.class(), Class::Integrity | Class::NotFound)
 }
 
-fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plain: &mut [u8]) -> Result<(), Bad> {
+/// Without `plain`, the bytes stay where they are.
+fn open_group(
+    group: &Group,
+    parts: &[Option<Part>],
+    stored: &mut [u8],
+    mut plain: Option<&mut [u8]>,
+) -> Result<(), Bad> {
     let mut at = 0;
     for (number, (extent, part)) in group.extents.iter().zip(parts).enumerate() {
         if let Some(part) = part {
@@ -402,16 +408,15 @@ fn open_group(group: &Group, parts: &[Option<Part>], stored: &mut [u8], mut plai
         at += extent.room();
     }
     let bad = |piece: &Piece, error: FrameError| Bad::Piece { piece: piece.clone(), reason: error.to_string() };
-    let in_place = plain.is_empty();
     let mut decoded: Vec<(&Chunk, &[u8])> = Vec::with_capacity(group.pieces.len());
     for piece in &group.pieces {
         let from = &stored[piece.start..piece.start + piece.chunk.stored_len as usize];
-        if in_place {
+        let Some(room) = plain.take() else {
             decoded.push((&piece.chunk, from));
             continue;
-        }
-        let into;
-        (into, plain) = plain.split_at_mut(piece.chunk.plain_len as usize);
+        };
+        let (into, rest) = room.split_at_mut(piece.chunk.plain_len as usize);
+        plain = Some(rest);
         Codec::decode(&piece.chunk, from, into).map_err(|error| bad(piece, error))?;
         decoded.push((&piece.chunk, into));
     }

@@ -50,6 +50,9 @@ pub(crate) struct Cut {
 pub(crate) const SMALL: Cut =
     Cut { chunk: 1000, chunks_an_object: 16, codec: Codec { compression: Compression::Zstd { level: 1 } } };
 
+/// The same, stored as they are.
+pub(crate) const RAW: Cut = Cut { codec: Codec { compression: Compression::None }, ..SMALL };
+
 impl House {
     pub(crate) async fn put(&self, key: &ObjectKey, data: Vec<u8>) {
         let payload = Payload::new(data, Algorithm::Crc64nvme);

@@ -9,7 +9,7 @@ use std::ops::{Deref, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zstd::bulk::{Compressor, Decompressor};
+use zstd::bulk::Decompressor;
 use zstd::zstd_safe::CParameter;
 
 use super::forgetful::Forgetful;
@@ -242,17 +242,15 @@ thread_local! {
 }
 
 /// zstd's level 1 searches 512 KiB for 7 bytes or more at 16,384 places, which is little for a chunk (docs/decisions/0044).
-const FASTEST: [CParameter; 3] = [CParameter::WindowLog(21), CParameter::HashLog(15), CParameter::MinMatch(6)];
+const FASTEST: [CParameter; 4] =
+    [CParameter::ChecksumFlag(true), CParameter::WindowLog(21), CParameter::HashLog(15), CParameter::MinMatch(6)];
+const CHECKED: [CParameter; 1] = [CParameter::ChecksumFlag(true)];
 
 fn compress(plain: &[u8], level: u32) -> io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(have, _)| *have != level) {
-            let mut compressor = Compressor::new(level.cast_signed())?;
-            compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-            if level == 1 {
-                FASTEST.into_iter().try_for_each(|parameter| compressor.set_parameter(parameter))?;
-            }
-            *slot = Some((level, Forgetful::of(compressor)?));
+            let parameters: &[CParameter] = if level == 1 { &FASTEST } else { &CHECKED };
+            *slot = Some((level, Forgetful::new(level.cast_signed(), parameters)?));
         }
         let (_, compressor) = slot.as_mut().expect("set just above");
         compressor.compress(plain)

@@ -155,7 +155,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When `out` cannot be written.
     pub fn new(out: W) -> io::Result<Self> {
-        let mut out = Frames { out, compressor: Forgetful::new(LEVEL)?, block: Vec::with_capacity(FRAME) };
+        let mut out = Frames { out, compressor: Forgetful::new(LEVEL, &[])?, block: Vec::with_capacity(FRAME) };
         out.write_all(MAGIC)?;
         Ok(Self { out, buffer: Vec::new(), chunks: 0, files: 0, plain_bytes: 0, digest: Sha256::new() })
     }

@@ -157,10 +157,8 @@ pub(super) fn extract_whole(source: impl Source, target: &Path, options: &Option
     let unpacked = sink::unpack(source, &mut extractor).and_then(|()| extractor.read_back());
     match unpacked.and_then(|()| extractor.finish()) {
         Ok(()) => Ok(extractor.summary()),
-        Err(error) => {
-            extractor.abandon();
-            Err(error)
-        }
+        // An earlier member's error comes first.
+        Err(error) => Err(extractor.abandon().err().unwrap_or(error)),
     }
 }
 
@@ -289,7 +287,7 @@ impl Sink for Extractor<'_> {
 }
 
 impl Extractor<'_> {
-    /// Counts a complete member, or records why it was left out: an incomplete file is removed.
+    /// Counts a complete member that is no file, or removes an incomplete file and records why it was left out.
     fn settle(&mut self, path: &[u8], done: Result<(), Failure>) -> Result<(), Error> {
         self.remove_output();
         self.count(path, done)
@@ -389,16 +387,17 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the incomplete file, completes those before it, and restores the modes of directories that existed before. Ignores errors:
-    /// the caller reports the first one.
-    fn abandon(&mut self) {
+    /// Removes the incomplete file, completes those before it, and restores the modes of directories that existed before. Returns the error
+    /// of a file; the caller reports others.
+    fn abandon(&mut self) -> Result<(), Error> {
         self.remove_output();
-        let _ = self.wait();
+        let waited = self.wait();
         while let Some((path, directory)) = self.directories.pop_last() {
             if let Some(mode) = directory.before {
                 let _ = self.target.set_directory_mode(&path, mode);
             }
         }
+        waited
     }
 
     fn summary(mut self) -> Summary {

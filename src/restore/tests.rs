@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::download::testing::{House, MIB, SMALL, house, noise};
+use crate::download::testing::{Cut, House, MIB, RAW, SMALL, house, noise};
 use crate::error::{Class, Classify as _};
 use crate::format::index::FileEntry;
 use crate::format::manifest::SourceDescription;

@@ -28,8 +28,8 @@ impl Writeback {
         }
         self.waiting = 0;
         self.join()?;
-        let file = file.try_clone()?;
-        // Without a thread for it, everything is flushed at the end.
+        // Without a descriptor or a thread for it, everything is flushed at the end.
+        let Ok(file) = file.try_clone() else { return Ok(()) };
         self.running = thread::Builder::new().name("penstock-flush".to_owned()).spawn(move || file.sync_data()).ok();
         Ok(())
     }
@@ -47,6 +47,13 @@ impl Writeback {
         let ended = self.running.take().map(JoinHandle::join);
         ended
             .map_or(Ok(()), |ended| possible(ended.unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))))
+    }
+}
+
+/// After an error the file is not needed any more once this is.
+impl Drop for Writeback {
+    fn drop(&mut self) {
+        let _ = self.join();
     }
 }
 
@@ -98,6 +105,14 @@ mod tests {
         assert!(writeback.running.is_none());
         writeback.wrote(&file, half).unwrap();
         assert!(writeback.running.is_some() && writeback.waiting == 0);
+        writeback.end(&file).unwrap();
+        // One at a time.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let running = thread::spawn(move || ended.recv().map_err(io::Error::other));
+        let mut writeback = Writeback { waiting: 0, running: Some(running) };
+        writeback.wrote(&file, 2 * half).unwrap();
+        assert_eq!(writeback.waiting, EVERY, "the one that runs was not replaced");
+        end.send(()).unwrap();
         writeback.end(&file).unwrap();
     }
 }

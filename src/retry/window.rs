@@ -1,7 +1,8 @@
 //! Limits how many parts one stream has in flight at a location: slow start, then additive increase, multiplicative decrease.
 //!
-//! As in TCP (Jacobson 1988), only parts that arrive while the window was full widen it: by one each until the first part is throttled or
-//! lost, so that the window doubles in the time of a part; from then on by one for a whole window of them. A throttled or lost part halves
+//! As in TCP (Jacobson 1988), only parts that were sent while the window was full widen it when they arrive: by one for a whole window of
+//! them. Until the first part is throttled or lost it is by one each, if half of the window was in use (as in Linux), so that the window
+//! doubles in the time of a part. A throttled or lost part halves
 //! it, once for all the parts that were in flight together. A configured `concurrency` is its start and its maximum; `0` starts at
 //! [`FIRST`], with a maximum of [`crate::config::MOST_CONCURRENCY`]. Memory is another bound, and usually the lower one.
 
@@ -48,7 +49,7 @@ impl Window {
     }
 
     pub(super) fn launch(&self, in_flight: usize, now: Instant) -> Launch {
-        // While it doubles, parts come in no faster than it grows: half of it is full.
+        // While it doubles, parts are sent no faster than it grows.
         let share = if self.halved.is_none() { 2 } else { 1 };
         Launch { at: now, full: (in_flight + 1) * share >= self.size() }
     }
@@ -147,6 +148,18 @@ mod tests {
         let launch = window.launch(2, Instant::now());
         (0..1000).for_each(|_| window.arrived(launch));
         assert_eq!(window.size(), 16);
+        let launch = window.launch(11, Instant::now());
+        (0..1000).for_each(|_| window.arrived(launch));
+        let most = window.size();
+        let grows = |window: &Window| window.launch(11, Instant::now()).full;
+        assert!(most > 16 && grows(&auto()), "12 of 16 are in use");
+        let mut window = auto();
+        while grows(&window) {
+            let launch = window.launch(11, Instant::now());
+            window.arrived(launch);
+        }
+        assert_eq!(window.size(), 25, "twice as many as are in use, and no more");
+        let mut window = auto();
         let mut launch = window.launch(0, Instant::now());
         for class in [Class::Integrity, Class::CredentialsExpired, Class::AccessDenied] {
             window.failed(&mut launch, class, Instant::now());

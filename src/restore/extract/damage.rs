@@ -42,6 +42,8 @@ impl Extractor<'_> {
     pub(super) fn damaged(&mut self, hurt: Hurt) -> Result<(), Error> {
         let path = target::checked(&hurt.path)?;
         let path = self.options.link_sources.get(&path).cloned().unwrap_or(path);
+        // An earlier member of this name is not what is damaged.
+        self.wait_for(&path)?;
         if let Some(lost) = hurt.filled {
             self.filled = Some((path, lost));
         } else if hurt.kind == FileKind::Directory {

@@ -11,6 +11,17 @@ use super::finish::{Done, Finisher, SMALL};
 use super::sink::Wants;
 use super::{Error, Extractor, Failure};
 use crate::tar::Member;
+use crate::tar::xattr::Attributes;
+
+/// The most bytes of the names and attributes of a file that is held.
+const NAMES: usize = 4096;
+
+fn names(member: &Member) -> usize {
+    let Attributes { xattrs, access_acl, default_acl } = &member.attributes;
+    let xattrs: usize = xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum();
+    let acls: usize = [access_acl, default_acl].into_iter().flatten().map(Vec::len).sum();
+    member.path.len() + member.link.len() + xattrs + acls
+}
 
 impl Extractor<'_> {
     pub(super) fn file(&mut self, member: Member) -> Result<(), Failure> {
@@ -18,7 +29,7 @@ impl Extractor<'_> {
         let sparse = member.map.is_some();
         // What is read back or was damaged needs more than its data and attributes.
         let is_plain = !sparse && self.written.is_none() && self.filled.is_none();
-        self.holds = is_plain && member.size <= SMALL && self.has_finisher();
+        self.holds = is_plain && member.size <= SMALL as u64 && names(&member) <= NAMES && self.has_finisher();
         if let Some(written) = &mut self.written {
             written.digest = Sha256::new();
         }
@@ -81,9 +92,10 @@ impl Extractor<'_> {
         if let Some(lost) = lost {
             damage::mark(&output.file, &lost);
         }
-        if let (Some(written), Ok(())) = (&mut self.written, &done) {
-            written.add(&output.member)?;
-        }
+        let done = done.and_then(|()| match &mut self.written {
+            Some(written) => Ok(written.add(&output.member)?),
+            None => Ok(()),
+        });
         let path = std::mem::take(&mut output.member.path);
         let done = self.removed_unless(done, &path);
         self.count(&path, done)

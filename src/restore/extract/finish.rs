@@ -1,7 +1,7 @@
 //! Fills small files and sets their attributes on a thread of its own, while the archive's next files are read and created.
 //!
 //! Files come back in their order. One is held whole until its last byte is there, so that one that turns out to be damaged can still be taken
-//! back. Costs at most [`BATCHES`] times a batch: [`BATCH`] bytes and [`SMALL`], and [`FILES`] open files.
+//! back. Costs at most [`BATCHES`] times a batch: [`BATCH`] bytes and [`SMALL`], and [`FILES`] open files with their names and attributes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +14,7 @@ use super::data::Output;
 use super::ledger::Difference;
 
 /// The longest file that is held.
-pub(super) const SMALL: u64 = 256 << 10;
+pub(super) const SMALL: usize = 256 << 10;
 
 /// The least bytes of a batch, and the most files of one: a thread is woken for as much, not for each file.
 const BATCH: usize = 1 << 20;
@@ -93,6 +93,8 @@ impl Finisher {
         while let Ok(written) = self.written.try_recv() {
             done.extend(self.came(written));
         }
+        // What was waited for in sending has left its memory.
+        self.batch.data = self.idle.pop().unwrap_or_else(|| Vec::with_capacity(BATCH + SMALL));
         done
     }
 
@@ -117,8 +119,7 @@ impl Finisher {
     }
 
     fn send(&mut self) {
-        let next = Batch { files: Vec::with_capacity(FILES), data: self.idle.pop().unwrap_or_default() };
-        let batch = std::mem::replace(&mut self.batch, next);
+        let batch = std::mem::take(&mut self.batch);
         self.sent.push_back(batch.files.iter().map(|(output, _)| output.member.path.clone()).collect());
         self.batches.send(batch).expect("the thread that writes files panicked");
     }

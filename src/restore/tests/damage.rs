@@ -46,10 +46,19 @@ fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// A backup of the tree, what is in the tree, and its members.
 async fn saved(house: &House, item_name: &str, seed: u64) -> (Manifest, BTreeMap<String, Vec<u8>>, Vec<FileEntry>) {
+    saved_as(SMALL, house, item_name, seed).await
+}
+
+async fn saved_as(
+    cut: Cut,
+    house: &House,
+    item_name: &str,
+    seed: u64,
+) -> (Manifest, BTreeMap<String, Vec<u8>>, Vec<FileEntry>) {
     let dir = tempfile::tempdir().unwrap();
     grow(dir.path(), seed);
     let (bytes, files) = archive(dir.path());
-    let stream = house.stream(item_name, &bytes, &files, SMALL).await;
+    let stream = house.stream(item_name, &bytes, &files, cut).await;
     let tree = item("tree", SourceDescription::Tree { path: "/data".to_owned() }, Some(stream));
     (manifest(vec![tree]), content(dir.path()), files)
 }
@@ -94,11 +103,12 @@ proptest! {
         chunks in proptest::collection::btree_set(0_usize..36, 0..6),
         zeros in any::<bool>(),
         seed in 0_u64..1000,
+        stored in prop_oneof![Just(SMALL), Just(RAW)],
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let house = house(40 * MIB);
-            let (manifest, before, files) = saved(&house, "tree", seed).await;
+            let (manifest, before, files) = saved_as(stored, &house, "tree", seed).await;
             let (_, stream) = manifest.streams().next().unwrap();
             let lost = damage(&house, stream, &chunks, false).await;
             let hit = touched(&files, &lost);
