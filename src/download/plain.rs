@@ -1,12 +1,10 @@
 //! Reads a stream's plain bytes in order, within a memory budget.
 //!
-//! Memory: for each of `n` concurrent requests one buffer for stored bytes and one for plain bytes, and one more, which
-//! the consumer may keep while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is as many as
-//! fit into three quarters of the budget, so that others get the rest, but at least 1 and at most [`MAX_REQUESTS`] and
-//! the location's own limit. All memory is reserved before anything is read.
-//!
-//! Groups take their buffers in stream order, before their requests are sent: the next group in the stream always has
-//! its buffers, so groups cannot wait for each other. What is stored as it is is given to the consumer where it was fetched.
+//! Memory: for each of `n` concurrent requests a buffer for stored bytes and one for plain bytes, and one more, which the consumer may keep
+//! while it asks for the next: about 16 MiB × `n` + 8 MiB. `n` is as many as fit into three quarters of the budget, but at least 1 and at most
+//! [`MAX_REQUESTS`] and the location's own limit. All memory is reserved before anything is read. Groups take their buffers in stream order,
+//! before their requests are sent: the next group always has its buffers, so groups cannot wait for each other. Bytes that are stored as they
+//! are go to the consumer from where they were fetched.
 //!
 //! [`read_past_damage`] gives zeros for a chunk that cannot be read as it was stored, and says which chunks those are. It asks for each chunk of
 //! such a group by itself, so that the chunks beside a damaged one are read.
