@@ -1,6 +1,7 @@
 """P9: what a fleet's backups cost to list: nodes x backups in a bucket that answers after 30 ms."""
 
 import contextlib
+import glob
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from .common import BENCH, ROOT, environment
+from .common import ROOT, environment
 from .measuring import Client, take_turns
 from .report import figure, spread
 from .servers import port_or_free, wait_for
@@ -21,11 +22,19 @@ class Fleet:
     def __init__(self, server, port, penstock, name):
         self.server, self.penstock = server, penstock
         self.config = penstock.config(name, f"http://127.0.0.1:{port}", 'type = "command"\nname = "files"\nargv = ["true"]', memory="256MiB")
-        self.state = os.path.join(penstock.directory, f"state-{name}")
+        self.state, self.forgotten = os.path.join(penstock.directory, f"state-{name}"), 0
+        self.remove()
 
     def forget(self):
-        shutil.rmtree(self.state, ignore_errors=True)
+        """Moves aside what is there: see P5's `fresh`."""
+        self.forgotten += 1
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.state, f"{self.state}.{self.forgotten}")
         os.makedirs(self.state)
+
+    def remove(self):
+        for directory in glob.glob(f"{glob.escape(self.state)}*"):
+            shutil.rmtree(directory)
 
     def requests(self, client):
         self.server.send_signal(signal.SIGUSR1)
@@ -50,7 +59,7 @@ def fleet(penstock, name, nodes, backups, wait):
         wait_for(port)
         one = Fleet(server, port, penstock, name)
         yield one
-        shutil.rmtree(one.state, ignore_errors=True)
+        one.remove()
     finally:
         server.terminate()
         server.wait()
