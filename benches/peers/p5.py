@@ -52,6 +52,9 @@ def row_restore(options, report, builds, s3, backups, size):
                 os.rename(os.path.join(target, name), os.path.join(target + ".old", f"{name}-{next(moved)}"))
         return move
     clients = restores("P5", options, report, builds, s3, backups, target, fresh)
+    room, needed = shutil.disk_usage(target).free, int(1.2 * size * len(clients) * options.rounds)
+    if room < needed:
+        raise Unavailable(f"{options.rounds} rounds of {len(clients)} restores need {needed >> 30} GiB, and {room >> 30} are free: fewer --rounds, or another disk")
     take_turns("P5", clients, options.rounds)
     for directory in (target, target + ".old"):
         shutil.rmtree(directory)
