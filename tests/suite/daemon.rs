@@ -272,7 +272,8 @@ fn it_is_up_without_the_network_and_says_what_is_wrong() {
     let unready = wait_for("the reason", SOON, || Some(site.get("/readyz")).filter(|r| r.body.contains("AssumeRole")));
     assert_eq!(unready.status, 503, "{unready:?}");
     // Credentials that are refused at one location do not stop another's jobs.
-    assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(0));
+    let triggered = site.trigger_etcd();
+    assert_eq!(triggered.0, Some(0), "{triggered:?}");
     site.sts_answers(Ok(()));
     wait_for("readiness", SOON, || (site.get("/readyz").status == 200).then_some(()));
     let ready = hear("STATUS=idle\n");

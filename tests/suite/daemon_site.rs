@@ -151,6 +151,13 @@ impl Site {
         (output.status.code(), value.unwrap_or_else(|error| panic!("{error}: {output:?}")))
     }
 
+    /// Runs the job that runs each minute, once it is not running.
+    pub(crate) fn trigger_etcd(&self) -> (Option<i32>, Value) {
+        wait_for("the end of the minute's run", Duration::from_secs(30), || {
+            Some(self.json(&["trigger", "etcd", "--wait"])).filter(|(_, answer)| answer["error"]["class"] != "busy")
+        })
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&self) -> Daemon {
         let daemon = self.start_with(self.command(&["--log-format", "json", "run"]));

@@ -56,7 +56,7 @@ fn a_session_that_ends_while_sts_is_away_is_told_and_comes_back() {
     let class = failed["error"]["class"].as_str().unwrap();
     assert!(["credentials-expired", "credentials-unavailable"].contains(&class), "{failed}");
     // The other location's job does not care.
-    assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(0));
+    assert_eq!(site.trigger_etcd().0, Some(0));
     site.sts_answers(Ok(()));
     wait_for("readiness", 3 * SOON, || (site.get("/readyz").status == 200).then_some(()));
     assert_eq!(site.json(&["trigger", "volumes", "--wait"]).0, Some(0));

@@ -242,7 +242,7 @@ fn prometheus_watches_a_daemon_through_good_and_bad_times() {
     site.primary.deny(|request| request.method != "GET");
     site.configure("", JOBS, "a-wrong-external-id");
     assert_eq!(site.json(&["reload"]).0, Some(0));
-    assert_eq!(site.json(&["trigger", "etcd", "--wait"]).0, Some(77));
+    assert_eq!(site.trigger_etcd().0, Some(77));
     assert_eq!(site.json(&["trigger", "volumes", "--wait"]).1["error"]["class"], "trust-denied");
     let down = "PenstockLocationDown penstock secondary";
     prometheus.expect(&["PenstockJobFailing etcd access-denied", "PenstockJobFailing volumes trust-denied", down]);
