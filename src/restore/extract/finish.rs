@@ -20,7 +20,7 @@ pub(super) const SMALL: usize = 256 << 10;
 const BATCH: usize = 1 << 20;
 const FILES: usize = 32;
 
-/// One is collected, one waits and one is being written; of those that are done, the memory alone is left.
+/// One is collected, one waits and one is being written.
 const BATCHES: usize = 3;
 
 /// A file that was filled, or was not.
@@ -69,6 +69,10 @@ impl Finisher {
 
     /// Holds the next bytes of the file that is being read.
     pub(super) fn hold(&mut self, bytes: &[u8]) {
+        if self.batch.data.capacity() == 0 {
+            // What was waited for in sending has left its memory.
+            self.batch.data = self.idle.pop().unwrap_or_else(|| Vec::with_capacity(BATCH + SMALL));
+        }
         self.batch.data.extend_from_slice(bytes);
     }
 
@@ -93,8 +97,6 @@ impl Finisher {
         while let Ok(written) = self.written.try_recv() {
             done.extend(self.came(written));
         }
-        // What was waited for in sending has left its memory.
-        self.batch.data = self.idle.pop().unwrap_or_else(|| Vec::with_capacity(BATCH + SMALL));
         done
     }
 

@@ -153,6 +153,13 @@ fn files_come_back_in_order_each_with_its_own_error() {
     let done: Vec<_> = finisher.drain().into_iter().map(|done| (done.path, done.result.is_ok())).collect();
     assert_eq!(done, [(b"a".to_vec(), true), (b"read-only".to_vec(), false), (b"c".to_vec(), true)]);
     assert_eq!(fs::read(room.target().join("c")).unwrap(), b"c");
+    // Its memory is used again, and nothing of before is in it.
+    fs::write(room.target().join("d"), b"").unwrap();
+    finisher.hold(b"d");
+    assert_eq!(finisher.held(), b"d");
+    finisher.end(Output::new(File::options().write(true).open(room.target().join("d")).unwrap(), parsed("d", 1)));
+    assert!(finisher.drain()[0].result.is_ok());
+    assert_eq!(fs::read(room.target().join("d")).unwrap(), b"d");
 }
 
 #[test]
