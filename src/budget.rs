@@ -6,9 +6,9 @@
 //! have read anything, first come first served, and cannot deadlock.
 //!
 //! A [`Grant`] becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
-//! [`Segments`](segments::Segments) for data that the HTTP client sends. The memory of both is kept for the next one of the same size
-//! and not returned to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept memory never exceeds
-//! the free part of the budget.
+//! [`Segments`](segments::Segments) for data that the HTTP client sends. While a run is on ([`Budget::keep`]), the memory of both is kept
+//! for the next one of the same size and not returned to the system: that saves a page fault for every 4 KiB, and keeps the resident size
+//! flat. Kept memory never exceeds the free part of the budget. After the last run nothing is kept: what it held is what was read.
 //!
 //! A request for more than the whole budget fails at once, with an error that names the setting.
 
@@ -34,10 +34,33 @@ pub struct Budget {
 struct Inner {
     total: u64,
     permits: Arc<Semaphore>,
-    /// Memory of dropped buffers, for the next ones of the same size.
-    idle: Mutex<Vec<Vec<u8>>>,
+    idle: Mutex<Idle>,
     /// Milliseconds that streams waited in [`Budget::reserve`].
     waited: AtomicU64,
+}
+
+/// Memory of dropped buffers, for the next ones of the same size.
+#[derive(Debug, Default)]
+struct Idle {
+    memory: Vec<Vec<u8>>,
+    /// How many [`Keep`]s there are.
+    keeps: usize,
+}
+
+/// The memory of dropped buffers is kept until the last one of these is dropped.
+#[derive(Debug)]
+pub struct Keep(Budget);
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        let mut idle = self.0.idle();
+        idle.keeps -= 1;
+        if idle.keeps == 0 {
+            let memory = std::mem::take(&mut idle.memory);
+            drop(idle);
+            drop(memory);
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,7 +129,8 @@ impl Budget {
     fn memory(&self, capacity: usize) -> Vec<u8> {
         let idle = {
             let mut idle = self.idle();
-            idle.iter().rposition(|memory| memory.capacity() == capacity).map(|index| idle.swap_remove(index))
+            let found = idle.memory.iter().rposition(|memory| memory.capacity() == capacity);
+            found.map(|index| idle.memory.swap_remove(index))
         };
         idle.unwrap_or_else(|| {
             self.trim();
@@ -114,22 +138,38 @@ impl Budget {
         })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns all idle memory to the system: for when no stream runs, and none is expected soon.
+    /// Keeps the memory of dropped buffers from here on.
+    #[must_use]
+    pub fn keep(&self) -> Keep {
+        self.idle().keeps += 1;
+        Keep(self.clone())
+    }
+
+    /// Takes the memory of a dropped buffer: keeps it, or returns it to the system.
+    fn take_back(&self, memory: Vec<u8>) {
+        let mut idle = self.idle();
+        if idle.keeps > 0 {
+            idle.memory.push(memory);
+        }
+    }
+
+    /// Returns all idle memory to the system, also while a run is on.
     pub fn release(&self) {
-        self.idle().clear();
+        let memory = std::mem::take(&mut self.idle().memory);
+        drop(memory);
     }
 
     /// Returns idle memory to the system until the rest fits into the free part of the budget.
     fn trim(&self) {
         let mut idle = self.idle();
         let free = self.inner.permits.available_permits() as u64 * UNIT;
-        let mut kept: u64 = idle.iter().map(|buffer| buffer.capacity() as u64).sum();
+        let mut kept: u64 = idle.memory.iter().map(|buffer| buffer.capacity() as u64).sum();
         while kept > free {
-            let Some(buffer) = idle.pop() else { break };
+            let Some(buffer) = idle.memory.pop() else { break };
             kept -= buffer.capacity() as u64;
         }
     }
@@ -293,7 +333,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // The grant is dropped after this, so the idle memory is never more than the free budget.
         let data = std::mem::take(&mut self.data);
-        self.grant.budget.idle().push(data);
+        self.grant.budget.take_back(data);
     }
 }
 
@@ -341,9 +381,26 @@ mod tests {
     #[tokio::test]
     async fn idle_memory_is_returned_when_a_stream_needs_the_budget() {
         let budget = Budget::new(64 * KIB);
+        let _keep = budget.keep();
         drop(budget.try_grant(48 * 1024).unwrap().buffer());
-        assert_eq!(budget.inner.idle.lock().unwrap().len(), 1);
+        assert_eq!(budget.idle().memory.len(), 1);
         let _small = budget.try_grant(32 * 1024).unwrap().buffer();
-        assert_eq!(budget.inner.idle.lock().unwrap().len(), 0);
+        assert_eq!(budget.idle().memory.len(), 0);
+    }
+
+    /// A daemon that has nothing to do holds nothing of what its runs read, also where a source's thread ends later than its run.
+    #[tokio::test]
+    async fn memory_is_kept_while_a_run_is_on_and_no_longer() {
+        let budget = Budget::new(64 * KIB);
+        let (one, other) = (budget.keep(), budget.keep());
+        let (a, late) = (budget.try_grant(16 * 1024).unwrap().buffer(), budget.try_grant(16 * 1024).unwrap().buffer());
+        let segments = budget.try_grant(16 * 1024).unwrap().segments();
+        drop(one);
+        drop(a);
+        assert_eq!(budget.idle().memory.len(), 1);
+        drop(other);
+        assert_eq!(budget.idle().memory.len(), 0);
+        drop((late, segments));
+        assert_eq!(budget.idle().memory.len(), 0);
     }
 }

@@ -77,7 +77,7 @@ impl AsRef<[u8]> for Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        self.home.idle().push(std::mem::take(&mut self.data));
+        self.home.take_back(std::mem::take(&mut self.data));
     }
 }
 
@@ -88,6 +88,7 @@ mod tests {
     #[test]
     fn a_kept_slice_keeps_its_segment_only() {
         let budget = Budget::new(1 << 20);
+        let _keep = budget.keep();
         let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let mut segments = budget.try_grant(300_000).unwrap().segments();
         let mut filled = 0;
@@ -100,8 +101,8 @@ mod tests {
         assert_eq!(budget.in_use(), 300_032);
         let held = pieces[1].clone();
         drop((pieces, grant));
-        assert_eq!((budget.in_use(), budget.idle().len()), (0, 4), "all but one were returned");
+        assert_eq!((budget.in_use(), budget.idle().memory.len()), (0, 4), "all but one were returned");
         drop(held);
-        assert_eq!(budget.idle().len(), 5);
+        assert_eq!(budget.idle().memory.len(), 5);
     }
 }

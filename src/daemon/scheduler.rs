@@ -124,14 +124,7 @@ impl Scheduler {
     }
 
     fn finish(&self, job: &Name, verdict: Verdict) {
-        let idle = {
-            let mut inside = self.daemon.lock();
-            inside.board.finish(job, verdict, Timestamp::now());
-            inside.board.running().next().is_none()
-        };
-        if idle {
-            self.daemon.runner.process.budget.release();
-        }
+        self.daemon.lock().board.finish(job, verdict, Timestamp::now());
         self.daemon.forget_left();
     }
 

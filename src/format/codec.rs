@@ -235,6 +235,12 @@ pub fn forget() {
     COMPRESSOR.with_borrow_mut(|slot| slot.as_mut().map(|(_, compressor)| compressor.forget()));
 }
 
+/// Whether this thread has a compressor.
+#[cfg(test)]
+pub(crate) fn has_compressed() -> bool {
+    COMPRESSOR.with_borrow(Option::is_some)
+}
+
 thread_local! {
     /// A compression context costs a megabyte and some time to create: each thread keeps one, for its last level.
     static COMPRESSOR: RefCell<Option<(u32, Forgetful)>> = const { RefCell::new(None) };

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Seek as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tempfile::SpooledTempFile;
@@ -23,6 +24,9 @@ use crate::metrics::AbortReason;
 use crate::process::Process;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{self, ObjectWriter, Uploader, Written, resume};
+
+/// How long a source may take to close what it has open when its stream has ended or failed.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many directories that were not entered the log names.
 const LOGGED: usize = 5;
@@ -68,9 +72,9 @@ impl Streaming<'_, '_> {
         let joint = reading.split(JOINT as u64).expect("the reader's memory has room for a chunk");
         let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |of, count, capacity| OwnBuffers::new(budget.clone(), Arc::new(of), count, capacity);
-        // Ends a command also when the upload fails; dropped at the end of this function.
+        // Ends a command also when the upload fails.
         let stop_source = stop.child_token();
-        let _guard = stop_source.clone().drop_guard();
+        let guard = stop_source.clone().drop_guard();
         let of_tree = match &mut parent {
             Some(parent) if matches!(description, SourceDescription::Tree { .. }) => {
                 parent.take_members(&spec.parent)?
@@ -89,6 +93,7 @@ impl Streaming<'_, '_> {
         };
         let thread = |error| Error::Local { action: "start the reader's thread", error };
         let encoder = Encoder::start(source, options).map_err(thread)?;
+        let threads = encoder.threads();
         let recipients = self.run.keys.as_ref().map(|keys| Arc::clone(&keys.recipients.data));
         let mut uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size)).encrypting(recipients);
         uploader.sent = Arc::clone(&self.run.progress.sent);
@@ -101,6 +106,7 @@ impl Streaming<'_, '_> {
             () = stop.cancelled() => Err(Error::Cancelled),
             result = writer.write(encoder, description) => result,
         };
+        drop(guard);
         let ItemWriter { current, mut written, .. } = writer;
         if let Some((_, current)) = current {
             // It may have been completed although the answer was lost.
@@ -123,7 +129,15 @@ impl Streaming<'_, '_> {
             // Clean up now, since the run may still commit the other items.
             Err(_) => self.run.clean_up(&written).await,
         }
+        self.closed(threads).await;
         result
+    }
+
+    /// Waits until the source has closed what it had open, so that an `after` command can unmount it, and the run leaves nothing in memory.
+    async fn closed(&self, threads: impl Future<Output = ()>) {
+        if tokio::time::timeout(CLOSES_WITHIN, threads).await.is_err() {
+            tracing::warn!(item = %self.tally.item, "the source does not answer: what it has open and in memory stays until it does");
+        }
     }
 }
 

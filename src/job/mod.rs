@@ -208,6 +208,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Committed, Error> {
     let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
+    let _kept = location.process.budget.keep();
     let id = new_id(started);
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
     let metrics = location.process.metrics.job(spec.job.as_str());

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc as blocking};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::cut::{self, More};
 use super::read::{Filled, Reader};
@@ -123,6 +123,8 @@ pub struct Encoder {
     /// The next chunk in order: kept here so that dropping [`Encoder::next`]'s future loses nothing.
     current: Option<oneshot::Receiver<Encoded>>,
     ended: bool,
+    /// Its sender ends with the threads.
+    threads: watch::Receiver<()>,
 }
 
 impl Encoder {
@@ -135,12 +137,22 @@ impl Encoder {
         let runtime = tokio::runtime::Handle::current();
         let memory = Arc::new(Semaphore::new(options.window * units(MAX_CHUNK as usize)));
         let (filled, blocks) = blocking::sync_channel(1);
-        let mut reader = Reader { source, blocks: options.blocks.clone(), runtime: runtime.clone(), filled };
-        let mut cutter = Cutter { blocks, rest: None, options, runtime, memory, sender };
+        let reader = Reader { source, blocks: options.blocks.clone(), runtime: runtime.clone(), filled };
+        let cutter = Cutter { blocks, rest: None, options, runtime, memory, sender };
+        let (cuts, threads) = watch::channel(());
+        let reads = cuts.clone();
         // Both fail only if the encoder was dropped.
-        std::thread::Builder::new().name("penstock-cut".to_owned()).spawn(move || cutter.run().ok())?;
-        std::thread::Builder::new().name("penstock-read".to_owned()).spawn(move || reader.run().ok())?;
-        Ok(Self { pending, current: None, ended: false })
+        spawn("penstock-cut", move || drop((cutter.run(), cuts)))?;
+        spawn("penstock-read", move || drop((reader.run(), reads)))?;
+        Ok(Self { pending, current: None, ended: false, threads })
+    }
+
+    /// Waits until the threads have ended, and with them what the source has open and in memory. The encoder is to be dropped, or has come to
+    /// its end, or they do not.
+    pub fn threads(&self) -> impl Future<Output = ()> + use<> {
+        let mut threads = self.threads.clone();
+        // Nothing is sent.
+        async move { drop(threads.changed().await) }
     }
 
     /// The next event; `None` after the end of a source without errors. Its future may be dropped and called again.
@@ -168,6 +180,10 @@ impl Encoder {
     }
 }
 
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
 /// The encoder was dropped.
 pub(super) struct Gone;
 
@@ -183,7 +199,7 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn run(&mut self) -> Result<(), Gone> {
+    fn run(mut self) -> Result<(), Gone> {
         // The reader ends before it has sent the last block only if it panics: the consumer is told that the pipeline stopped.
         while let Ok(filled) = self.blocks.recv() {
             let Filled { block, marks, said, more } = match filled {
@@ -295,8 +311,11 @@ impl Cutter {
         self.options.pool.spawn(move || {
             let ids = codec::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
-                // Fails only if nobody waits for the chunk any more.
-                let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
+                // Where the run is over, its compressors have forgotten what they made, and make nothing more.
+                if !sender.is_closed() {
+                    // Fails only if nobody waits for the chunk any more.
+                    let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
+                }
             }
         });
         Ok(())
@@ -330,120 +349,4 @@ impl Plain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::budget::{Budget, Reservation, stream};
-
-    /// Pieces of this length, each filled with one number and followed by its mark.
-    struct Pieces(std::vec::IntoIter<(usize, Mark)>, u8, Vec<Mark>, usize);
-
-    impl Source for Pieces {
-        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, source::Error> {
-            if self.3 == 0 {
-                let Some((length, mark)) = self.0.next() else { return Ok(0) };
-                (self.1, self.3) = (self.1 + 1, length);
-                self.2 = vec![mark];
-            }
-            let count = self.3.min(buffer.len());
-            buffer[..count].fill(self.1);
-            self.3 -= count;
-            Ok(count)
-        }
-
-        fn take_marks(&mut self) -> Vec<Mark> {
-            if self.3 == 0 { std::mem::take(&mut self.2) } else { Vec::new() }
-        }
-    }
-
-    /// Bytes without a pattern, in reads of this length at most.
-    struct Noise(Bytes, usize);
-
-    impl Source for Noise {
-        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, source::Error> {
-            let next = self.0.split_to(self.0.len().min(self.1).min(buffer.len()));
-            buffer[..next.len()].copy_from_slice(&next);
-            Ok(next.len())
-        }
-    }
-
-    fn options(window: usize, reservation: Reservation, budget: Budget) -> Options {
-        let reservation = Arc::new(reservation);
-        Options {
-            codec: Codec::default(),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
-            blocks: OwnBuffers::new(budget.clone(), Arc::clone(&reservation), stream::BLOCKS, stream::BLOCK),
-            joint: OwnBuffers::new(budget, reservation, 1, stream::JOINT),
-            window,
-            parent: None,
-        }
-    }
-
-    /// Borders depend on the content alone: neither on blocks, nor on how it is read.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn borders_do_not_depend_on_blocks() {
-        let mut state = 42_u64;
-        let words = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state ^ (state >> 29)).to_le_bytes()
-        });
-        // In the middle there is a chunk of the greatest length, longer than what is left of a block.
-        let noise: Vec<u8> = words.take(20 << 17).flatten().collect();
-        let data = Bytes::from([&noise[..10 << 20], &vec![0; 6 << 20], &noise[10 << 20..]].concat());
-        let (mut expected, mut at) = (Vec::new(), 0);
-        while let Some(length) = cut::first_chunk(&data[at..], More::No) {
-            expected.push(codec::digest(&data[at..at + length]));
-            at += length;
-        }
-        for step in [usize::MAX, 1_000_003, 65_536] {
-            let budget = Budget::new(1 << 30);
-            let options = options(4, budget.reserve(stream::READING).await.unwrap(), budget);
-            let mut encoder = Encoder::start(Box::new(Noise(data.clone(), step)), options).unwrap();
-            let mut found = Vec::new();
-            while let Some(event) = encoder.next().await.unwrap() {
-                let Event::Frame(frame) = event else { panic!("{event:?}") };
-                found.push(frame.id);
-            }
-            assert!(found == expected, "reads of {step}: {} chunks, expected {}", found.len(), expected.len());
-        }
-    }
-
-    /// Memory for one chunk of the largest size: batches wait for each other's memory, and for a queue full of reused chunks.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn little_memory_and_a_full_queue_only_slow_it_down() {
-        let taken = 0..3 * u32::try_from(QUEUE).unwrap();
-        let mut pieces = Vec::new();
-        for number in 0..40 {
-            let mark = if number % 7 == 3 { Mark::Taken(taken.clone()) } else { Mark::Border };
-            pieces.push(([700_000, 1_500_000, 100, 70_000][number % 4], mark));
-        }
-        let expected: Vec<String> = (1_u8..)
-            .zip(&pieces)
-            .flat_map(|(byte, (length, mark))| {
-                let chunk = format!("{:?}", codec::digest(&vec![byte; *length]));
-                let taken = matches!(mark, Mark::Taken(_)).then(|| format!("{} taken", taken.len()));
-                [Some(chunk), taken].into_iter().flatten()
-            })
-            .collect();
-        let budget = Budget::new(1 << 30);
-        let options = options(1, budget.reserve(stream::READING).await.unwrap(), budget);
-        let source = Pieces(pieces.into_iter(), 0, Vec::new(), 0);
-        let mut encoder = Encoder::start(Box::new(source), options).unwrap();
-        let (mut seen, mut run) = (Vec::new(), 0);
-        let all = async {
-            while let Some(event) = encoder.next().await.unwrap() {
-                match event {
-                    Event::Taken(_) => run += 1,
-                    Event::Frame(frame) => {
-                        if run > 0 {
-                            seen.push(format!("{} taken", std::mem::take(&mut run)));
-                        }
-                        seen.push(format!("{:?}", frame.id));
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("the encoder finishes");
-        assert_eq!(seen, expected);
-    }
-}
+mod tests;

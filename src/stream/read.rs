@@ -34,7 +34,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn run(&mut self) -> Result<(), Gone> {
+    pub(super) fn run(mut self) -> Result<(), Gone> {
         loop {
             let filled = self.fill();
             let ended = !matches!(filled, Ok(Filled { more: More::Maybe, .. }));

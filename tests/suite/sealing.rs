@@ -1,21 +1,26 @@
 //! What a node writes when it encrypts, read with nothing of Penstock: Debian's `age`, `zstd` and GNU tar.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use penstock::age::{self, Identity};
 use penstock::format::index::{self, Chunk, Record};
 use penstock::format::manifest::{Manifest, Stream};
 use serde_json::Value;
 
+use crate::daemon_site::wait_for;
 use crate::faults::noise;
-use crate::faults::proxy::{Moment, Operation, Proxy};
+use crate::faults::proxy::{Fault, Moment, Operation, Proxy};
 use crate::servers::{S3Server, STATIC_KEYS, Servers};
 use crate::tar::facts;
 
 /// In names, in contents, in commands: nowhere but in what is encrypted.
 const CANARY: &str = "canary-in-the-mine";
+
+const SOON: Duration = Duration::from_secs(60);
 
 struct Node {
     servers: Servers,
@@ -476,7 +481,42 @@ fn same_where_resumed(parts: &[(String, Vec<u8>)], stored: &[u8]) -> usize {
     of_it.len()
 }
 
-/// A backup in a daemon, and then its memory: nothing of what was read is in it, nor in the bucket, nor on the disk.
+/// A daemon with one job.
+struct Daemon<'a> {
+    node: &'a Node,
+    process: std::process::Child,
+}
+
+impl<'a> Daemon<'a> {
+    /// With its control socket open. `lines` are of the job.
+    fn start(node: &'a Node, lines: &str) -> Self {
+        let file = node.folder().join("penstock.toml");
+        let config = fs::read_to_string(&file).unwrap().replace("[jobs.j]\n", &format!("[jobs.j]\n{lines}\n"));
+        let socket = node.folder().join("control.sock");
+        let admin = format!("admin = {{ listen = \"127.0.0.1:0\", socket = \"{}\" }}", socket.display());
+        fs::write(file, format!("{admin}\n{config}")).unwrap();
+        let daemon = Self { node, process: node.command(&["run"]).stderr(Stdio::null()).spawn().unwrap() };
+        wait_for("the daemon's answer", SOON, || node.run(&["status"]).status.success().then_some(()));
+        daemon
+    }
+
+    /// Runs the job, and returns what of it is in the daemon's memory as soon as the daemon says that the run has ended.
+    fn run_and_look(&self) -> (Option<i32>, Vec<String>) {
+        let ended = self.node.run(&["trigger", "j", "--wait"]);
+        let found = in_memory(self.process.id());
+        // Each line of a large file is found.
+        (ended.status.code(), found.into_iter().take(3).collect())
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Backups in a daemon, and after each of them the daemon's memory: nothing of what was read is in it, nor in the bucket, nor on the disk.
 #[test]
 fn after_a_run_nothing_that_was_read_is_in_memory_or_on_the_disk() {
     let node = Node::new();
@@ -484,27 +524,39 @@ fn after_a_run_nothing_that_was_read_is_in_memory_or_on_the_disk() {
         node.write(&format!("{CANARY}-{number}"), format!("{CANARY} {number}\n").repeat(1 + number % 700));
     }
     node.write("large", noise(13 << 20, 1));
-    let socket = node.folder().join("control.sock");
-    let mut config = fs::read_to_string(node.folder().join("penstock.toml")).unwrap();
-    config = format!("admin = {{ listen = \"127.0.0.1:0\", socket = \"{}\" }}\n{config}", socket.display());
-    fs::write(node.folder().join("penstock.toml"), config).unwrap();
-    let mut daemon = node.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
-    let trigger = || node.run(&["trigger", "j", "--wait"]);
-    let started = std::time::Instant::now();
-    let mut done = trigger();
-    while !done.status.success() && started.elapsed().as_secs() < 60 {
-        std::thread::yield_now();
-        done = trigger();
+    let daemon = Daemon::start(&node, "");
+    // From the second on with a parent, and with memory that the first run freed.
+    for round in 0..6 {
+        node.write("more", format!("{CANARY} {round} more\n").repeat(100_000));
+        assert_eq!(daemon.run_and_look(), (Some(0), Vec::new()), "round {round}");
     }
-    assert!(done.status.success(), "{done:?}");
-    // Again: with a parent, and with memory that the first run freed.
-    node.write("more", format!("{CANARY} more\n").repeat(100_000));
-    assert!(trigger().status.success());
-    let found = in_memory(daemon.id());
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
     assert_eq!(node.canaries(), Vec::<PathBuf>::new());
-    assert_eq!(found, Vec::<String>::new());
+}
+
+/// A run ends in the middle: chunks are in every stage, and the source is being read.
+#[test]
+fn after_a_run_that_fails_nothing_that_was_read_is_in_memory_or_open() {
+    let node = Node::new();
+    let mut text = String::new();
+    for (number, word) in noise(8 << 20, 3).chunks_exact(8).enumerate() {
+        writeln!(text, "{CANARY} {number} {:x}", u64::from_ne_bytes(word.try_into().unwrap())).unwrap();
+    }
+    node.write("large", text);
+    let open = node.folder().join("open");
+    let hook = format!("after = [[\"sh\", \"-c\", \"ls -l /proc/$PPID/fd >> {}\"]]", open.display());
+    let daemon = Daemon::start(&node, &hook);
+    for part in [0, 1, 2, 0, 1, 2] {
+        node.proxy.script(move |operation, before| {
+            (operation == Operation::UploadPart && before == part).then_some(Fault::Answer(403, Some("AccessDenied")))
+        });
+        let (code, found) = daemon.run_and_look();
+        assert_ne!(code, Some(0), "part {part}");
+        assert_eq!(found, Vec::<String>::new(), "part {part}");
+    }
+    let open = fs::read_to_string(open).unwrap();
+    let of_tree: Vec<&str> = open.lines().filter(|line| line.contains(node.tree().to_str().unwrap())).collect();
+    assert_eq!(of_tree, Vec::<&str>::new(), "while `after` ran");
+    assert!(open.lines().count() > 6 * 5, "{open}");
 }
 
 /// The places in a process's memory that have a canary, with what is around them.
