@@ -20,7 +20,7 @@
 //! 14. The adapters: [`aws`], the only module that names an `aws_*` crate, and [`kube`], the only one that names a `kube` crate;
 //!     `cli` plugs them into the ports.
 //! 15. The ground: [`tar`], [`age`], [`config`], [`mod@format`], [`error`], [`metrics`], [`budget`], [`limits`],
-//!     [`checksum`], [`clock`], [`backoff`], [`network`], [`nearest`], [`pattern`].
+//!     [`checksum`], [`scrub`], [`clock`], [`backoff`], [`network`], [`nearest`], [`pattern`].
 
 pub mod age;
 pub mod aws;
@@ -58,6 +58,7 @@ pub mod resources;
 pub mod restore;
 pub mod retention;
 pub mod retry;
+pub mod scrub;
 pub mod site;
 pub mod snapshot;
 pub mod source;

@@ -6,10 +6,11 @@ use std::ops::{Deref, DerefMut};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::{hmac, rand};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::Failed;
 use super::size::TAG;
+use crate::scrub;
 
 /// Bytes of a file key.
 pub(super) const FILE_KEY: usize = 16;
@@ -20,17 +21,6 @@ pub(super) const NONCE: usize = 16;
 /// Fills `out` with random bytes.
 pub(super) fn random(out: &mut [u8]) -> Result<(), Failed> {
     rand::fill(out).map_err(|_| Failed("get random bytes"))
-}
-
-/// Bytes of stack that a primitive may have used: aws-lc leaves keys there, and a thread that ends leaves its stack in the process.
-const STACK: usize = 8 << 10;
-
-/// Overwrites what the calls before this one, from the same function, have left on the stack.
-#[inline(never)]
-fn scrub() {
-    let mut used = [0_u8; STACK];
-    used.zeroize();
-    std::hint::black_box(&used);
 }
 
 /// A key in one place: moving it leaves no copy on the stack, and dropping it zeroes it.
@@ -64,7 +54,7 @@ pub(super) fn derive(secret: &[u8], salt: &[u8], info: &[u8]) -> Secret<32> {
     let info = [info];
     let output = prk.expand(&info, HKDF_SHA256).expect("the output has the length of the hash");
     output.fill(&mut *key).expect("the buffer has the length of the output");
-    scrub();
+    scrub::call();
     key
 }
 
@@ -74,7 +64,7 @@ pub(super) struct AeadKey(LessSafeKey);
 impl AeadKey {
     pub(super) fn new(key: &[u8; 32]) -> Self {
         let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has the cipher's length");
-        scrub();
+        scrub::call();
         Self(LessSafeKey::new(key))
     }
 
@@ -86,7 +76,7 @@ impl AeadKey {
         let (text, tag) = sealed.split_at_mut(plain.len());
         let nonce = Nonce::assume_unique_for_key(nonce);
         let done = self.0.seal_out_of_place_scatter(nonce, Aad::empty(), plain, text, &[], tag);
-        scrub();
+        scrub::call();
         done.expect("the output has the input's length and a tag");
     }
 
@@ -97,7 +87,7 @@ impl AeadKey {
         let nonce = Nonce::assume_unique_for_key(nonce);
         let opened =
             text.len() == plain.len() && self.0.open_separate_gather(nonce, Aad::empty(), text, tag, plain).is_ok();
-        scrub();
+        scrub::call();
         opened
     }
 }
@@ -121,14 +111,14 @@ impl FileKey {
     /// The MAC of a header, over everything up to and with `---`.
     pub(super) fn mac(&self, signed: &[u8]) -> [u8; 32] {
         let tag = hmac::sign(&self.mac_key(), signed);
-        scrub();
+        scrub::call();
         tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
     #[must_use]
     pub(super) fn verify(&self, signed: &[u8], mac: &[u8; 32]) -> bool {
         let verified = hmac::verify(&self.mac_key(), signed, mac).is_ok();
-        scrub();
+        scrub::call();
         verified
     }
 

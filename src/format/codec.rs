@@ -14,6 +14,7 @@ use zstd::zstd_safe::CParameter;
 
 use super::forgetful::Forgetful;
 use super::index::{Chunk, ChunkId, MAX_CHUNK};
+use crate::scrub;
 
 /// Bytes of a SHA-256 block.
 const HASH_BLOCK: usize = 64;
@@ -195,6 +196,7 @@ pub fn digest(plain: &[u8]) -> ChunkId {
 /// Names several chunks faster than one by one: two at a time, block by block. Each round of SHA-256 waits for the one before it,
 /// so the processor can compute a second hash at the same time.
 #[must_use]
+#[inline(never)]
 pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<ChunkId> {
     struct Lane<'a> {
         at: usize,
@@ -230,9 +232,10 @@ pub fn digests<'a>(chunks: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Chunk
     ids
 }
 
-/// Overwrites what this thread's compressor has of the last chunks.
+/// Overwrites what this thread has of the last chunks, in its compressor and on its stack.
 pub fn forget() {
     COMPRESSOR.with_borrow_mut(|slot| slot.as_mut().map(|(_, compressor)| compressor.forget()));
+    scrub::thread();
 }
 
 /// Whether this thread has a compressor.

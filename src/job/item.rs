@@ -57,7 +57,7 @@ impl Streaming<'_, '_> {
         resumes: bool,
     ) -> Result<Stream, Error> {
         let (location, spec, stop) = (self.run.location, self.run.spec, self.run.stop.clone());
-        let (pool, journal) = (Arc::clone(&self.run.pool), self.run.journal.clone());
+        let pool = Arc::clone(&self.run.pool);
         let Process { budget, .. } = &location.process;
         let part_size = location.config.upload.part_size;
         let encrypts = if self.run.keys.is_some() { SEALING } else { 0 };
@@ -91,12 +91,9 @@ impl Streaming<'_, '_> {
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
-        let thread = |error| Error::Local { action: "start the reader's thread", error };
-        let encoder = Encoder::start(source, options).map_err(thread)?;
+        let encoder = Encoder::start(source, options).map_err(not_started)?;
         let threads = encoder.threads();
-        let recipients = self.run.keys.as_ref().map(|keys| Arc::clone(&keys.recipients.data));
-        let mut uploader = Uploader::new(location.clone(), journal, own(rest, 1, part_size)).encrypting(recipients);
-        uploader.sent = Arc::clone(&self.run.progress.sent);
+        let uploader = self.uploader(own(rest, 1, part_size));
         let suffix = spec.codec.suffix(description.is_tree());
         let keeper = self.run.keys.as_ref().and_then(|_| self.keeper());
         let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
@@ -131,6 +128,14 @@ impl Streaming<'_, '_> {
         }
         self.closed(threads).await;
         result
+    }
+
+    fn uploader(&self, memory: OwnBuffers) -> Uploader {
+        let run = &self.run;
+        let recipients = run.keys.as_ref().map(|keys| Arc::clone(&keys.recipients.data));
+        let mut uploader = Uploader::new(run.location.clone(), run.journal.clone(), memory).encrypting(recipients);
+        uploader.sent = Arc::clone(&run.progress.sent);
+        uploader
     }
 
     /// Waits until the source has closed what it had open, so that an `after` command can unmount it, and the run leaves nothing in memory.
@@ -179,6 +184,10 @@ const fn reason<T>(result: &Result<T, Error>) -> AbortReason {
         Err(Error::Cancelled) => AbortReason::Cancelled,
         _ => AbortReason::Failure,
     }
+}
+
+fn not_started(error: std::io::Error) -> Error {
+    Error::Local { action: "start the reader's thread", error }
 }
 
 fn index_error(error: std::io::Error) -> Error {

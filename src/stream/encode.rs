@@ -24,6 +24,7 @@ use crate::budget::{Buffer, OwnBuffers};
 use crate::format::cluster::Record;
 use crate::format::codec::{self, Codec, Encoding, max_stored};
 use crate::format::index::{ChunkId, FileEntry, MAX_CHUNK};
+use crate::scrub;
 use crate::source::table::ChunkTable;
 use crate::source::{self, Mark, Source, Warning};
 
@@ -141,9 +142,8 @@ impl Encoder {
         let cutter = Cutter { blocks, rest: None, options, runtime, memory, sender };
         let (cuts, threads) = watch::channel(());
         let reads = cuts.clone();
-        // Both fail only if the encoder was dropped.
-        spawn("penstock-cut", move || drop((cutter.run(), cuts)))?;
-        spawn("penstock-read", move || drop((reader.run(), reads)))?;
+        spawn("penstock-cut", cuts, move || cutter.run())?;
+        spawn("penstock-read", reads, move || reader.run())?;
         Ok(Self { pending, current: None, ended: false, threads })
     }
 
@@ -180,7 +180,18 @@ impl Encoder {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// Drops `running` when nothing is left of the work.
+fn spawn(
+    name: &str,
+    running: watch::Sender<()>,
+    work: impl FnOnce() -> Result<(), Gone> + Send + 'static,
+) -> std::io::Result<()> {
+    let work = move || {
+        // Fails only if the encoder was dropped.
+        work().ok();
+        scrub::thread();
+        drop(running);
+    };
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
@@ -310,6 +321,8 @@ impl Cutter {
         let (codec, parent) = (self.options.codec, self.options.parent.clone());
         self.options.pool.spawn(move || {
             let ids = codec::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
+            // A chunk's last block of SHA-256.
+            scrub::call();
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
                 // Where the run is over, its compressors have forgotten what they made, and make nothing more.
                 if !sender.is_closed() {

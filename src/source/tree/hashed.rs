@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::meta::Meta;
 use crate::format::index::{FileEntry, FileKind, FileTime};
+use crate::scrub;
 
 /// The key of a table's hashes.
 #[derive(Clone)]
@@ -46,8 +47,18 @@ impl Names {
     #[must_use]
     pub fn hash(&self, path: &[u8]) -> Hash {
         let path = String::from_utf8_lossy(path);
-        let hash = Sha256::new().chain_update(*self.0).chain_update(path.as_bytes()).finalize();
-        *hash.first_chunk().expect("SHA-256 has 32 bytes")
+        *self.keyed(path.as_bytes()).first_chunk().expect("SHA-256 has 32 bytes")
+    }
+
+    /// The key and the first bytes are in a hash's first block: none of it stays on the stack.
+    fn keyed(&self, bytes: &[u8]) -> [u8; 32] {
+        #[inline(never)]
+        fn hash(key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
+            Sha256::new().chain_update(key).chain_update(bytes).finalize().into()
+        }
+        let found = hash(&self.0, bytes);
+        scrub::call();
+        found
     }
 
     /// The entry with hashes for its names. An empty link stays empty.
@@ -140,7 +151,7 @@ impl Names {
         let FileEntry { kind, size, mode, uid, gid, mtime, ctime, inode, .. } = file;
         let same = (kind, size, mode, uid, gid, mtime, ctime, inode);
         let bytes = postcard::to_stdvec(&same).expect("plain numbers into a growing buffer");
-        short(&Sha256::new().chain_update(*self.0).chain_update(bytes).finalize())
+        short(&self.keyed(&bytes))
     }
 }
 

@@ -157,7 +157,9 @@ async fn what_nobody_waits_for_is_not_compressed() {
     for _ in 0..2 {
         let gate = Arc::clone(&gate);
         // Until the encoder is gone.
-        pool.spawn(move || drop(gate.wait()));
+        pool.spawn(move || {
+            gate.wait();
+        });
     }
     let pieces = vec![(1_000_000, Mark::Border), (1_000_000, Mark::Border)];
     let encoder = Encoder::start(Box::new(Pieces(pieces.into_iter(), 0, Vec::new(), 0)), options).unwrap();
