@@ -3,23 +3,22 @@
 
 use zeroize::Zeroize as _;
 
-/// Bytes of stack that one call of a library may have used.
-const CALL: usize = 8 << 10;
+/// Stack that one call of a library may have used: 8 KiB, in words as long as the processor can write at once.
+const CALL: usize = 512;
 
-/// Bytes of stack that a thread's work may have used, in the parts where it had something of the source.
-const THREAD: usize = 64 << 10;
+/// Stack that a thread's work may have used, in the parts where it had something of the source: 64 KiB, in such words.
+const THREAD: usize = 4096;
 
 /// After a call, in the function that made it.
 pub fn call() {
-    overwrite::<{ CALL / size_of::<u128>() }>();
+    overwrite::<CALL>();
 }
 
 /// After a thread's work, in the function that began it.
 pub fn thread() {
-    overwrite::<{ THREAD / size_of::<u128>() }>();
+    overwrite::<THREAD>();
 }
 
-/// In words as long as the processor can write at once: each is written on its own.
 #[inline(never)]
 fn overwrite<const WORDS: usize>() {
     let mut used = [0_u128; WORDS];
