@@ -135,7 +135,8 @@ fn paths(tokens: &[(usize, Token)]) -> Vec<(Vec<String>, Written)> {
                 }
             }
             Token::Word(word) => {
-                let is_use = word == "use";
+                // `impl Trait + use<'a>` names no path.
+                let is_use = word == "use" && next(1) != Some(&Token::Sign('<'));
                 let starts = before != Some(&Token::Colons) && before != Some(&Token::Sign('.'));
                 if is_use || (starts && next(1) == Some(&Token::Colons)) {
                     let start = at + usize::from(is_use);
@@ -375,6 +376,7 @@ fn the_checker_allows_what_is_allowed() {
         ("job/mod.rs", "use crate::upload::{Part, sweep::*}; use crate::{error::{Class, Report}, format};"),
         ("error.rs", "mod tests { use super::*; use crate::config::Config; }"),
         ("config/model.rs", "/// [`crate::job`]\n/* crate::cli /* */ crate::cli */ struct X; // crate::daemon"),
+        ("stream/encode.rs", "fn f() -> impl Future + use<> {} fn g() -> impl Future + use<'_, T> {}"),
         ("config/model.rs", "const TEXT: &str = \"see crate::job\"; use rustls::crypto::{aws_lc_rs, ring};"),
         (
             "source/tree/walk.rs",
