@@ -6,15 +6,16 @@
 //! have read anything, first come first served, and cannot deadlock.
 //!
 //! A [`Grant`] becomes a [`Buffer`], whose permit returns when the last reference to its bytes is dropped, or
-//! [`Segments`](segments::Segments) for data that the HTTP client sends. While a run is on ([`Budget::keep`]), the memory of both is kept
-//! for the next one of the same size and not returned to the system: that saves a page fault for every 4 KiB, and keeps the resident size
-//! flat. Kept memory never exceeds the free part of the budget. After the last run nothing is kept: what it held is what was read.
+//! [`Segments`](segments::Segments) for data that the HTTP client sends. A run keeps the memory of both for its next ones of the same size
+//! ([`RunMemory`]) and does not return it to the system: that saves a page fault for every 4 KiB, and keeps the resident size flat. Kept
+//! memory never exceeds the free part of the budget. It has what was read, so it is no other run's, and goes with the run.
 //!
 //! A request for more than the whole budget fails at once, with an error that names the setting.
 
 pub mod segments;
 pub mod stream;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,9 +26,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes per permit: a semaphore takes at most 2^32 - 1 permits in one request.
 const UNIT: u64 = 1024;
 
+/// Cheap to clone; all clones, of all runs, are one budget.
 #[derive(Debug, Clone)]
 pub struct Budget {
     inner: Arc<Inner>,
+    /// Without a run no memory is kept.
+    run: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -39,27 +43,38 @@ struct Inner {
     waited: AtomicU64,
 }
 
-/// Memory of dropped buffers, for the next ones of the same size.
+/// Memory of dropped buffers, for the next ones of the same run and size.
 #[derive(Debug, Default)]
 struct Idle {
-    memory: Vec<Vec<u8>>,
-    /// How many [`Keep`]s there are.
-    keeps: usize,
+    memory: Vec<(u64, Vec<u8>)>,
+    /// Those that have not ended.
+    runs: BTreeSet<u64>,
+    begun: u64,
 }
 
-/// The memory of dropped buffers is kept until the last one of these is dropped.
+/// What a run keeps of its dropped buffers, until this is dropped.
 #[derive(Debug)]
-pub struct Keep(Budget);
+pub struct RunMemory {
+    budget: Budget,
+    run: u64,
+}
 
-impl Drop for Keep {
+impl RunMemory {
+    /// The budget, for this run's buffers. It may outlive the run, and keeps nothing then.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+}
+
+impl Drop for RunMemory {
     fn drop(&mut self) {
-        let mut idle = self.0.idle();
-        idle.keeps -= 1;
-        if idle.keeps == 0 {
-            let memory = std::mem::take(&mut idle.memory);
-            drop(idle);
-            drop(memory);
-        }
+        let mut idle = self.budget.idle();
+        idle.runs.remove(&self.run);
+        let ended: Vec<_> = idle.memory.extract_if(.., |(run, _)| *run == self.run).collect();
+        drop(idle);
+        // Zeroed meanwhile, which takes its time.
+        drop(ended);
     }
 }
 
@@ -80,7 +95,7 @@ impl Budget {
             idle: Mutex::default(),
             waited: AtomicU64::new(0),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), run: None }
     }
 
     #[must_use]
@@ -129,8 +144,8 @@ impl Budget {
     fn memory(&self, capacity: usize) -> Vec<u8> {
         let idle = {
             let mut idle = self.idle();
-            let found = idle.memory.iter().rposition(|memory| memory.capacity() == capacity);
-            found.map(|index| idle.memory.swap_remove(index))
+            let fits = |(run, memory): &(u64, Vec<u8>)| Some(*run) == self.run && memory.capacity() == capacity;
+            idle.memory.iter().rposition(fits).map(|index| idle.memory.swap_remove(index).1)
         };
         idle.unwrap_or_else(|| {
             self.trim();
@@ -142,34 +157,31 @@ impl Budget {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the memory of dropped buffers from here on.
+    /// Begins to keep a run's memory.
     #[must_use]
-    pub fn keep(&self) -> Keep {
-        self.idle().keeps += 1;
-        Keep(self.clone())
+    pub fn begin_run(&self) -> RunMemory {
+        let mut idle = self.idle();
+        let run = idle.begun;
+        idle.begun += 1;
+        idle.runs.insert(run);
+        RunMemory { budget: Self { run: Some(run), ..self.clone() }, run }
     }
 
     /// Takes the memory of a dropped buffer: keeps it, or returns it to the system.
     fn take_back(&self, memory: Vec<u8>) {
         let mut idle = self.idle();
-        if idle.keeps > 0 {
-            idle.memory.push(memory);
+        if let Some(run) = self.run.filter(|run| idle.runs.contains(run)) {
+            idle.memory.push((run, memory));
         }
-    }
-
-    /// Returns all idle memory to the system, also while a run is on.
-    pub fn release(&self) {
-        let memory = std::mem::take(&mut self.idle().memory);
-        drop(memory);
     }
 
     /// Returns idle memory to the system until the rest fits into the free part of the budget.
     fn trim(&self) {
         let mut idle = self.idle();
         let free = self.inner.permits.available_permits() as u64 * UNIT;
-        let mut kept: u64 = idle.memory.iter().map(|buffer| buffer.capacity() as u64).sum();
+        let mut kept: u64 = idle.memory.iter().map(|(_, buffer)| buffer.capacity() as u64).sum();
         while kept > free {
-            let Some(buffer) = idle.memory.pop() else { break };
+            let Some((_, buffer)) = idle.memory.pop() else { break };
             kept -= buffer.capacity() as u64;
         }
     }
@@ -380,27 +392,34 @@ mod tests {
 
     #[tokio::test]
     async fn idle_memory_is_returned_when_a_stream_needs_the_budget() {
-        let budget = Budget::new(64 * KIB);
-        let _keep = budget.keep();
-        drop(budget.try_grant(48 * 1024).unwrap().buffer());
-        assert_eq!(budget.idle().memory.len(), 1);
-        let _small = budget.try_grant(32 * 1024).unwrap().buffer();
-        assert_eq!(budget.idle().memory.len(), 0);
+        let process = Budget::new(64 * KIB);
+        let run = process.begin_run();
+        drop(run.budget().try_grant(48 * 1024).unwrap().buffer());
+        assert_eq!(process.idle().memory.len(), 1);
+        let _small = process.try_grant(32 * 1024).unwrap().buffer();
+        assert_eq!(process.idle().memory.len(), 0);
     }
 
-    /// A daemon that has nothing to do holds nothing of what its runs read, also where a source's thread ends later than its run.
+    /// A daemon holds nothing of what a run read when it has ended, whatever other runs there are, and also where a source's thread ends later.
     #[tokio::test]
-    async fn memory_is_kept_while_a_run_is_on_and_no_longer() {
-        let budget = Budget::new(64 * KIB);
-        let (one, other) = (budget.keep(), budget.keep());
-        let (a, late) = (budget.try_grant(16 * 1024).unwrap().buffer(), budget.try_grant(16 * 1024).unwrap().buffer());
-        let segments = budget.try_grant(16 * 1024).unwrap().segments();
+    async fn memory_is_kept_for_the_run_that_used_it_and_no_longer_than_it() {
+        let process = Budget::new(64 * KIB);
+        let (one, other) = (process.begin_run(), process.begin_run());
+        let buffer = |run: &RunMemory| {
+            let mut buffer = run.budget().try_grant(16 * 1024).unwrap().buffer();
+            let found = buffer.spare(1)[0];
+            buffer.fill(&[7]);
+            (found, buffer)
+        };
+        let ((_, early), (_, late)) = (buffer(&one), buffer(&one));
+        let segments = one.budget().try_grant(16 * 1024).unwrap().segments();
+        drop(early);
+        assert_eq!((buffer(&other).0, buffer(&one).0), (0, 7), "each has its own");
         drop(one);
-        drop(a);
-        assert_eq!(budget.idle().memory.len(), 1);
-        drop(other);
-        assert_eq!(budget.idle().memory.len(), 0);
+        assert_eq!(process.idle().memory.len(), 1, "of the other run");
         drop((late, segments));
-        assert_eq!(budget.idle().memory.len(), 0);
+        assert_eq!(process.idle().memory.len(), 1);
+        drop(other);
+        assert_eq!(process.idle().memory.len(), 0);
     }
 }

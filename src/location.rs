@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::age::Identity;
+use crate::budget::Budget;
 use crate::clock::{self, Clock};
 use crate::config;
 use crate::disks::Disks;
@@ -136,6 +137,14 @@ impl Location {
     #[must_use]
     pub fn with_identities(self, identities: Arc<[Identity]>) -> Self {
         Self { identities, ..self }
+    }
+
+    /// Returns the same location, whose work takes its buffers from there.
+    #[must_use]
+    pub fn with_budget(&self, budget: Budget) -> Self {
+        let mut same = self.clone();
+        same.process.budget = budget;
+        same
     }
 
     /// Returns the same location, newly opened, with another clock.

@@ -88,9 +88,9 @@ mod tests {
     #[test]
     fn a_kept_slice_keeps_its_segment_only() {
         let budget = Budget::new(1 << 20);
-        let _keep = budget.keep();
+        let run = budget.begin_run();
         let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut segments = budget.try_grant(300_000).unwrap().segments();
+        let mut segments = run.budget().try_grant(300_000).unwrap().segments();
         let mut filled = 0;
         while segments.room() > 0 {
             filled += segments.fill(&data[filled..]);

@@ -97,11 +97,10 @@ impl Run<'_> {
         }
     }
 
-    /// Frees the memory that other runs may use again, which the program's allocator zeroes, and overwrites what zstd keeps of an encrypted
-    /// run's chunks.
+    /// Overwrites what zstd and the compression threads keep of an encrypted run's chunks. What Rust frees is zeroed by the program's
+    /// allocator.
     pub(super) async fn forget(&self) {
         if self.keys.is_some() {
-            self.location.process.budget.release();
             let pool = Arc::clone(&self.pool);
             // Waits for the threads' present work.
             let forgotten = tokio::task::spawn_blocking(move || pool.broadcast(|_| codec::forget()));

@@ -26,7 +26,8 @@ use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{self, ObjectWriter, Uploader, Written, resume};
 
 /// How long a source may take to close what it has open when its stream has ended or failed.
-const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+/// A command may take 5 s until it is killed.
+const CLOSES_WITHIN: Duration = Duration::from_secs(8);
 
 /// How many directories that were not entered the log names.
 const LOGGED: usize = 5;
@@ -91,20 +92,19 @@ impl Streaming<'_, '_> {
             window,
             parent: parent.as_ref().map(|parent| Arc::clone(&parent.chunks)),
         };
-        let encoder = Encoder::start(source, options).map_err(not_started)?;
-        let threads = encoder.threads();
         let uploader = self.uploader(own(rest, 1, part_size));
         let suffix = spec.codec.suffix(description.is_tree());
         let keeper = self.run.keys.as_ref().and_then(|_| self.keeper());
-        let mut writer = ItemWriter::new(self, uploader, suffix, parent.as_ref())?;
-        writer.resumes = resumes;
-        writer.keeper = keeper;
+        let mut writer = ItemWriter::new(self, uploader, (suffix, resumes), keeper, parent.as_ref())?;
+        let encoder = Encoder::start(source, options).map_err(not_started)?;
+        let threads = encoder.threads();
         let result = tokio::select! {
             () = stop.cancelled() => Err(Error::Cancelled),
             result = writer.write(encoder, description) => result,
         };
         drop(guard);
-        let ItemWriter { current, mut written, .. } = writer;
+        let ItemWriter { current, mut written, uploader, .. } = writer;
+        drop(uploader);
         if let Some((_, current)) = current {
             // It may have been completed although the answer was lost.
             written.push(current.key().clone());
@@ -198,7 +198,8 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
     fn new(
         streaming: &'r mut Streaming<'_, 'a>,
         uploader: Uploader,
-        suffix: Suffix,
+        (suffix, resumes): (Suffix, bool),
+        keeper: Option<Keeper>,
         parent: Option<&Parent>,
     ) -> Result<Self, Error> {
         let objects = parent.map(|parent| Objects::after(Arc::clone(&parent.chunks), parent.objects().to_vec()));
@@ -213,14 +214,14 @@ impl<'r, 'a> ItemWriter<'r, 'a> {
             home: &streaming.run.home,
             suffix: stored_as(suffix),
             index_suffix: stored_as(Suffix::Index),
-            resumes: true,
+            resumes,
             object_size: streaming.run.location.config.upload.object_size,
             begun: 0,
             current: None,
             written: Vec::new(),
             objects: objects.unwrap_or_default(),
             index: Some(index),
-            keeper: None,
+            keeper,
             stored: 0,
             not_entered: NotEntered::default(),
             before,

@@ -58,7 +58,7 @@ pub(super) async fn streams<'a>(
             }
             SourceKind::Stdin { allow_empty } => {
                 let empty = (*allow_empty).into();
-                plan.stream(name, SourceDescription::Stdin, move |_, _| Ok(StdinSource::new(empty)));
+                plan.stream(name, SourceDescription::Stdin, move |stop, _| StdinSource::open(empty, stop));
             }
             SourceKind::Kubernetes(selected) => kubernetes::resolve(&name, selected, cluster, objects, plan).await,
             // A round of its own ([`super::claims`]).

@@ -208,7 +208,8 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Committed, Error> {
     let (started, clock) = (Timestamp::now(), tokio::time::Instant::now());
-    let _kept = location.process.budget.keep();
+    let memory = location.process.budget.begin_run();
+    let location = &location.with_budget(memory.budget());
     let id = new_id(started);
     let span = tracing::info_span!("run", job = %spec.job, backup = %id);
     let metrics = location.process.metrics.job(spec.job.as_str());

@@ -22,7 +22,6 @@
 //!
 //! Needs Linux 5.3 (`pidfd_open`).
 
-mod cancel;
 mod holders;
 
 use std::collections::VecDeque;
@@ -38,7 +37,7 @@ use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 use tokio_util::sync::CancellationToken;
 
-use self::cancel::Cancel;
+use super::cancel::Cancel;
 use super::{Empty, Error, Source, Warning};
 
 /// How long a command may take to stop after SIGTERM, and how long other processes may keep its output open after it exited.

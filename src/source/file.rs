@@ -54,7 +54,7 @@ impl FileSource {
         Ok(Self { path: path.to_owned(), file, patience, warnings: Vec::new(), done: false })
     }
 
-    /// Stops waiting for another process's lease when `stop` is cancelled.
+    /// Stops reading, and waiting for another process's lease, when `stop` is cancelled.
     #[must_use]
     pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
         self.patience.stopped_by(stop);
@@ -153,6 +153,9 @@ impl Source for FileSource {
         if buffer.is_empty() || self.done {
             return Ok(0);
         }
+        if self.patience.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let length = self.file()?.read(buffer).map_err(io_error("read", &self.path))?;
         if length == 0 {
             self.done = true;
@@ -200,6 +203,18 @@ mod tests {
         assert_eq!(drain(&mut source), b"some twenty bytes or so");
         assert_eq!(source.take_warnings(), []);
         assert_eq!(source.read(&mut [0; 4]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_cancelled_file_is_not_read_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"some twenty bytes or so").unwrap();
+        let stop = CancellationToken::new();
+        let mut source = FileSource::open(&path).unwrap().stopped_by(stop.clone());
+        assert_eq!(source.read(&mut [0; 4]).unwrap(), 4);
+        stop.cancel();
+        assert!(matches!(source.read(&mut [0; 4]), Err(Error::Cancelled)));
     }
 
     #[test]

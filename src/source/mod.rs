@@ -7,6 +7,7 @@
 //! An async source runs as a task; its reader waits for it at a bounded channel: [`objects`].
 
 mod announced;
+mod cancel;
 pub mod command;
 pub mod file;
 pub mod glob;

@@ -1,49 +1,60 @@
-//! Standard input, or any other reader, as a stream.
+//! Standard input as a stream.
 //!
-//! Passes bytes unchanged and buffers nothing. A read error fails the item, and so does an end before the first byte, unless that is
+//! Passes bytes unchanged and buffers nothing. Nobody waits for its writer once the run is cancelled or has failed. A read error fails the item, and so does an end before the first byte, unless that is
 //! allowed. A closed standard input reads as an empty one. No exit code tells whether the writer completed: prefer the `command` source
 //! if there is a choice.
 
-use std::io::Read;
+use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{read, retry_on_intr};
+use tokio_util::sync::CancellationToken;
+
+use super::cancel::Cancel;
 use super::{Empty, Error, Source};
 
-/// A stream read from `R`.
+/// A stream read from a descriptor.
 #[derive(Debug)]
-pub struct StdinSource<R = std::io::Stdin> {
-    input: R,
+pub struct StdinSource<F = std::io::Stdin> {
+    input: F,
+    cancel: Cancel,
     /// `Allowed` after the first byte.
     empty: Empty,
 }
 
 impl StdinSource {
     /// This process's standard input.
-    #[must_use]
-    pub fn new(empty: Empty) -> Self {
-        Self::from_reader(std::io::stdin(), empty)
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn open(empty: Empty, stop: CancellationToken) -> Result<Self, Error> {
+        Self::of(std::io::stdin(), empty, stop)
     }
 }
 
-impl<R: Read + Send> StdinSource<R> {
-    pub fn from_reader(input: R, empty: Empty) -> Self {
-        Self { input, empty }
+impl<F: AsFd + Send> StdinSource<F> {
+    fn of(input: F, empty: Empty, stop: CancellationToken) -> Result<Self, Error> {
+        let cancel = Cancel::new(stop).map_err(|error| Error::Stdin(error.into()))?;
+        Ok(Self { input, cancel, empty })
     }
 }
 
-impl<R: Read + Send> Source for StdinSource<R> {
+impl<F: AsFd + Send> Source for StdinSource<F> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        loop {
-            match self.input.read(buffer) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::Stdin(error)),
-                Ok(0) if self.empty == Empty::Refused => return Err(Error::NoInput),
-                Ok(length) => {
-                    self.empty = Empty::Allowed;
-                    return Ok(length);
-                }
+        let failed = |error: rustix::io::Errno| Error::Stdin(error.into());
+        let mut ready = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(self.cancel.event(), PollFlags::IN)];
+        retry_on_intr(|| poll(&mut ready, None)).map_err(failed)?;
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        match retry_on_intr(|| read(&self.input, &mut *buffer)).map_err(failed)? {
+            0 if self.empty == Empty::Refused => Err(Error::NoInput),
+            length => {
+                self.empty = Empty::Allowed;
+                Ok(length)
             }
         }
     }
@@ -51,11 +62,20 @@ impl<R: Read + Send> Source for StdinSource<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{PipeReader, Write as _, pipe};
+
     use super::*;
+
+    fn of(input: PipeReader, empty: Empty) -> StdinSource<PipeReader> {
+        StdinSource::of(input, empty, CancellationToken::new()).unwrap()
+    }
 
     #[test]
     fn bytes_pass_and_the_end_is_the_end() {
-        let mut source = StdinSource::from_reader(&b"hello"[..], Empty::Refused);
+        let (input, mut output) = pipe().unwrap();
+        output.write_all(b"hello").unwrap();
+        drop(output);
+        let mut source = of(input, Empty::Refused);
         let mut buffer = [0; 3];
         assert_eq!(source.read(&mut buffer).unwrap(), 3);
         assert_eq!(source.read(&mut buffer).unwrap(), 2);
@@ -65,20 +85,26 @@ mod tests {
 
     #[test]
     fn an_end_before_the_first_byte_is_an_error_unless_it_is_allowed() {
-        assert!(matches!(StdinSource::from_reader(&b""[..], Empty::Refused).read(&mut [0]), Err(Error::NoInput)));
-        assert_eq!(StdinSource::from_reader(&b""[..], Empty::Allowed).read(&mut [0]).unwrap(), 0);
+        let ended = || pipe().unwrap().0;
+        assert!(matches!(of(ended(), Empty::Refused).read(&mut [0]), Err(Error::NoInput)));
+        assert_eq!(of(ended(), Empty::Allowed).read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn an_interrupted_read_is_read_again_and_any_other_error_ends_the_item() {
-        struct Flaky(u8);
-        impl Read for Flaky {
-            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-                self.0 += 1;
-                Err(if self.0 == 1 { std::io::ErrorKind::Interrupted } else { std::io::ErrorKind::BrokenPipe }.into())
-            }
-        }
-        let error = StdinSource::from_reader(Flaky(0), Empty::Refused).read(&mut [0]).unwrap_err();
-        assert!(matches!(error, Error::Stdin(error) if error.kind() == std::io::ErrorKind::BrokenPipe));
+    fn a_read_error_ends_the_item() {
+        let folder = std::fs::File::open("/").unwrap();
+        let mut source = StdinSource::of(folder, Empty::Refused, CancellationToken::new()).unwrap();
+        let error = source.read(&mut [0]).unwrap_err();
+        assert!(matches!(error, Error::Stdin(error) if error.kind() == std::io::ErrorKind::IsADirectory));
+    }
+
+    #[test]
+    fn a_cancellation_ends_a_read_that_waits_for_the_writer() {
+        let (input, _output) = pipe().unwrap();
+        let stop = CancellationToken::new();
+        let mut source = StdinSource::of(input, Empty::Refused, stop.clone()).unwrap();
+        let reading = std::thread::spawn(move || source.read(&mut [0]));
+        stop.cancel();
+        assert!(matches!(reading.join().unwrap(), Err(Error::Cancelled)));
     }
 }

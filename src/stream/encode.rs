@@ -139,16 +139,16 @@ impl Encoder {
         let memory = Arc::new(Semaphore::new(options.window * units(MAX_CHUNK as usize)));
         let (filled, blocks) = blocking::sync_channel(1);
         let reader = Reader { source, blocks: options.blocks.clone(), runtime: runtime.clone(), filled };
-        let cutter = Cutter { blocks, rest: None, options, runtime, memory, sender };
-        let (cuts, threads) = watch::channel(());
-        let reads = cuts.clone();
+        let (running, threads) = watch::channel(());
+        let (cuts, reads) = (running.clone(), running.clone());
+        let cutter = Cutter { blocks, rest: None, options, runtime, memory, sender, running };
         spawn("penstock-cut", cuts, move || cutter.run())?;
         spawn("penstock-read", reads, move || reader.run())?;
         Ok(Self { pending, current: None, ended: false, threads })
     }
 
-    /// Waits until the threads have ended, and with them what the source has open and in memory. The encoder is to be dropped, or has come to
-    /// its end, or they do not.
+    /// Waits until the encoder's threads, and the pool with its chunks, are done: nothing of the source is open or in memory then. That
+    /// comes after the stream's end, its error, or the drop of the encoder.
     pub fn threads(&self) -> impl Future<Output = ()> + use<> {
         let mut threads = self.threads.clone();
         // Nothing is sent.
@@ -207,6 +207,8 @@ struct Cutter {
     /// Counts in [`UNIT`]s the memory between the cutter and the consumer.
     memory: Arc<Semaphore>,
     sender: mpsc::Sender<Pending>,
+    /// See [`Encoder::threads`].
+    running: watch::Sender<()>,
 }
 
 impl Cutter {
@@ -319,17 +321,18 @@ impl Cutter {
             promised.push((plain, sender));
         }
         let (codec, parent) = (self.options.codec, self.options.parent.clone());
+        let running = self.running.clone();
         self.options.pool.spawn(move || {
+            // Nobody waits for the chunks of a run that was given up.
+            promised.retain(|(_, sender)| !sender.is_closed());
             let ids = codec::digests(promised.iter().map(|(chunk, _)| &chunk.plain[..]));
             // A chunk's last block of SHA-256.
             scrub::call();
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
-                // Where the run is over, its compressors have forgotten what they made, and make nothing more.
-                if !sender.is_closed() {
-                    // Fails only if nobody waits for the chunk any more.
-                    let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
-                }
+                // Fails only if nobody waits for the chunk any more.
+                let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
             }
+            drop((parent, running));
         });
         Ok(())
     }

@@ -403,6 +403,9 @@ impl ObjectWriter {
     /// left to the sweeper.
     pub async fn abort(mut self, reason: AbortReason) {
         self.in_flight.shutdown().await;
+        if let Some(sealing) = self.sealing.take() {
+            sealing.abandon().await;
+        }
         if let Some(mut creating) = self.creating.take() {
             if let Ok(created) = tokio::time::timeout(CREATE_DEADLINE, &mut creating).await {
                 // The failure that caused the abort is reported, not the create's.

@@ -171,6 +171,15 @@ impl Sealing {
         }
     }
 
+    /// Waits until nothing is sealed any more: what is plain is gone then.
+    pub(super) async fn abandon(self) {
+        for (_, run) in self.runs {
+            run.abort();
+            // Sealed, or not begun.
+            drop(run.await);
+        }
+    }
+
     fn note(&mut self, mut tags: Tags) {
         let chunks = tags.chunks();
         if self.sealed + chunks > self.known {

@@ -501,11 +501,11 @@ impl<'a> Daemon<'a> {
     }
 
     /// Runs the job, and returns what of it is in the daemon's memory as soon as the daemon says that the run has ended.
-    fn run_and_look(&self) -> (Option<i32>, Vec<String>) {
+    fn run_and_look(&self) -> (Output, Vec<String>) {
         let ended = self.node.run(&["trigger", "j", "--wait"]);
         let found = in_memory(self.process.id());
         // Each line of a large file is found.
-        (ended.status.code(), found.into_iter().take(3).collect())
+        (ended, found.into_iter().take(3).collect())
     }
 }
 
@@ -528,7 +528,9 @@ fn after_a_run_nothing_that_was_read_is_in_memory_or_on_the_disk() {
     // From the second on with a parent, and with memory that the first run freed.
     for round in 0..6 {
         node.write("more", format!("{CANARY} {round} more\n").repeat(100_000));
-        assert_eq!(daemon.run_and_look(), (Some(0), Vec::new()), "round {round}");
+        let (ended, found) = daemon.run_and_look();
+        assert!(ended.status.success(), "round {round}: {ended:?}");
+        assert_eq!(found, Vec::<String>::new(), "round {round}");
     }
     assert_eq!(node.canaries(), Vec::<PathBuf>::new());
 }
@@ -543,20 +545,23 @@ fn after_a_run_that_fails_nothing_that_was_read_is_in_memory_or_open() {
     }
     node.write("large", text);
     let open = node.folder().join("open");
-    let hook = format!("after = [[\"sh\", \"-c\", \"ls -l /proc/$PPID/fd >> {}\"]]", open.display());
-    let daemon = Daemon::start(&node, &hook);
+    let command = format!("(echo class $PENSTOCK_CLASS; ls -l /proc/$PPID/fd) >> {}", open.display());
+    let daemon = Daemon::start(&node, &format!("after = [[\"sh\", \"-c\", \"{command}\"]]"));
     for part in [0, 1, 2, 0, 1, 2] {
         node.proxy.script(move |operation, before| {
             (operation == Operation::UploadPart && before == part).then_some(Fault::Answer(403, Some("AccessDenied")))
         });
-        let (code, found) = daemon.run_and_look();
-        assert_ne!(code, Some(0), "part {part}");
+        let (ended, found) = daemon.run_and_look();
+        assert!(!ended.status.success(), "part {part}: {ended:?}");
         assert_eq!(found, Vec::<String>::new(), "part {part}");
     }
     let open = fs::read_to_string(open).unwrap();
-    let of_tree: Vec<&str> = open.lines().filter(|line| line.contains(node.tree().to_str().unwrap())).collect();
-    assert_eq!(of_tree, Vec::<&str>::new(), "while `after` ran");
-    assert!(open.lines().count() > 6 * 5, "{open}");
+    let runs: Vec<&str> = open.split("class ").skip(1).collect();
+    assert_eq!(runs.len(), 6, "{open}");
+    for run in runs {
+        assert!(run.starts_with("access-denied\n") && run.contains("socket:"), "{run}");
+        assert!(!run.contains(node.tree().to_str().unwrap()), "while `after` ran: {run}");
+    }
 }
 
 /// The places in a process's memory that have a canary, with what is around them.

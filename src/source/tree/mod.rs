@@ -138,7 +138,7 @@ impl TreeSource {
         })
     }
 
-    /// Stops waiting for other processes' leases when `stop` is cancelled.
+    /// Stops reading, and waiting for other processes' leases, when `stop` is cancelled.
     #[must_use]
     pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
         self.walk.stopped_by(stop);
@@ -168,6 +168,9 @@ impl TreeSource {
     /// The next member that is read; reused members before it become marks.
     fn next_member(&mut self) -> State {
         loop {
+            if self.walk.is_stopped() {
+                return State::Done;
+            }
             match self.verdicts.pop_front() {
                 Some(Verdict::Read(held)) => {
                     if let Some(found) = self.walk.read_again(*held, &mut self.warnings) {
@@ -316,7 +319,7 @@ impl Source for TreeSource {
                 self.advance(done);
             }
         }
-        Ok(filled)
+        if self.walk.is_stopped() { Err(Error::Cancelled) } else { Ok(filled) }
     }
 
     fn take_marks(&mut self) -> Vec<Mark> {

@@ -215,3 +215,18 @@ fn a_flood_of_warnings_is_bounded() {
     assert_eq!(taken[MAX_PENDING].message, "5 more warnings were not listed");
     assert_eq!(pending.take(), []);
 }
+
+/// In the middle of a file, and between files that are only looked at.
+#[test]
+fn a_cancelled_tree_is_not_read_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 0..100 {
+        fs::write(dir.path().join(format!("{number:02}")), "content").unwrap();
+    }
+    let stop = CancellationToken::new();
+    let mut source = open(dir.path(), &Options::default()).stopped_by(stop.clone());
+    read_until(&mut source, b"00");
+    stop.cancel();
+    assert!(matches!(source.read(&mut [0; 10_000]), Err(Error::Cancelled)));
+    assert_eq!(source.take_entries().len(), 0, "no file was opened any more");
+}

@@ -132,6 +132,10 @@ impl Walk {
         self.reader.patience.stopped_by(stop);
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        self.reader.patience.is_cancelled()
+    }
+
     /// The path on this machine.
     pub(super) fn full(&self, path: &[u8]) -> PathBuf {
         if path == b"." || path.is_empty() { self.root.clone() } else { self.root.join(OsStr::from_bytes(path)) }
