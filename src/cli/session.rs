@@ -169,7 +169,7 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(config: &'a Config, cancel: &'a CancellationToken) -> Self {
-        let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config));
+        let process = Process::of(config, Metrics::new()).with_cluster(self::cluster(config)).as_command();
         let (aws, moment, opened) = (Aws::of(config), None, BTreeMap::new());
         Self { config, process, cluster: &config.cluster, aws, moment, cancel, opened, identities: Arc::default() }
     }

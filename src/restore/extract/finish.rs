@@ -128,8 +128,11 @@ impl Finisher {
 
     fn came(&mut self, (done, mut data): Written) -> Vec<Done> {
         self.sent.pop_front();
-        data.clear();
-        self.idle.push(data);
+        // A batch of empty files has none.
+        if data.capacity() > 0 {
+            data.clear();
+            self.idle.push(data);
+        }
         done
     }
 }
