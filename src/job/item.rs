@@ -73,7 +73,7 @@ impl Streaming<'_, '_> {
         let joint = reading.split(JOINT as u64).expect("the reader's memory has room for a chunk");
         let part_size = usize::try_from(part_size).unwrap_or(usize::MAX);
         let own = |of, count, capacity| OwnBuffers::new(budget.clone(), Arc::new(of), count, capacity);
-        // Ends a command also when the upload fails.
+        // Ends the source also when the upload fails.
         let stop_source = stop.child_token();
         let guard = stop_source.clone().drop_guard();
         let of_tree = match &mut parent {
@@ -141,7 +141,7 @@ impl Streaming<'_, '_> {
     /// Waits until the source has closed what it had open, so that an `after` command can unmount it, and the run leaves nothing in memory.
     async fn closed(&self, threads: impl Future<Output = ()>) {
         if tokio::time::timeout(CLOSES_WITHIN, threads).await.is_err() {
-            tracing::warn!(item = %self.tally.item, "the source does not answer: what it has open and in memory stays until it does");
+            tracing::warn!(item = %self.tally.item, "the source, or the compression of what it gave, has not ended: what is open and in memory stays until it does");
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Capture<'a> {
     pub(super) volume: Volume,
 }
 
-/// Opens a stream, and may be asked to do it again. The token ends a command's process group or the wait for a file; the parent is for a tree.
+/// Opens a stream, and may be asked to do it again. The token ends the source; the parent is for a tree.
 pub(super) type Open<'a> =
     Box<dyn Fn(CancellationToken, Option<tree::Parent>) -> Result<Box<dyn Source>, source::Error> + Send + Sync + 'a>;
 

@@ -1,13 +1,13 @@
 //! Standard input as a stream.
 //!
-//! Passes bytes unchanged and buffers nothing. Nobody waits for its writer once the run is cancelled or has failed. A read error fails the item, and so does an end before the first byte, unless that is
-//! allowed. A closed standard input reads as an empty one. No exit code tells whether the writer completed: prefer the `command` source
-//! if there is a choice.
+//! Passes bytes unchanged and buffers nothing. Nobody waits for its writer once the run is cancelled or has failed. A read error fails the
+//! item, and so does an end before the first byte, unless that is allowed. A closed standard input reads as an empty one. No exit code tells
+//! whether the writer completed: prefer the `command` source if there is a choice.
 
 use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{read, retry_on_intr};
+use rustix::io::{Errno, read, retry_on_intr};
 use tokio_util::sync::CancellationToken;
 
 use super::cancel::Cancel;
@@ -44,17 +44,22 @@ impl<F: AsFd + Send> Source for StdinSource<F> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let failed = |error: rustix::io::Errno| Error::Stdin(error.into());
-        let mut ready = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(self.cancel.event(), PollFlags::IN)];
-        retry_on_intr(|| poll(&mut ready, None)).map_err(failed)?;
-        if self.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        match retry_on_intr(|| read(&self.input, &mut *buffer)).map_err(failed)? {
-            0 if self.empty == Empty::Refused => Err(Error::NoInput),
-            length => {
-                self.empty = Empty::Allowed;
-                Ok(length)
+        let failed = |error: Errno| Error::Stdin(error.into());
+        loop {
+            let mut ready = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(self.cancel.event(), PollFlags::IN)];
+            retry_on_intr(|| poll(&mut ready, None)).map_err(failed)?;
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            match read(&self.input, &mut *buffer) {
+                // Interrupted, or another process was faster.
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(failed(error)),
+                Ok(0) if self.empty == Empty::Refused => return Err(Error::NoInput),
+                Ok(length) => {
+                    self.empty = Empty::Allowed;
+                    return Ok(length);
+                }
             }
         }
     }

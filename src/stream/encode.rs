@@ -124,7 +124,7 @@ pub struct Encoder {
     /// The next chunk in order: kept here so that dropping [`Encoder::next`]'s future loses nothing.
     current: Option<oneshot::Receiver<Encoded>>,
     ended: bool,
-    /// Its sender ends with the threads.
+    /// Its senders end with the threads and the pool's chunks.
     threads: watch::Receiver<()>,
 }
 
@@ -148,7 +148,7 @@ impl Encoder {
     }
 
     /// Waits until the encoder's threads, and the pool with its chunks, are done: nothing of the source is open or in memory then. That
-    /// comes after the stream's end, its error, or the drop of the encoder.
+    /// comes after the stream's end, its error, or the drop of the encoder. (The task that lists a cluster's objects ends a moment later.)
     pub fn threads(&self) -> impl Future<Output = ()> + use<> {
         let mut threads = self.threads.clone();
         // Nothing is sent.
@@ -329,8 +329,10 @@ impl Cutter {
             // A chunk's last block of SHA-256.
             scrub::call();
             for (id, (chunk, sender)) in ids.into_iter().zip(promised) {
-                // Fails only if nobody waits for the chunk any more.
-                let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
+                if !sender.is_closed() {
+                    // Fails only if nobody waits for the chunk any more.
+                    let _ = sender.send(chunk.encode(id, codec, parent.as_deref()));
+                }
             }
             drop((parent, running));
         });

@@ -216,7 +216,7 @@ fn a_flood_of_warnings_is_bounded() {
     assert_eq!(pending.take(), []);
 }
 
-/// In the middle of a file, and between files that are only looked at.
+/// In the middle of a file, and among what is passed over.
 #[test]
 fn a_cancelled_tree_is_not_read_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -229,4 +229,10 @@ fn a_cancelled_tree_is_not_read_on() {
     stop.cancel();
     assert!(matches!(source.read(&mut [0; 10_000]), Err(Error::Cancelled)));
     assert_eq!(source.take_entries().len(), 0, "no file was opened any more");
+    let stop = CancellationToken::new();
+    let mut source = open(dir.path(), &Options::default()).stopped_by(stop.clone());
+    stop.cancel();
+    let mut warnings = Pending::default();
+    let first = [source.walk.next(&mut warnings), source.walk.next(&mut warnings)];
+    assert!(matches!(first, [Some(Step::Found(_)), None]), "the root, and nothing below it");
 }

@@ -141,12 +141,16 @@ impl Walk {
         if path == b"." || path.is_empty() { self.root.clone() } else { self.root.join(OsStr::from_bytes(path)) }
     }
 
-    /// The next inode that can be stored; `None` at the end.
+    /// The next inode that can be stored; `None` at the end, or when stopped.
     pub(super) fn next(&mut self, warnings: &mut Pending) -> Option<Step> {
         if let Some(root) = self.first.take() {
             return Some(root);
         }
         loop {
+            // What is left may be nothing but files that cannot be looked at.
+            if self.is_stopped() {
+                return None;
+            }
             let level = self.levels.last_mut()?;
             let Some(name) = level.names.pop() else {
                 // The root stays open for members that are read again after the walk.
