@@ -25,3 +25,42 @@ fn overwrite<const WORDS: usize>() {
     used.zeroize();
     std::hint::black_box(&used);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::hint::black_box;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    const MARK: [u8; 32] = [0xa7; 32];
+
+    #[inline(never)]
+    fn leave() {
+        let mut used = [0_u8; 6 << 10];
+        used.fill(black_box(MARK[0]));
+        black_box(&used);
+    }
+
+    /// How many marks the 8 KiB of stack below an address have.
+    fn marks_below(address: u64) -> usize {
+        let mut stack = vec![0; 8 << 10];
+        File::open("/proc/self/mem").unwrap().read_exact_at(&mut stack, address - (8 << 10)).unwrap();
+        memchr::memmem::find_iter(&stack, &MARK).count()
+    }
+
+    /// The reading leaves some of the stack as it was, so that without a scrub marks are found.
+    #[test]
+    fn what_a_call_left_on_the_stack_is_overwritten() {
+        for scrub in [call, thread] {
+            let here = black_box(0_u8);
+            let address = (&raw const here).addr() as u64;
+            leave();
+            let left = marks_below(address);
+            leave();
+            scrub();
+            assert_eq!((left > 20, marks_below(address)), (true, 0), "{left}");
+        }
+    }
+}

@@ -25,8 +25,8 @@ use crate::process::Process;
 use crate::stream::{Encoder, Event, Options, encode};
 use crate::upload::{self, ObjectWriter, Uploader, Written, resume};
 
-/// How long a source may take to close what it has open when its stream has ended or failed.
-/// A command may take 5 s until it is killed.
+/// How long a source may take to close what it has open when its stream has ended or failed: longer than a command has between SIGTERM and
+/// SIGKILL.
 const CLOSES_WITHIN: Duration = Duration::from_secs(8);
 
 /// How many directories that were not entered the log names.
